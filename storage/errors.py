@@ -1,0 +1,38 @@
+"""What can go wrong in storage, by who must act.
+
+StorageError
+├── StorageUnavailable    away, locked, full or slow: acknowledge nothing, try the same group again later
+├── StorageUnusable       the data or the URL is wrong: a person must act; the broker does not start
+│   └── StorageInUse      another broker serves this data
+├── FencedOut             this node lost its lease: stop serving at once
+└── MessageRefused        this one message can never be stored; the rest of its group commits
+    └── IdempotencyConflict   the same key was used for another content
+"""
+
+
+class StorageError(Exception):
+    """The root of all storage errors."""
+
+
+class StorageUnavailable(StorageError):
+    """Storage cannot be reached or cannot write now; whether the group was committed may be unknown."""
+
+
+class StorageUnusable(StorageError):
+    """The data or its address is wrong, and trying again will not help."""
+
+
+class StorageInUse(StorageUnusable):
+    """Another process serves this data."""
+
+
+class FencedOut(StorageError):
+    """Another node took the lease over."""
+
+
+class MessageRefused(StorageError):
+    """One message can never be stored."""
+
+
+class IdempotencyConflict(MessageRefused):
+    """An idempotency key came again with another topic or payload."""

@@ -1,0 +1,30 @@
+"""A storage backend from its URL. A backend's driver is imported only when its URL is used."""
+
+from __future__ import annotations
+
+from storage.errors import StorageUnusable
+from storage.interface import Storage
+
+
+def open_url(url: str, *, read_only: bool = False) -> Storage:
+    """A backend for ``url``, not opened yet.
+
+    ``memory://`` (bounded, nothing survives), ``sqlite:///path`` (``sqlite:////absolute/path``), ``mongodb://…/database``.
+    Raises `StorageUnusable` for any other scheme, or where the backend's package is missing.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme == "memory":
+        from storage.memory import MemoryStorage
+
+        return MemoryStorage()
+    if scheme == "sqlite":
+        from storage.sqlite import SqliteStorage
+
+        return SqliteStorage(rest.removeprefix("/"), read_only=read_only)
+    if scheme in ("mongodb", "mongodb+srv"):
+        try:
+            from storage.mongo import MongoStorage
+        except ImportError as error:
+            raise StorageUnusable(f"{scheme}:// needs the extra tideline[mongodb]: {error}") from error
+        return MongoStorage(url, read_only=read_only)
+    raise StorageUnusable(f"storage url {url!r}: the scheme must be sqlite, mongodb or memory")

@@ -1,0 +1,130 @@
+"""The promises of a storage backend. `tests/storage/` holds the suite that every backend passes.
+
+One object serves one database. The broker is the only caller of `commit`, one group at a time; everything else may be
+called at any time, also while a commit runs. All methods are coroutines that never block the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol, runtime_checkable
+
+from storage.records import Device, DeviceKey, InboxEntry, Message, Operation
+
+
+class Committer(Protocol):
+    """The one way to write."""
+
+    async def commit(self, group: Sequence[Operation]) -> None:
+        """Apply the operations in order, durably and as one.
+
+        When it returns, everything is durable (fsync'd; in MongoDB a majority has it in its journal), and every operation's
+        result fields are filled. Sequences are assigned here: each timeline goes on at its last + 1, without gaps.
+
+        An operation that can never be applied gets its ``error`` set (`MessageRefused`) and takes no sequence; the rest of
+        the group commits.
+
+        Raises `StorageUnavailable` when the outcome is not a durable commit, or is unknown. The caller keeps the group and
+        calls again with the very same objects: messages that did get stored are found by id and are not
+        stored twice, and their sequences are filled in. Raises `FencedOut` when another node serves the database.
+        """
+
+
+class InboxReader(Protocol):
+    """Reads of the `sync` collection."""
+
+    async def inbox_head(self, user: str) -> int:
+        """The last sequence of a user's inbox; 0 where it is empty."""
+
+    async def read_inbox(self, user: str, after: int, limit: int, max_bytes: int = 1 << 20) -> list[InboxEntry]:
+        """Up to ``limit`` entries with sequence > ``after``, ascending, without gaps after the first kept one.
+
+        Stops early once payloads add up to ``max_bytes``, yet gives at least one entry where one exists.
+        Only committed entries are seen. An entry whose message was removed by retention comes with message None; one that retention of the
+        inbox removed does not come at all.
+        """
+
+
+class ConversationReader(Protocol):
+    """Reads of the `store` collection."""
+
+    async def conversation_bounds(self, topic: str) -> tuple[int, int]:
+        """(first kept sequence, last sequence) of a topic; (1, 0) where nothing was ever stored."""
+
+    async def read_conversation(
+        self,
+        topic: str,
+        *,
+        after: int = 0,
+        before: int = 0,
+        limit: int = 100,
+        newest_first: bool = False,
+        max_bytes: int = 1 << 20,
+    ) -> list[Message]:
+        """Messages with ``after`` < seq < ``before`` (0: no upper bound), ascending, or descending if ``newest_first``.
+
+        At most ``limit``, and stops early at ``max_bytes`` of payload as `InboxReader.read_inbox` does.
+        """
+
+    async def sequence_at(self, topic: str, time: int) -> int:
+        """The lowest kept sequence whose message has server time >= ``time``; last sequence + 1 where there is none."""
+
+    async def read_message(self, message_id: int) -> Message | None:
+        """The stored message with this id."""
+
+
+class Tail(Protocol):
+    """Everything that was stored, in commit order: for indexers, and for slow clients without an inbox."""
+
+    async def last_id(self) -> int:
+        """The id of the last committed message; 0 where the store is empty and always was."""
+
+    async def read_tail(self, after_id: int, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
+        """Up to ``limit`` stored messages with id > ``after_id``, by rising id; bytes bounded as in `read_inbox`."""
+
+
+class State(Protocol):
+    """What a broker loads when it starts."""
+
+    def devices(self) -> AsyncIterator[Device]:
+        """Every device, in no order, read in pages: no read transaction is held between two of them."""
+
+    def retained(self) -> AsyncIterator[Message]:
+        """Every retained message, in no order, read in pages."""
+
+    async def device(self, key: DeviceKey) -> Device | None:
+        """One device as stored."""
+
+
+class Pruner(Protocol):
+    """Removal from the old end. A timeline's last sequence survives even when every entry is gone."""
+
+    async def prune_conversation(self, topic: str, before_seq: int, limit: int = 1000) -> int:
+        """Remove up to ``limit`` stored messages with seq < ``before_seq``, oldest first; how many were removed."""
+
+    async def prune_inbox(self, user: str, before_seq: int, limit: int = 1000) -> int:
+        """Remove up to ``limit`` inbox entries with seq < ``before_seq``, oldest first; how many were removed."""
+
+
+class Storage(Committer, InboxReader, ConversationReader, Tail, State, Pruner, Protocol):
+    """All of it, which is what a backend is."""
+
+    async def open(self) -> None:
+        """Create or migrate the schema, take the lease, recover an interrupted commit.
+
+        Raises `StorageInUse`, `StorageUnusable` with what to do, or `StorageUnavailable`.
+        """
+
+    async def close(self) -> None:
+        """Finish the commit under way, give the lease back, close files and connections. May be called twice."""
+
+
+@runtime_checkable
+class Catalogue(Protocol):
+    """Listing, for `tideline inspect` and the HTTP API; a reader may open the backend read-only beside a broker."""
+
+    def conversations(self, prefix: str = "") -> AsyncIterator[tuple[str, int, int]]:
+        """(topic, first kept sequence, last sequence) by topic name, read in pages."""
+
+    def inboxes(self) -> AsyncIterator[tuple[str, int, int]]:
+        """(user key, first kept sequence, last sequence), read in pages."""

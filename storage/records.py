@@ -1,0 +1,282 @@
+"""What storage keeps: the records, and the operations of one group commit.
+
+Shared by every backend, the broker and the plugins; no I/O here.
+
+Names of timelines. A *user key* names an inbox: ``u/<user name>`` for a verified user, ``c/<client id>`` for an
+anonymous client, ``s/<share name>/<filter>`` for a shared subscription group. The prefixes keep the three apart.
+Times are integers, milliseconds since the Unix epoch. Sequences start at 1; 0 means "before the first".
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
+
+NEVER = 0xFFFFFFFF
+"""A session expiry interval that never ends (MQTT 5, 3.1.2.11.2); also what a 3.1.1 durable session gets."""
+
+
+class DeviceKey(NamedTuple):
+    """A device: the user key that owns it and its client id."""
+
+    user: str
+    client_id: str
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    """One published message, as the conversation keeps it.
+
+    ``id`` is a positive 63-bit integer, unique in the database; ids of one node rise in commit order.
+    ``seq`` is the conversation sequence: 0 until committed, and for a message that is not stored.
+    ``time`` is the server time; it never goes backwards within a conversation.
+    ``expires`` is the time after which nobody new is given the message; 0 is never.
+    ``properties`` are the MQTT 5 publish properties that travel with the message, as encoded on the wire
+    without their length (no topic alias, no subscription identifier, no message expiry); empty for none.
+    """
+
+    id: int
+    topic: str
+    user: str
+    device: str
+    time: int
+    qos: int
+    payload: bytes
+    retain: bool = False
+    expires: int = 0
+    properties: bytes = b""
+    seq: int = 0
+    wire: object = None
+    """Scratch for the broker: the encoded frame, shared by all receivers. Never stored."""
+
+
+class InboxEntry(NamedTuple):
+    """One entry of an inbox.
+
+    ``message`` is None where retention has removed it. ``target`` is the only client id that the entry is for (a
+    retained message sent to a new subscription), or empty for every device of the user.
+    """
+
+    seq: int
+    message: Message | None
+    target: str = ""
+
+
+class InflightState(IntEnum):
+    """Where an outgoing message stands in its handshake."""
+
+    PUBLISHED_1 = 1  # QoS 1 PUBLISH sent, PUBACK awaited
+    PUBLISHED_2 = 2  # QoS 2 PUBLISH sent, PUBREC awaited
+    RELEASED = 3  # PUBREL sent, PUBCOMP awaited
+
+
+class Inflight(NamedTuple):
+    """One outgoing message that its device has not finished. ``timeline`` is empty for the device's own inbox."""
+
+    packet_id: int
+    seq: int
+    state: InflightState
+    timeline: str = ""
+
+
+@dataclass(slots=True)
+class Subscription:
+    """One subscription of a device.
+
+    ``options`` is the MQTT 5 subscription options byte (QoS in bits 0-1, No Local 2, Retain As Published 3, Retain
+    Handling 4-5). ``identifier`` is the subscription identifier, 0 for none. Entries of the inbox up to and
+    including ``since`` are not due to it.
+    """
+
+    filter: str
+    options: int
+    identifier: int = 0
+    since: int = 0
+
+
+@dataclass(slots=True)
+class Device:
+    """The durable half of a session.
+
+    ``offset``: every inbox entry up to it is done. ``cursor``: the highest entry that was looked at; between the two,
+    ``inflight`` lists what is not done. ``received`` holds the packet ids of inbound QoS 2 messages that are stored and
+    not yet released. ``expires_at`` is 0 while the device is connected or its session never ends. ``will`` is the
+    broker's encoding of the will to publish, or None; ``will_at`` is when it is due once the device is gone (0: not
+    disconnected, or at once).
+    """
+
+    key: DeviceKey
+    epoch: int = 0
+    expiry: int = NEVER
+    expires_at: int = 0
+    created_at: int = 0
+    offset: int = 0
+    cursor: int = 0
+    inflight: list[Inflight] = field(default_factory=list)
+    subscriptions: dict[str, Subscription] = field(default_factory=dict)
+    received: set[int] = field(default_factory=set)
+    will: bytes | None = None
+    will_at: int = 0
+
+
+# --- the operations of a group, applied in order -------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class Append:
+    """Store a message and give it to its recipients.
+
+    ``store`` False keeps it out of the conversation; it then may have no recipients either. ``retain`` replaces the
+    topic's retained message, or clears it where the payload is empty. ``received`` is the inbound QoS 2 state
+    (device, packet id) that becomes durable together with the message. ``idempotency_key`` makes the append happen once
+    per (message.user, key) until ``idempotency_until``: a repeat with equal topic and payload stores nothing and
+    answers ``original``; one with another content gets an ``error``.
+
+    Filled by commit: ``message.seq``, ``message.time`` (raised where the conversation is ahead),
+    ``inbox_seqs`` (parallel to ``recipients``), ``original`` (the message stored earlier under the key), ``error``.
+    ``origin`` is the broker's own and is never looked at by storage.
+    """
+
+    message: Message
+    recipients: Sequence[str] = ()
+    store: bool = True
+    retain: bool = False
+    received: tuple[DeviceKey, int] | None = None
+    idempotency_key: str = ""
+    idempotency_until: int = 0
+    inbox_seqs: Sequence[int] = ()
+    original: tuple[int, int] | None = None
+    """(message id, conversation sequence) of the message stored earlier under the same key."""
+    error: Exception | None = None
+    origin: object = None
+
+
+@dataclass(slots=True, eq=False)
+class OpenSession:
+    """A durable session, or a clean one with a will, begins a new connection.
+
+    Creates the device where it is missing; ``clean`` first removes all that is left of an earlier one. A new device
+    gets ``offset`` = ``cursor`` = the position that ``start`` names: ``latest`` (the inbox head), ``earliest``
+    (before the first kept entry), ``last:<n>`` entries, or ``since:<time>`` (entries of that time or later).
+
+    Filled by commit: ``head`` (the inbox head at this place in the group), ``offset`` and ``created``.
+    """
+
+    device: DeviceKey
+    epoch: int
+    clean: bool
+    expiry: int
+    will: bytes | None = None
+    start: str = "latest"
+    at: int = 0
+    head: int = 0
+    offset: int = 0
+    created: bool = False
+    error: Exception | None = None
+    origin: object = None
+
+
+@dataclass(slots=True, eq=False)
+class CloseSession:
+    """The connection of an epoch ended. An operation of an older epoch than the device's changes nothing.
+
+    ``delete`` removes the device and all its state. Otherwise ``expires_at`` (0: never), ``expiry``, ``will`` and
+    ``will_at`` are kept as given.
+    """
+
+    device: DeviceKey
+    epoch: int
+    delete: bool
+    expiry: int = NEVER
+    expires_at: int = 0
+    will: bytes | None = None
+    will_at: int = 0
+    error: Exception | None = None
+    origin: object = None
+
+
+@dataclass(slots=True, eq=False)
+class Subscribe:
+    """Add or replace subscriptions of a device.
+
+    A filter that the session has keeps its ``since``; a new one gets the inbox head at this place in the group, unless
+    its ``since`` was given as a number >= 0 (-1 asks for the head). ``retained`` messages get inbox entries for this device alone,
+    right after that head, in order.
+
+    Filled by commit: each subscription's ``since``, and ``retained_seqs`` (parallel to ``retained``).
+    """
+
+    device: DeviceKey
+    epoch: int
+    subscriptions: Sequence[Subscription]
+    retained: Sequence[Message] = ()
+    retained_seqs: Sequence[int] = ()
+    error: Exception | None = None
+    origin: object = None
+
+
+@dataclass(slots=True, eq=False)
+class Unsubscribe:
+    """Remove subscriptions of a device; filters that it does not have are passed over."""
+
+    device: DeviceKey
+    epoch: int
+    filters: Sequence[str]
+    error: Exception | None = None
+    origin: object = None
+
+
+@dataclass(slots=True, eq=False)
+class Progress:
+    """A device's offset, cursor and in-flight list, replacing what was stored; ignored for an older epoch."""
+
+    device: DeviceKey
+    epoch: int
+    offset: int
+    cursor: int
+    inflight: Sequence[Inflight]
+    error: Exception | None = None
+    origin: object = None
+
+
+@dataclass(slots=True, eq=False)
+class Release:
+    """PUBREL for an inbound QoS 2 message: forget its packet id."""
+
+    device: DeviceKey
+    packet_id: int
+    error: Exception | None = None
+    origin: object = None
+
+
+Operation = Append | OpenSession | CloseSession | Subscribe | Unsubscribe | Progress | Release
+
+
+# --- packing, shared by the backends -------------------------------------------------------------------------------
+
+_INFLIGHT = struct.Struct(">HQBH")
+
+
+def pack_inflight(entries: Iterable[Inflight]) -> bytes:
+    """Encode an in-flight list: per entry packet id, sequence, state, length of the timeline's name, and the name."""
+    parts = []
+    for entry in entries:
+        name = entry.timeline.encode()
+        parts.append(_INFLIGHT.pack(entry.packet_id, entry.seq, entry.state, len(name)))
+        if name:
+            parts.append(name)
+    return b"".join(parts)
+
+
+def unpack_inflight(data: bytes) -> list[Inflight]:
+    """Decode what `pack_inflight` wrote."""
+    entries, at = [], 0
+    while at < len(data):
+        packet_id, seq, state, length = _INFLIGHT.unpack_from(data, at)
+        at += _INFLIGHT.size
+        entries.append(Inflight(packet_id, seq, InflightState(state), data[at : at + length].decode()))
+        at += length
+    return entries
