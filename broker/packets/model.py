@@ -1,0 +1,179 @@
+"""The control packets of MQTT 3.1, 3.1.1 and 5, as plain values.
+
+A field that a version does not have keeps its default there. ``reason`` is a reason code of MQTT 5, except in the CONNACK and
+the SUBACK of a 3.1.1 server, where it is the return code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from broker.packets.codes import PacketType
+from broker.packets.properties import EMPTY, Properties
+
+MQTT_3_1 = 3
+MQTT_3_1_1 = 4
+MQTT_5 = 5
+
+
+@dataclass(slots=True)
+class Will:
+    """What the server publishes in the name of a client that went without saying so."""
+
+    topic: str
+    payload: bytes
+    qos: int = 0
+    retain: bool = False
+    properties: Properties = EMPTY
+
+
+@dataclass(slots=True)
+class Connect:
+    """``version`` is the protocol level (3, 4 or 5), ``keep_alive`` in seconds, 0 for none."""
+
+    type: ClassVar[PacketType] = PacketType.CONNECT
+    client_id: str
+    version: int = MQTT_3_1_1
+    clean_start: bool = True
+    keep_alive: int = 0
+    username: str | None = None
+    password: bytes | None = None
+    will: Will | None = None
+    properties: Properties = EMPTY
+
+
+@dataclass(slots=True)
+class ConnAck:
+    type: ClassVar[PacketType] = PacketType.CONNACK
+    session_present: bool = False
+    reason: int = 0
+    properties: Properties = EMPTY
+
+
+@dataclass(slots=True)
+class Publish:
+    """``packet_id`` is 0 with QoS 0. ``topic`` is empty only where a topic alias stands for it (MQTT 5)."""
+
+    type: ClassVar[PacketType] = PacketType.PUBLISH
+    topic: str
+    payload: bytes
+    qos: int = 0
+    retain: bool = False
+    dup: bool = False
+    packet_id: int = 0
+    properties: Properties = EMPTY
+
+
+@dataclass(slots=True)
+class PubAck:
+    type: ClassVar[PacketType] = PacketType.PUBACK
+    packet_id: int
+    reason: int = 0
+    properties: Properties = EMPTY
+
+
+@dataclass(slots=True)
+class PubRec:
+    type: ClassVar[PacketType] = PacketType.PUBREC
+    packet_id: int
+    reason: int = 0
+    properties: Properties = EMPTY
+
+
+@dataclass(slots=True)
+class PubRel:
+    type: ClassVar[PacketType] = PacketType.PUBREL
+    packet_id: int
+    reason: int = 0
+    properties: Properties = EMPTY
+
+
+@dataclass(slots=True)
+class PubComp:
+    type: ClassVar[PacketType] = PacketType.PUBCOMP
+    packet_id: int
+    reason: int = 0
+    properties: Properties = EMPTY
+
+
+@dataclass(slots=True)
+class Subscribe:
+    """``subscriptions`` are (filter, options byte).
+
+    Bits 0-1 of the options are the QoS; in MQTT 5, bit 2 is No Local, 3 Retain As Published, 4-5 Retain Handling.
+    """
+
+    type: ClassVar[PacketType] = PacketType.SUBSCRIBE
+    packet_id: int
+    subscriptions: list[tuple[str, int]]
+    properties: Properties = EMPTY
+
+
+@dataclass(slots=True)
+class SubAck:
+    type: ClassVar[PacketType] = PacketType.SUBACK
+    packet_id: int
+    reasons: list[int]
+    properties: Properties = EMPTY
+
+
+@dataclass(slots=True)
+class Unsubscribe:
+    type: ClassVar[PacketType] = PacketType.UNSUBSCRIBE
+    packet_id: int
+    filters: list[str]
+    properties: Properties = EMPTY
+
+
+@dataclass(slots=True)
+class UnsubAck:
+    """``reasons`` is empty in 3.1.1."""
+
+    type: ClassVar[PacketType] = PacketType.UNSUBACK
+    packet_id: int
+    reasons: list[int]
+    properties: Properties = EMPTY
+
+
+@dataclass(slots=True)
+class PingReq:
+    type: ClassVar[PacketType] = PacketType.PINGREQ
+
+
+@dataclass(slots=True)
+class PingResp:
+    type: ClassVar[PacketType] = PacketType.PINGRESP
+
+
+@dataclass(slots=True)
+class Disconnect:
+    type: ClassVar[PacketType] = PacketType.DISCONNECT
+    reason: int = 0
+    properties: Properties = EMPTY
+
+
+@dataclass(slots=True)
+class Auth:
+    type: ClassVar[PacketType] = PacketType.AUTH
+    reason: int = 0
+    properties: Properties = EMPTY
+
+
+Packet = (
+    Connect
+    | ConnAck
+    | Publish
+    | PubAck
+    | PubRec
+    | PubRel
+    | PubComp
+    | Subscribe
+    | SubAck
+    | Unsubscribe
+    | UnsubAck
+    | PingReq
+    | PingResp
+    | Disconnect
+    | Auth
+)
