@@ -1,0 +1,51 @@
+"""What the broker counts: plain integers that only rise, bumped by the core and read by whoever publishes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, eq=False)
+class Counters:
+    """Since the broker started. As in mosquitto, ``messages_*`` count packets of every type, ``publish_*`` PUBLISH packets."""
+
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    messages_received: int = 0
+    messages_sent: int = 0
+    publish_received: int = 0
+    publish_sent: int = 0
+    publish_dropped: int = 0
+    """Deliveries that no socket took: QoS 0 to a client that is too slow, and what nobody may receive."""
+    publish_bytes_received: int = 0
+    """Payload bytes of PUBLISH packets received."""
+    publish_bytes_sent: int = 0
+    messages_stored: int = 0
+    """Messages that a commit made durable."""
+    connections_total: int = 0
+    """Sockets that were accepted and served."""
+    connections_refused: int = 0
+    """Sockets closed at once because a listener's ``max_connections`` was reached."""
+    clients_connected: int = 0
+    """CONNECTs that were answered with success."""
+    clients_refused: int = 0
+    """CONNECTs that were answered with a refusal."""
+    clients_expired: int = 0
+    """Durable sessions removed because they expired."""
+    groups: int = 0
+    """Group commits."""
+    group_messages: int = 0
+    """Messages in them."""
+    storage_errors: int = 0
+    """Commits that failed and were, or will be, tried again."""
+    hook_errors: int = 0
+    """Plugin hooks that raised or took too long."""
+    events_dropped: int = 0
+    """Plugin events dropped because the plugins were too slow."""
+    acl_denied: int = 0
+    slow_disconnects: int = 0
+    """Clients disconnected because they read too slowly."""
+    protocol_errors: int = 0
+    """Connections closed because of what the client sent."""
+    keep_alive_timeouts: int = 0
+    takeovers: int = 0
