@@ -40,8 +40,8 @@ class InboxReader(Protocol):
         """Up to ``limit`` entries with sequence > ``after``, ascending, without gaps after the first kept one.
 
         Stops early once payloads add up to ``max_bytes``, yet gives at least one entry where one exists.
-        Only committed entries are seen. An entry whose message was removed by retention comes with message None; one that retention of the
-        inbox removed does not come at all.
+        Only committed entries are seen. An entry whose message was removed by retention comes with message None (a message
+        that is still retained comes whole); one that retention of the inbox removed does not come at all.
         """
 
 
@@ -70,14 +70,14 @@ class ConversationReader(Protocol):
         """The lowest kept sequence whose message has server time >= ``time``; last sequence + 1 where there is none."""
 
     async def read_message(self, message_id: int) -> Message | None:
-        """The stored message with this id."""
+        """The message with this id in the store; None where it never was there, or was removed."""
 
 
 class Tail(Protocol):
     """Everything that was stored, in commit order: for indexers, and for slow clients without an inbox."""
 
     async def last_id(self) -> int:
-        """The id of the last committed message; 0 where the store is empty and always was."""
+        """The highest id of any committed message, removed ones included; 0 where there never was one."""
 
     async def read_tail(self, after_id: int, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
         """Up to ``limit`` stored messages with id > ``after_id``, by rising id; bytes bounded as in `read_inbox`."""

@@ -9,11 +9,14 @@ Times are integers, milliseconds since the Unix epoch. Sequences start at 1; 0 m
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
+
+from storage.errors import MessageRefused
 
 NEVER = 0xFFFFFFFF
 """A session expiry interval that never ends (MQTT 5, 3.1.2.11.2); also what a 3.1.1 durable session gets."""
@@ -129,11 +132,12 @@ class Device:
 class Append:
     """Store a message and give it to its recipients.
 
-    ``store`` False keeps it out of the conversation; it then may have no recipients either. ``retain`` replaces the
+    ``store`` False keeps it out of the conversation; with recipients it is then refused. ``retain`` replaces the
     topic's retained message, or clears it where the payload is empty. ``received`` is the inbound QoS 2 state
-    (device, packet id) that becomes durable together with the message. ``idempotency_key`` makes the append happen once
-    per (message.user, key) until ``idempotency_until``: a repeat with equal topic and payload stores nothing and
-    answers ``original``; one with another content gets an ``error``.
+    (device, packet id) that becomes durable together with the message, also for a repeat; a device that is not kept has
+    none. ``idempotency_key`` makes the append happen once per (message.user, key) for message times before
+    ``idempotency_until``: a repeat with equal topic and payload stores nothing and answers ``original``; one with
+    another content gets an ``error``.
 
     Filled by commit: ``message.seq``, ``message.time`` (raised where the conversation is ahead),
     ``inbox_seqs`` (parallel to ``recipients``), ``original`` (the message stored earlier under the key), ``error``.
@@ -160,7 +164,8 @@ class OpenSession:
 
     Creates the device where it is missing; ``clean`` first removes all that is left of an earlier one. A new device
     gets ``offset`` = ``cursor`` = the position that ``start`` names: ``latest`` (the inbox head), ``earliest``
-    (before the first kept entry), ``last:<n>`` entries, or ``since:<time>`` (entries of that time or later).
+    (before the first kept entry), ``last:<n>`` entries, or ``since:<time>`` (entries of that time or later; found by halving,
+    so exact where times rise along the inbox). See `Start`. An epoch older than the device's changes nothing.
 
     Filled by commit: ``head`` (the inbox head at this place in the group), ``offset`` and ``created``.
     """
@@ -203,10 +208,11 @@ class Subscribe:
     """Add or replace subscriptions of a device.
 
     A filter that the session has keeps its ``since``; a new one gets the inbox head at this place in the group, unless
-    its ``since`` was given as a number >= 0 (-1 asks for the head). ``retained`` messages get inbox entries for this device alone,
-    right after that head, in order.
+    its ``since`` was given as a number >= 0 (-1 asks for the head). ``retained`` messages get inbox entries for this
+    device alone, right after that head, in order.
 
-    Filled by commit: each subscription's ``since``, and ``retained_seqs`` (parallel to ``retained``).
+    Filled by commit: each subscription's ``since``, and ``retained_seqs`` (parallel to ``retained``). For a device that is
+    not kept, or of an older epoch, nothing is stored; ``since`` is filled all the same.
     """
 
     device: DeviceKey
@@ -252,7 +258,36 @@ class Release:
     origin: object = None
 
 
+# An operation whose ``error`` is set before the commit is passed over. One for a device that is not kept changes nothing.
 Operation = Append | OpenSession | CloseSession | Subscribe | Unsubscribe | Progress | Release
+
+
+# --- what operations mean, shared by the backends --------------------------------------------------------------------
+
+
+class Start(NamedTuple):
+    """`OpenSession.start`, parsed: ``kind`` is latest, earliest, last or since; ``number`` belongs to the last two."""
+
+    kind: str
+    number: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Start:
+        """Raises `MessageRefused` for anything else."""
+        kind, colon, number = text.partition(":")
+        if kind in ("latest", "earliest") and not colon:
+            return cls(kind)
+        if kind in ("last", "since") and number.isascii() and number.isdigit():
+            return cls(kind, int(number))
+        raise MessageRefused(f"start {text!r}: must be latest, earliest, last:<entries> or since:<milliseconds>")
+
+
+def content_digest(message: Message) -> bytes:
+    """16 bytes that two appends under one idempotency key must have in common: of topic and payload."""
+    digest = hashlib.blake2b(message.topic.encode(), digest_size=16)
+    digest.update(b"\0")  # no topic holds U+0000, so the pair is encoded without ambiguity
+    digest.update(message.payload)
+    return digest.digest()
 
 
 # --- packing, shared by the backends -------------------------------------------------------------------------------

@@ -1,0 +1,451 @@
+"""`memory://`: a bounded storage that keeps nothing over a restart.
+
+What stands behind the broker when no persistence plugin is configured, and a reference for the other backends. It keeps the
+newest messages: past ``max_messages`` or ``max_bytes`` the oldest leave their conversation and every inbox, so that the
+first kept sequences move. Devices, retained messages and the heads of inboxes are kept whole; a conversation that has
+been empty for ``max_messages`` messages forgets its head and starts at 1 again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from storage.errors import IdempotencyConflict, MessageRefused
+from storage.records import (
+    Append,
+    CloseSession,
+    Device,
+    DeviceKey,
+    InboxEntry,
+    Message,
+    OpenSession,
+    Operation,
+    Progress,
+    Release,
+    Start,
+    Subscribe,
+    Unsubscribe,
+    content_digest,
+)
+
+OVERHEAD = 512
+"""Bytes counted for a message beside its payload and properties."""
+ENTRY_OVERHEAD = 100
+"""Bytes counted for an inbox entry."""
+
+T = TypeVar("T")
+
+
+class _Timeline(Generic[T]):
+    """Consecutive items; the oldest leave. Item of sequence n is ``items[gone + n - floor - 1]``."""
+
+    __slots__ = ("floor", "gone", "items", "time")
+
+    def __init__(self) -> None:
+        self.floor = 0  # the last sequence that was removed
+        self.gone = 0  # items at the start of the list that are already removed
+        self.items: list[T | None] = []
+        self.time = 0
+
+    @property
+    def head(self) -> int:
+        return self.floor + len(self.items) - self.gone
+
+    def append(self, item: T) -> int:
+        self.items.append(item)
+        return self.head
+
+    def between(self, after: int, before: int) -> tuple[int, int]:
+        """Indices of the items with ``after`` < seq < ``before`` (0: no upper bound)."""
+        shift = self.gone - self.floor - 1
+        low = max(after + 1, self.floor + 1)
+        high = min(before, self.head + 1) if before else self.head + 1
+        return low + shift, max(low, high) + shift
+
+    def remove(self, through: int) -> list[T]:
+        """Remove the items up to a sequence; amortised constant time per item."""
+        count = max(0, min(through, self.head) - self.floor)
+        first = self.gone
+        removed = [item for item in self.items[first : first + count] if item is not None]
+        self.items[first : first + count] = [None] * count
+        self.gone += count
+        self.floor += count
+        if self.gone > 32 and self.gone * 2 > len(self.items):
+            del self.items[: self.gone]
+            self.gone = 0
+        return removed
+
+
+class _Stored(NamedTuple):
+    """One thing that was stored, to be evicted in this order: a message, or an entry of a retained one."""
+
+    topic: str
+    seq: int
+    size: int
+    entries: Sequence[tuple[str, int]]
+
+
+class _Once(NamedTuple):
+    digest: bytes
+    original: tuple[int, int]
+    until: int
+
+
+def _size(message: Message) -> int:
+    return len(message.payload) + len(message.properties) + OVERHEAD
+
+
+class MemoryStorage:
+    """A `storage.interface.Storage` in this process's memory."""
+
+    def __init__(self, max_messages: int = 100_000, max_bytes: int = 256 << 20) -> None:
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._last_id = 0
+        self._conversations: dict[str, _Timeline[Message]] = {}
+        self._empty: OrderedDict[str, None] = OrderedDict()  # conversations without messages, longest empty first
+        self._inboxes: dict[str, _Timeline[tuple[int, str]]] = {}
+        self._messages: dict[int, Message] = {}
+        self._tail: _Timeline[Message] = _Timeline()  # in commit order; pruned ones stay until they are evicted
+        self._log: deque[_Stored] = deque()
+        self._retained: dict[str, Message] = {}
+        self._retained_ids: dict[int, str] = {}
+        self._devices: dict[DeviceKey, Device] = {}
+        self._once: OrderedDict[tuple[str, str], _Once] = OrderedDict()
+        self._apply: dict[type, Callable[[Any], None]] = {
+            Append: self._append,
+            OpenSession: self._open_session,
+            CloseSession: self._close_session,
+            Subscribe: self._subscribe,
+            Unsubscribe: self._unsubscribe,
+            Progress: self._progress,
+            Release: self._release,
+        }
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing to close; what is held stays readable."""
+
+    # --- Committer -------------------------------------------------------------------------------------------------
+
+    async def commit(self, group: Sequence[Operation]) -> None:
+        """Apply a group; never fails as a whole."""
+        for op in group:
+            if op.error is None:
+                try:
+                    self._apply[type(op)](op)
+                except MessageRefused as error:
+                    op.error = error
+        self._evict()
+
+    def _append(self, op: Append) -> None:
+        message = op.message
+        if not op.store and op.recipients:
+            raise MessageRefused("a message that is not stored cannot have recipients")
+        if _size(message) > self._max_bytes:
+            raise MessageRefused(f"message of {len(message.payload)} bytes: memory storage holds {self._max_bytes} in all")
+        known = message.id in self._messages or (op.idempotency_key and self._repeated(op))
+        if op.received is not None and (device := self._devices.get(op.received[0])) is not None:
+            device.received.add(op.received[1])
+        if known:
+            return
+        if op.store:
+            self._store(op)
+        self._last_id = max(self._last_id, message.id)
+        if op.retain:
+            self._retain(message)
+        if op.idempotency_key:
+            self._remember(op)
+
+    def _store(self, op: Append) -> None:
+        message = op.message
+        timeline = self._conversations.get(message.topic)
+        if timeline is None:
+            timeline = self._conversations[message.topic] = _Timeline()
+        self._empty.pop(message.topic, None)
+        message.time = timeline.time = max(message.time, timeline.time)
+        message.seq = timeline.append(message)
+        self._messages[message.id] = message
+        self._tail.append(message)
+        op.inbox_seqs = [self._inbox(user).append((message.id, "")) for user in op.recipients]
+        size = _size(message) + ENTRY_OVERHEAD * len(op.recipients)
+        self._log.append(_Stored(message.topic, message.seq, size, tuple(zip(op.recipients, op.inbox_seqs, strict=True))))
+        self._bytes += size
+
+    def _inbox(self, user: str) -> _Timeline[tuple[int, str]]:
+        inbox = self._inboxes.get(user)
+        if inbox is None:
+            inbox = self._inboxes[user] = _Timeline()
+        return inbox
+
+    def _retain(self, message: Message) -> None:
+        replaced = self._retained.pop(message.topic, None)
+        if replaced is not None:
+            del self._retained_ids[replaced.id]
+        if message.payload:
+            self._retained[message.topic] = message
+            self._retained_ids[message.id] = message.topic
+
+    def _repeated(self, op: Append) -> bool:
+        message = op.message
+        once = self._once.get((message.user, op.idempotency_key))
+        if once is None or once.until <= message.time:
+            return False
+        if once.digest != content_digest(message):
+            raise IdempotencyConflict(f"idempotency key {op.idempotency_key!r} was used for another message")
+        op.original = once.original
+        return True
+
+    def _remember(self, op: Append) -> None:
+        message = op.message
+        key = (message.user, op.idempotency_key)
+        self._once.pop(key, None)
+        self._once[key] = _Once(content_digest(message), (message.id, message.seq), op.idempotency_until)
+        while len(self._once) > self._max_messages or next(iter(self._once.values())).until <= message.time:
+            self._once.popitem(last=False)
+
+    def _head(self, user: str) -> int:
+        inbox = self._inboxes.get(user)
+        return inbox.head if inbox else 0
+
+    def _open_session(self, op: OpenSession) -> None:
+        start = Start.parse(op.start)
+        device = self._devices.get(op.device)
+        op.head = self._head(op.device.user)
+        if device is not None and op.epoch < device.epoch:
+            op.offset = device.offset
+            return
+        if device is None or op.clean:
+            offset = self._start(op.device.user, start)
+            device = Device(op.device, created_at=op.at, offset=offset, cursor=offset)
+            self._devices[op.device] = device
+            op.created = True
+        device.epoch, device.expiry, device.will = op.epoch, op.expiry, op.will
+        device.expires_at = device.will_at = 0
+        op.offset = device.offset
+
+    def _start(self, user: str, start: Start) -> int:
+        inbox = self._inbox(user)
+        if start.kind == "earliest":
+            return inbox.floor
+        if start.kind == "last":
+            return max(inbox.floor, inbox.head - start.number)
+        if start.kind == "since":
+            low, high = inbox.between(0, 0)
+            return bisect_left(inbox.items, start.number, low, high, key=self._entry_time) - inbox.gone + inbox.floor
+        return inbox.head
+
+    def _entry_time(self, entry: tuple[int, str] | None) -> int:
+        message = self._find(entry[0]) if entry else None
+        return message.time if message else 0
+
+    def _current(self, key: DeviceKey, epoch: int) -> Device | None:
+        device = self._devices.get(key)
+        return device if device is not None and device.epoch <= epoch else None
+
+    def _close_session(self, op: CloseSession) -> None:
+        device = self._current(op.device, op.epoch)
+        if device is None:
+            return
+        if op.delete:
+            del self._devices[op.device]
+            return
+        device.expiry, device.expires_at, device.will, device.will_at = op.expiry, op.expires_at, op.will, op.will_at
+
+    def _subscribe(self, op: Subscribe) -> None:
+        device = self._current(op.device, op.epoch)
+        head = self._head(op.device.user)
+        for new in op.subscriptions:
+            old = device.subscriptions.get(new.filter) if device else None
+            new.since = old.since if old else head if new.since < 0 else new.since
+            if device:
+                device.subscriptions[new.filter] = replace(new)
+        if device is None or not op.retained:
+            return
+        user, target = op.device
+        inbox = self._inbox(user)
+        op.retained_seqs = [inbox.append((message.id, target)) for message in op.retained]
+        self._log.extend(_Stored("", 0, ENTRY_OVERHEAD, ((user, seq),)) for seq in op.retained_seqs)
+        self._bytes += ENTRY_OVERHEAD * len(op.retained)
+
+    def _unsubscribe(self, op: Unsubscribe) -> None:
+        if (device := self._current(op.device, op.epoch)) is not None:
+            for name in op.filters:
+                device.subscriptions.pop(name, None)
+
+    def _progress(self, op: Progress) -> None:
+        if (device := self._current(op.device, op.epoch)) is not None:
+            device.offset, device.cursor, device.inflight = op.offset, op.cursor, list(op.inflight)
+
+    def _release(self, op: Release) -> None:
+        if (device := self._devices.get(op.device)) is not None:
+            device.received.discard(op.packet_id)
+
+    # --- bounds ----------------------------------------------------------------------------------------------------
+
+    def _evict(self) -> None:
+        while len(self._log) > self._max_messages or self._bytes > self._max_bytes:
+            oldest = self._log.popleft()
+            self._bytes -= oldest.size
+            if oldest.topic:
+                self._tail.remove(self._tail.floor + 1)
+                self._forget(oldest.topic, oldest.seq)
+            for user, seq in oldest.entries:
+                self._inboxes[user].remove(seq)
+        while len(self._empty) > self._max_messages:
+            self._conversations.pop(self._empty.popitem(last=False)[0])
+
+    def _forget(self, topic: str, through: int) -> int:
+        timeline = self._conversations.get(topic)
+        if timeline is None:
+            return 0
+        removed = timeline.remove(through)
+        for message in removed:
+            del self._messages[message.id]
+        if timeline.head == timeline.floor:
+            self._empty[topic] = None
+        return len(removed)
+
+    async def prune_conversation(self, topic: str, before_seq: int, limit: int = 1000) -> int:
+        """See `storage.interface.Pruner`."""
+        timeline = self._conversations.get(topic)
+        return self._forget(topic, min(before_seq - 1, timeline.floor + limit)) if timeline else 0
+
+    async def prune_inbox(self, user: str, before_seq: int, limit: int = 1000) -> int:
+        """See `storage.interface.Pruner`."""
+        inbox = self._inboxes.get(user)
+        return len(inbox.remove(min(before_seq - 1, inbox.floor + limit))) if inbox else 0
+
+    # --- reads -----------------------------------------------------------------------------------------------------
+
+    def _find(self, message_id: int) -> Message | None:
+        message = self._messages.get(message_id)
+        if message is None and message_id in self._retained_ids:
+            return self._retained[self._retained_ids[message_id]]
+        return message
+
+    async def inbox_head(self, user: str) -> int:
+        """See `storage.interface.InboxReader`."""
+        return self._head(user)
+
+    async def read_inbox(self, user: str, after: int, limit: int, max_bytes: int = 1 << 20) -> list[InboxEntry]:
+        """See `storage.interface.InboxReader`."""
+        inbox = self._inboxes.get(user)
+        if inbox is None:
+            return []
+        low, high = inbox.between(after, 0)
+        seq = max(after, inbox.floor)
+        entries, size = [], 0
+        for item in inbox.items[low : min(high, low + limit)]:
+            if size >= max_bytes or item is None:
+                break
+            seq += 1
+            message = self._find(item[0])
+            entries.append(InboxEntry(seq, message, item[1]))
+            size += len(message.payload) if message else 0
+        return entries
+
+    async def conversation_bounds(self, topic: str) -> tuple[int, int]:
+        """See `storage.interface.ConversationReader`."""
+        timeline = self._conversations.get(topic)
+        return (timeline.floor + 1, timeline.head) if timeline else (1, 0)
+
+    async def read_conversation(
+        self,
+        topic: str,
+        *,
+        after: int = 0,
+        before: int = 0,
+        limit: int = 100,
+        newest_first: bool = False,
+        max_bytes: int = 1 << 20,
+    ) -> list[Message]:
+        """See `storage.interface.ConversationReader`."""
+        timeline = self._conversations.get(topic)
+        if timeline is None:
+            return []
+        low, high = timeline.between(after, before)
+        page = (
+            timeline.items[max(low, high - limit) : high][::-1]
+            if newest_first
+            else timeline.items[low : min(high, low + limit)]
+        )
+        return _within(page, max_bytes)
+
+    async def sequence_at(self, topic: str, time: int) -> int:
+        """See `storage.interface.ConversationReader`."""
+        timeline = self._conversations.get(topic)
+        if timeline is None:
+            return 1
+        low, high = timeline.between(0, 0)
+        index = bisect_left(timeline.items, time, low, high, key=lambda message: message.time if message else 0)
+        return index - timeline.gone + timeline.floor + 1
+
+    async def read_message(self, message_id: int) -> Message | None:
+        """See `storage.interface.ConversationReader`."""
+        return self._messages.get(message_id)
+
+    async def last_id(self) -> int:
+        """See `storage.interface.Tail`."""
+        return self._last_id
+
+    async def read_tail(self, after_id: int, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
+        """See `storage.interface.Tail`."""
+        low, high = self._tail.between(0, 0)
+        at = bisect_left(self._tail.items, after_id + 1, low, high, key=lambda message: message.id if message else 0)
+        kept = (m for m in islice(self._tail.items, at, high) if m is not None and m.id in self._messages)
+        return _within(islice(kept, limit), max_bytes)
+
+    async def device(self, key: DeviceKey) -> Device | None:
+        """See `storage.interface.State`."""
+        device = self._devices.get(key)
+        return _copy(device) if device else None
+
+    async def devices(self) -> AsyncIterator[Device]:
+        """See `storage.interface.State`."""
+        for device in list(self._devices.values()):
+            yield _copy(device)
+
+    async def retained(self) -> AsyncIterator[Message]:
+        """See `storage.interface.State`."""
+        for message in list(self._retained.values()):
+            yield message
+
+    async def conversations(self, prefix: str = "") -> AsyncIterator[tuple[str, int, int]]:
+        """See `storage.interface.Catalogue`."""
+        for topic in sorted((name for name in self._conversations if name.startswith(prefix)), key=str.encode):
+            timeline = self._conversations[topic]
+            yield topic, timeline.floor + 1, timeline.head
+
+    async def inboxes(self) -> AsyncIterator[tuple[str, int, int]]:
+        """See `storage.interface.Catalogue`."""
+        for user, inbox in list(self._inboxes.items()):
+            if inbox.head:
+                yield user, inbox.floor + 1, inbox.head
+
+
+def _within(page: Iterable[Message | None], max_bytes: int) -> list[Message]:
+    messages, size = [], 0
+    for message in page:
+        if size >= max_bytes or message is None:
+            break
+        messages.append(message)
+        size += len(message.payload)
+    return messages
+
+
+def _copy(device: Device) -> Device:
+    return replace(
+        device,
+        inflight=list(device.inflight),
+        subscriptions={name: replace(subscription) for name, subscription in device.subscriptions.items()},
+        received=set(device.received),
+    )

@@ -1,0 +1,45 @@
+"""``backend`` is one empty database per test, of each kind; ``storage`` is it opened."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from storage.interface import Storage
+from tests.storage.backends import Backend, backends
+from tests.storage.samples import Maker
+
+
+@pytest.fixture(params=sorted(backends()))
+async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
+    backend = backends()[request.param](tmp_path)
+    yield backend
+    await backend.destroy()
+
+
+@pytest.fixture
+def durable(backend: Backend) -> Backend:
+    if not backend.durable:
+        pytest.skip(f"{backend.name} keeps nothing over a restart")
+    return backend
+
+
+@pytest.fixture
+def faulty(backend: Backend) -> Backend:
+    if not backend.faults:
+        pytest.skip(f"{backend.name} has no way to fail")
+    return backend
+
+
+@pytest.fixture
+async def storage(backend: Backend) -> AsyncIterator[Storage]:
+    storage = await backend.open()
+    yield storage
+    await storage.close()
+
+
+@pytest.fixture
+def make() -> Maker:
+    return Maker()

@@ -1,0 +1,94 @@
+"""Pruning from the old end: bounded, counted, and heads survive it."""
+
+from __future__ import annotations
+
+from storage.interface import Storage
+from tests.storage.backends import Backend
+from tests.storage.samples import Maker, whole_inbox
+
+
+async def test_pruning_a_conversation_moves_its_first_kept_sequence(storage: Storage, make: Maker) -> None:
+    await storage.commit([*make.appends(10), *make.appends(2, "other")])
+    assert await storage.prune_conversation("a/b", 1) == 0
+    assert await storage.prune_conversation("a/b", 6, limit=3) == 3
+    assert await storage.conversation_bounds("a/b") == (4, 10)
+    assert await storage.prune_conversation("a/b", 6) == 2
+    assert await storage.prune_conversation("a/b", 6) == 0
+    assert await storage.conversation_bounds("a/b") == (6, 10)
+    assert [m.seq for m in await storage.read_conversation("a/b")] == [6, 7, 8, 9, 10]
+    assert [m.seq for m in await storage.read_conversation("a/b", after=2, newest_first=True)] == [10, 9, 8, 7, 6]
+    assert await storage.conversation_bounds("other") == (1, 2)
+    assert await storage.prune_conversation("unknown", 6) == 0
+
+
+async def test_a_conversation_goes_on_after_all_of_it_was_pruned(storage: Storage, make: Maker) -> None:
+    await storage.commit(make.appends(5))
+    assert await storage.prune_conversation("a/b", 1000) == 5
+    assert await storage.conversation_bounds("a/b") == (6, 5)
+    assert await storage.last_id() == 5
+    append = make.append()
+    await storage.commit([append])
+    assert append.message.seq == 6
+    assert await storage.conversation_bounds("a/b") == (6, 6)
+
+
+async def test_an_inbox_goes_on_after_all_of_it_was_pruned(storage: Storage, make: Maker) -> None:
+    await storage.commit(make.appends(5, to=["u/ann"]))
+    assert await storage.prune_inbox("u/ann", 4, limit=2) == 2
+    assert [e.seq for e in await storage.read_inbox("u/ann", 0, 10)] == [3, 4, 5]
+    assert await storage.prune_inbox("u/ann", 1000) == 3
+    assert await storage.inbox_head("u/ann") == 5
+    assert await storage.read_inbox("u/ann", 0, 10) == []
+    append = make.append(to=["u/ann"])
+    await storage.commit([append])
+    assert list(append.inbox_seqs) == [6]
+    assert [e.seq for e in await storage.read_inbox("u/ann", 0, 10)] == [6]
+    assert await storage.prune_inbox("u/nobody", 5) == 0
+
+
+async def test_entries_of_removed_messages_come_without_them(storage: Storage, make: Maker) -> None:
+    await storage.commit([make.append("a", ["u/ann"]), make.append("b", ["u/ann"]), make.append("a", ["u/ann"])])
+    await storage.prune_conversation("a", 2)
+    assert [(e.seq, e.message and e.message.topic) for e in await storage.read_inbox("u/ann", 0, 10)] == [
+        (1, None),
+        (2, "b"),
+        (3, "a"),
+    ]
+    await storage.prune_conversation("a", 3)
+    assert [(e.seq, e.message and e.message.topic) for e in await storage.read_inbox("u/ann", 0, 10)] == [
+        (1, None),
+        (2, "b"),
+        (3, None),
+    ]
+
+
+async def test_pruning_an_inbox_leaves_the_conversation(storage: Storage, make: Maker) -> None:
+    await storage.commit(make.appends(3, to=["u/ann", "u/bob"]))
+    await storage.prune_inbox("u/ann", 10)
+    assert await storage.conversation_bounds("a/b") == (1, 3)
+    assert len(await whole_inbox(storage, "u/bob")) == 3
+
+
+async def test_more_than_one_step_of_pruning(storage: Storage, make: Maker) -> None:
+    for _ in range(5):
+        await storage.commit(make.appends(700, to=["u/ann"]))
+    assert await storage.prune_conversation("a/b", 3001) == 1000
+    assert await storage.prune_conversation("a/b", 3001, limit=10_000) == 2000
+    assert await storage.prune_inbox("u/ann", 3001, limit=10_000) == 3000
+    assert await storage.conversation_bounds("a/b") == (3001, 3500)
+    assert (await storage.read_inbox("u/ann", 0, 1))[0].seq == 3001
+
+
+async def test_heads_and_the_last_id_survive_pruning_and_a_restart(durable: Backend, make: Maker) -> None:
+    storage = await durable.open()
+    await storage.commit(make.appends(5, to=["u/ann"]))
+    assert await storage.prune_conversation("a/b", 100) == 5
+    assert await storage.prune_inbox("u/ann", 100) == 5
+    storage = await durable.reopen(storage)
+    assert await storage.conversation_bounds("a/b") == (6, 5)
+    assert await storage.inbox_head("u/ann") == 5
+    assert await storage.last_id() == 5
+    append = make.append(to=["u/ann"])
+    await storage.commit([append])
+    assert (append.message.seq, list(append.inbox_seqs)) == (6, [6])
+    await storage.close()
