@@ -1,0 +1,95 @@
+"""A plugin's settings checked against its ``Config`` dataclass before amqtt does, so that what is wrong can be said well."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+from amqtt.plugins.base import BasePlugin
+from amqtt.utils import import_string
+from dacite import Config as DaciteConfig
+from dacite import from_dict
+from dacite.exceptions import DaciteError, DaciteFieldError, MissingValueError, UnexpectedDataError, WrongTypeError
+
+from broker.errors import StartError
+
+_TRUE = {"true", "yes", "on", "1"}
+_FALSE = {"false", "no", "off", "0"}
+
+
+def checked(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` as the plugin's class will take them; values are never shown, as they may be secrets.
+
+    Text where the class wants a number or a truth value is converted: environment variables are text. Raises `StartError`.
+    """
+    plugin = _plugin_class(path)
+    config = plugin.Config
+    if not (isinstance(config, type) and is_dataclass(config)):
+        raise StartError(f"plugins: {path}: its Config is no dataclass")
+    named = {str(name).replace("-", "_"): value for name, value in options.items()}
+    converted = _converted(path, config, named)
+    try:
+        from_dict(data_class=config, data=converted, config=DaciteConfig(strict=True))
+    except DaciteError as error:
+        raise StartError(f"plugins: {path}: {_told(error, config)}") from error
+    except (ValueError, TypeError) as error:  # a Config that checks its own values
+        raise StartError(f"plugins: {path}: {error}") from error
+    return converted
+
+
+def _plugin_class(path: str) -> Any:
+    try:
+        found = import_string(path)
+    except ImportError as error:
+        raise StartError(f"plugins: {path}: cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, BasePlugin)):
+        raise StartError(f"plugins: {path}: is not an amqtt plugin (a class that extends amqtt.plugins.base.BasePlugin)")
+    return found
+
+
+def _converted(path: str, config: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        hints = get_type_hints(config)
+    except NameError:  # annotations that only a type checker can resolve: leave the values as they are
+        hints = {}
+    converted = dict(options)
+    for name, value in options.items():
+        kind = hints.get(name)
+        if isinstance(value, str) and kind in (bool, int, float):
+            converted[name] = _value(path, name, value, kind)
+        elif kind is float and type(value) is int:
+            converted[name] = float(value)
+    return converted
+
+
+def _value(path: str, name: str, text: str, kind: Any) -> Any:
+    try:
+        if kind is bool:
+            return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[text.strip().lower()]
+        return kind(text)
+    except (KeyError, ValueError):
+        raise StartError(f"plugins: {path}: {name} must be {_called(kind)}") from None
+
+
+def _called(kind: Any) -> str:
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(
+        kind, getattr(kind, "__name__", str(kind))
+    )
+
+
+def _told(error: DaciteError, config: Any) -> str:
+    """A dacite error in our words."""
+    names = sorted(field.name for field in fields(config))
+    if isinstance(error, UnexpectedDataError):
+        unknown = sorted(str(key) for key in error.keys)
+        near = difflib.get_close_matches(unknown[0], names, 1)
+        meant = f"did you mean {near[0]}?" if near else f"it knows {', '.join(names) or 'none'}"
+        return f"unknown setting {', '.join(unknown)}; {meant}"
+    if isinstance(error, MissingValueError):
+        return f"needs the setting {error.field_path}"
+    if isinstance(error, WrongTypeError):
+        return f"{error.field_path} must be {_called(error.field_type)}, not {_called(type(error.value))}"
+    where = f"{error.field_path}: " if isinstance(error, DaciteFieldError) and error.field_path else ""
+    return f"{where}does not fit {_called(config)}"
