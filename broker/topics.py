@@ -1,6 +1,7 @@
 """Topic names and topic filters (MQTT 5.0 and 3.1.1, 4.7; shared subscriptions 4.8).
 
-- A name or filter has at least one character [MQTT-4.7.3-1], no U+0000 [MQTT-4.7.3-2], at most 65,535 bytes [MQTT-4.7.3-3].
+- A name or filter has at least one character [MQTT-4.7.3-1], no U+0000 [MQTT-4.7.3-2] nor another control character, and at
+  most 65,535 bytes [MQTT-4.7.3-3].
 - ``#`` is the last level of a filter and fills it [MQTT-4.7.1-1]; ``+`` fills a whole level [MQTT-4.7.1-2]. A name has neither
   [MQTT-3.3.2-2].
 - A filter that starts with a wildcard does not match a name that starts with ``$`` [MQTT-4.7.2-1].
@@ -8,22 +9,17 @@
 
 from __future__ import annotations
 
-from broker.packets.codes import MalformedPacket, TopicFilterInvalid, TopicNameInvalid
+from broker.packets.codes import MalformedPacket, ReasonCode, TopicFilterInvalid, TopicNameInvalid
+from broker.packets.wire import check_identifier, shown
 
 SHARE = "$share/"
 
 
-def _shown(text: str) -> str:
-    """A hostile topic as an error may quote it: escaped and short."""
-    return ascii(text if len(text) <= 64 else text[:61] + "...")
-
-
 def _check_text(text: str, kind: str) -> None:
-    if "\0" in text:
-        raise MalformedPacket(f"{kind} {_shown(text)} holds U+0000")
+    check_identifier(text, kind)
     # A character takes one to four bytes: only a text between the two bounds has to be encoded to know.
     if len(text) > 0x3FFF and len(text.encode(errors="surrogatepass")) > 0xFFFF:
-        raise MalformedPacket(f"{kind} {_shown(text)} is longer than 65535 bytes")
+        raise MalformedPacket(f"{kind} {shown(text)} is longer than 65535 bytes")
 
 
 def validate_name(topic: str) -> None:
@@ -31,7 +27,7 @@ def validate_name(topic: str) -> None:
     if not topic:
         raise TopicNameInvalid("topic name is empty")
     if "+" in topic or "#" in topic:
-        raise TopicNameInvalid(f"topic name {_shown(topic)} holds a wildcard")
+        raise TopicNameInvalid(f"topic name {shown(topic)} holds a wildcard")
     _check_text(topic, "topic name")
 
 
@@ -44,24 +40,27 @@ def validate_filter(filter: str) -> None:
         raise TopicFilterInvalid("topic filter is empty")
     _check_text(filter, "topic filter")
     if "#" in filter and (filter.index("#") != len(filter) - 1 or (len(filter) > 1 and filter[-2] != "/")):
-        raise TopicFilterInvalid(f"topic filter {_shown(filter)}: '#' must be the whole last level")
+        raise TopicFilterInvalid(f"topic filter {shown(filter)}: '#' must be the whole last level")
     if "+" in filter and any("+" in level and level != "+" for level in filter.split("/")):
-        raise TopicFilterInvalid(f"topic filter {_shown(filter)}: '+' must be a whole level")
+        raise TopicFilterInvalid(f"topic filter {shown(filter)}: '+' must be a whole level")
 
 
 def parse_share(filter: str) -> tuple[str, str] | None:
     """Split ``$share/<name>/<filter>`` into share name and inner filter; None for a filter that is not shared.
 
-    Raises `TopicFilterInvalid` where the share name is empty or holds a wildcard [MQTT-4.8.2-1], or no filter follows it
-    [MQTT-4.8.2-2], or the inner filter is invalid.
+    Raises `TopicFilterInvalid` where the share name is empty [MQTT-4.8.2-1] or holds a wildcard [MQTT-4.8.2-2], or no filter
+    follows it, or the inner filter is invalid. The specification names no code for the first three: a protocol error.
     """
     if not filter.startswith(SHARE):
         return None
+    _check_text(filter, "topic filter")
     name, slash, inner = filter[len(SHARE) :].partition("/")
     if not name or "+" in name or "#" in name:
-        raise TopicFilterInvalid(f"share name {_shown(name)} must have a character, and no wildcard")
+        raise TopicFilterInvalid(f"share name {shown(name)} must have a character, and no wildcard", ReasonCode.PROTOCOL_ERROR)
     if not slash or not inner:
-        raise TopicFilterInvalid(f"shared subscription {_shown(filter)} needs a filter after its share name")
+        raise TopicFilterInvalid(
+            f"shared subscription {shown(filter)} needs a filter after its share name", ReasonCode.PROTOCOL_ERROR
+        )
     validate_filter(inner)
     return name, inner
 

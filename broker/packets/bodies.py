@@ -129,7 +129,7 @@ def connect_version(data: bytes, at: int, end: int) -> tuple[int, int]:
 def read_connect(data: bytes, at: int, end: int, version: int) -> Connect:
     """The rest of a CONNECT, from its flags on."""
     flags, at = wire.read_u8(data, at, end)
-    if flags & 1:
+    if flags & 1 and version != MQTT_3_1:  # 3.1 has the bit unused, not reserved
         raise MalformedPacket("reserved connect flag is 1")  # [MQTT-3.1.2-3]
     if flags & 0x04:
         if flags & 0x18 == 0x18:
@@ -141,6 +141,7 @@ def read_connect(data: bytes, at: int, end: int, version: int) -> Connect:
     keep_alive, at = wire.read_u16(data, at, end)
     properties, at = _properties(data, at, end, version, PacketType.CONNECT)
     client_id, at = wire.read_string(data, at, end)
+    wire.check_identifier(client_id, "client identifier")
     will = None
     if flags & 0x04:
         will_properties, at = _properties(data, at, end, version, WILL)
@@ -151,6 +152,7 @@ def read_connect(data: bytes, at: int, end: int, version: int) -> Connect:
     username = password = None
     if flags & 0x80:
         username, at = wire.read_string(data, at, end)
+        wire.check_identifier(username, "user name")
     if flags & 0x40:
         password, at = wire.read_binary(data, at, end)
     _finish(at, end, "CONNECT")
@@ -232,9 +234,8 @@ def _subscribe(data: bytes, at: int, end: int, version: int, _: bool) -> Subscri
 
 def _filter(data: bytes, at: int, end: int, version: int) -> tuple[str, int]:
     filter, at = wire.read_string(data, at, end)
-    topics.validate_filter(filter)
-    if version == MQTT_5:
-        topics.parse_share(filter)
+    if version != MQTT_5 or topics.parse_share(filter) is None:  # which validates what is shared
+        topics.validate_filter(filter)
     return filter, at
 
 

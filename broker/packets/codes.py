@@ -3,13 +3,16 @@
 A violation is always the peer's fault; its reason code is what a CONNACK or a DISCONNECT says about it.
 
     ProtocolViolation
-    +-- MalformedPacket      0x81  the bytes cannot be parsed
-    +-- ProtocolError        0x82  they can, but the peer may not send this, or not now
-    +-- UnsupportedVersion   0x84  a protocol name or level that is not spoken here
-    +-- TopicFilterInvalid   0x8F
-    +-- TopicNameInvalid     0x90
-    +-- TopicAliasInvalid    0x94
-    +-- PacketTooLarge       0x95
+    +-- MalformedPacket         0x81  the bytes cannot be parsed
+    |   +-- TopicFilterInvalid  0x81  an impossible topic filter
+    |   +-- TopicNameInvalid    0x81  an impossible topic name
+    +-- ProtocolError           0x82  they can, but the peer may not send this, or not now
+    +-- UnsupportedVersion      0x84  a protocol name or level that is not spoken here
+    +-- TopicAliasInvalid       0x94
+    +-- PacketTooLarge          0x95
+
+Codes 0x8F and 0x90 are for topics that are "not malformed, but not accepted by this server" (3.4.2.1, 3.9.3): for the
+broker to say, never for the codec.
 """
 
 from __future__ import annotations
@@ -144,16 +147,12 @@ class UnsupportedVersion(ProtocolViolation):
         self.level = level
 
 
-class TopicFilterInvalid(ProtocolViolation):
-    """A topic filter that breaks the rules of wildcards or of shared subscriptions."""
-
-    default = ReasonCode.TOPIC_FILTER_INVALID
+class TopicFilterInvalid(MalformedPacket):
+    """A topic filter that is empty, or breaks the rules of wildcards or of shared subscriptions."""
 
 
-class TopicNameInvalid(ProtocolViolation):
+class TopicNameInvalid(MalformedPacket):
     """A topic name that is empty or holds a wildcard."""
-
-    default = ReasonCode.TOPIC_NAME_INVALID
 
 
 class TopicAliasInvalid(ProtocolViolation):

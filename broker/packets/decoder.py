@@ -29,7 +29,7 @@ from broker.topics import validate_name
 MAX_PACKET_SIZE: Final = wire.MAX_VARINT + 5
 """The largest packet that MQTT can express, with its fixed header."""
 
-_RESERVED_FLAGS: Final = {PacketType.PUBREL: 2, PacketType.SUBSCRIBE: 2, PacketType.UNSUBSCRIBE: 2}
+_RESERVED_FLAGS: Final[dict[int, int]] = {PacketType.PUBREL: 2, PacketType.SUBSCRIBE: 2, PacketType.UNSUBSCRIBE: 2}
 """What the low four bits of the first byte must be [MQTT-2.1.3-1], in 3.1.1 [MQTT-2.2.2-1]; 0 for the rest."""
 
 _FROM_CLIENT: Final = frozenset(
@@ -221,28 +221,30 @@ class Decoder:
     def _other(self, data: bytes, at: int, body: int, stop: int) -> Packet:
         """Parse the packet at ``at``, of whatever type."""
         kind, flags = data[at] >> 4, data[at] & 0x0F
-        if self._from_client and (kind == PacketType.CONNECT) == (self.version != 0):
-            if self.version:
-                raise ProtocolError("second CONNECT")  # [MQTT-3.1.0-2]
-            raise ProtocolError("first packet is not CONNECT")  # [MQTT-3.1.0-1]
-        if not self.version and not self._from_client:
-            raise ProtocolError("no protocol level set")
-        if kind == 0 or (kind == PacketType.AUTH and self.version != MQTT_5 and self.version):
-            raise MalformedPacket(f"packet type {kind} is reserved")
-        if flags != _RESERVED_FLAGS.get(PacketType(kind), 0):
-            raise MalformedPacket(f"flags of {PacketType(kind).name} are 0x{flags:X}")
+        if self._from_client and kind == PacketType.CONNECT and not self.version:
+            return self._connect(data, body, stop, flags, padded=body - at > 2 and not data[body - 1])
+        if not self.version:
+            raise ProtocolError(
+                "first packet is not CONNECT" if self._from_client else "no protocol level set"
+            )  # [MQTT-3.1.0-1]
+        if kind == 0 or (kind == PacketType.AUTH and self.version != MQTT_5):
+            raise ProtocolError(f"packet type {kind} is reserved")
         if kind == PacketType.CONNECT and self._from_client:
-            return self._connect(data, body, stop, padded=data[body - 1] == 0 and body - at > 2)
+            raise ProtocolError("second CONNECT")  # [MQTT-3.1.0-2]
         if kind not in (_FROM_CLIENT if self._from_client else _FROM_SERVER):
             raise ProtocolError(f"{PacketType(kind).name} cannot be sent to a {self.role}")
+        if flags != _RESERVED_FLAGS.get(kind, 0) and self.version != MQTT_3_1:  # in 3.1 they are QoS 1 and DUP, or unused
+            raise MalformedPacket(f"flags of {PacketType(kind).name} are 0x{flags:X}")
         return READERS[kind](data, body, stop, self.version, self._from_client)
 
-    def _connect(self, data: bytes, body: int, stop: int, padded: bool) -> Packet:
+    def _connect(self, data: bytes, body: int, stop: int, flags: int, padded: bool) -> Packet:
         try:
             self.version, at = connect_version(data, body, stop)
         except UnsupportedVersion as violation:
             self.version = min(max(violation.level, MQTT_3_1), MQTT_5)
             raise
+        if flags and self.version != MQTT_3_1:
+            raise MalformedPacket(f"flags of CONNECT are 0x{flags:X}")
         if padded and self.version == MQTT_5:
             raise MalformedPacket("remaining length is longer than it needs to be")  # [MQTT-1.5.5-1]
         return read_connect(data, at, stop, self.version)

@@ -6,9 +6,15 @@ Readers take ``(data, at, end)``, where ``end`` is the end of the packet, and re
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from broker.packets.codes import MalformedPacket
 
-MAX_VARINT = 0x0FFFFFFF
+MAX_VARINT: Final = 0x0FFFFFFF
+
+_NON_CHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+_UNFIT: Final = re.compile(f"[\0-\x1f\x7f-\x9f\ufdd0-\ufdef{_NON_CHARACTERS}]")
 
 
 def read_u8(data: bytes, at: int, end: int) -> tuple[int, int]:
@@ -73,6 +79,21 @@ def to_text(raw: bytes) -> str:
     if "\0" in text:
         raise MalformedPacket("string holds U+0000")
     return text
+
+
+def check_identifier(text: str, kind: str) -> None:
+    """Raise `MalformedPacket` where a name that others see, log and match holds a control or a non-character.
+
+    The specification leaves it to the server (1.5.4, in 3.1.1 1.5.3). Free text, such as a user property, may hold them.
+    """
+    unfit = _UNFIT.search(text)
+    if unfit:
+        raise MalformedPacket(f"{kind} {shown(text)} holds U+{ord(unfit[0]):04X}")
+
+
+def shown(text: str) -> str:
+    """A peer's text as an error may quote it: escaped and short."""
+    return ascii(text if len(text) <= 64 else text[:61] + "...")
 
 
 def varint(value: int) -> bytes:

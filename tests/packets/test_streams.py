@@ -1,0 +1,88 @@
+"""What holds for every stream: any split gives the same packets, every packet survives the round trip, nothing raises."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.packets.decoder import Decoder
+from broker.packets.encoder import encode
+from broker.packets.model import Packet
+from tests.packets import strategies as own
+from tests.packets.cases import HOSTILE, OPENING, VALID, VALID_CONNECT
+
+versions = st.sampled_from((3, 4, 5))
+
+
+def split(stream: bytes, cuts: list[int]) -> list[bytes]:
+    return [stream[start:stop] for start, stop in pairwise([0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)])]
+
+
+def same(found: list[Packet], sent: list[Packet]) -> bool:
+    """Equal, and with the properties in the same order, which dict equality does not see."""
+    return found == sent and [repr(one) for one in found] == [repr(one) for one in sent]
+
+
+@given(st.data(), versions, st.lists(st.integers(0, 1 << 16), max_size=12))
+def test_any_split_of_a_clients_stream_gives_its_packets(data: st.DataObject, version: int, cuts: list[int]) -> None:
+    sent = [data.draw(own.connects(version)), *data.draw(st.lists(own.from_client(version), max_size=8))]
+    stream = b"".join(encode(one, version) for one in sent)
+    decoder = Decoder("server")
+    found = [packet for piece in split(stream, cuts) for packet in decoder.feed(piece)]
+    assert decoder.error is None
+    assert same(found, sent)
+    assert decoder.version == version
+    assert decoder.buffered == 0
+
+
+@given(st.data(), versions, st.lists(st.integers(0, 1 << 16), max_size=12))
+def test_any_split_of_a_servers_stream_gives_its_packets(data: st.DataObject, version: int, cuts: list[int]) -> None:
+    sent = data.draw(st.lists(own.from_server(version), min_size=1, max_size=8))
+    stream = b"".join(encode(one, version) for one in sent)
+    decoder = Decoder("client", version=version)
+    found = [packet for piece in split(stream, cuts) for packet in decoder.feed(piece)]
+    assert decoder.error is None
+    assert same(found, sent)
+    assert decoder.buffered == 0
+
+
+@given(st.sampled_from(HOSTILE), st.lists(st.integers(0, 1 << 16), max_size=6), st.binary(max_size=20))
+def test_any_split_of_a_hostile_stream_ends_in_the_same_violation(case: object, cuts: list[int], after: bytes) -> None:
+    stream = OPENING[case.version] + b"\xc0\x00" + case.data + after  # type: ignore[attr-defined]
+    decoder = Decoder("server")
+    found = [packet for piece in split(stream, cuts) for packet in decoder.feed(piece)]
+    assert [packet.type.name for packet in found] == ["CONNECT", "PINGREQ"]
+    assert decoder.error is not None
+    assert decoder.error.code is case.code  # type: ignore[attr-defined]
+
+
+def _survives(decoder: Decoder, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        was = decoder.error
+        found = decoder.feed(piece)
+        assert was is None or (found == [] and decoder.error is was)
+
+
+@given(versions, st.lists(st.binary(max_size=60), max_size=4))
+def test_random_bytes_of_a_client_never_raise(version: int, pieces: list[bytes]) -> None:
+    _survives(Decoder("server"), pieces)
+    _survives(Decoder("server"), [OPENING[version], *pieces])
+    _survives(Decoder("client", version=version), pieces)
+
+
+_samples = [case for case in VALID if case.role == "server"]
+
+
+@given(
+    st.sampled_from(_samples) | st.sampled_from(VALID_CONNECT),
+    st.lists(st.tuples(st.integers(0, 500), st.integers(0, 255)), min_size=1, max_size=3),
+)
+def test_a_mutated_packet_never_raises(case: object, changes: list[tuple[int, int]]) -> None:
+    """Closer to the rules than random bytes: most bytes of a valid packet stay."""
+    data = bytearray(case.data)  # type: ignore[attr-defined]
+    for place, value in changes:
+        data[place % len(data)] = value
+    opening = b"" if case in VALID_CONNECT else OPENING[case.version]  # type: ignore[attr-defined]
+    _survives(Decoder("server"), [opening, bytes(data)])
