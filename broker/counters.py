@@ -40,6 +40,8 @@ class Counters:
     """Commits that failed and were, or will be, tried again."""
     hook_errors: int = 0
     """Plugin hooks that raised or took too long."""
+    hook_skipped: int = 0
+    """Groups that a plugin did not see after the ack, because it was too far behind."""
     events_dropped: int = 0
     """Plugin events dropped because the plugins were too slow."""
     acl_denied: int = 0

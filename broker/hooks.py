@@ -38,8 +38,8 @@ class GroupPlugin(BasePlugin[BrokerContext]):
     async def before_ack(self, group: Group) -> None:
         """Called before the group is committed, with every message of it; nobody has been acknowledged.
 
-        Raising, or running longer than ``hooks.timeout``, withholds the acks. The broker then calls again with each message on its own; one
-        that still fails is refused alone.
+        Raising, or running longer than ``hooks.timeout``, withholds the acks. The broker then calls again with each
+        message on its own; one that still fails is refused alone.
         """
 
     async def after_ack(self, group: Group) -> None:

@@ -1,0 +1,469 @@
+"""Feeds: what moves a device's cursor along its timeline and writes PUBLISH frames to its socket.
+
+`Feed.pump` is the one loop. An `InboxFeed` goes along the user's inbox; a `TailFeed`, for a clean session, along the
+messages that matched it, and along the tail of the whole store when it could not keep up.
+
+Rules kept here:
+
+- An entry is looked at once, in order, and the cursor moves past it when it was written or is not due to the device.
+- QoS is the lower of published and subscribed [MQTT-3.8.4-6]; overlapping subscriptions give one copy [MQTT-3.3.5-1].
+- QoS 2 to a durable session: packet id and state are durable before PUBLISH, and again before PUBREL is sent.
+- What was in flight when the connection ended is sent again first, in order, with DUP and the same identifier [MQTT-4.4.0-1].
+- A message larger than the client takes is passed over as if it had been delivered [MQTT-3.1.2-25].
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+from amqtt.contexts import Action
+
+from broker.frames import frame_parts, personal_parts
+from broker.packets.codes import PacketType, ReasonCode
+from broker.packets.encoder import ack_frame
+from broker.session import TRANSIENT, Session
+from broker.window import PUBLISHED_1, RELEASED, Slot
+from storage.records import InboxEntry, Message, Subscription
+
+if TYPE_CHECKING:
+    from broker.connection import Connection
+    from broker.delivery import Delivery, Inbox
+
+BATCH = 65536
+"""Bytes of frames joined into one write."""
+
+TAIL_RECENT = 128
+"""Messages that a clean session may be behind before it reads from the store."""
+
+_NO_LOCAL = 0x04
+_RETAIN_AS_PUBLISHED = 0x08
+_DUP = 0x08
+
+
+class Held:
+    """Frames that may be sent once the session's progress is durable."""
+
+    __slots__ = ("feed", "frames", "publishes")
+
+    def __init__(self, feed: Feed, frames: list[bytes], publishes: bool) -> None:
+        self.feed = feed
+        self.frames = frames
+        self.publishes = publishes
+
+    def progress_saved(self) -> None:
+        self.feed.release(self)
+
+
+class Feed:
+    """What serves one connection of a session."""
+
+    __slots__ = (
+        "_durable_first",
+        "_extras",
+        "_extras_bytes",
+        "_holding",
+        "_page",
+        "_resend",
+        "_task",
+        "awaits_filter",
+        "client_id",
+        "closed",
+        "connection",
+        "delivery",
+        "session",
+    )
+
+    def __init__(self, delivery: Delivery, session: Session) -> None:
+        assert session.connection is not None
+        self.delivery = delivery
+        self.session = session
+        self.connection: Connection = session.connection
+        self.client_id = session.key.client_id
+        self.closed = False
+        self._page: deque[InboxEntry] = deque()
+        self._resend: deque[Slot] = deque()
+        self._extras: deque[tuple[Message, bool]] = deque()
+        self._extras_bytes = 0
+        self._durable_first = False
+        self._holding = False
+        self._task: asyncio.Task[None] | None = None
+        self.awaits_filter = False
+        """A new device that starts before the head: its cursor stays until the first SUBSCRIBE says what is due to it."""
+
+    def start(self) -> None:
+        """Send again what was in flight, then go on from the cursor."""
+        self._resend.extend(self.session.window.pending())
+        self.pump()
+
+    def close(self) -> None:
+        """The connection ended; nothing more is written."""
+        self.closed = True
+        if self._task is not None:
+            self._task.cancel()
+
+    # --- where entries come from; the two kinds of feed differ only here -----------------------------------------------
+
+    def _peek(self) -> InboxEntry | None:
+        """The next entry after the cursor. None at the head, or while a page is being read."""
+        raise NotImplementedError
+
+    def _passed(self, entry: InboxEntry) -> None:
+        """The entry was looked at: move the cursor past it."""
+        raise NotImplementedError
+
+    async def read_page(self) -> list[InboxEntry]:
+        """Entries after the cursor, from storage."""
+        raise NotImplementedError
+
+    # --- the loop --------------------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Write what the socket and the window have room for."""
+        connection = self.connection
+        while self._task is None and not self._holding and connection.writable:
+            if self._resend and not self._send_again():
+                return
+            frames: list[bytes] = []
+            more = self._extras and not self._take_extras(frames)
+            size = BATCH if more else 0
+            while size < BATCH:
+                entry = self._peek()
+                if entry is None:
+                    break
+                message = entry.message
+                if message is not None:
+                    if not self._offer(entry, message, frames):
+                        break
+                    size += len(message.payload) + 64
+                self._passed(entry)
+            if self._durable_first:
+                self._durable_first = False
+                self._holding = True
+                self._hold(frames, publishes=True)
+            elif frames:
+                connection.write_frames(frames)
+            if size < BATCH or more:
+                return
+
+    def _take_extras(self, frames: list[bytes]) -> bool:
+        """Add frames for what waits outside the timeline; True if none of it is left."""
+        extras = self._extras
+        while extras:
+            message, retained = extras[0]
+            if not self._give(message, self._subscriptions(message), frames, 0, retained=retained):
+                return False
+            extras.popleft()
+            if not retained:
+                self._extras_bytes -= len(message.payload)
+        return True
+
+    def _offer(self, entry: InboxEntry, message: Message, frames: list[bytes]) -> bool:
+        """Add the entry's frame, if it is due to this device. False if the loop must stop before it."""
+        if entry.target:
+            if entry.target != self.client_id:
+                return True
+            return self._give(message, self._subscriptions(message), frames, entry.seq, retained=True)
+        granted = self.delivery.trie.match(message.topic).grants.get(self.session)
+        if granted is None:
+            return True
+        if len(granted) == 1:
+            if granted[0].since >= entry.seq:
+                return True
+        else:
+            granted = tuple(s for s in granted if s.since < entry.seq)
+        return self._give(message, granted, frames, entry.seq, retained=False)
+
+    def _subscriptions(self, message: Message) -> tuple[Subscription, ...]:
+        return self.delivery.trie.match(message.topic).grants.get(self.session, ())
+
+    def _give(
+        self, message: Message, granted: tuple[Subscription, ...], frames: list[bytes], seq: int, *, retained: bool
+    ) -> bool:
+        """Add a PUBLISH frame for the message, unless it is not due. False if the window is full or an answer is awaited."""
+        session = self.session
+        if len(granted) == 1:
+            options = granted[0].options
+            if options & _NO_LOCAL and message.device == self.client_id and message.user == session.key.user and not retained:
+                return True
+        else:
+            if message.device == self.client_id and message.user == session.key.user and not retained:
+                granted = tuple(s for s in granted if not s.options & _NO_LOCAL)
+            if not granted:
+                return True
+            options = max(s.options & 3 for s in granted)
+            for subscription in granted:
+                options |= subscription.options & _RETAIN_AS_PUBLISHED
+        qos = options & 3
+        if message.qos < qos:
+            qos = message.qos
+        window = session.window
+        connection = self.connection
+        if qos and (window.full or window.on_wire >= connection.send_quota):
+            return False
+        if not self.delivery.authority.open:
+            allowed = self.delivery.authority.cached(connection.info, Action.RECEIVE, message.topic)
+            if allowed is None:
+                self._ask(message.topic)
+                return False
+            if not allowed:
+                self.delivery.counters.acl_denied += 1
+                return True
+        flags = qos << 1
+        if retained or (message.retain and options & _RETAIN_AS_PUBLISHED):
+            flags |= 1
+        if message.expires and message.expires <= time.time() * 1000:
+            return True
+        parts = self._parts(message, flags, granted, seq)
+        if connection.max_packet_size and len(parts[0]) + len(parts[1]) + (2 if qos else 0) > connection.max_packet_size:
+            self.delivery.counters.publish_dropped += 1
+            return True
+        if not qos:
+            frames.append(parts[0])
+            frames.append(parts[1])
+            return True
+        packet_id = window.take(seq, qos, "" if seq and session.inbox else TRANSIENT)
+        frames.append(parts[0])
+        frames.append(packet_id.to_bytes(2, "big"))
+        frames.append(parts[1])
+        if qos == 2 and session.inbox:
+            self._durable_first = True
+        return True
+
+    def _parts(self, message: Message, flags: int, granted: tuple[Subscription, ...], seq: int) -> tuple[bytes, bytes]:
+        connection = self.connection
+        if connection.version < 5:
+            return frame_parts(message, flags, False)
+        identifiers = [s.identifier for s in granted if s.identifier]
+        extra = connection.server.message_properties(message, self.session, seq)
+        if not identifiers and not extra and not message.expires:
+            return frame_parts(message, flags, True)
+        return personal_parts(message, flags, int(time.time() * 1000), identifiers, extra)
+
+    # --- messages that are in no timeline ------------------------------------------------------------------------------
+
+    def retained(self, messages: list[Message]) -> None:
+        """Retained messages for a new subscription that has no inbox to put them in; `pump` follows."""
+        self._extras.extend((message, True) for message in messages)
+
+    def transient(self, message: Message) -> None:
+        """A message that no inbox holds: written soon, or never; `pump` follows.
+
+        Where there is no room, QoS 0 is dropped and counted; QoS 1 and 2, which cannot be kept, disconnect the device.
+        """
+        if len(self._extras) < TAIL_RECENT and self._extras_bytes < BATCH:
+            self._extras.append((message, False))
+            self._extras_bytes += len(message.payload)
+            return
+        granted = self._subscriptions(message)
+        if min(message.qos, max((s.options & 3 for s in granted), default=0)):
+            self.delivery.counters.slow_disconnects += 1
+            self.connection.disconnect(ReasonCode.QUOTA_EXCEEDED, "too slow for messages that are not stored")
+        else:
+            self.delivery.counters.publish_dropped += 1
+
+    # --- what has to be durable first ----------------------------------------------------------------------------------
+
+    def _hold(self, frames: list[bytes], *, publishes: bool) -> None:
+        self.delivery.save(self.session).then.append(Held(self, frames, publishes))
+
+    def release(self, held: Held) -> None:
+        """What the frames wait for is durable."""
+        if self.closed:
+            return
+        self.connection.write_frames(held.frames)
+        if held.publishes:
+            self._holding = False
+            self.pump()
+
+    def pubrel(self, packet_id: int) -> None:
+        """Send PUBREL, once the state that it stands for is durable."""
+        frames = [ack_frame(PacketType.PUBREL, packet_id)]
+        if self.session.durable:
+            self._hold(frames, publishes=False)
+        else:
+            self.connection.write_frames(frames)
+
+    # --- acknowledgements ------------------------------------------------------------------------------------------
+
+    def finished(self) -> None:
+        """Messages left the window: store the new offset soon, and go on."""
+        self.delivery.touch(self.session)
+
+    # --- sending again ---------------------------------------------------------------------------------------------
+
+    def _send_again(self) -> bool:
+        """Send the next stretch of what was in flight. True once all of it was.
+
+        PUBRELs go at once; PUBLISHes need their messages from storage, and room in the client's Receive Maximum.
+        """
+        frames: list[bytes] = []
+        quota = self.connection.send_quota - self.session.window.on_wire
+        publishes: list[Slot] = []
+        while self._resend and len(publishes) < quota:
+            slot = self._resend.popleft()
+            if slot.done:
+                continue
+            if slot.state is RELEASED:
+                slot.sent = True
+                self.session.window.on_wire += 1
+                frames.append(ack_frame(PacketType.PUBREL, slot.packet_id))
+            elif slot.timeline == TRANSIENT:
+                self.session.window.drop(slot.packet_id)
+            else:
+                publishes.append(slot)
+        if frames:
+            self.connection.write_frames(frames)
+        if publishes:
+            self._task = asyncio.create_task(self._resend_publishes(publishes), name="resend")
+            return False
+        return not self._resend
+
+    async def _resend_publishes(self, slots: list[Slot]) -> None:
+        messages: dict[int, Message | None] = {}
+        at = 0
+        while at < len(slots):  # one read for each run of neighbours
+            last = at
+            while last + 1 < len(slots) and slots[last + 1].seq - slots[last].seq <= 8:
+                last += 1
+            first, until = slots[at].seq, slots[last].seq
+            while first <= until:
+                read = partial(self.delivery.reader.read_inbox, self.session.inbox, first - 1, until - first + 1)
+                page = await self.delivery.persist(self.client_id, read)
+                messages.update((entry.seq, entry.message) for entry in page)
+                first = page[-1].seq + 1 if page else until + 1
+            at = last + 1
+        now = time.time() * 1000
+        frames: list[bytes] = []
+        for slot in slots:
+            if slot.done:
+                continue
+            message = messages.get(slot.seq)
+            if message is None or (message.expires and message.expires <= now):
+                self.session.window.drop(slot.packet_id)
+                self.finished()
+                continue
+            flags = _DUP | (2 if slot.state is PUBLISHED_1 else 4)
+            head, tail = self._parts(message, flags & 6, self._subscriptions(message), slot.seq)
+            slot.sent = True
+            self.session.window.on_wire += 1
+            frames += (bytes([head[0] | _DUP]), head[1:], slot.packet_id.to_bytes(2, "big"), tail)
+        self._task = None
+        if frames:
+            self.connection.write_frames(frames)
+        self.pump()
+
+    # --- waiting for answers -------------------------------------------------------------------------------------------
+
+    def _ask(self, topic: str) -> None:
+        self._task = asyncio.create_task(self._answer(topic), name="receive acl")
+
+    async def _answer(self, topic: str) -> None:
+        await self.delivery.authority.allowed(self.connection.info, Action.RECEIVE, topic)
+        self._task = None
+        self.pump()
+
+    def _fetch(self) -> None:
+        self._task = asyncio.create_task(self._fetch_page(), name="read page")
+
+    async def _fetch_page(self) -> None:
+        page = await self.delivery.persist(self.client_id, self.read_page)
+        self._page.extend(page)
+        self._task = None
+        self.pump()
+
+
+class InboxFeed(Feed):
+    """Feeds a durable session from its user's inbox."""
+
+    __slots__ = ("inbox",)
+
+    def __init__(self, delivery: Delivery, session: Session, inbox: Inbox) -> None:
+        super().__init__(delivery, session)
+        self.inbox = inbox
+
+    def _peek(self) -> InboxEntry | None:
+        cursor = self.session.cursor
+        page = self._page
+        if page:
+            return page[0]
+        inbox = self.inbox
+        if cursor >= inbox.head:
+            return None
+        entry = inbox.find(cursor + 1)
+        if entry is None:
+            if not self.session.subscriptions:
+                if not self.awaits_filter:
+                    self.session.cursor = inbox.head  # nothing is due to a device without subscriptions
+                    self.delivery.touch(self.session)
+                return None
+            self._fetch()
+        return entry
+
+    def _passed(self, entry: InboxEntry) -> None:
+        if self._page:
+            self._page.popleft()
+        self.session.cursor = entry.seq
+        if not self.session.window.slots:
+            self.delivery.touch(self.session)
+
+    async def read_page(self) -> list[InboxEntry]:
+        limits = self.delivery.limits
+        session = self.session
+        head = self.inbox.head
+        limit = min(limits.page_entries, max(64, session.window.room))
+        page = await self.delivery.reader.read_inbox(session.inbox, session.cursor, limit, limits.page_bytes)
+        if not page:
+            session.cursor = max(session.cursor, head)  # retention removed all that was left
+        return page
+
+
+class TailFeed(Feed):
+    """Feeds a clean session from what it was pushed, or from the store's tail when it is behind."""
+
+    __slots__ = ("_behind", "_recent")
+
+    def __init__(self, delivery: Delivery, session: Session) -> None:
+        super().__init__(delivery, session)
+        self._recent: deque[InboxEntry] = deque()
+        self._behind = False
+
+    def push(self, message: Message, *, stored: bool) -> None:
+        """A committed message that matched; `pump` follows."""
+        if not stored:
+            self.transient(message)
+        elif not self._behind and message.id > self.session.cursor:
+            self._recent.append(InboxEntry(message.id, message))
+            if len(self._recent) > TAIL_RECENT and (
+                not self.connection.writable or self._task is not None or self.session.window.full
+            ):
+                self._recent.clear()
+                self._behind = True
+
+    def _peek(self) -> InboxEntry | None:
+        if self._page:
+            return self._page[0]
+        if self._recent:
+            return self._recent[0]
+        if self._behind:
+            self._fetch()
+        return None
+
+    def _passed(self, entry: InboxEntry) -> None:
+        (self._page or self._recent).popleft()
+        self.session.cursor = entry.seq
+
+    async def read_page(self) -> list[InboxEntry]:
+        limits = self.delivery.limits
+        while True:
+            last = self.delivery.last_id
+            page = await self.delivery.reader.read_tail(self.session.cursor, limits.page_entries, limits.page_bytes)
+            if page:
+                return [InboxEntry(message.id, message) for message in page]
+            if last == self.delivery.last_id:
+                # Nothing was committed while the store was read, so from here on pushes are complete again.
+                self._behind = False
+                return []

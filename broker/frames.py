@@ -1,0 +1,51 @@
+"""PUBLISH frames to devices, built once per message and shape, and shared by all receivers. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from broker.packets.encoder import publish_parts
+from broker.packets.properties import Property, encode_property_body
+from storage.records import Message
+
+_SHAPES = 12  # QoS 0-2, retain or not, MQTT 3.1.1 or 5
+
+
+def frame_parts(message: Message, flags: int, version5: bool) -> tuple[bytes, bytes]:
+    """The bytes before and after the packet identifier, for a message without per-receiver properties.
+
+    ``flags`` are the fixed header's QoS and retain bits, without DUP. QoS 0 frames are the two parts joined.
+    """
+    shapes = message.wire
+    if shapes is None:
+        shapes = message.wire = [None] * _SHAPES
+    index = flags + 6 if version5 else flags
+    parts: tuple[bytes, bytes] | None = shapes[index]  # type: ignore[index]
+    if parts is None:
+        body = message.properties if version5 else None
+        parts = publish_parts(message.topic, message.payload, flags, body)
+        shapes[index] = parts  # type: ignore[index]
+    return parts
+
+
+def personal_parts(
+    message: Message,
+    flags: int,
+    now: int,
+    identifiers: Sequence[int] = (),
+    user_properties: Sequence[tuple[str, str]] = (),
+) -> tuple[bytes, bytes]:
+    """The same for one MQTT 5 receiver, with what differs between receivers or with time.
+
+    ``now`` (ms) counts the message expiry interval down [MQTT-3.3.2-6]; ``identifiers`` are the subscription
+    identifiers that matched [MQTT-3.3.4-3]; ``user_properties`` follow the publisher's own.
+    """
+    body = message.properties
+    if message.expires:
+        left = max(0, message.expires - now) // 1000
+        body += encode_property_body({Property.MESSAGE_EXPIRY: left})
+    if identifiers:
+        body += encode_property_body({Property.SUBSCRIPTION_IDENTIFIER: list(identifiers)})
+    if user_properties:
+        body += encode_property_body({Property.USER_PROPERTY: list(user_properties)})
+    return publish_parts(message.topic, message.payload, flags, body)

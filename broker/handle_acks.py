@@ -1,0 +1,88 @@
+"""PUBACK, PUBREC, PUBREL and PUBCOMP from clients.
+
+- An acknowledgement for an identifier that has no such message changes nothing; MQTT 5 names it in the answer.
+- PUBREL is answered once forgetting the identifier is durable (law 1), also where nothing was to forget [MQTT-4.3.3-11].
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.packets.codes import PacketType, ReasonCode
+from broker.packets.encoder import ack_frame
+from broker.packets.model import PubAck, PubComp, PubRec, PubRel
+from broker.pipeline import Step
+from storage.records import Operation, Release
+
+if TYPE_CHECKING:
+    from broker.connection import Connection
+    from broker.session import Session
+
+
+def puback(connection: Connection, packet: PubAck) -> None:
+    """QoS 1 delivered; whatever the reason code, the message is not sent again."""
+    session = connection.session
+    assert session is not None
+    if session.window.acknowledge(packet.packet_id) is not None:
+        connection.server.delivery.touch(session)
+
+
+def pubrec(connection: Connection, packet: PubRec) -> None:
+    """QoS 2 received: release it; an error ends the exchange [MQTT-4.3.3-4]."""
+    session, feed = connection.session, connection.feed
+    assert session is not None
+    assert feed is not None
+    if packet.reason >= 0x80:
+        if session.window.drop(packet.packet_id) is not None:
+            connection.server.delivery.touch(session)
+            feed.pump()
+    elif session.window.release(packet.packet_id) is not None:
+        feed.pubrel(packet.packet_id)
+    elif connection.version >= 5:
+        connection.send(PubRel(packet.packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND))
+    else:
+        connection.write_frames([ack_frame(PacketType.PUBREL, packet.packet_id)])
+
+
+def pubcomp(connection: Connection, packet: PubComp) -> None:
+    """QoS 2 done."""
+    session, feed = connection.session, connection.feed
+    assert session is not None
+    assert feed is not None
+    if session.window.complete(packet.packet_id) is not None:
+        connection.server.delivery.touch(session)
+        feed.pump()
+
+
+def pubrel(connection: Connection, packet: PubRel) -> None:
+    """The client released its QoS 2 message: forget the identifier, and say so."""
+    session = connection.session
+    assert session is not None
+    if packet.packet_id not in session.received:
+        if connection.version >= 5:
+            connection.send(PubComp(packet.packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND))
+        else:
+            connection.write_frames([ack_frame(PacketType.PUBCOMP, packet.packet_id)])
+        return
+    connection.server.pipeline.submit(ReleaseStep(connection, session, packet.packet_id))
+
+
+class ReleaseStep(Step):
+    """Forgets a received packet identifier, and then sends PUBCOMP."""
+
+    __slots__ = ("_connection", "_packet_id", "_session")
+
+    def __init__(self, connection: Connection, session: Session, packet_id: int) -> None:
+        self._connection = connection
+        self._session = session
+        self._packet_id = packet_id
+
+    def apply(self) -> list[Operation]:
+        self._session.received.pop(self._packet_id, None)
+        return [Release(self._session.key, self._packet_id)] if self._session.durable else []
+
+    def done(self) -> None:
+        connection = self._connection
+        if not connection.closed:
+            connection.write_frames([ack_frame(PacketType.PUBCOMP, self._packet_id)])
+            connection.inbound_finished()

@@ -1,0 +1,323 @@
+"""The pipeline: one group commit at a time, in the order in which things arrived.
+
+    submit -> gather -> number and match -> hooks -> commit (durable) -> acknowledge -> deliver -> hooks
+
+Rules it keeps (DESIGN.md, laws 1, 4, 6, 7):
+
+- Nobody is acknowledged, and nobody is delivered to, before the group's commit returned.
+- Groups commit one after the other, and a group keeps the order of submission; so does what follows the commit.
+- While a group commits, the next one gathers. There is no timer: a group starts as soon as the last one is done.
+- When storage is away the same group is tried again until it works. What gathers meanwhile is bounded in bytes:
+  above the limit the sockets that submit are read no further. Nothing is dropped.
+- A hook that fails before the commit withholds the acks of the messages that it fails for, and of no others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from broker.counters import Counters
+from broker.hooks import Group, GroupPlugin
+from storage.errors import FencedOut, MessageRefused, StorageUnavailable
+from storage.interface import Committer
+from storage.records import Append, Operation
+
+log = logging.getLogger(__name__)
+
+OVERHEAD = 256
+"""Bytes counted for a gathered message besides its payload."""
+
+_BACKOFF = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+
+
+class Step:
+    """Something other than a message that takes its place in the order of groups.
+
+    `apply` is called once, when its group is built; what it returns is committed with the group, in this place. `done` is
+    called after the commit, in order with the acks.
+    """
+
+    __slots__ = ()
+
+    def apply(self) -> Sequence[Operation]:
+        """Do what must happen at this place in the order, and say what is to be stored for it."""
+        return ()
+
+    def done(self) -> None:
+        """What was stored is durable."""
+
+
+class Paused(Protocol):
+    """A source of messages that can be told to wait."""
+
+    def resume_submitting(self) -> None:
+        """There is room again."""
+
+
+class Router(Protocol):
+    """What the broker does with messages around the commit."""
+
+    def route(self, append: Append) -> None:
+        """Number and match a message at its place in the order: its id, time and recipients."""
+
+    def committed(self, group: Group) -> None:
+        """The group is durable: acknowledge its publishers, then deliver. Those with an ``error`` were refused."""
+
+
+class HookFailed(MessageRefused):
+    """A plugin failed for this message before its ack."""
+
+
+class Pipeline:
+    """The queue, the group under way and the task that commits it."""
+
+    def __init__(
+        self,
+        storage: Committer,
+        router: Router,
+        counters: Counters,
+        *,
+        pending_bytes: int,
+        hook_timeout: float,
+        after_queue: int,
+        on_fenced: Callable[[], None],
+    ) -> None:
+        self._storage = storage
+        self._router = router
+        self._counters = counters
+        self._limit = pending_bytes
+        self._hook_timeout = hook_timeout
+        self._after_queue = after_queue
+        self._on_fenced = on_fenced
+        self._pending: list[Append | Step] = []
+        self._bytes = 0
+        self._paused: dict[Paused, None] = {}
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+        self._before: list[GroupPlugin] = []
+        self._after: list[_AfterHook] = []
+        self._closing = False
+        self.unavailable_since: float | None = None
+        """`time.monotonic()` of the first failure of the group under way; None while storage works."""
+        self.trouble = ""
+        """What storage said last, while it does not work."""
+
+    def start(self, plugins: Sequence[GroupPlugin]) -> None:
+        """Begin to commit. ``plugins`` are called in this order."""
+        self._before = [p for p in plugins if type(p).before_ack is not GroupPlugin.before_ack]
+        self._after = [
+            _AfterHook(p, self._after_queue, self._hook_timeout, self._counters)
+            for p in plugins
+            if type(p).after_ack is not GroupPlugin.after_ack
+        ]
+        self._task = asyncio.create_task(self._run(), name="pipeline")
+
+    async def stop(self, grace: float) -> None:
+        """Commit what was gathered, for up to ``grace`` seconds, then end. What is not committed was not acknowledged."""
+        self._closing = True
+        if self._task is not None:
+            try:
+                await asyncio.wait_for(self._idle.wait(), grace)
+            except TimeoutError:
+                log.warning("stopped with %d operations not stored; none of them was acknowledged", len(self._pending))
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for hook in self._after:
+            await hook.close()
+
+    # --- gathering -------------------------------------------------------------------------------------------------
+
+    def submit(self, item: Append | Step) -> None:
+        """Take the item into the next group."""
+        self._pending.append(item)
+        self._bytes += OVERHEAD + len(item.message.payload) if isinstance(item, Append) else OVERHEAD
+        if not self._wake.is_set():
+            self._idle.clear()
+            self._wake.set()
+
+    @property
+    def full(self) -> bool:
+        """More is gathered than the limit: whoever reads from a socket must `pause` it."""
+        return self._bytes >= self._limit
+
+    @property
+    def pending(self) -> int:
+        """How many operations wait for the group after the one under way."""
+        return len(self._pending)
+
+    @property
+    def pending_bytes(self) -> int:
+        """How many bytes they hold."""
+        return self._bytes
+
+    def pause(self, source: Paused) -> None:
+        """Have the source told when there is room again."""
+        self._paused[source] = None
+
+    def forget(self, source: Paused) -> None:
+        """The source is gone."""
+        self._paused.pop(source, None)
+
+    # --- committing ------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._pending:
+                items, self._pending, self._bytes = self._pending, [], 0
+                if self._paused:
+                    paused, self._paused = self._paused, {}
+                    for source in paused:
+                        source.resume_submitting()
+                await self._commit(items)
+            self._idle.set()
+
+    async def _commit(self, items: list[Append | Step]) -> None:
+        group, steps = self._build(items)
+        if self._before and group.appends:
+            await self._call_before(group)
+        if group.operations and not await self._store(group.operations):
+            return
+        self._counters.groups += 1
+        self._counters.group_messages += len(group.appends)
+        # Acks and SUBACKs are written in the order of submission, and deliveries after all of them.
+        for step in steps:
+            try:
+                step.done()
+            except Exception:  # one connection's fault must not stop everybody's pipeline
+                log.exception("a step of a committed group failed")
+        self._router.committed(group)
+        for hook in self._after:
+            hook.offer(group)
+
+    def _build(self, items: list[Append | Step]) -> tuple[Group, list[Step]]:
+        operations: list[Operation] = []
+        appends: list[Append] = []
+        steps: list[Step] = []
+        route = self._router.route
+        for item in items:
+            if isinstance(item, Append):
+                appends.append(item)
+                if item.error is None:
+                    route(item)
+                    operations.append(item)
+            else:
+                operations.extend(item.apply())
+                steps.append(item)
+        return Group(operations, appends), steps
+
+    async def _store(self, operations: list[Operation]) -> bool:
+        """Commit until it works. False if this node may not write any more."""
+        durable = [op for op in operations if not (isinstance(op, Append) and _nothing_to_store(op))]
+        if not durable:
+            return True
+        attempt = 0
+        while True:
+            try:
+                await self._storage.commit(durable)
+            except StorageUnavailable as error:
+                self._counters.storage_errors += 1
+                if self.unavailable_since is None:
+                    self.unavailable_since = time.monotonic()
+                if str(error) != self.trouble:
+                    log.error("storage is unavailable, nothing is acknowledged until it is back: %s", error)
+                    self.trouble = str(error)
+            except FencedOut as error:
+                log.critical("this node may not write any more: %s", error)
+                self._on_fenced()
+                return False
+            except Exception:
+                self._counters.storage_errors += 1
+                if self.unavailable_since is None:
+                    self.unavailable_since = time.monotonic()
+                    self.trouble = "unexpected error, see the log"
+                    log.exception("storage failed in an unexpected way, nothing is acknowledged until it works")
+            else:
+                if self.unavailable_since is not None:
+                    log.warning("storage is back after %.1f s", time.monotonic() - self.unavailable_since)
+                    self.unavailable_since, self.trouble = None, ""
+                return True
+            await asyncio.sleep(_BACKOFF[min(attempt, len(_BACKOFF) - 1)])
+            attempt += 1
+
+    # --- hooks -----------------------------------------------------------------------------------------------------
+
+    async def _call_before(self, group: Group) -> None:
+        for plugin in self._before:
+            if await self._hook(plugin, group):
+                continue
+            # Somebody in the group makes the plugin fail: find out who, so that the others are acknowledged.
+            for append in group.appends:
+                if append.error is None and not await self._hook(plugin, Group([append], [append])):
+                    append.error = HookFailed(f"plugin {type(plugin).__name__} failed before the ack")
+        refused = [a for a in group.appends if a.error is not None]
+        if refused:
+            gone = set(map(id, refused))
+            group.operations[:] = [op for op in group.operations if id(op) not in gone]
+
+    async def _hook(self, plugin: GroupPlugin, group: Group) -> bool:
+        try:
+            async with asyncio.timeout(self._hook_timeout):
+                await plugin.before_ack(group)
+        except TimeoutError:
+            log.error("plugin %s took longer than %g s before the ack", type(plugin).__name__, self._hook_timeout)
+        except Exception:
+            log.exception("plugin %s failed before the ack", type(plugin).__name__)
+        else:
+            return True
+        self._counters.hook_errors += 1
+        return False
+
+
+def _nothing_to_store(append: Append) -> bool:
+    return not (append.store or append.retain or append.recipients or append.received)
+
+
+class _AfterHook:
+    """One plugin's `after_ack`, fed by a bounded queue."""
+
+    def __init__(self, plugin: GroupPlugin, limit: int, timeout: float, counters: Counters) -> None:
+        self._plugin = plugin
+        self._queue: deque[Group] = deque()
+        self._limit = limit
+        self._timeout = timeout
+        self._counters = counters
+        self._task: asyncio.Task[None] | None = None
+
+    def offer(self, group: Group) -> None:
+        """Queue the group, or skip it where the plugin is too far behind."""
+        if not group.appends:
+            return
+        if len(self._queue) >= self._limit:
+            self._counters.hook_skipped += 1
+            return
+        self._queue.append(group)
+        if self._task is None:
+            self._task = asyncio.create_task(self._drain(), name=f"after_ack {type(self._plugin).__name__}")
+
+    async def _drain(self) -> None:
+        try:
+            while self._queue:
+                group = self._queue.popleft()
+                try:
+                    async with asyncio.timeout(self._timeout):
+                        await self._plugin.after_ack(group)
+                except Exception:
+                    self._counters.hook_errors += 1
+                    log.exception("plugin %s failed after the ack", type(self._plugin).__name__)
+        finally:
+            self._task = None
+
+    async def close(self) -> None:
+        """Let the plugin finish the group that it has, and drop the rest."""
+        self._queue.clear()
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)

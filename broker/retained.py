@@ -1,0 +1,104 @@
+"""Retained messages: the last one of each topic, and which of them a new subscription gets. No I/O.
+
+They are all held in memory, as the subscriptions are, so that a SUBSCRIBE finds them at its exact place in the order of
+messages; storage keeps them too, and gives them back at start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from storage.records import Message
+
+
+class _Node:
+    __slots__ = ("children", "message")
+
+    def __init__(self) -> None:
+        self.children: dict[str, _Node] = {}
+        self.message: Message | None = None
+
+
+class Retained:
+    """A trie of topics, walked by filter."""
+
+    def __init__(self) -> None:
+        self._root = _Node()
+        self.count = 0
+
+    def put(self, message: Message) -> None:
+        """Replace the topic's retained message; an empty payload clears it [MQTT-3.3.1-6, MQTT-3.3.1-7]."""
+        if not message.payload:
+            self.clear(message.topic)
+            return
+        node = self._root
+        for level in message.topic.split("/"):
+            child = node.children.get(level)
+            if child is None:
+                child = node.children[level] = _Node()
+            node = child
+        if node.message is None:
+            self.count += 1
+        node.message = message
+
+    def clear(self, topic: str) -> None:
+        """Forget the topic's retained message, if it has one."""
+        path = [self._root]
+        levels = topic.split("/")
+        for level in levels:
+            child = path[-1].children.get(level)
+            if child is None:
+                return
+            path.append(child)
+        if path[-1].message is None:
+            return
+        path[-1].message = None
+        self.count -= 1
+        for depth in range(len(levels), 0, -1):
+            if path[depth].message is not None or path[depth].children:
+                break
+            del path[depth - 1].children[levels[depth - 1]]
+
+    def get(self, topic: str) -> Message | None:
+        """The topic's retained message."""
+        node: _Node | None = self._root
+        for level in topic.split("/"):
+            node = node.children.get(level) if node is not None else None
+            if node is None:
+                return None
+        return node.message if node is not None else None
+
+    def match(self, filter_: str, now: int) -> list[Message]:
+        """The retained messages that the filter matches and that have not expired at ``now`` (ms), oldest first."""
+        levels = filter_.split("/")
+        nodes = [self._root]
+        found: list[_Node] = []
+        for depth, level in enumerate(levels):
+            if level == "#":
+                for node in nodes:
+                    found.extend(_below(node, hide_system=depth == 0))
+                nodes = []
+                break
+            following: list[_Node] = []
+            for node in nodes:
+                if level == "+":
+                    following.extend(n for name, n in node.children.items() if depth or not name.startswith("$"))
+                elif level in node.children:
+                    following.append(node.children[level])
+            nodes = following
+        found.extend(nodes)
+        messages = [n.message for n in found if n.message is not None]
+        return sorted((m for m in messages if not m.expires or m.expires > now), key=lambda m: m.id)
+
+    def __iter__(self) -> Iterator[Message]:
+        return (n.message for n in _below(self._root) if n.message is not None)
+
+
+def _below(node: _Node, hide_system: bool = False) -> Iterator[_Node]:
+    """The node and all under it; the root's `$` topics are left out where a wildcard must not see them."""
+    yield node
+    stack = [n for name, n in node.children.items() if not (hide_system and name.startswith("$"))]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(node.children.values())

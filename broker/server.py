@@ -1,0 +1,312 @@
+"""The broker, put together: storage, pipeline, sessions, delivery, plugins and listeners.
+
+Start: plugins are loaded, storage is opened (and recovers what a crash left), state is loaded, the pipeline starts, and
+only then do the listeners open. Stop is the reverse, and acknowledges nothing that is not stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+
+from broker.authority import Authority
+from broker.chassis import BrokerEvents, Chassis
+from broker.clock import Wheel
+from broker.config import Settings
+from broker.connection import Connection
+from broker.counters import Counters
+from broker.delivery import Delivery
+from broker.errors import StartError
+from broker.hooks import Group
+from broker.ids import Ids
+from broker.listeners import Listeners
+from broker.packets.codes import PacketType, ReasonCode
+from broker.packets.encoder import ack_frame, encode
+from broker.packets.model import PubAck, PubRec
+from broker.packets.properties import Properties, Property
+from broker.pipeline import Pipeline, Step
+from broker.retained import Retained
+from broker.session import Session
+from broker.sessions import Sessions
+from broker.trie import Trie
+from broker.view import View
+from storage.errors import StorageUnavailable
+from storage.factory import open_url
+from storage.interface import Storage
+from storage.records import Append, Message, Subscription
+
+__all__ = ["Server", "StartError"]
+
+log = logging.getLogger(__name__)
+
+SYSTEM = "$SYS/"
+
+
+class Server:
+    """One broker node. Make it and `start` it inside a running event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.counters = Counters()
+        self.ids = Ids()
+        self.trie: Trie[Session] = Trie(settings.limits.match_cache)
+        self.retained = Retained()
+        self.sessions = Sessions(self)
+        self.connections: set[Connection] = set()
+        self.view = View(self)
+        self.clients = 0
+        self.clients_maximum = 0
+        self.started_at = time.time()
+        self.addresses: dict[str, tuple[str, int]] = {}
+        self.storage: Storage
+        self.chassis: Chassis
+        self.authority: Authority
+        self.pipeline: Pipeline
+        self.delivery: Delivery
+        self.clock: Wheel
+        self._listeners: Listeners | None = None
+        self._displaced: dict[str, Message | None] = {}
+        self._ended = asyncio.Event()
+        self.failure: str = ""
+        """Why the server ended by itself, if it did."""
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open everything; returns once clients can connect.
+
+        Raises `StartError` for what the configuration or the machine must change, and `storage.errors.StorageError`.
+        """
+        settings = self.settings
+        self.clock = Wheel(asyncio.get_running_loop())
+        self.chassis = Chassis(settings.plugin_classes(), self.view, hook_timeout=settings.hooks.timeout)
+        self.authority = Authority(self.chassis.plugins, timeout=settings.hooks.timeout)
+        plugin = self.chassis.storage_plugin
+        self.storage = plugin.storage() if plugin is not None else open_url("memory://")
+        try:
+            await self.chassis.fire_and_wait(BrokerEvents.PRE_START)
+            await self._open_storage()
+            self._build()
+            await self._load()
+            self.pipeline.start(self.chassis.group_plugins)
+            self.clock.start()
+            await self._open_listeners()
+        except BaseException:
+            await self.stop()
+            raise
+        await self.chassis.fire_and_wait(BrokerEvents.POST_START)
+
+    async def _open_storage(self) -> None:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                await self.storage.open()
+                return
+            except StorageUnavailable as error:
+                # A database that starts together with the broker gets a moment to come up.
+                if time.monotonic() >= deadline:
+                    raise
+                log.warning("storage is not available yet: %s", error)
+            await asyncio.sleep(1.0)
+
+    def _build(self) -> None:
+        settings = self.settings
+        self.delivery = Delivery(self.storage, self.trie, self.authority, self.counters, settings.limits)
+        self.pipeline = Pipeline(
+            self.storage,
+            self,
+            self.counters,
+            pending_bytes=settings.limits.pending_bytes,
+            hook_timeout=settings.hooks.timeout,
+            after_queue=settings.hooks.after_queue,
+            on_fenced=self._fenced,
+        )
+        self.delivery.pipeline = self.pipeline
+
+    async def _load(self) -> None:
+        last = await self.storage.last_id()
+        self.ids.start_after(last)
+        self.delivery.last_id = last
+        async for message in self.storage.retained():
+            self.retained.put(message)
+        async for device in self.storage.devices():
+            self.sessions.load(device)
+        log.info("loaded %d sessions, %d retained messages", len(self.sessions), self.retained.count)
+
+    async def _open_listeners(self) -> None:
+        settings = self.settings
+        self._listeners = Listeners(
+            max_packet_size=settings.mqtt.max_packet_size,
+            connect_timeout=settings.mqtt.connect_timeout,
+            counters=self.counters,
+        )
+        opened = await self._listeners.open(settings.listeners, lambda listener: Connection(self, listener))
+        self.addresses = {name: addresses[0] for name, addresses in opened.items()}
+
+    async def serve_forever(self) -> None:
+        """Wait until `stop` was called, or the server had to end by itself (``failure`` then says why)."""
+        await self._ended.wait()
+
+    def _fenced(self) -> None:
+        self.failure = "another node serves this database now"
+        self._ended.set()
+
+    async def stop(self) -> None:
+        """Say goodbye to the clients, store what was accepted and where every device stands, close everything."""
+        if self._listeners is not None:
+            self._listeners.stop_accepting()
+            await self.chassis.fire_and_wait(BrokerEvents.PRE_SHUTDOWN)
+            for connection in list(self.connections):
+                connection.disconnect(ReasonCode.SERVER_SHUTTING_DOWN, "the server is shutting down")
+        if hasattr(self, "pipeline"):
+            self.delivery.flush()
+            await self.pipeline.stop(self.settings.mqtt.shutdown_grace)
+            self.delivery.close()
+        self.clock.stop()
+        if self._listeners is not None:
+            await self._drain_sockets()
+            await self._listeners.close()
+            self._listeners = None
+            await self.chassis.fire_and_wait(BrokerEvents.POST_SHUTDOWN)
+        await self.chassis.close()
+        self.authority.close()
+        await self.storage.close()
+        self._ended.set()
+
+    async def _drain_sockets(self) -> None:
+        """Give what was written last a moment to leave."""
+        deadline = time.monotonic() + min(1.0, self.settings.mqtt.shutdown_grace)
+        while self.connections and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+
+    # --- the router of the pipeline --------------------------------------------------------------------------------------
+
+    def route(self, append: Append) -> None:
+        """Number a message and find its recipients, at its place in the order."""
+        message = append.message
+        message.id, message.time = self.ids.take()
+        if append.retain:
+            self._displaced.setdefault(message.topic, self.retained.get(message.topic))
+            self.retained.put(message)
+        append.recipients = self.trie.match(message.topic).recipients
+
+    def committed(self, group: Group) -> None:
+        """The group is durable: acknowledge its publishers, then deliver."""
+        acks: dict[Connection, list[bytes]] = {}
+        for append in group.appends:
+            origin = append.origin
+            if origin is not None:
+                origin.stored(append, acks)  # type: ignore[attr-defined]
+            if append.retain:
+                self._settle_retained(append)
+        for connection, frames in acks.items():
+            self.counters.messages_sent += len(frames)
+            connection.write_frames(frames)
+        self.counters.messages_stored += len(group.appends)
+        self.delivery.deliver(group.appends)
+
+    def _settle_retained(self, append: Append) -> None:
+        """A retained message that was refused after all gives its place back to the one before."""
+        message = append.message
+        before = self._displaced.pop(message.topic, None)
+        if append.error is not None and self.retained.get(message.topic) is message:
+            self.retained.clear(message.topic)
+            if before is not None:
+                self.retained.put(before)
+        elif append.error is None:
+            self.chassis.retained(message)
+
+    def publish_ack(self, connection: Connection, append: Append, qos: int, packet_id: int) -> bytes:
+        """PUBACK or PUBREC of MQTT 5: says whether anybody is subscribed, and where the message stands if asked to."""
+        reason = ReasonCode.SUCCESS
+        if not append.recipients and append.original is None and not self.trie.match(append.message.topic):
+            reason = ReasonCode.NO_MATCHING_SUBSCRIBERS
+        properties: Properties = {}
+        wishes = connection.extras
+        if append.idempotency_key or (wishes is not None and wishes.ack_properties):
+            message_id, seq = append.original or (append.message.id, append.message.seq)
+            pairs = [("message-id", f"{message_id:016x}"), ("seq", str(seq))]
+            if append.original is not None:
+                pairs.append(("duplicate", "true"))
+            properties = {Property.USER_PROPERTY: pairs}
+        if not properties and not reason:
+            return ack_frame(PacketType.PUBACK if qos == 1 else PacketType.PUBREC, packet_id)
+        return encode((PubAck if qos == 1 else PubRec)(packet_id, reason, properties), 5)
+
+    # --- what handlers ask -------------------------------------------------------------------------------------------
+
+    def reserved(self, topic: str) -> bool:
+        """Whether clients may not publish to this topic, whatever an ACL says."""
+        return topic.startswith(("$SYS/", "$share/")) or topic == "$SYS"
+
+    def stored_retained(self, message: Message) -> bool:
+        """Whether a retained message is in storage; what the broker says about itself is only in memory."""
+        return not message.topic.startswith(SYSTEM)
+
+    def start_position(self) -> str:
+        """Where a device that never connected before starts in its user's inbox."""
+        plugin = self.chassis.sync_plugin
+        return plugin.start_position() if plugin is not None else "latest"
+
+    def message_properties(self, message: Message, session: Session, seq: int) -> list[tuple[str, str]]:
+        """What an MQTT 5 receiver is told about a stored message besides what its publisher said (docs/mqtt.md)."""
+        if not self.settings.mqtt.message_properties or not message.seq:
+            return []
+        pairs = [
+            ("tideline-id", f"{message.id:016x}"),
+            ("tideline-seq", str(message.seq)),
+            ("tideline-sender", message.user),
+            ("tideline-time", str(message.time)),
+        ]
+        if session.inbox and seq:
+            pairs.append(("tideline-inbox-seq", str(seq)))
+        return pairs
+
+    def publish_transient(self, message: Message) -> None:
+        """Publish without storage: to who is connected now, at this message's place in the order."""
+        self.pipeline.submit(TransientStep(self, message))
+
+    # --- what plugins are told ---------------------------------------------------------------------------------------
+
+    def connected(self, connection: Connection) -> None:
+        """A client got its CONNACK."""
+        self.clients += 1
+        self.clients_maximum = max(self.clients_maximum, self.clients)
+        self.chassis.client_connected(connection.info)
+        log.debug("connected: %s", connection.name)
+
+    def disconnected(self, connection: Connection, *, was_open: bool) -> None:
+        """A client's connection ended."""
+        if was_open:
+            self.clients -= 1
+            self.chassis.client_disconnected(connection.info)
+
+    def subscribed(self, connection: Connection, granted: dict[str, Subscription]) -> None:
+        """Filters of a client are in force."""
+        for filter_, subscription in granted.items():
+            self.chassis.client_subscribed(connection.info, filter_, subscription.options & 3)
+
+    def unsubscribed(self, connection: Connection, filters: Iterable[str]) -> None:
+        """Filters of a client are gone."""
+        for filter_ in filters:
+            self.chassis.client_unsubscribed(connection.info, filter_)
+
+
+class TransientStep(Step):
+    """A message that is never stored, such as a $SYS topic."""
+
+    __slots__ = ("_message", "_server")
+
+    def __init__(self, server: Server, message: Message) -> None:
+        self._server = server
+        self._message = message
+
+    def apply(self) -> tuple[()]:
+        if self._message.retain:
+            self._server.retained.put(self._message)
+        return ()
+
+    def done(self) -> None:
+        self._server.delivery.deliver([Append(self._message, store=False)])

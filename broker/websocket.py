@@ -1,0 +1,211 @@
+"""MQTT over WebSocket (MQTT 5.0 and 3.1.1, chapter 6), without a task per connection.
+
+- Subprotocol ``mqtt`` (``mqttv3.1`` for old clients) [MQTT-6.0.0-3, -4]; binary frames only [MQTT-6.0.0-1], a text frame
+  closes with 1003. Frames and packets need not line up [MQTT-6.0.0-2]: what arrives is handed on as it comes.
+- The handshake must be complete within ``handshake_timeout``; the path must be the listener's.
+- A frame, and a message of several, may hold at most ``max_message`` bytes; a larger one closes with 1009.
+- No compression: it would cost each connection more memory than everything else.
+
+`WebSocketProtocol` stands between the socket and the MQTT connection, which gets a `WebSocketTransport` to write to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+if TYPE_CHECKING:
+    from broker.listeners import Connection
+
+logger = logging.getLogger(__name__)
+
+SUBPROTOCOLS = [Subprotocol("mqtt"), Subprotocol("mqttv3.1")]
+CLOSE_TIMEOUT = 5.0  # seconds for the peer to answer our close frame
+_PONG_ROOM = 1 << 16  # bytes in the write buffer above which pings go unanswered
+
+# websockets logs whole frames at DEBUG, and a CONNECT's frame has a password in it.
+_quiet = logging.getLogger(f"{__name__}.frames")
+_quiet.setLevel(logging.WARNING)
+_quiet.propagate = True
+
+
+class WebSocketTransport(asyncio.Transport):
+    """What the MQTT connection writes to: each write becomes one binary frame."""
+
+    __slots__ = ("_protocol", "_transport")
+
+    def __init__(self, protocol: WebSocketProtocol, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self._protocol = protocol
+        self._transport = transport
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._protocol.send(bytes(data))
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self._protocol.send(b"".join(list_of_data))
+
+    def close(self) -> None:
+        """Send what was written, then a close frame, and wait a little for the peer's."""
+        self._protocol.close(CloseCode.NORMAL_CLOSURE)
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._protocol.closing or self._transport.is_closing()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def is_reading(self) -> bool:
+        return self._transport.is_reading()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._transport.get_write_buffer_limits()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._transport.set_write_buffer_limits(high, low)
+
+    def can_write_eof(self) -> bool:
+        return False
+
+
+class WebSocketProtocol(asyncio.Protocol):
+    """One socket. ``made`` makes the MQTT connection once the handshake is done; ``timeout`` is for the handshake, in seconds."""
+
+    __slots__ = ("_connection", "_made", "_path", "_protocol", "_text", "_timer", "_transport")
+
+    def __init__(self, path: str, max_message: int, timeout: float, made: Callable[[], Connection]) -> None:
+        self._path = path
+        self._made = made
+        self._protocol = ServerProtocol(subprotocols=SUBPROTOCOLS, max_size=max_message, logger=_quiet)
+        self._connection: Connection | None = None
+        self._transport: asyncio.Transport | None = None
+        self._text = False
+        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(timeout, self._expired)
+
+    # --- from the socket -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        protocol = self._protocol
+        if protocol.eof_sent:  # closing: nothing that follows counts
+            return
+        protocol.receive_data(data)
+        for event in protocol.events_received():
+            if isinstance(event, Request):
+                self._handshake(event)
+            elif isinstance(event, Frame):
+                self._frame(event)
+        self._flush()
+
+    def eof_received(self) -> None:
+        """The peer sends no more; the transport closes by itself."""
+        self._protocol.receive_eof()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._stop_timer()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.connection_lost(error)
+        self._transport = None
+
+    def pause_writing(self) -> None:
+        if self._connection is not None:
+            self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._connection is not None:
+            self._connection.resume_writing()
+
+    # --- the protocol ----------------------------------------------------------------------------------------------
+
+    def _handshake(self, request: Request) -> None:
+        protocol = self._protocol
+        if request.path.partition("?")[0] != self._path:
+            protocol.send_response(protocol.reject(404, f"MQTT is at {self._path}.\n"))
+            return
+        response = protocol.accept(request)
+        protocol.send_response(response)
+        if protocol.state is not State.OPEN or self._transport is None:
+            return
+        self._stop_timer()
+        self._flush()
+        self._connection = self._made()
+        self._connection.connection_made(WebSocketTransport(self, self._transport))
+
+    def _frame(self, frame: Frame) -> None:
+        opcode = frame.opcode
+        if opcode is Opcode.TEXT or (opcode is Opcode.CONT and self._text):
+            self._text = True
+            self.close(CloseCode.UNSUPPORTED_DATA, "MQTT needs binary frames")
+        elif (opcode is Opcode.BINARY or opcode is Opcode.CONT) and frame.data and not self.closing:
+            if self._connection is not None:
+                self._connection.data_received(bytes(frame.data))
+
+    def _flush(self) -> None:
+        """Write what the protocol has to say. Pongs are dropped where the peer, who wants them, does not read."""
+        transport = self._transport
+        writes = self._protocol.data_to_send()
+        if transport is None or not writes:
+            return
+        crowded = self._protocol.state is State.OPEN and transport.get_write_buffer_size() > _PONG_ROOM
+        for data in writes:
+            if not data:
+                self._stop_timer()
+                transport.close()
+            elif not (crowded and data[0] & 0x0F == Opcode.PONG):
+                transport.write(data)
+
+    # --- from the MQTT connection ----------------------------------------------------------------------------------
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing more is sent or taken in."""
+        return self._protocol.state is not State.OPEN
+
+    def send(self, data: bytes) -> None:
+        """One binary frame; silently nothing once the connection is closing, as with any asyncio transport."""
+        if data and not self.closing and self._transport is not None:
+            self._protocol.send_binary(data)
+            self._transport.writelines(self._protocol.data_to_send())
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Start the closing handshake; the socket is closed when the peer answers, or after `CLOSE_TIMEOUT`."""
+        if self.closing or self._transport is None:
+            return
+        self._protocol.send_close(code, reason)
+        self._flush()
+        self._timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._expired)
+
+    def _expired(self) -> None:
+        self._timer = None
+        if self._transport is not None:
+            if self._connection is None:
+                logger.info("websocket handshake not completed in time")
+            self._transport.abort()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

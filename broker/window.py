@@ -1,0 +1,146 @@
+"""The in-flight window of one device: outgoing QoS 1 and 2 messages from sending to the last acknowledgement. No I/O.
+
+Rules it keeps:
+
+- A packet identifier is in use from the PUBLISH until PUBACK or PUBCOMP, and is never given twice meanwhile [MQTT-2.2.1-4].
+- The offset of the device is the entry before the oldest one that is not done; acknowledgements may come in any order.
+- The window spans from the oldest message that is not done, so that what a device may get twice is bounded by its size.
+- A packet identifier that has no message in the state that an acknowledgement needs changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from storage.records import Inflight, InflightState
+
+PUBLISHED_1 = InflightState.PUBLISHED_1
+PUBLISHED_2 = InflightState.PUBLISHED_2
+RELEASED = InflightState.RELEASED
+
+
+class Slot:
+    """One outgoing message. ``sent``: it was sent over the present connection, and not finished since."""
+
+    __slots__ = ("done", "packet_id", "sent", "seq", "state", "timeline")
+
+    def __init__(self, packet_id: int, seq: int, state: InflightState, timeline: str = "") -> None:
+        self.packet_id = packet_id
+        self.seq = seq
+        self.state = state
+        self.timeline = timeline
+        self.done = False
+        self.sent = True
+
+
+class Window:
+    """What a device has not finished, in the order of sending."""
+
+    __slots__ = ("_last_id", "_order", "limit", "on_wire", "slots")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.slots: dict[int, Slot] = {}
+        self.on_wire = 0
+        """Messages sent over the present connection and not finished: what MQTT 5's Receive Maximum bounds."""
+        self._order: deque[Slot] = deque()
+        self._last_id = 0
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    @property
+    def full(self) -> bool:
+        """No further message may be sent. True also while a finished one waits behind an unfinished one."""
+        return len(self._order) >= self.limit
+
+    @property
+    def room(self) -> int:
+        """How many further messages may be sent."""
+        return max(0, self.limit - len(self._order))
+
+    def offset(self, cursor: int) -> int:
+        """The highest entry up to which all are done, given that nothing after ``cursor`` was looked at."""
+        for slot in self._order:
+            if not slot.timeline:
+                return slot.seq - 1
+        return cursor
+
+    def take(self, seq: int, qos: int, timeline: str = "") -> int:
+        """Put a message of QoS 1 or 2 in flight and return its packet identifier. The window must not be full."""
+        packet_id = self._last_id
+        slots = self.slots
+        while True:
+            packet_id = packet_id + 1 if packet_id < 65535 else 1
+            if packet_id not in slots:
+                break
+        self._last_id = packet_id
+        slot = Slot(packet_id, seq, PUBLISHED_1 if qos == 1 else PUBLISHED_2, timeline)
+        slots[packet_id] = slot
+        self._order.append(slot)
+        self.on_wire += 1
+        return packet_id
+
+    def acknowledge(self, packet_id: int) -> Slot | None:
+        """PUBACK: the slot that is now done, or None where no QoS 1 message has this identifier."""
+        slot = self.slots.get(packet_id)
+        if slot is None or slot.state is not PUBLISHED_1:
+            return None
+        return self._finish(slot)
+
+    def release(self, packet_id: int) -> Slot | None:
+        """PUBREC: the slot to send PUBREL for (again, if it came twice), or None for an unknown identifier."""
+        slot = self.slots.get(packet_id)
+        if slot is None or slot.state is PUBLISHED_1:
+            return None
+        slot.state = RELEASED
+        return slot
+
+    def complete(self, packet_id: int) -> Slot | None:
+        """PUBCOMP: the slot that is now done, or None where the identifier was not released."""
+        slot = self.slots.get(packet_id)
+        if slot is None or slot.state is not RELEASED:
+            return None
+        return self._finish(slot)
+
+    def drop(self, packet_id: int) -> Slot | None:
+        """Finish a message whatever its state: refused by the device, or no longer to be had."""
+        slot = self.slots.get(packet_id)
+        return None if slot is None else self._finish(slot)
+
+    def _finish(self, slot: Slot) -> Slot:
+        del self.slots[slot.packet_id]
+        slot.done = True
+        if slot.sent:
+            self.on_wire -= 1
+        order = self._order
+        while order and order[0].done:
+            order.popleft()
+        return slot
+
+    def pending(self) -> list[Slot]:
+        """What is not done, in the order of sending."""
+        return [slot for slot in self._order if not slot.done]
+
+    def snapshot(self) -> list[Inflight]:
+        """What is not done, as storage keeps it."""
+        return [Inflight(s.packet_id, s.seq, s.state, s.timeline) for s in self._order if not s.done]
+
+    def disconnected(self) -> None:
+        """The connection ended: nothing is on the wire."""
+        self.on_wire = 0
+        for slot in self._order:
+            slot.sent = False
+
+    @classmethod
+    def restore(cls, limit: int, entries: Iterable[Inflight]) -> Window:
+        """A window as it was stored, with nothing on the wire."""
+        window = cls(limit)
+        for entry in entries:
+            slot = Slot(entry.packet_id, entry.seq, entry.state, entry.timeline)
+            window.slots[entry.packet_id] = slot
+            window._order.append(slot)
+            window._last_id = max(window._last_id, entry.packet_id)
+        window.disconnected()
+        return window
