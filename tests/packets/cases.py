@@ -414,6 +414,7 @@ HOSTILE: Final = [
     Hostile("publish without a property length", 5, packet(0x30, "0001'a'"), _M),
     Hostile("properties longer than the packet", 5, packet(0x30, "0001'a' 03 23 00"), _M),
     Hostile("property longer than the properties", 5, packet(0x30, "0001'a' 02 23 0001"), _M),
+    Hostile("string longer than the properties", 5, packet(0x30, "0001'a' 04 03 0002'x' 'y'"), _M),
     Hostile("user property without its value", 5, packet(0x30, "0001'a' 04 26 0001'k'"), _M),
     Hostile("property length of 5 bytes", 5, packet(0x30, "0001'a' 8080808001"), _M),
     Hostile("2.2.2.2 unknown property", 5, packet(0x30, "0001'a' 02 7f 00"), _M),
