@@ -8,8 +8,9 @@
   name says so with a class attribute ``verifies = None``, or ``verifies = "client_id"``.
 - Something may be done when every topic plugin says yes; None is a no here, as it is in amqtt. With no topic plugin
   everything may.
-- A plugin that raises or takes longer than ``hooks.timeout`` has said no. The log gets the exception's type and place,
-  never its text, which may hold a credential.
+- A plugin that raises or takes longer than ``hooks.timeout`` has said no; only whether a device may receive a message is
+  asked again until there is an answer, because a no would lose the message for good. The log gets the exception's type
+  and place, never its text, which may hold a credential.
 - Answers about topics are kept per connection for ``acl_cache_seconds``, unless a topic plugin has a class attribute
   ``cacheable = False``.
 """
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _ANSWERS = 256  # per connection: some 40 KB at worst
 _WAIT_FACTOR = 10  # how many time limits a CONNECT may wait for its turn at a blocking plugin
+_RETRY = 30.0  # seconds between two attempts to get an answer, at most
 
 # amqtt's plugins that block the loop in a coroutine that never awaits (Argon2, LDAP): they run on a thread.
 _BLOCKING = {
@@ -98,14 +100,15 @@ class Identity:
 class SessionInfo:
     """What is kept per connection for plugins: next to nothing until one of them wants to see it."""
 
-    __slots__ = ("_answers", "_asked", "_session", "identity", "request")
+    __slots__ = ("_answers", "_asked", "_held", "_session", "identity", "request")
 
     def __init__(self, identity: Identity, request: AuthRequest) -> None:
         self.identity = identity
         self.request = request
         self._session = identity.session
         self._answers: dict[tuple[str, str], tuple[bool, float]] | None = None
-        self._asked: dict[tuple[str, str], asyncio.Task[bool]] | None = None
+        self._asked: dict[tuple[str, str], asyncio.Task[bool | None]] | None = None
+        self._held: tuple[tuple[str, str], bool] | None = None
 
     @property
     def client_id(self) -> str:
@@ -246,17 +249,21 @@ class Authority:
         """The answer, if it can be had without waiting; None: ask `allowed`."""
         if self.open:
             return True
+        key = (action, topic)
         answers = session._answers
         if answers is not None:
-            key = (action, topic)
             found = answers.get(key)
             if found is not None and found[1] > time.monotonic():
                 if len(answers) > _ANSWERS // 2:  # only a cache that fills needs to know what was used last
                     answers[key] = answers.pop(key)
                 return found[0]
-        if not self._immediate:
-            return None
-        return self._remember(session, action, topic, self._answer_now(session, action, topic))
+        if self._immediate:
+            return self._answer_now(session, action, topic)
+        held = session._held
+        if held is not None and held[0] == key:
+            session._held = None
+            return held[1]
+        return None
 
     async def allowed(self, session: SessionInfo, action: Action, topic: str) -> bool:
         """Whether the client may ``action`` (publish, subscribe, receive) ``topic``, which for subscribe is a filter.
@@ -264,8 +271,17 @@ class Authority:
         A question that is being asked for this connection already is not asked again, unless nothing is to be cached.
         """
         known = self.cached(session, action, topic)
-        if known is not None:
-            return known
+        return known if known is not None else bool(await self._ask(session, action, topic))
+
+    async def settle(self, session: SessionInfo, action: Action, topic: str) -> None:
+        """Ask until the plugins have answered, less and less often while they fail; the next `cached` has the answer."""
+        delay = 0.5
+        while (answer := await self._ask(session, action, topic)) is None:
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _RETRY)
+        session._held = ((action, topic), answer)
+
+    async def _ask(self, session: SessionInfo, action: Action, topic: str) -> bool | None:
         if not self._keep:
             return await self._answer(session, action, topic)
         asked = session._asked
@@ -278,26 +294,27 @@ class Authority:
             task.add_done_callback(lambda _: asked.pop(key, None))
         return await asyncio.shield(task)
 
-    async def _answer(self, session: SessionInfo, action: Action, topic: str) -> bool:
+    async def _answer(self, session: SessionInfo, action: Action, topic: str) -> bool | None:
+        """What the plugins say; None where one failed, which is never cached."""
         for plugin, ask in self._topic:
             try:
                 if not await ask(session=session.session, topic=topic, action=action):
                     return self._remember(session, action, topic, False)
-            except Exception as error:  # noqa: BLE001 - as above; not cached, so that the next question gets another chance
-                self._log_denied(plugin, session, action, topic, error)
-                return False
+            except Exception as error:  # noqa: BLE001 - as above
+                self._log_failed(plugin, session, action, topic, error)
+                return None
         return self._remember(session, action, topic, True)
 
     def _answer_now(self, session: SessionInfo, action: Action, topic: str) -> bool:
-        """The same, of plugins that never wait."""
+        """The same, of plugins that never wait. One that fails on a mere computation would fail again: that is a no."""
         for plugin, _ in self._topic:
             try:
                 if not _finish(plugin.topic_filtering(session=session.session, topic=topic, action=action)):
-                    return False
+                    return self._remember(session, action, topic, False)
             except Exception as error:  # noqa: BLE001 - as above
-                self._log_denied(plugin, session, action, topic, error)
+                self._log_failed(plugin, session, action, topic, error)
                 return False
-        return True
+        return self._remember(session, action, topic, True)
 
     def _remember(self, session: SessionInfo, action: Action, topic: str, allowed: bool) -> bool:
         if self._keep:
@@ -312,9 +329,11 @@ class Authority:
         return allowed
 
     @staticmethod
-    def _log_denied(plugin: object, session: SessionInfo, action: Action, topic: str, error: BaseException) -> None:
+    def _log_failed(plugin: object, session: SessionInfo, action: Action, topic: str, error: BaseException) -> None:
         name = type(plugin).__name__
-        logger.error("client %r may not %s %r: %s failed: %s", session.client_id, action, topic, name, blame(error))
+        logger.error(
+            "client %r: no answer whether it may %s %r: %s failed: %s", session.client_id, action, topic, name, blame(error)
+        )
 
     # --- how a plugin is called ------------------------------------------------------------------------------------
 

@@ -362,7 +362,7 @@ class Feed:
         self._task = asyncio.create_task(self._answer(topic), name="receive acl")
 
     async def _answer(self, topic: str) -> None:
-        await self.delivery.authority.allowed(self.connection.info, Action.RECEIVE, topic)
+        await self.delivery.authority.settle(self.connection.info, Action.RECEIVE, topic)
         self._task = None
         self.pump()
 

@@ -53,13 +53,14 @@ MakeConnection = Callable[[str], Connection]
 class Gate:
     """Counts one listener's open connections, and says when there are too many."""
 
-    __slots__ = ("_counters", "_log", "limit", "name", "open")
+    __slots__ = ("_counters", "_empty", "_log", "limit", "name", "open")
 
     def __init__(self, name: str, limit: int, counters: Counters) -> None:
         self.name = name
         self.limit = limit
         self.open: set[Socket] = set()
         self._counters = counters
+        self._empty = asyncio.Event()
         self._log = Seldom(logger, 10.0)
 
     def admit(self, one: Socket) -> bool:
@@ -70,6 +71,19 @@ class Gate:
         self._counters.connections_total += 1
         self.open.add(one)
         return True
+
+    def leave(self, one: Socket) -> None:
+        self.open.discard(one)
+        if not self.open:
+            self._empty.set()
+
+    async def clear(self) -> None:
+        """Abort whatever is open, and wait until its connections know."""
+        if self.open:
+            self._empty.clear()
+            for one in list(self.open):
+                one.transport.abort()
+            await self._empty.wait()
 
 
 class Socket(asyncio.Protocol):
@@ -84,14 +98,13 @@ class Socket(asyncio.Protocol):
         self._gate = gate
         self._made = made
         self._served: Any = None
-        self.transport: asyncio.Transport | None = None
+        self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         if not self._gate.admit(self):
-            transport.abort()
+            self.transport.abort()
             return
-        self.transport = transport
         self._served = self._made()
         self._served.connection_made(transport)
 
@@ -103,8 +116,8 @@ class Socket(asyncio.Protocol):
         return self._served.eof_received() if self._served is not None else None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._gate.open.discard(self)
-        served, self._served, self.transport = self._served, None, None
+        served, self._served = self._served, None
+        self._gate.leave(self)
         if served is not None:
             served.connection_lost(exc)
 
@@ -118,7 +131,7 @@ class Socket(asyncio.Protocol):
 
 
 class Listeners:
-    """All listeners of a server. ``max_packet_size`` is in bytes; ``connect_timeout``, in seconds, bounds TLS and WebSocket handshakes."""
+    """All listeners of a server. ``max_packet_size`` is in bytes; ``connect_timeout``, in seconds, bounds handshakes."""
 
     def __init__(self, *, max_packet_size: int, connect_timeout: float, counters: Counters | None = None) -> None:
         self._max_message = max(max_packet_size, _LEAST_MESSAGE)
@@ -189,11 +202,7 @@ class Listeners:
         """Stop accepting, and abort the connections that are still open. The caller has closed those that deserve a goodbye."""
         self.stop_accepting()
         for gate in self._gates:
-            for one in list(gate.open):
-                if one.transport is not None:
-                    one.transport.abort()
-        while self.connections:  # each abort is carried out in the loop's next rounds
-            await asyncio.sleep(0)
+            await gate.clear()
         self._gates.clear()
 
 

@@ -34,7 +34,6 @@ _PONG_ROOM = 1 << 16  # bytes in the write buffer above which pings go unanswere
 # websockets logs whole frames at DEBUG, and a CONNECT's frame has a password in it.
 _quiet = logging.getLogger(f"{__name__}.frames")
 _quiet.setLevel(logging.WARNING)
-_quiet.propagate = True
 
 
 class WebSocketTransport(asyncio.Transport):
@@ -89,9 +88,9 @@ class WebSocketTransport(asyncio.Transport):
 
 
 class WebSocketProtocol(asyncio.Protocol):
-    """One socket. ``made`` makes the MQTT connection once the handshake is done; ``timeout`` is for the handshake, in seconds."""
+    """One socket. ``made`` makes the MQTT connection once the handshake is done, within ``timeout`` seconds."""
 
-    __slots__ = ("_connection", "_made", "_path", "_protocol", "_text", "_timer", "_transport")
+    __slots__ = ("_connection", "_made", "_path", "_protocol", "_timer", "_transport")
 
     def __init__(self, path: str, max_message: int, timeout: float, made: Callable[[], Connection]) -> None:
         self._path = path
@@ -99,8 +98,8 @@ class WebSocketProtocol(asyncio.Protocol):
         self._protocol = ServerProtocol(subprotocols=SUBPROTOCOLS, max_size=max_message, logger=_quiet)
         self._connection: Connection | None = None
         self._transport: asyncio.Transport | None = None
-        self._text = False
-        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(timeout, self._expired)
+        self._timer: asyncio.TimerHandle | None = None
+        self._start_timer(timeout)
 
     # --- from the socket -------------------------------------------------------------------------------------------
 
@@ -143,11 +142,12 @@ class WebSocketProtocol(asyncio.Protocol):
     def _handshake(self, request: Request) -> None:
         protocol = self._protocol
         if request.path.partition("?")[0] != self._path:
-            protocol.send_response(protocol.reject(404, f"MQTT is at {self._path}.\n"))
-            return
-        response = protocol.accept(request)
+            response = protocol.reject(404, f"MQTT is at {self._path}.\n")
+        else:
+            response = protocol.accept(request)
         protocol.send_response(response)
         if protocol.state is not State.OPEN or self._transport is None:
+            logger.info("websocket handshake refused with %d: %s", response.status_code, protocol.handshake_exc or "wrong path")
             return
         self._stop_timer()
         self._flush()
@@ -155,13 +155,13 @@ class WebSocketProtocol(asyncio.Protocol):
         self._connection.connection_made(WebSocketTransport(self, self._transport))
 
     def _frame(self, frame: Frame) -> None:
-        opcode = frame.opcode
-        if opcode is Opcode.TEXT or (opcode is Opcode.CONT and self._text):
-            self._text = True
+        """Hand the bytes of a frame on; what comes after our close frame, or the rest of a text message, goes nowhere."""
+        if self._connection is None or self.closing:
+            return
+        if frame.opcode is Opcode.TEXT:
             self.close(CloseCode.UNSUPPORTED_DATA, "MQTT needs binary frames")
-        elif (opcode is Opcode.BINARY or opcode is Opcode.CONT) and frame.data and not self.closing:
-            if self._connection is not None:
-                self._connection.data_received(bytes(frame.data))
+        elif frame.opcode in (Opcode.BINARY, Opcode.CONT) and frame.data:
+            self._connection.data_received(bytes(frame.data))
 
     def _flush(self) -> None:
         """Write what the protocol has to say. Pongs are dropped where the peer, who wants them, does not read."""
@@ -171,9 +171,9 @@ class WebSocketProtocol(asyncio.Protocol):
             return
         crowded = self._protocol.state is State.OPEN and transport.get_write_buffer_size() > _PONG_ROOM
         for data in writes:
-            if not data:
-                self._stop_timer()
+            if not data:  # the end of the stream
                 transport.close()
+                self._start_timer(CLOSE_TIMEOUT)  # a peer that reads nothing would keep it open for ever
             elif not (crowded and data[0] & 0x0F == Opcode.PONG):
                 transport.write(data)
 
@@ -196,7 +196,7 @@ class WebSocketProtocol(asyncio.Protocol):
             return
         self._protocol.send_close(code, reason)
         self._flush()
-        self._timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._expired)
+        self._start_timer(CLOSE_TIMEOUT)
 
     def _expired(self) -> None:
         self._timer = None
@@ -204,6 +204,10 @@ class WebSocketProtocol(asyncio.Protocol):
             if self._connection is None:
                 logger.info("websocket handshake not completed in time")
             self._transport.abort()
+
+    def _start_timer(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._expired)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
