@@ -1,0 +1,40 @@
+"""The plugin that stores: it names the storage, and says what is kept of which topic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from broker.hooks import Group, GroupPlugin, StoragePlugin
+from plugins.policy import Policies, Policy
+from storage.factory import open_url
+from storage.interface import Storage
+
+
+class PersistencePlugin(GroupPlugin, StoragePlugin):
+    """Stores every message at ``url``, as far as the policies want it."""
+
+    @dataclass
+    class Config:
+        """Settings under ``plugins: persistence:``."""
+
+        url: str = "sqlite:///data/tideline.db"
+        """Where: ``sqlite:///path``, ``mongodb://…/database``, or ``memory://`` for nothing that survives."""
+        policies: list[Policy] = field(default_factory=list)
+        """What is kept of which topics (`plugins.policy`); without any, everything but ``$`` topics is stored and synced."""
+
+    def __init__(self, context: object) -> None:
+        super().__init__(context)
+        self._policies = Policies(self.config.policies)
+
+    def storage(self) -> Storage:
+        return open_url(self.config.url)
+
+    async def before_ack(self, group: Group) -> None:
+        """Take from each message what its topic's policy does not want kept."""
+        mode_of = self._policies.mode
+        for append in group.appends:
+            mode = mode_of(append.message.topic)
+            if mode != "sync":
+                append.recipients = ()
+                if mode == "none":
+                    append.store = False
