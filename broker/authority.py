@@ -219,7 +219,7 @@ class Authority:
         answers = await asyncio.gather(*(self._ask_auth(plugin, ask, session) for plugin, ask in self._auth))
         keep = bool(self._topic)
         if not keep:
-            request.password = None
+            request.password = session.password = None
         given = [answer for answer in answers if answer is not None]
         if not given or not all(given):
             why = "no plugin knew it" if not given else "a plugin said no"

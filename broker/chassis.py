@@ -41,6 +41,8 @@ NAMESPACE = "broker.plugins"
 """The logger of the plugin manager; a plugin's own is below it, by its class name."""
 
 _LOGGED_AT_DEBUG = frozenset(BrokerEvents) - {BrokerEvents.CLIENT_CONNECTED, BrokerEvents.CLIENT_DISCONNECTED}
+# What amqtt 0.12 warns of and its users can do nothing about: psutil's future, and an option whose successor it refuses.
+_NOT_FOR_US = ("psutil", "'subscribe-acl'")
 _OFFLINE = 1000  # sessions that plugins made and that the server does not know yet
 
 Callback = Callable[..., Awaitable[None]]
@@ -351,16 +353,19 @@ def _load(plugins: Mapping[str, Mapping[str, Any]], context: ChassisContext) -> 
     """Let amqtt load the plugins, and say in one sentence what was wrong if it can't."""
     context.config = {"plugins": {path: checked(path, options) for path, options in plugins.items()}}
     try:
-        with warnings.catch_warnings():
-            # amqtt tells its developers that psutil will become optional, once per load
-            warnings.filterwarnings("ignore", message=".*psutil", category=DeprecationWarning)
-            return Plugins(NAMESPACE, context)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            loaded = Plugins(NAMESPACE, context)
     except (PluginError, PluginLoadError) as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         told = str(error) if cause is error else f"{error}: {cause}"
         raise StartError(f"plugins: {told}") from error
+    for warning in caught:
+        if not any(part in str(warning.message) for part in _NOT_FOR_US):
+            logger.warning("plugins: %s", warning.message)
+    return loaded
 
 
 def _listeners(callbacks: Mapping[str, list[Callback]]) -> dict[str, list[Callback]]:

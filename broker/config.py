@@ -191,8 +191,8 @@ class Mqtt(Section):
     """Whether clients may retain messages."""
     shutdown_grace: Annotated[Duration, Field(ge=0)] = 5.0
     """Seconds that a shutdown waits for the last group, the last acknowledgements and the sockets."""
-    message_properties: bool = True
-    """Whether MQTT 5 receivers get sequence, message id, sender and time as user properties."""
+    message_properties: Literal["asked", "always", "never"] = "asked"
+    """Which MQTT 5 receivers get sequence, message id, sender and time as user properties: those that ask in CONNECT."""
     response_information: str = ""
     """What an MQTT 5 client that asks is told as response information; empty for nothing."""
     idempotency_window: Annotated[Duration, Field(ge=0)] = 86400.0

@@ -238,7 +238,9 @@ class Feed:
         if connection.version < 5:
             return frame_parts(message, flags, False)
         identifiers = [s.identifier for s in granted if s.identifier]
-        extra = connection.server.message_properties(message, self.session, seq)
+        wishes = connection.extras
+        told = wishes is not None and wishes.message_properties
+        extra = connection.server.message_properties(message, self.session, seq) if told else ()
         if not identifiers and not extra and not message.expires:
             return frame_parts(message, flags, True)
         return personal_parts(message, flags, int(time.time() * 1000), identifiers, extra)

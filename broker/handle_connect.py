@@ -35,7 +35,9 @@ class Wishes:
     assigned: bool = False
     asked_expiry: int = 0
     ack_properties: bool = False
-    """The user property ``ack-properties: on``: PUBACK and PUBREC carry the message's id and sequence."""
+    """The user property ``tideline-acks: on``: PUBACK and PUBREC carry the message's id and sequence."""
+    message_properties: bool = False
+    """The user property ``tideline-messages: on``: deliveries carry the message's id, sequences, sender and time."""
 
 
 def received(connection: Connection, packet: Connect) -> None:
@@ -63,7 +65,10 @@ def _wishes(connection: Connection, packet: Connect) -> None:
     wishes = connection.extras or Wishes()
     wishes.problem_information = bool(properties.get(Property.REQUEST_PROBLEM_INFORMATION, 1))
     wishes.response_information = bool(properties.get(Property.REQUEST_RESPONSE_INFORMATION, 0))
-    wishes.ack_properties = ("ack-properties", "on") in properties.get(Property.USER_PROPERTY, ())
+    asked = properties.get(Property.USER_PROPERTY, ())
+    wishes.ack_properties = ("tideline-acks", "on") in asked
+    offered = connection.server.settings.mqtt.message_properties
+    wishes.message_properties = offered == "always" or (offered == "asked" and ("tideline-messages", "on") in asked)
     if wishes != Wishes():
         connection.extras = wishes
     connection.max_packet_size = properties.get(Property.MAXIMUM_PACKET_SIZE, 0)

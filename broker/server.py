@@ -251,8 +251,8 @@ class Server:
         return plugin.start_position() if plugin is not None else "latest"
 
     def message_properties(self, message: Message, session: Session, seq: int) -> list[tuple[str, str]]:
-        """What an MQTT 5 receiver is told about a stored message besides what its publisher said (docs/mqtt.md)."""
-        if not self.settings.mqtt.message_properties or not message.seq:
+        """What an MQTT 5 receiver that asked is told about a stored message (docs/mqtt.md)."""
+        if not message.seq:
             return []
         pairs = [
             ("tideline-id", f"{message.id:016x}"),
