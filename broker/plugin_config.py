@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import Any, get_type_hints
 
 from amqtt.plugins.base import BasePlugin
@@ -22,7 +23,8 @@ _FALSE = {"false", "no", "off", "0"}
 def checked(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """``options`` as the plugin's class will take them; values are never shown, as they may be secrets.
 
-    Text where the class wants a number or a truth value is converted: environment variables are text. Raises `StartError`.
+    Text where the class wants a number, a truth value or a member of an enumeration is converted: environment variables
+    are text. Raises `StartError`.
     """
     plugin = _plugin_class(path)
     config = plugin.Config
@@ -42,7 +44,7 @@ def checked(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def _plugin_class(path: str) -> Any:
     try:
         found = import_string(path)
-    except ImportError as error:
+    except Exception as error:  # the plugin's module may do anything
         raise StartError(f"plugins: {path}: cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, BasePlugin)):
         raise StartError(f"plugins: {path}: is not an amqtt plugin (a class that extends amqtt.plugins.base.BasePlugin)")
@@ -59,6 +61,8 @@ def _converted(path: str, config: Any, options: Mapping[str, Any]) -> dict[str, 
         kind = hints.get(name)
         if isinstance(value, str) and kind in (bool, int, float):
             converted[name] = _value(path, name, value, kind)
+        elif isinstance(value, str) and isinstance(kind, type) and issubclass(kind, Enum) and not isinstance(value, kind):
+            converted[name] = _member(path, name, value, kind)
         elif kind is float and type(value) is int:
             converted[name] = float(value)
     return converted
@@ -71,6 +75,15 @@ def _value(path: str, name: str, text: str, kind: Any) -> Any:
         return kind(text)
     except (KeyError, ValueError):
         raise StartError(f"plugins: {path}: {name} must be {_called(kind)}") from None
+
+
+def _member(path: str, name: str, text: str, kind: type[Enum]) -> Enum:
+    """A member of an enumeration by its value, which amqtt's strictness would not take."""
+    try:
+        return kind(text)
+    except ValueError:
+        known = ", ".join(str(member.value) for member in kind)
+        raise StartError(f"plugins: {path}: {name} must be one of {known}") from None
 
 
 def _called(kind: Any) -> str:
