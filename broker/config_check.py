@@ -1,0 +1,87 @@
+"""What `tideline check` says beyond types: plugins that cannot be loaded (errors), and settings that endanger (warnings)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+from amqtt.plugins.authentication import AnonymousAuthPlugin
+from amqtt.plugins.base import BaseAuthPlugin
+from amqtt.utils import import_string
+
+from broker.config import Listener, Settings, is_loopback
+from broker.errors import StartError
+from broker.plugin_config import checked
+
+_EVERYWHERE = {"0.0.0.0", "::"}
+
+
+def plugin_problems(settings: Settings) -> list[str]:
+    """Every plugin that cannot be imported or whose settings its ``Config`` refuses, one line each."""
+    problems = []
+    for path, options in settings.plugin_classes().items():
+        try:
+            checked(path, options)
+        except StartError as error:
+            problems.append(str(error))
+    return problems
+
+
+def warnings(settings: Settings) -> list[str]:
+    """What a person should look at. Needs plugins that `plugin_problems` found nothing wrong with."""
+    return [
+        *_exposure(settings),
+        *_identity(settings),
+        *(line for listener in settings.listeners for line in _unreadable(listener)),
+        *_clashes(settings.listeners),
+    ]
+
+
+def _exposure(settings: Settings) -> Iterator[str]:
+    """Listeners that others can reach, without a password or without encryption."""
+    anonymous = any(
+        issubclass(cls, AnonymousAuthPlugin) and options.get("allow_anonymous", True) for cls, options in _auth(settings)
+    )
+    for listener in settings.listeners:
+        if is_loopback(listener.host):
+            continue
+        where = f"listener {listener.name}: {listener.bind} can be reached from other machines"
+        if anonymous:
+            yield f"{where}, and anonymous clients may do everything there that no topic plugin forbids"
+        if listener.tls is None:
+            yield f"{where} without TLS: passwords and messages travel in the clear"
+
+
+def _identity(settings: Settings) -> Iterator[str]:
+    plugins = list(_auth(settings))
+    if not plugins:
+        yield "plugins: no authentication plugin, so nobody is let in; add amqtt's FileAuthPlugin or AnonymousAuthPlugin"
+    elif all(
+        issubclass(cls, AnonymousAuthPlugin) and options.get("allow_anonymous", True) is False for cls, options in plugins
+    ):
+        yield "plugins: no plugin checks a password; clients must send a user name, and it counts for nothing"
+
+
+def _auth(settings: Settings) -> Iterator[tuple[type, dict[str, object]]]:
+    for path, options in settings.plugin_classes().items():
+        cls = import_string(path)
+        if issubclass(cls, BaseAuthPlugin):
+            yield cls, {str(name).replace("-", "_"): value for name, value in options.items()}
+
+
+def _unreadable(listener: Listener) -> Iterator[str]:
+    if listener.tls is None:
+        return
+    for field in ("certfile", "keyfile", "cafile"):
+        path: Path | None = getattr(listener.tls, field)
+        if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
+            yield f"listener {listener.name}: tls.{field} {path} cannot be read"
+
+
+def _clashes(listeners: list[Listener]) -> Iterator[str]:
+    for one, other in combinations(listeners, 2):
+        overlap = one.host == other.host or _EVERYWHERE & {one.host, other.host}
+        if one.port == other.port != 0 and overlap:
+            yield f"listeners {one.name} and {other.name} both want port {one.port} ({one.bind}, {other.bind})"
