@@ -1,0 +1,23 @@
+"""Search over everything that is stored: the plugin, and what a caller needs to ask it.
+
+``text`` and ``terms`` say what matches; ``engine`` is what an engine promises, ``fts5*`` and ``meili*`` are the two there are;
+``indexer`` feeds one from the store; ``plugin`` puts them together.
+"""
+
+from plugins.search.engine import BadQuery, Query, SearchError, SearchUnavailable, SearchUnusable
+from plugins.search.indexer import Lag, Progress
+from plugins.search.plugin import FoundMessage, Page, SearchPlugin, reindex
+
+__all__ = [
+    "BadQuery",
+    "FoundMessage",
+    "Lag",
+    "Page",
+    "Progress",
+    "Query",
+    "SearchError",
+    "SearchPlugin",
+    "SearchUnavailable",
+    "SearchUnusable",
+    "reindex",
+]

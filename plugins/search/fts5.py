@@ -1,0 +1,283 @@
+"""The embedded engine: SQLite's FTS5 in a file of its own, nothing to install.
+
+One thread writes, a few read; WAL lets them run side by side, and the event loop only waits for them. A batch and the
+indexer's position are one transaction, so a crash leaves neither hole nor double.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from plugins.search.engine import Document, Query, Results, SearchError, SearchUnavailable, SearchUnusable
+from plugins.search.fts5_index import Generation, drop_others, live_generation, new_generation, prepare
+from plugins.search.fts5_search import Reader
+from plugins.search.text import TOKENISER
+
+log = logging.getLogger("tideline.search")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_READERS = 4
+_WAITING = 64
+"""Searches under way or waiting for a thread; more are refused as `SearchUnavailable`."""
+
+_FORGET_AT_ONCE = 500
+_DELETE_AT_ONCE = 500
+
+
+def _require_fts5() -> None:
+    with sqlite3.connect(":memory:") as db:
+        try:
+            db.execute("CREATE VIRTUAL TABLE probe USING fts5(body, content='', tokenize='ascii', prefix='1')")
+        except sqlite3.Error as error:
+            text = f"sqlite {sqlite3.sqlite_version} of this python has no fts5 ({error})"
+            raise SearchUnusable(f"{text}: use a python that has it, or engine: meilisearch") from error
+    db.close()
+
+
+class Fts5Engine:
+    """`plugins.search.engine.Engine` over a file. A query that runs longer than ``seconds`` is broken off."""
+
+    def __init__(self, path: str | Path, *, seconds: float = 5.0) -> None:
+        self._path = Path(path)
+        self._seconds = seconds
+        self._db: sqlite3.Connection | None = None
+        self._live: Generation | None = None
+        self._rebuild: _Fts5Rebuild | None = None
+        self._writer: ThreadPoolExecutor | None = None
+        self._searchers: ThreadPoolExecutor | None = None
+        self._readers: list[Reader] = []
+        self._searching = 0
+        self._stale = False
+
+    @property
+    def stale(self) -> bool:
+        """Whether another tokeniser made the live index."""
+        return self._stale
+
+    async def open(self) -> None:
+        """Make or open the file. One that is no database, or a broken one, is set aside and begun anew: it is derived."""
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1, "search-writer")
+            self._searchers = ThreadPoolExecutor(_READERS, "search-reader")
+        await self._write(self._open)
+
+    def _open(self) -> None:
+        if self._db is not None:
+            return
+        _require_fts5()
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._connect()
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError as error:
+                aside = self._set_aside()
+                log.warning("search index %s cannot be read (%s): moved to %s, a new one begins", self._path, error, aside.name)
+                self._connect()
+        except (sqlite3.Error, OSError) as error:
+            raise SearchUnusable(f"search index {self._path}: {error}") from error
+
+    def _connect(self) -> None:
+        db = sqlite3.connect(self._path, timeout=5, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes back, its position goes back with it
+            db.execute("PRAGMA cache_size = -32000")
+            db.execute("PRAGMA temp_store = MEMORY")
+            prepare(db)
+            live = live_generation(db)
+            (tokeniser,) = db.execute("SELECT tokeniser FROM generations WHERE id = ?", (live,)).fetchone()
+        except BaseException:
+            db.close()
+            raise
+        self._db, self._live, self._stale = db, Generation(db, live), tokeniser != TOKENISER
+
+    def _set_aside(self) -> Path:
+        aside = self._path.with_name(self._path.name + ".broken")
+        for suffix in ("-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self._path}{suffix}")
+        os.replace(self._path, aside)
+        return aside
+
+    async def close(self) -> None:
+        """Finish the write under way, break off searches and close the file."""
+        writer, searchers = self._writer, self._searchers
+        self._writer = self._searchers = None
+        if writer is None or searchers is None:
+            return
+        await asyncio.to_thread(writer.shutdown)
+        await asyncio.to_thread(searchers.shutdown, cancel_futures=True)
+        while self._readers:
+            self._readers.pop().close()
+        if self._db is not None:
+            self._db.close()
+        self._db = self._live = self._rebuild = None
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def position(self) -> int:
+        """The position of the live index."""
+        return await self._write(lambda: self._generation().position())
+
+    async def index(self, batch: Sequence[Document], position: int) -> None:
+        """Add messages and move the position in one transaction."""
+        await self._write(lambda: self._generation().index(batch, position))
+
+    async def delete(self, ids: Collection[int]) -> None:
+        """Remove messages, some hundreds a transaction."""
+        await self._delete(self._generation, ids)
+
+    async def forget(self, topic: str, before_seq: int) -> None:
+        """Remove the old end of a conversation, some hundreds a transaction."""
+        await self._forget(self._generation, topic, before_seq)
+
+    async def rebuild(self) -> _Fts5Rebuild:
+        """Begin a new generation beside the live one."""
+        if self._rebuild is not None:
+            await self._rebuild.discard()
+        self._rebuild = _Fts5Rebuild(self, await self._write(self._new_generation))
+        return self._rebuild
+
+    def _new_generation(self) -> Generation:
+        db = self._generation().db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            generation = Generation(db, new_generation(db))
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        return generation
+
+    def _generation(self) -> Generation:
+        if self._live is None:
+            raise SearchUnavailable("the search index is not open")
+        return self._live
+
+    async def _delete(self, generation: Callable[[], Generation], ids: Collection[int]) -> None:
+        listed = list(ids)
+        for at in range(0, len(listed), _DELETE_AT_ONCE):
+            some = listed[at : at + _DELETE_AT_ONCE]
+            await self._write(lambda some=some: generation().delete(some))  # type: ignore[misc]
+
+    async def _forget(self, generation: Callable[[], Generation], topic: str, before_seq: int) -> None:
+        while await self._write(lambda: generation().forget(topic, before_seq, _FORGET_AT_ONCE)) == _FORGET_AT_ONCE:
+            pass
+
+    async def _write(self, work: Callable[[], T]) -> T:
+        if self._writer is None:
+            raise SearchUnavailable("the search index is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._writer, _explained(work))
+
+    # --- searching ---------------------------------------------------------------------------------------------------
+
+    async def search(self, query: Query) -> Results:
+        """Answer a query from one snapshot of the live index."""
+        query.check()
+        return await self._read(lambda reader: reader.search(query))
+
+    async def topics(self, after: str = "", limit: int = 1000) -> list[str]:
+        """Conversations by name."""
+        return await self._read(lambda reader: reader.topics(after, limit))
+
+    async def count(self) -> int:
+        """How many messages the live index has."""
+        return await self._read(lambda reader: reader.count())
+
+    async def _read(self, work: Callable[[Reader], T]) -> T:
+        if self._searchers is None or self._db is None:
+            raise SearchUnavailable("the search index is not open")
+        if self._searching >= _WAITING:
+            raise SearchUnavailable(f"{self._searching} searches are under way: try again")
+        self._searching += 1
+        future = asyncio.get_running_loop().run_in_executor(self._searchers, self._with_reader, work)
+        # Counted until its thread is done, also when the one who asked has gone.
+        future.add_done_callback(self._searched)
+        return await future
+
+    def _searched(self, _: object) -> None:
+        self._searching -= 1
+
+    def _with_reader(self, work: Callable[[Reader], T]) -> T:
+        reader = self._readers.pop() if self._readers else Reader(str(self._path), self._seconds)
+        try:
+            return work(reader)
+        finally:
+            self._readers.append(reader)
+
+
+class _Fts5Rebuild:
+    """A generation that fills beside the live one, in the same writer thread."""
+
+    def __init__(self, engine: Fts5Engine, generation: Generation) -> None:
+        self._engine = engine
+        self._filling: Generation | None = generation
+
+    def _generation(self) -> Generation:
+        if self._filling is None:
+            raise SearchError("the rebuild is over")
+        return self._filling
+
+    async def position(self) -> int:
+        """The position of the new index."""
+        return await self._engine._write(lambda: self._generation().position())
+
+    async def index(self, batch: Sequence[Document], position: int) -> None:
+        """Add messages and move the position in one transaction."""
+        await self._engine._write(lambda: self._generation().index(batch, position))
+
+    async def delete(self, ids: Collection[int]) -> None:
+        """Remove messages."""
+        await self._engine._delete(self._generation, ids)
+
+    async def forget(self, topic: str, before_seq: int) -> None:
+        """Remove the old end of a conversation."""
+        await self._engine._forget(self._generation, topic, before_seq)
+
+    async def swap(self) -> None:
+        """Become the live generation, then remove the old one's tables."""
+
+        def swap() -> None:
+            filled = self._generation()
+            filled.db.execute("UPDATE meta SET value = ? WHERE key = 'live'", (filled.number,))
+            self._engine._live, self._engine._stale, self._filling = filled, False, None
+            drop_others(filled.db, filled.number)
+
+        await self._engine._write(swap)
+        self._engine._rebuild = None
+
+    async def discard(self) -> None:
+        """Remove the new generation's tables."""
+        filling, self._filling = self._filling, None
+        if filling is not None:
+            await self._engine._write(lambda: drop_others(filling.db, self._engine._generation().number))
+            self._engine._rebuild = None
+
+
+def _explained(work: Callable[[], T]) -> Callable[[], T]:
+    """The work, with SQLite's errors told as ours."""
+
+    def run() -> T:
+        try:
+            return work()
+        except sqlite3.OperationalError as error:  # full, locked, read-only: may pass
+            raise SearchUnavailable(f"search index: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise SearchUnusable(
+                f"search index: {error}: remove the file and restart, it is made again from the store"
+            ) from error
+
+    return run

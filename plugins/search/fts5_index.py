@@ -1,0 +1,248 @@
+"""The embedded index as a file: its tables, and what writes to them. Runs in the engine's writer thread.
+
+A *generation* is a set of tables that one tokeniser filled; ``meta`` names the live one. A rebuild fills the next
+generation beside it, and a swap is one small transaction, so that a crash leaves the old index or the new one.
+
+- ``docs_<g>``: a row per message. ``rowid`` is the time in ms x 4096 plus a number that makes it unique, so that time
+  order and time ranges are rowid order and rowid ranges. Rows are kept small, for filters look at very many of them.
+- ``bodies_<g>``: a message's tokens, which FTS5 must be told again to remove it.
+- ``fts_<g>``: the inverted index, contentless: ``body``, and conversation and sender as terms (``c12``, ``s3``), so that
+  filtering by a few of them is an intersection of lists.
+- ``conversations_<g>``, ``senders_<g>``: numbers for names. ``words_<g>``: words by first letter and length, where typos look.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+
+from plugins.search.engine import Document
+from plugins.search.terms import ONE_TYPO
+from plugins.search.text import TOKENISER, solitary, tokens
+
+SCHEMA = 1
+SLOTS = 4096
+"""Rowids per millisecond."""
+
+_KNOWN = 50_000
+_LONGEST_WORD = 32
+
+_META = """
+CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS generations(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, tokeniser INTEGER NOT NULL, position INTEGER NOT NULL);
+"""
+_TABLES = (
+    """CREATE TABLE docs_{g}(rowid INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE, conversation INTEGER NOT NULL,
+    sender INTEGER NOT NULL, seq INTEGER NOT NULL, time INTEGER NOT NULL, device TEXT NOT NULL)""",
+    "CREATE TABLE bodies_{g}(rowid INTEGER PRIMARY KEY, body TEXT NOT NULL)",
+    "CREATE INDEX docs_{g}_seq ON docs_{g}(conversation, seq)",
+    "CREATE VIRTUAL TABLE fts_{g} USING fts5(body, conversation, sender, content='', tokenize='ascii', prefix='1 2 3')",
+    "CREATE TABLE conversations_{g}(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)",
+    "CREATE TABLE senders_{g}(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)",
+    "CREATE TABLE words_{g}(first TEXT, length INTEGER, word TEXT, PRIMARY KEY(first, length, word)) WITHOUT ROWID",
+)
+
+
+def prepare(db: sqlite3.Connection) -> None:
+    """Create what is missing and remove what an interrupted rebuild or another schema left behind."""
+    db.executescript(_META)
+    found = dict(db.execute("SELECT key, value FROM meta"))
+    if found.get("schema", SCHEMA) != SCHEMA:
+        found.pop("live", None)
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        live = found.get("live")
+        if live is None:
+            live = new_generation(db)
+        db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?), ('live', ?)", (SCHEMA, live))
+        db.execute("COMMIT")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    drop_others(db, live)
+
+
+def live_generation(db: sqlite3.Connection) -> int:
+    """The generation that is searched."""
+    (generation,) = db.execute("SELECT value FROM meta WHERE key = 'live'").fetchone()
+    return int(generation)
+
+
+def new_generation(db: sqlite3.Connection) -> int:
+    """Create the tables of a generation; the caller holds the transaction."""
+    generation = db.execute("INSERT INTO generations(tokeniser, position) VALUES (?, 0)", (TOKENISER,)).lastrowid
+    assert generation is not None
+    for statement in _TABLES:
+        db.execute(statement.format(g=generation))
+    return generation
+
+
+def drop_others(db: sqlite3.Connection, live: int) -> None:
+    """Remove every generation but the live one, a table at a time."""
+    names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    for name in names:
+        kind, _, generation = name.partition("_")
+        if (
+            kind in ("docs", "bodies", "fts", "conversations", "senders", "words")
+            and generation.isdigit()
+            and int(generation) != live
+        ):
+            db.execute(f"DROP TABLE IF EXISTS {name}")
+    db.execute("DELETE FROM generations WHERE id != ?", (live,))
+
+
+class Generation:
+    """Writes to one generation. Every method is one transaction."""
+
+    def __init__(self, db: sqlite3.Connection, generation: int) -> None:
+        self.db = db
+        self.number = generation
+        self._conversations: dict[str, int] = {}
+        self._senders: dict[str, int] = {}
+        self._words: set[str] = set()
+        self._docs = f"docs_{generation}"
+        self._fts = f"fts_{generation}"
+        self._last_rowid: int | None = None
+
+    def position(self) -> int:
+        """The position that was committed last."""
+        (position,) = self.db.execute("SELECT position FROM generations WHERE id = ?", (self.number,)).fetchone()
+        return int(position)
+
+    def index(self, batch: Sequence[Document], position: int) -> None:
+        """Add messages and move the position, as one."""
+        with _Transaction(self):
+            self._insert(batch)
+            self.db.execute("UPDATE generations SET position = ? WHERE id = ?", (position, self.number))
+
+    def delete(self, ids: Collection[int]) -> None:
+        """Remove messages by id."""
+        with _Transaction(self):
+            self._remove("id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),))
+
+    def forget(self, topic: str, before_seq: int, limit: int) -> int:
+        """Remove up to ``limit`` of a conversation's messages with seq < ``before_seq``; how many were removed."""
+        row = self.db.execute(f"SELECT id FROM conversations_{self.number} WHERE name = ?", (topic,)).fetchone()
+        if row is None:
+            return 0
+        due = f"SELECT rowid FROM {self._docs} WHERE conversation = ? AND seq < ?"
+        if self.db.execute(f"{due} LIMIT 1", (row[0], before_seq)).fetchone() is None:
+            return 0
+        with _Transaction(self):
+            removed = self._remove(f"rowid IN ({due} ORDER BY seq LIMIT ?)", (row[0], before_seq, limit))
+            if self.db.execute(f"SELECT 1 FROM {self._docs} WHERE conversation = ? LIMIT 1", row).fetchone() is None:
+                self.db.execute(f"DELETE FROM conversations_{self.number} WHERE id = ?", row)
+                self._conversations.pop(topic, None)
+        return removed
+
+    def reset_caches(self) -> None:
+        """Forget what a transaction that was rolled back may have put there."""
+        self._conversations.clear()
+        self._senders.clear()
+        self._words.clear()
+        self._last_rowid = None
+
+    def _insert(self, batch: Sequence[Document]) -> None:
+        asked = json.dumps([document.id for document in batch])
+        there = {
+            id
+            for (id,) in self.db.execute(f"SELECT id FROM {self._docs} WHERE id IN (SELECT value FROM json_each(?))", (asked,))
+        }
+        insert = f"INSERT INTO {self._docs} VALUES (?, ?, ?, ?, ?, ?, ?)"
+        rows, words = [], set()
+        for document in batch:
+            if document.id in there:
+                continue
+            there.add(document.id)
+            found = tokens(document.text)
+            body = " ".join(found)
+            words.update(found)
+            conversation = self._number(f"conversations_{self.number}", self._conversations, document.topic)
+            sender = self._number(f"senders_{self.number}", self._senders, document.sender)
+            rowid = self._rowid(document.time)
+            self.db.execute(insert, (rowid, document.id, conversation, sender, document.seq, document.time, document.device))
+            rows.append((rowid, body, f"c{conversation}", f"s{sender}"))
+        self.db.executemany(f"INSERT INTO bodies_{self.number} VALUES (?, ?)", [row[:2] for row in rows])
+        self.db.executemany(f"INSERT INTO {self._fts}(rowid, body, conversation, sender) VALUES (?, ?, ?, ?)", rows)
+        self._learn(words)
+
+    def _rowid(self, time: int) -> int:
+        """A free rowid for a time: the one after the last that its millisecond has."""
+        first = max(0, time) * SLOTS
+        last = self._last_rowid
+        if last is None:
+            (last,) = self.db.execute(f"SELECT coalesce(max(rowid), 0) FROM {self._docs}").fetchone()
+        if last < first + SLOTS:  # the newest millisecond so far: no look-up
+            self._last_rowid = rowid = max(first, last + 1) if last >= first else first
+            return rowid
+        taken = f"SELECT max(rowid) FROM {self._docs} WHERE rowid BETWEEN ? AND ?"
+        (highest,) = self.db.execute(taken, (first, first + SLOTS - 1)).fetchone()
+        rowid = first if highest is None else highest + 1
+        while self.db.execute(f"SELECT 1 FROM {self._docs} WHERE rowid = ?", (rowid,)).fetchone():  # it ran over
+            rowid += 1
+        self._last_rowid = max(last, rowid)
+        return rowid
+
+    def _number(self, table: str, cache: dict[str, int], name: str) -> int:
+        number = cache.get(name)
+        if number is None:
+            row = self.db.execute(f"SELECT id FROM {table} WHERE name = ?", (name,)).fetchone()
+            if row is None:
+                row = (self.db.execute(f"INSERT INTO {table}(name) VALUES (?)", (name,)).lastrowid,)
+            if len(cache) >= _KNOWN:
+                cache.clear()
+            number = cache[name] = int(row[0])
+        return number
+
+    def _learn(self, words: Iterable[str]) -> None:
+        """Remember the words that a typo could mean. They stay when their messages go: a word without hits does no harm."""
+        if len(self._words) > _KNOWN:
+            self._words.clear()
+        new = [word for word in words if word not in self._words and worth_learning(word)]
+        self._words.update(new)
+        rows = sorted((word[0], len(word), word) for word in new)
+        self.db.executemany(f"INSERT OR IGNORE INTO words_{self.number} VALUES (?, ?, ?)", rows)
+
+    def _remove(self, where: str, parameters: Sequence[object]) -> int:
+        columns = "rowid, body, 'c' || conversation, 's' || sender"
+        source = f"{self._docs} JOIN bodies_{self.number} USING (rowid)"
+        rows = self.db.execute(f"SELECT {columns} FROM {source} WHERE {where}", parameters).fetchall()
+        delete = f"INSERT INTO {self._fts}({self._fts}, rowid, body, conversation, sender) VALUES ('delete', ?, ?, ?, ?)"
+        self.db.executemany(delete, rows)
+        for table in (self._docs, f"bodies_{self.number}"):
+            self.db.executemany(f"DELETE FROM {table} WHERE rowid = ?", [row[:1] for row in rows])
+        self._last_rowid = None
+        return len(rows)
+
+
+def worth_learning(word: str) -> bool:
+    """Whether a word of a message may be what a misspelt word of a query means."""
+    return ONE_TYPO - 1 <= len(word) <= _LONGEST_WORD and word.isalpha() and not solitary(word)
+
+
+class _Transaction:
+    """BEGIN IMMEDIATE … COMMIT; rolled back, and caches dropped, on any error."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+
+    def __enter__(self) -> None:
+        self._generation.db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        db = self._generation.db
+        try:
+            if kind is None:
+                db.execute("COMMIT")
+                return
+        except sqlite3.Error:
+            self._undo()
+            raise
+        self._undo()
+
+    def _undo(self) -> None:
+        self._generation.reset_caches()
+        if self._generation.db.in_transaction:
+            self._generation.db.execute("ROLLBACK")

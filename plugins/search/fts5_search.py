@@ -1,0 +1,344 @@
+"""Queries over the embedded index. Runs in the engine's reader threads; each query sees one snapshot.
+
+Permission and filters are part of the search itself, so that nothing else is ever counted, ranked or paged over:
+
+- up to `TERMS` conversations, and a sender, are terms of the FTS expression;
+- more conversations, as far as they can be listed, are a set that each match is joined with;
+- where a rule (a function, a wildcard) spans more conversations than are worth listing, each match's conversation is asked,
+  once per query.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from plugins.search.engine import MAX_TOTAL, Hit, Query, Results, SearchUnavailable, decode_cursor, encode_cursor
+from plugins.search.fts5_index import SLOTS, live_generation
+from plugins.search.terms import Term, near, parse
+
+TERMS = 128
+"""Conversations that are filtered by as terms; more are joined, which from about 200 on is faster."""
+
+LISTED = 5000
+"""Conversations that a rule is asked about before the search; where there are more, it is asked about each match's."""
+
+RANKED = 2000
+"""Relevance ranks this many matches, the newest ones."""
+
+_ALTERNATIVES = 40
+_OVERRUN = 1000
+"""Milliseconds by which a row may be late in rowid order because its own ms was full; its ``time`` then decides."""
+_SCANNED_WORDS = 50_000
+
+
+class _Scope(NamedTuple):
+    """Where a query looks: ``match`` is an FTS expression, ``join`` SQL over ``d``; ``nothing`` says that there is nothing."""
+
+    match: str = ""
+    join: str = ""
+    parameters: tuple[object, ...] = ()
+    nothing: bool = False
+
+
+class Reader:
+    """One read connection and what a query needs around it. Used by one thread at a time."""
+
+    def __init__(self, path: str, seconds: float) -> None:
+        self._seconds = seconds
+        self._deadline = 0.0
+        self._permitted: Callable[[int], bool] = lambda number: False
+        self._generation = 0
+        self._db = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA query_only = ON")
+        self._db.execute("PRAGMA cache_size = -16000")
+        self._db.create_function("permitted", 1, lambda number: self._permitted(number))
+        self._db.set_progress_handler(lambda: time.monotonic() > self._deadline, 20_000)
+
+    def close(self) -> None:
+        """Close the connection; a query under way in another thread is broken off."""
+        self._db.interrupt()
+        self._db.close()
+
+    def topics(self, after: str, limit: int) -> list[str]:
+        """Conversation names > ``after``, by name."""
+        with _Snapshot(self) as g:
+            sql = f"SELECT name FROM conversations_{g} WHERE name > ? ORDER BY name LIMIT ?"
+            return [name for (name,) in self._db.execute(sql, (after, limit))]
+
+    def count(self) -> int:
+        """How many messages the live index has."""
+        with _Snapshot(self) as g:
+            return int(self._db.execute(f"SELECT count(*) FROM docs_{g}").fetchone()[0])
+
+    def search(self, query: Query) -> Results:
+        """Answer a query that was checked."""
+        terms = parse(query.q)
+        if query.q.strip() and not terms:
+            return Results([], 0)
+        with _Snapshot(self):
+            scope = self._scope(query)
+            if scope.nothing:
+                return Results([], 0)
+            if query.sort == "relevance" and terms:
+                return self._by_relevance(query, terms, scope)
+            return self._by_time(query, terms, scope)
+
+    # --- by time -----------------------------------------------------------------------------------------------------
+
+    def _by_time(self, query: Query, terms: list[Term], scope: _Scope) -> Results:
+        """Pages by key: a page goes on after the last rowid of the one before, below the newest that the first one saw."""
+        ascending = query.sort == "oldest"
+        cursor = decode_cursor(query, 3)
+        if cursor is None:
+            top = self._top()
+            found, typos = self._with_typos(terms, lambda expression: self._rowids(query, scope, expression, ascending, top))
+            page, total = found[: query.limit], min(len(found), MAX_TOTAL)
+            more = len(found) > query.limit
+        else:
+            top, last, typos = cursor[0], cursor[1], bool(cursor[2])
+            expression = self._expression(terms, typos)
+            total = min(len(self._rowids(query, scope, expression, ascending, top)), MAX_TOTAL)
+            page = self._rowids(query, scope, expression, ascending, top, after=last, limit=query.limit + 1)
+            more = len(page) > query.limit
+            del page[query.limit :]
+        return Results(self._hits(page), total, encode_cursor(query, top, page[-1], int(typos)) if more else "")
+
+    def _top(self) -> int:
+        return int(self._db.execute(f"SELECT coalesce(max(rowid), 0) FROM docs_{self._generation}").fetchone()[0])
+
+    def _rowids(
+        self,
+        query: Query,
+        scope: _Scope,
+        expression: str,
+        ascending: bool,
+        top: int,
+        after: int = -1,
+        limit: int = MAX_TOTAL + 1,
+    ) -> list[int]:
+        """Rowids of matches in time order, not above ``top``."""
+        g = self._generation
+        low, high = query.since * SLOTS, min(top, (query.until + _OVERRUN) * SLOTS if query.until else top)
+        if after >= 0:
+            low, high = (max(low, after + 1), high) if ascending else (low, min(high, after - 1))
+        timed = query.since or query.until
+        where: list[str] = []
+        parameters: list[object] = []
+        match = " AND ".join(part for part in (expression, scope.match) if part)
+        if match:
+            where.append(f"f.fts_{g} MATCH ?")
+            parameters.append(match)
+        base = "f" if match else "d"
+        where.append(f"{base}.rowid BETWEEN ? AND ?")
+        parameters += [low, high]
+        if scope.join:
+            where.append(scope.join)
+            parameters += scope.parameters
+        if timed:
+            where.append("d.time >= ? AND (? = 0 OR d.time < ?)")
+            parameters += [query.since, query.until, query.until]
+        source = f"docs_{g} d"
+        if match:
+            joined = f" CROSS JOIN docs_{g} d ON d.rowid = f.rowid" if scope.join or timed else ""
+            source = f"fts_{g} f{joined}"
+        order = "ASC" if ascending else "DESC"
+        sql = f"SELECT {base}.rowid FROM {source} WHERE {' AND '.join(where)} ORDER BY {base}.rowid {order} LIMIT ?"
+        return [rowid for (rowid,) in self._db.execute(sql, (*parameters, limit))]
+
+    def _hits(self, rowids: Sequence[int]) -> list[Hit]:
+        g = self._generation
+        columns = "d.id, c.name, d.seq, s.name, d.device, d.time"
+        tables = f"docs_{g} d JOIN conversations_{g} c ON c.id = d.conversation JOIN senders_{g} s ON s.id = d.sender"
+        sql = f"SELECT {columns} FROM {tables} WHERE d.rowid = ?"
+        return [Hit(*self._db.execute(sql, (rowid,)).fetchone()) for rowid in rowids]
+
+    # --- by relevance ------------------------------------------------------------------------------------------------
+
+    def _by_relevance(self, query: Query, terms: list[Term], scope: _Scope) -> Results:
+        """Pages by number, over the same messages as the first page saw."""
+        offset, top, mode = decode_cursor(query, 3) or (0, self._top(), -1)
+
+        def newest(expression: str) -> list[int]:
+            return self._rowids(query, scope, expression, False, top, limit=RANKED)
+
+        if mode < 0:
+            found, typos = self._with_typos(terms, newest)
+        else:
+            typos = bool(mode)
+            found = newest(self._expression(terms, typos))
+        total = min(len(found), MAX_TOTAL)
+        ranked = self._ranked(found, terms)[:MAX_TOTAL] if len(found) > 1 else found
+        page = ranked[offset : offset + query.limit]
+        offset += query.limit
+        return Results(self._hits(page), total, encode_cursor(query, offset, top, int(typos)) if offset < total else "")
+
+    def _ranked(self, rowids: Sequence[int], terms: Sequence[Term]) -> list[int]:
+        """The best first: terms often in a short text, whole words before prefixes, words together before words apart.
+
+        Rarity of a term plays no part: every match has every term, and statistics of the whole index would tell of messages
+        that the caller may not read.
+        """
+        sql = f"SELECT rowid, body FROM bodies_{self._generation} WHERE rowid IN (SELECT value FROM json_each(?))"
+        bodies = self._db.execute(sql, (json.dumps(rowids),)).fetchall()
+        mean = 1 + sum(len(body) for _, body in bodies) / max(1, len(bodies))
+        needles = [(f" {' '.join(term.tokens)}{'' if term.prefix else ' '}", term.prefix) for term in terms]
+        together = " " + " ".join(" ".join(term.tokens) for term in terms) if len(terms) > 1 else ""
+        scored = []
+        for rowid, body in bodies:
+            padded = f" {body} "
+            damping = 0.4 + 0.8 * len(body) / mean
+            score = 1.0 if together and together in padded else 0.0
+            for needle, prefix in needles:
+                count = padded.count(needle)
+                if prefix and count:
+                    whole = padded.count(f"{needle} ")
+                    score += 0.6 * count / (count + damping) + 0.4 * whole / (whole + damping)
+                else:
+                    score += count / (count + damping)
+            scored.append((-score, -rowid))
+        scored.sort()
+        return [-rowid for _, rowid in scored]
+
+    # --- terms -------------------------------------------------------------------------------------------------------
+
+    def _with_typos(self, terms: list[Term], find: Callable[[str], list[int]]) -> tuple[list[int], bool]:
+        """What matches as written, or, only where nothing does, what matches with typos; and whether it is the latter."""
+        found = find(self._expression(terms, False))
+        if found or not any(term.typos for term in terms):
+            return found, False
+        return find(self._expression(terms, True)), True
+
+    def _expression(self, terms: Sequence[Term], typos: bool) -> str:
+        parts = []
+        for term in terms:
+            wanted = _quoted(term.tokens) + (" *" if term.prefix else "")
+            if typos and term.typos:
+                wanted = "(" + " OR ".join([wanted, *(_quoted([word]) for word in self._alternatives(term))]) + ")"
+            parts.append(wanted)
+        return f"body : ({' AND '.join(parts)})" if parts else ""
+
+    def _alternatives(self, term: Term) -> list[str]:
+        """Words of the index that the term may have meant: the same first letter, and few typos; the closest first."""
+        (word,) = term.tokens
+        letters = _letters(word)
+        near_words: list[tuple[int, str]] = []
+        for candidate in self._candidates(word, term.typos):
+            if (letters ^ _letters(candidate)).bit_count() > 2 * term.typos or candidate == word:
+                continue
+            for typos in range(1, term.typos + 1):
+                if near(word, candidate, typos):
+                    near_words.append((typos, candidate))
+                    break
+        return [candidate for _, candidate in sorted(near_words)[:_ALTERNATIVES]]
+
+    def _candidates(self, word: str, typos: int) -> Iterator[str]:
+        sql = f"SELECT word FROM words_{self._generation} WHERE first = ? AND length BETWEEN ? AND ? LIMIT ?"
+        for (candidate,) in self._db.execute(sql, (word[0], len(word) - typos, len(word) + typos, _SCANNED_WORDS)):
+            yield candidate
+
+    # --- filters and permission --------------------------------------------------------------------------------------
+
+    def _scope(self, query: Query) -> _Scope:
+        sender = ""
+        if query.sender:
+            row = self._db.execute(f"SELECT id FROM senders_{self._generation} WHERE name = ?", (query.sender,)).fetchone()
+            if row is None:
+                return _Scope(nothing=True)
+            sender = f"sender : s{row[0]}"
+        if not query.restricted:
+            return _Scope(match=sender)
+        numbers = self._listed(query)
+        if numbers is None:
+            self._permitted = self._rule(query)
+            return _Scope(sender, "permitted(d.conversation)")
+        if not numbers:
+            return _Scope(nothing=True)
+        if len(numbers) <= TERMS:
+            conversations = f"conversation : ({' OR '.join(f'c{number}' for number in numbers)})"
+            return _Scope(" AND ".join(part for part in (conversations, sender) if part))
+        return _Scope(sender, "d.conversation IN (SELECT value FROM json_each(?))", (json.dumps(numbers),))
+
+    def _listed(self, query: Query) -> list[int] | None:
+        """The numbers of the conversations that the query may see; None where they are too many to ask about."""
+        table = f"conversations_{self._generation}"
+        named = query.named_topics()
+        if named is not None:
+            sql = f"SELECT id, name FROM {table} WHERE name IN (SELECT value FROM json_each(?))"
+            rows = self._db.execute(sql, (json.dumps(list(named)),)).fetchall()
+        else:
+            start = _literal(query.topic_filter)
+            sql = f"SELECT id, name FROM {table} WHERE name >= ? AND name < ? LIMIT ?"
+            rows = self._db.execute(sql, (start, start + "\U0010ffff", LISTED + 1)).fetchall()
+            if len(rows) > LISTED:
+                return None
+        return [number for number, name in rows if query.permits(name)]
+
+    def _rule(self, query: Query) -> Callable[[int], bool]:
+        known: dict[int, bool] = {}
+        sql = f"SELECT name FROM conversations_{self._generation} WHERE id = ?"
+
+        def permitted(number: int) -> bool:
+            answer = known.get(number)
+            if answer is None:
+                (name,) = self._db.execute(sql, (number,)).fetchone()
+                answer = known[number] = query.permits(name)
+            return answer
+
+        return permitted
+
+    def begin(self) -> int:
+        """Start the snapshot of one query, and its time limit."""
+        self._deadline = time.monotonic() + self._seconds
+        self._db.execute("BEGIN")
+        self._generation = live_generation(self._db)
+        return self._generation
+
+    def end(self) -> None:
+        """Let go of the snapshot."""
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+
+class _Snapshot:
+    """A read transaction on the live generation; SQLite's errors come out as `SearchUnavailable`."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def __enter__(self) -> int:
+        try:
+            return self._reader.begin()
+        except sqlite3.Error as error:
+            raise SearchUnavailable(f"search index: {error}") from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._reader.end()
+        if isinstance(error, sqlite3.Error):
+            text = "the query took too long" if "interrupted" in str(error) else f"search index: {error}"
+            raise SearchUnavailable(text) from error
+
+
+def _quoted(tokens: Sequence[str]) -> str:
+    # Tokens hold letters, digits and marks only: nothing to escape.
+    return f'"{" ".join(tokens)}"'
+
+
+def _letters(word: str) -> int:
+    """Which letters a word has, as bits: one typo changes at most two of them."""
+    bits = 0
+    for letter in word:
+        bits |= 1 << (ord(letter) & 63)
+    return bits
+
+
+def _literal(topic_filter: str) -> str:
+    """What every topic that the filter matches begins with."""
+    levels = topic_filter.split("/")
+    for at, level in enumerate(levels):
+        if level in ("+", "#"):
+            return "/".join(levels[:at])
+    return topic_filter

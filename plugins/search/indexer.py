@@ -1,0 +1,377 @@
+"""The indexer: it follows the store's tail and feeds an engine. One task, so that nothing it does can overtake anything else.
+
+- It goes on from the engine's own position, which the engine commits with or after the messages: a crash leaves no hole,
+  and a message that comes again is not added again.
+- It is only ever woken (`Indexer.notify`): commits never wait for it. It gathers for a moment, reads a bounded page, lets
+  the engine's thread do the work, and then rests for as long as its share of the time allows.
+- Removals take their place between two pages, because a page that was read before the removal must be
+  indexed before it.
+- A rebuild goes page by page beside the live index, gets the same removals, and is swapped in where it has caught up.
+- When the store or the engine is away, it waits with back-off and then goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from plugins.search.engine import Document, Engine, Rebuild, SearchError, SearchUnavailable, Writer
+from plugins.search.text import payload_text
+from storage.errors import StorageError, StorageUnavailable
+from storage.interface import ConversationReader, Tail
+from storage.records import Message
+
+log = logging.getLogger("tideline.search")
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
+_PENDING_REMOVALS = 10_000
+
+
+class Source(Tail, ConversationReader, Protocol):
+    """What of the storage an indexer reads."""
+
+
+class Lag(NamedTuple):
+    """How far the index trails the store.
+
+    ``messages`` were committed and are not searchable yet; those of a backlog from before the start count as one until they are
+    read. ``milliseconds`` is about the age of the oldest of them; 0 where there is none.
+    """
+
+    messages: int
+    milliseconds: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A rebuild under way: messages read so far, and how much of the way from the first to the last that is, 0 to 1."""
+
+    messages: int
+    fraction: float
+
+
+@dataclass(slots=True)
+class _Reindex:
+    """A rebuild and what is known about its way."""
+
+    rebuild: Rebuild
+    done: asyncio.Future[int]
+    report: Callable[[Progress], None]
+    first: int = 0
+    position: int = 0
+    messages: int = 0
+
+
+def documents(messages: Sequence[Message]) -> list[Document]:
+    """What of the messages is searchable: those with text."""
+    found = []
+    for message in messages:
+        text = payload_text(message.payload)
+        if text:
+            found.append(Document(message.id, message.topic, message.seq, message.user, message.device, message.time, text))
+    return found
+
+
+class Indexer:
+    """Feeds ``engine`` from ``source``.
+
+    ``batch``: messages of a page at most. ``gather``: seconds to wait after a wake-up so that a page is worth its transaction.
+    ``share``: the part of the time, up to 1, that live indexing may work. ``poll``: seconds after which it looks without being
+    woken. ``opened`` says that the engine is open already; otherwise it is opened here, with back-off. Without ``follow`` the
+    live index is left as it is and only rebuilds are made.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        engine: Engine,
+        *,
+        batch: int = 500,
+        gather: float = 0.05,
+        share: float = 0.5,
+        poll: float = 2.0,
+        opened: bool = True,
+        follow: bool = True,
+    ) -> None:
+        self._source = source
+        self._engine = engine
+        self._batch = batch
+        self._gather = gather
+        self._share = share
+        self._poll = poll
+        self._opened = opened
+        self._follows = follow
+        self._position: int | None = None
+        self._wake = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._notified = 0
+        self._oldest = 0
+        self._removals: dict[str, int] = {}
+        self._reconcile_after: str | None = ""
+        self._asked: deque[tuple[asyncio.Future[int], Callable[[Progress], None]]] = deque()
+        self._reindex: _Reindex | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.errors = 0
+        """How often the store or the engine could not be reached, or failed."""
+
+    # --- from outside ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to index, in a task of this loop."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="indexer")
+
+    async def stop(self) -> None:
+        """End after the page under way; a rebuild under way is discarded. May be called twice."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def notify(self, messages: int = 1) -> None:
+        """Messages were committed. Costs next to nothing and never waits."""
+        if not self._notified:
+            self._oldest = _now()
+        self._notified += messages
+        self._wake.set()
+
+    def lag(self) -> Lag:
+        """How far the index trails the store now."""
+        behind = self._notified
+        return Lag(behind, max(0, _now() - self._oldest) if behind else 0, self._position or 0)
+
+    async def wait_indexed(self, message_id: int, timeout: float) -> bool:
+        """Wait until the message with this id, and everything before it, is searchable; False after ``timeout`` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self._position is None or self._position < message_id:
+                    self._wake.set()
+                    self._hurry.set()
+                    await self._moved.wait()
+                return True
+        return False
+
+    def forget(self, topic: str, before_seq: int) -> None:
+        """A conversation's messages with seq < ``before_seq`` are gone from the store: take them out of the index soon.
+
+        Call it after they are gone. What a crash makes it miss, or an engine that is away for long, `reconcile` finds.
+        """
+        if topic not in self._removals and len(self._removals) >= _PENDING_REMOVALS:
+            self.reconcile()
+            return
+        self._removals[topic] = max(before_seq, self._removals.get(topic, 0))
+        self._wake.set()
+
+    def reconcile(self) -> None:
+        """Compare every conversation of the index with the store, soon, and forget what the store has no longer.
+
+        It is done at every start.
+        """
+        self._reconcile_after = ""
+        self._wake.set()
+
+    async def reindex(self, report: Callable[[Progress], None] = lambda progress: None) -> int:
+        """Build the index again beside the live one, which stays in use and up to date, then swap them.
+
+        Returns how many messages were read; ``report`` is called after each page. Cancelling discards what was built. While one
+        rebuild runs, a second waits for its turn.
+        """
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._asked.append((done, report))
+        self._wake.set()
+        self._hurry.set()
+        return await done
+
+    # --- the task ----------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        wait = _FIRST_WAIT
+        try:
+            while True:
+                try:
+                    if await self._step():
+                        wait = _FIRST_WAIT
+                        continue
+                    wait = _FIRST_WAIT
+                    await self._rest()
+                except (SearchError, StorageError) as error:
+                    self._failed(error, wait)
+                    await asyncio.sleep(wait)
+                    wait = min(_LONGEST_WAIT, wait * 2)
+                except Exception:
+                    self.errors += 1
+                    log.exception("indexing failed, trying again in %.0f s", _LONGEST_WAIT)
+                    await asyncio.sleep(_LONGEST_WAIT)
+        finally:
+            for done, _ in self._asked:
+                done.cancel()
+            await self._abandon()
+
+    def _failed(self, error: Exception, wait: float) -> None:
+        self.errors += 1
+        level = logging.WARNING if wait == _FIRST_WAIT or wait >= _LONGEST_WAIT else logging.DEBUG
+        log.log(level, "indexing waits %.1f s: %s", wait, error)
+
+    async def _rest(self) -> None:
+        """Sleep until there is work, then for the moment in which more of it gathers."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._poll):
+                await self._wake.wait()
+        self._wake.clear()
+        await self._pause(self._gather)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, unless somebody waits for a message."""
+        if seconds > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._hurry.wait()
+        self._hurry.clear()
+
+    async def _step(self) -> bool:
+        """One page of each thing that is to be done; whether there is more."""
+        if self._position is None:
+            await self._begin()
+        started = time.monotonic()
+        more = await self._follow() if self._follows else False
+        await self._remove()
+        more = await self._reconcile() or more
+        more = await self._build() or more
+        if more:
+            await self._pause((time.monotonic() - started) * (1 / self._share - 1))
+        return more
+
+    async def _begin(self) -> None:
+        if not self._opened:
+            await self._engine.open()
+            self._opened = True
+        self._position = await self._engine.position()
+        if await self._source.last_id() > self._position:
+            self.notify()
+        if self._engine.stale:
+            log.warning("the search index was made by another tokeniser: rebuilding it")
+            done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            done.add_done_callback(lambda done: None if done.cancelled() else done.exception())  # already logged
+            self._asked.append((done, lambda progress: None))
+
+    async def _follow(self) -> bool:
+        """Index the next page of the tail."""
+        assert self._position is not None
+        notified = self._notified
+        page = await self._source.read_tail(self._position, self._batch)
+        if page:
+            await self._feed(self._engine, page)
+            self._position = page[-1].id
+            self._moved.set()
+            self._moved = asyncio.Event()
+            self._wake.set()  # a page may end early for its bytes: only an empty one is the end
+        self._count(page, notified)
+        return len(page) == self._batch
+
+    def _count(self, page: list[Message], notified: int) -> None:
+        """Keep the lag. Whatever was announced before a page that came back empty is in the index."""
+        if page:
+            self._notified = max(1, self._notified - len(page))
+            self._oldest = page[-1].time
+        else:
+            self._notified -= notified
+            self._oldest = _now()
+
+    async def _feed(self, writer: Writer, page: list[Message]) -> None:
+        await writer.index(await asyncio.to_thread(documents, page), page[-1].id)
+
+    async def _remove(self) -> None:
+        while self._removals:
+            topic, before_seq = next(iter(self._removals.items()))
+            await self._forget(topic, before_seq)
+            if self._removals.get(topic) == before_seq:
+                del self._removals[topic]
+
+    async def _forget(self, topic: str, before_seq: int) -> None:
+        await self._engine.forget(topic, before_seq)
+        if self._reindex is not None:
+            await self._reindex.rebuild.forget(topic, before_seq)
+
+    async def _reconcile(self) -> bool:
+        """Compare some conversations with the store; whether there are more."""
+        if self._reconcile_after is None:
+            return False
+        after = self._reconcile_after
+        topics = await self._engine.topics(after, 100)
+        for topic in topics:
+            first, _ = await self._source.conversation_bounds(topic)
+            if first > 1:
+                await self._forget(topic, first)
+        if self._reconcile_after == after:
+            self._reconcile_after = topics[-1] if topics else None
+        return self._reconcile_after is not None
+
+    # --- rebuilding --------------------------------------------------------------------------------------------------
+
+    async def _build(self) -> bool:
+        """One page of the rebuild that was asked for; whether there is more."""
+        if self._reindex is None:
+            while self._asked and self._asked[0][0].done():
+                self._asked.popleft()
+            if not self._asked:
+                return False
+            rebuild = await self._engine.rebuild()
+            self._reindex = _Reindex(rebuild, *self._asked.popleft())
+        try:
+            return await self._build_page(self._reindex)
+        except (SearchUnavailable, StorageUnavailable):
+            raise  # goes on with the same page
+        except Exception as error:
+            await self._abandon(error)
+            raise
+
+    async def _build_page(self, work: _Reindex) -> bool:
+        if work.done.done():  # nobody waits for it any more
+            await self._abandon()
+            return False
+        page = await self._source.read_tail(work.position, self._batch)
+        if page:
+            await self._feed(work.rebuild, page)
+            work.first = work.first or page[0].id
+            work.position = page[-1].id
+            work.messages += len(page)
+            self._report(work, await self._source.last_id())
+            return True
+        assert self._position is not None
+        if work.position < self._position:  # the newest messages were removed meanwhile
+            await work.rebuild.index([], self._position)
+        await work.rebuild.swap()
+        self._position, self._reindex = max(work.position, self._position), None
+        if not work.done.done():
+            work.done.set_result(work.messages)
+        return bool(self._asked)
+
+    def _report(self, work: _Reindex, last: int) -> None:
+        way = max(1, last - work.first)
+        work.report(Progress(work.messages, min(1.0, (work.position - work.first) / way)))
+
+    async def _abandon(self, error: BaseException | None = None) -> None:
+        """Discard the rebuild under way and tell who waits for it."""
+        work, self._reindex = self._reindex, None
+        if work is None:
+            return
+        if not work.done.done():
+            if isinstance(error, Exception):
+                work.done.set_exception(error)
+            else:
+                work.done.cancel()
+        with suppress(SearchError):
+            await work.rebuild.discard()
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

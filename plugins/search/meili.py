@@ -1,0 +1,385 @@
+"""The Meilisearch engine.
+
+Meilisearch does not find a Chinese word inside a longer one by itself. So it gets a derived field, ``grams``: our tokens,
+joined by spaces; and a run of solitary characters in a query is sent as a quoted phrase. Text itself is not sent.
+
+An index is two of Meilisearch's: ``<name>`` has the messages, ``<name>_state`` the position, the tokeniser's version and the
+names of the conversations. The position lives beside what it describes, so that a server that lost its data is filled again; it
+is written only after the messages' task succeeded. Messages carry ids, so one that comes again replaces itself.
+
+Names of topics and users may be too long to filter by, so filters use digests of them. What a caller may see is a
+list of digests in the filter; there is no shorter way that would not show a conversation that appears meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import meilisearch
+
+from plugins.search.engine import (
+    MAX_TOTAL,
+    Document,
+    Hit,
+    Query,
+    Results,
+    SearchError,
+    SearchUnavailable,
+    decode_cursor,
+    encode_cursor,
+)
+from plugins.search.meili_server import MeiliServer, Refused
+from plugins.search.terms import ONE_TYPO, TWO_TYPOS, Term, parse
+from plugins.search.text import BREAK, TOKENISER, tokens
+
+log = logging.getLogger("tideline.search")
+
+SETTINGS: dict[str, Any] = {
+    "searchableAttributes": ["grams"],
+    "displayedAttributes": ["id", "topic", "seq", "user", "device", "ts"],
+    "filterableAttributes": ["id", "conversation", "sender", "seq", "ts"],
+    "sortableAttributes": ["ts"],
+    # What is found as written comes before what is found through typos, also when sorted by time; recency breaks ties.
+    "rankingRules": ["words", "typo", "sort", "proximity", "exactness", "ts:desc"],
+    "typoTolerance": {"enabled": True, "minWordSizeForTypos": {"oneTypo": ONE_TYPO, "twoTypos": TWO_TYPOS}},
+    "pagination": {"maxTotalHits": MAX_TOTAL},
+    # One language for index and query: guessing it per text would normalise the two differently.
+    "localizedAttributes": [{"attributePatterns": ["grams"], "locales": ["cmn"]}],
+}
+STATE_SETTINGS: dict[str, Any] = {"searchableAttributes": ["id"]}
+
+_RETRIEVED = ["id", "topic", "seq", "user", "device", "ts"]
+_PAGE = 1000
+_DELETED_AT_ONCE = 1000
+
+
+def digest(name: str) -> str:
+    """A name as filters and ids can hold it: 32 hexadecimal digits."""
+    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+
+
+def grams(text: str) -> str:
+    """Our tokens as Meilisearch will cut them again: a full stop is a separator that no phrase reaches across."""
+    return " ".join("." if token == BREAK else token for token in tokens(text))
+
+
+def query_text(terms: Sequence[Term]) -> str:
+    """The terms in Meilisearch's query language."""
+    parts = []
+    for term in terms:
+        if term.prefix or term.typos:
+            parts.append(term.tokens[0])
+            continue
+        run: list[str] = []
+        for token in (*term.tokens, BREAK):
+            if token != BREAK:
+                run.append(token)
+            elif run:
+                parts.append(f'"{" ".join(run)}"')
+                run = []
+    # The last word of a query is a prefix there, unless something follows it.
+    return " ".join(parts) + ("" if terms and terms[-1].prefix else " ")
+
+
+class MeiliEngine:
+    """`plugins.search.engine.Engine` over a Meilisearch server of version 1.10 or later.
+
+    Conversation names are kept in memory, about 150 bytes each. Only one process may index under one ``name``.
+    """
+
+    def __init__(self, url: str, key: str = "", *, name: str = "tideline", timeout: int = 10) -> None:
+        self._server = MeiliServer(url, key, timeout)
+        self._live = _Pair(self._server, name)
+        self._next = f"{name}_next"
+        self._rebuild: _MeiliRebuild | None = None
+        self._opened = False
+
+    @property
+    def stale(self) -> bool:
+        """Whether another tokeniser made the live index."""
+        return self._live.tokeniser != TOKENISER
+
+    async def open(self) -> None:
+        """Make what is missing, apply the settings, read the position."""
+        await self._live.create()
+        await self._live.load()
+        self._opened = True
+
+    async def close(self) -> None:
+        """Stop asking the server."""
+        self._opened = False
+        await self._server.close()
+
+    async def position(self) -> int:
+        """The position of the live index."""
+        return self._index().at
+
+    async def index(self, batch: Sequence[Document], position: int) -> None:
+        """Add messages, and write the position once they are searchable."""
+        await self._index().index(batch, position)
+
+    async def delete(self, ids: Collection[int]) -> None:
+        """Remove messages."""
+        await self._index().delete(ids)
+
+    async def forget(self, topic: str, before_seq: int) -> None:
+        """Remove the old end of a conversation."""
+        await self._index().forget(topic, before_seq)
+
+    async def topics(self, after: str = "", limit: int = 1000) -> list[str]:
+        """Conversations by name."""
+        return sorted(topic for topic in self._index().topics if topic > after)[:limit]
+
+    async def count(self) -> int:
+        """How many messages are indexed."""
+        uid = self._index().messages
+        stats = await self._server.call(lambda client: client.index(uid).get_stats())
+        return int(stats.number_of_documents)
+
+    async def rebuild(self) -> _MeiliRebuild:
+        """Begin an empty index beside the live one."""
+        if self._rebuild is not None:
+            await self._rebuild.discard()
+        pair = _Pair(self._server, self._next)
+        await pair.remove()
+        await pair.create()
+        self._rebuild = _MeiliRebuild(self, pair)
+        return self._rebuild
+
+    def _index(self) -> _Pair:
+        if not self._opened:
+            raise SearchUnavailable("the search index is not open")
+        return self._live
+
+    # --- searching ---------------------------------------------------------------------------------------------------
+
+    async def search(self, query: Query) -> Results:
+        """Answer a query with one request."""
+        query.check()
+        page, until = decode_cursor(query, 2) or (1, 0)
+        terms = parse(query.q)
+        if query.q.strip() and not terms:
+            return Results([], 0)
+        live = self._index()
+        try:
+            answer = await self._server.search(lambda client: self._ask(client, live, query, terms, page, until))
+        except Refused as error:
+            raise SearchUnavailable(str(error)) from error
+        if answer is None:
+            return Results([], 0)
+        hits = [Hit(int(hit["id"]), hit["topic"], hit["seq"], hit["user"], hit["device"], hit["ts"]) for hit in answer["hits"]]
+        total = int(answer["totalHits"])
+        more = page * query.limit < total
+        return Results(hits, total, encode_cursor(query, page + 1, until or time.time_ns() // 1_000_000 + 1) if more else "")
+
+    def _ask(
+        self, client: meilisearch.Client, live: _Pair, query: Query, terms: list[Term], page: int, until: int
+    ) -> dict[str, Any] | None:
+        """The request, in a worker thread; None where the filters leave nothing."""
+        filters = _filters(query, until)
+        if query.restricted:
+            named = query.named_topics()
+            seen = live.topics.copy()
+            wanted = seen if named is None else [topic for topic in named if topic in seen]
+            allowed = [digest(topic) for topic in wanted if query.permits(topic)]
+            if not allowed:
+                return None
+            filters.append(f"conversation IN [{_quoted(allowed)}]")
+        options: dict[str, Any] = {
+            "page": page,
+            "hitsPerPage": query.limit,
+            "attributesToRetrieve": _RETRIEVED,
+            "matchingStrategy": "all",
+            "locales": ["cmn"],
+        }
+        if filters:
+            options["filter"] = " AND ".join(filters)
+        if query.sort != "relevance":
+            options["sort"] = ["ts:desc" if query.sort == "newest" else "ts:asc"]
+        answer: dict[str, Any] = client.index(live.messages).search(query_text(terms) if terms else "", options)
+        return answer
+
+
+def _filters(query: Query, until: int) -> list[str]:
+    """Filters that need no look-up. ``until`` keeps later pages to what the first one saw."""
+    filters = []
+    if query.sender:
+        filters.append(f'sender = "{digest(query.sender)}"')
+    if query.since:
+        filters.append(f"ts >= {query.since}")
+    bounds = [bound for bound in (query.until, until) if bound]
+    if bounds:
+        filters.append(f"ts < {min(bounds)}")
+    return filters
+
+
+def _quoted(values: Sequence[str]) -> str:
+    return ", ".join(f'"{value}"' for value in values)
+
+
+class _Pair:
+    """The two Meilisearch indexes of one of ours, and what is in the second."""
+
+    def __init__(self, server: MeiliServer, name: str) -> None:
+        self._server = server
+        self.messages = name
+        self.state = f"{name}_state"
+        self.at = 0
+        self.tokeniser = TOKENISER
+        self.topics: set[str] = set()
+        self._unsaved: set[str] = set()
+
+    async def create(self) -> None:
+        """Make the indexes where they are missing, and apply the settings."""
+        for uid, settings in ((self.messages, SETTINGS), (self.state, STATE_SETTINGS)):
+            try:
+                await self._server.run(lambda client, uid=uid: client.create_index(uid, {"primaryKey": "id"}))  # type: ignore[misc]
+            except Refused as error:
+                if error.code != "index_already_exists":
+                    raise
+            await self._server.run(
+                lambda client, uid=uid, settings=settings: client.index(uid).update_settings(settings)  # type: ignore[misc]
+            )
+
+    async def remove(self) -> None:
+        """Delete both indexes, as far as they exist."""
+        for uid in (self.messages, self.state):
+            try:
+                await self._server.run(lambda client, uid=uid: client.delete_index(uid))  # type: ignore[misc]
+            except Refused as error:
+                if error.code != "index_not_found":
+                    raise
+
+    async def load(self) -> None:
+        """Read the position and the conversations."""
+        offset = 0
+        self.topics.clear()
+        while True:
+            asked = {"offset": offset, "limit": _PAGE}
+            page = await self._server.call(lambda client, asked=asked: client.index(self.state).get_documents(asked))  # type: ignore[misc]
+            for document in map(dict, page.results):
+                if document["id"] == "state":
+                    self.at, self.tokeniser = int(document["position"]), int(document["tokeniser"])
+                else:
+                    self.topics.add(document["topic"])
+            offset += _PAGE
+            if offset >= page.total:
+                return
+
+    async def index(self, batch: Sequence[Document], position: int) -> None:
+        """Add messages; then write the position and new conversations."""
+        if batch:
+            # Known before their messages can be found: nobody is asked about a conversation too late.
+            fresh = {document.topic for document in batch} - self.topics
+            self.topics |= fresh
+            self._unsaved |= fresh
+            await self._add(batch)
+        unsaved = sorted(self._unsaved)
+        state: list[dict[str, Any]] = [{"id": f"t{digest(topic)}", "topic": topic} for topic in unsaved]
+        state.append({"id": "state", "position": str(position), "tokeniser": self.tokeniser})
+        await self._server.run(lambda client: client.index(self.state).add_documents(state, "id"))
+        self._unsaved -= set(unsaved)
+        self.at = position
+
+    async def _add(self, batch: Sequence[Document]) -> None:
+        made = [_fields(document) for document in batch]
+        try:
+            await self._server.run(lambda client: client.index(self.messages).add_documents(made, "id"))
+        except Refused as error:
+            await self._apart(batch, error)
+
+    async def _apart(self, batch: Sequence[Document], error: Refused) -> None:
+        """One message that cannot be indexed must not keep out the others: halve the batch until it is alone."""
+        if len(batch) == 1:
+            log.error("message %d cannot be indexed and is left out of search: %s", batch[0].id, error)
+            return
+        half = len(batch) // 2
+        await self._add(batch[:half])
+        await self._add(batch[half:])
+
+    async def delete(self, ids: Collection[int]) -> None:
+        """Remove messages by id."""
+        listed = [str(id) for id in ids]
+        for at in range(0, len(listed), _DELETED_AT_ONCE):
+            await self._delete(f"id IN [{_quoted(listed[at : at + _DELETED_AT_ONCE])}]")
+
+    async def forget(self, topic: str, before_seq: int) -> None:
+        """Remove the old end of a conversation; a task only where there is something to remove."""
+        old = f'conversation = "{digest(topic)}" AND seq < {before_seq}'
+        asked = {"filter": old, "limit": 1, "attributesToRetrieve": ["id"]}
+        found = await self._server.call(lambda client: client.index(self.messages).search("", asked))
+        if found["hits"]:
+            await self._delete(old)
+
+    async def _delete(self, what: str) -> None:
+        await self._server.run(lambda client: client.index(self.messages).delete_documents(filter=what))
+
+
+def _fields(document: Document) -> dict[str, Any]:
+    return {
+        "id": str(document.id),
+        "conversation": digest(document.topic),
+        "sender": digest(document.sender),
+        "topic": document.topic,
+        "user": document.sender,
+        "device": document.device,
+        "seq": document.seq,
+        "ts": document.time,
+        "grams": grams(document.text),
+    }
+
+
+class _MeiliRebuild:
+    """A pair of indexes that fill beside the live ones."""
+
+    def __init__(self, engine: MeiliEngine, pair: _Pair) -> None:
+        self._engine = engine
+        self._pair: _Pair | None = pair
+
+    def _filling(self) -> _Pair:
+        if self._pair is None:
+            raise SearchError("the rebuild is over")
+        return self._pair
+
+    async def position(self) -> int:
+        """The position of the new index."""
+        return self._filling().at
+
+    async def index(self, batch: Sequence[Document], position: int) -> None:
+        """Add messages, and write the position once they are searchable."""
+        await self._filling().index(batch, position)
+
+    async def delete(self, ids: Collection[int]) -> None:
+        """Remove messages."""
+        await self._filling().delete(ids)
+
+    async def forget(self, topic: str, before_seq: int) -> None:
+        """Remove the old end of a conversation."""
+        await self._filling().forget(topic, before_seq)
+
+    async def swap(self) -> None:
+        """Change names with the live indexes, both pairs in one task, then remove the old ones."""
+        filled, live, server = self._filling(), self._engine._live, self._engine._server
+        topics = filled.topics.copy()
+        # Searches under way see the one index or the other: until the swap is done, the conversations of both are known.
+        live.topics |= topics
+        pairs: Any = [{"indexes": [live.messages, filled.messages]}, {"indexes": [live.state, filled.state]}]
+        try:
+            await server.run(lambda client: client.swap_indexes(pairs))
+        except SearchUnavailable as error:
+            # Whether it was queued is not known, and swapping twice would undo it. Either index is right, so give up.
+            raise SearchError(f"the new index may not be in use: {error}") from error
+        live.at, live.tokeniser, live.topics, live._unsaved = filled.at, filled.tokeniser, topics, set()
+        self._pair = self._engine._rebuild = None
+        await filled.remove()
+
+    async def discard(self) -> None:
+        """Remove what was built."""
+        pair, self._pair = self._pair, None
+        if pair is not None:
+            self._engine._rebuild = None
+            await pair.remove()

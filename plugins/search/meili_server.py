@@ -1,0 +1,155 @@
+"""Talking to a Meilisearch server through its client, off the event loop.
+
+What the client makes necessary: it blocks, so it runs in threads; a client that two threads share mixes up its headers, so each
+thread has one, and asks it for a fresh index object every time; it waits forever unless it is given a time limit. What the
+server makes necessary: 202 only means "queued", so every task is followed to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import meilisearch
+import requests
+from meilisearch.errors import MeilisearchApiError, MeilisearchError
+from meilisearch.models.task import Task, TaskInfo
+
+from plugins.search.engine import SearchError, SearchUnavailable, SearchUnusable
+
+T = TypeVar("T")
+
+log = logging.getLogger("tideline.search")
+
+_FIRST_LOOK, _SELDOM_LOOK = 0.01, 0.5
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 1.0, 30.0
+_SEARCHING, _WRITING = 4, 2
+_WAITING = 64
+
+
+class Refused(SearchError):
+    """The server refused a request or a task for what it contains."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"meilisearch: {text} ({code})")
+        self.code = code
+
+
+class MeiliServer:
+    """One Meilisearch server. ``timeout`` is the seconds that one request may take. The key is in no error and no log."""
+
+    def __init__(self, url: str, key: str, timeout: int) -> None:
+        self._url = url.rstrip("/")
+        self._key = key
+        self._timeout = timeout
+        self._local = threading.local()
+        self._searchers = ThreadPoolExecutor(_SEARCHING, "meilisearch-search")
+        self._writers = ThreadPoolExecutor(_WRITING, "meilisearch-write")
+        self._waiting = 0
+        self._away_until = 0.0
+        self._backoff = _FIRST_BACKOFF
+        self._closed = False
+
+    async def close(self) -> None:
+        """Let requests under way end; tasks that are waited for are left to the server."""
+        self._closed = True
+        await asyncio.to_thread(self._writers.shutdown, cancel_futures=True)
+        await asyncio.to_thread(self._searchers.shutdown, cancel_futures=True)
+
+    async def search(self, ask: Callable[[meilisearch.Client], T]) -> T:
+        """A read for a person who waits: refused at once while the server is known to be away, or too many wait."""
+        if time.monotonic() < self._away_until:
+            raise SearchUnavailable("meilisearch is away")
+        if self._waiting >= _WAITING:
+            raise SearchUnavailable(f"{self._waiting} searches are under way: try again")
+        self._waiting += 1
+        future = self._submit(self._searchers, ask)
+        future.add_done_callback(self._answered)
+        return await future
+
+    def _answered(self, _: object) -> None:
+        self._waiting -= 1
+
+    async def call(self, ask: Callable[[meilisearch.Client], T]) -> T:
+        """One request. Raises `Refused` for its contents, `SearchUnusable` for the key, `SearchUnavailable` for the rest."""
+        return await self._submit(self._writers, ask)
+
+    async def run(self, ask: Callable[[meilisearch.Client], TaskInfo]) -> None:
+        """A request that queues a task, and that task to its end."""
+        info = await self.call(ask)
+        await self.finish(info.task_uid)
+
+    async def finish(self, uid: int) -> None:
+        """Wait for a task, also over a time in which the server is away, until something is known about it.
+
+        Raises `Refused` where its contents made it fail, and `SearchUnavailable` where it ended in any other way but success.
+        """
+        wait = _FIRST_LOOK
+        while (task := await self._look(uid)) is None or task.status in ("enqueued", "processing"):
+            await asyncio.sleep(wait if task is not None else _FIRST_BACKOFF)
+            wait = min(_SELDOM_LOOK, wait * 1.5)
+        if task.status == "succeeded":
+            return
+        error = task.error or {}
+        if error.get("type") == "invalid_request":
+            raise Refused(str(error.get("code")), str(error.get("message")))
+        raise SearchUnavailable(f"meilisearch task {uid} {task.status}: {error.get('message', 'no reason given')}")
+
+    async def _look(self, uid: int) -> Task | None:
+        """A task as it stands; None while the server is away."""
+        try:
+            return await self.call(lambda client: client.get_task(uid))
+        except SearchUnavailable as error:
+            if self._closed:
+                raise
+            log.debug("task %d: %s", uid, error)
+            return None
+        except Refused as error:
+            raise SearchUnavailable(f"meilisearch lost task {uid}: {error}") from error
+
+    def _submit(self, threads: ThreadPoolExecutor, ask: Callable[[meilisearch.Client], T]) -> asyncio.Future[T]:
+        if self._closed:
+            raise SearchUnavailable("the connection to meilisearch is closed")
+        return asyncio.get_running_loop().run_in_executor(threads, self._ask, ask)
+
+    def _ask(self, ask: Callable[[meilisearch.Client], T]) -> T:
+        client = getattr(self._local, "client", None)
+        if client is None:
+            client = self._local.client = meilisearch.Client(self._url, self._key or None, timeout=self._timeout)
+        with self._errors():
+            answer = ask(client)
+            self._away_until, self._backoff = 0.0, _FIRST_BACKOFF
+            return answer
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """The client's errors, told as ours."""
+        try:
+            yield
+        except MeilisearchApiError as error:
+            raise self._told(error) from None
+        except (MeilisearchError, requests.RequestException) as error:
+            self._gone()
+            raise SearchUnavailable(f"meilisearch at {self._url}: {type(error).__name__}") from None
+
+    def _told(self, error: MeilisearchApiError) -> SearchError:
+        status: Any = error.status_code
+        if status in (401, 403):
+            return SearchUnusable(
+                f"meilisearch at {self._url} refuses our key ({error.code}): it must allow indexes, documents, "
+                "settings, search and tasks"
+            )
+        if status == 408 or status == 429 or status >= 500:
+            self._gone()
+            return SearchUnavailable(f"meilisearch at {self._url} answers {status}")
+        return Refused(str(error.code or status), error.message)
+
+    def _gone(self) -> None:
+        self._away_until = time.monotonic() + self._backoff
+        self._backoff = min(_LONGEST_BACKOFF, self._backoff * 2)

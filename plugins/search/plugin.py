@@ -1,0 +1,239 @@
+"""The search plugin: an engine, the indexer that feeds it, and what the HTTP API and the jobs ask of both."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from amqtt.broker import BrokerContext
+
+from broker.hooks import Group, GroupPlugin
+from plugins.search.engine import Engine, Query, SearchUnavailable
+from plugins.search.indexer import Indexer, Lag, Progress, Source
+from plugins.search.terms import highlight, parse
+from plugins.search.text import payload_text
+from storage.interface import Storage
+from storage.records import Message
+
+KEY_VARIABLE = "TIDELINE_MEILISEARCH_KEY"
+
+
+class FoundMessage(NamedTuple):
+    """A hit as the store has it, and its highlight: HTML, with the matches in ``<mark>``."""
+
+    message: Message
+    highlight: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of an answer. ``total`` counts all pages' hits, up to `engine.MAX_TOTAL`; ``next`` is empty on the last."""
+
+    hits: list[FoundMessage]
+    total: int
+    next: str = ""
+
+
+class SearchPlugin(GroupPlugin):
+    """Makes everything that is stored searchable.
+
+    Whoever starts the broker calls `attach` once the storage is open, and the plugin's `close` before the storage is
+    closed. Until then, and without a storage, every search raises `SearchUnavailable`.
+    """
+
+    @dataclass
+    class Config:
+        """What config.yaml may set; a bad value is refused at start."""
+
+        engine: str = "embedded"
+        """``embedded`` (SQLite, nothing to install) or ``meilisearch`` (version 1.10 or later)."""
+        path: str = "data/search.db"
+        """The embedded engine's file. It is derived: removing it costs the time to make it again."""
+        url: str = "http://127.0.0.1:7700"
+        """Meilisearch's address, without credentials."""
+        key: str = field(default="", repr=False)
+        """Meilisearch's API key. Better given as TIDELINE_MEILISEARCH_KEY in the environment. Never logged."""
+        index: str = "tideline"
+        """Meilisearch's index; ``<index>_state`` and, while rebuilding, ``<index>_next…`` are used too."""
+        timeout: int = 10
+        """Seconds that one request to Meilisearch may take."""
+        batch: int = 500
+        """Messages of one index transaction at most, 1 to 10000."""
+        gather: float = 0.05
+        """Seconds that the indexer waits for more messages before it writes."""
+        share: float = 0.5
+        """The part of the time, 0.01 to 1, that the indexer may work while there is a backlog."""
+        poll: float = 2.0
+        """Seconds after which the indexer looks at the store without being woken."""
+
+        def __post_init__(self) -> None:
+            if self.engine not in ("embedded", "meilisearch"):
+                raise ValueError(f"engine {self.engine!r}: must be embedded or meilisearch")
+            if not 1 <= self.batch <= 10_000:
+                raise ValueError(f"batch {self.batch}: must be 1 to 10000")
+            if not 0.01 <= self.share <= 1:
+                raise ValueError(f"share {self.share}: must be 0.01 to 1")
+            if self.timeout < 1 or self.gather < 0 or self.poll <= 0:
+                raise ValueError("timeout must be at least 1, gather at least 0, poll more than 0 seconds")
+            parts = urlsplit(self.url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("url must be http://host:port or https://…")
+            if "@" in parts.netloc:
+                raise ValueError("url must not hold a user or password: use key")
+
+    config: Config
+
+    def __init__(self, context: BrokerContext) -> None:
+        super().__init__(context)
+        self._storage: Storage | None = None
+        self._engine: Engine | None = None
+        self._indexer: Indexer | None = None
+
+    async def attach(self, storage: Storage) -> None:
+        """Open the engine and begin to index ``storage``, which must be open.
+
+        Raises `SearchUnusable` when the embedded engine cannot be used, so that the broker does not start without a word. A
+        Meilisearch server that is away, or refuses, is tried again for as long as it takes.
+        """
+        engine = make_engine(self.config)
+        if self.config.engine == "embedded":
+            await engine.open()
+        self._storage, self._engine = storage, engine
+        self._indexer = make_indexer(storage, engine, self.config)
+        self._indexer.start()
+
+    async def close(self) -> None:
+        """Stop indexing after the page under way and close the engine. May be called twice."""
+        indexer, engine = self._indexer, self._engine
+        self._indexer = self._engine = self._storage = None
+        if indexer is not None:
+            await indexer.stop()
+        if engine is not None:
+            await engine.close()
+
+    async def after_ack(self, group: Group) -> None:
+        """Wake the indexer; it reads the store's tail itself, so that a group that is missed here misses nothing."""
+        if self._indexer is not None:
+            self._indexer.notify(sum(1 for append in group.appends if append.store and append.error is None))
+
+    # --- what the API and the jobs ask -------------------------------------------------------------------------------
+
+    async def search(self, query: Query) -> Page:
+        """Answer a query with whole messages and highlights.
+
+        A message that the store has no longer is never shown, even where the index still counts it. Raises `BadQuery`
+        or `SearchUnavailable`, and `storage.errors.StorageError`.
+        """
+        results = await self.engine.search(query)
+        if self._storage is None:
+            raise SearchUnavailable("the search index is not open")
+        found = await asyncio.gather(*(self._storage.read_message(hit.id) for hit in results.hits))
+        messages = [message for message in found if message is not None]
+        hits = await asyncio.to_thread(_highlighted, messages, query.q) if messages else []
+        return Page(hits, results.total, results.next)
+
+    async def topics(self, after: str = "", limit: int = 1000) -> list[str]:
+        """Conversations of the index by name: for a permission that must be awaited, to be asked before `search`."""
+        return await self.engine.topics(after, limit)
+
+    async def wait_indexed(self, message_id: int, timeout: float = 5.0) -> bool:
+        """Wait until a stored message, and all before it, can be found; False after ``timeout`` seconds."""
+        return await self.indexer.wait_indexed(message_id, timeout)
+
+    async def wait_sequence(self, topic: str, seq: int, timeout: float = 5.0) -> bool:
+        """As `wait_indexed`, for a conversation's message ``seq``; False too where it is not stored within the time."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        while self._storage is not None:
+            found = await self._storage.read_conversation(topic, after=seq - 1, limit=1)
+            left = deadline - asyncio.get_running_loop().time()
+            if found:
+                return await self.wait_indexed(found[0].id, left)
+            first, last = await self._storage.conversation_bounds(topic)
+            if seq < first <= last + 1 and seq <= last:
+                return True  # removed since: nothing to find
+            if left <= 0:
+                return False
+            await asyncio.sleep(min(left, 0.02))
+        return False
+
+    def lag(self) -> Lag:
+        """How far the index trails the store."""
+        return self.indexer.lag()
+
+    def forget(self, topic: str, before_seq: int) -> None:
+        """Messages of a conversation with seq < ``before_seq`` were removed from the store: forget them soon."""
+        self.indexer.forget(topic, before_seq)
+
+    def reconcile(self) -> None:
+        """Compare the index with what the store still has, soon; done at every start too."""
+        self.indexer.reconcile()
+
+    async def reindex(self, report: Callable[[Progress], None] = lambda progress: None) -> int:
+        """Build the index again beside the live one and swap them; how many messages were read. May be cancelled."""
+        return await self.indexer.reindex(report)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine. Raises `SearchUnavailable` before `attach`."""
+        if self._engine is None:
+            raise SearchUnavailable("search has no storage yet")
+        return self._engine
+
+    @property
+    def indexer(self) -> Indexer:
+        """The indexer. Raises `SearchUnavailable` before `attach`."""
+        if self._indexer is None:
+            raise SearchUnavailable("search has no storage yet")
+        return self._indexer
+
+
+def make_engine(config: SearchPlugin.Config) -> Engine:
+    """The engine that a configuration names, not opened yet."""
+    if config.engine == "meilisearch":
+        from plugins.search.meili import MeiliEngine
+
+        key = config.key or os.environ.get(KEY_VARIABLE, "")
+        return MeiliEngine(config.url, key, name=config.index, timeout=config.timeout)
+    from plugins.search.fts5 import Fts5Engine
+
+    return Fts5Engine(config.path)
+
+
+def make_indexer(source: Source, engine: Engine, config: SearchPlugin.Config) -> Indexer:
+    """An indexer with a configuration's measures, not started yet."""
+    return Indexer(
+        source,
+        engine,
+        batch=config.batch,
+        gather=config.gather,
+        share=config.share,
+        poll=config.poll,
+        opened=config.engine == "embedded",
+    )
+
+
+async def reindex(
+    source: Source, config: SearchPlugin.Config, report: Callable[[Progress], None] = lambda progress: None
+) -> int:
+    """Build the index again while no broker runs: what `tideline reindex` calls then. How many messages were read.
+
+    ``source`` is an open storage. Raises `SearchError` and `storage.errors.StorageError`.
+    """
+    engine = make_engine(config)
+    await engine.open()
+    indexer = Indexer(source, engine, batch=config.batch, gather=0, share=1, follow=False)
+    indexer.start()
+    try:
+        return await indexer.reindex(report)
+    finally:
+        await indexer.stop()
+        await engine.close()
+
+
+def _highlighted(messages: list[Message], q: str) -> list[FoundMessage]:
+    terms = parse(q)
+    return [FoundMessage(message, highlight(payload_text(message.payload), terms)) for message in messages]
