@@ -191,6 +191,8 @@ class Mqtt(Section):
     """Whether clients may retain messages."""
     shutdown_grace: Annotated[Duration, Field(ge=0)] = 5.0
     """Seconds that a shutdown waits for the last group, the last acknowledgements and the sockets."""
+    share_expiry: Annotated[Duration, Field(ge=0)] = 604800.0
+    """Seconds that a shared subscription group is kept after its last member's session ended, and gathers messages."""
     message_properties: Literal["asked", "always", "never"] = "asked"
     """Which MQTT 5 receivers get sequence, message id, sender and time as user properties: those that ask in CONNECT."""
     response_information: str = ""

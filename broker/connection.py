@@ -62,7 +62,9 @@ class Connection:
         "_stage",
         "_task",
         "_transport",
+        "alias_limit",
         "aliases",
+        "aliases_out",
         "client_id",
         "decoder",
         "extras",
@@ -100,6 +102,9 @@ class Connection:
         self.inbound = 0
         """QoS 1 and 2 messages of the client that are not acknowledged to the end."""
         self.aliases: dict[int, str] | None = None
+        self.aliases_out: dict[str, int] | None = None
+        """Topic aliases that the client was told; None where it wants none."""
+        self.alias_limit = 0
         self.extras: handle_connect.Wishes | None = None
         self.will_wanted = True
         self.was_open = False
@@ -296,6 +301,24 @@ class Connection:
         if self.version < 5 or (self.extras is not None and not self.extras.problem_information):
             return EMPTY
         return {Property.REASON_STRING: text}
+
+    def alias_for(self, topic: str) -> tuple[int, bool]:
+        """(alias for the topic or 0, whether the client knows it already). The first topics get the aliases there are."""
+        aliases = self.aliases_out
+        if aliases is None:
+            return 0, False
+        alias = aliases.get(topic)
+        if alias is not None:
+            return alias, True
+        if len(aliases) >= self.alias_limit:
+            return 0, False
+        alias = aliases[topic] = len(aliases) + 1
+        return alias, False
+
+    def forget_alias(self, topic: str) -> None:
+        """The frame that would have told the client was not sent."""
+        if self.aliases_out and self.aliases_out.get(topic) == len(self.aliases_out):
+            del self.aliases_out[topic]
 
     # --- the end ---------------------------------------------------------------------------------------------------------
 

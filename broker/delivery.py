@@ -28,6 +28,8 @@ from storage.records import Append, InboxEntry, Message, Operation
 if TYPE_CHECKING:
     from broker.authority import Authority
     from broker.config import Limits
+    from broker.shares import Share, Shares
+    from broker.window import Slot
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,17 @@ class Reader(Protocol):
     async def read_tail(self, after_id: int, limit: int, max_bytes: int = ...) -> list[Message]: ...
 
 
+class TimelineReader(Protocol):
+    """Whoever goes along an inbox: a device's feed, or a shared subscription group."""
+
+    @property
+    def looked_at(self) -> int:
+        """The highest entry that it needs no more from memory."""
+
+    def pump(self) -> None:
+        """There may be something new."""
+
+
 class Inbox:
     """A user's timeline, while a device of the user is connected.
 
@@ -54,7 +67,7 @@ class Inbox:
     def __init__(self, key: str, head: int) -> None:
         self.key = key
         self.head = head
-        self.feeds: list[InboxFeed] = []
+        self.feeds: list[TimelineReader] = []
         self.recent: deque[InboxEntry] = deque()
         self.recent_bytes = 0
 
@@ -86,7 +99,7 @@ class Inbox:
     def trim(self) -> int:
         """Drop what every device has looked at; returns how many bytes that freed."""
         recent = self.recent
-        lowest = min((feed.session.cursor for feed in self.feeds), default=self.head)
+        lowest = min((feed.looked_at for feed in self.feeds), default=self.head)
         if lowest >= self.head:
             freed = self.recent_bytes
             recent.clear()
@@ -112,7 +125,7 @@ class Delivery:
     def __init__(
         self,
         reader: Reader,
-        trie: Trie[Session],
+        trie: Trie[Session | Share],
         authority: Authority,
         counters: Counters,
         limits: Limits,
@@ -123,12 +136,13 @@ class Delivery:
         self.counters = counters
         self.limits = limits
         self.pipeline: Pipeline  # set by the server: each needs the other
+        self.shares: Shares
         self.last_id = 0
         """The id of the last committed message: the head of the tail timeline."""
         self.reads = asyncio.Semaphore(32)
         self._inboxes: dict[str, Inbox] = {}
         self._recent_bytes = 0
-        self._dirty: set[Session] = set()
+        self._dirty: set[Session | Share] = set()
         self._saver: asyncio.Task[None] | None = None
 
     # --- connections -----------------------------------------------------------------------------------------------
@@ -155,6 +169,20 @@ class Delivery:
                 self._recent_bytes -= inbox.clear()
                 self._inboxes.pop(inbox.key, None)
 
+    def open_share(self, share: Share, head: int) -> None:
+        """Begin to feed a shared subscription group from its inbox."""
+        inbox = self._inboxes[share.inbox] = Inbox(share.inbox, head)
+        inbox.feeds.append(share)
+        share.timeline = inbox
+
+    def close_share(self, share: Share) -> None:
+        """The group ended."""
+        share.close()
+        inbox = self._inboxes.pop(share.inbox, None)
+        if inbox is not None:
+            self._recent_bytes -= inbox.clear()
+        share.timeline = None
+
     # --- commits ---------------------------------------------------------------------------------------------------
 
     def deliver(self, appends: list[Append]) -> None:
@@ -180,14 +208,19 @@ class Delivery:
             found = match(message.topic)
             if found.live:
                 for session in found.live:
-                    connection = session.connection
+                    connection = session.connection if isinstance(session, Session) else None
                     if connection is not None and isinstance(connection.feed, TailFeed):
                         connection.feed.push(message, stored=append.store)
                         feeds[connection.feed] = None
             if not append.recipients and found.recipients:
                 # Not due to any inbox by policy: whoever is connected and keeps up gets it live.
                 for session in found.grants:
-                    if session.durable and session.connection is not None and session.connection.feed is not None:
+                    if (
+                        isinstance(session, Session)
+                        and session.durable
+                        and session.connection is not None
+                        and session.connection.feed is not None
+                    ):
                         session.connection.feed.transient(message)
         self._recent_bytes += grown
         for inbox in woken:
@@ -212,18 +245,41 @@ class Delivery:
     def touch(self, session: Session) -> None:
         """The session's offset moved; it is stored within a second."""
         if session.inbox:
-            self._dirty.add(session)
-            if self._saver is None:
-                self._saver = asyncio.create_task(self._save_later(), name="offset saver")
+            self.touch_share(session)
+
+    def finished_share(self, slot: Slot) -> None:
+        """A member of a shared subscription group acknowledged to the end."""
+        share = self.shares.by_inbox(slot.timeline)
+        if share is not None:
+            share.finished(slot)
+
+    def pump_shares(self, session: Session) -> None:
+        """The session has room for more messages of its groups."""
+        for filter_ in session.shares:
+            share = self.shares.find(filter_)
+            if share is not None:
+                share.pump()
+
+    def touch_share(self, reader: Session | Share) -> None:
+        """The same for a shared subscription group."""
+        self._dirty.add(reader)
+        if self._saver is None:
+            self._saver = asyncio.create_task(self._save_later(), name="offset saver")
 
     async def _save_later(self) -> None:
         while self._dirty:
             started = time.monotonic()
             dirty, self._dirty = self._dirty, set()
-            for session in dirty:
-                self.save(session)
+            for reader in dirty:
+                self._save_any(reader)
             await asyncio.sleep(max(0.0, 0.9 - (time.monotonic() - started)))
         self._saver = None
+
+    def _save_any(self, reader: Session | Share) -> None:
+        if isinstance(reader, Session):
+            self.save(reader)
+        else:
+            reader.save()
 
     def save(self, session: Session) -> SaveProgress:
         """Store the session's progress with the next group; calls before that share one write."""
@@ -236,8 +292,9 @@ class Delivery:
 
     def flush(self) -> None:
         """Store the progress of every session whose offset moved, at shutdown."""
-        for session in list(self._dirty):
-            self.save(session)
+        for reader in list(self._dirty):
+            self._save_any(reader)
+        self._dirty.clear()
 
     def close(self) -> None:
         """Stop the task that stores offsets."""

@@ -32,6 +32,7 @@ from storage.records import InboxEntry, Message, Subscription
 if TYPE_CHECKING:
     from broker.connection import Connection
     from broker.delivery import Delivery, Inbox
+    from broker.shares import Share
 
 BATCH = 65536
 """Bytes of frames joined into one write."""
@@ -66,6 +67,7 @@ class Feed:
         "_extras",
         "_extras_bytes",
         "_holding",
+        "_outbox",
         "_page",
         "_resend",
         "_task",
@@ -90,6 +92,7 @@ class Feed:
         self._extras_bytes = 0
         self._durable_first = False
         self._holding = False
+        self._outbox: list[bytes] = []
         self._task: asyncio.Task[None] | None = None
         self.awaits_filter = False
         """A new device that starts before the head: its cursor stays until the first SUBSCRIBE says what is due to it."""
@@ -147,7 +150,9 @@ class Feed:
             elif frames:
                 connection.write_frames(frames)
             if size < BATCH or more:
-                return
+                break
+        if self.session.shares:
+            self.delivery.pump_shares(self.session)
 
     def _take_extras(self, frames: list[bytes]) -> bool:
         """Add frames for what waits outside the timeline; True if none of it is left."""
@@ -181,7 +186,14 @@ class Feed:
         return self.delivery.trie.match(message.topic).grants.get(self.session, ())
 
     def _give(
-        self, message: Message, granted: tuple[Subscription, ...], frames: list[bytes], seq: int, *, retained: bool
+        self,
+        message: Message,
+        granted: tuple[Subscription, ...],
+        frames: list[bytes],
+        seq: int,
+        *,
+        retained: bool,
+        timeline: str = "",
     ) -> bool:
         """Add a PUBLISH frame for the message, unless it is not due. False if the window is full or an answer is awaited."""
         session = self.session
@@ -220,12 +232,13 @@ class Feed:
         parts = self._parts(message, flags, granted, seq)
         if connection.max_packet_size and len(parts[0]) + len(parts[1]) + (2 if qos else 0) > connection.max_packet_size:
             self.delivery.counters.publish_dropped += 1
+            connection.forget_alias(message.topic)
             return True
         if not qos:
             frames.append(parts[0])
             frames.append(parts[1])
             return True
-        packet_id = window.take(seq, qos, "" if seq and session.inbox else TRANSIENT)
+        packet_id = window.take(seq, qos, timeline or ("" if seq and session.inbox else TRANSIENT))
         frames.append(parts[0])
         frames.append(packet_id.to_bytes(2, "big"))
         frames.append(parts[1])
@@ -233,7 +246,9 @@ class Feed:
             self._durable_first = True
         return True
 
-    def _parts(self, message: Message, flags: int, granted: tuple[Subscription, ...], seq: int) -> tuple[bytes, bytes]:
+    def _parts(
+        self, message: Message, flags: int, granted: tuple[Subscription, ...], seq: int, aliased: bool = True
+    ) -> tuple[bytes, bytes]:
         connection = self.connection
         if connection.version < 5:
             return frame_parts(message, flags, False)
@@ -241,9 +256,37 @@ class Feed:
         wishes = connection.extras
         told = wishes is not None and wishes.message_properties
         extra = connection.server.message_properties(message, self.session, seq) if told else ()
-        if not identifiers and not extra and not message.expires:
+        if not identifiers and not extra and not message.expires and connection.aliases_out is None:
             return frame_parts(message, flags, True)
-        return personal_parts(message, flags, int(time.time() * 1000), identifiers, extra)
+        alias, known = connection.alias_for(message.topic) if aliased else (0, False)
+        return personal_parts(message, flags, int(time.time() * 1000), identifiers, extra, alias, known)
+
+    # --- messages of shared subscriptions --------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether a message of a shared subscription could be written now."""
+        return not (self.closed or self._holding or self._resend or self._task is not None) and self.connection.writable
+
+    def shared(self, message: Message, subscription: Subscription, seq: int, share: Share) -> bool | None:
+        """Take a message of a group; `flush` follows. True if it is in flight, False if it is done, None if it must wait."""
+        waiting = len(self.session.window)
+        if not self._give(message, (subscription,), self._outbox, seq, retained=False, timeline=share.inbox):
+            return None
+        if self._durable_first:
+            # The group's own state goes into the same commit, so that no other member is ever given this message.
+            self._durable_first = False
+            self._holding = True
+            frames, self._outbox = self._outbox, []
+            self._hold(frames, publishes=True)
+            share.save()
+        return len(self.session.window) > waiting
+
+    def flush(self) -> None:
+        """Write what was taken."""
+        frames, self._outbox = self._outbox, []
+        if frames and not self.closed:
+            self.connection.write_frames(frames)
 
     # --- messages that are in no timeline ------------------------------------------------------------------------------
 
@@ -291,9 +334,12 @@ class Feed:
 
     # --- acknowledgements ------------------------------------------------------------------------------------------
 
-    def finished(self) -> None:
-        """Messages left the window: store the new offset soon, and go on."""
-        self.delivery.touch(self.session)
+    def finished(self, slot: Slot) -> None:
+        """A message left the window: its timeline's offset may have moved."""
+        if slot.timeline:
+            self.delivery.finished_share(slot)
+        else:
+            self.delivery.touch(self.session)
 
     # --- sending again ---------------------------------------------------------------------------------------------
 
@@ -325,17 +371,23 @@ class Feed:
         return not self._resend
 
     async def _resend_publishes(self, slots: list[Slot]) -> None:
-        messages: dict[int, Message | None] = {}
+        messages: dict[tuple[str, int], Message | None] = {}
         at = 0
         while at < len(slots):  # one read for each run of neighbours
             last = at
-            while last + 1 < len(slots) and slots[last + 1].seq - slots[last].seq <= 8:
+            timeline = slots[at].timeline
+            while (
+                last + 1 < len(slots)
+                and slots[last + 1].timeline == timeline
+                and 0 < slots[last + 1].seq - slots[last].seq <= 8
+            ):
                 last += 1
             first, until = slots[at].seq, slots[last].seq
             while first <= until:
-                read = partial(self.delivery.reader.read_inbox, self.session.inbox, first - 1, until - first + 1)
+                inbox = timeline or self.session.inbox
+                read = partial(self.delivery.reader.read_inbox, inbox, first - 1, until - first + 1)
                 page = await self.delivery.persist(self.client_id, read)
-                messages.update((entry.seq, entry.message) for entry in page)
+                messages.update(((timeline, entry.seq), entry.message) for entry in page)
                 first = page[-1].seq + 1 if page else until + 1
             at = last + 1
         now = time.time() * 1000
@@ -343,13 +395,13 @@ class Feed:
         for slot in slots:
             if slot.done:
                 continue
-            message = messages.get(slot.seq)
+            message = messages.get((slot.timeline, slot.seq))
             if message is None or (message.expires and message.expires <= now):
                 self.session.window.drop(slot.packet_id)
-                self.finished()
+                self.finished(slot)
                 continue
             flags = _DUP | (2 if slot.state is PUBLISHED_1 else 4)
-            head, tail = self._parts(message, flags & 6, self._subscriptions(message), slot.seq)
+            head, tail = self._parts(message, flags & 6, self._subscriptions(message), slot.seq, aliased=False)
             slot.sent = True
             self.session.window.on_wire += 1
             frames += (bytes([head[0] | _DUP]), head[1:], slot.packet_id.to_bytes(2, "big"), tail)
@@ -386,6 +438,11 @@ class InboxFeed(Feed):
     def __init__(self, delivery: Delivery, session: Session, inbox: Inbox) -> None:
         super().__init__(delivery, session)
         self.inbox = inbox
+
+    @property
+    def looked_at(self) -> int:
+        """The highest entry that this device needs no more from memory."""
+        return self.session.cursor
 
     def _peek(self) -> InboxEntry | None:
         cursor = self.session.cursor

@@ -34,11 +34,14 @@ def personal_parts(
     now: int,
     identifiers: Sequence[int] = (),
     user_properties: Sequence[tuple[str, str]] = (),
+    alias: int = 0,
+    alias_known: bool = False,
 ) -> tuple[bytes, bytes]:
     """The same for one MQTT 5 receiver, with what differs between receivers or with time.
 
     ``now`` (ms) counts the message expiry interval down [MQTT-3.3.2-6]; ``identifiers`` are the subscription
-    identifiers that matched [MQTT-3.3.4-3]; ``user_properties`` follow the publisher's own.
+    identifiers that matched [MQTT-3.3.4-3]; ``user_properties`` follow the publisher's own. ``alias`` (0: none) stands for
+    the topic where the receiver knows it already, and is introduced where it does not [MQTT-3.3.2-12].
     """
     body = message.properties
     if message.expires:
@@ -48,4 +51,6 @@ def personal_parts(
         body += encode_property_body({Property.SUBSCRIPTION_IDENTIFIER: list(identifiers)})
     if user_properties:
         body += encode_property_body({Property.USER_PROPERTY: list(user_properties)})
-    return publish_parts(message.topic, message.payload, flags, body)
+    if alias:
+        body += encode_property_body({Property.TOPIC_ALIAS: alias})
+    return publish_parts("" if alias_known else message.topic, message.payload, flags, body)

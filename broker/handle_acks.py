@@ -23,8 +23,9 @@ def puback(connection: Connection, packet: PubAck) -> None:
     """QoS 1 delivered; whatever the reason code, the message is not sent again."""
     session = connection.session
     assert session is not None
-    if session.window.acknowledge(packet.packet_id) is not None:
-        connection.server.delivery.touch(session)
+    slot = session.window.acknowledge(packet.packet_id)
+    if slot is not None and connection.feed is not None:
+        connection.feed.finished(slot)
 
 
 def pubrec(connection: Connection, packet: PubRec) -> None:
@@ -33,8 +34,9 @@ def pubrec(connection: Connection, packet: PubRec) -> None:
     assert session is not None
     assert feed is not None
     if packet.reason >= 0x80:
-        if session.window.drop(packet.packet_id) is not None:
-            connection.server.delivery.touch(session)
+        slot = session.window.drop(packet.packet_id)
+        if slot is not None:
+            feed.finished(slot)
             feed.pump()
     elif session.window.release(packet.packet_id) is not None:
         feed.pubrel(packet.packet_id)
@@ -49,8 +51,9 @@ def pubcomp(connection: Connection, packet: PubComp) -> None:
     session, feed = connection.session, connection.feed
     assert session is not None
     assert feed is not None
-    if session.window.complete(packet.packet_id) is not None:
-        connection.server.delivery.touch(session)
+    slot = session.window.complete(packet.packet_id)
+    if slot is not None:
+        feed.finished(slot)
         feed.pump()
 
 

@@ -73,6 +73,11 @@ def _wishes(connection: Connection, packet: Connect) -> None:
         connection.extras = wishes
     connection.max_packet_size = properties.get(Property.MAXIMUM_PACKET_SIZE, 0)
     connection.send_quota = properties.get(Property.RECEIVE_MAXIMUM, 65535)
+    connection.alias_limit = min(
+        properties.get(Property.TOPIC_ALIAS_MAXIMUM, 0), connection.server.settings.mqtt.topic_alias_maximum
+    )
+    if connection.alias_limit:
+        connection.aliases_out = {}
 
 
 async def _connect(connection: Connection, packet: Connect) -> None:
@@ -164,7 +169,7 @@ def _answer(connection: Connection, packet: Connect, identity: Identity, session
 def _offer(connection: Connection, packet: Connect, session: Session) -> Properties:
     """What an MQTT 5 client needs to know; what is not said has the specification's default."""
     settings = connection.server.settings.mqtt
-    properties: Properties = {Property.SHARED_SUBSCRIPTION_AVAILABLE: 0}
+    properties: Properties = {}
     wishes = connection.extras or Wishes()
     if wishes.asked_expiry != session.expiry:
         properties[Property.SESSION_EXPIRY] = session.expiry

@@ -60,8 +60,6 @@ def _limits(connection: Connection, filter_: str) -> int:
         return ReasonCode.TOPIC_FILTER_INVALID
     if filter_ not in session.subscriptions and len(session.subscriptions) >= settings.max_subscriptions:
         return ReasonCode.QUOTA_EXCEEDED
-    if parse_share(filter_) is not None:
-        return ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
     return 0
 
 
@@ -98,7 +96,13 @@ class SubscribeStep(Step):
         if connection.closed or session is None or not self._granted:
             return []
         retained: dict[str, Message] = {}
+        groups: list[Operation] = []
         for filter_, subscription in self._granted.items():
+            if parse_share(filter_) is not None:  # no retained messages: 4.8.2
+                session.subscriptions[filter_] = subscription
+                session.shares.add(filter_)
+                groups += server.shares.join(session, subscription)
+                continue
             known = session.subscriptions.get(filter_)
             if known is not None:
                 subscription.since = known.since
@@ -113,7 +117,7 @@ class SubscribeStep(Step):
         messages = sorted(retained.values(), key=lambda m: m.id)
         if not session.durable:
             self._retained = messages
-            return []
+            return groups
         self._retained = [m for m in messages if not server.stored_retained(m)]
         start = session.cursor if connection.feed is not None and connection.feed.awaits_filter else -1
         copies = [
@@ -122,7 +126,7 @@ class SubscribeStep(Step):
         ]
         stored = [m for m in messages if server.stored_retained(m)]
         self._operation = records.Subscribe(session.key, session.epoch, copies, stored)
-        return [self._operation]
+        return [*groups, self._operation]
 
     def done(self) -> None:
         """Say what was granted, and begin to deliver."""
@@ -174,13 +178,20 @@ class UnsubscribeStep(Step):
         if self._connection.closed or session is None:
             return []
         gone = []
+        groups: list[Operation] = []
         for filter_ in self._filters:
             known = session.subscriptions.pop(filter_, None)
             if known is not None:
-                server.trie.remove(filter_, session)
                 gone.append(filter_)
+                if filter_ in session.shares:
+                    session.shares.discard(filter_)
+                    groups += server.shares.leave(session, filter_, unsubscribed=True)
+                else:
+                    server.trie.remove(filter_, session)
             self._reasons.append(ReasonCode.NO_SUBSCRIPTION_EXISTED if known is None else ReasonCode.SUCCESS)
-        return [records.Unsubscribe(session.key, session.epoch, gone)] if gone and session.durable else []
+        if gone and session.durable:
+            groups.append(records.Unsubscribe(session.key, session.epoch, gone))
+        return groups
 
     def done(self) -> None:
         """Say which of them there were."""

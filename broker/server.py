@@ -30,6 +30,7 @@ from broker.pipeline import Pipeline, Step
 from broker.retained import Retained
 from broker.session import Session
 from broker.sessions import Sessions
+from broker.shares import Share, Shares
 from broker.trie import Trie
 from broker.view import View
 from storage.errors import StorageUnavailable
@@ -51,9 +52,10 @@ class Server:
         self.settings = settings
         self.counters = Counters()
         self.ids = Ids()
-        self.trie: Trie[Session] = Trie(settings.limits.match_cache)
+        self.trie: Trie[Session | Share] = Trie(settings.limits.match_cache)
         self.retained = Retained()
         self.sessions = Sessions(self)
+        self.shares = Shares(self)
         self.connections: set[Connection] = set()
         self.view = View(self)
         self.clients = 0
@@ -124,6 +126,7 @@ class Server:
             on_fenced=self._fenced,
         )
         self.delivery.pipeline = self.pipeline
+        self.delivery.shares = self.shares
 
     async def _load(self) -> None:
         last = await self.storage.last_id()
@@ -133,6 +136,7 @@ class Server:
             self.retained.put(message)
         async for device in self.storage.devices():
             self.sessions.load(device)
+        await self.shares.loaded()
         log.info("loaded %d sessions, %d retained messages", len(self.sessions), self.retained.count)
 
     async def _open_listeners(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.window import Window
-from storage.records import Device, DeviceKey, Progress, Subscription
+from storage.records import Device, DeviceKey, Inflight, InflightState, Progress, Subscription
 
 if TYPE_CHECKING:
     from broker.connection import Connection
@@ -34,6 +34,7 @@ class Session:
         "key",
         "received",
         "saving",
+        "shares",
         "subscriptions",
         "will",
         "will_at",
@@ -48,6 +49,8 @@ class Session:
         self.expires_at = 0
         self.connection: Connection | None = None
         self.subscriptions: dict[str, Subscription] = {}
+        self.shares: set[str] = set()
+        """Which of the filters are shared subscriptions."""
         self.window = Window(window)
         self.cursor = 0
         self.received: dict[int, Connection | None] = {}
@@ -79,5 +82,10 @@ class Session:
 
     def progress(self) -> Progress:
         """The offset, cursor and window as they are now, to be stored."""
-        inflight = [entry for entry in self.window.snapshot() if entry.timeline != TRANSIENT]
+        inflight = [entry for entry in self.window.snapshot() if not entry.timeline or self._keeps(entry)]
         return Progress(self.key, self.epoch, self.window.offset(self.cursor), self.cursor, inflight)
+
+    @staticmethod
+    def _keeps(entry: Inflight) -> bool:
+        """Of shared subscriptions only QoS 2 stays with the session; the group gives the rest to another member."""
+        return entry.timeline != TRANSIENT and entry.state is not InflightState.PUBLISHED_1

@@ -19,6 +19,7 @@ from broker import wills
 from broker.packets.codes import ReasonCode
 from broker.pipeline import Step
 from broker.session import NOT_YET, Session
+from broker.topics import parse_share
 from storage.records import (
     NEVER,
     CloseSession,
@@ -63,10 +64,16 @@ class Sessions:
     def load(self, device: Device) -> None:
         """Take a stored session up again. One that was connected when the broker died counts as disconnected now."""
         server = self._server
+        if device.key.user.startswith("s/"):
+            server.shares.load(device)
+            return
         session = Session.load(device, server.settings.mqtt.inflight_window)
         self._sessions[device.key] = session
         for filter_, subscription in session.subscriptions.items():
-            server.trie.add(filter_, session, subscription)
+            if parse_share(filter_) is None:
+                server.trie.add(filter_, session, subscription)
+            else:
+                session.shares.add(filter_)
         now = server.ids.now()
         if not session.expires_at and session.expiry != NEVER:
             session.expires_at = now + session.expiry * 1000
@@ -128,6 +135,8 @@ class Sessions:
             connection.feed = None
         session.connection = None
         session.window.disconnected()
+        if session.shares:
+            server.shares.detach(session)
         server.disconnected(connection, was_open=connection.was_open)
         now = server.ids.now()
         ends_now = not session.expiry
@@ -268,11 +277,18 @@ class EndStep(Step):
         self._keep = keep
 
     def apply(self) -> list[Operation]:
+        operations: list[Operation] = []
         if not self._keep:
-            for filter_ in self._session.subscriptions:
-                self._server.trie.remove(filter_, self._session)
-            self._session.subscriptions = {}
-        return [] if self._operation is None else [self._operation]
+            session, server = self._session, self._server
+            for filter_ in session.subscriptions:
+                if filter_ in session.shares:
+                    operations += server.shares.leave(session, filter_, unsubscribed=False)
+                else:
+                    server.trie.remove(filter_, session)
+            session.subscriptions, session.shares = {}, set()
+        if self._operation is not None:
+            operations.append(self._operation)
+        return operations
 
 
 class PlaceSubscription(Step):

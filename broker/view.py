@@ -56,6 +56,7 @@ class View:
             clients_disconnected=len(server.sessions) - server.clients,
             clients_maximum=server.clients_maximum,
             subscriptions=server.trie.count,
+            shared_subscriptions=len(server.shares),
             retained=server.retained.count,
             storage_available=server.pipeline.unavailable_since is None,
             pending_messages=server.pipeline.pending,

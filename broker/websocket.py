@@ -171,11 +171,18 @@ class WebSocketProtocol(asyncio.Protocol):
             return
         crowded = self._protocol.state is State.OPEN and transport.get_write_buffer_size() > _PONG_ROOM
         for data in writes:
-            if not data:  # the end of the stream
-                transport.close()
-                self._start_timer(CLOSE_TIMEOUT)  # a peer that reads nothing would keep it open for ever
+            if not data:
+                self._end_stream(transport)
             elif not (crowded and data[0] & 0x0F == Opcode.PONG):
                 transport.write(data)
+
+    def _end_stream(self, transport: asyncio.Transport) -> None:
+        """Nothing more is written. A peer that reads nothing, or never ends its own stream, gets `CLOSE_TIMEOUT`."""
+        if self._protocol.parser_exc is not None and transport.can_write_eof():
+            transport.write_eof()  # to close with its bytes unread would reset, and lose the reason that we gave
+        else:
+            transport.close()
+        self._start_timer(CLOSE_TIMEOUT)
 
     # --- from the MQTT connection ----------------------------------------------------------------------------------
 

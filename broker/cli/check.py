@@ -1,0 +1,47 @@
+"""``tideline check``: is the configuration right, and is it wise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from broker.cli.settings import WRONG_CONFIGURATION, Failure, config_option, config_path, read_settings
+from broker.config import Listener, Settings
+from broker.config_check import plugin_problems, warnings
+from broker.config_sources import without_password
+
+
+@click.command()
+@config_option
+@click.option("--strict", is_flag=True, help="Exit with 1 where there are warnings.")
+def check(config: Path | None, strict: bool) -> None:
+    """Validate the configuration: what is wrong, where, and what would be right."""
+    settings = read_settings(config)
+    name = str(config_path(config) or "the defaults")
+    if problems := plugin_problems(settings):
+        raise Failure([f"{name}: {problem}" for problem in problems], WRONG_CONFIGURATION)
+    found = warnings(settings)
+    for warning in found:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(f"{name}: ok" + (f", {len(found)} warning{'s' * (len(found) > 1)}" if found else ""))
+    for listener in settings.listeners:
+        click.echo(f"  {listener.name:<12} {listener_url(listener, listener.host, listener.port)}")
+    click.echo(f"  {'storage':<12} {storage_url(settings)}")
+    click.echo(f"  {'plugins':<12} {', '.join(settings.plugins) or 'none'}")
+    if strict and found:
+        raise click.exceptions.Exit(1)
+
+
+def listener_url(listener: Listener, host: str, port: int) -> str:
+    """What a client would be pointed to."""
+    scheme = {("tcp", False): "mqtt", ("tcp", True): "mqtts", ("ws", False): "ws", ("ws", True): "wss"}
+    path = listener.path if listener.type == "ws" else ""
+    return f"{scheme[listener.type, listener.tls is not None]}://{f'[{host}]' if ':' in host else host}:{port}{path}"
+
+
+def storage_url(settings: Settings) -> str:
+    """Where the messages go, without a password."""
+    if "persistence" in settings.plugins:
+        return without_password(str(settings.plugins["persistence"].get("url", "sqlite:///data/tideline.db")))
+    return "memory:// (nothing survives a restart)"

@@ -1,0 +1,91 @@
+"""``tideline passwd``: the password file that amqtt's FileAuthPlugin reads, with Argon2 hashes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import click
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
+
+from broker.cli.settings import Failure
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("user", required=False)
+@click.option("--delete", is_flag=True, help="Remove the user.")
+@click.option("--stdin", is_flag=True, help="Read the password from standard input instead of asking for it.")
+def passwd(file: Path, user: str | None, delete: bool, stdin: bool) -> None:
+    """Add USER to the password FILE, or change the password; without USER list who is in it.
+
+    FILE is made where it is missing, readable by its owner only. Name it in config.yaml under
+    amqtt.plugins.authentication.FileAuthPlugin as password_file; the broker reads it when it starts.
+    """
+    lines = _read(file)
+    if user is None:
+        for name in filter(None, map(_name, lines)):
+            click.echo(name)
+        return
+    _refuse_name(user)
+    known = user in map(_name, lines)
+    if delete:
+        if not known:
+            raise Failure([f"{file}: there is no user {user!r}"], 1)
+        write(file, [line for line in lines if _name(line) != user])
+        click.echo(f"{user} removed from {file}")
+        return
+    entry = f"{user}:{hashed(_ask(stdin))}"
+    write(file, [entry if _name(line) == user else line for line in lines] + ([] if known else [entry]))
+    click.echo(f"{user} {'changed' if known else 'added'} in {file}")
+
+
+def hashed(password: str) -> str:
+    """An Argon2id hash as FileAuthPlugin verifies it."""
+    return PasswordHash((Argon2Hasher(),)).hash(password)
+
+
+def write(file: Path, lines: list[str]) -> None:
+    """Replace the file as a whole, never seen half written, readable by its owner only."""
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            out.writelines(line + "\n" for line in lines)
+            out.flush()
+            os.fsync(out.fileno())
+        if file.exists():
+            os.chmod(name, file.stat().st_mode & 0o777)
+        os.replace(name, file)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _read(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure([f"cannot read {file}: {error}"], 2) from None
+
+
+def _name(line: str) -> str:
+    """The user of a line; empty for a comment."""
+    name, colon, _ = line.strip().partition(":")
+    return name if colon and not name.startswith("#") else ""
+
+
+def _refuse_name(user: str) -> None:
+    if not user or ":" in user or user.startswith("#") or user != user.strip() or not user.isprintable():
+        raise Failure([f"user name {user!r}: must be printable, without ':', a leading '#' or spaces around it"], 2)
+
+
+def _ask(stdin: bool) -> str:
+    if stdin:
+        password = click.get_text_stream("stdin").readline().rstrip("\r\n")
+    else:
+        password = str(click.prompt("Password", hide_input=True, confirmation_prompt=True))
+    if not password:
+        raise Failure(["the password must not be empty"], 2)
+    return password

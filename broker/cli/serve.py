@@ -1,0 +1,127 @@
+"""``tideline serve``: the broker, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from broker.cli.check import listener_url, storage_url
+from broker.cli.logs import configure
+from broker.cli.settings import (
+    CANNOT_START,
+    ENDED,
+    WRONG_CONFIGURATION,
+    Failure,
+    config_option,
+    config_path,
+    data_option,
+    read_settings,
+)
+from broker.config import Settings
+from broker.config_check import plugin_problems, warnings
+from broker.errors import StartError
+from broker.server import Server
+from storage.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@config_option
+@data_option
+def serve(config: Path | None, data: Path | None) -> None:
+    """Run the broker until SIGTERM or SIGINT; a second signal ends it at once, which loses nothing either.
+
+    Exit codes: 0 stopped, 2 wrong configuration, 3 could not start, 4 had to end by itself.
+    """
+    settings = read_settings(config, data)
+    if problems := plugin_problems(settings):
+        raise Failure(problems, WRONG_CONFIGURATION)
+    configure(settings.log)
+    log.info("configuration: %s", config_path(config) or "the defaults")
+    for warning in warnings(settings):
+        log.warning("%s", warning)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(run(settings))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def run(settings: Settings) -> None:
+    """Start, say where, serve, stop. Raises `Failure` where that goes wrong."""
+    stopping = _stop_on_signals()
+    server = Server(settings)
+    try:
+        if not await _unless(stopping, server.start()):
+            log.info("told to stop before it had started")
+            return
+    except (StartError, StorageError) as error:
+        raise Failure([_one_line(error)], CANNOT_START) from error
+    announce(server)
+    try:
+        await _unless(stopping, server.serve_forever())
+    finally:
+        log.info("stopping")
+        await server.stop()
+    if server.failure:
+        raise Failure([server.failure], ENDED)
+    log.info("stopped")
+
+
+def _one_line(error: BaseException) -> str:
+    """An error's message with those of its causes that it does not already tell."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text
+
+
+def announce(server: Server) -> None:
+    """A line on standard output for each listener, in the order of the configuration, once clients can connect."""
+    for listener in server.settings.listeners:
+        host, port = server.addresses[listener.name]
+        click.echo(f"listening {listener.name} {listener_url(listener, host, port)}")
+    click.echo(f"storing {storage_url(server.settings)}")
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT, which leaves the next one to end the process."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def first() -> None:
+        stopping.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, first)
+    return stopping
+
+
+async def _unless(stopping: asyncio.Event, work: object) -> bool:
+    """Await ``work`` unless ``stopping`` comes first, which cancels it; whether the work was done. Raises what it raises."""
+    task = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    stop = asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.cancel()
+    if task.done():
+        task.result()
+        return True
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return False

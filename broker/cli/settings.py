@@ -1,0 +1,86 @@
+"""What the commands share about configuration: the options, and how it is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from broker.config import ConfigError, Settings, load
+
+WRONG_CONFIGURATION = 2
+CANNOT_START = 3
+ENDED = 4
+
+_DATA_FILES = {"persistence": ("url", "sqlite:///{}/tideline.db"), "search": ("path", "{}/search.db")}
+"""The plugin settings that name a place in the data directory."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Failure(click.ClickException):
+    """Ends a command with lines for people on standard error, and no traceback."""
+
+    def __init__(self, lines: list[str], exit_code: int) -> None:
+        super().__init__("\n".join(lines))
+        self.exit_code = exit_code
+
+    def show(self, file: Any = None) -> None:
+        for line in self.message.split("\n"):
+            click.echo(f"tideline: {line}", err=True, file=file)
+
+
+def config_option(command: F) -> F:
+    """``--config``: a file that must exist; without it ./config.yaml where there is one, else the defaults."""
+    return click.option(
+        "-c",
+        "--config",
+        "config",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        envvar="TIDELINE_CONFIG",
+        help="Configuration file; ./config.yaml where it exists, else the defaults. Also TIDELINE_CONFIG.",
+    )(command)
+
+
+def data_option(command: F) -> F:
+    """``--data``: a directory instead of the one in the configuration."""
+    return click.option(
+        "-d",
+        "--data",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Directory of the embedded data, instead of the one in the configuration.",
+    )(command)
+
+
+def config_path(config: Path | None) -> Path | None:
+    """The file that is read for ``--config``: None stands for the defaults."""
+    if config is not None:
+        return config
+    standing = Path("config.yaml")
+    return standing if standing.is_file() else None
+
+
+def read_settings(config: Path | None, data: Path | None = None) -> Settings:
+    """The settings of a command, with ``--data`` laid over them; ends the command where they are wrong."""
+    path = config_path(config)
+    environ = dict(os.environ)
+    try:
+        settings = load(path, environ)
+        if data is None:
+            return settings
+        if "persistence" not in settings.plugins or "://" not in str(settings.plugins["persistence"].get("url", "sqlite://")):
+            raise ConfigError(["--data: the configuration has no persistence plugin"])
+        if not str(settings.plugins["persistence"].get("url", "sqlite://")).startswith("sqlite://"):
+            raise ConfigError(
+                ["--data: the configuration stores elsewhere; leave --data out, or change plugins.persistence.url"]
+            )
+        for alias, (option, pattern) in _DATA_FILES.items():
+            if alias in settings.plugins:
+                environ[f"TIDELINE__PLUGINS__{alias.upper()}__{option.upper()}"] = repr(pattern.format(data))
+        return load(path, environ)
+    except ConfigError as error:
+        name = f"{path}: " if path else ""
+        raise Failure([name + problem for problem in error.problems], WRONG_CONFIGURATION) from None
