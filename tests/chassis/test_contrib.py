@@ -19,9 +19,9 @@ async def test_jwt(authority_of):
     jwt = pytest.importorskip("jwt")
     secret = "a secret of thirty-two bytes or more"
     claims = {"user_claim": "name", "secret_key": secret}
-    topics = {"publish_claim": "pub", "subscribe_claim": "sub", "receive_claim": "rec", "secret_key": secret}
+    topics = {"publish_claim": "may_pub", "subscribe_claim": "may_sub", "receive_claim": "may_rec", "secret_key": secret}
     authority = authority_of({"amqtt.contrib.jwt.UserAuthJwtPlugin": claims, "amqtt.contrib.jwt.TopicAuthJwtPlugin": topics})
-    token = jwt.encode({"name": "alice", "pub": ["a/#"], "sub": ["b"], "rec": ["b"]}, secret, algorithm="HS256")
+    token = jwt.encode({"name": "alice", "may_pub": ["a/#"], "may_sub": ["b"], "may_rec": ["b"]}, secret, algorithm="HS256")
     request = asked("alice", token)
     identity = await authority.authenticate(request)
     assert identity == Identity("u/alice", "alice", False)

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.config import Listener
+from broker.counters import Counters
+from broker.listeners import Listeners
+
+TIMEOUT = 5
+
+
+class Echo:
+    """Sends back what it gets, and remembers what happened to it. ``close`` as data closes, ``abort`` aborts."""
+
+    def __init__(self, listener: str) -> None:
+        self.listener = listener
+        self.got = b""
+        self.events: list[str] = []
+        self.lost = asyncio.Event()
+        self.made = asyncio.Event()
+        self.transport: Any = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.events.append("made")
+        self.made.set()
+
+    def data_received(self, data: bytes) -> None:
+        self.got += data
+        if data == b"close":
+            self.transport.write(b"bye")
+            self.transport.close()
+        elif data == b"abort":
+            self.transport.abort()
+        else:
+            self.transport.writelines([b"<", data, b">"])
+
+    def eof_received(self) -> bool | None:
+        self.events.append("eof")
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.events.append("lost")
+        self.lost.set()
+
+    def pause_writing(self) -> None:
+        self.events.append("pause")
+
+    def resume_writing(self) -> None:
+        self.events.append("resume")
+
+
+class Running:
+    """Open listeners, the connections that they made, and where they listen."""
+
+    def __init__(self, listeners: Listeners, counters: Counters) -> None:
+        self.listeners = listeners
+        self.counters = counters
+        self.echoes: list[Echo] = []
+        self.addresses: dict[str, list[tuple[str, int]]] = {}
+        self._more = asyncio.Event()
+
+    def make(self, name: str) -> Echo:
+        echo = Echo(name)
+        self.echoes.append(echo)
+        self._more.set()
+        return echo
+
+    async def echo(self, index: int = 0) -> Echo:
+        """The connection that was made as the index-th."""
+        async with asyncio.timeout(TIMEOUT):
+            while len(self.echoes) <= index:
+                self._more.clear()
+                await self._more.wait()
+            await self.echoes[index].made.wait()
+        return self.echoes[index]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return next(iter(self.addresses.values()))[0]
+
+
+async def start(*settings: dict[str, Any], max_packet_size: int = 1 << 20, connect_timeout: float = 5.0) -> Running:
+    """Open listeners on free ports of the loopback."""
+    counters = Counters()
+    server = Running(Listeners(max_packet_size=max_packet_size, connect_timeout=connect_timeout, counters=counters), counters)
+    listeners = [
+        Listener.model_validate({"name": f"l{index}", "bind": "127.0.0.1:0", **values}) for index, values in enumerate(settings)
+    ]
+    server.addresses = await server.listeners.open(listeners, server.make)
+    return server
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[Callable[..., Any]]:
+    """`start`, with what it started closed at the end."""
+    opened: list[Running] = []
+
+    async def begin(*settings: dict[str, Any], **limits: Any) -> Running:
+        opened.append(await start(*settings, **limits))
+        return opened[-1]
+
+    yield begin
+    for server in opened:
+        async with asyncio.timeout(TIMEOUT):
+            await server.listeners.close()
+
+
+class Certificates:
+    """A root, a server's certificate for localhost, and one device's, as PEM files."""
+
+    def __init__(self, folder: Path) -> None:
+        cert = pytest.importorskip("amqtt.contrib.cert")
+        from cryptography.hazmat.primitives import serialization
+
+        self.ca, self.server, self.server_key = folder / "ca.crt", folder / "server.crt", folder / "server.key"
+        self.device, self.device_key = folder / "device.crt", folder / "device.key"
+        self.encrypted_key = folder / "encrypted.key"
+        root_key, root = cert.generate_root_creds("XX", "State", "Town", "Org", "Root")
+        server_key, server_request = cert.generate_server_csr("XX", "Org", "localhost")
+        device_key, device_request = cert.generate_device_csr(
+            "XX", "Org", "phone", "spiffe://fleet/device/phone", "phone.local"
+        )
+        self.ca.write_bytes(root.public_bytes(serialization.Encoding.PEM))
+        cert.write_key_and_crt(server_key, cert.sign_csr(server_request, root_key, root), "server", folder)
+        cert.write_key_and_crt(device_key, cert.sign_csr(device_request, root_key, root), "device", folder)
+        self.encrypted_key.write_bytes(
+            server_key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.TraditionalOpenSSL,
+                serialization.BestAvailableEncryption(b"secret"),
+            )
+        )
+
+    def client(self, *, with_certificate: bool = False) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.ca))
+        context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
+        if with_certificate:
+            context.load_cert_chain(self.device, self.device_key)
+        return context
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("tls"))

@@ -1,0 +1,317 @@
+"""MQTT over WebSocket, with the websockets client and by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+
+import pytest
+import websockets
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, OP_TEXT, Frame
+from websockets.typing import Subprotocol
+
+MQTT = [Subprotocol("mqtt")]
+WAIT = 5
+
+HANDSHAKE = (
+    b"GET /mqtt HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
+)
+
+
+def url(server, path: str = "/mqtt") -> str:
+    host, port = server.address
+    return f"ws://{host}:{port}{path}"
+
+
+def frame(opcode: int, data: bytes, fin: bool = True) -> bytes:
+    return Frame(opcode, data, fin).serialize(mask=True)
+
+
+async def by_hand(server) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection(*server.address)
+    writer.write(HANDSHAKE)
+    async with asyncio.timeout(WAIT):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+    return reader, writer
+
+
+async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """(opcode, payload) of the next frame from the server, which masks nothing."""
+    async with asyncio.timeout(WAIT):
+        first, length = await reader.readexactly(2)
+        if length == 126:
+            (length,) = struct.unpack(">H", await reader.readexactly(2))
+        elif length == 127:
+            (length,) = struct.unpack(">Q", await reader.readexactly(8))
+        return first & 0x0F, await reader.readexactly(length)
+
+
+class TestHandshake:
+    @pytest.mark.parametrize("offer", [["mqtt"], ["mqttv3.1"], ["chat", "mqtt"], ["mqttv3.1", "mqtt"]])
+    async def test_the_subprotocol(self, running, offer):
+        server = await running({"type": "ws"})
+        async with connect(url(server), subprotocols=[Subprotocol(name) for name in offer]) as client:
+            assert client.subprotocol == ("mqtt" if "mqtt" in offer else "mqttv3.1")
+
+    @pytest.mark.parametrize("offer", [None, ["chat"]])
+    async def test_none_that_we_speak(self, running, offer):
+        server = await running({"type": "ws"})
+        with pytest.raises(InvalidStatus) as caught:
+            async with connect(url(server), subprotocols=offer):
+                pass
+        assert caught.value.response.status_code == 400
+        assert not server.echoes
+
+    async def test_the_path(self, running):
+        server = await running({"type": "ws", "path": "/devices"})
+        async with connect(url(server, "/devices?x=1"), subprotocols=MQTT):
+            pass
+        with pytest.raises(InvalidStatus) as caught:
+            async with connect(url(server, "/mqtt"), subprotocols=MQTT):
+                pass
+        assert caught.value.response.status_code == 404
+
+    async def test_plain_http_gets_an_answer(self, running):
+        server = await running({"type": "ws"})
+        reader, writer = await asyncio.open_connection(*server.address)
+        writer.write(b"GET /mqtt HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(WAIT):
+            assert (await reader.read()).startswith(b"HTTP/1.1 426 Upgrade Required")
+        writer.close()
+
+    @pytest.mark.parametrize("rubbish", [b"\x10\x10\x00\x04MQTT\x04\x02\x00\x3c\x00\x04phone\r\n", b"GET / HTTP/1.0\r\n\r\n"])
+    async def test_rubbish_is_closed(self, running, rubbish):
+        server = await running({"type": "ws"})
+        reader, writer = await asyncio.open_connection(*server.address)
+        writer.write(rubbish)
+        async with asyncio.timeout(WAIT):
+            await reader.read()
+        writer.close()
+        assert not server.echoes
+
+    async def test_one_that_never_ends_is_ended(self, running):
+        server = await running({"type": "ws"}, connect_timeout=0.2)
+        reader, writer = await asyncio.open_connection(*server.address)
+        writer.write(HANDSHAKE[:40])
+        async with asyncio.timeout(WAIT):
+            assert await reader.read() == b""
+        writer.close()
+
+    async def test_the_limit_counts_here_too(self, running):
+        server = await running({"type": "ws", "max_connections": 1})
+        async with connect(url(server), subprotocols=MQTT):
+            with pytest.raises((websockets.InvalidMessage, OSError)):
+                async with connect(url(server), subprotocols=MQTT):
+                    pass
+        assert server.counters.connections_refused == 1
+
+
+class TestFrames:
+    async def test_data_goes_both_ways(self, running):
+        server = await running({"type": "ws"})
+        async with connect(url(server), subprotocols=MQTT, compression=None) as client:
+            await client.send(b"hello")
+            assert await client.recv() == b"<hello>"
+        echo = await server.echo()
+        await asyncio.wait_for(echo.lost.wait(), WAIT)
+        assert echo.events == ["made", "lost"]
+        assert echo.transport.is_closing()
+
+    @pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, 300_000])
+    async def test_any_size(self, running, size):
+        server = await running({"type": "ws"})
+        async with connect(url(server), subprotocols=MQTT, max_size=None) as client:
+            await client.send(b"x" * size)
+            await client.send(b"end")
+            answer = b""
+            while not answer.endswith(b"<end>"):
+                answer += await client.recv()
+        assert answer == (b"<" + b"x" * size + b">" if size else b"") + b"<end>"
+
+    async def test_any_split_of_the_bytes(self, running):
+        server = await running({"type": "ws"})
+        reader, writer = await by_hand(server)
+        for byte in frame(OP_BINARY, b"abc"):
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0)
+        assert await read_frame(reader) == (OP_BINARY, b"<abc>")
+        writer.close()
+
+    async def test_a_message_in_fragments_with_a_ping_between(self, running):
+        server = await running({"type": "ws"})
+        reader, writer = await by_hand(server)
+        writer.write(
+            frame(OP_BINARY, b"ab", fin=False) + frame(OP_PING, b"?") + frame(OP_CONT, b"", fin=False) + frame(OP_CONT, b"c")
+        )
+        frames = [await read_frame(reader) for _ in range(3)]
+        assert sorted(frames) == sorted([(OP_BINARY, b"<ab>"), (OP_BINARY, b"<c>"), (OP_PONG, b"?")])
+        assert (await server.echo()).got == b"abc"
+        writer.close()
+
+    async def test_several_frames_in_one_read(self, running):
+        server = await running({"type": "ws"})
+        reader, writer = await by_hand(server)
+        writer.write(b"".join(frame(OP_BINARY, bytes([65 + n])) for n in range(10)))
+        assert [await read_frame(reader) for _ in range(10)] == [(OP_BINARY, b"<%c>" % (65 + n)) for n in range(10)]
+        writer.close()
+
+    @pytest.mark.parametrize("fin", [True, False])
+    async def test_text_is_refused_and_nothing_behind_it_counts(self, running, fin):
+        server = await running({"type": "ws"})
+        reader, writer = await by_hand(server)
+        writer.write(frame(OP_TEXT, b"hi", fin) + (frame(OP_BINARY if fin else OP_CONT, b"later")))
+        opcode, payload = await read_frame(reader)
+        assert (opcode, payload[:2]) == (OP_CLOSE, (1003).to_bytes(2, "big"))
+        writer.write(frame(OP_CLOSE, payload[:2]))
+        async with asyncio.timeout(WAIT):
+            assert await reader.read() == b""
+        echo = await server.echo()
+        await asyncio.wait_for(echo.lost.wait(), WAIT)
+        assert echo.got == b""
+        writer.close()
+
+    @pytest.mark.parametrize(
+        ("bad", "code"),
+        [
+            (Frame(OP_BINARY, b"not masked").serialize(mask=False), 1002),
+            (frame(OP_CONT, b"of nothing"), 1002),
+            (b"\xf2\x80\x00\x00\x00\x00", 1002),  # reserved bits
+            (b"\x82\xff" + (1 << 40).to_bytes(8, "big") + b"\0\0\0\0", 1009),
+            (frame(OP_BINARY, b"x" * 70_000), 1009),
+            (frame(OP_BINARY, b"x" * 40_000, fin=False) + frame(OP_CONT, b"x" * 40_000), 1009),
+        ],
+        ids=["not masked", "stray continuation", "reserved bits", "huge frame", "large frame", "large message"],
+    )
+    async def test_what_breaks_the_rules_closes(self, running, bad, code):
+        server = await running({"type": "ws"}, max_packet_size=1000)
+        reader, writer = await by_hand(server)
+        writer.write(bad)
+        opcode = OP_BINARY
+        while opcode != OP_CLOSE:
+            opcode, payload = await read_frame(reader)
+        assert int.from_bytes(payload[:2], "big") == code
+        async with asyncio.timeout(WAIT):
+            assert await reader.read() == b""
+        writer.close()
+        echo = await server.echo()
+        await asyncio.wait_for(echo.lost.wait(), WAIT)
+
+
+class TestClosing:
+    async def test_the_mqtt_side_closes(self, running):
+        server = await running({"type": "ws"})
+        async with connect(url(server), subprotocols=MQTT) as client:
+            await client.send(b"close")
+            assert await client.recv() == b"bye"
+            with pytest.raises(ConnectionClosed) as caught:
+                await client.recv()
+            assert caught.value.rcvd.code == 1000
+
+    async def test_nothing_more_is_written_or_taken_in_then(self, running):
+        server = await running({"type": "ws"})
+        reader, writer = await by_hand(server)
+        echo = await server.echo()
+        echo.transport.close()
+        echo.transport.close()
+        echo.transport.write(b"late")
+        writer.write(frame(OP_BINARY, b"late too"))
+        opcode, payload = await read_frame(reader)
+        assert opcode == OP_CLOSE
+        writer.write(frame(OP_CLOSE, payload))
+        async with asyncio.timeout(WAIT):
+            assert await reader.read() == b""
+        assert echo.got == b""
+        writer.close()
+
+    async def test_a_peer_that_does_not_answer_is_cut_off(self, running, monkeypatch):
+        monkeypatch.setattr("broker.websocket.CLOSE_TIMEOUT", 0.1)
+        server = await running({"type": "ws"})
+        _, writer = await by_hand(server)
+        echo = await server.echo()
+        echo.transport.close()
+        await asyncio.wait_for(echo.lost.wait(), WAIT)
+        writer.close()
+
+    async def test_abort(self, running):
+        server = await running({"type": "ws"})
+        async with connect(url(server), subprotocols=MQTT) as client:
+            await client.send(b"abort")
+            with pytest.raises(ConnectionClosed) as caught:
+                await client.recv()
+            assert caught.value.rcvd is None
+
+    async def test_a_peer_that_just_goes(self, running):
+        server = await running({"type": "ws"})
+        _, writer = await by_hand(server)
+        echo = await server.echo()
+        writer.transport.abort()
+        await asyncio.wait_for(echo.lost.wait(), WAIT)
+        assert server.listeners.connections == 0
+
+
+class TestBackPressure:
+    async def test_writing_is_paused_and_resumed(self, running):
+        server = await running({"type": "ws"})
+        reader, writer = await by_hand(server)
+        echo = await server.echo()
+        echo.transport.set_write_buffer_limits(high=1000)
+        while "pause" not in echo.events:
+            echo.transport.write(b"x" * 100_000)
+        assert echo.transport.get_write_buffer_size() > 1000
+        async with asyncio.timeout(WAIT):
+            while "resume" not in echo.events:
+                await reader.read(1 << 20)
+        writer.close()
+
+    async def test_reading_is_paused_and_resumed(self, running):
+        server = await running({"type": "ws"})
+        reader, writer = await by_hand(server)
+        echo = await server.echo()
+        echo.transport.pause_reading()
+        assert not echo.transport.is_reading()
+        writer.write(frame(OP_BINARY, b"x"))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), 0.1)
+        assert echo.got == b""
+        echo.transport.resume_reading()
+        assert await read_frame(reader) == (OP_BINARY, b"<x>")
+        writer.close()
+
+    async def test_pings_cannot_fill_the_memory(self, running):
+        server = await running({"type": "ws"})
+        reader, writer = await by_hand(server)
+        echo = await server.echo()
+        writer.write(frame(OP_PING, b"p" * 125) * 40_000)  # 5 MB of answers to somebody who reads none
+        writer.write(frame(OP_BINARY, b"end"))
+        async with asyncio.timeout(WAIT):
+            while not echo.got:
+                assert echo.transport.get_write_buffer_size() < 1 << 17
+                await asyncio.sleep(0)
+            reader._limit = 1 << 24
+            assert b"<end>" in await reader.readuntil(b"<end>")
+        writer.close()
+
+
+async def test_over_tls(running, certificates):
+    tls = {"certfile": str(certificates.server), "keyfile": str(certificates.server_key)}
+    server = await running({"type": "ws", "tls": tls})
+    host, port = server.address
+    secure = f"wss://{host}:{port}/mqtt"
+    async with connect(secure, subprotocols=MQTT, ssl=certificates.client(), server_hostname="localhost") as client:
+        await client.send(b"hello")
+        assert await client.recv() == b"<hello>"
+    assert (await server.echo()).transport.get_extra_info("ssl_object") is not None
+
+
+async def test_no_password_is_logged(running, caplog):
+    caplog.set_level("DEBUG")
+    server = await running({"type": "ws"})
+    reader, writer = await by_hand(server)
+    writer.write(frame(OP_BINARY, b"s3cret"))
+    await read_frame(reader)
+    writer.close()
+    assert "s3cret" not in caplog.text
+    assert b"s3cret".hex(" ") not in caplog.text
