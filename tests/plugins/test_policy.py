@@ -1,0 +1,106 @@
+"""What is kept of a topic, and where new devices start."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from broker.hooks import Group
+from plugins.persistence import PersistencePlugin
+from plugins.policy import Policies, Policy
+from plugins.sync import check_start, position
+from storage.memory import MemoryStorage
+from storage.records import Append, Message
+
+
+class TestPolicies:
+    def test_without_any_all_but_dollar_topics_are_kept(self):
+        policies = Policies([])
+        assert [policies.mode(topic) for topic in ("a", "a/b", "/", "$SYS/x", "$own")] == [
+            "sync",
+            "sync",
+            "sync",
+            "none",
+            "none",
+        ]
+
+    def test_the_first_that_matches_wins(self):
+        policies = Policies(
+            [Policy("a/secret/#", "none"), Policy("a/#", "store"), Policy("a/b", "none"), Policy("+/c", "sync")]
+        )
+        told = {topic: policies.mode(topic) for topic in ("a", "a/b", "a/secret", "a/secret/x", "x/c", "x")}
+        assert told == {"a": "store", "a/b": "store", "a/secret": "none", "a/secret/x": "none", "x/c": "sync", "x": "sync"}
+
+    def test_a_dollar_topic_must_be_named(self):
+        policies = Policies([Policy("#", "store"), Policy("$audit/#", "sync")])
+        assert policies.mode("$SYS/x") == "none"
+        assert policies.mode("$audit/x") == "sync"
+        assert policies.mode("x") == "store"
+
+    def test_the_answers_kept_are_bounded(self, monkeypatch):
+        monkeypatch.setattr("plugins.policy._CACHED", 100)
+        policies = Policies([Policy("a/#", "none")])
+        for number in range(1000):
+            assert policies.mode(f"a/{number}") == "none"
+            assert policies.mode(f"b/{number}") == "sync"
+            assert len(policies._known) <= 100
+
+    @pytest.mark.parametrize(("filter", "mode"), [("", "none"), ("a/#/b", "none"), ("a+", "none"), ("a", "all")])
+    def test_what_is_wrong_is_refused(self, filter, mode):
+        with pytest.raises(ValueError, match="policies: "):
+            Policy(filter, mode)
+
+
+@dataclasses.dataclass
+class Context:
+    config: PersistencePlugin.Config
+
+
+class TestPersistence:
+    def append(self, topic: str, retain: bool = False) -> Append:
+        return Append(Message(1, topic, "u/a", "x", 0, 1, b"p"), recipients=("u/b",), retain=retain)
+
+    async def test_a_policy_takes_away_what_is_not_wanted(self):
+        plugin = PersistencePlugin(
+            Context(PersistencePlugin.Config("memory://", [Policy("t/#", "store"), Policy("n/#", "none")]))
+        )
+        appends = [self.append("a"), self.append("t/1"), self.append("n/1", retain=True), self.append("$SYS/x")]
+        await plugin.before_ack(Group(list(appends), appends))
+        assert [(append.store, tuple(append.recipients), append.retain) for append in appends] == [
+            (True, ("u/b",), False),
+            (True, (), False),
+            (False, (), True),
+            (False, (), False),
+        ]
+
+    async def test_it_provides_the_storage_that_the_url_names(self):
+        assert isinstance(PersistencePlugin(Context(PersistencePlugin.Config("memory://"))).storage(), MemoryStorage)
+
+
+class TestStart:
+    @pytest.mark.parametrize(
+        "start", ["latest", "earliest", "last:1", "last:500", "since:0s", "since:90s", "since:5min", "since:24h"]
+    )
+    def test_good(self, start):
+        assert check_start(start) == start
+
+    @pytest.mark.parametrize(
+        "start", ["", "Latest", "last", "last:", "last:0", "last:-1", "last:x", "since:", "since:5", "since:5w", "5"]
+    )
+    def test_bad(self, start):
+        with pytest.raises(ValueError, match=r"must be latest, earliest, last:<n> or since:<duration>"):
+            check_start(start)
+
+    @pytest.mark.parametrize(
+        ("start", "now", "told"),
+        [
+            ("latest", 5, "latest"),
+            ("last:7", 5, "last:7"),
+            ("since:90s", 100_000, "since:10000"),
+            ("since:1h", 3_600_001, "since:1"),
+            ("since:7d", 5, "since:0"),
+        ],
+    )
+    def test_a_duration_reaches_back_from_now(self, start, now, told):
+        assert position(start, now) == told
