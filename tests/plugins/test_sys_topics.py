@@ -14,11 +14,13 @@ from tests.chassis.servers import PlainServer
 
 PATH = "plugins.sys_topics.SysTopicsPlugin"
 
-MOSQUITTO = """bytes/received bytes/sent clients/connected clients/disconnected clients/expired clients/maximum clients/total messages/received
-messages/sent messages/stored publish/bytes/received publish/bytes/sent publish/messages/dropped publish/messages/received
-publish/messages/sent subscriptions/count uptime load/messages/received/1min load/messages/received/5min
-load/messages/sent/15min load/publish/received/1min load/publish/sent/1min load/publish/dropped/1min load/bytes/received/1min load/bytes/sent/1min
-load/sockets/1min load/connections/1min shared_subscriptions/count clients/active clients/inactive"""
+MOSQUITTO = """\
+bytes/received bytes/sent clients/connected clients/disconnected clients/expired clients/maximum clients/total
+messages/received messages/sent messages/stored publish/bytes/received publish/bytes/sent publish/messages/dropped
+publish/messages/received publish/messages/sent subscriptions/count uptime load/messages/received/1min
+load/messages/received/5min load/messages/sent/15min load/publish/received/1min load/publish/sent/1min
+load/publish/dropped/1min load/bytes/received/1min load/bytes/sent/1min load/sockets/1min load/connections/1min
+shared_subscriptions/count clients/active clients/inactive"""
 
 
 def test_the_figures():
