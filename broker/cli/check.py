@@ -12,7 +12,7 @@ from broker.config_check import plugin_problems, warnings
 from broker.config_sources import without_password
 
 
-@click.command()
+@click.command(short_help="Validate the configuration.")
 @config_option
 @click.option("--strict", is_flag=True, help="Exit with 1 where there are warnings.")
 def check(config: Path | None, strict: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from broker.cli.settings import Failure
 
 
-@click.command()
+@click.command(short_help="Keep a password file.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("user", required=False)
 @click.option("--delete", is_flag=True, help="Remove the user.")
@@ -49,7 +50,10 @@ def hashed(password: str) -> str:
 
 def write(file: Path, lines: list[str]) -> None:
     """Replace the file as a whole, never seen half written, readable by its owner only."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    except OSError as error:
+        raise Failure([f"cannot write {file}: {error.strerror}"], 2) from None
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as out:
             out.writelines(line + "\n" for line in lines)
@@ -83,7 +87,7 @@ def _refuse_name(user: str) -> None:
 
 def _ask(stdin: bool) -> str:
     if stdin:
-        password = click.get_text_stream("stdin").readline().rstrip("\r\n")
+        password = sys.stdin.readline().rstrip("\r\n")
     else:
         password = str(click.prompt("Password", hide_input=True, confirmation_prompt=True))
     if not password:

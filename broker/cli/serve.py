@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,7 +33,7 @@ from storage.errors import StorageError
 log = logging.getLogger(__name__)
 
 
-@click.command()
+@click.command(short_help="Run the broker.")
 @config_option
 @data_option
 def serve(config: Path | None, data: Path | None) -> None:
@@ -80,10 +81,8 @@ async def run(settings: Settings) -> None:
     log.info("stopped")
 
 
-def _one_line(error: BaseException) -> str:
-    """An error's message with those of its causes that it does not already tell."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def announce(server: Server) -> None:
@@ -110,9 +109,9 @@ def _stop_on_signals() -> asyncio.Event:
     return stopping
 
 
-async def _unless(stopping: asyncio.Event, work: object) -> bool:
+async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
     """Await ``work`` unless ``stopping`` comes first, which cancels it; whether the work was done. Raises what it raises."""
-    task = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    task = asyncio.ensure_future(work)
     stop = asyncio.ensure_future(stopping.wait())
     try:
         await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)

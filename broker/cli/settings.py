@@ -26,7 +26,7 @@ class Failure(click.ClickException):
 
     def __init__(self, lines: list[str], exit_code: int) -> None:
         super().__init__("\n".join(lines))
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
 
     def show(self, file: Any = None) -> None:
         for line in self.message.split("\n"):

@@ -1,0 +1,259 @@
+"""``tideline inspect``: what is stored, read-only, also beside a running broker."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from broker.cli.logs import printable
+from broker.cli.settings import CANNOT_START, Failure, config_option, data_option, read_settings
+from storage.errors import StorageError
+from storage.factory import open_url
+from storage.interface import Catalogue, Storage
+from storage.records import NEVER, Device, InflightState, Message
+
+Row = dict[str, Any]
+Rows = AsyncIterator[Row]
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PAGE = 256
+_SHOWN = 60  # characters of a payload in a table
+
+
+def _source_options(command: F) -> F:
+    url = click.option("-u", "--url", help="Storage URL, such as sqlite:///data/tideline.db or mongodb://host/database.")
+    as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with everything.")
+    return config_option(data_option(url(as_json(command))))
+
+
+@click.group()
+def inspect() -> None:
+    """Look into a data directory or database, read-only."""
+
+
+@inspect.command()
+@click.option("--prefix", default="", help="Only topics that begin with it.")
+@_source_options
+def conversations(prefix: str, **source: Any) -> None:
+    """List the conversations: topic, first kept and last sequence."""
+
+    async def rows(storage: Storage) -> Rows:
+        async for topic, first, last in _catalogue(storage).conversations(prefix):
+            yield {"topic": topic, "first": first, "last": last, "kept": last - first + 1}
+
+    _show(rows, **source)
+
+
+@inspect.command()
+@_source_options
+def inboxes(**source: Any) -> None:
+    """List the inboxes: user key, first kept and last sequence."""
+
+    async def rows(storage: Storage) -> Rows:
+        async for user, first, last in _catalogue(storage).inboxes():
+            yield {"user": user, "first": first, "last": last, "kept": last - first + 1}
+
+    _show(rows, **source)
+
+
+@inspect.command()
+@click.option("--user", help="Only the devices of this user.")
+@_source_options
+def devices(user: str | None, **source: Any) -> None:
+    """List the devices: offset, lag behind the inbox, what is in flight, subscriptions."""
+
+    async def rows(storage: Storage) -> Rows:
+        async for device in storage.devices():
+            if user is None or device.key.user == user_key(user):
+                yield _device_row(device, await storage.inbox_head(device.key.user))
+
+    _show(rows, **source)
+
+
+@inspect.command()
+@click.argument("topic")
+@click.option("--after", default=0, help="Only sequences above it.")
+@click.option("--before", default=0, help="Only sequences below it.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option("--newest", is_flag=True, help="The newest first.")
+@_source_options
+def messages(topic: str, after: int, before: int, limit: int, newest: bool, **source: Any) -> None:
+    """List the messages of a conversation."""
+
+    async def rows(storage: Storage) -> Rows:
+        low, high, left = after, before, limit
+        while left > 0:
+            page = await storage.read_conversation(topic, after=low, before=high, limit=min(left, _PAGE), newest_first=newest)
+            for message in page:
+                yield _message_row(message)
+            if not page:
+                return
+            low, high = (low, page[-1].seq) if newest else (page[-1].seq, high)
+            left -= len(page)
+
+    _show(rows, **source)
+
+
+@inspect.command()
+@click.argument("user")
+@click.option("--after", default=0, help="Only inbox sequences above it.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@_source_options
+def inbox(user: str, after: int, limit: int, **source: Any) -> None:
+    """List the inbox of a USER: a user name, or a key such as u/alice, c/client-id, s/group/filter."""
+
+    async def rows(storage: Storage) -> Rows:
+        position, left = after, limit
+        while left > 0:
+            page = await storage.read_inbox(user_key(user), position, min(left, _PAGE))
+            for entry in page:
+                removed = {"topic": "(removed)"} if entry.message is None else _message_row(entry.message)
+                yield {"inbox": entry.seq, **({"target": entry.target} if entry.target else {}), **removed}
+            if not page:
+                return
+            position = page[-1].seq
+            left -= len(page)
+
+    _show(rows, **source)
+
+
+def user_key(user: str) -> str:
+    """The key of an inbox from what a person typed: a key stays one, a bare name is a verified user's."""
+    return user if user[:2] in ("u/", "c/", "s/") else f"u/{user}"
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------
+
+
+def _device_row(device: Device, head: int) -> Row:
+    return {
+        "user": device.key.user,
+        "device": device.key.client_id,
+        "offset": device.offset,
+        "head": head,
+        "lag": head - device.offset,
+        "inflight": [
+            {"packet": item.packet_id, "seq": item.seq, "state": InflightState(item.state).name.lower()}
+            for item in device.inflight
+        ],
+        "received": sorted(device.received),
+        "expires": "never" if device.expiry == NEVER else _time(device.expires_at) or f"{device.expiry} s after it leaves",
+        "subscriptions": [
+            {"filter": item.filter, "qos": item.options & 3, "since": item.since} for item in device.subscriptions.values()
+        ],
+    }
+
+
+def _message_row(message: Message) -> Row:
+    return {
+        "seq": message.seq,
+        "topic": message.topic,
+        "time": _time(message.time),
+        "user": message.user,
+        "device": message.device,
+        "qos": message.qos,
+        "id": f"{message.id:016x}",
+        **payload_fields(message.payload),
+    }
+
+
+def payload_fields(payload: bytes) -> Row:
+    """``payload`` where it is UTF-8 text, else ``payload_base64``."""
+    try:
+        return {"payload": payload.decode()}
+    except UnicodeDecodeError:
+        return {"payload_base64": base64.b64encode(payload).decode()}
+
+
+def _time(milliseconds: int) -> str:
+    """UTC with milliseconds; empty for 0."""
+    if not milliseconds:
+        return ""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# --- showing them --------------------------------------------------------------------------------------------------
+
+
+def _show(rows: Callable[[Storage], Rows], *, config: Path | None, data: Path | None, url: str | None, as_json: bool) -> None:
+    """Print the rows of a storage, as they come in JSON, aligned where people read them."""
+    address = url or f"sqlite:///{data}/tideline.db" if url or data else _configured(config)
+
+    async def work() -> None:
+        storage = open_url(address, read_only=True)
+        await storage.open()
+        try:
+            await _print(rows(storage), as_json)
+        finally:
+            await storage.close()
+
+    _run(work)
+
+
+def _configured(config: Path | None) -> str:
+    settings = read_settings(config)
+    if "persistence" not in settings.plugins:
+        raise Failure(["the configuration has no persistence plugin; give --data or --url"], 2)
+    return str(settings.plugins["persistence"].get("url", "sqlite:///data/tideline.db"))
+
+
+def _run(work: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await work()
+
+    try:
+        asyncio.run(main())
+    except StorageError as error:
+        raise Failure([" ".join(str(error).split())], CANNOT_START) from None
+
+
+def _catalogue(storage: Storage) -> Catalogue:
+    if not isinstance(storage, Catalogue):
+        raise Failure(["this storage cannot list its timelines"], CANNOT_START)
+    return storage
+
+
+async def _print(rows: Rows, as_json: bool) -> None:
+    if as_json:
+        async for row in rows:
+            click.echo(json.dumps(row, ensure_ascii=False))
+        return
+    block: list[list[str]] = []
+    titles: list[str] = []
+    async for row in rows:
+        if list(row) != titles or len(block) >= _PAGE:
+            _print_block(block)
+            block, titles = [list(row)], list(row)
+        block.append([_cell(value) for value in row.values()])
+    _print_block(block)
+    if not titles:
+        click.echo("nothing", err=True)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(_item(item) for item in value) or "-"
+    text = printable(str(value))
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _item(item: object) -> str:
+    """A nested value in a table: ``chat/#:1>5`` is a filter, its QoS and its since; ``12:published_1`` what is in flight."""
+    if not isinstance(item, dict):
+        return str(item)
+    if "filter" in item:
+        return printable(f"{item['filter']}:{item['qos']}>{item['since']}")
+    return f"{item['seq']}:{item['state']}"
+
+
+def _print_block(block: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*block, strict=True)]
+    for line in block:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
