@@ -19,6 +19,7 @@ from broker.connection import Connection
 from broker.counters import Counters
 from broker.delivery import Delivery
 from broker.errors import StartError
+from broker.handle_publish import Inbound
 from broker.hooks import Group
 from broker.ids import Ids
 from broker.listeners import Listeners
@@ -31,6 +32,7 @@ from broker.retained import Retained
 from broker.session import Session
 from broker.sessions import Sessions
 from broker.shares import Share, Shares
+from broker.tap import tapped
 from broker.trie import Trie
 from broker.view import View
 from storage.errors import StorageUnavailable
@@ -146,7 +148,8 @@ class Server:
             connect_timeout=settings.mqtt.connect_timeout,
             counters=self.counters,
         )
-        opened = await self._listeners.open(settings.listeners, lambda listener: Connection(self, listener))
+        make = tapped(self.chassis, lambda listener: Connection(self, listener))
+        opened = await self._listeners.open(settings.listeners, make)
         self.addresses = {name: addresses[0] for name, addresses in opened.items()}
 
     async def serve_forever(self) -> None:
@@ -209,7 +212,15 @@ class Server:
             self.counters.messages_sent += len(frames)
             connection.write_frames(frames)
         self.counters.messages_stored += len(group.appends)
+        if self.chassis.listens(BrokerEvents.MESSAGE_BROADCAST):
+            self._tell_broadcasts(group.appends)
         self.delivery.deliver(group.appends)
+
+    def _tell_broadcasts(self, appends: Iterable[Append]) -> None:
+        for append in appends:
+            origin = append.origin
+            if append.error is None and isinstance(origin, Inbound):
+                self.chassis.message_broadcast(origin.connection.info, append.message, origin.packet_id)
 
     def _settle_retained(self, append: Append) -> None:
         """A retained message that was refused after all gives its place back to the one before."""
