@@ -1,0 +1,14 @@
+"""Benchmarks: Tideline beside other brokers, driven by one generator in one run. `python -m bench --help`.
+
+    cli        what to run, in which order; prints and saves
+    shapes     the kinds of load and what is read off them
+    peers/     the brokers: how each is started, where it listens, what its PUBACK means
+    drive      one cell: one shape on one broker, its memory and processor time watched
+    generator  the process that makes the load: load (the shapes), clients, reactor, wire (codec)
+    table      figures, ratios and targets as text
+    filled     Tideline with millions of stored messages against empty; prefill fills a database
+    versions   MQTT 5 against 3.1.1
+    profile    where Tideline's time goes during a shape
+
+Nothing in here imports the broker; `prefill` imports storage, to be quick. It needs Linux (epoll and /proc).
+"""

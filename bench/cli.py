@@ -1,0 +1,105 @@
+"""`python -m bench`: the command line, the order of work, and what is printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import signal
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from bench import filled, machine, table, versions
+from bench.drive import Cell, Options
+from bench.peers import PEERS
+from bench.rounds import Contestant, run
+from bench.shapes import SHAPES
+
+SECTIONS = (*(shape.name for shape in SHAPES), "filled", "versions")
+
+
+def _names(known: tuple[str, ...]) -> object:
+    def parse(text: str) -> tuple[str, ...]:
+        given = tuple(part.strip() for part in text.split(",") if part.strip())
+        if wrong := [name for name in given if name not in known]:
+            raise argparse.ArgumentTypeError(f"{', '.join(wrong)}: choose from {', '.join(known)}")
+        return given
+
+    return parse
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Tideline beside other MQTT brokers, with one load generator, in one run."
+    )
+    parser.add_argument("--only", type=_names(SECTIONS), default=SECTIONS, help=f"of {', '.join(SECTIONS)}")  # type: ignore[arg-type]
+    parser.add_argument("--peers", type=_names(tuple(PEERS)), default=tuple(PEERS), help=f"of {', '.join(PEERS)}")  # type: ignore[arg-type]
+    parser.add_argument("--quick", action="store_true", help="one short round with little data; figures are only indicative")
+    parser.add_argument("--seconds", type=float, help="measured time of a cell (default 3, quick 1)")
+    parser.add_argument("--rounds", type=int, help="rounds whose median counts (default 3, quick 1)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every cell of every round")
+    parser.add_argument("--dir", type=Path, help="where the brokers' data goes; a real disk, not a tmpfs")
+    parser.add_argument("--core", type=int, help="pin the generator to this core")
+    parser.add_argument("--messages", type=int, help="stored messages in 'filled' (default 5,000,000, quick 200,000)")
+    parser.add_argument("--filters", type=int, help="subscription filters in 'filled' (default 100,000, quick 10,000)")
+    return parser.parse_args(argv)
+
+
+def _allow_many_files() -> None:
+    """Thousands of idle connections need as many descriptors here and, inherited, in the brokers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(65536, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run what was asked for and print it."""
+    given = _arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    _allow_many_files()
+    if given.dir:
+        given.dir.mkdir(parents=True, exist_ok=True)
+        tempfile.tempdir = str(given.dir.resolve())
+    options = Options(given.seconds or (1.0 if given.quick else 3.0), given.quick, given.core)
+    rounds = given.rounds or (1 if given.quick else 3)
+    about = machine.describe(Path(tempfile.gettempdir()))
+
+    parts, cells = [f"{about}\n{rounds} interleaved round(s) of {options.seconds:g} s, medians"], []
+    shapes = [shape for shape in SHAPES if shape.name in given.only]
+    if shapes:
+        cells = run(shapes, [Contestant(name, PEERS[name]()) for name in given.peers], rounds, options)
+        parts += _main_part(cells, given.peers)
+    if "filled" in given.only and "tideline" in given.peers:
+        messages = given.messages or (200_000 if given.quick else 5_000_000)
+        filters = given.filters or (10_000 if given.quick else 100_000)
+        more = filled.measure(rounds, options, messages, filters)
+        parts += [filled.table(more, messages, filters), table.troubles(more)]
+        cells += more
+    if "versions" in given.only and "tideline" in given.peers:
+        more = versions.measure(rounds, options)
+        parts += [versions.table(more), table.troubles(more)]
+        cells += more
+    print("\n\n".join(part for part in parts if part))
+    if given.json:
+        given.json.write_text(json.dumps({"machine": about, "cells": [asdict(cell) for cell in cells]}, indent=1) + "\n")
+
+
+def _main_part(cells: list[Cell], names: tuple[str, ...]) -> list[str]:
+    meanings = [["", "version", "what its PUBACK means"]]
+    meanings += [[PEERS[name].title, PEERS[name]().version() or "-", PEERS[name].ack_means] for name in names]
+    notes = [
+        "× is how many times better Tideline is (above 1: better). Payload 128 bytes, QoS 1 to durable QoS 1 subscribers.",
+        "A rate counts until the last delivery. Every acknowledged message is checked to arrive, in order; ! marks a note.",
+        "(ceiling) is the generator against an echo that keeps nothing.",
+        table.busiest(cells),
+    ]
+    return [
+        table.figures(cells, names, {name: PEERS[name].title for name in names}),
+        "\n".join(note for note in notes if note),
+        table.troubles(cells),
+        table.columns(meanings),
+        table.targets(cells),
+    ]

@@ -1,0 +1,149 @@
+"""One cell of the table: one shape of load on one running broker, in a generator process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench import process, wire
+from bench.peers.base import Peer
+from bench.shapes import Shape
+
+
+@dataclass
+class Options:
+    """What the command line says about every cell."""
+
+    seconds: float = 3.0
+    quick: bool = False
+    core: int | None = None
+
+
+@dataclass
+class Cell:
+    """What came out. ``trouble`` says why the figures are missing, or why they are not to be trusted."""
+
+    shape: str
+    peer: str
+    figures: dict[str, float] = field(default_factory=dict)
+    trouble: str = ""
+
+
+_runs = 0
+
+
+def _unique() -> str:
+    global _runs
+    _runs += 1
+    return f"b{_runs}x{time.time_ns() % 100_000_000}"
+
+
+class _MemoryWatch(threading.Thread):
+    """Samples the broker's memory, and keeps the first and the highest value since each mark."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._pid = pid
+        self._over = threading.Event()
+        self._mark = ""
+        self.first: dict[str, int] = {}
+        self.highest: dict[str, int] = {}
+
+    def mark(self, name: str) -> None:
+        """A new stretch begins."""
+        bytes_now = process.resident(self._pid)
+        self.first[name] = self.highest[name] = bytes_now
+        self._mark = name
+
+    def run(self) -> None:
+        """Ten samples a second."""
+        while not self._over.wait(0.1):
+            if name := self._mark:
+                self.highest[name] = max(self.highest[name], process.resident(self._pid))
+
+    def stop(self) -> None:
+        """No more samples."""
+        self._over.set()
+        self.join()
+
+
+def measure(shape: Shape, peer: Peer, options: Options, *, version: int = wire.V311) -> Cell:
+    """Run the shape once on the started peer."""
+    spec: dict[str, object] = {"shape": shape.load, "port": peer.port, "run": _unique(), "version": version}
+    spec |= {"seconds": options.seconds, **shape.sizes, **(shape.quick if options.quick else {})}
+    if options.core is not None:
+        spec["core"] = options.core
+    cell = Cell(shape.name, peer.name)
+    watch = _MemoryWatch(peer.pid)
+    watch.start()
+    cpu = process.cpu_seconds(peer.pid)
+    try:
+        answer = _generate(spec, watch, shape.timeout)
+    finally:
+        watch.stop()
+    if not peer.alive:
+        cell.trouble = "the broker died"
+    elif "trouble" in answer:
+        cell.trouble = str(answer["trouble"])
+    else:
+        cell.figures = answer["figures"]
+        _complete(cell, watch)
+        if delivered := cell.figures.get("delivered"):
+            cell.figures["cpu_us"] = (process.cpu_seconds(peer.pid) - cpu) / delivered * 1e6
+    return cell
+
+
+def _generate(spec: dict[str, object], watch: _MemoryWatch, timeout: float) -> dict[str, Any]:
+    """Start the generator, answer its marks, and return its last line."""
+    generator = subprocess.Popen(
+        [sys.executable, "-m", "bench.generator", json.dumps(spec)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert generator.stdin
+    assert generator.stdout
+    deadline = threading.Timer(timeout, generator.kill)
+    deadline.start()
+    try:
+        for line in generator.stdout:
+            answer = json.loads(line)
+            if "mark" not in answer:
+                return dict(answer)
+            watch.mark(answer["mark"])
+            generator.stdin.write("\n")
+            generator.stdin.flush()
+        late = not deadline.is_alive()
+        return {"trouble": f"no result within {timeout:g} s" if late else "the generator failed, see above"}
+    finally:
+        deadline.cancel()
+        generator.kill()
+        generator.wait()
+        generator.stdin.close()
+        generator.stdout.close()
+
+
+def _complete(cell: Cell, watch: _MemoryWatch) -> None:
+    """Add what only the parent knows, and say what does not add up."""
+    figures = cell.figures
+    if "connected" in watch.first:
+        figures["kb"] = (watch.first["connected"] - watch.first["empty"]) / 1024 / figures["connections"]
+    if "filled" in watch.first:
+        figures["growth"] = (watch.highest["filled"] - watch.first["filled"]) / 1e6
+        figures["peak"] = (watch.highest["filled"] - watch.first["empty"]) / 1e6
+    said = []
+    missing = figures.get("expected", 0) - figures.get("delivered", 0)
+    if missing > 0:
+        said.append(f"{missing:,.0f} of {figures['expected']:,.0f} acknowledged messages were not delivered")
+    elif missing < 0:
+        said.append(f"{-missing:,.0f} delivered twice")
+    if figures.get("misordered"):
+        said.append(f"{figures['misordered']:,.0f} out of order")
+    if figures.get("refused"):
+        said.append(f"{figures['refused']:,.0f} refused")
+    cell.trouble = ", ".join(said)

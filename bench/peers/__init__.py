@@ -1,0 +1,15 @@
+"""The brokers that are compared. Order is the order of the table's columns."""
+
+from __future__ import annotations
+
+from bench.peers.amqtt import Amqtt
+from bench.peers.base import Peer
+from bench.peers.ceiling import Ceiling
+from bench.peers.mosquitto import Mosquitto
+from bench.peers.nats import Nats
+from bench.peers.rabbitmq import RabbitMQ
+from bench.peers.tideline import Tideline
+
+PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Tideline, Mosquitto, Nats, RabbitMQ, Amqtt, Ceiling)}
+
+__all__ = ["PEERS", "Peer"]

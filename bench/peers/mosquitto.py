@@ -1,0 +1,35 @@
+"""Mosquitto, with Debian's persistence settings: in memory, saved to disk every 30 minutes."""
+
+from __future__ import annotations
+
+import getpass
+
+from bench.peers.base import Peer, program
+
+
+class Mosquitto(Peer):
+    """The mark to beat for a broker that keeps everything in memory."""
+
+    name = "mosquitto"
+    title = "Mosquitto"
+    package = "mosquitto"
+    ack_means = "in memory (saved every 30 min)"
+
+    def command(self) -> list[str]:
+        """No limit on queues, so that nothing is dropped; in-flight window 100 as Tideline's."""
+        settings = f"""\
+listener {self.port} 127.0.0.1
+allow_anonymous true
+user {getpass.getuser()}
+persistence true
+persistence_location {self.home}/
+autosave_interval 1800
+max_inflight_messages 100
+max_queued_messages 0
+max_queued_bytes 0
+log_type error
+log_type warning
+"""
+        path = self.home / "mosquitto.conf"
+        path.write_text(settings)
+        return [program("mosquitto"), "-c", str(path)]

@@ -1,0 +1,60 @@
+"""Looking at a broker's processes from outside: memory and processor time of the whole tree, from /proc."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all its living descendants."""
+    found, at = [pid], 0
+    while at < len(found):
+        for task in Path(f"/proc/{found[at]}/task").glob("*/children"):
+            try:
+                found += [int(child) for child in task.read_text().split()]
+            except OSError:
+                continue
+        at += 1
+    return found
+
+
+def resident(pid: int) -> int:
+    """Resident bytes of the tree."""
+    total = 0
+    for one in tree(pid):
+        try:
+            total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * _PAGE
+        except (OSError, IndexError):
+            continue
+    return total
+
+
+def _times(stat: Path) -> tuple[str, float]:
+    """Name and processor seconds (user and system) in a stat file."""
+    head, _, tail = stat.read_text().rpartition(")")
+    fields = tail.split()
+    return head.partition("(")[2], (int(fields[11]) + int(fields[12])) / _TICK
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor seconds that the tree used so far."""
+    total = 0.0
+    for one in tree(pid):
+        try:
+            total += _times(Path(f"/proc/{one}/stat"))[1]
+        except OSError:
+            continue
+    return total
+
+
+def cpu_by_thread(pid: int) -> dict[str, float]:
+    """Processor seconds of every thread of one process, by ``number name``."""
+    seconds = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        name, used = _times(task / "stat")
+        seconds[f"{task.name} {name}"] = used
+    return seconds

@@ -1,0 +1,182 @@
+"""One epoll loop over raw sockets: as little as a load generator needs, so that it is never the slowest part.
+
+A link reads into one shared buffer and hands its owner runs of frames (see `wire.runs`); positions are valid during the call.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from bench import wire
+
+_BUFFER = 1 << 18
+
+
+class LoadError(Exception):
+    """The broker did something that makes the measurement worthless; the text says what."""
+
+
+class Owner(Protocol):
+    """Whoever a link belongs to."""
+
+    def received(self, buffer: bytearray, run: wire.Run) -> None:
+        """A run of frames arrived."""
+
+    def lost(self, why: str) -> None:
+        """The broker closed the connection."""
+
+
+class Link:
+    """One connection."""
+
+    __slots__ = ("_carry", "_pending", "_reactor", "_socket", "owner")
+
+    def __init__(self, reactor: Reactor, connected: socket.socket, owner: Owner) -> None:
+        """Watches ``connected`` from now on."""
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.setblocking(False)
+        self.owner = owner
+        self._reactor = reactor
+        self._socket = connected
+        self._carry = b""
+        self._pending = bytearray()
+        reactor.add(connected.fileno(), self)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send now what the socket takes, the rest as soon as it takes more."""
+        if self._pending:
+            self._pending += data
+            return
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._fail(str(error))
+            return
+        if sent < len(data):
+            self._pending += data[sent:]
+            self._reactor.watch_writing(self._socket.fileno(), True)
+
+    def flush(self) -> None:
+        """The socket takes more."""
+        pending, self._pending = self._pending, bytearray()
+        self._reactor.watch_writing(self._socket.fileno(), False)
+        self.write(pending)
+
+    def read(self) -> None:
+        """Read once and hand over every whole frame."""
+        buffer, held = self._reactor.buffer, len(self._carry)
+        if held:
+            buffer[:held] = self._carry
+        try:
+            got = self._socket.recv_into(self._reactor.view[held:] if held else self._reactor.view)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._fail(str(error))
+            return
+        if not got:
+            self._fail("closed by the broker")
+            return
+        end = held + got
+        found, at = wire.runs(buffer, end)
+        self._carry = bytes(buffer[at:end]) if at < end else b""
+        for run in found:
+            self.owner.received(buffer, run)
+
+    def close(self) -> None:
+        """Close the socket; what is pending is dropped."""
+        if self._socket.fileno() >= 0:
+            self._reactor.remove(self._socket.fileno())
+            self._socket.close()
+
+    def _fail(self, why: str) -> None:
+        self.close()
+        self.owner.lost(why)
+
+
+class Reactor:
+    """The loop."""
+
+    def __init__(self) -> None:
+        """Nothing is watched yet."""
+        self.buffer = bytearray(_BUFFER)
+        self.view = memoryview(self.buffer)
+        self._poll = select.epoll()
+        self._links: dict[int, Link] = {}
+        self._acceptors: dict[int, Callable[[], None]] = {}
+
+    def connect(self, port: int, owner: Owner) -> Link:
+        """A connection to 127.0.0.1."""
+        return Link(self, socket.create_connection(("127.0.0.1", port), timeout=10), owner)
+
+    def add(self, fileno: int, link: Link) -> None:
+        """Watch a link for bytes to read."""
+        self._links[fileno] = link
+        self._poll.register(fileno, select.EPOLLIN)
+
+    def listen(self, listening: socket.socket, accept: Callable[[], None]) -> None:
+        """Call ``accept`` whenever somebody connects."""
+        self._acceptors[listening.fileno()] = accept
+        self._poll.register(listening.fileno(), select.EPOLLIN)
+
+    def remove(self, fileno: int) -> None:
+        """Watch it no longer."""
+        if self._links.pop(fileno, None) is not None:
+            self._poll.unregister(fileno)
+
+    def watch_writing(self, fileno: int, on: bool) -> None:
+        """Watch a link also for room to write."""
+        if fileno in self._links:
+            self._poll.modify(fileno, select.EPOLLIN | select.EPOLLOUT if on else select.EPOLLIN)
+
+    def step(self, timeout: float) -> None:
+        """Wait up to ``timeout`` seconds for events and serve them."""
+        links = self._links
+        for fileno, event in self._poll.poll(timeout):
+            link = links.get(fileno)
+            if link is None:
+                if fileno in self._acceptors:
+                    self._acceptors[fileno]()
+                continue
+            if event & select.EPOLLOUT:
+                link.flush()
+            if event & ~select.EPOLLOUT and fileno in links:
+                link.read()
+
+    def run_for(self, seconds: float) -> float:
+        """Serve events for a time; returns the seconds that it really took."""
+        began = now = time.perf_counter()
+        while (left := began + seconds - now) > 0:
+            self.step(left)
+            now = time.perf_counter()
+        return now - began
+
+    def run_until(self, done: Callable[[], bool], what: str, timeout: float = 30.0) -> None:
+        """Serve events until ``done()``; raises `LoadError` naming ``what`` when time is up."""
+        deadline = time.perf_counter() + timeout
+        while not done():
+            left = deadline - time.perf_counter()
+            if left <= 0:
+                raise LoadError(f"{what}: not within {timeout:g} s")
+            self.step(min(left, 0.05))
+
+    def run_while_moving(self, done: Callable[[], bool], progress: Callable[[], int], stall: float) -> tuple[bool, float]:
+        """Serve events until ``done()``, or until ``progress()`` stood still for ``stall`` seconds.
+
+        Returns whether it is done, and the `perf_counter` time of the last progress.
+        """
+        last, moved = progress(), time.perf_counter()
+        while not done():
+            self.step(0.05)
+            now = time.perf_counter()
+            if (current := progress()) != last:
+                last, moved = current, now
+            elif now - moved > stall:
+                return False, moved
+        return True, moved

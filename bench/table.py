@@ -1,0 +1,108 @@
+"""Figures as text: medians of the rounds, ratios to Tideline, targets, and notes on everything that is not as it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from bench.drive import Cell
+from bench.rounds import median
+from bench.shapes import SHAPES, TARGETS, Row, Target
+
+OURS = "tideline"
+
+
+def columns(rows: Sequence[Sequence[str]], *, ruled: int = 1) -> str:
+    """Rows of text with the first column left, the others right aligned, a rule after the first ``ruled`` rows."""
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    lines = []
+    for number, row in enumerate(rows):
+        cells = [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+        if number == ruled - 1:
+            lines.append("  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def better(row: Row, ours: float, theirs: float) -> float:
+    """How many times better ours is: above 1 is better, whichever way the figure counts."""
+    above, below = (ours, theirs) if row.more_is_better else (theirs, ours)
+    return above / below if below else float("inf")
+
+
+def figures(cells: Sequence[Cell], labels: Sequence[str], titles: Mapping[str, str]) -> str:
+    """The main table. ``×`` is how many times better Tideline is; ``!`` marks a figure with a note."""
+    noted = {(cell.shape, cell.peer) for cell in cells if cell.trouble}
+    head = ["", "", *(titles[label] for label in labels)]
+    body = []
+    for shape in SHAPES:
+        if not any(cell.shape == shape.name for cell in cells):
+            continue
+        for row in shape.rows:
+            line = [row.title, row.unit]
+            ours = median(cells, shape.name, OURS, row.figure)
+            for label in labels:
+                value = median(cells, shape.name, label, row.figure)
+                mark = "!" if (shape.name, label) in noted else ""
+                line.append(_cell(row, ours, value, label) + mark if value is not None else mark or "-")
+            body.append(line)
+    return columns([head, *body])
+
+
+def _cell(row: Row, ours: float | None, value: float, label: str) -> str:
+    text = f"{value:,.{row.digits}f}"
+    if label == OURS or ours is None or value <= 0 or ours <= 0:
+        return text
+    return f"{text} ×{better(row, ours, value):.2f}"
+
+
+def troubles(cells: Iterable[Cell]) -> str:
+    """One line for everything that a ``!`` stands for."""
+    seen: dict[tuple[str, str], list[str]] = {}
+    for cell in cells:
+        if cell.trouble and cell.trouble not in (said := seen.setdefault((cell.peer, cell.shape), [])):
+            said.append(cell.trouble)
+    by_text: dict[tuple[str, str], list[str]] = {}
+    for (peer, shape), said in seen.items():
+        by_text.setdefault((peer, "; ".join(said)), []).append(shape)
+    return "\n".join(f"! {peer} ({', '.join(shapes)}): {text}" for (peer, text), shapes in by_text.items())
+
+
+def targets(cells: Sequence[Cell]) -> str:
+    """Each target that this run can judge: reached or not, and by how much."""
+    lines = []
+    for target in TARGETS:
+        reached = _judge(cells, target)
+        if reached is not None:
+            ok, got = reached
+            lines.append([f"{_row(target).title}: {target.text}", got, "reached" if ok else "MISSED"])
+    return columns([["target", "measured", ""], *lines]) if lines else ""
+
+
+def _row(target: Target) -> Row:
+    shape = next(shape for shape in SHAPES if shape.name == target.shape)
+    return next(row for row in shape.rows if row.figure == target.figure)
+
+
+def _judge(cells: Sequence[Cell], target: Target) -> tuple[bool, str] | None:
+    row = _row(target)
+    ours = median(cells, target.shape, OURS, target.figure)
+    if ours is None:
+        return None
+    if not target.peer:
+        return ours <= target.bound, f"{ours:,.{row.digits}f} {row.unit}"
+    theirs = median(cells, target.shape, target.peer, target.figure)
+    if not theirs:
+        return None
+    ratio = better(row, ours, theirs)
+    return ratio >= target.bound, f"{ratio:.2f} times"
+
+
+def busiest(cells: Iterable[Cell]) -> str:
+    """How near the generator came to its own limit."""
+    busy = [(cell.figures["busy"], cell) for cell in cells if "busy" in cell.figures and cell.peer != "generator"]
+    if not busy:
+        return ""
+    share, cell = max(busy, key=lambda pair: pair[0])
+    ours = [share for share, cell in busy if cell.peer == OURS]
+    own = f"; with Tideline at most {max(ours):.0%}" if ours else ""
+    return f"The generator was busy for at most {share:.0%} of one core ({cell.peer}, {cell.shape}){own}."
