@@ -27,7 +27,7 @@ from broker.packets.codes import PacketType, ReasonCode
 from broker.packets.encoder import ack_frame, encode
 from broker.packets.model import PubAck, PubRec
 from broker.packets.properties import Properties, Property
-from broker.pipeline import Pipeline, Step
+from broker.pipeline import Pipeline
 from broker.retained import Retained
 from broker.session import Session
 from broker.sessions import Sessions
@@ -280,8 +280,11 @@ class Server:
         return pairs
 
     def publish_transient(self, message: Message) -> None:
-        """Publish without storage: to who is connected now, at this message's place in the order."""
-        self.pipeline.submit(TransientStep(self, message))
+        """Publish without storage, to who is connected now. At once, and not in the order of groups: what the broker says of
+        itself must get out while a commit hangs."""
+        if message.retain:
+            self.retained.put(message)
+        self.delivery.deliver([Append(message, store=False)])
 
     # --- what plugins are told ---------------------------------------------------------------------------------------
 
@@ -307,21 +310,3 @@ class Server:
         """Filters of a client are gone."""
         for filter_ in filters:
             self.chassis.client_unsubscribed(connection.info, filter_)
-
-
-class TransientStep(Step):
-    """A message that is never stored, such as a $SYS topic."""
-
-    __slots__ = ("_message", "_server")
-
-    def __init__(self, server: Server, message: Message) -> None:
-        self._server = server
-        self._message = message
-
-    def apply(self) -> tuple[()]:
-        if self._message.retain:
-            self._server.retained.put(self._message)
-        return ()
-
-    def done(self) -> None:
-        self._server.delivery.deliver([Append(self._message, store=False)])
