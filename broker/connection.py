@@ -49,6 +49,9 @@ STALLED, PIPELINE_FULL, TOO_MUCH_PENDING = 1, 2, 4
 CLOSE_GRACE = 2.0
 """Seconds that a closed connection has to take what was written to it."""
 
+REASON_LENGTH = 512
+"""Characters of a reason string. It may quote a topic, which alone may fill the field, and escaped pass it."""
+
 _NEW, _CONNECTING, _OPEN, _CLOSED = range(4)
 
 
@@ -77,6 +80,7 @@ class Connection:
         "max_packet_size",
         "peer",
         "send_quota",
+        "unstored",
         "server",
         "session",
         "version",
@@ -100,7 +104,9 @@ class Connection:
         self.max_packet_size = 0
         self.send_quota = 65535
         self.inbound = 0
-        """QoS 1 and 2 messages of the client that are not acknowledged to the end."""
+        """QoS 1 and 2 messages of the client that are not acknowledged to the end: what its Receive Maximum bounds."""
+        self.unstored = 0
+        """Messages of the client that are in the pipeline: what ``connection_pending`` bounds."""
         self.aliases: dict[int, str] | None = None
         self.aliases_out: dict[str, int] | None = None
         """Topic aliases that the client was told; None where it wants none."""
@@ -190,7 +196,7 @@ class Connection:
         if self.server.pipeline.full:
             self._pause(PIPELINE_FULL)
             self.server.pipeline.pause(self)
-        if self.inbound >= self.server.settings.limits.connection_pending:
+        if self.unstored >= self.server.settings.limits.connection_pending:
             self._pause(TOO_MUCH_PENDING)
 
     def _check_connected(self) -> None:
@@ -266,7 +272,11 @@ class Connection:
         """A QoS 1 or 2 message of the client was acknowledged to the end."""
         if self.inbound:
             self.inbound -= 1
-        if self._paused & TOO_MUCH_PENDING and self.inbound * 2 <= self.server.settings.limits.connection_pending:
+
+    def stored(self) -> None:
+        """A message of the client left the pipeline."""
+        self.unstored -= 1
+        if self._paused & TOO_MUCH_PENDING and self.unstored * 2 <= self.server.settings.limits.connection_pending:
             self._resume(TOO_MUCH_PENDING)
 
     # --- packets out -----------------------------------------------------------------------------------------------------
@@ -300,7 +310,7 @@ class Connection:
         """Properties with a reason string, where the client wants to hear one [MQTT-3.1.2-29]."""
         if self.version < 5 or (self.extras is not None and not self.extras.problem_information):
             return EMPTY
-        return {Property.REASON_STRING: text}
+        return {Property.REASON_STRING: text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 3] + "..."}
 
     def alias_for(self, topic: str) -> tuple[int, bool]:
         """(alias for the topic or 0, whether the client knows it already). The first topics get the aliases there are."""

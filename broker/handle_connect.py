@@ -171,22 +171,22 @@ def _offer(connection: Connection, packet: Connect, session: Session) -> Propert
     settings = connection.server.settings.mqtt
     properties: Properties = {}
     wishes = connection.extras or Wishes()
+    if settings.topic_alias_maximum:
+        properties[Property.TOPIC_ALIAS_MAXIMUM] = settings.topic_alias_maximum
     if wishes.asked_expiry != session.expiry:
         properties[Property.SESSION_EXPIRY] = session.expiry
-    if settings.receive_maximum != 65535:
-        properties[Property.RECEIVE_MAXIMUM] = settings.receive_maximum
     if not settings.retain_available:
         properties[Property.RETAIN_AVAILABLE] = 0
     if settings.max_packet_size < 268_435_460:
         properties[Property.MAXIMUM_PACKET_SIZE] = settings.max_packet_size
     if wishes.assigned:
         properties[Property.ASSIGNED_CLIENT_ID] = connection.client_id
-    if settings.topic_alias_maximum:
-        properties[Property.TOPIC_ALIAS_MAXIMUM] = settings.topic_alias_maximum
     if connection.keep_alive != packet.keep_alive:
         properties[Property.SERVER_KEEP_ALIVE] = connection.keep_alive
     if wishes.response_information and settings.response_information:
         properties[Property.RESPONSE_INFORMATION] = settings.response_information
+    if settings.receive_maximum != 65535:
+        properties[Property.RECEIVE_MAXIMUM] = settings.receive_maximum
     return properties
 
 

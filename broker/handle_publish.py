@@ -55,6 +55,7 @@ class Inbound:
     def stored(self, append: Append, acks: dict[Connection, list[bytes]]) -> None:
         """The group is durable: add this message's ack to its connection's frames, or act on its refusal."""
         connection = self.connection
+        connection.stored()
         if self.qos == 2:
             # Whoever sent the message last waits for the PUBREC: after a reconnect that is another connection.
             waiting = self.session.received.get(self.packet_id)
@@ -159,6 +160,7 @@ def _submit(connection: Connection, session: Session, packet: Publish, error: Ex
     if error is not None:
         server.counters.acl_denied += 1
         append.error = error
+    connection.unstored += 1
     server.pipeline.submit(append)
 
 
