@@ -69,8 +69,9 @@ def without_password(text: str) -> str:
 def read_yaml(text: str) -> Sources:
     """Parse a configuration file; a syntax error or a key given twice becomes a problem with its line."""
     sources = Sources()
-    loader = yaml.SafeLoader(text)
+    loader = None
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is not None:
             data = _Builder(loader, sources).build(node, ())
@@ -81,10 +82,15 @@ def read_yaml(text: str) -> Sources:
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         sources.problems.append(f"{line}not valid YAML: {error.problem or error.context}")
-    except yaml.YAMLError as error:
+    except yaml.reader.ReaderError as error:
+        sources.problems.append(f"not valid YAML: a character that it does not allow at position {error.position}")
+    except ValueError as error:  # an impossible date, for example
         sources.problems.append(f"not valid YAML: {error}")
+    except RecursionError:
+        sources.problems.append("not valid YAML: nested too deeply")
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     return sources
 
 
@@ -140,7 +146,7 @@ def parse_scalar(text: str) -> Any:
     """A value of an environment variable: a YAML scalar, or a list or mapping in brackets; anything else is text."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
     if isinstance(value, dict | list) and not text.lstrip().startswith(("{", "[")):
         return text
