@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
-from websockets.protocol import State
+from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 SUBPROTOCOLS = [Subprotocol("mqtt"), Subprotocol("mqttv3.1")]
 CLOSE_TIMEOUT = 5.0  # seconds for the peer to answer our close frame
+_HEAD_LIMIT = 1 << 16  # bytes of a handshake request
 _PONG_ROOM = 1 << 16  # bytes in the write buffer above which pings go unanswered
 
 # websockets logs whole frames at DEBUG, and a CONNECT's frame has a password in it.
@@ -88,14 +89,20 @@ class WebSocketTransport(asyncio.Transport):
 
 
 class WebSocketProtocol(asyncio.Protocol):
-    """One socket. ``made`` makes the MQTT connection once the handshake is done, within ``timeout`` seconds."""
+    """One socket. ``made`` makes the MQTT connection once the handshake is done, within ``timeout`` seconds.
 
-    __slots__ = ("_connection", "_made", "_path", "_protocol", "_timer", "_transport")
+    The handshake is read apart from the frames, because websockets' state for it would keep the request's headers, 3 KB,
+    for as long as the connection lasts.
+    """
+
+    __slots__ = ("_connection", "_frames", "_head", "_made", "_max_message", "_path", "_timer", "_transport")
 
     def __init__(self, path: str, max_message: int, timeout: float, made: Callable[[], Connection]) -> None:
         self._path = path
+        self._max_message = max_message
         self._made = made
-        self._protocol = ServerProtocol(subprotocols=SUBPROTOCOLS, max_size=max_message, logger=_quiet)
+        self._head = b""
+        self._frames: Protocol | None = None
         self._connection: Connection | None = None
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -107,20 +114,22 @@ class WebSocketProtocol(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        protocol = self._protocol
-        if protocol.eof_sent:  # closing: nothing that follows counts
+        frames = self._frames
+        if frames is None:
+            data = self._handshake(data)
+            frames = self._frames
+        if frames is None or not data or frames.eof_sent:  # eof_sent: closing, nothing that follows counts
             return
-        protocol.receive_data(data)
-        for event in protocol.events_received():
-            if isinstance(event, Request):
-                self._handshake(event)
-            elif isinstance(event, Frame):
+        frames.receive_data(data)
+        for event in frames.events_received():
+            if isinstance(event, Frame):
                 self._frame(event)
         self._flush()
 
     def eof_received(self) -> None:
         """The peer sends no more; the transport closes by itself."""
-        self._protocol.receive_eof()
+        if self._frames is not None:
+            self._frames.receive_eof()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._stop_timer()
@@ -139,20 +148,43 @@ class WebSocketProtocol(asyncio.Protocol):
 
     # --- the protocol ----------------------------------------------------------------------------------------------
 
-    def _handshake(self, request: Request) -> None:
-        protocol = self._protocol
-        if request.path.partition("?")[0] != self._path:
-            response = protocol.reject(404, f"MQTT is at {self._path}.\n")
-        else:
-            response = protocol.accept(request)
-        protocol.send_response(response)
-        if protocol.state is not State.OPEN or self._transport is None:
-            logger.info("websocket handshake refused with %d: %s", response.status_code, protocol.handshake_exc or "wrong path")
-            return
+    def _handshake(self, data: bytes) -> bytes:
+        """Gather the request; once it is whole and accepted, make the connection. What came behind the request is returned."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return b""
+        self._head += data
+        head, end, rest = self._head.partition(b"\r\n\r\n")
+        if not end:
+            if len(head) > _HEAD_LIMIT or not head.startswith(b"GET "[: len(head)]):
+                logger.info("websocket handshake refused: not an HTTP request")
+                transport.abort()
+            return b""
+        self._head = b""
+        if not self._accept(head + end, transport):
+            transport.close()
+            return b""
         self._stop_timer()
-        self._flush()
+        self._frames = Protocol(Side.SERVER, max_size=self._max_message, logger=_quiet)
         self._connection = self._made()
-        self._connection.connection_made(WebSocketTransport(self, self._transport))
+        self._connection.connection_made(WebSocketTransport(self, transport))
+        return rest
+
+    def _accept(self, request: bytes, transport: asyncio.Transport) -> bool:
+        """Answer the request; whether it was accepted."""
+        protocol = ServerProtocol(subprotocols=SUBPROTOCOLS, logger=_quiet)
+        protocol.receive_data(request)
+        for event in protocol.events_received():
+            if isinstance(event, Request):
+                if event.path.partition("?")[0] == self._path:
+                    response = protocol.accept(event)
+                else:
+                    response = protocol.reject(404, f"MQTT is at {self._path}.\n")
+                protocol.send_response(response)
+        transport.writelines(filter(None, protocol.data_to_send()))
+        if protocol.state is not State.OPEN:
+            logger.info("websocket handshake refused: %s", protocol.handshake_exc or "wrong path")
+        return protocol.state is State.OPEN
 
     def _frame(self, frame: Frame) -> None:
         """Hand the bytes of a frame on; what comes after our close frame, or the rest of a text message, goes nowhere."""
@@ -165,20 +197,19 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def _flush(self) -> None:
         """Write what the protocol has to say. Pongs are dropped where the peer, who wants them, does not read."""
-        transport = self._transport
-        writes = self._protocol.data_to_send()
-        if transport is None or not writes:
+        transport, frames = self._transport, self._frames
+        if transport is None or frames is None or not (writes := frames.data_to_send()):
             return
-        crowded = self._protocol.state is State.OPEN and transport.get_write_buffer_size() > _PONG_ROOM
+        crowded = frames.state is State.OPEN and transport.get_write_buffer_size() > _PONG_ROOM
         for data in writes:
             if not data:
-                self._end_stream(transport)
+                self._end_stream(transport, failed=frames.parser_exc is not None)
             elif not (crowded and data[0] & 0x0F == Opcode.PONG):
                 transport.write(data)
 
-    def _end_stream(self, transport: asyncio.Transport) -> None:
+    def _end_stream(self, transport: asyncio.Transport, *, failed: bool) -> None:
         """Nothing more is written. A peer that reads nothing, or never ends its own stream, gets `CLOSE_TIMEOUT`."""
-        if self._protocol.parser_exc is not None and transport.can_write_eof():
+        if failed and transport.can_write_eof():
             transport.write_eof()  # to close with its bytes unread would reset, and lose the reason that we gave
         else:
             transport.close()
@@ -189,19 +220,21 @@ class WebSocketProtocol(asyncio.Protocol):
     @property
     def closing(self) -> bool:
         """Whether nothing more is sent or taken in."""
-        return self._protocol.state is not State.OPEN
+        return self._frames is None or self._frames.state is not State.OPEN
 
     def send(self, data: bytes) -> None:
         """One binary frame; silently nothing once the connection is closing, as with any asyncio transport."""
-        if data and not self.closing and self._transport is not None:
-            self._protocol.send_binary(data)
-            self._transport.writelines(self._protocol.data_to_send())
+        frames = self._frames
+        if data and frames is not None and frames.state is State.OPEN and self._transport is not None:
+            frames.send_binary(data)
+            self._transport.writelines(frames.data_to_send())
 
     def close(self, code: int, reason: str = "") -> None:
         """Start the closing handshake; the socket is closed when the peer answers, or after `CLOSE_TIMEOUT`."""
-        if self.closing or self._transport is None:
+        frames = self._frames
+        if frames is None or frames.state is not State.OPEN:
             return
-        self._protocol.send_close(code, reason)
+        frames.send_close(code, reason)
         self._flush()
         self._start_timer(CLOSE_TIMEOUT)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 
 import pytest
@@ -89,6 +90,28 @@ class TestHandshake:
         writer.write(rubbish)
         async with asyncio.timeout(WAIT):
             await reader.read()
+        writer.close()
+        assert not server.echoes
+
+    async def test_in_any_pieces_and_with_frames_right_behind_it(self, running):
+        server = await running({"type": "ws"})
+        reader, writer = await asyncio.open_connection(*server.address)
+        for byte in HANDSHAKE[:-1]:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0)
+        writer.write(HANDSHAKE[-1:] + frame(OP_BINARY, b"eager") + frame(OP_BINARY, b"more")[:3])
+        async with asyncio.timeout(WAIT):
+            await reader.readuntil(b"\r\n\r\n")
+        assert await read_frame(reader) == (OP_BINARY, b"<eager>")
+        writer.close()
+
+    async def test_a_request_without_end(self, running):
+        server = await running({"type": "ws"})
+        reader, writer = await asyncio.open_connection(*server.address)
+        writer.write(HANDSHAKE[:-2] + b"X-Long: " + b"x" * 100_000)
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(WAIT):
+                assert await reader.read() == b""
         writer.close()
         assert not server.echoes
 
