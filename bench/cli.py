@@ -8,19 +8,20 @@ import resource
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from bench import filled, machine, table, versions
 from bench.drive import Cell, Options
-from bench.peers import PEERS
+from bench.peers import PEERS, USUAL
 from bench.rounds import Contestant, run
 from bench.shapes import SHAPES
 
 SECTIONS = (*(shape.name for shape in SHAPES), "filled", "versions")
 
 
-def _names(known: tuple[str, ...]) -> object:
+def _names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
     def parse(text: str) -> tuple[str, ...]:
         given = tuple(part.strip() for part in text.split(",") if part.strip())
         if wrong := [name for name in given if name not in known]:
@@ -34,8 +35,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description="Tideline beside other MQTT brokers, with one load generator, in one run."
     )
-    parser.add_argument("--only", type=_names(SECTIONS), default=SECTIONS, help=f"of {', '.join(SECTIONS)}")  # type: ignore[arg-type]
-    parser.add_argument("--peers", type=_names(tuple(PEERS)), default=tuple(PEERS), help=f"of {', '.join(PEERS)}")  # type: ignore[arg-type]
+    parser.add_argument("--only", type=_names(SECTIONS), default=SECTIONS, help=f"of {', '.join(SECTIONS)}")
+    parser.add_argument(
+        "--peers", type=_names(tuple(PEERS)), default=tuple(peer.name for peer in USUAL), help=f"of {', '.join(PEERS)}"
+    )
     parser.add_argument("--quick", action="store_true", help="one short round with little data; figures are only indicative")
     parser.add_argument("--seconds", type=float, help="measured time of a cell (default 3, quick 1)")
     parser.add_argument("--rounds", type=int, help="rounds whose median counts (default 3, quick 1)")

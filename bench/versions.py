@@ -39,5 +39,5 @@ def table(cells: Sequence[Cell]) -> str:
         line = [shape.rows[0].title, f"{old:,.0f}", f"{bare:,.0f}", f"{cost:+.1f} %", "reached" if cost <= BOUND else "MISSED"]
         rows.append([*line, f"{told:,.0f}" if told else "-", f"{(old / told - 1) * 100:+.1f} %" if told else "-"])
     title = f"Tideline: MQTT 5 against 3.1.1, deliveries/s (target for 5 without properties: at most {BOUND:g} %)"
-    note = "“5 told”: every delivered message carries sequence, id, sender and time as user properties (message_properties: always)."
+    note = "5 told: every delivered message carries sequence, id, sender and time (mqtt.message_properties: always)."
     return f"{title}\n\n{columns(rows)}\n\n{note}"

@@ -140,7 +140,10 @@ class Peer:
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=2) as probe:
             probe.sendall(wire.connect("bench-probe"))
-            if probe.recv(4)[:1] == bytes([wire.CONNACK]):
+            answer = probe.recv(4)
+            if answer[:1] == bytes([wire.CONNACK]):
+                if answer[3]:
+                    raise PeerError(f"{self.name} refuses an anonymous client with code {answer[3]}")
                 probe.sendall(wire.disconnect())
                 return True
         return False

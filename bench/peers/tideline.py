@@ -34,9 +34,24 @@ mqtt:
   message_properties: {self._message_properties}
 log: {{level: warning}}
 plugins:
+  amqtt.plugins.authentication.AnonymousAuthPlugin: {{allow_anonymous: true}}
   persistence: {{url: "{self.storage_url}"}}
   sync: {{}}
+  sys: {{interval: 10}}
 """
         path = self.home / "config.yaml"
         path.write_text(settings)
         return [sys.executable, *self._before, "-m", "broker.cli", "serve", "--config", str(path)]
+
+
+class TidelineInMemory(Tideline):
+    """Tideline on its bounded memory store: the protocol's and the pipeline's share of the cost. Only run when asked for."""
+
+    name = "tideline-memory"
+    title = "Tideline memory"
+    ack_means = "in memory, as Tideline without persistence"
+
+    @property
+    def storage_url(self) -> str:
+        """Nothing is kept."""
+        return "memory://"

@@ -1,0 +1,78 @@
+"""The benchmark's generator counts what is there: a wrong count would make every figure worthless."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import wire
+from bench.drive import Options, measure
+from bench.peers.ceiling import Ceiling
+from bench.shapes import FAN_OUT, LATENCY, ONE, Shape
+
+_lengths = st.integers(min_value=0, max_value=300)
+_frames = st.lists(st.tuples(st.sampled_from([0x32, 0x3A, 0x40, 0xD0]), _lengths), max_size=40)
+
+
+def _frame(first: int, length: int) -> bytes:
+    return bytes([first]) + wire.varint(length) + bytes(length)
+
+
+def _one_by_one(run: wire.Run) -> list[tuple[int, int, int]]:
+    first, at, _, stride, count = run
+    return [(first, at + row * stride, stride) for row in range(count)]
+
+
+@given(_frames, st.integers(min_value=0, max_value=5000))
+def test_runs_are_the_frames_of_any_prefix(frames: list[tuple[int, int]], cut: int) -> None:
+    encoded = [_frame(first, length) for first, length in frames]
+    data = b"".join(encoded)
+    end = min(cut, len(data))
+    expected, at = [], 0
+    for frame in encoded:
+        if at + len(frame) > end:
+            break
+        expected.append((frame[0], at, len(frame)))
+        at += len(frame)
+    found, stopped = wire.runs(bytearray(data), end)
+    assert [row for run in found for row in _one_by_one(run)] == expected
+    assert stopped == at
+
+
+@pytest.mark.parametrize("version", [wire.V311, wire.V5])
+@pytest.mark.parametrize("size", [2, 128, 400])
+def test_a_sheet_is_numbered_and_acknowledged_in_order(version: int, size: int) -> None:
+    sheet = wire.Sheet("bench/topic", size, version)
+    buffer = bytearray(sheet.frames(wire.CYCLE - 3, 7))
+    (run,), end = wire.runs(buffer, len(buffer))
+    assert (run[4], end) == (7, len(buffer))
+    acks = wire.pubacks(buffer, run)
+    identifiers = [int.from_bytes(acks[at + 2 : at + 4], "big") for at in range(0, len(acks), 4)]
+    assert identifiers == [1022, 1023, 1024, 1, 2, 3, 4]
+    assert wire.misordered(buffer, run, size, wire.CYCLE - 3) == (0, 4)
+
+
+def test_a_gap_and_a_repeat_are_seen() -> None:
+    sheet = wire.Sheet("t", 8)
+    buffer = bytearray(bytes(sheet.frames(0, 2)) + bytes(sheet.frames(3, 2)) + bytes(sheet.frames(4, 1)))
+    (run,), _ = wire.runs(buffer, len(buffer))
+    assert wire.misordered(buffer, run, 8, 0) == (2, 5)
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[Ceiling]:
+    peer = Ceiling()
+    peer.start()
+    yield peer
+    peer.stop()
+
+
+@pytest.mark.parametrize("version", [wire.V311, wire.V5])
+@pytest.mark.parametrize("shape", [ONE, FAN_OUT, LATENCY], ids=lambda shape: shape.name)
+def test_everything_acknowledged_is_counted_as_delivered(echo: Ceiling, shape: Shape, version: int) -> None:
+    cell = measure(shape, echo, Options(seconds=0.2), version=version)
+    assert cell.trouble == ""
+    assert cell.figures["delivered"] == cell.figures["expected"] > 0
