@@ -1,0 +1,156 @@
+"""The rooms keep their doors: who may import what, and no setting without documentation."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from broker import config
+
+ROOT = Path(__file__).resolve().parents[1]
+DRIVERS = {"sqlite3", "aiosqlite", "pymongo", "bson", "motor", "mongomotor", "mongoengine", "redis"}
+SANS_IO = ["broker/packets", "broker/topics.py", "broker/trie.py", "broker/window.py"]
+IO = {"asyncio", "socket", "ssl", "selectors", "threading", "subprocess", "concurrent", "uvloop", "websockets", "logging"}
+STORAGE_FOR_BROKER = {"storage", "storage.records", "storage.interface", "storage.errors", "storage.factory"}
+SERVICES = {"fastapi", "starlette", "uvicorn", "meilisearch", "apscheduler"}
+
+
+def modules(*rooms: str) -> list[Path]:
+    found: list[Path] = []
+    for room in rooms:
+        path = ROOT / room
+        found += [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
+    assert found, f"nothing in {rooms}"
+    return found
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """(full module name, line) of every import, also those inside functions and under TYPE_CHECKING."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) + "." if node.level else ""
+            yield f"{base}{node.module or ''}".rstrip("."), node.lineno
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "__import__"):
+            yield from ((str(name.value), node.lineno) for name in node.args[:1] if isinstance(name, ast.Constant))
+
+
+def offenders(paths: list[Path], forbidden: set[str]) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in paths
+        for name, line in imports(path)
+        if name in forbidden or name.partition(".")[0] in forbidden
+    ]
+
+
+def test_the_broker_knows_no_database_driver() -> None:
+    assert offenders(modules("broker"), DRIVERS) == []
+
+
+def test_the_broker_names_plugins_and_never_imports_them() -> None:
+    assert offenders(modules("broker"), {"plugins"} | SERVICES) == []
+
+
+def test_the_broker_sees_only_the_face_of_storage() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in modules("broker")
+        for name, line in imports(path)
+        if name.partition(".")[0] == "storage" and name not in STORAGE_FOR_BROKER
+    ]
+    assert found == []
+
+
+def test_storage_knows_neither_broker_nor_plugins() -> None:
+    assert offenders(modules("storage"), {"broker", "plugins", "amqtt", "tests"} | SERVICES) == []
+
+
+def test_plugins_leave_the_databases_to_storage() -> None:
+    """The search index is a database of its own, derived; everything else goes through storage's interface."""
+    paths = [path for path in modules("plugins") if "search" not in path.relative_to(ROOT).parts]
+    assert offenders(paths, DRIVERS) == []
+
+
+def test_the_sans_io_parts_do_no_io() -> None:
+    assert offenders(modules(*SANS_IO), IO) == []
+
+
+def test_the_rooms_never_import_tests_or_benchmarks() -> None:
+    assert offenders(modules("broker", "storage", "plugins"), {"tests", "bench", "pytest", "hypothesis", "nx_27017"}) == []
+
+
+def test_benchmarks_drive_the_broker_from_outside() -> None:
+    """They speak to processes; storage's interface fills a database beforehand, and the search engine is measured by itself."""
+    paths = modules("bench") if (ROOT / "bench").is_dir() else []
+    found = offenders(paths, {"broker", "tests", "storage", "plugins"})
+    assert [line for line in found if not line.split(" imports ")[1].startswith(("storage", "plugins.search."))] == []
+
+
+def test_an_offender_would_be_found(tmp_path: Path) -> None:
+    """The finder sees every way in which a module can be imported."""
+    source = ROOT / "broker" / "cli" / "main.py"
+    assert "broker.cli.check" in {name for name, _ in imports(source)}
+    text = "def f():\n    import sqlite3\nfrom pymongo import x\nimport importlib\nimportlib.import_module('bson')\n"
+    names = {name for name, _ in imports_of(text)}
+    assert {"sqlite3", "pymongo", "bson"} <= names
+
+
+def imports_of(text: str) -> list[tuple[str, int]]:
+    class Source(type(ROOT)):  # type: ignore[misc]
+        def read_text(self, *args: object, **kwargs: object) -> str:
+            return text
+
+    return list(imports(Source(ROOT / "broker" / "invented.py")))
+
+
+def test_every_third_party_import_is_declared() -> None:
+    """What the rooms import is in pyproject.toml by name."""
+    declared = (ROOT / "pyproject.toml").read_text().split("[tool.setuptools]")[0].lower()
+    packages = {"yaml": "pyyaml", "paho": "paho-mqtt", "mongoengine": "mongomotor", "bson": "pymongo", "argon2": "argon2-cffi"}
+    packages |= {"starlette": "fastapi", "pwdlib": "amqtt"}
+    ours = {"broker", "plugins", "storage"}
+    for path in modules("broker", "plugins", "storage"):
+        for name, line in imports(path):
+            top = name.partition(".")[0]
+            if top not in ours and top not in sys.stdlib_module_names:
+                assert f'"{packages.get(top, top)}' in declared, (
+                    f"{path.relative_to(ROOT)}:{line} imports {name}, which is not declared"
+                )
+
+
+# --- settings ------------------------------------------------------------------------------------------------------
+
+SECTIONS = {"listeners": config.Listener, "tls": config.Tls, "mqtt": config.Mqtt, "limits": config.Limits}
+SECTIONS |= {"hooks": config.Hooks, "log": config.Log}
+
+
+def documented(section: str) -> set[str]:
+    """The fields in the first table below a section's heading."""
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    body = re.split(rf"^##+ {section}$", text, flags=re.MULTILINE)[1]
+    body = re.split(r"^##+ ", body, flags=re.MULTILINE)[0]
+    return set(re.findall(r"^\| `(\w+)` \|", body, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_setting_is_documented_and_nothing_else(section: str) -> None:
+    model: type[BaseModel] = SECTIONS[section]
+    assert documented(section) == set(model.model_fields)
+    assert all(field.description for field in model.model_fields.values())
+
+
+def test_every_section_and_plugin_is_documented() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    for section in config.Settings.model_fields:
+        assert f"\n## {section}\n" in text
+    for alias, path in config.PLUGIN_ALIASES.items():
+        assert f"| `{alias}` | `{path}` |" in text
