@@ -7,9 +7,9 @@ called at any time, also while a commit runs. All methods are coroutines that ne
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from storage.records import Device, DeviceKey, InboxEntry, Message, Operation
+from storage.records import Device, DeviceKey, InboxEntry, Message, Operation, Token
 
 
 class Committer(Protocol):
@@ -128,3 +128,40 @@ class Catalogue(Protocol):
 
     def inboxes(self) -> AsyncIterator[tuple[str, int, int]]:
         """(user key, first kept sequence, last sequence), read in pages."""
+
+
+class Membership(NamedTuple):
+    """A conversation that a user takes part in: its first kept and last sequence, and how far the user has read."""
+
+    topic: str
+    first: int
+    last: int
+    position: int
+
+
+@runtime_checkable
+class Participation(Protocol):
+    """Who takes part in which conversation, and has read how far. Written by `records.Join` and `records.MarkRead`."""
+
+    async def memberships(self, user: str, after: str = "", limit: int = 100) -> list[Membership]:
+        """Up to ``limit`` conversations of a user with a name > ``after``, by name (as UTF-8 bytes)."""
+
+    async def takes_part(self, user: str, topic: str) -> bool:
+        """Whether a `records.Join` of the pair was committed."""
+
+    async def read_position(self, user: str, topic: str) -> int:
+        """The sequence up to which the user has read; 0 where nothing was marked."""
+
+    async def expired_between(self, topic: str, after: int, now: int) -> int:
+        """How many kept messages with seq > ``after`` have expired at ``now`` (ms): what is subtracted from an unread count."""
+
+
+@runtime_checkable
+class Tokens(Protocol):
+    """Bearer tokens. Written by `records.SaveToken` and `records.DropTokens`."""
+
+    async def token(self, digest: str) -> Token | None:
+        """The token of a digest, expired or not."""
+
+    async def tokens(self, user: str) -> list[Token]:
+        """A user's tokens, by creation; all users' where ``user`` is empty."""

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from storage.errors import IdempotencyConflict, MessageRefused
+from storage.memory_state import MemoryState
 from storage.records import (
     Append,
     CloseSession,
@@ -127,6 +128,14 @@ class MemoryStorage:
             Progress: self._progress,
             Release: self._release,
         }
+        self._state = MemoryState(self)
+        self._apply |= self._state.apply
+        self.memberships = self._state.memberships
+        self.takes_part = self._state.takes_part
+        self.read_position = self._state.read_position
+        self.expired_between = self._state.expired_between
+        self.token = self._state.token
+        self.tokens = self._state.tokens
 
     async def open(self) -> None:
         """Nothing to open."""
@@ -353,10 +362,22 @@ class MemoryStorage:
             size += len(message.payload) if message else 0
         return entries
 
-    async def conversation_bounds(self, topic: str) -> tuple[int, int]:
-        """See `storage.interface.ConversationReader`."""
+    def bounds(self, topic: str) -> tuple[int, int]:
+        """(first kept sequence, last sequence) of a topic."""
         timeline = self._conversations.get(topic)
         return (timeline.floor + 1, timeline.head) if timeline else (1, 0)
+
+    def kept(self, topic: str, after: int) -> list[Message]:
+        """A topic's messages with seq > ``after``."""
+        timeline = self._conversations.get(topic)
+        if timeline is None:
+            return []
+        low, high = timeline.between(after, 0)
+        return [message for message in timeline.items[low:high] if message is not None]
+
+    async def conversation_bounds(self, topic: str) -> tuple[int, int]:
+        """See `storage.interface.ConversationReader`."""
+        return self.bounds(topic)
 
     async def read_conversation(
         self,

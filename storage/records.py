@@ -258,8 +258,80 @@ class Release:
     origin: object = None
 
 
+@dataclass(slots=True, eq=False)
+class Join:
+    """Remember that users take part in conversations: (user key, topic) of who published there or got an entry from it.
+
+    Pairs that are known are passed over. Sequences are not looked at.
+    """
+
+    pairs: Sequence[tuple[str, str]]
+    error: Exception | None = None
+    origin: object = None
+
+
+@dataclass(slots=True, eq=False)
+class MarkRead:
+    """Move a user's read position of a conversation to ``seq``: forward, or with ``back`` anywhere.
+
+    A position never passes the conversation's last sequence at this place in the group.
+
+    Filled by commit: ``position``, where it stands now, and ``last``, the conversation's last sequence.
+    """
+
+    user: str
+    topic: str
+    seq: int
+    back: bool = False
+    position: int = 0
+    last: int = 0
+    error: Exception | None = None
+    origin: object = None
+
+
+class Token(NamedTuple):
+    """A bearer token as storage keeps it: ``digest`` is the SHA-256 of the secret, in hex. ``expires`` 0 is never (ms)."""
+
+    id: str
+    digest: str
+    user: str
+    label: str
+    created: int
+    expires: int
+
+
+@dataclass(slots=True, eq=False)
+class SaveToken:
+    """Add a token, or replace the one that has its id."""
+
+    token: Token
+    error: Exception | None = None
+    origin: object = None
+
+
+@dataclass(slots=True, eq=False)
+class DropTokens:
+    """Forget tokens by id; ids that are not there are passed over."""
+
+    ids: Sequence[str]
+    error: Exception | None = None
+    origin: object = None
+
+
 # An operation whose ``error`` is set before the commit is passed over. One for a device that is not kept changes nothing.
-Operation = Append | OpenSession | CloseSession | Subscribe | Unsubscribe | Progress | Release
+Operation = (
+    Append
+    | OpenSession
+    | CloseSession
+    | Subscribe
+    | Unsubscribe
+    | Progress
+    | Release
+    | Join
+    | MarkRead
+    | SaveToken
+    | DropTokens
+)
 
 
 # --- what operations mean, shared by the backends --------------------------------------------------------------------

@@ -1,0 +1,72 @@
+"""The part of `memory://` that the HTTP API and the `$sync` requests need: who takes part, who has read what, tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from storage.interface import Membership
+from storage.records import DropTokens, Join, MarkRead, SaveToken, Token
+
+if TYPE_CHECKING:
+    from storage.memory import MemoryStorage
+
+
+class MemoryState:
+    """Implements `storage.interface.Participation` and `Tokens` for a `MemoryStorage`, which it looks at for sequences."""
+
+    def __init__(self, storage: MemoryStorage) -> None:
+        self._storage = storage
+        self._joined: dict[str, dict[str, None]] = {}
+        self._read: dict[tuple[str, str], int] = {}
+        self._tokens: dict[str, Token] = {}
+        self.apply: dict[type, Callable[[Any], None]] = {
+            Join: self._join,
+            MarkRead: self._mark_read,
+            SaveToken: self._save_token,
+            DropTokens: self._drop_tokens,
+        }
+
+    def _join(self, op: Join) -> None:
+        for user, topic in op.pairs:
+            self._joined.setdefault(user, {})[topic] = None
+
+    def _mark_read(self, op: MarkRead) -> None:
+        key = (op.user, op.topic)
+        op.last = self._storage.bounds(op.topic)[1]
+        seq = min(op.seq, op.last)
+        op.position = seq if op.back else max(seq, self._read.get(key, 0))
+        self._read[key] = op.position
+
+    def _save_token(self, op: SaveToken) -> None:
+        self._tokens[op.token.id] = op.token
+
+    def _drop_tokens(self, op: DropTokens) -> None:
+        for token_id in op.ids:
+            self._tokens.pop(token_id, None)
+
+    async def memberships(self, user: str, after: str = "", limit: int = 100) -> list[Membership]:
+        """See `storage.interface.Participation`."""
+        start = after.encode()
+        names = sorted((topic for topic in self._joined.get(user, ()) if topic.encode() > start), key=str.encode)
+        return [Membership(name, *self._storage.bounds(name), self._read.get((user, name), 0)) for name in names[:limit]]
+
+    async def takes_part(self, user: str, topic: str) -> bool:
+        """See `storage.interface.Participation`."""
+        return topic in self._joined.get(user, ())
+
+    async def read_position(self, user: str, topic: str) -> int:
+        """See `storage.interface.Participation`."""
+        return self._read.get((user, topic), 0)
+
+    async def expired_between(self, topic: str, after: int, now: int) -> int:
+        """See `storage.interface.Participation`."""
+        return sum(1 for message in self._storage.kept(topic, after) if 0 < message.expires <= now)
+
+    async def token(self, digest: str) -> Token | None:
+        """See `storage.interface.Tokens`."""
+        return next((token for token in self._tokens.values() if token.digest == digest), None)
+
+    async def tokens(self, user: str) -> list[Token]:
+        """See `storage.interface.Tokens`."""
+        return sorted((t for t in self._tokens.values() if not user or t.user == user), key=lambda t: (t.created, t.id))
