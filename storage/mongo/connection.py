@@ -1,0 +1,123 @@
+"""The connection: URL, client, mongomotor's registry, and driver errors told as storage errors.
+
+mongomotor's own `connect` is not used: it opens a second, synchronous client that blocks the loop while the server is away.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from mongoengine import connection as registry
+from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    InvalidName,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
+from pymongo.read_concern import ReadConcern
+
+from storage.errors import StorageUnavailable, StorageUnusable
+from storage.mongo.documents import Bound, Raw, bind
+
+DUPLICATE_KEY = 11000
+_NOT_ALLOWED = {13, 18, 8000}  # Unauthorized, AuthenticationFailed, AtlasError
+_LEASE = "tideline_lease_ms"
+_DEFAULTS = {
+    "serverSelectionTimeoutMS": 3_000,
+    "connectTimeoutMS": 3_000,
+    "socketTimeoutMS": 20_000,
+    "waitQueueTimeoutMS": 20_000,
+    "appname": "tideline",
+}
+_WTIMEOUT_MS = 10_000
+_aliases = itertools.count(1)
+
+
+class Address(NamedTuple):
+    """A ``mongodb://`` URL, taken apart. ``url`` is what the driver gets, ``options`` the defaults that it does not set."""
+
+    url: str
+    database: str
+    lease_ms: int
+    options: dict[str, Any]
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Raises `StorageUnusable` where the database is missing or ``tideline_lease_ms`` is not a number of 200 or more."""
+        base, _, query = url.partition("?")
+        database = unquote(base.partition("://")[2].partition("/")[2])
+        if not database:
+            raise StorageUnusable("the mongodb url names no database: mongodb://host:27017/database")
+        given = [pair.partition("=") for pair in query.split("&") if pair]
+        lease = next((value for name, _, value in given if name == _LEASE), "10000")
+        if not (lease.isascii() and lease.isdigit() and int(lease) >= 200):
+            raise StorageUnusable(f"{_LEASE}={lease}: must be a number of milliseconds, at least 200")
+        unknown = [name for name, _, _ in given if name.startswith("tideline_") and name != _LEASE]
+        if unknown:
+            raise StorageUnusable(f"{unknown[0]} in the mongodb url: the only option of ours is {_LEASE}")
+        kept = "&".join("".join(pair) for pair in given if pair[0] != _LEASE)
+        names = {name.lower() for name, _, _ in given}
+        options = {name: value for name, value in _DEFAULTS.items() if name.lower() not in names}
+        return cls(base + ("?" + kept if kept else ""), database, int(lease), options)
+
+
+class Connection(NamedTuple):
+    """One client, registered with mongomotor under an alias of its own."""
+
+    client: AsyncMongoClient[Raw]
+    alias: str
+    bound: Bound
+
+    @classmethod
+    def make(cls, address: Address) -> Connection:
+        """A client of the running loop, which connects when it is first used; reads and writes are the majority's."""
+        with storage_errors(opening=True):
+            client: AsyncMongoClient[Raw] = AsyncMongoClient(address.url, **address.options)
+            database = client.get_database(
+                address.database,
+                read_preference=ReadPreference.PRIMARY,
+                read_concern=ReadConcern("majority"),
+                write_concern=WriteConcern(w="majority", j=True, wtimeout=_WTIMEOUT_MS),
+            )
+        alias = f"tideline-{next(_aliases)}"
+        registry._connection_settings[alias] = {"name": address.database}
+        registry._connections[alias] = client
+        registry._dbs[alias] = database
+        return cls(client, alias, bind(alias))
+
+    async def close(self) -> None:
+        """Close the client and forget the alias."""
+        for known in (registry._connection_settings, registry._connections, registry._dbs):
+            known.pop(self.alias, None)
+        await self.client.close()
+
+
+@contextmanager
+def storage_errors(*, opening: bool = False) -> Iterator[None]:
+    """Turn the driver's errors into `StorageUnavailable`, or `StorageUnusable` where only a person can help."""
+    try:
+        yield
+    except (ConfigurationError, InvalidURI, InvalidName) as error:
+        raise StorageUnusable(f"mongodb: {error}") from error
+    except PyMongoError as error:
+        if opening and isinstance(error, OperationFailure) and error.code in _NOT_ALLOWED:
+            raise StorageUnusable(f"mongodb refused the user or its password: {_text(error)}") from error
+        raise StorageUnavailable(f"mongodb: {_text(error)}") from error
+
+
+def _text(error: PyMongoError) -> str:
+    if isinstance(error, BulkWriteError):
+        details = [*error.details.get("writeErrors", []), *error.details.get("writeConcernErrors", [])]
+        return "; ".join(str(one.get("errmsg")) for one in details[:3]) or "bulk write failed"
+    text = str(error) or type(error).__name__
+    if isinstance(error, ServerSelectionTimeoutError):
+        text = text.partition(", Timeout:")[0]  # the rest is a description of the whole topology
+    return text.partition(", full error:")[0][:300]

@@ -1,0 +1,182 @@
+"""One serving node per database: a lease with a fencing token.
+
+No two clocks are compared. The holder writes a new ``beat`` every quarter of the lease's time and trusts the lease for four
+fifths of it, counted from before the last beat was sent. Whoever wants the lease watches the document, and takes it only after
+it saw no new beat for the whole time, or where the holder gave it back. Taking it raises the token, which is the high part of
+the version of every state write: a holder that slept and wakes up finds that its writes change nothing and that it may not
+acknowledge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import time
+
+from pymongo.errors import DuplicateKeyError
+
+from storage.errors import FencedOut, StorageError, StorageInUse, StorageUnavailable
+from storage.mongo.connection import storage_errors
+from storage.mongo.documents import Collection, Raw
+
+log = logging.getLogger(__name__)
+
+_ID = "serving"
+_TRUSTED = 0.8
+_COUNTER_BITS = 40
+
+
+class Lease:
+    """The right to write to one database. ``done`` is kept with it: see `storage.mongo.documents.LeaseRecord`."""
+
+    def __init__(self, collection: Collection, database: str, lease_ms: int) -> None:
+        self._collection = collection
+        self._database = database
+        self._ms = lease_ms
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.token = 0
+        self.done = 0
+        self._counter = 0
+        self._valid_until = 0.0
+        self._lost = False
+        self._task: asyncio.Task[None] | None = None
+
+    def next_version(self) -> int:
+        """The version of the next group; higher than every earlier one of this or an earlier holder."""
+        self._counter += 1
+        return (self.token << _COUNTER_BITS) | self._counter
+
+    # --- taking it -------------------------------------------------------------------------------------------------
+
+    async def acquire(self) -> None:
+        """Take the lease and keep it until `release`.
+
+        Waits for the lease of a crashed holder to run out. Raises `StorageInUse` where a living holder keeps it.
+        """
+        began = time.monotonic()
+        seen, since, renewed = (-1, -1), began, False
+        while True:
+            record = await self._record()
+            now = time.monotonic()
+            wait = max(record["ttl"], self._ms) / 1000
+            mark = (record["token"], record["beat"])
+            if mark != seen:
+                renewed = seen != (-1, -1)
+                seen, since = mark, now
+            if not record["owner"] or now - since >= wait:
+                if await self._take(record):
+                    break
+            elif renewed and now - began >= wait:
+                raise StorageInUse(f"database {self._database!r} is being served by {record['owner']}: stop that broker first")
+            else:
+                await asyncio.sleep(min(wait / 8, 0.5))
+        self._task = asyncio.create_task(self._keep(), name="mongodb lease")
+
+    async def share(self) -> None:
+        """Take a number of this writer's own, beside others that write too; there is no lease then."""
+        while True:
+            record = await self._record()
+            mine = record["shared"] + 1
+            with storage_errors(opening=True):
+                result = await self._collection.update_one({"_id": _ID, "shared": record["shared"]}, {"$set": {"shared": mine}})
+            if result.matched_count:
+                self.token = mine
+                self._valid_until = float("inf")
+                return
+
+    async def _record(self) -> Raw:
+        with storage_errors(opening=True):
+            while True:
+                record = await self._collection.find_one({"_id": _ID})
+                if record is not None:
+                    return record
+                fresh = {"owner": "", "token": 0, "shared": 0, "beat": 0, "ttl": self._ms, "expires_at": 0, "done": 0}
+                with contextlib.suppress(DuplicateKeyError):  # another one was faster
+                    await self._collection.insert_one({"_id": _ID, **fresh})
+
+    async def _take(self, record: Raw) -> bool:
+        token = max(record["token"], record["shared"]) + 1
+        sent = time.monotonic()
+        with storage_errors(opening=True):
+            result = await self._collection.update_one(
+                {"_id": _ID, "token": record["token"], "beat": record["beat"], "owner": record["owner"]},
+                {
+                    "$set": {"owner": self.owner, "token": token, "ttl": self._ms, "expires_at": self._expiry()},
+                    "$inc": {"beat": 1},
+                },
+            )
+        if not result.matched_count:
+            return False
+        if record["owner"]:
+            log.warning("took the lease of %s, which has not renewed it", record["owner"])
+        self.token, self.done = token, record["done"]
+        self._valid_until = sent + self._ms / 1000 * _TRUSTED
+        return True
+
+    # --- keeping it ------------------------------------------------------------------------------------------------
+
+    async def confirm(self) -> None:
+        """Return only while this node holds the lease.
+
+        Raises `FencedOut` where another one took it, and `StorageUnavailable` where that cannot be told.
+        """
+        if self._lost:
+            raise self._fenced()
+        if time.monotonic() >= self._valid_until:
+            await self.renew()
+
+    async def renew(self) -> None:
+        """Write a beat, and how far everything is done; raises as `confirm` does."""
+        sent = time.monotonic()
+        with storage_errors():
+            result = await self._collection.update_one(
+                {"_id": _ID, "owner": self.owner, "token": self.token},
+                {"$inc": {"beat": 1}, "$set": {"done": self.done, "expires_at": self._expiry()}},
+            )
+        if not result.matched_count:
+            self._lost = True
+            raise self._fenced()
+        self._valid_until = max(self._valid_until, sent + self._ms / 1000 * _TRUSTED)
+
+    async def _keep(self) -> None:
+        pause = self._ms / 4000
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await self.renew()
+            except StorageUnavailable as error:
+                log.warning("could not renew the lease: %s", error)
+                pause = self._ms / 16000
+            except FencedOut as error:
+                log.critical("%s", error)
+                return
+            else:
+                pause = self._ms / 4000
+
+    async def release(self) -> None:
+        """Give the lease back; where storage is away it runs out by itself."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        if not self.token or self._lost or self._valid_until == float("inf"):
+            return
+        try:
+            with storage_errors():
+                await self._collection.update_one(
+                    {"_id": _ID, "owner": self.owner, "token": self.token},
+                    {"$set": {"owner": "", "done": self.done, "expires_at": 0}},
+                )
+        except StorageError as error:
+            log.warning("could not give the lease back, it runs out in %g s: %s", self._ms / 1000, error)
+        self._lost = True
+
+    def _expiry(self) -> int:
+        return time.time_ns() // 1_000_000 + self._ms  # for people who look at the document; nothing goes by it
+
+    def _fenced(self) -> FencedOut:
+        return FencedOut(f"another node took over database {self._database!r} from {self.owner}")

@@ -1,0 +1,212 @@
+"""Reading timelines, devices and retained messages. Nobody reads past what is committed, nor below what is being removed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from storage.mongo.codec import device_id, kept_device, message, subscription
+from storage.mongo.connection import storage_errors
+from storage.mongo.documents import Collection, Raw
+from storage.mongo.state import State, batches, first_at
+from storage.records import Device, DeviceKey, InboxEntry, Message
+
+_PAGE = 256
+_AT_ONCE = 16
+
+
+def _range(field: str, name: str, after: int, before: int) -> Raw:
+    """Entries with after < seq < before (0: no bound)."""
+    bounds = {"$gt": after} if not before else {"$gt": after, "$lt": before}
+    return {field: {"$eq": name}, "seq": bounds}
+
+
+async def read_inbox(state: State, user: str, after: int, limit: int, max_bytes: int) -> list[InboxEntry]:
+    """See `storage.interface.InboxReader`."""
+    ceiling = 0
+    if state.plan is not None and not state.shared and (before := state.before_inboxes.get(user)) is not None:
+        ceiling = before + 1
+    after = max(after, state.pruned_inboxes.get(user, 0))
+    if limit < 1:
+        return []
+    with storage_errors():
+        cursor = state.collections.sync.find(_range("user", user, after, ceiling)).sort("seq", 1).limit(limit)
+        entries = await cursor.to_list(None)
+    page, size = [], 0
+    for entry in entries:
+        if size >= max_bytes:
+            break
+        page.append(entry)
+        size += entry["size"]
+    messages = await _messages(state, {entry["mid"] for entry in page})
+    return [InboxEntry(e["seq"], messages.get(e["mid"]), e.get("target", "")) for e in page]
+
+
+async def _messages(state: State, ids: set[int]) -> dict[int, Message]:
+    """By id, from the store, or from the retained messages where retention has removed them."""
+    found: dict[int, Message] = {}
+    for collection in (state.collections.store, state.collections.retained):
+        if missing := [id for id in ids if id not in found]:
+            with storage_errors():
+                async for document in collection.find({"mid": {"$in": missing}}):
+                    if not document.get("gone"):
+                        found[document["mid"]] = message(document)
+    return found
+
+
+async def conversation_bounds(state: State, topic: str) -> tuple[int, int]:
+    """See `storage.interface.ConversationReader`."""
+    last = (await state.topic_head(topic)).seq
+    first = await state.first_entry(state.collections.store, "topic", topic, state.pruned_topics.get(topic, 0))
+    return (min(first["seq"], last + 1) if first else last + 1, last)
+
+
+async def inbox_bounds(state: State, user: str) -> tuple[int, int]:
+    """(first kept sequence, last sequence) of an inbox."""
+    last = await state.inbox_head(user)
+    first = await state.first_entry(state.collections.sync, "user", user, state.pruned_inboxes.get(user, 0))
+    return (min(first["seq"], last + 1) if first else last + 1, last)
+
+
+async def read_conversation(
+    state: State, topic: str, after: int, before: int, limit: int, newest_first: bool, max_bytes: int
+) -> list[Message]:
+    """See `storage.interface.ConversationReader`."""
+    if state.plan is not None and not state.shared and (head := state.before_topics.get(topic)) is not None:
+        before = min(before or head.seq + 1, head.seq + 1)
+    after = max(after, state.pruned_topics.get(topic, 0))
+    query = _range("topic", topic, after, before)
+    return await _page(state.collections.store, query, [("seq", -1 if newest_first else 1)], limit, max_bytes)
+
+
+async def _page(
+    collection: Collection, query: Raw, sort: list[tuple[str, int]], limit: int, max_bytes: int, state: State | None = None
+) -> list[Message]:
+    page: list[Message] = []
+    size = 0
+    if limit < 1:
+        return page
+    with storage_errors():
+        async with collection.find(query).sort(sort).limit(limit).batch_size(min(limit, _PAGE)) as cursor:
+            async for document in cursor:
+                if state is not None and state.is_hidden(document["mid"]):
+                    break
+                page.append(message(document))
+                size += len(document["payload"])
+                if size >= max_bytes:
+                    break
+    return page
+
+
+async def read_tail(state: State, after_id: int, limit: int, max_bytes: int) -> list[Message]:
+    """See `storage.interface.Tail`."""
+    return await _page(state.collections.store, {"mid": {"$gt": after_id}}, [("mid", 1)], limit, max_bytes, state)
+
+
+async def sequence_at(state: State, topic: str, time: int) -> int:
+    """See `storage.interface.ConversationReader`."""
+    first, last = await conversation_bounds(state, topic)
+
+    async def times(seqs: list[int]) -> dict[int, int]:
+        with storage_errors():
+            query = {"topic": {"$eq": topic}, "seq": {"$in": seqs}}
+            found = await state.collections.store.find(query, {"seq": 1, "time": 1}).to_list(None)
+        return {document["seq"]: document["time"] for document in found}
+
+    return await first_at(last, first, times, time)
+
+
+async def read_message(state: State, message_id: int) -> Message | None:
+    """See `storage.interface.ConversationReader`."""
+    if state.is_hidden(message_id):
+        return None
+    with storage_errors():
+        document = await state.collections.store.find_one({"mid": {"$eq": message_id}})
+    return message(document) if document else None
+
+
+async def last_id(state: State) -> int:
+    """The highest id that was ever committed, from the database."""
+    c = state.collections
+    with storage_errors():
+        newest = await c.store.find_one({}, {"mid": 1}, sort=[("mid", -1)])
+        heads = await c.meta.find_one({"_id": "heads"})
+        lease = await c.lease.find_one({"_id": "serving"})
+    known = (newest and newest["mid"], heads and heads.get("last_id"), lease and lease.get("done"))
+    return max(id or 0 for id in known)
+
+
+# --- devices and retained messages ---------------------------------------------------------------------------------
+
+
+async def device(state: State, key: DeviceKey) -> Device | None:
+    """See `storage.interface.State`."""
+    with storage_errors():
+        document = await state.collections.devices.find_one({"_id": device_id(key)})
+    return (await _with_subscriptions(state, [document]))[0] if document else None
+
+
+async def devices(state: State) -> AsyncIterator[Device]:
+    """See `storage.interface.State`."""
+    async for page in _pages(state.collections.devices, {}):
+        for one in await _with_subscriptions(state, page):
+            yield one
+
+
+async def _with_subscriptions(state: State, documents: list[Raw]) -> list[Device]:
+    kept = {one.device.key: one for one in map(kept_device, documents)}
+    query = {"user": {"$in": list({key.user for key in kept})}}
+    if len(kept) == 1:
+        query["client"] = {"$in": [key.client_id for key in kept]}
+    with storage_errors():
+        async for document in state.collections.subscriptions.find(query):
+            owner = kept.get(DeviceKey(document["user"], document["client"]))
+            if owner is not None and document["generation"] == owner.generation:
+                owner.device.subscriptions[document["filter"]] = subscription(document)
+    return [one.device for one in kept.values()]
+
+
+async def retained(state: State) -> AsyncIterator[Message]:
+    """See `storage.interface.State`."""
+    async for page in _pages(state.collections.retained, {}):
+        for document in page:
+            if not document.get("gone"):
+                yield message(document)
+
+
+async def _pages(collection: Collection, query: Raw) -> AsyncIterator[list[Raw]]:
+    """Documents by rising ``_id``, each page a query of its own."""
+    last: Any = None
+    while True:
+        with storage_errors():
+            page_query = query if last is None else {"$and": [query, {"_id": {"$gt": last}}]}
+            page = await collection.find(page_query).sort("_id", 1).limit(_PAGE).to_list(None)
+        if page:
+            yield page
+        if len(page) < _PAGE:
+            return
+        last = page[-1]["_id"]
+
+
+# --- listings ------------------------------------------------------------------------------------------------------
+
+
+async def conversations(state: State, prefix: str) -> AsyncIterator[tuple[str, int, int]]:
+    """See `storage.interface.Catalogue`."""
+    query = {"_id": {"$gte": prefix, "$lt": prefix + "\U0010ffff\U0010ffff"}} if prefix else {}
+    async for page in _pages(state.collections.conversations, query):
+        names = [document["_id"] for document in page if document["_id"].startswith(prefix)]
+        for some in batches(names, _AT_ONCE):
+            for name, bounds in zip(some, await asyncio.gather(*(conversation_bounds(state, n) for n in some)), strict=True):
+                if bounds != (1, 0):
+                    yield name, *bounds
+
+
+async def inboxes(state: State) -> AsyncIterator[tuple[str, int, int]]:
+    """See `storage.interface.Catalogue`."""
+    async for page in _pages(state.collections.users, {}):
+        for some in batches([document["_id"] for document in page], _AT_ONCE):
+            for name, bounds in zip(some, await asyncio.gather(*(inbox_bounds(state, n) for n in some)), strict=True):
+                if bounds != (1, 0):
+                    yield name, *bounds

@@ -1,0 +1,150 @@
+"""What `open` finishes before it returns: a fan-out that a crash cut short, and a removal that was under way.
+
+A group begins only once the one before it is complete, so only the last group of each holder of the lease can be incomplete.
+Its messages are in the store in their order, each with its recipients and with what it does to devices, retained messages and
+keys. An inbox has the group's entries at its end, or lacks the last of them. Nobody was acknowledged for what is finished here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from storage.errors import StorageUnavailable
+from storage.mongo.codec import message as message_of
+from storage.mongo.codec import once_document, pack_packet_ids, retained_document
+from storage.mongo.commit import CHUNK, insert, write_state
+from storage.mongo.connection import storage_errors
+from storage.mongo.documents import Raw, timeline_key
+from storage.mongo.load import inbox_heads
+from storage.mongo.state import State, batches
+from storage.mongo.view import Write
+from storage.records import content_digest
+
+_AT_ONCE = 16
+_PAGE = 256
+
+
+async def recover(state: State, done: int) -> int:
+    """Finish what was interrupted; how many inbox entries were missing. Messages up to id ``done`` are known to be complete."""
+    pending = await _last_groups(state, done)
+    added = 0
+    if pending:
+        added = await _fan_out(state, pending)
+        await _apply_state(state, pending)
+    await _finish_removals(state)
+    with storage_errors():
+        await state.collections.retained.delete_many({"gone": 1})
+    return added
+
+
+async def _last_groups(state: State, done: int) -> list[Raw]:
+    """Messages of the last group of each holder, by id, without their payloads."""
+    newest: dict[int, int] = {}
+    found: list[Raw] = []
+    with storage_errors():
+        cursor = state.collections.store.find({"mid": {"$gt": done}}, {"payload": 0, "properties": 0}).sort("mid", 1)
+        async for document in cursor:
+            token = document["v"] >> 40
+            if document["v"] > newest.get(token, 0):
+                newest[token] = document["v"]
+                found = [d for d in found if d["v"] >> 40 != token]
+            if document["v"] == newest[token]:
+                found.append(document)
+    return found
+
+
+async def _fan_out(state: State, pending: list[Raw]) -> int:
+    mids = {document["mid"] for document in pending}
+    users = list({user: None for document in pending for user in document.get("recipients", ())})
+    given: dict[str, set[int]] = {}
+    for some in batches(users, _AT_ONCE):
+        given.update(zip(some, await asyncio.gather(*(_given(state, user, mids) for user in some)), strict=True))
+    heads = await inbox_heads(state, users, fresh=True)
+    sizes = await _sizes(state, [d["mid"] for d in pending if any(d["mid"] not in given[u] for u in d.get("recipients", ()))])
+    entries: list[Raw] = []
+    for document in pending:
+        for user in document.get("recipients", ()):
+            if document["mid"] in given[user]:
+                continue
+            seq = heads[user] = heads[user] + 1
+            entry = {"_id": timeline_key(user, seq), "user": user, "seq": seq, "mid": document["mid"]}
+            entries.append({**entry, "size": sizes.get(document["mid"], 0), "time": document["time"]})
+    for batch in batches(entries, CHUNK):
+        written, code = await insert(state.collections.sync, batch)
+        if code:
+            raise StorageUnavailable(f"mongodb: finishing a fan-out failed with code {code} at {batch[written]['_id']!r}")
+    return len(entries)
+
+
+async def _given(state: State, user: str, mids: set[int]) -> set[int]:
+    """Those of the messages that the inbox has. Its entries of the last groups are at its end."""
+    found: set[int] = set()
+    with storage_errors():
+        async for entry in state.collections.sync.find({"user": {"$eq": user}}).sort("seq", -1).batch_size(_PAGE):
+            if entry.get("target"):
+                continue
+            if entry["mid"] not in mids:
+                break
+            found.add(entry["mid"])
+    return found
+
+
+async def _sizes(state: State, mids: list[int]) -> dict[int, int]:
+    return {message["mid"]: len(message["payload"]) async for message in _whole(state, mids)}
+
+
+async def _whole(state: State, mids: list[int]) -> AsyncIterator[Raw]:
+    for batch in batches(mids, _PAGE):
+        with storage_errors():
+            async for document in state.collections.store.find({"mid": {"$in": batch}}).batch_size(16):
+                yield document
+
+
+async def _apply_state(state: State, pending: list[Raw]) -> None:
+    for version in sorted({document["v"] for document in pending}):
+        group = [document for document in pending if document["v"] == version]
+        writes = [Write("conversations", "register", d["topic"], {}) for d in group if d["seq"] == 1]
+        users = {user: None for document in group for user in document.get("recipients", ())}
+        writes += [Write("users", "register", user, {}) for user in users]
+        writes += await _received(state, group, version)
+        wanted = {d["topic"]: d["mid"] for d in group if d.get("keep")}
+        content = set(wanted.values()) | {d["mid"] for d in group if d.get("once")}
+        async for document in _whole(state, sorted(content)):
+            message = message_of(document)
+            if wanted.get(message.topic) == message.id:
+                fields = retained_document(message, message.seq, message.time)
+                writes.append(Write("retained", "set", message.topic, fields))
+            if document.get("once"):
+                fields = once_document(content_digest(message), message.id, message.seq, document["once_until"])
+                writes.append(Write("idempotency", "set", document["once"], fields))
+        await write_state(state, writes, version)
+
+
+async def _received(state: State, group: list[Raw], version: int) -> list[Write]:
+    """Packet ids that their devices do not know of. A device that the group wrote to has its version, or a later one."""
+    packet_ids: dict[str, set[int]] = {}
+    for document in group:
+        if "received" in document:
+            user, client_id, packet_id = document["received"]
+            packet_ids.setdefault(f"{user}\0{client_id}", set()).add(packet_id)
+    writes = []
+    for batch in batches(packet_ids, CHUNK):
+        with storage_errors():
+            devices = await state.collections.devices.find({"_id": {"$in": batch}}).to_list(None)
+        for device in devices:
+            if device["v"] < version:
+                known = {int.from_bytes(device["received"][i : i + 2]) for i in range(0, len(device["received"]), 2)}
+                received = pack_packet_ids(sorted(known | packet_ids[device["_id"]]))
+                writes.append(Write("devices", "change", device["_id"], {"received": received}))
+    return writes
+
+
+async def _finish_removals(state: State) -> None:
+    with storage_errors():
+        removals = await state.collections.meta.find({"kind": {"$gt": ""}}).to_list(None)
+        for removal in removals:
+            kind, name = removal["kind"], removal["name"]
+            entries = state.collections.store if kind == "topic" else state.collections.sync
+            await entries.delete_many({kind: {"$eq": name}, "seq": {"$lte": removal["through"]}})
+            await state.collections.meta.delete_one({"_id": removal["_id"]})

@@ -1,0 +1,220 @@
+"""`mongodb://`: the backend for more than one machine's data."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+
+from storage.errors import StorageError, StorageUnavailable, StorageUnusable
+from storage.mongo import reads
+from storage.mongo.commit import Writer
+from storage.mongo.connection import Address, Connection, storage_errors
+from storage.mongo.documents import Collections
+from storage.mongo.lease import Lease
+from storage.mongo.prune import prune
+from storage.mongo.recovery import recover
+from storage.mongo.state import State
+from storage.records import Device, DeviceKey, InboxEntry, Message, Operation
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+
+
+class MongoStorage:
+    """A `storage.interface.Storage`, and a `storage.interface.Catalogue`, over one database of a MongoDB server.
+
+    ``url`` is the driver's, with a database's name; ``tideline_lease_ms`` in its query is the time after which a crashed node's
+    database is taken over (10000). Writes are ``w: majority, j: true``, reads of the majority's data, from the primary.
+
+    ``read_only`` takes no lease, creates nothing and recovers nothing: to look at a database beside its broker.
+
+    ``shared`` takes no lease either, so that several writers append to the same timelines, which stay contiguous. A device
+    must have one writer at a time, a crash's fan-out is finished only by the next `open` that is not shared, and reads may see
+    a group that is under way. For tests and for tools, until nodes share their subscriptions.
+    """
+
+    def __init__(self, url: str, read_only: bool = False, *, shared: bool = False) -> None:
+        self._address = Address.parse(url)
+        self._read_only = read_only
+        self._shared = shared
+        self._connection: Connection | None = None
+        self._opened: State | None = None
+        self._lease: Lease | None = None
+        self._writer: Writer | None = None
+        self._turn = asyncio.Lock()
+        self._committing: asyncio.Task[None] | None = None
+
+    # --- opening ---------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """See `storage.interface.Storage`. Waits up to the lease's time for a crashed predecessor's lease to run out."""
+        self._connection = Connection.make(self._address)
+        try:
+            await self._prepare(self._connection)
+        except BaseException:
+            await self._disconnect()
+            raise
+
+    async def _prepare(self, connection: Connection) -> None:
+        collections = connection.bound.collections
+        with storage_errors(opening=True):
+            await connection.client.admin.command("ping")
+            schema = await collections.meta.find_one({"_id": "schema"})
+        if schema is not None and schema["version"] != SCHEMA:
+            raise StorageUnusable(
+                f"database {self._address.database!r} has schema {schema['version']}, this version of tideline knows {SCHEMA}"
+            )
+        state = State(collections, shared=self._shared, serving=not self._read_only)
+        if self._read_only:
+            self._opened = state
+            return
+        self._lease = lease = Lease(collections.lease, self._address.database, self._address.lease_ms)
+        await (lease.share() if self._shared else lease.acquire())
+        with storage_errors(opening=True):
+            await connection.bound.ensure_indexes()
+            await collections.meta.update_one({"_id": "schema"}, {"$set": {"version": SCHEMA}}, upsert=True)
+        await self._recover(state, lease)
+        self._writer = Writer(state, lease)
+        self._opened = state
+
+    async def _recover(self, state: State, lease: Lease) -> None:
+        if not state.shared and (missing := await recover(state, lease.done)):
+            log.warning("finished an interrupted commit: %d inbox entries were missing", missing)
+        state.last_id = await reads.last_id(state)
+        with storage_errors():
+            newest = await state.collections.store.find_one({}, {"time": 1}, sort=[("mid", -1)])
+        state.clock = newest["time"] if newest else 0
+        if not state.shared:
+            lease.done = state.last_id
+            await lease.renew()
+
+    async def close(self) -> None:
+        """See `storage.interface.Storage`."""
+        committing = self._committing
+        if committing is not None:
+            await asyncio.wait([committing])
+        self._writer = None
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        lease, self._lease = self._lease, None
+        connection, self._connection = self._connection, None
+        self._opened = None
+        try:
+            if lease is not None:
+                await lease.release()
+        finally:
+            if connection is not None:
+                await connection.close()
+
+    @property
+    def _state(self) -> State:
+        if self._opened is None:
+            raise StorageUnavailable("mongodb storage is closed")
+        return self._opened
+
+    @property
+    def collections(self) -> Collections:
+        """The raw collections, for benchmarks and tools."""
+        return self._state.collections
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    async def commit(self, group: Sequence[Operation]) -> None:
+        """See `storage.interface.Committer`. Cancelling the caller does not stop the writes; `close` waits for them."""
+        task = asyncio.create_task(self._commit(group), name="mongodb commit")
+        self._committing = task
+        task.add_done_callback(_retrieved)
+        await asyncio.shield(task)
+
+    async def _commit(self, group: Sequence[Operation]) -> None:
+        async with self._turn:
+            if self._writer is None:
+                raise StorageUnavailable("mongodb storage is closed, or open for reading only")
+            await self._writer.commit(group)
+
+    async def prune_conversation(self, topic: str, before_seq: int, limit: int = 1000) -> int:
+        """See `storage.interface.Pruner`."""
+        return await self._prune("topic", topic, before_seq, limit)
+
+    async def prune_inbox(self, user: str, before_seq: int, limit: int = 1000) -> int:
+        """See `storage.interface.Pruner`."""
+        return await self._prune("user", user, before_seq, limit)
+
+    async def _prune(self, kind: str, name: str, before_seq: int, limit: int) -> int:
+        state = self._state
+        if self._lease is None:
+            raise StorageUnavailable("mongodb storage is open for reading only")
+        return await prune(state, self._lease, kind, name, before_seq, limit)
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    async def inbox_head(self, user: str) -> int:
+        """See `storage.interface.InboxReader`."""
+        return await self._state.inbox_head(user)
+
+    async def read_inbox(self, user: str, after: int, limit: int, max_bytes: int = 1 << 20) -> list[InboxEntry]:
+        """See `storage.interface.InboxReader`."""
+        return await reads.read_inbox(self._state, user, after, limit, max_bytes)
+
+    async def conversation_bounds(self, topic: str) -> tuple[int, int]:
+        """See `storage.interface.ConversationReader`."""
+        return await reads.conversation_bounds(self._state, topic)
+
+    async def read_conversation(
+        self,
+        topic: str,
+        *,
+        after: int = 0,
+        before: int = 0,
+        limit: int = 100,
+        newest_first: bool = False,
+        max_bytes: int = 1 << 20,
+    ) -> list[Message]:
+        """See `storage.interface.ConversationReader`."""
+        return await reads.read_conversation(self._state, topic, after, before, limit, newest_first, max_bytes)
+
+    async def sequence_at(self, topic: str, time: int) -> int:
+        """See `storage.interface.ConversationReader`."""
+        return await reads.sequence_at(self._state, topic, time)
+
+    async def read_message(self, message_id: int) -> Message | None:
+        """See `storage.interface.ConversationReader`."""
+        return await reads.read_message(self._state, message_id)
+
+    async def last_id(self) -> int:
+        """See `storage.interface.Tail`."""
+        state = self._state
+        return state.last_id if state.serving and not state.shared else await reads.last_id(state)
+
+    async def read_tail(self, after_id: int, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
+        """See `storage.interface.Tail`."""
+        return await reads.read_tail(self._state, after_id, limit, max_bytes)
+
+    def devices(self) -> AsyncIterator[Device]:
+        """See `storage.interface.State`."""
+        return reads.devices(self._state)
+
+    def retained(self) -> AsyncIterator[Message]:
+        """See `storage.interface.State`."""
+        return reads.retained(self._state)
+
+    async def device(self, key: DeviceKey) -> Device | None:
+        """See `storage.interface.State`."""
+        return await reads.device(self._state, key)
+
+    def conversations(self, prefix: str = "") -> AsyncIterator[tuple[str, int, int]]:
+        """See `storage.interface.Catalogue`."""
+        return reads.conversations(self._state, prefix)
+
+    def inboxes(self) -> AsyncIterator[tuple[str, int, int]]:
+        """See `storage.interface.Catalogue`."""
+        return reads.inboxes(self._state)
+
+
+def _retrieved(task: asyncio.Task[None]) -> None:
+    """Look at the outcome of a commit whose caller was cancelled."""
+    if not task.cancelled() and isinstance(error := task.exception(), StorageError):
+        log.debug("a commit ended: %s", error)

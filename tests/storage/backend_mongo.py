@@ -1,0 +1,61 @@
+"""`mongodb://`, over the wire: nx-27017, or the server that ``TIDELINE_TEST_MONGODB`` names."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+from storage.interface import Storage
+from storage.mongo import MongoStorage
+from storage.records import Message
+from tests.storage.backends import Backend
+from tests.support import mongo_server
+from tests.support.mongo_proxy import MongoProxy
+
+
+class MongoBackend(Backend):
+    name = "mongo"
+    examples = 8
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.database = mongo_server.new_database()
+        self.proxy: MongoProxy | None = None
+
+    async def open(self) -> Storage:
+        if self.proxy is None:
+            self.proxy = MongoProxy(*mongo_server.address())
+            await self.proxy.start()
+        options = "serverSelectionTimeoutMS=1000"
+        storage = MongoStorage(mongo_server.url(self.database, options, through=self.proxy.port))
+        await storage.open()
+        return storage
+
+    def away(self, storage: Storage) -> AbstractAsyncContextManager[None]:
+        return self._away()
+
+    @asynccontextmanager
+    async def _away(self) -> AsyncIterator[None]:
+        assert self.proxy is not None
+        await self.proxy.stop()
+        try:
+            yield
+        finally:
+            await self.proxy.start()
+
+    def lose_answer(self, storage: Storage) -> None:
+        assert self.proxy is not None
+        self.proxy.lose_next_write()
+
+    def impossible(self, message: Message) -> Message | None:
+        message.payload = bytes(16 << 20)
+        return message
+
+    async def destroy(self) -> None:
+        if self.proxy is not None:
+            await self.proxy.stop()
+            await mongo_server.drop(self.database)
+
+
+BACKEND = MongoBackend

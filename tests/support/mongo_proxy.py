@@ -1,0 +1,126 @@
+"""A TCP proxy in front of a MongoDB server: it can be away, and can lose the answer to a command that was obeyed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A command on its way: its name and its collection."""
+
+    name: str
+    collection: str
+
+
+WRITES = {"insert", "update", "delete"}
+
+
+class MongoProxy:
+    """Forwards whole wire messages. ``lose`` is asked for each command whether its answer is to be lost."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._server: asyncio.Server | None = None
+        self._links: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self.port = 0
+        self.lose: Callable[[Command], bool] = lambda command: False
+        self.before: Callable[[Command], None] = lambda command: None
+        self.lost: list[Command] = []
+
+    async def start(self) -> None:
+        """Accept connections, on the same port as before."""
+        self._server = await asyncio.start_server(self._link, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Refuse connections, and cut those that are open."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+            links = list(self._links)
+            for link in links:
+                link.cancel()
+            await asyncio.gather(*links, return_exceptions=True)
+            await server.wait_closed()
+
+    def lose_next_write(self) -> None:
+        """Lose the answer to the next write that is not a renewal of the lease."""
+        self.lose_write(1)
+
+    def lose_write(self, number: int) -> None:
+        """Lose the answer to the ``number``-th such write from now on."""
+        left = number
+
+        def lose(command: Command) -> bool:
+            nonlocal left
+            if command.name in WRITES and command.collection != "lease":
+                left -= 1
+                return left == 0
+            return False
+
+        self.lose = lose
+
+    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._links[task] = writer
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                await self._forward(reader, writer)
+        finally:
+            del self._links[task]
+            writer.close()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection(*self._target)
+        losing: set[int] = set()
+
+        async def requests() -> None:
+            while True:
+                data, request_id, _ = await _message(reader)
+                if (command := _command(data)) is not None:
+                    self.before(command)
+                    if self.lose(command):
+                        self.lost.append(command)
+                        losing.add(request_id)
+                server_writer.write(data)
+                await server_writer.drain()
+
+        async def answers() -> None:
+            while True:
+                data, _, response_to = await _message(server_reader)
+                if response_to in losing:
+                    return
+                writer.write(data)
+                await writer.drain()
+
+        both = [asyncio.create_task(requests()), asyncio.create_task(answers())]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in both:
+                one.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+            server_writer.close()
+
+
+async def _message(reader: asyncio.StreamReader) -> tuple[bytes, int, int]:
+    header = await reader.readexactly(16)
+    length, request_id, response_to, _ = struct.unpack("<iiii", header)
+    return header + await reader.readexactly(length - 16), request_id, response_to
+
+
+def _command(data: bytes) -> Command | None:
+    """The name and the string value of the first element of an OP_MSG's body."""
+    if int.from_bytes(data[12:16], "little") != 2013 or data[20] != 0:
+        return None
+    end = data.index(b"\0", 26)
+    name = data[26:end].decode()
+    if data[25] != 2:
+        return Command(name, "")
+    length = int.from_bytes(data[end + 1 : end + 5], "little")
+    return Command(name, data[end + 5 : end + 4 + length].decode())
