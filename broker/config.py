@@ -231,6 +231,8 @@ class Hooks(Section):
     """Seconds that a plugin may take before an acknowledgement; longer counts as a failure."""
     after_queue: Annotated[int, Field(ge=1)] = 64
     """Committed groups that may wait for a slow plugin after the acknowledgement; more are skipped for it."""
+    acl_cache_seconds: Annotated[Duration, Field(ge=0)] = 60.0
+    """Seconds that a connection's answers from topic plugins are kept; 0 asks them each time."""
 
 
 class Log(Section):

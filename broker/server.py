@@ -86,7 +86,9 @@ class Server:
         settings = self.settings
         self.clock = Wheel(asyncio.get_running_loop())
         self.chassis = Chassis(settings.plugin_classes(), self.view, hook_timeout=settings.hooks.timeout)
-        self.authority = Authority(self.chassis.plugins, timeout=settings.hooks.timeout)
+        self.authority = Authority(
+            self.chassis.plugins, timeout=settings.hooks.timeout, acl_cache_seconds=settings.hooks.acl_cache_seconds
+        )
         plugin = self.chassis.storage_plugin
         self.storage = plugin.storage() if plugin is not None else open_url("memory://")
         try:

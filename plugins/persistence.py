@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from broker.config import parse_size
 from broker.hooks import Group, GroupPlugin, StoragePlugin
 from plugins.policy import Policies, Policy
 from storage.factory import open_url
@@ -19,15 +20,23 @@ class PersistencePlugin(GroupPlugin, StoragePlugin):
 
         url: str = "sqlite:///data/tideline.db"
         """Where: ``sqlite:///path``, ``mongodb://…/database``, or ``memory://`` for nothing that survives."""
+        low_water_bytes: int | str = "64 MiB"
+        """Free disk space below which SQLite takes no more messages; publishers wait until there is more again."""
         policies: list[Policy] = field(default_factory=list)
         """What is kept of which topics (`plugins.policy`); without any, everything but ``$`` topics is stored and synced."""
+
+        def __post_init__(self) -> None:
+            size = parse_size(self.low_water_bytes)
+            if not isinstance(size, int) or size < 0:
+                raise ValueError('low_water_bytes must be a size in bytes, such as 65536 or "64 MiB"')
+            self.low_water_bytes = size
 
     def __init__(self, context: object) -> None:
         super().__init__(context)
         self._policies = Policies(self.config.policies)
 
     def storage(self) -> Storage:
-        return open_url(self.config.url)
+        return open_url(self.config.url, low_water_bytes=self.config.low_water_bytes)
 
     async def before_ack(self, group: Group) -> None:
         """Take from each message what its topic's policy does not want kept."""

@@ -6,10 +6,11 @@ from storage.errors import StorageUnusable
 from storage.interface import Storage
 
 
-def open_url(url: str, *, read_only: bool = False) -> Storage:
+def open_url(url: str, *, read_only: bool = False, low_water_bytes: int = 64 << 20) -> Storage:
     """A backend for ``url``, not opened yet.
 
     ``memory://`` (bounded, nothing survives), ``sqlite:///path`` (``sqlite:////absolute/path``), ``mongodb://…/database``.
+    ``low_water_bytes``: with less free space on its disk, sqlite takes no more messages until there is more again.
     Raises `StorageUnusable` for any other scheme, or where the backend's package is missing.
     """
     scheme, _, rest = url.partition("://")
@@ -20,7 +21,7 @@ def open_url(url: str, *, read_only: bool = False) -> Storage:
     if scheme == "sqlite":
         from storage.sqlite import SqliteStorage
 
-        return SqliteStorage(rest.removeprefix("/"), read_only=read_only)
+        return SqliteStorage(rest.removeprefix("/"), read_only=read_only, low_water_bytes=low_water_bytes)
     if scheme in ("mongodb", "mongodb+srv"):
         try:
             from storage.mongo import MongoStorage

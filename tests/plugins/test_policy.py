@@ -63,7 +63,7 @@ class TestPersistence:
 
     async def test_a_policy_takes_away_what_is_not_wanted(self):
         plugin = PersistencePlugin(
-            Context(PersistencePlugin.Config("memory://", [Policy("t/#", "store"), Policy("n/#", "none")]))
+            Context(PersistencePlugin.Config("memory://", policies=[Policy("t/#", "store"), Policy("n/#", "none")]))
         )
         appends = [self.append("a"), self.append("t/1"), self.append("n/1", retain=True), self.append("$SYS/x")]
         await plugin.before_ack(Group(list(appends), appends))
@@ -76,6 +76,15 @@ class TestPersistence:
 
     async def test_it_provides_the_storage_that_the_url_names(self):
         assert isinstance(PersistencePlugin(Context(PersistencePlugin.Config("memory://"))).storage(), MemoryStorage)
+
+    @pytest.mark.parametrize(("given", "bytes_"), [(4096, 4096), ("1 MiB", 1 << 20), ("0", 0)])
+    def test_the_low_water_mark(self, given, bytes_):
+        assert PersistencePlugin.Config(low_water_bytes=given).low_water_bytes == bytes_
+
+    @pytest.mark.parametrize("given", [-1, "much", "0.3", 1.5])
+    def test_a_bad_low_water_mark(self, given):
+        with pytest.raises(ValueError, match="size in bytes"):
+            PersistencePlugin.Config(low_water_bytes=given)
 
 
 class TestStart:
