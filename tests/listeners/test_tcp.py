@@ -142,6 +142,7 @@ class TestTls:
         echo = await server.echo()
         assert echo.transport.get_extra_info("ssl_object").version() in ("TLSv1.2", "TLSv1.3")
 
+    @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
     async def test_old_versions_are_refused(self, running, certificates):
         server = await running(self.settings(certificates))
         context = certificates.client()
