@@ -48,10 +48,11 @@ class Wheel:
     def _tick(self) -> None:
         current = math.floor(self._loop.time() / TICK)
         while self._next <= current:
-            for call in self._slots.pop(self._next, ()):
+            calls = self._slots.pop(self._next, ())
+            self._next += 1  # before the calls: what one of them sets for now must not land in the slot just emptied
+            for call in calls:
                 try:
                     call()
                 except Exception:  # one deadline's fault must not stop the clock
                     log.exception("a deadline failed")
-            self._next += 1
         self._handle = self._loop.call_at(self._next * TICK, self._tick)

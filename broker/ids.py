@@ -33,7 +33,7 @@ class Ids:
         self.last = max(self.last, last_id)
 
     def now(self) -> int:
-        """Server time in ms since the Unix epoch; it never goes backwards, and the ids' time is never ahead of it."""
+        """Server time in ms since the Unix epoch; never behind the time of an id that was given."""
         return max(int(self._clock() * 1000), self._ms + EPOCH)
 
     def take(self) -> tuple[int, int]:
