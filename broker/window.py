@@ -63,7 +63,7 @@ class Window:
     def offset(self, cursor: int) -> int:
         """The highest entry up to which all are done, given that nothing after ``cursor`` was looked at."""
         for slot in self._order:
-            if not slot.timeline:
+            if not (slot.timeline or slot.done):
                 return slot.seq - 1
         return cursor
 

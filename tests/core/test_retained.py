@@ -1,0 +1,60 @@
+"""Retained messages: the last of each topic, found by filter as comparing every topic would."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from broker.retained import Retained
+from broker.topics import matches
+from storage.records import Message
+from tests.core.strategies import filters, names
+
+
+class RetainedAgainstDict(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.retained = Retained()
+        self.held: dict[str, Message] = {}
+        self.last_id = 0
+
+    @rule(topic=names, expires=st.sampled_from([0, 0, 5, 10]))
+    def put(self, topic: str, expires: int) -> None:
+        self.last_id += 1
+        message = Message(self.last_id, topic, "u/a", "d", 0, 1, b"x", True, expires)
+        self.retained.put(message)
+        self.held[topic] = message
+
+    @rule(topic=names)
+    def put_empty(self, topic: str) -> None:
+        self.retained.put(Message(1, topic, "u/a", "d", 0, 1, b"", True))
+        self.held.pop(topic, None)
+
+    @rule(topic=names)
+    def clear(self, topic: str) -> None:
+        self.retained.clear(topic)
+        self.held.pop(topic, None)
+
+    @rule(name=filters, now=st.integers(1, 12))
+    def match(self, name: str, now: int) -> None:
+        wanted = [m for m in self.held.values() if matches(name, m.topic) and (not m.expires or m.expires > now)]
+        assert self.retained.match(name, now) == sorted(wanted, key=lambda m: m.id)
+
+    @rule(topic=names)
+    def get(self, topic: str) -> None:
+        assert self.retained.get(topic) is self.held.get(topic)
+
+    @invariant()
+    def all_of_them(self) -> None:
+        assert self.retained.count == len(self.held)
+        assert {m.topic: m for m in self.retained} == self.held
+
+    def teardown(self) -> None:
+        for topic in self.held:
+            self.retained.clear(topic)
+        assert not self.retained._root.children, "branches without messages are left behind"
+
+
+TestRetained = RetainedAgainstDict.TestCase
+TestRetained.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

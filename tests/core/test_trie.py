@@ -1,0 +1,113 @@
+"""The subscription trie finds what comparing every filter finds, with or without its cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from broker.topics import matches
+from broker.trie import Trie
+from storage.records import Subscription
+from tests.core.strategies import filters, names
+
+
+@dataclass(eq=False)
+class Subscriber:
+    name: str
+    inbox: str
+
+
+SUBSCRIBERS = [Subscriber("one", "u/a"), Subscriber("two", "u/a"), Subscriber("three", "u/b"), Subscriber("live", "")]
+subscribers = st.sampled_from(SUBSCRIBERS)
+
+
+class TrieAgainstBruteForce(RuleBasedStateMachine):
+    """Subscriptions come, change and go; every answer is compared with all filters tried one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[tuple[str, Subscriber], Subscription] = {}
+        self.trie: Trie[Subscriber] = Trie()
+
+    @initialize(weight=st.sampled_from([0, 1, 5, 100]))
+    def start(self, weight: int) -> None:
+        self.trie = Trie(weight)
+
+    @rule(name=filters, subscriber=subscribers, options=st.integers(0, 2))
+    def add(self, name: str, subscriber: Subscriber, options: int) -> None:
+        subscription = Subscription(name, options)
+        self.trie.add(name, subscriber, subscription)
+        self.held[name, subscriber] = subscription
+
+    @rule(name=filters, subscriber=subscribers)
+    def remove(self, name: str, subscriber: Subscriber) -> None:
+        assert self.trie.remove(name, subscriber) == ((name, subscriber) in self.held)
+        self.held.pop((name, subscriber), None)
+
+    @rule(data=st.data())
+    def remove_one_that_is_there(self, data: st.DataObject) -> None:
+        if self.held:
+            self.remove(*data.draw(st.sampled_from(list(self.held))))
+
+    @rule(topics=st.lists(names, min_size=1, max_size=8))
+    def look_up(self, topics: list[str]) -> None:
+        for topic in topics:
+            match = self.trie.match(topic)
+            wanted: dict[Subscriber, list[Subscription]] = {}
+            for (name, subscriber), subscription in self.held.items():
+                if matches(name, topic):
+                    wanted.setdefault(subscriber, []).append(subscription)
+            assert {s: sorted(map(id, g)) for s, g in match.grants.items()} == {
+                s: sorted(map(id, g)) for s, g in wanted.items()
+            }
+            assert sorted(match.recipients) == sorted({s.inbox for s in wanted if s.inbox})
+            assert set(match.live) == {s for s in wanted if not s.inbox}
+            assert bool(match) == bool(wanted)
+
+    @invariant()
+    def count_is_right(self) -> None:
+        assert self.trie.count == len(self.held)
+
+    def teardown(self) -> None:
+        for name, subscriber in list(self.held):
+            assert self.trie.remove(name, subscriber)
+        assert not self.trie._root.children, "branches without subscriptions are left behind"
+
+
+TestTrie = TrieAgainstBruteForce.TestCase
+TestTrie.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+@given(st.lists(filters, max_size=10), st.lists(names, min_size=1, max_size=50), st.integers(0, 30))
+def test_the_cache_stays_within_its_weight(held: list[str], topics: list[str], weight: int) -> None:
+    trie: Trie[Subscriber] = Trie(weight)
+    for name in held:
+        for subscriber in SUBSCRIBERS:
+            trie.add(name, subscriber, Subscription(name, 0))
+    for topic in topics:
+        trie.match(topic)
+        cached = [1 + len(match.grants) for match in trie._cache.values()]
+        assert trie._cache_weight == sum(cached)
+        assert sum(cached) <= weight or len(cached) == 1
+
+
+def test_a_repeated_topic_is_not_matched_again() -> None:
+    trie: Trie[Subscriber] = Trie()
+    trie.add("a/+", SUBSCRIBERS[0], Subscription("a/+", 1))
+    first = trie.match("a/b")
+    trie.add("elsewhere", SUBSCRIBERS[0], Subscription("elsewhere", 1))
+    assert trie.match("a/b") is first
+    trie.add("a/b", SUBSCRIBERS[0], Subscription("a/b", 1))
+    assert trie.match("a/b") is not first
+
+
+def test_a_very_deep_topic_does_not_recurse() -> None:
+    trie: Trie[Subscriber] = Trie()
+    deep = "/".join(["x"] * 30_000)
+    trie.add("#", SUBSCRIBERS[0], Subscription("#", 0))
+    trie.add(deep, SUBSCRIBERS[1], Subscription(deep, 0))
+    assert set(trie.match(deep).grants) == set(SUBSCRIBERS[:2])
+    assert trie.remove(deep, SUBSCRIBERS[1])
