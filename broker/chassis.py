@@ -26,7 +26,7 @@ from broker.amqtt_packets import to_amqtt
 from broker.amqtt_session import LightSession
 from broker.authority import SessionInfo
 from broker.errors import StartError
-from broker.hooks import GroupPlugin, StoragePlugin, SyncPlugin
+from broker.hooks import GroupPlugin, RequestPlugin, StoragePlugin, SyncPlugin
 from broker.packets.model import Packet
 from broker.plugin_config import checked
 from broker.seldom import Seldom
@@ -236,6 +236,7 @@ class Chassis:
         """In the order of config.yaml."""
         self.storage_plugin = _only(loaded, StoragePlugin, "provides the storage")
         self.sync_plugin = _only(loaded, SyncPlugin, "decides about inboxes")
+        self.request_plugin = _only(loaded, RequestPlugin, "answers requests")
 
     # --- events ----------------------------------------------------------------------------------------------------
 

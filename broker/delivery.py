@@ -140,6 +140,8 @@ class Delivery:
         self.last_id = 0
         """The id of the last committed message: the head of the tail timeline."""
         self.reads = asyncio.Semaphore(32)
+        self.watched: dict[str, set[asyncio.Event]] = {}
+        """Who waits for news of an inbox without a connection of its own, by user key."""
         self._inboxes: dict[str, Inbox] = {}
         self._recent_bytes = 0
         self._dirty: set[Session | Share] = set()
@@ -229,12 +231,22 @@ class Delivery:
             self._recent_bytes -= inbox.trim()
         for tail in feeds:
             tail.pump()
+        if self.watched:
+            for append in appends:
+                for user in append.recipients:
+                    self.wake_watchers(user)
         if self._recent_bytes > self.limits.recent_bytes:
             for inbox in inboxes.values():
                 self._recent_bytes -= inbox.clear()
 
+    def wake_watchers(self, user: str) -> None:
+        """An inbox has news for those who watch it."""
+        for event in self.watched.get(user, ()):
+            event.set()
+
     def wake_inbox(self, user: str, entries: list[InboxEntry]) -> None:
         """Committed entries that did not come with a message of the group, such as retained ones."""
+        self.wake_watchers(user)
         inbox = self._inboxes.get(user)
         if inbox is not None:
             for entry in entries:

@@ -26,7 +26,7 @@ from broker.frames import frame_parts, personal_parts
 from broker.packets.codes import PacketType, ReasonCode
 from broker.packets.encoder import ack_frame
 from broker.session import TRANSIENT, Session
-from broker.window import PUBLISHED_1, RELEASED, Slot
+from broker.window import ASIDE, PUBLISHED_1, RELEASED, Slot
 from storage.records import InboxEntry, Message, Subscription
 
 if TYPE_CHECKING:
@@ -107,6 +107,14 @@ class Feed:
         self.closed = True
         if self._task is not None:
             self._task.cancel()
+
+    def rewind(self) -> None:
+        """The session's cursor was set back: forget what was read ahead of it; `pump` follows."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        self._resend.clear()
+        self._page.clear()
 
     # --- where entries come from; the two kinds of feed differ only here -----------------------------------------------
 
@@ -359,7 +367,7 @@ class Feed:
                 slot.sent = True
                 self.session.window.on_wire += 1
                 frames.append(ack_frame(PacketType.PUBREL, slot.packet_id))
-            elif slot.timeline == TRANSIENT:
+            elif slot.timeline in (TRANSIENT, ASIDE):
                 self.session.window.drop(slot.packet_id)
             else:
                 publishes.append(slot)

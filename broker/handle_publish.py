@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from amqtt.contexts import Action
 
+from broker.hooks import REQUEST_TOPIC, Request
 from broker.packets.codes import PacketType, ReasonCode, TopicAliasInvalid
 from broker.packets.encoder import ack_frame
 from broker.packets.model import PubAck, Publish, PubRec
@@ -95,6 +96,29 @@ class Inbound:
             connection.write_frames([ack_frame(kind, self.packet_id)])
 
 
+class Asked(Inbound):
+    """The same for a request to the broker, which is answered once what its device published before is durable."""
+
+    __slots__ = ("request",)
+
+    def __init__(self, connection: Connection, session: Session, packet: Publish) -> None:
+        super().__init__(connection, session, packet.qos, packet.packet_id)
+        self.request = Request(
+            session.key,
+            connection.info,
+            packet.payload,
+            packet.qos,
+            packet.properties.get(Property.RESPONSE_TOPIC, ""),
+            packet.properties.get(Property.CORRELATION_DATA, b""),
+        )
+
+    def stored(self, append: Append, acks: dict[Connection, list[bytes]]) -> None:
+        super().stored(append, acks)
+        plugin = self.connection.server.requests
+        if append.error is None and plugin is not None:
+            plugin.request(self.request)
+
+
 def refusal_code(error: Exception) -> ReasonCode:
     """The reason code that tells a publisher why its message was not stored."""
     if isinstance(error, NotAuthorized):
@@ -125,6 +149,9 @@ def received(connection: Connection, packet: Publish) -> None:
         connection.inbound += 1
     error = None
     if packet.topic.startswith("$") and server.reserved(packet.topic):
+        if packet.topic == REQUEST_TOPIC and server.requests is not None:
+            _submit_request(connection, session, packet)
+            return
         error = NotAuthorized(f"topic {packet.topic!r} is reserved for the broker")
     elif not server.authority.open:
         allowed = server.authority.cached(connection.info, Action.PUBLISH, packet.topic)
@@ -162,6 +189,18 @@ def _submit(connection: Connection, session: Session, packet: Publish, error: Ex
         append.error = error
     connection.unstored += 1
     server.pipeline.submit(append)
+
+
+def _submit_request(connection: Connection, session: Session, packet: Publish) -> None:
+    """A request takes its place among the messages and is acknowledged as they are, but stored nowhere, and given to nobody."""
+    message = Message(0, packet.topic, session.key.user, session.key.client_id, 0, packet.qos, packet.payload)
+    append = Append(message, store=False)
+    append.origin = Asked(connection, session, packet)
+    if packet.qos == 2:
+        session.received[packet.packet_id] = connection
+        if session.durable:
+            append.received = (session.key, packet.packet_id)
+    connection.server.pipeline.submit(append)
 
 
 def _take_properties(connection: Connection, append: Append, properties: Properties) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from amqtt.contexts import Action
 
+from broker.authority import OWN
 from broker.packets.codes import ReasonCode
 from broker.packets.model import SubAck, UnsubAck
 from broker.packets.model import Subscribe as SubscribePacket
@@ -60,7 +61,17 @@ def _limits(connection: Connection, filter_: str) -> int:
         return ReasonCode.TOPIC_FILTER_INVALID
     if filter_ not in session.subscriptions and len(session.subscriptions) >= settings.max_subscriptions:
         return ReasonCode.QUOTA_EXCEEDED
+    if OWN in filter_ and not _own(session.key.client_id, filter_):
+        return ReasonCode.NOT_AUTHORIZED
     return 0
+
+
+def _own(client_id: str, filter_: str) -> bool:
+    """Whether a filter is not below `$sync/`, or names one of the topics there that are this device's own (docs/sync.md)."""
+    share = parse_share(filter_)
+    if not (share[1] if share else filter_).startswith(OWN):
+        return True
+    return filter_ in (f"{OWN}reply/{client_id}", f"{OWN}events/{client_id}")
 
 
 def _submit(connection: Connection, packet: SubscribePacket, refusals: list[int]) -> None:

@@ -4,6 +4,7 @@ A Tideline plugin is an amqtt plugin: a class named in config.yaml, with a `Conf
 manager, closed on shutdown. These base classes add what amqtt lacks:
 
 - `GroupPlugin` is awaited with a whole group before it is committed, and again after its acks were written.
+- `RequestPlugin` answers what devices ask by publishing to `$sync/request`.
 - `StoragePlugin` says where groups are committed. Without one, the broker uses a bounded in-memory storage.
 
 Their order in config.yaml is the order in which they are called.
@@ -16,8 +17,9 @@ from dataclasses import dataclass, field
 from amqtt.broker import BrokerContext
 from amqtt.plugins.base import BasePlugin
 
+from broker.authority import SessionInfo
 from storage.interface import Storage
-from storage.records import Append, Operation
+from storage.records import Append, DeviceKey, Operation
 
 
 @dataclass(slots=True, eq=False)
@@ -64,3 +66,29 @@ class SyncPlugin(BasePlugin[BrokerContext]):
     def start_position(self) -> str:
         """Where a device that never connected before starts: see `storage.records.OpenSession.start`."""
         return "latest"
+
+
+REQUEST_TOPIC = "$sync/request"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a device asked. ``response_topic`` and ``correlation`` are MQTT 5's; empty where it gave none."""
+
+    device: DeviceKey
+    info: SessionInfo
+    payload: bytes
+    qos: int = 0
+    response_topic: str = ""
+    correlation: bytes = b""
+
+
+class RequestPlugin(BasePlugin[BrokerContext]):
+    """The plugin that answers requests; at most one may be configured."""
+
+    def request(self, request: Request) -> None:
+        """A request came; everything that its device published before is durable. Must not wait."""
+        raise NotImplementedError(f"{type(self).__name__} answers no requests")
+
+    def listening(self, device: DeviceKey, topic: str) -> None:
+        """A device has subscribed to a `$sync/` topic of its own. Must not wait."""

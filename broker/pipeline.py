@@ -142,6 +142,15 @@ class Pipeline:
             self._idle.clear()
             self._wake.set()
 
+    def withdraw(self, item: Append | Step) -> bool:
+        """Take an item back that no group has yet: True if it was still here, so that storage never heard of it."""
+        for index, waiting in enumerate(self._pending):
+            if waiting is item:
+                del self._pending[index]
+                self._bytes -= OVERHEAD + len(item.message.payload) if isinstance(item, Append) else OVERHEAD
+                return True
+        return False
+
     @property
     def full(self) -> bool:
         """More is gathered than the limit: whoever reads from a socket must `pause` it."""

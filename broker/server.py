@@ -20,7 +20,7 @@ from broker.counters import Counters
 from broker.delivery import Delivery
 from broker.errors import StartError
 from broker.handle_publish import Inbound
-from broker.hooks import Group
+from broker.hooks import REQUEST_TOPIC, Group, RequestPlugin
 from broker.ids import Ids
 from broker.listeners import Listeners
 from broker.packets.codes import PacketType, ReasonCode
@@ -70,6 +70,7 @@ class Server:
         self.pipeline: Pipeline
         self.delivery: Delivery
         self.clock: Wheel
+        self.requests: RequestPlugin | None = None
         self._listeners: Listeners | None = None
         self._displaced: dict[str, Message | None] = {}
         self._ended = asyncio.Event()
@@ -89,6 +90,7 @@ class Server:
         self.authority = Authority(
             self.chassis.plugins, timeout=settings.hooks.timeout, acl_cache_seconds=settings.hooks.acl_cache_seconds
         )
+        self.requests = self.chassis.request_plugin
         plugin = self.chassis.storage_plugin
         self.storage = plugin.storage() if plugin is not None else open_url("memory://")
         try:
@@ -238,7 +240,9 @@ class Server:
     def publish_ack(self, connection: Connection, append: Append, qos: int, packet_id: int) -> bytes:
         """PUBACK or PUBREC of MQTT 5: says whether anybody is subscribed, and where the message stands if asked to."""
         reason = ReasonCode.SUCCESS
-        if not append.recipients and append.original is None and not self.trie.match(append.message.topic):
+        topic = append.message.topic
+        nobody = not append.recipients and append.original is None and not self.trie.match(topic)
+        if nobody and topic != REQUEST_TOPIC:
             reason = ReasonCode.NO_MATCHING_SUBSCRIBERS
         properties: Properties = {}
         wishes = connection.extras
@@ -256,7 +260,7 @@ class Server:
 
     def reserved(self, topic: str) -> bool:
         """Whether clients may not publish to this topic, whatever an ACL says."""
-        return topic.startswith(("$SYS/", "$share/")) or topic == "$SYS"
+        return topic.startswith(("$SYS/", "$share/", "$sync/")) or topic == "$SYS"
 
     def stored_retained(self, message: Message) -> bool:
         """Whether a retained message is in storage; what the broker says about itself is only in memory."""
@@ -306,6 +310,8 @@ class Server:
     def subscribed(self, connection: Connection, granted: dict[str, Subscription]) -> None:
         """Filters of a client are in force."""
         for filter_, subscription in granted.items():
+            if filter_.startswith("$sync/") and self.requests is not None and connection.session is not None:
+                self.requests.listening(connection.session.key, filter_)
             self.chassis.client_subscribed(connection.info, filter_, subscription.options & 3)
 
     def unsubscribed(self, connection: Connection, filters: Iterable[str]) -> None:

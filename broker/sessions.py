@@ -38,12 +38,33 @@ if TYPE_CHECKING:
 Opened = Callable[[Session, bool], None]
 
 
+class _ByDevice(dict[DeviceKey, Session]):
+    """Sessions by device, and the verified users' by user; an anonymous user has one device, of its own name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users: dict[str, dict[str, Session]] = {}
+
+    def __setitem__(self, key: DeviceKey, session: Session) -> None:
+        super().__setitem__(key, session)
+        if key.user.startswith("u/"):
+            self.users.setdefault(key.user, {})[key.client_id] = session
+
+    def __delitem__(self, key: DeviceKey) -> None:
+        super().__delitem__(key)
+        devices = self.users.get(key.user)
+        if devices is not None:
+            devices.pop(key.client_id, None)
+            if not devices:
+                del self.users[key.user]
+
+
 class Sessions:
     """By device; also the clean ones that are connected."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._sessions: dict[DeviceKey, Session] = {}
+        self._sessions = _ByDevice()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -58,6 +79,13 @@ class Sessions:
     def named(self, client_id: str) -> list[Session]:
         """The sessions with this client id, one per user that has one."""
         return [session for key, session in self._sessions.items() if key.client_id == client_id]
+
+    def of(self, user: str) -> list[Session]:
+        """The sessions of one user."""
+        if user.startswith("u/"):
+            return list(self._sessions.users.get(user, {}).values())
+        session = self._sessions.get(DeviceKey(user, user[2:]))
+        return [] if session is None else [session]
 
     # --- start -----------------------------------------------------------------------------------------------------
 

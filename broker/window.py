@@ -19,6 +19,9 @@ PUBLISHED_1 = InflightState.PUBLISHED_1
 PUBLISHED_2 = InflightState.PUBLISHED_2
 RELEASED = InflightState.RELEASED
 
+ASIDE = "."
+"""The timeline name of what is finished as far as the offset goes, while its packet identifier is still in use."""
+
 
 class Slot:
     """One outgoing message. ``sent``: it was sent over the present connection, and not finished since."""
@@ -109,6 +112,22 @@ class Window:
         slot = self.slots.get(packet_id)
         return None if slot is None else self._finish(slot)
 
+    def settle(self, through: int | None = None) -> None:
+        """Take messages up to a sequence (None: all) out of what holds the offset: they were acknowledged otherwise, or the
+        offset was set back before them.
+
+        A QoS 2 exchange still goes on to its end, as its packet identifier means something to the client.
+        """
+        for slot in list(self._order):
+            if slot.done or slot.timeline or (through is not None and slot.seq > through):
+                continue
+            if slot.state is PUBLISHED_1 and not slot.sent:
+                self._finish(slot)
+                continue
+            slot.timeline = ASIDE
+            if not slot.sent:
+                slot.state = RELEASED
+
     def _finish(self, slot: Slot) -> Slot:
         del self.slots[slot.packet_id]
         slot.done = True
@@ -132,6 +151,8 @@ class Window:
         self.on_wire = 0
         for slot in self._order:
             slot.sent = False
+            if slot.timeline == ASIDE and slot.state is PUBLISHED_2:
+                slot.state = RELEASED
 
     @classmethod
     def restore(cls, limit: int, entries: Iterable[Inflight]) -> Window:
