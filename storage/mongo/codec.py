@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from storage.mongo.documents import Raw, timeline_key
+from storage.mongo.documents import Raw, pair_key, timeline_key
 from storage.records import Append, Device, DeviceKey, Message, Subscription, pack_inflight, unpack_inflight
 
 
@@ -52,7 +52,7 @@ def store_document(op: Append, seq: int, time: int, version: int) -> Raw:
 
 def once_key(user: str, key: str) -> str:
     """The ``_id`` of an idempotency key's document."""
-    return f"{user}\0{key}"
+    return pair_key(user, key)
 
 
 def once_document(digest: bytes, mid: int, seq: int, until: int) -> Raw:
@@ -104,7 +104,7 @@ class Kept:
 
 def device_id(key: DeviceKey) -> str:
     """The ``_id`` of a device's document."""
-    return f"{key.user}\0{key.client_id}"
+    return pair_key(*key)
 
 
 def subscription_id(key: DeviceKey, name: str) -> str:

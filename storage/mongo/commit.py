@@ -224,7 +224,7 @@ def _operation(write: Write, version: int, *, fenced: bool) -> Any:
         case "sweep":
             return DeleteMany({**write.fields, "generation": {"$lt": version}})
         case "register":
-            return UpdateOne({"_id": write.id}, {"$setOnInsert": {"floor": 0, "time": 0}}, upsert=True)
+            return UpdateOne({"_id": write.id}, {"$setOnInsert": write.fields}, upsert=True)
         case _:
             return UpdateOne({"_id": write.id}, {"$max": write.fields}, upsert=True)
 

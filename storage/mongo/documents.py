@@ -142,6 +142,39 @@ class Idempotency(Document):  # type: ignore[misc]
     v = LongField()
 
 
+class Members(Document):  # type: ignore[misc]
+    """A user takes part in a conversation."""
+
+    meta = _meta("members", ["user", "topic"])
+    key = StringField(primary_key=True)
+    user = StringField()
+    topic = StringField()
+
+
+class Positions(Document):  # type: ignore[misc]
+    """How far a user has read a conversation."""
+
+    meta = _meta("positions")
+    key = StringField(primary_key=True)
+    user = StringField()
+    topic = StringField()
+    seq = LongField()
+    v = LongField()
+
+
+class Tokens(Document):  # type: ignore[misc]
+    """A bearer token; its secret is not here, only the secret's digest."""
+
+    meta = _meta("tokens", ["digest"], ["user"])
+    key = StringField(primary_key=True)
+    digest = StringField()
+    user = StringField()
+    label = StringField()
+    created = LongField()
+    expires = LongField()
+    v = LongField()
+
+
 class LeaseRecord(Document):  # type: ignore[misc]
     """Who serves the database. ``done``: every message with an id up to it has its fan-out finished."""
 
@@ -179,11 +212,28 @@ class Collections(NamedTuple):
     conversations: Collection
     users: Collection
     idempotency: Collection
+    members: Collection
+    positions: Collection
+    tokens: Collection
     lease: Collection
     meta: Collection
 
 
-_DECLARED = (Store, Sync, Devices, Subscriptions, Retained, Conversations, Users, Idempotency, LeaseRecord, Meta)
+_DECLARED = (
+    Store,
+    Sync,
+    Devices,
+    Subscriptions,
+    Retained,
+    Conversations,
+    Users,
+    Idempotency,
+    Members,
+    Positions,
+    Tokens,
+    LeaseRecord,
+    Meta,
+)
 
 
 class Bound(NamedTuple):
@@ -207,3 +257,8 @@ def bind(alias: str) -> Bound:
 def timeline_key(name: str, seq: int) -> str:
     """The ``_id`` of an entry of a timeline."""
     return f"{name}\0{seq:016d}"
+
+
+def pair_key(user: str, name: str) -> str:
+    """The ``_id`` of what belongs to a user and a name: a device, an idempotency key, a conversation."""
+    return f"{user}\0{name}"

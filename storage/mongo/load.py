@@ -8,13 +8,18 @@ from collections.abc import Iterable, Sequence
 from storage.mongo.codec import device_id, kept_device, once_key, subscription, subscription_id
 from storage.mongo.connection import storage_errors
 from storage.mongo.documents import Collection, Raw
+from storage.mongo.participation import read_positions
 from storage.mongo.state import State, batches, first_at, head_of
 from storage.mongo.view import Finished, Head, View
 from storage.records import (
     Append,
     DeviceKey,
+    DropTokens,
+    Join,
+    MarkRead,
     OpenSession,
     Operation,
+    SaveToken,
     Start,
     Subscribe,
     Unsubscribe,
@@ -34,6 +39,7 @@ async def load(state: State, group: Sequence[Operation], version: int) -> View:
     keys: set[str] = set()
     repeats: list[Append] = []
     starts: list[OpenSession] = []
+    pairs: set[tuple[str, str]] = set()
     for op in group:
         if op.error is not None:
             continue
@@ -48,6 +54,11 @@ async def load(state: State, group: Sequence[Operation], version: int) -> View:
                 devices.add(op.received[0])
             if op.idempotency_key:
                 keys.add(once_key(message.user, op.idempotency_key))
+            continue
+        if isinstance(op, MarkRead):
+            topics.add(op.topic)
+            pairs.add((op.user, op.topic))
+        if isinstance(op, (Join, MarkRead, SaveToken, DropTokens)):
             continue
         devices.add(op.device)
         users.add(op.device.user)
@@ -66,6 +77,8 @@ async def load(state: State, group: Sequence[Operation], version: int) -> View:
     if keys:
         for batch in batches(keys, _BATCH):
             view.once.update({d["_id"]: d for d in await _by_id(state.collections.idempotency, batch)})
+    if pairs:
+        view.positions = await read_positions(state, list(pairs))
     if repeats:
         await _load_finished(state, view, repeats)
     for start in starts:

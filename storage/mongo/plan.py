@@ -18,16 +18,21 @@ from bson import encode
 from storage.errors import IdempotencyConflict, MessageRefused
 from storage.mongo.codec import once_document, once_key, retained_document, store_document
 from storage.mongo.documents import Raw, timeline_key
+from storage.mongo.participants import Participants
 from storage.mongo.sessions import Sessions
-from storage.mongo.view import Head, View, Write
+from storage.mongo.view import NO_FLOOR, Head, View, Write
 from storage.records import (
     Append,
     CloseSession,
+    DropTokens,
+    Join,
+    MarkRead,
     Message,
     OpenSession,
     Operation,
     Progress,
     Release,
+    SaveToken,
     Subscribe,
     Unsubscribe,
     content_digest,
@@ -63,6 +68,7 @@ class Plan:
         self._appends: list[tuple[Append, int, int, list[int]]] = []
         self._originals: list[tuple[Append, tuple[int, int]]] = []
         self.sessions = Sessions(view, self._entry, self.inboxes, self.sync)
+        self.participants = Participants(view, self.topics)
         apply: dict[type, Callable[[Any], None]] = {
             Append: self._append,
             OpenSession: self.sessions.open,
@@ -71,6 +77,10 @@ class Plan:
             Unsubscribe: self.sessions.unsubscribe,
             Progress: self.sessions.progress,
             Release: self.sessions.release,
+            Join: self.participants.join,
+            MarkRead: self.participants.mark_read,
+            SaveToken: self.participants.save_token,
+            DropTokens: self.participants.drop_tokens,
         }
         for self._index, op in enumerate(group):
             if op.error is None:
@@ -165,11 +175,11 @@ class Plan:
 
     def writes(self) -> list[Write]:
         """The state phase. The writes may be made in any order, and again."""
-        writes = list(self.sessions.writes())
+        writes = [*self.sessions.writes(), *self.participants.writes()]
         writes += [Write("retained", "set", topic, document) for topic, document in self._retained.items()]
         writes += [Write("idempotency", "set", key, document) for key, document in self._once.items()]
-        writes += [Write("conversations", "register", topic, {}) for topic in self._new_topics]
-        writes += [Write("users", "register", user, {}) for user in self._new_users]
+        writes += [Write("conversations", "register", topic, dict(NO_FLOOR)) for topic in self._new_topics]
+        writes += [Write("users", "register", user, dict(NO_FLOOR)) for user in self._new_users]
         if self.unstored_id:
             writes.append(Write("meta", "raise", "heads", {"last_id": self.unstored_id}))
         return writes
@@ -185,6 +195,7 @@ class Plan:
         for op, original in self._originals:
             op.original = original
         self.sessions.fill()
+        self.participants.fill()
 
 
 def _may_be_too_large(op: Append) -> bool:

@@ -15,10 +15,10 @@ from storage.mongo.codec import message as message_of
 from storage.mongo.codec import once_document, pack_packet_ids, retained_document
 from storage.mongo.commit import CHUNK, insert, write_state
 from storage.mongo.connection import storage_errors
-from storage.mongo.documents import Raw, timeline_key
+from storage.mongo.documents import Raw, pair_key, timeline_key
 from storage.mongo.load import inbox_heads
 from storage.mongo.state import State, batches
-from storage.mongo.view import Write
+from storage.mongo.view import NO_FLOOR, Write
 from storage.records import content_digest
 
 _AT_ONCE = 16
@@ -104,9 +104,9 @@ async def _whole(state: State, mids: list[int]) -> AsyncIterator[Raw]:
 async def _apply_state(state: State, pending: list[Raw]) -> None:
     for version in sorted({document["v"] for document in pending}):
         group = [document for document in pending if document["v"] == version]
-        writes = [Write("conversations", "register", d["topic"], {}) for d in group if d["seq"] == 1]
+        writes = [Write("conversations", "register", d["topic"], dict(NO_FLOOR)) for d in group if d["seq"] == 1]
         users = {user: None for document in group for user in document.get("recipients", ())}
-        writes += [Write("users", "register", user, {}) for user in users]
+        writes += [Write("users", "register", user, dict(NO_FLOOR)) for user in users]
         writes += await _received(state, group, version)
         wanted = {d["topic"]: d["mid"] for d in group if d.get("keep")}
         content = set(wanted.values()) | {d["mid"] for d in group if d.get("once")}
@@ -127,7 +127,7 @@ async def _received(state: State, group: list[Raw], version: int) -> list[Write]
     for document in group:
         if "received" in document:
             user, client_id, packet_id = document["received"]
-            packet_ids.setdefault(f"{user}\0{client_id}", set()).add(packet_id)
+            packet_ids.setdefault(pair_key(user, client_id), set()).add(packet_id)
     writes = []
     for batch in batches(packet_ids, CHUNK):
         with storage_errors():

@@ -7,7 +7,8 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 
 from storage.errors import StorageError, StorageUnavailable, StorageUnusable
-from storage.mongo import reads
+from storage.interface import Membership
+from storage.mongo import participation, reads
 from storage.mongo.commit import Writer
 from storage.mongo.connection import Address, Connection, storage_errors
 from storage.mongo.documents import Collections
@@ -15,7 +16,7 @@ from storage.mongo.lease import Lease
 from storage.mongo.prune import prune
 from storage.mongo.recovery import recover
 from storage.mongo.state import State
-from storage.records import Device, DeviceKey, InboxEntry, Message, Operation
+from storage.records import Device, DeviceKey, InboxEntry, Message, Operation, Token
 
 log = logging.getLogger(__name__)
 
@@ -204,6 +205,34 @@ class MongoStorage:
     async def device(self, key: DeviceKey) -> Device | None:
         """See `storage.interface.State`."""
         return await reads.device(self._state, key)
+
+    # --- participation and tokens ----------------------------------------------------------------------------------
+
+    async def memberships(self, user: str, after: str = "", limit: int = 100) -> list[Membership]:
+        """See `storage.interface.Participation`."""
+        return await participation.memberships(self._state, user, after, limit)
+
+    async def takes_part(self, user: str, topic: str) -> bool:
+        """See `storage.interface.Participation`."""
+        return await participation.takes_part(self._state, user, topic)
+
+    async def read_position(self, user: str, topic: str) -> int:
+        """See `storage.interface.Participation`."""
+        return (await participation.read_positions(self._state, [(user, topic)])).get((user, topic), 0)
+
+    async def expired_between(self, topic: str, after: int, now: int) -> int:
+        """See `storage.interface.Participation`."""
+        return await participation.expired_between(self._state, topic, after, now)
+
+    async def token(self, digest: str) -> Token | None:
+        """See `storage.interface.Tokens`."""
+        return await participation.token(self._state, digest)
+
+    async def tokens(self, user: str) -> list[Token]:
+        """See `storage.interface.Tokens`."""
+        return await participation.tokens(self._state, user)
+
+    # --- listings --------------------------------------------------------------------------------------------------
 
     def conversations(self, prefix: str = "") -> AsyncIterator[tuple[str, int, int]]:
         """See `storage.interface.Catalogue`."""

@@ -10,6 +10,9 @@ from storage.mongo.codec import Kept
 from storage.mongo.documents import Raw
 from storage.records import DeviceKey, Subscription
 
+NO_FLOOR = {"floor": 0, "time": 0}
+"""What a timeline is registered with."""
+
 
 class Head(NamedTuple):
     """The last sequence of a conversation and the server time that it had reached."""
@@ -41,6 +44,8 @@ class View:
     """(user, time): the lowest sequence of that time or later; absent where no such entry is stored."""
     devices: dict[DeviceKey, Kept | None] = field(default_factory=dict)
     subscriptions: dict[tuple[DeviceKey, str], Subscription] = field(default_factory=dict)
+    positions: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(user, topic): how far the user has read; absent where nothing was marked."""
     once: dict[str, Raw] = field(default_factory=dict)
     finished: dict[int, Finished] = field(default_factory=dict)
     stored: dict[int, Head] = field(default_factory=dict)

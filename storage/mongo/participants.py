@@ -1,0 +1,62 @@
+"""What a group does to participation, read positions and bearer tokens. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from storage.mongo.documents import pair_key
+from storage.mongo.view import Head, View, Write
+from storage.records import DropTokens, Join, MarkRead, SaveToken, Token
+
+
+class Participants:
+    """The part of a plan that is about users and conversations; ``topics`` are the plan's heads."""
+
+    def __init__(self, view: View, topics: Mapping[str, Head]) -> None:
+        self._view = view
+        self._topics = topics
+        self._joined: dict[tuple[str, str], None] = {}
+        self._positions: dict[tuple[str, str], int] = {}
+        self._tokens: dict[str, Token | None] = {}
+        self._marks: list[tuple[MarkRead, int, int]] = []
+
+    def join(self, op: Join) -> None:
+        """See `storage.records.Join`."""
+        self._joined.update(dict.fromkeys(op.pairs))
+
+    def mark_read(self, op: MarkRead) -> None:
+        """See `storage.records.MarkRead`."""
+        pair = (op.user, op.topic)
+        last = self._topics[op.topic].seq
+        before = self._positions.get(pair, self._view.positions.get(pair, 0))
+        seq = min(op.seq, last)
+        position = self._positions[pair] = seq if op.back else max(seq, before)
+        self._marks.append((op, position, last))
+
+    def save_token(self, op: SaveToken) -> None:
+        """See `storage.records.SaveToken`."""
+        self._tokens[op.token.id] = op.token
+
+    def drop_tokens(self, op: DropTokens) -> None:
+        """See `storage.records.DropTokens`."""
+        self._tokens.update(dict.fromkeys(op.ids))
+
+    def writes(self) -> Iterator[Write]:
+        """The writes, which may be made in any order."""
+        for user, topic in self._joined:
+            yield Write("members", "register", pair_key(user, topic), {"user": user, "topic": topic})
+        for (user, topic), seq in self._positions.items():
+            if seq != self._view.positions.get((user, topic)):
+                yield Write("positions", "set", pair_key(user, topic), {"user": user, "topic": topic, "seq": seq})
+        for token_id, token in self._tokens.items():
+            if token is None:
+                yield Write("tokens", "remove", token_id, {})
+            else:
+                fields = token._asdict()
+                del fields["id"]
+                yield Write("tokens", "set", token_id, fields)
+
+    def fill(self) -> None:
+        """Fill in the results."""
+        for op, position, last in self._marks:
+            op.position, op.last = position, last

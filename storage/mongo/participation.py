@@ -1,0 +1,70 @@
+"""Reading who takes part in which conversation, who has read how far, and bearer tokens."""
+
+from __future__ import annotations
+
+import asyncio
+
+from storage.interface import Membership
+from storage.mongo.connection import storage_errors
+from storage.mongo.documents import Raw, pair_key
+from storage.mongo.reads import conversation_bounds
+from storage.mongo.state import State, batches
+from storage.records import Token
+
+_AT_ONCE = 16
+
+
+async def memberships(state: State, user: str, after: str, limit: int) -> list[Membership]:
+    """See `storage.interface.Participation`."""
+    query = {"user": {"$eq": user}, "topic": {"$gt": after}}
+    with storage_errors():
+        found = await state.collections.members.find(query).sort("topic", 1).limit(limit).to_list(None) if limit > 0 else []
+    topics = [document["topic"] for document in found]
+    positions = await read_positions(state, [(user, topic) for topic in topics])
+    page: list[Membership] = []
+    for some in batches(topics, _AT_ONCE):
+        bounds = await asyncio.gather(*(conversation_bounds(state, topic) for topic in some))
+        page += [Membership(t, *b, positions.get((user, t), 0)) for t, b in zip(some, bounds, strict=True)]
+    return page
+
+
+async def takes_part(state: State, user: str, topic: str) -> bool:
+    """See `storage.interface.Participation`."""
+    with storage_errors():
+        return await state.collections.members.find_one({"_id": pair_key(user, topic)}) is not None
+
+
+async def read_positions(state: State, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """Those of the pairs' positions that were ever marked."""
+    positions: dict[tuple[str, str], int] = {}
+    for batch in batches([pair_key(*pair) for pair in pairs], 1000):
+        with storage_errors():
+            found = await state.collections.positions.find({"_id": {"$in": batch}}).to_list(None)
+        positions.update({(document["user"], document["topic"]): document["seq"] for document in found})
+    return positions
+
+
+async def expired_between(state: State, topic: str, after: int, now: int) -> int:
+    """See `storage.interface.Participation`."""
+    after = max(after, state.pruned_topics.get(topic, 0))
+    query = {"topic": {"$eq": topic}, "seq": {"$gt": after}, "expires": {"$gt": 0, "$lte": now}}
+    with storage_errors():
+        return await state.collections.store.count_documents(query)
+
+
+def _token(document: Raw) -> Token:
+    return Token(document["_id"], *(document[name] for name in Token._fields[1:]))
+
+
+async def token(state: State, digest: str) -> Token | None:
+    """See `storage.interface.Tokens`."""
+    with storage_errors():
+        document = await state.collections.tokens.find_one({"digest": {"$eq": digest}})
+    return _token(document) if document else None
+
+
+async def tokens(state: State, user: str) -> list[Token]:
+    """See `storage.interface.Tokens`."""
+    with storage_errors():
+        found = await state.collections.tokens.find({"user": {"$eq": user}} if user else {}).to_list(None)
+    return sorted(map(_token, found), key=lambda one: (one.created, one.id))
