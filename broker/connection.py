@@ -176,6 +176,13 @@ class Connection:
     # --- packets in ----------------------------------------------------------------------------------------------------
 
     def _process(self, packets: list[Packet]) -> None:
+        try:
+            self._handle(packets)
+        except Exception:  # our bug: it costs this client its connection, and must not leave it half alive
+            log.exception("internal error for %s", self.name)
+            self.disconnect(ReasonCode.UNSPECIFIED_ERROR, "internal error")
+
+    def _handle(self, packets: list[Packet]) -> None:
         acknowledged = False
         for index, packet in enumerate(packets):
             kind = type(packet)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from amqtt.contexts import Action
 
 from broker.authority import OWN
-from broker.packets.codes import ReasonCode
+from broker.packets.codes import ReasonCode, TopicFilterInvalid
 from broker.packets.model import SubAck, UnsubAck
 from broker.packets.model import Subscribe as SubscribePacket
 from broker.packets.model import Unsubscribe as UnsubscribePacket
@@ -61,6 +61,10 @@ def _limits(connection: Connection, filter_: str) -> int:
         return ReasonCode.TOPIC_FILTER_INVALID
     if filter_ not in session.subscriptions and len(session.subscriptions) >= settings.max_subscriptions:
         return ReasonCode.QUOTA_EXCEEDED
+    try:
+        parse_share(filter_)
+    except TopicFilterInvalid as violation:  # to 3.1.1 a valid filter, so the decoder let it pass
+        return violation.code
     if OWN in filter_ and not _own(session.key.client_id, filter_):
         return ReasonCode.NOT_AUTHORIZED
     return 0
