@@ -16,9 +16,11 @@ from amqtt.contexts import Action
 
 from broker import wills
 from broker.authority import AuthRequest, Identity, SessionInfo
+from broker.handle_publish import unacceptable
 from broker.packets.codes import ReasonCode
 from broker.packets.model import ConnAck, Connect, Disconnect
 from broker.packets.properties import Properties, Property
+from broker.packets.wire import shown
 from storage.records import DeviceKey
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def received(connection: Connection, packet: Connect) -> None:
         _wishes(connection, packet)
     if Property.AUTHENTICATION_METHOD in packet.properties:
         method = packet.properties[Property.AUTHENTICATION_METHOD]
-        connection.refuse(ReasonCode.BAD_AUTHENTICATION_METHOD, f"authentication method {method!r} is not offered")
+        connection.refuse(ReasonCode.BAD_AUTHENTICATION_METHOD, f"authentication method {shown(method)} is not offered")
         return
     connection.run(_connect(connection, packet))
 
@@ -130,13 +132,14 @@ async def _check_will(connection: Connection, packet: Connect) -> tuple[int, str
     will = packet.will
     if will is None:
         return None
-    if will.retain and not connection.server.settings.mqtt.retain_available:
-        return ReasonCode.RETAIN_NOT_SUPPORTED, "retained messages are turned off"
+    problem = unacceptable(connection.server.settings.mqtt, will.topic, will.retain)
+    if problem:
+        return problem
     if connection.server.reserved(will.topic):
-        return ReasonCode.NOT_AUTHORIZED, f"will topic {will.topic!r} is reserved for the broker"
+        return ReasonCode.NOT_AUTHORIZED, f"will topic {shown(will.topic)} is reserved for the broker"
     authority = connection.server.authority
     if not authority.open and not await authority.allowed(connection.info, Action.PUBLISH, will.topic):
-        return ReasonCode.NOT_AUTHORIZED, f"publishing a will to {will.topic!r} is not allowed"
+        return ReasonCode.NOT_AUTHORIZED, f"publishing a will to {shown(will.topic)} is not allowed"
     return None
 
 

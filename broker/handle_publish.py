@@ -18,10 +18,12 @@ from broker.packets.codes import PacketType, ReasonCode, TopicAliasInvalid
 from broker.packets.encoder import ack_frame
 from broker.packets.model import PubAck, Publish, PubRec
 from broker.packets.properties import EMPTY, Properties, Property, encode_property_body
+from broker.packets.wire import shown
 from storage.errors import IdempotencyConflict, MessageRefused
 from storage.records import Append, Message
 
 if TYPE_CHECKING:
+    from broker.config import Mqtt
     from broker.connection import Connection
     from broker.session import Session
 
@@ -62,7 +64,8 @@ class Inbound:
             waiting = self.session.received.get(self.packet_id)
             connection = connection if waiting is None else waiting
             if append.error is None:
-                self.session.received[self.packet_id] = None
+                if self.packet_id in self.session.received:  # else it was released before we asked for that
+                    self.session.received[self.packet_id] = None
             else:
                 self.session.received.pop(self.packet_id, None)
         if connection.closed:
@@ -128,6 +131,16 @@ def refusal_code(error: Exception) -> ReasonCode:
     return ReasonCode.UNSPECIFIED_ERROR
 
 
+def unacceptable(limits: Mqtt, topic: str, retain: bool) -> tuple[ReasonCode, str] | None:
+    """Why this server takes no message, or will, like this one; None where it does."""
+    deepest = limits.max_topic_levels
+    if len(topic) >= deepest and topic.count("/") >= deepest:
+        return ReasonCode.TOPIC_NAME_INVALID, f"topic {shown(topic)} has more than {deepest} levels"
+    if retain and not limits.retain_available:  # [MQTT-3.2.2-13]
+        return ReasonCode.RETAIN_NOT_SUPPORTED, "retained messages are turned off"
+    return None
+
+
 def received(connection: Connection, packet: Publish) -> None:
     """Take a message into the pipeline."""
     server = connection.server
@@ -135,6 +148,10 @@ def received(connection: Connection, packet: Publish) -> None:
     session = connection.session
     assert session is not None
     if packet.properties is not EMPTY and Property.TOPIC_ALIAS in packet.properties and not _resolve_alias(connection, packet):
+        return
+    problem = unacceptable(server.settings.mqtt, packet.topic, packet.retain)
+    if problem:
+        connection.disconnect(*problem)
         return
     qos = packet.qos
     if qos:
@@ -152,14 +169,14 @@ def received(connection: Connection, packet: Publish) -> None:
         if packet.topic == REQUEST_TOPIC and server.requests is not None:
             _submit_request(connection, session, packet)
             return
-        error = NotAuthorized(f"topic {packet.topic!r} is reserved for the broker")
+        error = NotAuthorized(f"topic {shown(packet.topic)} is reserved for the broker")
     elif not server.authority.open:
         allowed = server.authority.cached(connection.info, Action.PUBLISH, packet.topic)
         if allowed is None:
             connection.run(_ask(connection, packet))
             return
         if not allowed:
-            error = NotAuthorized(f"publishing to {packet.topic!r} is not allowed")
+            error = NotAuthorized(f"publishing to {shown(packet.topic)} is not allowed")
     _submit(connection, session, packet, error)
 
 
@@ -167,7 +184,7 @@ async def _ask(connection: Connection, packet: Publish) -> None:
     allowed = await connection.server.authority.allowed(connection.info, Action.PUBLISH, packet.topic)
     if connection.closed or connection.session is None:
         return
-    error = None if allowed else NotAuthorized(f"publishing to {packet.topic!r} is not allowed")
+    error = None if allowed else NotAuthorized(f"publishing to {shown(packet.topic)} is not allowed")
     _submit(connection, connection.session, packet, error)
     connection.go_on()
 
