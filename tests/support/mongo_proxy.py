@@ -8,6 +8,8 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from storage.mongo.documents import Collections
+
 
 class Command(NamedTuple):
     """A command on its way: its name and its collection."""
@@ -17,6 +19,7 @@ class Command(NamedTuple):
 
 
 WRITES = {"insert", "update", "delete"}
+LOSABLE = set(Collections._fields) - {"lease"}
 
 
 class MongoProxy:
@@ -51,13 +54,13 @@ class MongoProxy:
         """Lose the answer to the next write that is not a renewal of the lease."""
         self.lose_write(1)
 
-    def lose_write(self, number: int) -> None:
-        """Lose the answer to the ``number``-th such write from now on."""
+    def lose_write(self, number: int, collection: str = "") -> None:
+        """Lose the answer to the ``number``-th such write from now on, of one collection or of any."""
         left = number
 
         def lose(command: Command) -> bool:
             nonlocal left
-            if command.name in WRITES and command.collection != "lease":
+            if command.name in WRITES and command.collection in ((collection,) if collection else LOSABLE):
                 left -= 1
                 return left == 0
             return False

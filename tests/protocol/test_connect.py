@@ -1,0 +1,156 @@
+"""CONNECT, CONNACK, and what may come before, with and after them (3.1, 3.2)."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.packets.codes import ReasonCode
+from broker.packets.encoder import encode
+from broker.packets.model import ConnAck, Connect, Disconnect, PingReq, PingResp, PubAck, Publish, SubAck, Subscribe
+from broker.packets.properties import Property
+from tests.support.broker import Broker, running
+
+
+async def test_a_clean_session_is_never_present(broker: Broker, version: int) -> None:
+    for _ in range(2):
+        client = await broker.socket(version)
+        ack = await client.connect("c")
+        assert (ack.session_present, ack.reason) == (False, 0)
+        await client.leave()
+
+
+async def test_mqtt_3_1_is_spoken(broker: Broker) -> None:
+    client = await broker.socket(3)
+    await client.connect("old")
+    assert await client.subscribe("t", options=1) == [1]
+    client.send(Publish("t", b"x", 1, packet_id=9))
+    got = {type(await client.receive()) for _ in range(2)}
+    assert got == {PubAck, Publish}
+
+
+async def test_packets_behind_connect_are_processed_in_order_after_connack(broker: Broker, version: int) -> None:
+    client = await broker.socket(version)
+    client.send(
+        Connect("eager", version),
+        Subscribe(1, [("t", 1)]),
+        Publish("t", b"one", 1, packet_id=2),
+        PingReq(),
+        Publish("t", b"two", 0),
+    )
+    await client.expect(ConnAck)
+    rest = [await client.receive() for _ in range(5)]
+    assert {type(packet) for packet in rest} == {SubAck, PubAck, Publish, PingResp}
+    assert [packet.payload for packet in rest if isinstance(packet, Publish)] == [b"one", b"two"]
+
+
+async def test_connect_publish_disconnect_in_one_write_is_a_publish(broker: Broker, version: int) -> None:
+    watcher = await broker.client("watcher")
+    await watcher.subscribe("t", options=1)
+    client = await broker.socket(version)
+    client.send(Connect("brief", version), Publish("t", b"hello", 1, packet_id=1), Disconnect())
+    await client.closed()
+    assert (await watcher.message()).payload == b"hello"
+
+
+async def test_a_connect_may_come_byte_by_byte(broker: Broker, version: int) -> None:
+    client = await broker.socket(version)
+    for byte in encode(Connect("slow", version), version):
+        client.send_bytes(bytes([byte]))
+        await client.drained()
+    assert (await client.expect(ConnAck)).reason == 0
+
+
+async def test_a_socket_that_never_completes_its_connect_is_closed(version: int) -> None:
+    async with running(mqtt={"connect_timeout": 0.2}) as broker:
+        silent, partial = await broker.socket(version), await broker.socket(version)
+        partial.send_bytes(encode(Connect("never", version), version)[:-1])
+        assert await silent.closed(3) == []
+        assert await partial.closed(3) == []
+
+
+async def test_a_connected_client_outlives_the_connect_timeout() -> None:
+    async with running(mqtt={"connect_timeout": 0.2}) as broker:
+        client, silent = await broker.client("c"), await broker.socket()
+        await silent.closed(3)
+        await client.ping()
+
+
+async def test_an_empty_client_id_with_a_clean_session_is_given_one(broker: Broker) -> None:
+    first, second = await broker.client(""), await broker.client("")
+    await first.ping()
+    await second.ping()
+
+
+async def test_an_empty_client_id_without_a_clean_session_is_refused(broker: Broker) -> None:
+    """[MQTT-3.1.3-8] of 3.1.1"""
+    client = await broker.socket()
+    client.send(Connect("", 4, clean_start=False))
+    assert await client.closed() == [ConnAck(False, 2)]
+
+
+async def test_v5_tells_the_client_id_that_it_assigned(broker: Broker) -> None:
+    """[MQTT-3.1.3-6, 3.1.3-7]"""
+    client = await broker.socket(5)
+    ack = await client.connect("", clean=False, expiry=100)
+    name = ack.properties[Property.ASSIGNED_CLIENT_ID]
+    await client.leave()
+    again = await broker.socket(5)
+    ack = await again.connect(name, clean=False, expiry=100)
+    assert ack.session_present
+    assert Property.ASSIGNED_CLIENT_ID not in ack.properties
+
+
+@pytest.mark.parametrize(("level", "version", "code"), [(0, 4, 1), (6, 5, ReasonCode.UNSUPPORTED_PROTOCOL_VERSION)])
+async def test_an_unknown_version_is_told_so(broker: Broker, level: int, version: int, code: int) -> None:
+    """[MQTT-3.1.2-2], in the nearest version that is spoken here"""
+    client = await broker.socket(version)
+    client.send_bytes(b"\x10\x0d\x00\x04MQTT" + bytes([level]) + b"\x02\x00\x00\x00\x01c")
+    (ack,) = await client.closed()
+    assert isinstance(ack, ConnAck)
+    assert (ack.session_present, ack.reason) == (False, code)
+
+
+async def test_v5_enhanced_authentication_that_nobody_offers_is_refused(broker: Broker) -> None:
+    client = await broker.socket(5)
+    client.send(Connect("c", 5, properties={Property.AUTHENTICATION_METHOD: "x" * 65535}))
+    (ack,) = await client.closed()
+    assert isinstance(ack, ConnAck)
+    assert ack.reason == ReasonCode.BAD_AUTHENTICATION_METHOD
+
+
+async def test_v5_connack_says_what_the_server_takes() -> None:
+    limits = {"receive_maximum": 7, "max_packet_size": 4096, "topic_alias_maximum": 3, "retain_available": False}
+    async with running(mqtt={**limits, "max_keep_alive": 30, "max_session_expiry": 60}) as broker:
+        client = await broker.socket(5)
+        told = (await client.connect("c", keep_alive=0, expiry=600)).properties
+        assert told[Property.RECEIVE_MAXIMUM] == 7
+        assert told[Property.MAXIMUM_PACKET_SIZE] == 4096
+        assert told[Property.TOPIC_ALIAS_MAXIMUM] == 3
+        assert told[Property.RETAIN_AVAILABLE] == 0
+        assert told[Property.SERVER_KEEP_ALIVE] == 30
+        assert told[Property.SESSION_EXPIRY] == 60
+
+
+async def test_v5_connack_is_silent_about_what_was_granted_as_asked(broker: Broker) -> None:
+    client = await broker.socket(5)
+    told = (await client.connect("c", keep_alive=20, expiry=600)).properties
+    assert not {Property.SERVER_KEEP_ALIVE, Property.SESSION_EXPIRY, Property.ASSIGNED_CLIENT_ID} & set(told)
+
+
+async def test_v5_response_information_for_who_asks() -> None:
+    async with running(mqtt={"response_information": "replies/"}) as broker:
+        asking, other = await broker.socket(5), await broker.socket(5)
+        ack = await asking.connect("a", properties={Property.REQUEST_RESPONSE_INFORMATION: 1})
+        assert ack.properties[Property.RESPONSE_INFORMATION] == "replies/"
+        assert Property.RESPONSE_INFORMATION not in (await other.connect("b")).properties
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_v5_reason_strings_only_where_they_are_wanted(broker: Broker, wanted: bool) -> None:
+    """[MQTT-3.1.2-29]"""
+    client = await broker.socket(5)
+    await client.connect("c", properties={} if wanted else {Property.REQUEST_PROBLEM_INFORMATION: 0})
+    client.send(Publish("$SYS/mine", b"", 1, packet_id=1))
+    ack = await client.expect(PubAck)
+    assert ack.reason == ReasonCode.NOT_AUTHORIZED
+    assert (Property.REASON_STRING in ack.properties) is wanted

@@ -1,0 +1,105 @@
+"""A real broker in the test's own process, on ephemeral ports, and what a test needs to know of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from broker.config import Settings
+from broker.server import Server
+from tests.support.wire import Client
+
+ANONYMOUS = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
+
+
+def settings(url: str = "memory://", *, plugins: dict[str, Any] | None = None, **sections: dict[str, Any]) -> Settings:
+    """Settings with a TCP and a WebSocket listener on free ports, ``url`` as storage, and these sections' values changed."""
+    data: dict[str, Any] = {
+        "listeners": [
+            {"name": "tcp", "type": "tcp", "bind": "127.0.0.1:0"},
+            {"name": "ws", "type": "ws", "bind": "127.0.0.1:0"},
+        ],
+        "plugins": {"persistence": {"url": url}, "sync": {}, **ANONYMOUS, **(plugins or {})},
+        **sections,
+    }
+    return Settings.model_validate(data)
+
+
+class Broker:
+    """A started server, and the clients that a test has connected to it."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._clients: list[Client] = []
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.server.addresses["tcp"]
+
+    @property
+    def websocket(self) -> tuple[str, int]:
+        return self.server.addresses["ws"]
+
+    async def socket(self, version: int = 4) -> Client:
+        """A client that has sent nothing."""
+        client = await Client.open(self.address, version)
+        self._clients.append(client)
+        return client
+
+    async def client(self, client_id: str, version: int = 4, **connect: Any) -> Client:
+        """A client whose CONNECT was accepted; see `Client.connect`."""
+        client = await self.socket(version)
+        ack = await client.connect(client_id, **connect)
+        assert ack.reason == 0
+        return client
+
+    async def durable(self, client_id: str, version: int = 4, **connect: Any) -> Client:
+        """A client with a session that lasts, in either version; it continues the one that there is."""
+        if version == 5:
+            connect.setdefault("expiry", 3600)
+        return await self.client(client_id, version, clean=False, **connect)
+
+    async def close_clients(self) -> None:
+        for client in self._clients:
+            await client.drop()
+
+
+class Loud(logging.Handler):
+    """Collects what the broker or the event loop reports as an error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info:
+            text += f" {record.exc_info[1]!r}"
+        self.lines.append(f"{record.name}: {text}")
+
+
+@asynccontextmanager
+async def running(url: str = "memory://", *, errors: bool = False, **overrides: Any) -> AsyncIterator[Broker]:
+    """A broker with the `settings` given, stopped at the end. An error in the log fails the test unless ``errors``."""
+    loud = Loud()
+    loggers = [logging.getLogger(name) for name in ("broker", "storage", "plugins", "asyncio")]
+    for logger in loggers:
+        logger.addHandler(loud)
+    server = Server(settings(url, **overrides))
+    try:
+        await server.start()
+        broker = Broker(server)
+        try:
+            yield broker
+        finally:
+            await broker.close_clients()
+            async with asyncio.timeout(20):
+                await server.stop()
+    finally:
+        for logger in loggers:
+            logger.removeHandler(loud)
+    if not errors:
+        assert loud.lines == []
