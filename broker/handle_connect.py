@@ -160,7 +160,8 @@ def _answer(connection: Connection, packet: Connect, identity: Identity, session
     properties: Properties = {}
     if connection.version >= 5:
         properties = _offer(connection, packet, session)
-    connection.send(ConnAck(present, ReasonCode.SUCCESS, properties))
+    known = present and connection.version > 3  # the flag is reserved in 3.1
+    connection.send(ConnAck(known, ReasonCode.SUCCESS, properties))
     connection.opened()
     server = connection.server
     server.counters.clients_connected += 1

@@ -176,6 +176,7 @@ class Share:
             given = connection.feed.shared(message, self.members[member], entry.seq, self)
             if given is None:
                 return False  # an ACL plugin's answer is awaited; the feed pumps again when it is there
+            self._took_turn(member)
             touched[connection.feed] = None
             if given:
                 self.pending[entry.seq] = member
@@ -188,20 +189,28 @@ class Share:
         return True
 
     def _choose(self) -> Session | None:
-        best, best_room, seen = None, 0, 0
-        for _ in range(len(self.turn)):
-            session = self.turn[0]
-            self.turn.rotate(-1)
+        """The next member in turn, or one of the few after it that has more room; None if nobody has any."""
+        best, best_room, compared = None, 0, 0
+        away = []
+        for session in self.turn:
             connection = session.connection
             if connection is None or connection.feed is None or not connection.feed.ready:
+                away.append(session)
                 continue
             room = min(session.window.room, connection.send_quota - session.window.on_wire)
             if room > best_room:
                 best, best_room = session, room
-            seen += 1
-            if seen >= _CANDIDATES:
+            compared += 1
+            if compared >= _CANDIDATES:
                 break
+        for session in away:  # to the end, so that they are not looked at first for every message
+            self.turn.remove(session)
+            self.turn.append(session)
         return best
+
+    def _took_turn(self, member: Session) -> None:
+        self.turn.remove(member)
+        self.turn.append(member)
 
     def _peek(self) -> InboxEntry | None:
         inbox = self.timeline
