@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable, Iterable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from broker.authority import SessionInfo
 from broker.counters import Counters
-from storage.records import Message
+from storage.records import Append, DeviceKey, Message, Operation
+
+if TYPE_CHECKING:
+    from broker.authority import Authority
+    from broker.config import Settings
+    from broker.readers import Readers
+    from storage.interface import Storage
+
+T = TypeVar("T")
+
+
+class Undecided(Exception):
+    """Storage was given it and has not answered: it will be durable once storage is back, unless the broker ends before."""
+
+
+class DeviceState(NamedTuple):
+    """A device as its user may see it. ``offset`` is None for a clean session, which has none. Times are ms, 0 is never."""
+
+    key: DeviceKey
+    connected: bool
+    durable: bool
+    offset: int | None
+    epoch: int
+    expires_at: int
+    subscriptions: list[tuple[str, int, int]]
+    """(filter, QoS, since)."""
 
 
 class SessionState(NamedTuple):
@@ -79,4 +104,53 @@ class ServerView(Protocol):
         """Subscribe the session of a client id, made durable where there is none (for the anonymous user of that client id).
 
         The granted QoS, or 0x80 where the filter is invalid or an ACL forbids it.
+        """
+
+
+class Services(ServerView, Protocol):
+    """What the HTTP API and the requests over MQTT need beyond that."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def storage(self) -> Storage:
+        """The open storage, to read from. Writing goes through `append` and `commit`."""
+
+    @property
+    def authority(self) -> Authority: ...
+
+    @property
+    def readers(self) -> Readers:
+        """Devices that are read without a connection, and offsets that are set by hand."""
+
+    @property
+    def auth_plugins(self) -> list[object]: ...
+
+    def plugin(self, kind: type[T]) -> T | None:
+        """The loaded plugin of a class, if there is one."""
+
+    def now(self) -> int:
+        """Server time, ms."""
+
+    async def append_within(self, append: Append, timeout: float) -> Append:
+        """Take a message through the pipeline as any publisher's; returns when it is durable, with its id, seq and time.
+
+        Raises what refused it; `storage.errors.StorageUnavailable` after ``timeout`` seconds if it never came to storage, and
+        then never will; and `Undecided` if storage has it and does not answer.
+        """
+
+    async def commit(self, operations: list[Operation], timeout: float) -> None:
+        """Make operations durable at their place in the order of groups. Raises as `append_within`."""
+
+    async def within(self, work: Awaitable[T], timeout: float) -> T:
+        """Await what `readers` does; `Undecided` after ``timeout`` seconds, and it goes on in the background."""
+
+    def device_states(self, user: str) -> list[DeviceState]:
+        """A user's devices, by client id; all users' where ``user`` is empty."""
+
+    def tell(self, device: DeviceKey, message: Message) -> bool:
+        """Give a message to one connected device that has a filter for its topic, and to nobody else; False where it has not.
+
+        It is not stored. A device too slow for it loses it (QoS 0), or its connection (QoS 1).
         """

@@ -222,15 +222,25 @@ class Sessions:
         else:
             self._schedule(session)
 
+    def create(self, key: DeviceKey) -> Session:
+        """A durable session without a connection, for a device that has none; storage hears of it by its first operation."""
+        session = Session(key, durable=True, window=self._server.settings.mqtt.inflight_window)
+        session.expiry = self._server.settings.mqtt.max_session_expiry
+        self._sessions[key] = session
+        return session
+
+    def prolong(self, session: Session) -> None:
+        """The session's time begins again, as when a connection ends now."""
+        session.expires_at = 0 if session.expiry == NEVER else self._server.ids.now() + session.expiry * 1000
+        self._schedule(session)
+
     async def add_subscription(self, client_id: str, filter_: str, qos: int) -> int:
         """Subscribe the anonymous user's durable session of this client id, made where there is none; returns the QoS."""
         key = DeviceKey(f"c/{client_id}", client_id)
         session = self._sessions.get(key)
         if session is None:
-            session = Session(key, durable=True, window=self._server.settings.mqtt.inflight_window)
-            session.expiry = self._server.settings.mqtt.max_session_expiry
+            session = self.create(key)
             session.epoch = 1
-            self._sessions[key] = session
         step = PlaceSubscription(self._server, session, filter_, qos)
         self._server.pipeline.submit(step)
         await step.placed.wait()

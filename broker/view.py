@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from broker import topics
 from broker.counters import Counters
 from broker.packets.codes import ProtocolViolation
-from broker.server_view import ServerStatus, SessionState
+from broker.pipeline import Step
+from broker.readers import Operations, Readers
+from broker.server_view import DeviceState, ServerStatus, SessionState, Undecided
 from broker.session import Session
-from storage.errors import MessageRefused
-from storage.records import Append, Message
+from storage.errors import MessageRefused, StorageUnavailable
+from storage.records import Append, DeviceKey, Message, Operation
 
 if TYPE_CHECKING:
+    from broker.authority import Authority
+    from broker.config import Settings
     from broker.server import Server
+    from storage.interface import Storage
+
+T = TypeVar("T")
 
 BROKER_USER = "b/tideline"
 """The user key of messages that the broker itself publishes."""
@@ -39,11 +46,28 @@ class Waiter:
             self.future.set_result(append)
 
 
+class Turn:
+    """Waits for room in the pipeline."""
+
+    def __init__(self) -> None:
+        self.come = asyncio.Event()
+
+    def resume_submitting(self) -> None:
+        self.come.set()
+
+
+def _forget(future: asyncio.Future[Any]) -> None:
+    """Nobody waits for this any more, so nobody is told what became of it."""
+    if not future.cancelled():
+        future.exception()
+
+
 class View:
-    """Implements `broker.server_view.ServerView`."""
+    """Implements `broker.server_view.Services`."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self.readers = Readers(server)
 
     @property
     def counters(self) -> Counters:
@@ -105,12 +129,121 @@ class View:
         self._server.pipeline.submit(append)
         return await waiter.future
 
+    # --- Services ----------------------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        return self._server.settings
+
+    @property
+    def storage(self) -> Storage:
+        return self._server.storage
+
+    @property
+    def authority(self) -> Authority:
+        return self._server.authority
+
+    @property
+    def auth_plugins(self) -> list[object]:
+        return list(self._server.chassis.plugins.auth_plugins)
+
+    def plugin(self, kind: type[T]) -> T | None:
+        return next((p for p in self._server.chassis.plugins.plugins if isinstance(p, kind)), None)
+
+    def now(self) -> int:
+        return self._server.ids.now()
+
+    async def append_within(self, append: Append, timeout: float) -> Append:
+        deadline = asyncio.get_running_loop().time() + timeout
+        await self._room(timeout)
+        waiter = Waiter()
+        append.origin = waiter
+        self._server.pipeline.submit(append)
+        return await self._answer(append, waiter.future, deadline)
+
+    async def commit(self, operations: list[Operation], timeout: float) -> None:
+        deadline = asyncio.get_running_loop().time() + timeout
+        await self._room(timeout)
+        step = Operations(operations)
+        self._server.pipeline.submit(step)
+        await self._answer(step, step.finished, deadline)
+
+    async def _room(self, timeout: float) -> None:
+        """Wait for room in the pipeline, as a socket that is not read does (law 6)."""
+        pipeline = self._server.pipeline
+        try:
+            async with asyncio.timeout(timeout):
+                while pipeline.full:
+                    turn = Turn()
+                    pipeline.pause(turn)
+                    try:
+                        await turn.come.wait()
+                    finally:
+                        pipeline.forget(turn)
+        except TimeoutError:
+            raise StorageUnavailable("the broker is busy: storage does not keep up") from None
+
+    async def _answer(self, item: Append | Step, future: asyncio.Future[T], deadline: float) -> T:
+        try:
+            await asyncio.wait({future}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        except asyncio.CancelledError:
+            future.add_done_callback(_forget)
+            raise
+        if future.done():
+            return future.result()
+        if self._server.pipeline.withdraw(item):
+            raise StorageUnavailable("storage is away")
+        future.add_done_callback(_forget)
+        raise Undecided("storage does not answer")
+
+    async def within(self, work: Awaitable[T], timeout: float) -> T:
+        task = asyncio.ensure_future(work)
+        try:
+            return await asyncio.wait_for(asyncio.shield(task), timeout)
+        except TimeoutError:
+            if task.done():
+                raise
+            task.add_done_callback(_forget)
+            raise Undecided("storage does not answer") from None
+        except asyncio.CancelledError:
+            task.add_done_callback(_forget)
+            raise
+
+    def device_states(self, user: str) -> list[DeviceState]:
+        sessions = self._server.sessions
+        found = sessions.of(user) if user else list(sessions)
+        return [_device_state(session) for session in sorted(found, key=lambda s: (s.key.user, s.key.client_id))]
+
+    def tell(self, device: DeviceKey, message: Message) -> bool:
+        server = self._server
+        session = server.sessions.get(device)
+        feed = session.connection.feed if session is not None and session.connection is not None else None
+        if session is None or feed is None or session not in server.trie.match(message.topic).grants:
+            return False
+        message.id, message.time = server.ids.take()
+        feed.transient(message)
+        feed.pump()
+        return True
+
     async def add_subscription(self, client_id: str, filter: str, qos: int) -> int:
         try:
             topics.validate_filter(filter)
         except ProtocolViolation:
             return 0x80
         return await self._server.sessions.add_subscription(client_id, filter, qos)
+
+
+def _device_state(session: Session) -> DeviceState:
+    connection = session.connection
+    return DeviceState(
+        session.key,
+        connection is not None and connection.open,
+        session.durable,
+        session.window.offset(session.cursor) if session.durable else None,
+        session.epoch,
+        session.expires_at,
+        [(s.filter, s.options & 3, s.since) for s in session.subscriptions.values()],
+    )
 
 
 def _state(session: Session) -> SessionState:
