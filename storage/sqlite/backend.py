@@ -1,0 +1,185 @@
+"""`SqliteStorage`: the storage interface over one thread that writes and a few that read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from storage.errors import StorageUnusable
+from storage.records import Operation
+from storage.sqlite import queries, retention
+from storage.sqlite.checkpoint import Checkpointer
+from storage.sqlite.connection import connect_writer, translate
+from storage.sqlite.disk import FreeSpace, ServingLock
+from storage.sqlite.reading import Reading
+from storage.sqlite.schema import migrate
+from storage.sqlite.threads import Worker
+from storage.sqlite.writer import GroupWriter
+
+log = logging.getLogger(__name__)
+
+
+class SqliteStorage(Reading):
+    """All of `storage.interface`, in one SQLite file.
+
+    ``low_water_bytes``: with less space than this on its disk, commits of messages raise `StorageUnavailable`.
+    ``busy_timeout``: seconds that a commit waits for another program that has locked the file.
+    ``read_only`` opens beside a running broker, takes no lock, and never writes.
+    """
+
+    def __init__(
+        self, path: str | Path, *, read_only: bool = False, low_water_bytes: int = 64 << 20, busy_timeout: float = 1.0
+    ) -> None:
+        super().__init__(Path(path).expanduser(), busy_timeout)
+        self._read_only = read_only
+        self._space = FreeSpace(self._path.parent, low_water_bytes)
+        self._lock = ServingLock(self._path)
+        self._write_worker: Worker | None = None
+        self._writer: GroupWriter | None = None
+        self._checkpointer: Checkpointer | None = None
+
+    # --- opening and closing ---------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """See `storage.interface.Storage`. After an unclean stop the structure of the whole file is checked first."""
+        try:
+            if not self._read_only:
+                self._write_worker = Worker("tideline-write")
+                self._writer = await self._write_worker.run(self._open)
+                self._checkpointer = Checkpointer(self._path, self._write_worker, self._end_checkpoint)
+            await self._start_reading()
+        except BaseException:
+            await self.close()
+            raise
+
+    def _open(self) -> GroupWriter:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageUnusable(f"{self._path.parent} cannot be created: {error.strerror}") from error
+        self._lock.take()
+        try:
+            connection = connect_writer(self._path, create=True, busy_timeout=self._busy_timeout)
+            try:
+                self._prepare(connection)
+                writer = GroupWriter(self._path, connection, self._space, self._busy_timeout)
+                writer.last_id = queries.last_id(connection)
+            except BaseException:
+                connection.close()
+                raise
+        except sqlite3.Error as error:
+            raise _unusable(error, self._path) from error
+        return writer
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Migrate; check after an unclean stop; note that from here on the stop is unclean."""
+        migrate(connection, str(self._path))
+        ((clean,),) = connection.execute("SELECT value FROM meta WHERE key = 'clean'").fetchall()
+        if not clean:
+            log.info("%s: was not closed cleanly, checking its structure", self._path)
+            if found := queries.problems(connection, full=False):
+                text = f"{self._path} is damaged ({found[0]}): restore it from a backup, or save what can be read with .recover"
+                raise StorageUnusable(text)
+        connection.execute("UPDATE meta SET value = 0 WHERE key = 'clean'")
+
+    async def close(self) -> None:
+        """See `storage.interface.Storage`."""
+        if self._checkpointer is not None:
+            await self._checkpointer.stop()
+            self._checkpointer = None
+        await self._stop_reading()
+        if self._write_worker is not None:
+            await self._write_worker.run(self._close)
+            await self._write_worker.stop()
+            self._write_worker = None
+
+    def _close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            try:
+                writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                writer.connection.execute("UPDATE meta SET value = 1 WHERE key = 'clean'")
+            except (sqlite3.Error, StorageUnusable) as error:
+                log.warning("%s: could not be closed cleanly, and will be checked when it is opened: %s", self._path, error)
+            writer.close()
+        self._lock.release()
+
+    async def last_id(self) -> int:
+        """See `storage.interface.Tail`."""
+        return self._writer.last_id if self._writer is not None else await super().last_id()
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    async def commit(self, group: Sequence[Operation]) -> None:
+        """See `storage.interface.Committer`. Raises `StorageUnusable` where the file turns out to be damaged."""
+        worker, writer = self._writing()
+        try:
+            await worker.run(partial(self._commit, group))
+        except asyncio.CancelledError:
+            worker.post(partial(writer.abandoned, group))
+            raise
+
+    def _writing(self) -> tuple[Worker, GroupWriter]:
+        if self._write_worker is None or self._writer is None:
+            raise StorageUnusable(f"{self._path} is opened read-only" if self._read_only else f"{self._path} is not open")
+        return self._write_worker, self._writer
+
+    def _commit(self, group: Sequence[Operation]) -> None:
+        writer, checkpointer = self._writer, self._checkpointer
+        assert writer is not None
+        writer.commit(group)
+        if checkpointer is not None and checkpointer.note(writer.work):
+            writer.work = 0
+
+    def _end_checkpoint(self) -> None:
+        """On the writing thread, between two groups."""
+        writer, checkpointer = self._writer, self._checkpointer
+        try:
+            if writer is not None:
+                writer.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except (sqlite3.Error, StorageUnusable) as error:
+            log.warning("%s: checkpoint failed, the log grows until one succeeds: %s", self._path, error)
+        if checkpointer is not None:
+            checkpointer.finished()
+
+    async def prune_conversation(self, topic: str, before_seq: int, limit: int = 1000) -> int:
+        """See `storage.interface.Pruner`. Commits go on between its steps."""
+        return await self._prune(retention.prune_conversation, topic, before_seq, limit)
+
+    async def prune_inbox(self, user: str, before_seq: int, limit: int = 1000) -> int:
+        """See `storage.interface.Pruner`. Commits go on between its steps."""
+        return await self._prune(retention.prune_inbox, user, before_seq, limit)
+
+    async def _prune(
+        self, prune: Callable[[sqlite3.Connection, str, int, int], int], name: str, before: int, limit: int
+    ) -> int:
+        worker, _ = self._writing()
+        removed = 0
+        while removed < limit:
+            step = min(retention.STEP, limit - removed)
+            count = await worker.run(partial(self._prune_step, prune, name, before, step))
+            removed += count
+            if count < step:
+                break
+        return removed
+
+    def _prune_step(self, prune: Callable[[sqlite3.Connection, str, int, int], int], name: str, before: int, limit: int) -> int:
+        writer = self._writer
+        assert writer is not None
+        try:
+            count = prune(writer.connection, name, before, limit)
+        except sqlite3.Error as error:
+            if writer.connection.in_transaction:
+                writer.connection.execute("ROLLBACK")
+            raise translate(error, str(self._path)) from error
+        writer.work += count
+        return count
+
+
+def _unusable(error: sqlite3.Error, path: Path) -> StorageUnusable:
+    """An error while opening; a person has to look at it, whatever it is."""
+    return StorageUnusable(str(translate(error, str(path))))

@@ -1,0 +1,111 @@
+"""The rows of a group, gathered so that each table is written by few, large statements.
+
+Every step of a statement gives the interpreter lock away and has to win it back from the event loop, so what counts is the
+number of statements, not of rows. A group of up to 64 messages, or 128, or 256, of known timelines is a single one.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from functools import lru_cache
+
+_INCOMING = "INSERT INTO incoming VALUES"
+_CONVERSATIONS = "INSERT INTO conversations (id, topic) VALUES"
+_USERS = "INSERT INTO users (id, key) VALUES"
+_ENTRIES = "INSERT INTO sync VALUES"
+_RETAINED = "INSERT OR REPLACE INTO retained VALUES"
+_SUBSCRIPTIONS = "INSERT OR REPLACE INTO subscriptions VALUES"
+_ONCE = "INSERT OR REPLACE INTO idempotency (user, key, digest, message, seq, until) VALUES"
+_UNRETAINED = "DELETE FROM retained WHERE topic IN (SELECT value FROM json_each(?))"
+_RECEIVED = "INSERT OR IGNORE INTO received SELECT value FROM json_each(?)"
+_RELEASED = "DELETE FROM received WHERE place IN (SELECT value FROM json_each(?))"
+_LAST_ID = "UPDATE meta SET value = max(value, ?) WHERE key = 'last_id'"
+_EXPIRED = "DELETE FROM idempotency WHERE id IN (SELECT id FROM idempotency ORDER BY id LIMIT ?) AND until <= ?"
+_PROGRESS = """
+    UPDATE devices SET position = new.column2, cursor = new.column3, inflight = new.column4
+    FROM (VALUES {}) AS new WHERE devices.id = new.column1
+"""
+
+Row = list[object]
+
+
+@lru_cache(maxsize=2048)
+def _statement(head: str, rows: int, width: int) -> str:
+    row = f"({','.join('?' * width)})"
+    values = ",".join([row] * rows)
+    return head.format(values) if "{}" in head else f"{head} {values}"
+
+
+def insert(connection: sqlite3.Connection, head: str, width: int, values: Row) -> None:
+    """Run ``head`` for rows of ``width`` values that stand one after the other: in as few statements as are worth preparing."""
+    rows, at = len(values) // width, 0
+    while rows:
+        count = 256 if rows >= 256 else 128 if rows >= 128 else min(rows, 64)
+        chunk = values if count * width == len(values) else values[at : at + count * width]
+        connection.execute(_statement(head, count, width), chunk)
+        at += count * width
+        rows -= count
+
+
+class Batch:
+    """What a group writes, in the order of the tables; of two writes to one place the later one stays."""
+
+    WIDTH = 14
+    """Values per row of ``messages``: those of store, then inbox, place, fanout."""
+
+    def __init__(self) -> None:
+        self.messages: Row = []
+        self.entries: Row = []  # user, seq, message, target
+        self.retained: dict[str, tuple[object, ...] | None] = {}
+        self.received: dict[int, bool] = {}
+        self.progress: dict[int, tuple[int, int, bytes]] = {}
+        self.once: Row = []  # user, key, digest, message, seq, until
+        self.now = 0
+        self.unstored_id = 0
+
+    def is_one_statement(self) -> bool:
+        """Whether ``messages`` is all there is, and a statement is a transaction of its own."""
+        others = self.entries or self.retained or self.received or self.progress or self.once or self.unstored_id
+        return not others and len(self.messages) // self.WIDTH in _ONE_STATEMENT
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write."""
+        others = self.entries or self.retained or self.received or self.progress or self.once or self.unstored_id
+        return not (others or self.messages)
+
+    def write(self, connection: sqlite3.Connection, conversations: Row, users: Row) -> None:
+        """Write all; the caller's transaction, or a single statement's own."""
+        insert(connection, _CONVERSATIONS, 2, conversations)
+        insert(connection, _USERS, 2, users)
+        insert(connection, _INCOMING, self.WIDTH, self.messages)
+        insert(connection, _ENTRIES, 4, self.entries)
+        if self.retained:
+            self._write_retained(connection)
+        if self.received:
+            self._write_received(connection)
+        if self.once:
+            connection.execute(_EXPIRED, (len(self.once) // 3 + 8, self.now))
+            insert(connection, _ONCE, 6, self.once)
+        insert(connection, _PROGRESS, 4, [value for id, values in self.progress.items() for value in (id, *values)])
+        if self.unstored_id:
+            connection.execute(_LAST_ID, (self.unstored_id,))
+
+    def _write_retained(self, connection: sqlite3.Connection) -> None:
+        if gone := [topic for topic, row in self.retained.items() if row is None]:
+            connection.execute(_UNRETAINED, (json.dumps(gone),))
+        insert(connection, _RETAINED, 11, [value for row in self.retained.values() if row for value in row])
+
+    def _write_received(self, connection: sqlite3.Connection) -> None:
+        if gone := [place for place, kept in self.received.items() if not kept]:
+            connection.execute(_RELEASED, (json.dumps(gone),))
+        if new := [place for place, kept in self.received.items() if kept]:
+            connection.execute(_RECEIVED, (json.dumps(new),))
+
+
+_ONE_STATEMENT = frozenset([*range(1, 65), 128, 256])
+
+
+def write_subscriptions(connection: sqlite3.Connection, rows: Row) -> None:
+    """Add or replace rows of (device, filter, options, identifier, since)."""
+    insert(connection, _SUBSCRIPTIONS, 5, rows)

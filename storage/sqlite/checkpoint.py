@@ -1,0 +1,68 @@
+"""Moving the write-ahead log into the database without holding up commits.
+
+A checkpoint on a thread and connection of its own runs beside the writer and copies nearly all pages. What was written
+meanwhile is left; the writer copies that between two groups, after which the log starts again from its beginning.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from storage.sqlite.connection import connect_checkpointer
+from storage.sqlite.threads import Worker
+
+log = logging.getLogger(__name__)
+
+PAGES = 4000
+"""How long the log may become, in pages, before it is moved: 16 MiB."""
+FEW = 100
+"""Pages that the writer may move on its own thread."""
+ROUNDS = 4
+
+
+class Checkpointer:
+    """Started by the writer when it has written enough; asks the writer for the end of it."""
+
+    def __init__(self, path: Path, writer: Worker, finish: Callable[[], None]) -> None:
+        self._path = path
+        self._writer = writer
+        self._finish = finish
+        self._worker = Worker("tideline-checkpoint")
+        self._connection: sqlite3.Connection | None = None
+        self._running = False
+        self._pages_per_row = 1.0
+
+    def note(self, work: int) -> bool:
+        """Called by the writer after a commit; whether ``work`` (rows since the last checkpoint) was enough to start one."""
+        if self._running or work * self._pages_per_row < PAGES:
+            return False
+        self._running = True
+        self._worker.post(lambda: self._run(work))
+        return True
+
+    def finished(self) -> None:
+        """Called by the writer at the end of its part."""
+        self._running = False
+
+    async def stop(self) -> None:
+        """End the thread and close its connection."""
+        await self._worker.stop()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _run(self, work: int) -> None:
+        try:
+            if self._connection is None:
+                self._connection = connect_checkpointer(self._path)
+            for number in range(ROUNDS):
+                ((_, pages, done),) = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                if number == 0 and pages > 0:
+                    self._pages_per_row = min(4.0, max(0.05, pages / work))
+                if pages - done <= FEW:
+                    break
+        except sqlite3.Error as error:
+            log.warning("%s: checkpoint failed, the log grows until one succeeds: %s", self._path, error)
+        self._writer.post(self._finish)

@@ -1,0 +1,123 @@
+"""Queries that answer a page of messages as one row.
+
+A row per message would give the interpreter lock away at each of them (measured beside a busy loop: 340 ms for a page of
+256, against 11 ms). So a page comes as one JSON array of the short fields, and one blob with all properties and payloads
+behind each other.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any
+
+from storage.records import InboxEntry, Message
+
+_BODY = "CAST(group_concat(m.properties || m.payload, '') AS BLOB)"
+_FIELDS = (
+    """m.id, m.topic, m.seq, m.user, m.device, m.time, m.qos, m.retain, m.expires, length(m.properties), length(m.payload)"""
+)
+_STORED = "store AS m JOIN conversations AS c ON c.id = m.conversation"
+
+
+def _page(place: str, source: str, order: str) -> str:
+    """A query of messages ``m`` in order of ``place``, up to :limit of them and :max_bytes of payload (one at least)."""
+    ends = "min" if order == "DESC" else "max"
+    within = "<=" if order == "ASC" else ">="
+    return f"""
+        WITH
+        sizes AS (SELECT {place} AS place, length(m.payload) AS size FROM {source} ORDER BY {place} {order} LIMIT :limit),
+        sums AS (
+            SELECT place, sum(size) OVER (ORDER BY place {order} ROWS UNBOUNDED PRECEDING) - ifnull(size, 0) AS before
+            FROM sizes
+        ),
+        page AS (SELECT {ends}(place) AS last FROM sums WHERE ifnull(before, 0) < :max_bytes)
+        SELECT {{columns}} FROM (
+            SELECT {{inner}} FROM {source} AND {place} {within} (SELECT last FROM page) ORDER BY {place} {order} LIMIT :limit
+        ) AS m
+    """
+
+
+_MESSAGE_COLUMNS = f"json_group_array(json_array({_FIELDS})), {_BODY}"
+_MESSAGE_INNER = "m.*, c.topic AS topic"
+_CONVERSATION = f"{_STORED} WHERE c.topic = :topic AND m.seq > :after AND m.seq < :before"
+_CONVERSATION_UP = _page("m.seq", _CONVERSATION, "ASC").format(columns=_MESSAGE_COLUMNS, inner=_MESSAGE_INNER)
+_CONVERSATION_DOWN = _page("m.seq", _CONVERSATION, "DESC").format(columns=_MESSAGE_COLUMNS, inner=_MESSAGE_INNER)
+_TAIL = _page("m.id", f"{_STORED} WHERE m.id > :after", "ASC").format(columns=_MESSAGE_COLUMNS, inner=_MESSAGE_INNER)
+_INBOX = _page(
+    "s.seq",
+    """sync AS s LEFT JOIN store AS m ON m.id = s.message LEFT JOIN conversations AS c ON c.id = m.conversation
+    WHERE s.user = (SELECT id FROM users WHERE key = :user) AND s.seq > :after""",
+    "ASC",
+).format(
+    columns=f"json_group_array(json_array({_FIELDS}, m.place, m.target, m.message)), {_BODY}",
+    inner=f"{_MESSAGE_INNER}, s.seq AS place, s.target AS target, s.message AS message",
+)
+_BY_ID = f"""
+    SELECT {_MESSAGE_COLUMNS} FROM (SELECT {_MESSAGE_INNER} FROM {_STORED} WHERE m.id = :id) AS m
+"""
+_RETAINED = f"""
+    SELECT {_MESSAGE_COLUMNS} FROM (
+        SELECT m.* FROM retained AS m WHERE m.id > :after ORDER BY m.id LIMIT :limit
+    ) AS m
+"""
+_RETAINED_IDS = f"""
+    SELECT {_MESSAGE_COLUMNS} FROM (SELECT m.* FROM retained AS m WHERE m.id IN (SELECT value FROM json_each(:ids))) AS m
+"""
+
+LAST = (1 << 63) - 1
+
+
+def _rows(connection: sqlite3.Connection, query: str, arguments: dict[str, object]) -> list[tuple[Message | None, list[Any]]]:
+    """The messages of a page, each with what its row holds beside the message."""
+    ((fields, body),) = connection.execute(query, arguments).fetchall()
+    rows, at = [], 0
+    for id, topic, seq, user, device, time, qos, retain, expires, properties, payload, *more in json.loads(fields):
+        message = None
+        if id is not None:
+            middle = at + properties
+            end = middle + payload
+            message = Message(id, topic, user, device, time, qos, body[middle:end], retain == 1, expires, body[at:middle], seq)
+            at = end
+        rows.append((message, more))
+    return rows
+
+
+def _messages(connection: sqlite3.Connection, query: str, **arguments: object) -> list[Message]:
+    return [message for message, _ in _rows(connection, query, arguments) if message is not None]
+
+
+def inbox(connection: sqlite3.Connection, user: str, after: int, limit: int, max_bytes: int) -> list[InboxEntry]:
+    """A page of an inbox."""
+    rows = _rows(connection, _INBOX, {"user": user, "after": after, "limit": limit, "max_bytes": max_bytes})
+    missing = [more[2] for message, more in rows if message is None]
+    kept = {message.id: message for message in _retained_by_id(connection, missing)} if missing else {}
+    return [InboxEntry(place, message or kept.get(id), target or "") for message, (place, target, id) in rows]
+
+
+def _retained_by_id(connection: sqlite3.Connection, ids: list[int]) -> list[Message]:
+    return _messages(connection, _RETAINED_IDS, ids=json.dumps(ids))
+
+
+def conversation(
+    connection: sqlite3.Connection, topic: str, after: int, before: int, limit: int, newest_first: bool, max_bytes: int
+) -> list[Message]:
+    """A page of a conversation."""
+    query = _CONVERSATION_DOWN if newest_first else _CONVERSATION_UP
+    return _messages(connection, query, topic=topic, after=after, before=before or LAST, limit=limit, max_bytes=max_bytes)
+
+
+def tail(connection: sqlite3.Connection, after: int, limit: int, max_bytes: int) -> list[Message]:
+    """A page of the store by message id."""
+    return _messages(connection, _TAIL, after=after, limit=limit, max_bytes=max_bytes)
+
+
+def message_by_id(connection: sqlite3.Connection, id: int) -> Message | None:
+    """One stored message."""
+    found = _messages(connection, _BY_ID, id=id)
+    return found[0] if found else None
+
+
+def retained(connection: sqlite3.Connection, after: int, limit: int) -> list[Message]:
+    """A page of the retained messages by message id."""
+    return _messages(connection, _RETAINED, after=after, limit=limit)

@@ -1,0 +1,141 @@
+"""Reads other than pages of messages: heads, places by time, devices, the lists of timelines, and checks."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any
+
+from storage.records import Device, DeviceKey, Subscription, unpack_inflight
+
+_INBOX_HEAD = """
+    SELECT ifnull((SELECT seq FROM sync WHERE user = u.id ORDER BY seq DESC LIMIT 1), u.floor) FROM users AS u WHERE u.key = ?
+"""
+CONVERSATION_HEAD = "ifnull((SELECT seq FROM store WHERE conversation = c.id ORDER BY seq DESC LIMIT 1), c.floor)"
+_BOUNDS = f"SELECT c.floor + 1, {CONVERSATION_HEAD} FROM conversations AS c WHERE c.topic = ?"
+_SEQUENCE_AT = f"""
+    WITH RECURSIVE halves (id, low, high) AS (
+        SELECT c.id, c.floor + 1, {CONVERSATION_HEAD} + 1 FROM conversations AS c WHERE c.topic = :topic
+        UNION ALL
+        SELECT h.id, iif(m.time < :time, m.seq + 1, h.low), iif(m.time < :time, h.high, m.seq)
+        FROM halves AS h CROSS JOIN store AS m ON m.conversation = h.id AND m.seq = (h.low + h.high) / 2 WHERE h.low < h.high
+    )
+    SELECT low FROM halves WHERE low = high
+"""
+_LAST_ID = """
+    SELECT max((SELECT value FROM meta WHERE key = 'last_id'), (SELECT ifnull(max(id), 0) FROM store),
+        (SELECT ifnull(max(id), 0) FROM retained))
+"""
+_DEVICE_COLUMNS = """
+    SELECT d.id, d.user, d.client, d.epoch, d.expiry, d.expires_at, d.created_at, d.position, d.cursor, d.inflight,
+        d.will, d.will_at,
+        (SELECT json_group_array(json_array(filter, options, identifier, since)) FROM subscriptions WHERE device = d.id),
+        (SELECT json_group_array(place & 65535) FROM received WHERE place BETWEEN d.id << 16 AND d.id << 16 | 65535)
+    FROM devices AS d
+"""
+_CONVERSATIONS = f"""
+    SELECT c.topic, c.floor + 1, {CONVERSATION_HEAD} FROM conversations AS c
+    WHERE c.topic > ? AND c.topic >= ? ORDER BY c.topic LIMIT ?
+"""
+_INBOXES = """
+    SELECT u.key, u.floor + 1, ifnull((SELECT seq FROM sync WHERE user = u.id ORDER BY seq DESC LIMIT 1), u.floor)
+    FROM users AS u WHERE u.key > ? ORDER BY u.key LIMIT ?
+"""
+_GAPS = f"""
+    SELECT 'conversation ' || c.topic || ' has a gap' FROM conversations AS c
+    WHERE (SELECT count(*) FROM store WHERE conversation = c.id AND seq > c.floor) != {CONVERSATION_HEAD} - c.floor
+    UNION ALL
+    SELECT 'inbox ' || u.key || ' has a gap' FROM users AS u
+    WHERE (SELECT count(*) FROM sync WHERE user = u.id AND seq > u.floor)
+        != ifnull((SELECT max(seq) FROM sync WHERE user = u.id), u.floor) - u.floor
+    LIMIT 100
+"""
+
+
+def inbox_head(connection: sqlite3.Connection, user: str) -> int:
+    """The last sequence of an inbox."""
+    found = connection.execute(_INBOX_HEAD, (user,)).fetchall()
+    return int(found[0][0]) if found else 0
+
+
+def conversation_bounds(connection: sqlite3.Connection, topic: str) -> tuple[int, int]:
+    """First kept and last sequence of a conversation."""
+    found = connection.execute(_BOUNDS, (topic,)).fetchall()
+    return found[0] if found else (1, 0)
+
+
+def sequence_at(connection: sqlite3.Connection, topic: str, time: int) -> int:
+    """The lowest kept sequence of that time or later; by halving, since times do not fall within a conversation."""
+    found = connection.execute(_SEQUENCE_AT, {"topic": topic, "time": time}).fetchall()
+    return int(found[0][0]) if found else 1
+
+
+def last_id(connection: sqlite3.Connection) -> int:
+    """The highest message id that ever was stored or retained."""
+    return int(connection.execute(_LAST_ID).fetchall()[0][0])
+
+
+def device(connection: sqlite3.Connection, key: DeviceKey) -> Device | None:
+    """One device."""
+    found = connection.execute(f"{_DEVICE_COLUMNS} WHERE d.user = ? AND d.client = ?", key).fetchall()
+    return _device(found[0])[1] if found else None
+
+
+def devices(connection: sqlite3.Connection, after: int, limit: int) -> list[tuple[int, Device]]:
+    """A page of devices, each with the number to go on after."""
+    found = connection.execute(f"{_DEVICE_COLUMNS} WHERE d.id > ? ORDER BY d.id LIMIT ?", (after, limit)).fetchall()
+    return [_device(row) for row in found]
+
+
+def _device(row: tuple[Any, ...]) -> tuple[int, Device]:
+    (
+        number,
+        user,
+        client,
+        epoch,
+        expiry,
+        expires_at,
+        created_at,
+        position,
+        cursor,
+        inflight,
+        will,
+        will_at,
+        subscriptions,
+        received,
+    ) = row
+    kept = [Subscription(*fields) for fields in json.loads(subscriptions)]
+    device = Device(
+        key=DeviceKey(user, client),
+        epoch=epoch,
+        expiry=expiry,
+        expires_at=expires_at,
+        created_at=created_at,
+        offset=position,
+        cursor=cursor,
+        inflight=unpack_inflight(inflight),
+        subscriptions={subscription.filter: subscription for subscription in kept},
+        received=set(json.loads(received)),
+        will=will,
+        will_at=will_at,
+    )
+    return number, device
+
+
+def conversations(connection: sqlite3.Connection, after: str, prefix: str, limit: int) -> list[tuple[str, int, int]]:
+    """A page of (topic, first kept, last) by topic, those with ``prefix`` first."""
+    return connection.execute(_CONVERSATIONS, (after, prefix, limit)).fetchall()
+
+
+def inboxes(connection: sqlite3.Connection, after: str, limit: int) -> list[tuple[str, int, int]]:
+    """A page of (user key, first kept, last) by user key."""
+    return connection.execute(_INBOXES, (after, limit)).fetchall()
+
+
+def problems(connection: sqlite3.Connection, full: bool) -> list[str]:
+    """What is wrong with the file: its structure, and if ``full``, its indexes and the sequences of all timelines too."""
+    check = "integrity_check" if full else "quick_check"
+    found = [row[0] for row in connection.execute(f"PRAGMA {check}(100)").fetchall() if row[0] != "ok"]
+    if full and not found:
+        found += [row[0] for row in connection.execute(_GAPS).fetchall()]
+    return found

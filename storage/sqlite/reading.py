@@ -1,0 +1,183 @@
+"""The reads of `SqliteStorage`, on threads of their own."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from storage.errors import StorageUnusable
+from storage.interface import Membership
+from storage.records import Device, DeviceKey, InboxEntry, Message, Token
+from storage.sqlite import pages, participation, queries
+from storage.sqlite.connection import REOPEN, connect_reader, primary_code, translate
+from storage.sqlite.schema import check_version
+from storage.sqlite.threads import Worker
+
+PAGE = 500
+READERS = 2
+
+T = TypeVar("T")
+
+
+class Reading:
+    """Queries beside a writer. Each thread has a connection, and holds no transaction between two queries."""
+
+    def __init__(self, path: Path, busy_timeout: float) -> None:
+        self._path = path
+        self._busy_timeout = busy_timeout
+        self._read_worker: Worker | None = None
+        self._readers = threading.local()
+        self._reading: list[sqlite3.Connection] = []
+
+    async def _start_reading(self) -> None:
+        self._read_worker = Worker("tideline-read", READERS)
+        await self._read(lambda connection: check_version(connection, str(self._path)))
+
+    async def _stop_reading(self) -> None:
+        if self._read_worker is not None:
+            await self._read_worker.stop()
+            self._read_worker = None
+        for connection in self._reading:
+            connection.close()
+        self._reading.clear()
+
+    async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        if self._read_worker is None:
+            raise StorageUnusable(f"{self._path} is not open")
+        return await self._read_worker.run(partial(self._run_query, query))
+
+    def _run_query(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
+        try:
+            if connection is None:
+                connection = connect_reader(self._path, self._busy_timeout)
+                self._readers.connection = connection
+                self._reading.append(connection)
+            return query(connection)
+        except sqlite3.Error as error:
+            if connection is not None and primary_code(error) in REOPEN:
+                self._readers.connection = None
+                self._reading.remove(connection)
+                connection.close()
+            raise translate(error, str(self._path)) from error
+
+    async def inbox_head(self, user: str) -> int:
+        """See `storage.interface.InboxReader`."""
+        return await self._read(lambda connection: queries.inbox_head(connection, user))
+
+    async def read_inbox(self, user: str, after: int, limit: int, max_bytes: int = 1 << 20) -> list[InboxEntry]:
+        """See `storage.interface.InboxReader`."""
+        return await self._read(lambda connection: pages.inbox(connection, user, after, limit, max_bytes))
+
+    async def conversation_bounds(self, topic: str) -> tuple[int, int]:
+        """See `storage.interface.ConversationReader`."""
+        return await self._read(lambda connection: queries.conversation_bounds(connection, topic))
+
+    async def read_conversation(
+        self,
+        topic: str,
+        *,
+        after: int = 0,
+        before: int = 0,
+        limit: int = 100,
+        newest_first: bool = False,
+        max_bytes: int = 1 << 20,
+    ) -> list[Message]:
+        """See `storage.interface.ConversationReader`."""
+        return await self._read(
+            lambda connection: pages.conversation(connection, topic, after, before, limit, newest_first, max_bytes)
+        )
+
+    async def sequence_at(self, topic: str, time: int) -> int:
+        """See `storage.interface.ConversationReader`."""
+        return await self._read(lambda connection: queries.sequence_at(connection, topic, time))
+
+    async def read_message(self, message_id: int) -> Message | None:
+        """See `storage.interface.ConversationReader`."""
+        return await self._read(lambda connection: pages.message_by_id(connection, message_id))
+
+    async def last_id(self) -> int:
+        """See `storage.interface.Tail`."""
+        return await self._read(queries.last_id)
+
+    async def read_tail(self, after_id: int, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
+        """See `storage.interface.Tail`."""
+        return await self._read(lambda connection: pages.tail(connection, after_id, limit, max_bytes))
+
+    async def device(self, key: DeviceKey) -> Device | None:
+        """See `storage.interface.State`."""
+        return await self._read(lambda connection: queries.device(connection, key))
+
+    async def devices(self) -> AsyncIterator[Device]:
+        """See `storage.interface.State`."""
+        after = 0
+        while page := await self._read(partial(queries.devices, after=after, limit=PAGE)):
+            for _, device in page:
+                yield device
+            after = page[-1][0]
+
+    async def retained(self) -> AsyncIterator[Message]:
+        """See `storage.interface.State`."""
+        after = 0
+        while page := await self._read(partial(pages.retained, after=after, limit=PAGE)):
+            for message in page:
+                yield message
+            after = page[-1].id
+
+    async def conversations(self, prefix: str = "") -> AsyncIterator[tuple[str, int, int]]:
+        """See `storage.interface.Catalogue`."""
+        after = ""
+        while page := await self._read(partial(queries.conversations, after=after, prefix=prefix, limit=PAGE)):
+            for topic, first, last in page:
+                if not topic.startswith(prefix):
+                    return
+                if last:
+                    yield topic, first, last
+            after = page[-1][0]
+
+    async def inboxes(self) -> AsyncIterator[tuple[str, int, int]]:
+        """See `storage.interface.Catalogue`."""
+        after = ""
+        while page := await self._read(partial(queries.inboxes, after=after, limit=PAGE)):
+            for inbox in page:
+                if inbox[2]:
+                    yield inbox
+            after = page[-1][0]
+
+    async def check(self, full: bool = False) -> list[str]:
+        """What is wrong with the file, nothing being an empty list; beside a running broker too.
+
+        Checks the structure; if ``full``, also the indexes, and that no timeline has a gap. Takes seconds per gigabyte, and
+        keeps the log from being emptied meanwhile.
+        """
+        return await self._read(lambda connection: queries.problems(connection, full))
+
+    # --- Participation and Tokens ----------------------------------------------------------------------------------
+
+    async def memberships(self, user: str, after: str = "", limit: int = 100) -> list[Membership]:
+        """See `storage.interface.Participation`."""
+        return await self._read(lambda connection: participation.memberships(connection, user, after, limit))
+
+    async def takes_part(self, user: str, topic: str) -> bool:
+        """See `storage.interface.Participation`."""
+        return await self._read(lambda connection: participation.takes_part(connection, user, topic))
+
+    async def read_position(self, user: str, topic: str) -> int:
+        """See `storage.interface.Participation`."""
+        return await self._read(lambda connection: participation.read_position(connection, user, topic))
+
+    async def expired_between(self, topic: str, after: int, now: int) -> int:
+        """See `storage.interface.Participation`."""
+        return await self._read(lambda connection: participation.expired_between(connection, topic, after, now))
+
+    async def token(self, digest: str) -> Token | None:
+        """See `storage.interface.Tokens`."""
+        return await self._read(lambda connection: participation.token(connection, digest))
+
+    async def tokens(self, user: str) -> list[Token]:
+        """See `storage.interface.Tokens`."""
+        return await self._read(lambda connection: participation.tokens(connection, user))

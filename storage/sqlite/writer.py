@@ -1,0 +1,456 @@
+"""Groups into transactions. Everything here runs on the one thread that writes.
+
+A group is one transaction, and mostly one statement (see `batch`). Sequences are counted in memory (see `heads`); after
+anything that was rolled back they are read again.
+
+When a commit fails, its group is *in doubt*. The next commit first looks for it by its message ids: a transaction is whole or
+absent, so one of them tells for all. What got through keeps the results that it was given; the rest is applied again.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from storage.errors import IdempotencyConflict, MessageRefused, StorageError
+from storage.records import (
+    Append,
+    CloseSession,
+    DeviceKey,
+    DropTokens,
+    Join,
+    MarkRead,
+    OpenSession,
+    Operation,
+    Progress,
+    Release,
+    SaveToken,
+    Subscribe,
+    Subscription,
+    Unsubscribe,
+    content_digest,
+    pack_inflight,
+)
+from storage.sqlite import participation
+from storage.sqlite.batch import Batch
+from storage.sqlite.connection import MESSAGE_ERRORS, REOPEN, connect_writer, primary_code, translate
+from storage.sqlite.disk import FreeSpace
+from storage.sqlite.heads import Head, conversation_heads, inbox_heads
+from storage.sqlite.sessions import Sessions
+
+_ONCE = """
+    SELECT json_group_array(json_array(i.user, i.key, hex(i.digest), i.message, i.seq, i.until))
+    FROM json_each(?) AS asked CROSS JOIN idempotency AS i
+    ON i.user = json_extract(asked.value, '$[0]') AND i.key = json_extract(asked.value, '$[1]')
+"""
+_BY_ID = "SELECT c.topic, m.seq, m.time FROM store AS m JOIN conversations AS c ON c.id = m.conversation WHERE m.id = ?"
+_ENTRY_OF = """
+    SELECT seq FROM sync WHERE user = (SELECT id FROM users WHERE key = ?) AND message = ? AND target IS NULL
+    ORDER BY seq DESC LIMIT 1
+"""
+
+Once = tuple[str, int, int, int]
+"""Digest in hexadecimal, message id, conversation sequence, until."""
+
+
+class _Doubt:
+    """A group that may or may not have been committed, and the subscriptions of it that had asked for the head."""
+
+    def __init__(self, group: Sequence[Operation], asked: list[Subscription]) -> None:
+        self.group = list(group)
+        self.asked = asked
+
+
+class GroupWriter:
+    """Commits groups on its connection."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, space: FreeSpace, busy_timeout: float) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = connection
+        self._space = space
+        self._busy_timeout = busy_timeout
+        self._conversations = conversation_heads()
+        self._inboxes = inbox_heads()
+        self._sessions = Sessions()
+        self._batch = Batch()
+        self._topic_heads: dict[str, Head] = {}
+        self._user_heads: dict[str, Head] = {}
+        self._once: dict[tuple[str, str], Once] = {}
+        self._asked: list[Subscription] = []
+        self._doubt: _Doubt | None = None
+        self._landed: list[Operation] = []  # committed, though the caller was told otherwise
+        self._highest = 0
+        self.last_id = 0
+        self.work = 0
+        """Rows and statements written since it was last set to 0: how much there may be to checkpoint."""
+        self._kinds: dict[type, Callable[[Any], None]] = {
+            Append: self._append,
+            OpenSession: self._open_session,
+            CloseSession: self._close_session,
+            Subscribe: self._subscribe,
+            Unsubscribe: self._unsubscribe,
+            Progress: self._progress,
+            Release: self._release,
+            Join: lambda op: participation.join(self._begin(), op),
+            MarkRead: self._mark_read,
+            SaveToken: lambda op: participation.save_token(self._begin(), op),
+            DropTokens: lambda op: participation.drop_tokens(self._begin(), op),
+        }
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection, opened again where an error had closed it."""
+        if self._connection is None:
+            self._connection = connect_writer(self._path, create=False, busy_timeout=self._busy_timeout)
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection. May be called twice."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # --- one group -------------------------------------------------------------------------------------------------
+
+    def commit(self, group: Sequence[Operation]) -> None:
+        """See `storage.interface.Committer.commit`."""
+        try:
+            group = self._settle(group)
+            try:
+                self.commit_whole(group)
+            except MESSAGE_ERRORS:
+                self._roll_back()
+                self._ask_again(self._asked)
+                self.commit_singly(group)
+        except (sqlite3.Error, StorageError) as error:
+            raise self._fail(error, group) from error
+        self._landed = []
+        self.last_id = max(self.last_id, self._highest)
+
+    def commit_whole(self, group: Sequence[Operation]) -> None:
+        """One transaction; raises one of `MESSAGE_ERRORS` where some operation cannot be applied."""
+        self._prepare(group)
+        kinds = self._kinds
+        for op in group:
+            if op.error is None:
+                try:
+                    kinds[type(op)](op)
+                except MessageRefused as error:
+                    op.error = error
+        self._flush(last=True)
+        self._finish()
+
+    def commit_singly(self, group: Sequence[Operation]) -> None:
+        """One transaction in which every operation is applied, or refused, on its own. Slow, and rare."""
+        connection = self.connection
+        connection.execute("BEGIN IMMEDIATE")
+        for op in group:
+            if op.error is None:
+                highest = self._highest
+                connection.execute("SAVEPOINT alone")
+                try:
+                    self._prepare((op,))
+                    if not (isinstance(op, Append) and op.store and self._is_known(op)):
+                        self._kinds[type(op)](op)
+                    self._flush()
+                except (MessageRefused, *MESSAGE_ERRORS) as error:
+                    connection.execute("ROLLBACK TO alone")
+                    self._forget(highest)
+                    _refuse(op, error)
+                connection.execute("RELEASE alone")
+        connection.execute("COMMIT")
+        self._finish()
+
+    def abandoned(self, group: Sequence[Operation]) -> None:
+        """Nobody waited for the outcome of the last group; it may come again."""
+        if self._doubt is None:
+            self._doubt = _Doubt(group, self._asked)
+
+    def _prepare(self, group: Sequence[Operation]) -> None:
+        """Read what the appends of a group need to know, in one query per table."""
+        connection = self.connection
+        topics: set[str] = set()
+        users: set[str] = set()
+        keyed = []
+        for op in group:
+            if type(op) is Append and op.error is None:
+                if op.store:
+                    topics.add(op.message.topic)
+                    if op.recipients:
+                        users.update(op.recipients)
+                if op.idempotency_key:
+                    keyed.append((op.message.user, op.idempotency_key))
+        if topics:
+            self._check_space(connection)
+            self._topic_heads = self._conversations.load(connection, topics)
+            self._user_heads = self._inboxes.load(connection, users)
+        self._once = self._read_once(connection, keyed) if keyed else {}
+
+    def _check_space(self, connection: sqlite3.Connection) -> None:
+        reusable = 0
+        if self._space.low:
+            ((pages,),) = connection.execute("PRAGMA freelist_count").fetchall()
+            ((size,),) = connection.execute("PRAGMA page_size").fetchall()
+            reusable = pages * size
+        self._space.check(reusable)
+
+    def _read_once(self, connection: sqlite3.Connection, keyed: list[tuple[str, str]]) -> dict[tuple[str, str], Once]:
+        ((found,),) = connection.execute(_ONCE, (json.dumps(keyed),)).fetchall()
+        return {(user, key): (digest, id, seq, until) for user, key, digest, id, seq, until in json.loads(found)}
+
+    def _begin(self) -> sqlite3.Connection:
+        connection = self.connection
+        if not connection.in_transaction:
+            connection.execute("BEGIN IMMEDIATE")
+        return connection
+
+    def _flush(self, *, last: bool = False) -> None:
+        """Write what is gathered; ``last`` commits."""
+        batch, connection = self._batch, self.connection
+        self.work += len(batch.messages) // batch.WIDTH + len(batch.entries) // 4 + 2
+        conversations, users = self._conversations.take_new(), self._inboxes.take_new()
+        alone = last and not conversations and not users and batch.is_one_statement()
+        if not batch.is_empty() or conversations or users:
+            self._batch = Batch()
+            if not alone:
+                self._begin()
+            batch.write(connection, conversations, users)
+        if last and connection.in_transaction:
+            connection.execute("COMMIT")
+
+    def _finish(self) -> None:
+        self._conversations.finish()
+        self._inboxes.finish()
+
+    # --- when something went wrong ---------------------------------------------------------------------------------
+
+    def _forget(self, highest: int = 0) -> None:
+        """Nothing that was counted since the transaction began is true; but ``highest`` is the highest id in it."""
+        self._batch = Batch()
+        self._conversations.clear()
+        self._inboxes.clear()
+        self._sessions.clear()
+        self._highest = highest
+
+    def _roll_back(self) -> None:
+        if self._connection is not None and self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self._forget()
+
+    def _fail(self, error: sqlite3.Error | StorageError, group: Sequence[Operation]) -> StorageError:
+        """Leave nothing half done, remember the group, and say who must act."""
+        try:
+            self._roll_back()
+        except sqlite3.Error:
+            self.close()  # which rolls back
+            self._forget()
+        if isinstance(error, StorageError):
+            return error  # nothing was tried; an earlier doubt stands
+        if primary_code(error) in REOPEN:
+            self.close()
+        if self._doubt is None:
+            self._doubt = _Doubt(group, self._asked)
+        return translate(error, str(self._path))
+
+    def _settle(self, group: Sequence[Operation]) -> Sequence[Operation]:
+        """What of ``group`` is still to be applied, now that it is known what became of the last one."""
+        if (doubt := self._doubt) is not None:
+            if self._has_landed(self.connection, doubt.group):
+                self._landed += doubt.group
+                ids = [op.message.id for op in doubt.group if isinstance(op, Append) and op.message.seq]
+                self.last_id = max(self.last_id, *ids, 0)
+            else:
+                self._ask_again(doubt.asked)
+            self._doubt = None
+        self._asked = []
+        if self._landed:
+            done = {id(op) for op in self._landed}
+            return [op for op in group if id(op) not in done]
+        return group
+
+    def _ask_again(self, asked: list[Subscription]) -> None:
+        for subscription in asked:
+            subscription.since = -1
+        self._asked = []
+
+    def _has_landed(self, connection: sqlite3.Connection, group: Sequence[Operation]) -> bool:
+        for op in group:
+            if isinstance(op, Append) and op.message.seq and op.store and op.error is None:
+                return bool(connection.execute("SELECT 1 FROM store WHERE id = ?", (op.message.id,)).fetchall())
+            if isinstance(op, Subscribe) and op.retained_seqs:
+                query = "SELECT message FROM sync WHERE user = (SELECT id FROM users WHERE key = ?) AND seq = ?"
+                found = connection.execute(query, (op.device.user, op.retained_seqs[0])).fetchall()
+                return found == [(op.retained[0].id,)]
+        return False  # applying such a group again changes nothing
+
+    def _is_known(self, op: Append) -> bool:
+        """Whether the message is stored already, by its id; if so, fill in the results."""
+        message, connection = op.message, self.connection
+        found = connection.execute(_BY_ID, (message.id,)).fetchall()
+        if not found:
+            return False
+        topic, message.seq, message.time = found[0]
+        if topic != message.topic:
+            raise MessageRefused(f"message id {message.id} is taken by a message of topic {topic!r}")
+        entries = [connection.execute(_ENTRY_OF, (user, message.id)).fetchall() for user in op.recipients]
+        op.inbox_seqs = [rows[0][0] if rows else 0 for rows in entries]
+        if op.received is not None:
+            self._receive(*op.received, True)
+        return True
+
+    # --- messages --------------------------------------------------------------------------------------------------
+
+    def _append(self, op: Append) -> None:
+        if not op.store and op.recipients:
+            raise MessageRefused("a message that is not stored cannot have recipients")
+        if op.idempotency_key and self._is_repeat(op):
+            if op.received is not None:
+                self._receive(*op.received, True)
+            return
+        if op.store:
+            self._store(op)
+        if op.received is not None:
+            self._receive(*op.received, True)
+        if op.retain or op.idempotency_key:
+            self._keep_apart(op)
+
+    def _store(self, op: Append) -> None:
+        """The hot loop: plain lists and attributes, measured at 2 microseconds per message."""
+        message = op.message
+        head = self._topic_heads[message.topic]
+        head.seq = message.seq = head.seq + 1
+        if message.time < head.time:
+            message.time = head.time
+        else:
+            head.time = message.time
+        id = message.id
+        if id > self._highest:
+            self._highest = id
+        inbox: int | None = None
+        place: int | None = None
+        fanout: str | None = None
+        recipients = op.recipients
+        if len(recipients) == 1:
+            user = self._user_heads[recipients[0]]
+            user.seq = place = user.seq + 1
+            inbox = user.id
+            op.inbox_seqs = (place,)
+        elif recipients:
+            op.inbox_seqs, fanout = self._fan_out(recipients)
+        self._batch.messages += (
+            id,
+            head.id,
+            message.seq,
+            message.user,
+            message.device,
+            message.time,
+            message.qos,
+            1 if message.retain else 0,
+            message.expires,
+            message.properties,
+            message.payload,
+            inbox,
+            place,
+            fanout,
+        )
+
+    def _fan_out(self, recipients: Sequence[str]) -> tuple[list[int], str]:
+        """The sequence in each inbox, and the object {user number: sequence} for the trigger."""
+        heads, places, pairs = self._user_heads, [], []
+        self.work += len(recipients)
+        for name in recipients:
+            user = heads[name]
+            user.seq = place = user.seq + 1
+            places.append(place)
+            pairs.append(f'"{user.id}":{place}')
+        return places, f"{{{','.join(pairs)}}}"
+
+    def _keep_apart(self, op: Append) -> None:
+        """The retained message and the idempotency key."""
+        message, batch = op.message, self._batch
+        if not op.store:
+            batch.unstored_id = max(batch.unstored_id, message.id)
+            self._highest = max(self._highest, message.id)
+        if op.retain:
+            batch.retained[message.topic] = _retained_row(op) if message.payload else None
+        if op.idempotency_key:
+            digest = content_digest(message)
+            key = (message.user, op.idempotency_key)
+            self._once[key] = (digest.hex().upper(), message.id, message.seq, op.idempotency_until)
+            batch.once += (*key, digest, message.id, message.seq, op.idempotency_until)
+            batch.now = max(batch.now, message.time)
+
+    def _is_repeat(self, op: Append) -> bool:
+        message = op.message
+        once = self._once.get((message.user, op.idempotency_key))
+        if once is None:
+            return False
+        digest, id, seq, until = once
+        if until <= message.time or id == message.id:
+            return False
+        if digest != content_digest(message).hex().upper():
+            raise IdempotencyConflict(f"idempotency key {op.idempotency_key!r} was used for another message")
+        op.original = (id, seq)
+        return True
+
+    def _receive(self, key: DeviceKey, packet_id: int, kept: bool) -> None:
+        number = self._sessions.find(self.connection, key).id
+        if number:
+            self._batch.received[number << 16 | packet_id] = kept
+
+    def _release(self, op: Release) -> None:
+        self._receive(op.device, op.packet_id, False)
+
+    # --- sessions --------------------------------------------------------------------------------------------------
+
+    def _session(self, *, reads_entries: bool = False) -> sqlite3.Connection:
+        """The connection, in a transaction that has what came before in the group and concerns a session."""
+        if self._batch.received or self._batch.progress or reads_entries:
+            self._flush()
+        return self._begin()
+
+    def _open_session(self, op: OpenSession) -> None:
+        connection = self._session(reads_entries=op.start.startswith("since"))
+        self._sessions.open(connection, op, self._inboxes.peek(connection, op.device.user))
+
+    def _close_session(self, op: CloseSession) -> None:
+        self._sessions.close(self._session(), op)
+
+    def _subscribe(self, op: Subscribe) -> None:
+        connection = self._begin()
+        user, target = op.device
+        self._asked += [subscription for subscription in op.subscriptions if subscription.since < 0]
+        number = self._sessions.subscribe(connection, op, self._inboxes.peek(connection, user))
+        if number and op.retained:
+            head = self._inboxes.get(connection, user)
+            op.retained_seqs = list(range(head.seq + 1, head.seq + 1 + len(op.retained)))
+            head.seq += len(op.retained)
+            for seq, message in zip(op.retained_seqs, op.retained, strict=True):
+                self._batch.entries += (head.id, seq, message.id, target)
+
+    def _unsubscribe(self, op: Unsubscribe) -> None:
+        self._sessions.unsubscribe(self._begin(), op)
+
+    def _mark_read(self, op: MarkRead) -> None:
+        connection = self._begin()
+        participation.mark(connection, op, self._conversations.peek(connection, op.topic))
+
+    def _progress(self, op: Progress) -> None:
+        number = self._sessions.current(self.connection, op.device, op.epoch)
+        if number:
+            self._batch.progress[number] = (op.offset, op.cursor, pack_inflight(op.inflight))
+
+
+def _retained_row(op: Append) -> tuple[object, ...]:
+    m = op.message
+    return (m.id, m.topic, m.seq, m.user, m.device, m.time, m.qos, int(m.retain), m.expires, m.properties, m.payload)
+
+
+def _refuse(op: Operation, error: Exception) -> None:
+    if isinstance(op, Append):
+        op.message.seq = 0
+        op.inbox_seqs = ()
+    op.error = error if isinstance(error, MessageRefused) else MessageRefused(f"cannot be stored: {error}")
