@@ -73,6 +73,7 @@ class Writer:
         if self._state.plan is None:
             await self._begin(run)
         while run.phase < 3:
+            await self._lease.confirm()
             await (self._store, self._sync, self._write_state)[run.phase](run)
             run.phase, run.at, run.stuck = run.phase + 1, 0, 0
         await self._lease.confirm()

@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 _ID = "serving"
 _TRUSTED = 0.8
-_COUNTER_BITS = 40
+TOKEN_SHIFT = 40
+"""A version's bits below the token."""
 
 
 class Lease:
@@ -40,6 +41,8 @@ class Lease:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.token = 0
         self.done = 0
+        self.was_shared = False
+        """Whether writers without a lease were ever at work; set by `acquire`."""
         self._counter = 0
         self._valid_until = 0.0
         self._lost = False
@@ -48,7 +51,7 @@ class Lease:
     def next_version(self) -> int:
         """The version of the next group; higher than every earlier one of this or an earlier holder."""
         self._counter += 1
-        return (self.token << _COUNTER_BITS) | self._counter
+        return (self.token << TOKEN_SHIFT) | self._counter
 
     # --- taking it -------------------------------------------------------------------------------------------------
 
@@ -113,7 +116,7 @@ class Lease:
             return False
         if record["owner"]:
             log.warning("took the lease of %s, which has not renewed it", record["owner"])
-        self.token, self.done = token, record["done"]
+        self.token, self.done, self.was_shared = token, record["done"], record["shared"] > 0
         self._valid_until = sent + self._ms / 1000 * _TRUSTED
         return True
 

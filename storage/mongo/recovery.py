@@ -2,7 +2,8 @@
 
 A group begins only once the one before it is complete, so only the last group of each holder of the lease can be incomplete.
 Its messages are in the store in their order, each with its recipients and with what it does to devices, retained messages and
-keys. An inbox has the group's entries at its end, or lacks the last of them. Nobody was acknowledged for what is finished here.
+keys. An inbox has the last holder's last group at its end, or lacks the last of its entries; where others may have written
+behind it, the whole inbox is looked through. Nobody was acknowledged for what is finished here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from storage.mongo.codec import once_document, pack_packet_ids, retained_documen
 from storage.mongo.commit import CHUNK, insert, write_state
 from storage.mongo.connection import storage_errors
 from storage.mongo.documents import Raw, pair_key, timeline_key
+from storage.mongo.lease import TOKEN_SHIFT
 from storage.mongo.load import inbox_heads
 from storage.mongo.state import State, batches
 from storage.mongo.view import NO_FLOOR, Write
@@ -25,12 +27,17 @@ _AT_ONCE = 16
 _PAGE = 256
 
 
-async def recover(state: State, done: int) -> int:
-    """Finish what was interrupted; how many inbox entries were missing. Messages up to id ``done`` are known to be complete."""
-    pending = await _last_groups(state, done)
+async def recover(state: State, done: int, *, was_shared: bool) -> int:
+    """Finish what was interrupted; how many inbox entries were missing.
+
+    Messages up to id ``done`` are known to be complete. ``was_shared``: several writers have written at the same time.
+    """
+    groups = await _last_groups(state, done)
     added = 0
-    if pending:
-        added = await _fan_out(state, pending)
+    if groups:
+        last = set() if was_shared else {document["mid"] for document in groups[max(groups)]}
+        pending = sorted((document for group in groups.values() for document in group), key=lambda d: int(d["mid"]))
+        added = await _fan_out(state, pending, last)
         await _apply_state(state, pending)
     await _finish_removals(state)
     with storage_errors():
@@ -38,38 +45,42 @@ async def recover(state: State, done: int) -> int:
     return added
 
 
-async def _last_groups(state: State, done: int) -> list[Raw]:
-    """Messages of the last group of each holder, by id, without their payloads."""
-    newest: dict[int, int] = {}
-    found: list[Raw] = []
+async def _last_groups(state: State, done: int) -> dict[int, list[Raw]]:
+    """Messages of the last group of each holder, by its token, without their payloads."""
+    groups: dict[int, list[Raw]] = {}
     with storage_errors():
-        cursor = state.collections.store.find({"mid": {"$gt": done}}, {"payload": 0, "properties": 0}).sort("mid", 1)
+        cursor = state.collections.store.find({"mid": {"$gt": done}}, {"payload": 0, "properties": 0})
         async for document in cursor:
-            token = document["v"] >> 40
-            if document["v"] > newest.get(token, 0):
-                newest[token] = document["v"]
-                found = [d for d in found if d["v"] >> 40 != token]
-            if document["v"] == newest[token]:
-                found.append(document)
-    return found
+            version = document["v"]
+            group = groups.setdefault(version >> TOKEN_SHIFT, [])
+            if group and version > group[0]["v"]:
+                group.clear()
+            if not group or version == group[0]["v"]:
+                group.append(document)
+    return groups
 
 
-async def _fan_out(state: State, pending: list[Raw]) -> int:
-    mids = {document["mid"] for document in pending}
-    users = list({user: None for document in pending for user in document.get("recipients", ())})
-    given: dict[str, set[int]] = {}
-    for some in batches(users, _AT_ONCE):
-        given.update(zip(some, await asyncio.gather(*(_given(state, user, mids) for user in some)), strict=True))
-    heads = await inbox_heads(state, users, fresh=True)
-    sizes = await _sizes(state, [d["mid"] for d in pending if any(d["mid"] not in given[u] for u in d.get("recipients", ()))])
-    entries: list[Raw] = []
+async def _fan_out(state: State, pending: list[Raw], last: set[int]) -> int:
+    """Give the messages to those of their recipients that lack them. ``last`` are of the group that ends its inboxes."""
+    wanted: dict[str, list[int]] = {}
     for document in pending:
         for user in document.get("recipients", ()):
-            if document["mid"] in given[user]:
-                continue
-            seq = heads[user] = heads[user] + 1
-            entry = {"_id": timeline_key(user, seq), "user": user, "seq": seq, "mid": document["mid"]}
-            entries.append({**entry, "size": sizes.get(document["mid"], 0), "time": document["time"]})
+            wanted.setdefault(user, []).append(document["mid"])
+    given: dict[str, set[int]] = {}
+    for some in batches(wanted, _AT_ONCE):
+        given.update(zip(some, await asyncio.gather(*(_given(state, u, wanted[u], last) for u in some)), strict=True))
+    missing = {user: set(mids) - given[user] for user, mids in wanted.items()}
+    missing = {user: mids for user, mids in missing.items() if mids}
+    heads = await inbox_heads(state, missing, fresh=True)
+    sizes = await _sizes(state, sorted(set().union(*missing.values())))
+    entries: list[Raw] = []
+    for document in pending:
+        mid = document["mid"]
+        for user in document.get("recipients", ()):
+            if mid in missing.get(user, ()):
+                seq = heads[user] = heads[user] + 1
+                entry = {"_id": timeline_key(user, seq), "user": user, "seq": seq, "mid": mid}
+                entries.append({**entry, "size": sizes.get(mid, 0), "time": document["time"]})
     for batch in batches(entries, CHUNK):
         written, code = await insert(state.collections.sync, batch)
         if code:
@@ -77,17 +88,37 @@ async def _fan_out(state: State, pending: list[Raw]) -> int:
     return len(entries)
 
 
-async def _given(state: State, user: str, mids: set[int]) -> set[int]:
-    """Those of the messages that the inbox has. Its entries of the last groups are at its end."""
+async def _given(state: State, user: str, mids: list[int], last: set[int]) -> set[int]:
+    """Those of the messages that the inbox has."""
+    others = [mid for mid in mids if mid not in last]
+    found = await _anywhere(state, user, others) if others else set()
+    return found | await _at_the_end(state, user, last) if len(others) < len(mids) else found
+
+
+async def _anywhere(state: State, user: str, mids: list[int]) -> set[int]:
     found: set[int] = set()
-    with storage_errors():
-        async for entry in state.collections.sync.find({"user": {"$eq": user}}).sort("seq", -1).batch_size(_PAGE):
+    for batch in batches(mids, CHUNK):
+        with storage_errors():
+            entries = await state.collections.sync.find({"user": {"$eq": user}, "mid": {"$in": batch}}).to_list(None)
+        found.update(entry["mid"] for entry in entries if not entry.get("target"))
+    return found
+
+
+async def _at_the_end(state: State, user: str, mids: set[int]) -> set[int]:
+    found: set[int] = set()
+    query: Raw = {"user": {"$eq": user}}
+    while True:
+        with storage_errors():
+            page = await state.collections.sync.find(query).sort("seq", -1).limit(_PAGE).to_list(None)
+        for entry in page:
             if entry.get("target"):
                 continue
             if entry["mid"] not in mids:
-                break
+                return found
             found.add(entry["mid"])
-    return found
+        if len(page) < _PAGE:
+            return found
+        query["seq"] = {"$lt": page[-1]["seq"]}
 
 
 async def _sizes(state: State, mids: list[int]) -> dict[int, int]:

@@ -81,7 +81,7 @@ class MongoStorage:
         self._opened = state
 
     async def _recover(self, state: State, lease: Lease) -> None:
-        if not state.shared and (missing := await recover(state, lease.done)):
+        if not state.shared and (missing := await recover(state, lease.done, was_shared=lease.was_shared)):
             log.warning("finished an interrupted commit: %d inbox entries were missing", missing)
         state.last_id = await reads.last_id(state)
         with storage_errors():

@@ -23,7 +23,10 @@ LOSABLE = set(Collections._fields) - {"lease"}
 
 
 class MongoProxy:
-    """Forwards whole wire messages. ``lose`` is asked for each command whether its answer is to be lost."""
+    """Forwards whole wire messages. ``lose`` is asked for each command whether its answer is to be lost.
+
+    ``pass_on`` is asked before, whether the server gets it at all; where not, the connection is cut.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -31,7 +34,7 @@ class MongoProxy:
         self._links: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self.port = 0
         self.lose: Callable[[Command], bool] = lambda command: False
-        self.before: Callable[[Command], None] = lambda command: None
+        self.pass_on: Callable[[Command], bool] = lambda command: True
         self.lost: list[Command] = []
 
     async def start(self) -> None:
@@ -86,7 +89,8 @@ class MongoProxy:
             while True:
                 data, request_id, _ = await _message(reader)
                 if (command := _command(data)) is not None:
-                    self.before(command)
+                    if not self.pass_on(command):
+                        return
                     if self.lose(command):
                         self.lost.append(command)
                         losing.add(request_id)
