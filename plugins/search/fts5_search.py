@@ -56,7 +56,7 @@ class Reader:
         self._db.execute("PRAGMA query_only = ON")
         self._db.execute("PRAGMA cache_size = -16000")
         self._db.create_function("permitted", 1, lambda number: self._permitted(number))
-        self._db.set_progress_handler(lambda: time.monotonic() > self._deadline, 20_000)
+        self._db.set_progress_handler(lambda: time.monotonic() > self._deadline, 1000)
 
     def close(self) -> None:
         """Close the connection; a query under way in another thread is broken off."""

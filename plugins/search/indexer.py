@@ -254,14 +254,21 @@ class Indexer:
         if not self._opened:
             await self._engine.open()
             self._opened = True
-        self._position = await self._engine.position()
-        if await self._source.last_id() > self._position:
+        position = await self._engine.position()
+        self._move(position)
+        if await self._source.last_id() > position:
             self.notify()
         if self._engine.stale:
             log.warning("the search index was made by another tokeniser: rebuilding it")
             done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             done.add_done_callback(lambda done: None if done.cancelled() else done.exception())  # already logged
             self._asked.append((done, lambda progress: None))
+
+    def _move(self, position: int) -> None:
+        """Take the position over, and tell who waits for it."""
+        self._position = position
+        self._moved.set()
+        self._moved = asyncio.Event()
 
     async def _follow(self) -> bool:
         """Index the next page of the tail."""
@@ -270,9 +277,7 @@ class Indexer:
         page = await self._source.read_tail(self._position, self._batch)
         if page:
             await self._feed(self._engine, page)
-            self._position = page[-1].id
-            self._moved.set()
-            self._moved = asyncio.Event()
+            self._move(page[-1].id)
             self._wake.set()  # a page may end early for its bytes: only an empty one is the end
         self._count(page, notified)
         return len(page) == self._batch
@@ -350,7 +355,8 @@ class Indexer:
         if work.position < self._position:  # the newest messages were removed meanwhile
             await work.rebuild.index([], self._position)
         await work.rebuild.swap()
-        self._position, self._reindex = max(work.position, self._position), None
+        self._move(max(work.position, self._position))
+        self._reindex = None
         if not work.done.done():
             work.done.set_result(work.messages)
         return bool(self._asked)

@@ -1,0 +1,236 @@
+"""What only the embedded engine promises."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+import plugins.search.fts5 as fts5
+import plugins.search.fts5_index as fts5_index
+from plugins.search.engine import Document, Query, SearchUnavailable, SearchUnusable
+from plugins.search.fts5 import Fts5Engine
+from tests.search.corpus import START, documents
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "search.db"
+
+
+@pytest.fixture
+async def engine(path: Path) -> AsyncIterator[Fts5Engine]:
+    engine = Fts5Engine(path)
+    await engine.open()
+    yield engine
+    await engine.close()
+
+
+def _document(number: int, text: str = "common", time: int = 0) -> Document:
+    return Document(number, "t", number, "u/a", "d", time or START + number, text)
+
+
+def _tables(path: Path) -> set[str]:
+    with sqlite3.connect(path) as db:
+        names = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'docs_*'")}
+    db.close()
+    return names
+
+
+def check_file(path: Path) -> None:
+    """The inverted index must agree with the tokens beside it."""
+    with sqlite3.connect(path) as db:
+        (generation,) = db.execute("SELECT value FROM meta WHERE key = 'live'").fetchone()
+        db.execute(f"CREATE VIRTUAL TABLE temp.terms USING fts5vocab(main, fts_{generation}, instance)")
+        indexed: dict[int, list[tuple[int, str]]] = {}
+        for term, doc, offset in db.execute("SELECT term, doc, offset FROM temp.terms WHERE col = 'body'"):
+            indexed.setdefault(doc, []).append((offset, term))
+        told = {rowid: " ".join(term for _, term in sorted(found)) for rowid, found in indexed.items()}
+        assert told == dict(db.execute(f"SELECT rowid, body FROM bodies_{generation} WHERE body != ''"))
+        rowids = {rowid for (rowid,) in db.execute(f"SELECT rowid FROM docs_{generation}")}
+        assert rowids == {rowid for (rowid,) in db.execute(f"SELECT rowid FROM bodies_{generation}")}
+    db.close()
+
+
+async def test_rows_and_the_inverted_index_agree(engine: Fts5Engine, path: Path) -> None:
+    await engine.index(documents(), 29)
+    await engine.delete([3, 8])
+    await engine.forget("chat/ops", 3)
+    check_file(path)
+
+
+async def test_a_python_without_fts5_is_told_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Without(sqlite3.Connection):
+        def execute(self, sql: str, *arguments: object) -> sqlite3.Cursor:  # type: ignore[override]
+            if "fts5" in sql:
+                raise sqlite3.OperationalError("no such module: fts5")
+            return super().execute(sql, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fts5.sqlite3, "connect", lambda *a, **k: Without(*a, **k))
+    engine = Fts5Engine(path)
+    with pytest.raises(SearchUnusable, match=r"no fts5 .*use a python that has it, or engine: meilisearch"):
+        await engine.open()
+    await engine.close()
+
+
+@pytest.fixture
+def notes(path: Path) -> bytes:
+    """What is in a file that is no database."""
+    text = b"these are somebody's notes, not a database" * 100
+    path.write_bytes(text)
+    return text
+
+
+async def test_a_file_that_is_no_database_is_set_aside(path: Path, notes: bytes) -> None:
+    engine = Fts5Engine(path)
+    await engine.open()
+    await engine.index([_document(1)], 1)
+    assert (await engine.search(Query(q="common"))).total == 1
+    await engine.close()
+    assert await asyncio.to_thread((path.parent / "search.db.broken").read_bytes) == notes
+
+
+async def test_a_path_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    engine = Fts5Engine(tmp_path / "file" / "search.db")
+    with pytest.raises(SearchUnusable, match=r"search\.db"):
+        await engine.open()
+    await engine.close()
+
+
+async def test_another_tokeniser_makes_the_index_stale_until_it_is_rebuilt(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as other:
+        other.setattr(fts5_index, "TOKENISER", 999)
+        engine = Fts5Engine(path)
+        await engine.open()
+        await engine.index(documents(), 29)
+        await engine.close()
+    engine = Fts5Engine(path)
+    await engine.open()
+    assert engine.stale
+    await engine.delete([3])  # by the tokens that were kept
+    rebuild = await engine.rebuild()
+    await rebuild.index(documents(), 29)
+    await rebuild.swap()
+    assert not engine.stale
+    await engine.close()
+    await engine.open()
+    assert not engine.stale
+    await engine.close()
+    check_file(path)
+
+
+async def test_another_schema_begins_anew(path: Path) -> None:
+    engine = Fts5Engine(path)
+    await engine.open()
+    await engine.index(documents(), 29)
+    await engine.close()
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE meta SET value = 0 WHERE key = 'schema'")
+    db.close()
+    await engine.open()
+    assert await engine.position() == 0
+    assert await engine.count() == 0
+    await engine.close()
+    assert len(_tables(path)) == 1
+
+
+async def test_an_interrupted_rebuild_is_cleared_away(path: Path) -> None:
+    engine = Fts5Engine(path)
+    await engine.open()
+    await engine.index(documents(), 29)
+    rebuild = await engine.rebuild()
+    await rebuild.index(documents()[:9], 9)
+    await engine.close()  # as a crash leaves it: neither swapped nor discarded
+    assert len(_tables(path)) == 2
+    await engine.open()
+    assert await engine.position() == 29
+    assert await engine.count() == len(documents())
+    await engine.close()
+    assert len(_tables(path)) == 1
+
+
+async def test_a_failed_write_changes_nothing_and_can_be_repeated(engine: Fts5Engine, path: Path) -> None:
+    await engine.index([_document(1)], 1)
+    with sqlite3.connect(path) as other:  # a full disk, near enough: the write fails in the middle
+        pages = other.execute("PRAGMA page_count").fetchone()[0]
+    other.close()
+    await engine._write(lambda: engine._generation().db.execute(f"PRAGMA max_page_count = {pages + 2}"))
+    big = [_document(n, " ".join(f"word{n}x{i}" for i in range(200))) for n in range(2, 200)]
+    with pytest.raises(SearchUnavailable, match="full"):
+        await engine.index(big, 199)
+    assert await engine.position() == 1
+    assert await engine.count() == 1
+    await engine._write(lambda: engine._generation().db.execute("PRAGMA max_page_count = 1000000"))
+    await engine.index(big, 199)
+    assert await engine.count() == 199
+    assert (await engine.search(Query(q="word77x3 "))).total == 1
+    check_file(path)
+
+
+async def test_more_messages_in_a_millisecond_than_it_has_numbers(engine: Fts5Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fts5_index, "SLOTS", 4)
+    monkeypatch.setattr("plugins.search.fts5_search.SLOTS", 4)
+    times = [START] * 10 + [START + 1] * 3 + [START] * 3 + [START + 5, START + 2]
+    await engine.index([_document(n, time=time) for n, time in enumerate(times, 1)], len(times))
+    for since, until in ((0, 0), (START, START + 1), (START + 1, START + 2), (START + 2, 0), (0, START + 1)):
+        expected = {n for n, time in enumerate(times, 1) if time >= since and (not until or time < until)}
+        found = (await engine.search(Query(q="common", since=since, until=until, limit=100))).hits
+        assert {hit.id for hit in found} == expected
+
+
+async def test_searches_go_on_while_a_batch_is_written(engine: Fts5Engine) -> None:
+    await engine.index([_document(1)], 1)
+    release = threading.Event()
+    writing = asyncio.ensure_future(engine._write(release.wait))
+    async with asyncio.timeout(10):
+        assert (await engine.search(Query(q="common"))).total == 1
+    assert not writing.done()
+    release.set()
+    await writing
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Searches that don't end until the event is set."""
+    release = threading.Event()
+    monkeypatch.setattr(fts5.Reader, "search", lambda self, query: release.wait())
+    yield release
+    release.set()
+
+
+async def test_too_many_searches_are_refused(engine: Fts5Engine, stuck: threading.Event) -> None:
+    waiting = [asyncio.ensure_future(engine.search(Query(q="x"))) for _ in range(64)]
+    await asyncio.sleep(0)
+    with pytest.raises(SearchUnavailable, match="64 searches are under way"):
+        await engine.search(Query(q="x"))
+    stuck.set()
+    await asyncio.gather(*waiting)
+    await asyncio.sleep(0)
+    await engine.search(Query(q="x"))
+
+
+async def test_a_search_that_takes_too_long_is_broken_off(path: Path) -> None:
+    engine = Fts5Engine(path, seconds=0.0)
+    await engine.open()
+    await engine.index([_document(n, "common " * 50) for n in range(1, 3000)], 3000)
+    with pytest.raises(SearchUnavailable, match="took too long"):
+        await engine.search(Query(q="common"))
+    await engine.close()
+
+
+async def test_a_closed_engine_says_so(path: Path) -> None:
+    engine = Fts5Engine(path)
+    with pytest.raises(SearchUnavailable, match="not open"):
+        await engine.search(Query(q="x"))
+    with pytest.raises(SearchUnavailable, match="closed"):
+        await engine.index([], 1)
+    await engine.open()
+    await engine.close()
+    await engine.close()
+    with pytest.raises(SearchUnavailable):
+        await engine.count()

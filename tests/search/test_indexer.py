@@ -1,0 +1,415 @@
+"""The indexer: from the store's tail into an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from pathlib import Path
+
+import pytest
+
+import plugins.search.fts5_index as fts5_index
+import plugins.search.indexer as indexer_module
+from plugins.search.engine import Document, Engine, Query, SearchError, SearchUnavailable
+from plugins.search.fts5 import Fts5Engine
+from plugins.search.indexer import Indexer, Progress, Source
+from storage.errors import StorageUnavailable
+from storage.memory import MemoryStorage
+from storage.records import Message
+from tests.search.stores import MadeUpStore, Publisher, made_up
+
+SOON = 20.0
+
+
+@pytest.fixture
+async def storage() -> AsyncIterator[MemoryStorage]:
+    storage = MemoryStorage()
+    await storage.open()
+    yield storage
+    await storage.close()
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[list[Indexer]]:
+    """Indexers to stop at the end."""
+    started: list[Indexer] = []
+    yield started
+    for indexer in started:
+        await indexer.stop()
+
+
+@pytest.fixture
+def start(running: list[Indexer]) -> Callable[..., Indexer]:
+    def start(source: Source, engine: Engine, **options: object) -> Indexer:
+        indexer = Indexer(source, engine, **{"gather": 0.0, "share": 1.0, **options})  # type: ignore[arg-type]
+        running.append(indexer)
+        indexer.start()
+        return indexer
+
+    return start
+
+
+Start = Callable[..., Indexer]
+
+
+async def _ids(engine: Engine, **query: object) -> set[int]:
+    found: set[int] = set()
+    page = await engine.search(Query(limit=100, **query))  # type: ignore[arg-type]
+    found |= {hit.id for hit in page.hits}
+    while page.next:
+        page = await engine.search(Query(limit=100, cursor=page.next, **query))  # type: ignore[arg-type]
+        found |= {hit.id for hit in page.hits}
+    return found
+
+
+async def _until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(SOON):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_what_is_published_is_found(engine: Engine, storage: MemoryStorage, start: Start) -> None:
+    publisher = Publisher(storage)
+    await publisher.publish("before the start")
+    indexer = start(storage, engine)
+    assert await indexer.wait_indexed(publisher.last, SOON)
+    await publisher.publish("会议 at noon", b"\xff\xff", '{"text": "from json"}')
+    indexer.notify(3)
+    assert await indexer.wait_indexed(publisher.last, SOON)
+    assert await _ids(engine, q="start ") == {1}
+    assert await _ids(engine, q="会议") == {2}
+    assert await _ids(engine, q="json ") == {4}
+    assert await engine.count() == 3, "a binary message has no text"
+    await _until(lambda: indexer.lag().messages == 0)
+    assert indexer.lag() == (0, 0, 4)
+
+
+async def test_it_looks_by_itself_where_nobody_wakes_it(engine: Engine, storage: MemoryStorage, start: Start) -> None:
+    indexer = start(storage, engine, poll=0.02)
+    await _until(lambda: indexer._position is not None)
+    await Publisher(storage).publish("unannounced")
+    await _until(lambda: indexer.lag().position == 1)
+
+
+async def test_waiting_for_what_never_comes_ends(engine: Engine, storage: MemoryStorage, start: Start) -> None:
+    assert not await start(storage, engine).wait_indexed(7, 0.05)
+
+
+async def test_a_backlog_is_read_in_pages(tmp_path: Path, start: Start) -> None:
+    engine = Fts5Engine(tmp_path / "search.db")
+    await engine.open()
+    sizes: list[int] = []
+    store = MadeUpStore(1000)
+
+    class Watched(MadeUpStore):
+        async def read_tail(self, after_id: int, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
+            page = await store.read_tail(after_id, limit, max_bytes)
+            sizes.append(len(page))
+            return page
+
+    indexer = start(Watched(1000), engine, batch=64)
+    assert await indexer.wait_indexed(1000, SOON)
+    assert max(sizes) == 64
+    await indexer.stop()
+    await engine.close()
+
+
+async def test_lag_counts_what_was_announced_and_ends_at_zero(engine: Engine, start: Start) -> None:
+    store = MadeUpStore(0)
+    indexer = start(store, engine)
+    await _until(lambda: indexer._position is not None)
+    gate = asyncio.Event()
+    read = store.read_tail
+
+    async def slow(*arguments: object) -> list[Message]:
+        await gate.wait()
+        return await read(*arguments)  # type: ignore[arg-type]
+
+    store.read_tail = slow  # type: ignore[method-assign, assignment]
+    store.size = 30
+    indexer.notify(10)
+    indexer.notify(20)
+    await asyncio.sleep(0.02)
+    lag = indexer.lag()
+    assert lag.messages == 30
+    assert lag.milliseconds >= 10
+    gate.set()
+    assert await indexer.wait_indexed(30, SOON)
+    await _until(lambda: indexer.lag().messages == 0)
+    assert indexer.lag().milliseconds == 0
+
+
+async def test_removed_messages_leave_the_index(engine: Engine, storage: MemoryStorage, start: Start) -> None:
+    publisher = Publisher(storage)
+    await publisher.publish(*[f"common {n}" for n in range(10)])
+    await publisher.publish("common elsewhere", topic="chat/b")
+    indexer = start(storage, engine)
+    assert await indexer.wait_indexed(11, SOON)
+    await storage.prune_conversation("chat/a", 8)
+    indexer.forget("chat/a", 5)
+    indexer.forget("chat/a", 8)
+    indexer.forget("chat/a", 3)
+    async with asyncio.timeout(SOON):
+        while await engine.count() != 4:
+            await asyncio.sleep(0.005)
+    assert await _ids(engine, q="common ") == {8, 9, 10, 11}
+
+
+async def test_a_page_read_before_a_removal_does_not_bring_it_back(
+    engine: Engine, storage: MemoryStorage, start: Start
+) -> None:
+    publisher = Publisher(storage)
+    indexer = start(storage, engine)
+    await _until(lambda: indexer._position is not None)
+    held, gate = asyncio.Event(), asyncio.Event()
+    index = engine.index
+
+    async def slow(batch: Sequence[Document], position: int) -> None:
+        held.set()
+        await gate.wait()
+        await index(batch, position)
+
+    engine.index = slow  # type: ignore[method-assign]
+    await publisher.publish("doomed", "kept")
+    indexer.notify(2)
+    async with asyncio.timeout(SOON):
+        await held.wait()
+    await storage.prune_conversation("chat/a", 2)
+    indexer.forget("chat/a", 2)
+    gate.set()
+    async with asyncio.timeout(SOON):
+        while await _ids(engine) != {2}:
+            await asyncio.sleep(0.005)
+
+
+async def test_removals_that_a_crash_missed_are_found_at_the_next_start(engine: Engine, start: Start) -> None:
+    first = start(MadeUpStore(200), engine)
+    assert await first.wait_indexed(200, SOON)
+    await first.stop()
+    start(MadeUpStore(200, kept=150), engine)
+    expected = {number for number in range(150, 201) if made_up(number).payload != b"\xff\xfe"}
+    async with asyncio.timeout(SOON):
+        while await _ids(engine) != expected:
+            await asyncio.sleep(0.01)
+
+
+async def test_more_removals_than_are_remembered_are_found_by_comparing(
+    engine: Engine, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MadeUpStore(70)
+    indexer = start(store, engine)
+    assert await indexer.wait_indexed(70, SOON)
+    await _until(lambda: indexer._reconcile_after is None)
+    monkeypatch.setattr(indexer_module, "_PENDING_REMOVALS", 2)
+    store.kept = 60
+    for topic in range(7):
+        indexer.forget(f"t/{topic}", 8)
+    expected = {number for number in range(60, 71) if made_up(number).payload != b"\xff\xfe"}
+    async with asyncio.timeout(SOON):
+        while await _ids(engine) != expected:
+            await asyncio.sleep(0.01)
+
+
+class _Moody:
+    """An engine that fails now and then, before or after the work is done."""
+
+    def __init__(self, engine: Engine, seed: int) -> None:
+        self._engine = engine
+        self._rng = random.Random(seed)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._engine, name)
+
+    async def index(self, batch: Sequence[Document], position: int) -> None:
+        mood = self._rng.random()
+        if mood < 0.2:
+            raise SearchUnavailable("away")
+        await self._engine.index(batch, position)
+        if mood > 0.8:
+            raise SearchUnavailable("the answer was lost")
+
+    async def forget(self, topic: str, before_seq: int) -> None:
+        if self._rng.random() < 0.3:
+            raise SearchUnavailable("away")
+        await self._engine.forget(topic, before_seq)
+
+    async def delete(self, ids: Collection[int]) -> None:
+        await self._engine.delete(ids)
+
+
+async def test_absences_of_store_and_engine_leave_no_hole_and_no_double(
+    engine: Engine, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexer_module, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(indexer_module, "_LONGEST_WAIT", 0.01)
+    rng = random.Random(3)
+
+    class MoodyStore(MadeUpStore):
+        async def read_tail(self, after_id: int, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
+            if rng.random() < 0.2:
+                raise StorageUnavailable("away")
+            return await super().read_tail(after_id, limit, max_bytes)
+
+    indexer = start(MoodyStore(400), _Moody(engine, 4), batch=16)
+    assert await indexer.wait_indexed(400, SOON)
+    expected = {number for number in range(1, 401) if made_up(number).payload != b"\xff\xfe"}
+    assert await _ids(engine) == expected
+    assert await engine.count() == len(expected)
+    assert indexer.errors > 0
+    assert await indexer.reindex() == 400
+    assert await _ids(engine) == expected
+
+
+async def test_a_bug_is_loud_and_does_not_end_it(
+    engine: Engine, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(indexer_module, "_LONGEST_WAIT", 0.01)
+    store = MadeUpStore(5)
+    read, broken = store.read_tail, [ZeroDivisionError("a bug")]
+
+    async def buggy(*arguments: object) -> list[Message]:
+        if broken:
+            raise broken.pop()
+        return await read(*arguments)  # type: ignore[arg-type]
+
+    store.read_tail = buggy  # type: ignore[method-assign, assignment]
+    assert await start(store, engine).wait_indexed(5, SOON)
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_an_engine_that_is_away_at_the_start_is_waited_for(
+    make_engine: Callable[[], Engine], start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexer_module, "_FIRST_WAIT", 0.001)
+    engine = make_engine()
+    opened, tries = engine.open, [1, 2, 3]
+
+    async def reluctant() -> None:
+        if tries:
+            tries.pop()
+            raise SearchUnavailable("not yet")
+        await opened()
+
+    engine.open = reluctant  # type: ignore[method-assign]
+    indexer = start(MadeUpStore(5), engine, opened=False)
+    assert await indexer.wait_indexed(5, SOON)
+    await indexer.stop()
+    await engine.close()
+
+
+async def test_a_reindex_is_equal_to_the_live_index_that_went_on(engine: Engine, start: Start) -> None:
+    store = MadeUpStore(300)
+    indexer = start(store, engine, batch=32)
+    assert await indexer.wait_indexed(300, SOON)
+    seen: list[Progress] = []
+
+    def report(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == 2:  # published and removed while it runs
+            store.size, store.kept = 340, 120
+            indexer.notify(40)
+            for number in range(120, 127):
+                indexer.forget(made_up(number).topic, made_up(number).seq)
+
+    assert await indexer.reindex(report) >= 220
+    assert [progress.fraction for progress in seen] == sorted(progress.fraction for progress in seen)
+    assert seen[-1].fraction == 1.0
+    assert await indexer.wait_indexed(340, SOON)
+    assert await _ids(engine) == {number for number in range(120, 341) if made_up(number).payload != b"\xff\xfe"}
+    store.size = 350
+    indexer.notify(10)
+    assert await indexer.wait_indexed(350, SOON)
+    assert await _ids(engine) == {number for number in range(120, 351) if made_up(number).payload != b"\xff\xfe"}
+
+
+async def test_a_reindex_finds_what_was_never_indexed(engine: Engine, start: Start) -> None:
+    await engine.index([], 100)  # an index that believes that it has them
+    indexer = start(MadeUpStore(100), engine)
+    assert await indexer.wait_indexed(100, SOON)
+    assert await engine.count() == 0
+    assert await indexer.reindex() == 100
+    assert await engine.count() == sum(1 for number in range(1, 101) if made_up(number).payload != b"\xff\xfe")
+
+
+async def test_a_reindex_that_is_cancelled_leaves_the_index_as_it_was(engine: Engine, start: Start) -> None:
+    indexer = start(MadeUpStore(300), engine, batch=10)
+    assert await indexer.wait_indexed(300, SOON)
+    before = await _ids(engine)
+    going = asyncio.Event()
+    task = asyncio.ensure_future(indexer.reindex(lambda progress: going.set()))
+    async with asyncio.timeout(SOON):
+        await going.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await _until(lambda: indexer._reindex is None)
+    assert await _ids(engine) == before
+    assert await indexer.reindex() == 300
+    assert await _ids(engine) == before
+
+
+async def test_a_reindex_that_fails_says_so_and_the_next_one_works(
+    engine: Engine, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexer_module, "_FIRST_WAIT", 0.001)
+    indexer = start(MadeUpStore(50), engine)
+    assert await indexer.wait_indexed(50, SOON)
+    make = engine.rebuild
+
+    async def spoilt() -> object:
+        rebuild = await make()
+
+        async def swap() -> None:
+            raise SearchError("the disk is wrong")
+
+        rebuild.swap = swap  # type: ignore[method-assign]
+        return rebuild
+
+    with monkeypatch.context() as broken:
+        broken.setattr(engine, "rebuild", spoilt)
+        with pytest.raises(SearchError, match="the disk is wrong"):
+            await indexer.reindex()
+    both = await asyncio.gather(indexer.reindex(), indexer.reindex())
+    assert both == [50, 50]
+
+
+async def test_another_tokeniser_starts_a_rebuild_by_itself(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as other:
+        other.setattr(fts5_index, "TOKENISER", 999)
+        old = Fts5Engine(tmp_path / "search.db")
+        await old.open()
+        await old.index([], 100)
+        await old.close()
+    engine = Fts5Engine(tmp_path / "search.db")
+    await engine.open()
+    indexer = start(MadeUpStore(100), engine)
+    await _until(lambda: not engine.stale)
+    assert await engine.count() > 80
+    await indexer.stop()
+    await engine.close()
+
+
+async def test_stopping_in_the_middle_loses_nothing(engine: Engine, start: Start) -> None:
+    store = MadeUpStore(500)
+    for _ in range(6):
+        indexer = start(store, engine, batch=20)
+        await _until(lambda indexer=indexer: (indexer._position or 0) > 0)
+        await indexer.stop()
+        await indexer.stop()
+    indexer = start(store, engine)
+    assert await indexer.wait_indexed(500, SOON)
+    assert await _ids(engine) == {number for number in range(1, 501) if made_up(number).payload != b"\xff\xfe"}
+
+
+async def test_the_loop_is_never_held(engine: Engine, start: Start) -> None:
+    indexer = start(MadeUpStore(3000), engine, batch=500)
+    worst, done = 0.0, asyncio.ensure_future(indexer.wait_indexed(3000, SOON))
+    loop = asyncio.get_running_loop()
+    while not done.done():
+        before = loop.time()
+        await asyncio.sleep(0)
+        worst = max(worst, loop.time() - before)
+    assert await done
+    assert worst < 0.5, "a page of work on the loop would show"

@@ -1,0 +1,253 @@
+"""What the Meilisearch adapter does with a server's moods: over the strict stand-in, as a real one does not fail on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+
+import plugins.search.meili_server as meili_server
+from plugins.search.engine import Document, Query, SearchError, SearchUnavailable, SearchUnusable
+from plugins.search.meili import MeiliEngine, grams, query_text
+from plugins.search.terms import parse
+from tests.search.corpus import START, documents
+from tests.search.meili_stub import MeiliStub
+
+
+@pytest.fixture
+async def engine(stub: MeiliStub, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MeiliEngine]:
+    monkeypatch.setattr(meili_server, "_FIRST_BACKOFF", 0.02)
+    engine = MeiliEngine(stub.url, stub.key)
+    await engine.open()
+    yield engine
+    stub.flowing.set()
+    await engine.close()
+
+
+def _document(number: int, text: str = "common", topic: str = "t") -> Document:
+    return Document(number, topic, number, "u/a", "d", START + number, text)
+
+
+async def _asked_about_a_task(stub: MeiliStub) -> None:
+    """Wait until the adapter has asked about a task that is not done."""
+    async with asyncio.timeout(10):
+        while True:
+            waiting = [f"GET /tasks/{task['uid']}" for task in stub.tasks if task["status"] == "enqueued"]
+            if any(request in waiting for request in stub.requests[-5:]):
+                return
+            await asyncio.sleep(0.01)
+
+
+def test_what_is_sent() -> None:
+    assert grams("开会，议 OK") == "开 会 . 议 ok"
+    assert query_text(parse("Hello wor")) == "hello wor"
+    assert query_text(parse("Hello world ")) == "hello world "
+    assert query_text(parse("明天 会议")) == '"明 天" "会 议" '
+    assert query_text(parse('"三点，别" x')) == '"三 点" "别" x'
+    assert query_text(parse("iphone15 ")) == '"iphone15" '
+    assert query_text(parse("-not ")) == '"not" '
+
+
+async def test_the_settings_are_on_the_server(engine: MeiliEngine, stub: MeiliStub) -> None:
+    settings = stub.indexes["tideline"].settings
+    assert settings["searchableAttributes"] == ["grams"]
+    assert settings["rankingRules"][:5] == ["words", "typo", "sort", "proximity", "exactness"]
+    assert settings["localizedAttributes"] == [{"attributePatterns": ["grams"], "locales": ["cmn"]}]
+    assert settings["pagination"] == {"maxTotalHits": 1000}
+
+
+async def test_a_queued_batch_is_not_an_indexed_one(engine: MeiliEngine, stub: MeiliStub) -> None:
+    stub.flowing.clear()
+    writing = asyncio.ensure_future(engine.index([_document(1)], 1))
+    await _asked_about_a_task(stub)
+    assert not writing.done()
+    assert await engine.position() == 0
+    stub.flowing.set()
+    await writing
+    assert await engine.position() == 1
+
+
+@pytest.mark.parametrize(
+    "ending", [("canceled", None), ("failed", {"type": "system", "code": "no_space_left_on_device", "message": "full"})]
+)
+async def test_a_task_that_ends_badly_moves_nothing(
+    engine: MeiliEngine, stub: MeiliStub, ending: tuple[str, dict[str, str] | None]
+) -> None:
+    stub.endings.append(("documentAdditionOrUpdate", *ending))
+    with pytest.raises(SearchUnavailable, match=ending[0]):
+        await engine.index([_document(1)], 1)
+    assert await engine.position() == 0
+    assert stub.indexes["tideline_state"].documents == {}
+    await engine.index([_document(1)], 1)
+    assert (await engine.search(Query(q="common"))).total == 1
+
+
+async def test_a_position_that_cannot_be_written_is_not_taken_for_written(engine: MeiliEngine, stub: MeiliStub) -> None:
+    await engine.index([], 3)
+    stub.endings.append(("documentAdditionOrUpdate", "canceled", None))
+    with pytest.raises(SearchUnavailable):
+        await engine.index([], 9)
+    assert await engine.position() == 3
+    await engine.index([_document(9, topic="new")], 9)
+    assert {document.get("topic") for document in stub.indexes["tideline_state"].documents.values()} == {None, "new"}
+
+
+async def test_one_bad_message_does_not_keep_out_the_others(
+    engine: MeiliEngine, stub: MeiliStub, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = Document(4, "t", 1 << 60, "u/a", "d", START, "common")  # a number that Meilisearch would round
+    await engine.index([_document(1), _document(2), _document(3), bad, _document(5)], 5)
+    assert {hit.id for hit in (await engine.search(Query(q="common"))).hits} == {1, 2, 3, 5}
+    assert await engine.position() == 5
+    assert "message 4 cannot be indexed" in caplog.text
+
+
+async def test_a_batch_that_is_too_large_is_halved(engine: MeiliEngine, stub: MeiliStub) -> None:
+    stub.largest_body = 3000
+    await engine.index([_document(n, f"common {'x' * 40} {n}") for n in range(1, 41)], 40)
+    assert (await engine.search(Query(q="common "))).total == 40
+
+
+async def test_a_task_outlives_an_absence_of_the_server(engine: MeiliEngine, stub: MeiliStub) -> None:
+    stub.flowing.clear()
+    writing = asyncio.ensure_future(engine.index([_document(1)], 1))
+    await _asked_about_a_task(stub)
+    stub.unavailable = True
+    seen = len(stub.requests)
+    async with asyncio.timeout(10):
+        while len(stub.requests) < seen + 3:
+            await asyncio.sleep(0.01)
+    assert not writing.done()
+    stub.unavailable = False
+    stub.flowing.set()
+    await writing
+    adds = [task for task in stub.tasks if task["type"] == "documentAdditionOrUpdate" and task["indexUid"] == "tideline"]
+    assert len(adds) == 1, "it was not sent twice"
+
+
+async def test_a_server_that_lost_its_tasks_gets_the_batch_again(engine: MeiliEngine, stub: MeiliStub) -> None:
+    stub.flowing.clear()
+    writing = asyncio.ensure_future(engine.index([_document(1)], 1))
+    await _asked_about_a_task(stub)
+    stub.forget_tasks()
+    with pytest.raises(SearchUnavailable, match="lost task"):
+        await writing
+    stub.flowing.set()
+    await engine.index([_document(1)], 1)
+    assert await engine.position() == 1
+
+
+async def test_a_server_that_is_away_is_asked_again_later(
+    engine: MeiliEngine, stub: MeiliStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await engine.index([_document(1)], 1)
+    monkeypatch.setattr(engine._server, "_backoff", 0.2)
+    stub.unavailable = True
+    with pytest.raises(SearchUnavailable, match="503"):
+        await engine.search(Query(q="common"))
+    asked = len(stub.requests)
+    with pytest.raises(SearchUnavailable, match="away"):
+        await engine.search(Query(q="common"))
+    assert len(stub.requests) == asked, "a server that is away is left alone for a moment"
+    with pytest.raises(SearchUnavailable):
+        await engine.index([_document(2)], 2)
+    stub.unavailable = False
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                assert (await engine.search(Query(q="common"))).total == 1
+                break
+            except SearchUnavailable:
+                await asyncio.sleep(0.02)
+
+
+async def test_nobody_listens() -> None:
+    engine = MeiliEngine("http://127.0.0.1:9", "k")
+    with pytest.raises(SearchUnavailable, match="MeilisearchCommunicationError"):
+        await engine.open()
+    with pytest.raises(SearchUnavailable):
+        await engine.search(Query(q="x"))
+    await engine.close()
+
+
+async def test_a_wrong_key_is_told_and_no_key_is_ever_shown(stub: MeiliStub, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    engine = MeiliEngine(stub.url, "my-wrong-key")
+    with pytest.raises(SearchUnusable, match=r"refuses our key \(invalid_api_key\)") as caught:
+        await engine.open()
+    await engine.close()
+    right = MeiliEngine(stub.url, stub.key)
+    await right.open()
+    stub.unavailable = True
+    with pytest.raises(SearchUnavailable) as away:
+        await right.search(Query(q="x"))
+    await right.close()
+    for shown in (caplog.text, str(caught.value), repr(caught.value), str(away.value), repr(right)):
+        assert "my-wrong-key" not in shown
+        assert stub.key not in shown
+
+
+async def test_many_threads_keep_their_headers(engine: MeiliEngine) -> None:
+    await engine.index(documents(), 29)
+
+    async def write(number: int) -> None:
+        await engine.index([_document(number)], number)
+
+    searches = [engine.search(Query(q="会议", sort="newest")) for _ in range(50)]
+    answers = await asyncio.gather(*searches, *(write(100 + n) for n in range(20)))
+    assert all(answer.total == 2 for answer in answers[:50] if answer is not None)
+
+
+async def test_an_empty_deletion_is_never_sent(engine: MeiliEngine, stub: MeiliStub) -> None:
+    await engine.index([_document(1)], 1)
+    before = list(stub.requests)
+    await engine.delete([])
+    assert stub.requests == before
+    await engine.forget("t", 1)
+    assert not any(request.endswith("/documents/delete") for request in stub.requests)
+
+
+async def test_long_names_are_filtered_by(engine: MeiliEngine) -> None:
+    topic, sender = "t/" + "长" * 20_000, "u/" + "n" * 60_000
+    await engine.index([Document(1, topic, 1, sender, "d", START, "common")], 1)
+    (hit,) = (await engine.search(Query(q="common", conversations=[topic], sender=sender))).hits
+    assert (hit.topic, hit.sender) == (topic, sender)
+
+
+async def test_a_server_that_lost_everything_is_filled_again(engine: MeiliEngine, stub: MeiliStub) -> None:
+    await engine.index([_document(1)], 1)
+    stub.indexes.clear()
+    with pytest.raises(SearchUnavailable, match="index_not_found"):
+        await engine.search(Query(q="common"))
+    again = MeiliEngine(stub.url, stub.key)
+    await again.open()
+    assert await again.position() == 0
+    await again.close()
+
+
+async def test_a_swap_is_one_task_and_an_unknown_outcome_ends_the_rebuild(engine: MeiliEngine, stub: MeiliStub) -> None:
+    await engine.index([_document(1, "old")], 1)
+    rebuild = await engine.rebuild()
+    await rebuild.index([_document(1, "new")], 1)
+    stub.endings.append(("indexSwap", "canceled", None))
+    with pytest.raises(SearchError, match="may not be in use"):
+        await rebuild.swap()
+    await rebuild.discard()
+    assert (await engine.search(Query(q="old "))).total == 1
+    rebuild = await engine.rebuild()
+    await rebuild.index([_document(1, "new")], 1)
+    await rebuild.swap()
+    assert len([task for task in stub.tasks if task["type"] == "indexSwap"]) == 2
+    assert sorted(stub.indexes) == ["tideline", "tideline_state"]
+    assert (await engine.search(Query(q="new "))).total == 1
+
+
+async def test_closing_ends_a_wait(engine: MeiliEngine, stub: MeiliStub) -> None:
+    stub.flowing.clear()
+    writing = asyncio.ensure_future(engine.index([_document(1)], 1))
+    await _asked_about_a_task(stub)
+    await engine.close()
+    with pytest.raises(SearchUnavailable, match="closed"):
+        await writing
