@@ -61,6 +61,7 @@ def _tell(story: Story) -> bool:
     story.start_broker("Starting the broker again on the same directory. Nothing was cleaned up, nothing is repaired by hand.")
     story.all_sent()
     story.phone_has_all()
+    story.show_devices()
     story.laptop_returns()
     good = story.verdict()
     _say(f"({time.monotonic() - started:.1f} s)")

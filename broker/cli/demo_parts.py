@@ -181,6 +181,24 @@ class Story:
         self._wait(lambda: len(self.phone.received) >= len(self.sent), "the phone getting every message")
         self._say(f"    phone has {len(self.phone.received)} of {len(self.sent)} messages")
 
+    def show_devices(self) -> None:
+        """What `tideline inspect` reads from the data beside the running broker."""
+        self._step("tideline inspect devices: each device has its own offset in its user's inbox, and so a lag.")
+        command = [
+            sys.executable,
+            "-m",
+            "broker.cli",
+            "inspect",
+            "devices",
+            "--data",
+            str(self._folder / "data"),
+            "--user",
+            "ada",
+        ]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        for line in (shown.stdout or shown.stderr).splitlines():
+            self._say(f"    {line}")
+
     def laptop_returns(self) -> None:
         self._step(f"The laptop comes back. It read up to message {self.before_leaving}; the broker goes on from there.")
         self.laptop.start()

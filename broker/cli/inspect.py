@@ -25,6 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _PAGE = 256
 _SHOWN = 60  # characters of a payload in a table
+_LISTED = 8  # subscriptions of a device in a table
 
 
 def _source_options(command: F) -> F:
@@ -238,19 +239,15 @@ async def _print(rows: Rows, as_json: bool) -> None:
 
 
 def _cell(value: object) -> str:
-    if isinstance(value, list):
-        return " ".join(_item(item) for item in value) or "-"
-    text = printable(str(value))
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
-
-
-def _item(item: object) -> str:
-    """A nested value in a table: ``chat/#:1>5`` is a filter, its QoS and its since; ``12:published_1`` what is in flight."""
-    if not isinstance(item, dict):
-        return str(item)
-    if "filter" in item:
-        return printable(f"{item['filter']}:{item['qos']}>{item['since']}")
-    return f"{item['seq']}:{item['state']}"
+    """A value in a table: ``chat/#:1>5`` is a filter, its QoS and its since; ``3 (7-9)`` is how many are in flight, and which."""
+    if not isinstance(value, list):
+        text = printable(str(value))
+        return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    if value and isinstance(value[0], dict) and "state" in value[0]:
+        seqs = [item["seq"] for item in value]
+        return f"{len(seqs)} ({min(seqs)}-{max(seqs)})"
+    items = [f"{item['filter']}:{item['qos']}>{item['since']}" if isinstance(item, dict) else str(item) for item in value]
+    return printable(" ".join(items[:_LISTED]) + (f" +{len(items) - _LISTED}" if len(items) > _LISTED else "")) or "-"
 
 
 def _print_block(block: list[list[str]]) -> None:
