@@ -85,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         more = versions.measure(rounds, options)
         parts += [versions.table(more), table.troubles(more)]
         cells += more
+    parts.append(table.disturbance(cells))
     print("\n\n".join(part for part in parts if part))
     if given.json:
         given.json.write_text(json.dumps({"machine": about, "cells": [asdict(cell) for cell in cells]}, indent=1) + "\n")

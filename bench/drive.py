@@ -81,7 +81,7 @@ def measure(shape: Shape, peer: Peer, options: Options, *, version: int = wire.V
     cell = Cell(shape.name, peer.name)
     watch = _MemoryWatch(peer.pid)
     watch.start()
-    cpu = process.cpu_seconds(peer.pid)
+    cpu, others, began = process.cpu_seconds(peer.pid), _others(peer), time.monotonic()
     try:
         answer = _generate(spec, watch, shape.timeout)
     finally:
@@ -92,10 +92,16 @@ def measure(shape: Shape, peer: Peer, options: Options, *, version: int = wire.V
         cell.trouble = str(answer["trouble"])
     else:
         cell.figures = answer["figures"]
+        cell.figures["others"] = max(0.0, (_others(peer) - others) / (time.monotonic() - began))
         _complete(cell, watch)
         if delivered := cell.figures.get("delivered"):
             cell.figures["cpu_us"] = (process.cpu_seconds(peer.pid) - cpu) / delivered * 1e6
     return cell
+
+
+def _others(peer: Peer) -> float:
+    """Processor seconds of everything but the broker, the generator and us; brokers that wait their turn are among them."""
+    return process.machine_cpu_seconds() - process.cpu_seconds(peer.pid) - process.own_cpu_seconds()
 
 
 def _generate(spec: dict[str, object], watch: _MemoryWatch, timeout: float) -> dict[str, Any]:

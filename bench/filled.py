@@ -12,7 +12,7 @@ from bench.drive import Cell, Options
 from bench.peers.tideline import Tideline
 from bench.rounds import Contestant, median, run, say
 from bench.shapes import THROUGHPUT
-from bench.table import columns
+from bench.table import columns, cpu_change
 
 BOUND = 10.0
 """Per cent that a delivery may cost more."""
@@ -54,12 +54,13 @@ def measure(rounds: int, options: Options, messages: int, filters: int) -> list[
 
 def table(cells: Sequence[Cell], messages: int, filters: int) -> str:
     """Both figures, and how much more a delivery costs with the data, per cent."""
-    rows = [["", "empty", "filled", "growth of cost", ""]]
+    rows = [["", "empty", "filled", "growth of cost", "", "processor time"]]
     for shape in THROUGHPUT:
         empty, filled = (median(cells, shape.name, label, "rate") for label in ("empty", "filled"))
         if empty and filled:
             growth = (empty / filled - 1) * 100
             judged = "reached" if growth < BOUND else "MISSED"
-            rows.append([shape.rows[0].title, f"{empty:,.0f}", f"{filled:,.0f}", f"{growth:+.1f} %", judged])
+            line = [shape.rows[0].title, f"{empty:,.0f}", f"{filled:,.0f}", f"{growth:+.1f} %", judged]
+            rows.append([*line, cpu_change(cells, shape.name, "empty", "filled")])
     title = f"Tideline with {messages:,} stored messages and {filters:,} subscription filters against empty, deliveries/s"
     return f"{title} (target: below {BOUND:g} %)\n\n{columns(rows)}"

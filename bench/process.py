@@ -58,3 +58,16 @@ def cpu_by_thread(pid: int) -> dict[str, float]:
         name, used = _times(task / "stat")
         seconds[f"{task.name} {name}"] = used
     return seconds
+
+
+def machine_cpu_seconds() -> float:
+    """Processor seconds that everything on the machine used so far."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    user, nice, system, _idle, _waiting, irq, softirq, steal = (int(field) for field in fields[1:9])
+    return (user + nice + system + irq + softirq + steal) / _TICK
+
+
+def own_cpu_seconds() -> float:
+    """Processor seconds of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system

@@ -55,6 +55,13 @@ def _cell(row: Row, ours: float | None, value: float, label: str) -> str:
     return f"{text} ×{better(row, ours, value):.2f}"
 
 
+def cpu_change(cells: Iterable[Cell], shape: str, base: str, other: str) -> str:
+    """How much more processor time a delivery takes the broker; less noisy than the rates on a machine that is shared."""
+    kept = list(cells)
+    before, after = (median(kept, shape, label, "cpu_us") for label in (base, other))
+    return f"{(after / before - 1) * 100:+.1f} %" if before and after else "-"
+
+
 def troubles(cells: Iterable[Cell]) -> str:
     """One line for everything that a ``!`` stands for."""
     seen: dict[tuple[str, str], list[str]] = {}
@@ -106,3 +113,12 @@ def busiest(cells: Iterable[Cell]) -> str:
     ours = [share for share, cell in busy if cell.peer == OURS]
     own = f"; with Tideline at most {max(ours):.0%}" if ours else ""
     return f"The generator was busy for at most {share:.0%} of one core ({cell.peer}, {cell.shape}){own}."
+
+
+def disturbance(cells: Iterable[Cell]) -> str:
+    """What else used the processors while the cells were measured."""
+    shares = sorted(cell.figures["others"] for cell in cells if "others" in cell.figures)
+    if not shares:
+        return ""
+    warning = " Take a quieter machine before you trust these figures." if shares[len(shares) // 2] > 0.2 else ""
+    return f"Other processes used {shares[len(shares) // 2]:.0%} of one core (median of the cells; at most {shares[-1]:.0%}).{warning}"

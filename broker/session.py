@@ -27,6 +27,7 @@ class Session:
     __slots__ = (
         "connection",
         "cursor",
+        "ended",
         "epoch",
         "expires_at",
         "expiry",
@@ -57,6 +58,8 @@ class Session:
         """Inbound QoS 2: packet id to who waits for its PUBREC; None once the message is stored."""
         self.will: bytes | None = None
         self.will_at = 0
+        self.ended = False
+        """It was removed, at a place in the order that is past: nothing of it is stored any more."""
         self.saving: object = None
         """The step that will store this session's progress, while it waits for its group."""
 

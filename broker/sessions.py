@@ -318,6 +318,7 @@ class EndStep(Step):
         operations: list[Operation] = []
         if not self._keep:
             session, server = self._session, self._server
+            session.ended = True
             for filter_ in session.subscriptions:
                 if filter_ in session.shares:
                     operations += server.shares.leave(session, filter_, unsubscribed=False)

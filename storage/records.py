@@ -141,7 +141,7 @@ class Append:
 
     Filled by commit: ``message.seq``, ``message.time`` (raised where the conversation is ahead),
     ``inbox_seqs`` (parallel to ``recipients``), ``original`` (the message stored earlier under the key), ``error``.
-    ``origin`` is the broker's own and is never looked at by storage.
+    ``origin`` and ``matched`` are the broker's own and are never looked at by storage.
     """
 
     message: Message
@@ -156,6 +156,8 @@ class Append:
     """(message id, conversation sequence) of the message stored earlier under the same key."""
     error: Exception | None = None
     origin: object = None
+    matched: object = None
+    """Whom the message reaches, as of its place in the order."""
 
 
 @dataclass(slots=True, eq=False)

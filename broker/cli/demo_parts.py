@@ -5,6 +5,7 @@ QoS 2 on both legs, where "exactly once" is the promise: a message that the lapt
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import socket
@@ -104,7 +105,7 @@ class Story:
         self._step(why)
         command = [sys.executable, "-m", "broker.cli", "serve", "--config", str(self._config)]
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=own_environment())
         deadline = time.monotonic() + PATIENCE
         while not accepts(self._port):
             if self._process.poll() is not None:
@@ -195,7 +196,7 @@ class Story:
             "--user",
             "ada",
         ]
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False, env=own_environment())
         for line in (shown.stdout or shown.stderr).splitlines():
             self._say(f"    {line}")
 
@@ -252,6 +253,11 @@ def write_config(folder: Path, port: int, password: str) -> Path:
     }
     config.write_text(yaml.safe_dump(settings, sort_keys=False))
     return config
+
+
+def own_environment() -> dict[str, str]:
+    """The environment without settings that are meant for another broker."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TIDELINE")}
 
 
 def free_port() -> int:

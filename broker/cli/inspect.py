@@ -239,7 +239,7 @@ async def _print(rows: Rows, as_json: bool) -> None:
 
 
 def _cell(value: object) -> str:
-    """A value in a table: ``chat/#:1>5`` is a filter, its QoS and its since; ``3 (7-9)`` is how many are in flight, and which."""
+    """A value in a table: ``chat/#:1>5`` is a filter, its QoS and its since; ``3 (7-9)`` is how many are in flight."""
     if not isinstance(value, list):
         text = printable(str(value))
         return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import plugins.search.fts5 as fts5
 import plugins.search.fts5_index as fts5_index
 from plugins.search.engine import Document, Query, SearchUnavailable, SearchUnusable
 from plugins.search.fts5 import Fts5Engine
+from plugins.search.fts5_search import Reader
 from tests.search.corpus import START, documents
 
 
@@ -65,12 +65,12 @@ async def test_rows_and_the_inverted_index_agree(engine: Fts5Engine, path: Path)
 
 async def test_a_python_without_fts5_is_told_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Without(sqlite3.Connection):
-        def execute(self, sql: str, *arguments: object) -> sqlite3.Cursor:  # type: ignore[override]
+        def execute(self, sql: str, *arguments: object) -> sqlite3.Cursor:
             if "fts5" in sql:
                 raise sqlite3.OperationalError("no such module: fts5")
             return super().execute(sql, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fts5.sqlite3, "connect", lambda *a, **k: Without(*a, **k))
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: Without(*a, **k))
     engine = Fts5Engine(path)
     with pytest.raises(SearchUnusable, match=r"no fts5 .*use a python that has it, or engine: meilisearch"):
         await engine.open()
@@ -198,7 +198,7 @@ async def test_searches_go_on_while_a_batch_is_written(engine: Fts5Engine) -> No
 def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Searches that don't end until the event is set."""
     release = threading.Event()
-    monkeypatch.setattr(fts5.Reader, "search", lambda self, query: release.wait())
+    monkeypatch.setattr(Reader, "search", lambda self, query: release.wait())
     yield release
     release.set()
 

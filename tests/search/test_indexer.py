@@ -369,8 +369,7 @@ async def test_a_reindex_that_fails_says_so_and_the_next_one_works(
         broken.setattr(engine, "rebuild", spoilt)
         with pytest.raises(SearchError, match="the disk is wrong"):
             await indexer.reindex()
-    both = await asyncio.gather(indexer.reindex(), indexer.reindex())
-    assert both == [50, 50]
+    assert await asyncio.gather(indexer.reindex(), indexer.reindex()) == [50, 50]
 
 
 async def test_another_tokeniser_starts_a_rebuild_by_itself(
@@ -395,7 +394,7 @@ async def test_stopping_in_the_middle_loses_nothing(engine: Engine, start: Start
     store = MadeUpStore(500)
     for _ in range(6):
         indexer = start(store, engine, batch=20)
-        await _until(lambda indexer=indexer: (indexer._position or 0) > 0)
+        assert await indexer.wait_indexed(20, SOON)
         await indexer.stop()
         await indexer.stop()
     indexer = start(store, engine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -62,9 +62,22 @@ class Broker:
             connect.setdefault("expiry", 3600)
         return await self.client(client_id, version, clean=False, **connect)
 
+    async def lose(self, client: Client, client_id: str) -> None:
+        """The client goes without a DISCONNECT, and the broker has noticed."""
+        sessions = self.server.sessions
+        await client.drop()
+        await until(lambda: all(session.connection is None for session in sessions.named(client_id)))
+
     async def close_clients(self) -> None:
         for client in self._clients:
             await client.drop()
+
+
+async def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    """Wait for what the broker does by itself and tells no client."""
+    async with asyncio.timeout(timeout):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 class Loud(logging.Handler):

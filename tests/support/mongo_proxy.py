@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from storage.mongo.documents import Collections
@@ -25,7 +25,8 @@ LOSABLE = set(Collections._fields) - {"lease"}
 class MongoProxy:
     """Forwards whole wire messages. ``lose`` is asked for each command whether its answer is to be lost.
 
-    ``pass_on`` is asked before, whether the server gets it at all; where not, the connection is cut.
+    ``pass_on`` is asked before, whether the server gets it at all; where not, the connection is cut. ``held`` may give something
+    to wait for before the server gets it.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -35,6 +36,7 @@ class MongoProxy:
         self.port = 0
         self.lose: Callable[[Command], bool] = lambda command: False
         self.pass_on: Callable[[Command], bool] = lambda command: True
+        self.held: Callable[[], Awaitable[object] | None] = lambda: None
         self.lost: list[Command] = []
 
     async def start(self) -> None:
@@ -94,6 +96,8 @@ class MongoProxy:
                     if self.lose(command):
                         self.lost.append(command)
                         losing.add(request_id)
+                if (held := self.held()) is not None:
+                    await held
                 server_writer.write(data)
                 await server_writer.drain()
 

@@ -1,0 +1,88 @@
+"""A broker as people run it: a process of its own, started by the command line."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PATIENCE = 30.0
+FREE_PORTS = {"TIDELINE__LISTENERS__0__BIND": "127.0.0.1:0", "TIDELINE__LISTENERS__1__BIND": "127.0.0.1:0"}
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment without settings of its own, and with these."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TIDELINE")}
+    return {**inherited, **FREE_PORTS, **variables}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "broker.cli", *arguments]
+
+
+class Process:
+    """``tideline serve``; its standard output as it comes, its log once it has ended."""
+
+    def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
+        self._log = folder / f"log-{time.monotonic_ns()}.txt"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command("serve", *arguments),
+                cwd=folder,
+                env=environment(PYTHONPATH=str(Path(__file__).resolve().parents[2]), **variables),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        self._lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line.rstrip("\n"))
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def line(self, beginning: str) -> str:
+        """The next line of standard output that begins like this."""
+        while True:
+            try:
+                line = self._lines.get(timeout=PATIENCE)
+            except queue.Empty:
+                raise AssertionError(f"no {beginning!r} line; the log: {self.log}") from None
+            if line.startswith(beginning):
+                return line
+
+    def port(self, listener: str = "mqtt") -> int:
+        return int(self.line(f"listening {listener} ").split(":")[2].split("/")[0])
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        return self.process.wait(PATIENCE)
+
+
+@contextmanager
+def serving(folder: Path, *arguments: str, **variables: str) -> Iterator[Process]:
+    """A broker process that is gone at the end."""
+    broker = Process(folder, *arguments, **variables)
+    try:
+        yield broker
+    finally:
+        if broker.process.poll() is None:
+            broker.process.kill()
+            broker.process.wait()
+        assert broker.process.stdout is not None
+        broker.process.stdout.close()

@@ -1,0 +1,135 @@
+"""`tideline check`, `passwd` and help, as people call them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from amqtt.contexts import BaseContext
+from amqtt.plugins.authentication import FileAuthPlugin
+from amqtt.session import Session
+from click.testing import CliRunner, Result
+
+from broker.cli.logs import printable
+from broker.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tideline(*arguments: str | Path, stdin: str | None = None, **environ: str) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin, env={**environ})
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in main.commands), ["inspect", "messages"], ["inspect", "inbox"]])
+def test_every_command_has_help(command: list[str]) -> None:
+    shown = tideline(*command, "--help")
+    assert shown.exit_code == 0
+    assert shown.output.startswith("Usage: ")
+
+
+def test_the_version_is_the_packages() -> None:
+    assert tideline("--version").output == "tideline 0.1.0\n"
+
+
+# --- check ---------------------------------------------------------------------------------------------------------
+
+
+def test_check_is_content_with_the_shipped_file() -> None:
+    shown = tideline("check", "--config", ROOT / "config.yaml", "--strict")
+    assert shown.exit_code == 0, shown.output
+    assert "mqtt://127.0.0.1:1883" in shown.output
+    assert "ws://127.0.0.1:8083/mqtt" in shown.output
+    assert "sqlite:///data/tideline.db" in shown.output
+
+
+def test_check_says_what_is_wrong_and_where(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("mqtt:\n  inflight_windw: 4\n")
+    shown = tideline("check", "-c", path)
+    assert shown.exit_code == 2
+    assert shown.stderr == f"tideline: {path}: mqtt.inflight_windw (line 2): unknown, did you mean 'inflight_window'?\n"
+
+
+def test_check_names_plugins_that_cannot_be_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("plugins:\n  no.such.Plugin:\n  persistence: {ulr: x}\n")
+    shown = tideline("check", "-c", path)
+    assert shown.exit_code == 2
+    assert len(shown.stderr.splitlines()) == 2
+
+
+def test_check_warns_and_strict_makes_it_an_exit_code() -> None:
+    environ = {"TIDELINE__LISTENERS__0__BIND": "0.0.0.0:1883"}
+    shown = tideline("check", "-c", ROOT / "config.yaml", **environ)
+    assert shown.exit_code == 0
+    assert shown.stderr.count("warning: ") == 2
+    assert tideline("check", "-c", ROOT / "config.yaml", "--strict", **environ).exit_code == 1
+
+
+def test_check_hides_the_password_of_a_database() -> None:
+    environ = {"TIDELINE__PLUGINS__PERSISTENCE__URL": "mongodb://tide:sesame@host/db"}
+    shown = tideline("check", "-c", ROOT / "config.yaml", **environ)
+    assert "sesame" not in shown.output
+    assert "mongodb://tide:***@host/db" in shown.output
+
+
+# --- passwd --------------------------------------------------------------------------------------------------------
+
+
+async def lets_in(file: Path, user: str, password: str) -> bool | None:
+    """What amqtt's own plugin says of a user and password."""
+    context = BaseContext()
+    context.logger = logging.getLogger("test")
+    context.config = FileAuthPlugin.Config(password_file=file)
+    session = Session()
+    session.username, session.password = user, password
+    return await FileAuthPlugin(context).authenticate(session=session)
+
+
+async def test_amqtt_accepts_the_passwords(tmp_path: Path) -> None:
+    file = tmp_path / "passwords.txt"
+    assert tideline("passwd", file, "alice", "--stdin", stdin="sesame\n").exit_code == 0
+    assert tideline("passwd", file, "bob", "--stdin", stdin="grüße 🌊\n").exit_code == 0
+    assert await lets_in(file, "alice", "sesame") is True
+    assert await lets_in(file, "bob", "grüße 🌊") is True
+    assert await lets_in(file, "alice", "Sesame") is False
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "sesame" not in file.read_text()
+
+
+async def test_passwords_change_and_users_go(tmp_path: Path) -> None:
+    file = tmp_path / "passwords.txt"
+    file.write_text("# people\n")
+    file.chmod(0o640)
+    for password in ("one", "two"):
+        assert tideline("passwd", file, "alice", stdin=f"{password}\n{password}\n").exit_code == 0
+    tideline("passwd", file, "bob", "--stdin", stdin="x\n")
+    assert await lets_in(file, "alice", "one") is False
+    assert await lets_in(file, "alice", "two") is True
+    assert tideline("passwd", file).output == "alice\nbob\n"
+    assert tideline("passwd", file, "alice", "--delete").exit_code == 0
+    assert tideline("passwd", file).output == "bob\n"
+    assert file.read_text().startswith("# people\n")
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert os.listdir(tmp_path) == ["passwords.txt"]
+
+
+@pytest.mark.parametrize(
+    ("user", "password"), [("a:b", "x"), ("#a", "x"), (" a", "x"), ("a\nb", "x"), ("", "x"), ("alice", "")]
+)
+def test_what_the_file_cannot_hold_is_refused(tmp_path: Path, user: str, password: str) -> None:
+    file = tmp_path / "passwords.txt"
+    assert tideline("passwd", file, user, "--stdin", stdin=password + "\n").exit_code == 2
+    assert not file.exists()
+
+
+def test_a_user_who_is_not_there_cannot_be_removed(tmp_path: Path) -> None:
+    shown = tideline("passwd", tmp_path / "none.txt", "alice", "--delete")
+    assert (shown.exit_code, "no user 'alice'" in shown.stderr) == (1, True)
+
+
+def test_a_log_line_cannot_command_a_terminal() -> None:
+    assert printable("a\x1b[2Jb\nc\u202e") == "a\\x1b[2Jb\\nc\\u202e"
+    assert printable("grüße 会议") == "grüße 会议"

@@ -1,0 +1,108 @@
+"""`tideline serve` as a process: where it listens, how it ends, what it says when it cannot start."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.processes import PATIENCE, command, environment, serving
+
+CONNECT = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c"
+MEMORY = {"TIDELINE__PLUGINS__PERSISTENCE__URL": "memory://"}
+
+
+def connack(port: int) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        client.settimeout(PATIENCE)
+        client.sendall(CONNECT)
+        return client.recv(4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_where_it_listens_serves_and_ends_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    with serving(tmp_path, "--data", "here") as broker:
+        port = broker.port()
+        assert broker.line("listening websocket ws://127.0.0.1:").endswith("/mqtt")
+        assert broker.line("storing") == "storing sqlite:///here/tideline.db"
+        assert connack(port) == b"\x20\x02\x00\x00"
+        broker.signal(number)
+        assert broker.wait() == 0
+        assert "Traceback" not in broker.log
+    assert (tmp_path / "here" / "tideline.db").exists()
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_config_file_in_the_directory_is_found(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("plugins:\n  persistence: {url: 'memory://'}\nlog: {format: json}\n")
+    with serving(tmp_path) as broker:
+        assert broker.line("storing") == "storing memory://"
+        broker.signal(signal.SIGTERM)
+        assert broker.wait() == 0
+        lines = [json.loads(line) for line in broker.log.splitlines()]
+    assert {"time", "level", "logger", "message"} == set(lines[0])
+    assert any(line["message"] == "configuration: config.yaml" for line in lines)
+
+
+def fails(tmp_path: Path, *arguments: str, **variables: str) -> tuple[int, str]:
+    """(exit code, what `serve` said as an error); there is exactly one line of it and no traceback."""
+    done = subprocess.run(
+        command("serve", *arguments),
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(Path(__file__).resolve().parents[2]), TIDELINE__LOG__LEVEL="error", **variables),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert done.stdout == ""
+    return done.returncode, line
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, line = fails(tmp_path, **{**MEMORY, "TIDELINE__LISTENERS__1__BIND": f"127.0.0.1:{port}"})
+    assert code == 3
+    assert f"listener websocket: cannot listen on 127.0.0.1:{port}: address already in use" in line
+
+
+def test_data_that_another_broker_serves_is_one_line(tmp_path: Path) -> None:
+    with serving(tmp_path) as broker:
+        broker.line("storing")
+        code, line = fails(tmp_path)
+    assert code == 3
+    assert "data/tideline.db" in line
+
+
+def test_a_data_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    code, line = fails(tmp_path, "--data", "file/data")
+    assert code == 3
+    assert "file/data" in line
+
+
+def test_wrong_settings_are_one_line_each(tmp_path: Path) -> None:
+    code, line = fails(tmp_path, TIDELINE__MQTT__INFLIGHT_WINDW="1")
+    assert (code, "did you mean 'inflight_window'?" in line) == (2, True)
+    code, line = fails(tmp_path, TIDELINE__PLUGINS__SYS__INTERVALL="1")
+    assert (code, "did you mean interval?" in line) == (2, True)
+
+
+def test_data_makes_no_sense_for_a_database_elsewhere(tmp_path: Path) -> None:
+    code, line = fails(tmp_path, "--data", "x", TIDELINE__PLUGINS__PERSISTENCE__URL="mongodb://h/d")
+    assert code == 2
+    assert "--data: the configuration stores elsewhere" in line
+
+
+def test_uvloop_is_used_where_it_is_installed() -> None:
+    uvloop = pytest.importorskip("uvloop")
+    from broker.cli.serve import _loop_factory
+
+    assert _loop_factory() is uvloop.new_event_loop
