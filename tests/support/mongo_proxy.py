@@ -25,8 +25,8 @@ LOSABLE = set(Collections._fields) - {"lease"}
 class MongoProxy:
     """Forwards whole wire messages. ``lose`` is asked for each command whether its answer is to be lost.
 
-    ``pass_on`` is asked before, whether the server gets it at all; where not, the connection is cut. ``held`` may give something
-    to wait for before the server gets it.
+    ``pass_on`` is asked before, whether the server gets it at all; where not, the connection is cut. ``held`` may give
+    something to wait for before the server gets it.
     """
 
     def __init__(self, host: str, port: int) -> None:
