@@ -120,5 +120,6 @@ def disturbance(cells: Iterable[Cell]) -> str:
     shares = sorted(cell.figures["others"] for cell in cells if "others" in cell.figures)
     if not shares:
         return ""
-    warning = " Take a quieter machine before you trust these figures." if shares[len(shares) // 2] > 0.2 else ""
-    return f"Other processes used {shares[len(shares) // 2]:.0%} of one core (median of the cells; at most {shares[-1]:.0%}).{warning}"
+    median = shares[len(shares) // 2]
+    warning = " Take a quieter machine before you trust these figures." if median > 0.2 else ""
+    return f"Other processes used {median:.0%} of one core (median of the cells; at most {shares[-1]:.0%}).{warning}"

@@ -306,7 +306,7 @@ class Server:
         itself must get out while a commit hangs."""
         if message.retain:
             self.retained.put(message)
-        self.delivery.deliver([Append(message, store=False)])
+        self.delivery.deliver([Append(message, store=False, matched=self.trie.match(message.topic))])
 
     # --- what plugins are told ---------------------------------------------------------------------------------------
 
