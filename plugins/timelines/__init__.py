@@ -1,0 +1,19 @@
+"""Conversations and inboxes as their users see them: what the HTTP API and the requests over MQTT have in common."""
+
+from plugins.timelines.errors import Conflict, Forbidden, NotFound, Problem, TooLarge, Unprocessable
+from plugins.timelines.participants import Participants
+from plugins.timelines.service import Timelines
+from plugins.timelines.who import OPERATOR, Who
+
+__all__ = [
+    "OPERATOR",
+    "Conflict",
+    "Forbidden",
+    "NotFound",
+    "Participants",
+    "Problem",
+    "Timelines",
+    "TooLarge",
+    "Unprocessable",
+    "Who",
+]

@@ -1,0 +1,137 @@
+"""Messages as JSON, and payloads from it.
+
+A payload is given as ``text`` where it is UTF-8, as ``json`` where it is an object or an array (or its content type says JSON), and
+as ``base64`` otherwise. What JSON could not give back exactly (a number that is infinite here, say) is given as text.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from typing import Any
+
+from broker.packets import wire
+from broker.packets.codes import PacketType, ProtocolViolation
+from broker.packets.properties import EMPTY, Properties, Property, decode_properties, encode_property_body
+from plugins.timelines.errors import Unprocessable
+from storage.records import InboxEntry, Message
+
+
+def hex_id(message_id: int) -> str:
+    """A message id as callers see it: 16 hexadecimal digits."""
+    return f"{message_id:016x}"
+
+
+def parse_id(text: str) -> int:
+    """The other way round; 0, which no message has, for anything else."""
+    if len(text) != 16 or not all(c in "0123456789abcdef" for c in text):
+        return 0
+    number = int(text, 16)
+    return number if number < 1 << 63 else 0
+
+
+def rendered(message: Message) -> dict[str, Any]:
+    """A message as JSON."""
+    properties = message_properties(message)
+    content_type = properties.get(Property.CONTENT_TYPE)
+    encoding, payload = _payload(message.payload, content_type or "")
+    return {
+        "id": hex_id(message.id),
+        "topic": message.topic,
+        "seq": message.seq,
+        "sender": message.user,
+        "device": message.device,
+        "time": message.time,
+        "qos": message.qos,
+        "retain": message.retain,
+        "expires": message.expires or None,
+        "content_type": content_type,
+        "properties": [list(pair) for pair in properties.get(Property.USER_PROPERTY, ())],
+        "encoding": encoding,
+        "payload": payload,
+    }
+
+
+def rendered_entry(entry: InboxEntry) -> dict[str, Any]:
+    """An inbox entry as JSON: its sequence, which acknowledging names, and its message."""
+    return {"offset": entry.seq, "message": rendered(entry.message) if entry.message is not None else None}
+
+
+def message_properties(message: Message) -> Properties:
+    """The MQTT 5 properties that travel with a message."""
+    body = message.properties
+    if not body:
+        return EMPTY
+    data = wire.varint(len(body)) + body
+    try:
+        return decode_properties(data, 0, len(data), PacketType.PUBLISH)[0]
+    except ProtocolViolation:  # written by another version: the message is still worth showing
+        return EMPTY
+
+
+def content_properties(content_type: str | None, pairs: list[tuple[str, str]], text: bool) -> bytes:
+    """The properties of a message that is published over HTTP, encoded. Raises `Unprocessable`."""
+    properties: Properties = {}
+    if text:
+        properties[Property.PAYLOAD_FORMAT] = 1
+    if content_type:
+        properties[Property.CONTENT_TYPE] = content_type
+    if pairs:
+        properties[Property.USER_PROPERTY] = pairs
+    for value in (content_type or "", *(part for pair in pairs for part in pair)):
+        try:
+            wire.check_identifier(value, "property")
+        except ProtocolViolation as violation:
+            raise Unprocessable(violation.text) from violation
+    try:
+        return encode_property_body(properties)
+    except ValueError as error:
+        raise Unprocessable(f"a property cannot be encoded: {error}") from error
+
+
+def payload_bytes(value: Any, encoding: str) -> bytes:
+    """A payload as given in a request: JSON value, text or base64. Raises `Unprocessable`."""
+    try:
+        if encoding == "json":
+            return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        if not isinstance(value, str):
+            raise Unprocessable(f"payload: must be a string where encoding is {encoding}")
+        return base64.b64decode(value, validate=True) if encoding == "base64" else value.encode()
+    except binascii.Error as error:
+        raise Unprocessable(f"payload: not base64: {error}") from error
+    except (UnicodeEncodeError, ValueError, RecursionError) as error:
+        raise Unprocessable("payload: cannot be encoded as UTF-8 JSON or text") from error
+
+
+def _payload(payload: bytes, content_type: str) -> tuple[str, Any]:
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        return "base64", base64.b64encode(payload).decode()
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind in ("application/json", "text/json") or kind.endswith("+json") or text[:1] in ("{", "["):
+        try:
+            return "json", json.loads(text, parse_constant=_impossible, parse_float=_finite, object_pairs_hook=_once)
+        except (ValueError, RecursionError):
+            pass
+    return "text", text
+
+
+def _impossible(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large")
+    return number
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is given twice")
+    return found

@@ -1,0 +1,65 @@
+"""Who takes part in which conversation: noted with the message that makes it so, in the same commit.
+
+The hook looks at every message, so it remembers what it has noted: per message of a known pair it costs one look-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from broker.hooks import Group
+from storage.records import Join
+
+LIMIT = 200_000
+"""Pairs remembered, some 40 MB at most; then they are forgotten and noted anew as they come, which changes nothing in storage."""
+
+_NOBODY = ("s/", "b/")  # shared subscription groups, and the broker itself
+
+
+class Participants:
+    """Adds a `storage.records.Join` to groups with new pairs. One per broker, whatever plugins need it."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._limit = limit
+        self._known: dict[str, tuple[Sequence[str], set[str]]] = {}
+        self._pairs = 0
+        self._owner: object = None
+
+    @classmethod
+    def shared(cls, context: Any) -> Participants:
+        """The one of the broker behind a plugin's context."""
+        found: Participants | None = getattr(context, "participants", None)
+        if found is None:
+            found = context.participants = cls()
+        return found
+
+    def note(self, group: Group, plugin: object) -> None:
+        """Add what is new in a group. Of several plugins that call, only the first one's calls count."""
+        if self._owner is None:
+            self._owner = plugin
+        if self._owner is not plugin:
+            return
+        known = self._known
+        pairs: list[tuple[str, str]] = []
+        for append in group.appends:
+            message = append.message
+            found = known.get(message.topic)
+            if found is not None and found[0] is append.recipients and message.user in found[1]:
+                continue
+            if append.error is None and append.store:
+                pairs += self._new(message.topic, message.user, append.recipients)
+        if pairs:
+            group.operations.append(Join(pairs))
+
+    def _new(self, topic: str, sender: str, recipients: Sequence[str]) -> list[tuple[str, str]]:
+        found = self._known.get(topic)
+        users = found[1] if found is not None else set()
+        new = {sender, *recipients} - users
+        users |= new
+        self._pairs += len(new)
+        self._known[topic] = (recipients, users)
+        if self._pairs > self._limit:
+            self._known.clear()
+            self._pairs = 0
+        return [(user, topic) for user in sorted(new) if not user.startswith(_NOBODY)]

@@ -1,0 +1,366 @@
+"""The service itself: every question is asked here, and every permission too."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from amqtt.contexts import Action
+
+from broker import topics
+from broker.packets.codes import ProtocolViolation
+from broker.readers import DeviceProblem, NoDevice, Superseded
+from broker.server_view import DeviceState, Services, Undecided
+from plugins.timelines.errors import Away, Conflict, Forbidden, NotFound, Problem, TooLarge, Unprocessable
+from plugins.timelines.messages import content_properties, hex_id, parse_id, rendered, rendered_entry
+from plugins.timelines.who import Who
+from storage.errors import IdempotencyConflict, MessageRefused, StorageError
+from storage.interface import Catalogue, Membership, Participation
+from storage.records import Append, DeviceKey, MarkRead, Message, Operation
+
+MAX_LIMIT = 500
+PAGE_BYTES = 1 << 20
+_ROUNDS = 20
+_CURSOR = re.compile(r"([ad])\.(\d{1,18})\.(\d{1,18})")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Which messages of a conversation: ``after`` < seq < ``before``, ``since`` <= time < ``until`` (ms); 0 is no bound."""
+
+    after: int = 0
+    before: int = 0
+    since: int = 0
+    until: int = 0
+    newest_first: bool = False
+    limit: int = 50
+    cursor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A message to publish. ``expiry`` is in seconds, 0 for never."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+    expiry: int = 0
+    content_type: str | None = None
+    properties: tuple[tuple[str, str], ...] = ()
+    text: bool = False
+    device: str = ""
+    key: str = ""
+
+
+class Timelines:
+    """What callers may see and do. ``timeout``: seconds that a write may wait for storage."""
+
+    def __init__(self, server: Services, timeout: float = 10.0) -> None:
+        self.server = server
+        self._timeout = timeout
+
+    @property
+    def _state(self) -> Participation:
+        return cast(Participation, self.server.storage)
+
+    # --- permission ----------------------------------------------------------------------------------------------------
+
+    async def may_read(self, who: Who, topic: str) -> bool:
+        """Whether the caller would be given the topic's messages over MQTT; without a topic plugin, whether it takes part."""
+        if who.operator:
+            return True
+        authority = self.server.authority
+        if authority.open:
+            return await self._state.takes_part(who.user, topic)
+        if who.info is None:
+            return False
+        for action in (Action.SUBSCRIBE, Action.RECEIVE):
+            if not await authority.allowed(who.info, action, topic):
+                return False
+        return True
+
+    async def readable(self, who: Who, topic: str) -> None:
+        """Raise `NotFound` unless the caller may read the topic, the same whether it exists or not."""
+        check_name(topic)
+        if topic.startswith("$sync/") or not await self.may_read(who, topic):
+            raise NotFound(f"conversation {topic[:80]!r}: there is none, or you may not read it")
+
+    # --- history -------------------------------------------------------------------------------------------------------
+
+    async def history(self, who: Who, topic: str, asked: Range) -> dict[str, Any]:
+        """A page of a conversation. Expired messages are passed over."""
+        await self.readable(who, topic)
+        storage = self.server.storage
+        newest, low, high = await self._bounds(topic, asked)
+        first, last = await storage.conversation_bounds(topic)
+        found: list[Message] = []
+        size, more = 0, True
+        for _ in range(_ROUNDS):
+            wanted = asked.limit - len(found)
+            if not wanted or size >= PAGE_BYTES or (high and high <= low + 1):
+                break
+            page = await storage.read_conversation(
+                topic, after=low, before=high, limit=wanted, newest_first=newest, max_bytes=PAGE_BYTES - size
+            )
+            if not page:
+                more = False
+                break
+            low, high = (low, page[-1].seq) if newest else (page[-1].seq, high)
+            size += sum(len(message.payload) for message in page)
+            now = self.server.now()
+            found += [message for message in page if not 0 < message.expires <= now]
+        ended = high <= max(low + 1, first) if newest else low >= last or (high and low + 1 >= high)
+        cursor = f"{'d' if newest else 'a'}.{low}.{high}" if more and not ended else None
+        return {"messages": [rendered(m) for m in found], "first": first, "last": last, "next": cursor}
+
+    async def _bounds(self, topic: str, asked: Range) -> tuple[bool, int, int]:
+        if asked.cursor:
+            match = _CURSOR.fullmatch(asked.cursor)
+            if match is None:
+                raise Unprocessable(f"cursor {asked.cursor[:40]!r} is not one of ours")
+            return match[1] == "d", int(match[2]), int(match[3])
+        low, high = asked.after, asked.before
+        if asked.since:
+            low = max(low, await self.server.storage.sequence_at(topic, asked.since) - 1)
+        if asked.until:
+            until = await self.server.storage.sequence_at(topic, asked.until)
+            high = min(high, until) if high else until
+        return asked.newest_first, low, high
+
+    async def message(self, who: Who, message_id: str) -> Message:
+        """One message by its id."""
+        number = parse_id(message_id)
+        message = await self.server.storage.read_message(number) if number else None
+        if (
+            message is None
+            or 0 < message.expires <= self.server.now()
+            or not message.seq
+            or not await self.may_read(who, message.topic)
+        ):
+            raise NotFound(f"message {message_id[:40]!r}: there is none, or you may not read it")
+        return message
+
+    # --- conversations and read positions ------------------------------------------------------------------------------
+
+    async def conversations(self, who: Who, after: str, limit: int) -> dict[str, Any]:
+        """The conversations that the caller takes part in, by name; to an operator who acts for nobody, all."""
+        found: list[dict[str, Any]] = []
+        at: str | None = after
+        for _ in range(_ROUNDS):
+            page = await self._memberships(who, at or "", limit - len(found))
+            for member in page:
+                if await self.may_read(who, member.topic):
+                    found.append(await self._summary(member))
+            at = page[-1].topic if len(page) == limit - len(found) + len(page) or page else None
+            if not page or len(found) >= limit:
+                break
+        return {"conversations": found, "next": at if page else None}
+
+    async def _memberships(self, who: Who, after: str, limit: int) -> list[Membership]:
+        storage = self.server.storage
+        if not who.operator or not who.user.startswith("b/"):
+            return await self._state.memberships(who.user, after, limit)
+        found: list[Membership] = []
+        if isinstance(storage, Catalogue):
+            async for topic, first, last in storage.conversations():
+                if topic.encode() > after.encode():
+                    found.append(Membership(topic, first, last, await self._state.read_position(who.user, topic)))
+                    if len(found) >= limit:
+                        break
+        return found
+
+    async def _summary(self, member: Membership) -> dict[str, Any]:
+        last = await self.server.storage.read_conversation(member.topic, limit=1, newest_first=True)
+        shown = last[0] if last and not 0 < last[0].expires <= self.server.now() else None
+        return {
+            "topic": member.topic,
+            "first": member.first,
+            "last": member.last,
+            "position": member.position,
+            "unread": await self._unread(member),
+            "last_message": rendered(shown) if shown else None,
+        }
+
+    async def _unread(self, member: Membership) -> int:
+        """Messages past the position that a reader of the history would be given now."""
+        base = max(member.position, member.first - 1)
+        if base >= member.last:
+            return 0
+        expired = await self._state.expired_between(member.topic, base, self.server.now())
+        return max(0, member.last - base - expired)
+
+    async def position(self, who: Who, topic: str) -> dict[str, Any]:
+        """How far the caller has read a conversation, and how much is left."""
+        await self.readable(who, topic)
+        position = await self._state.read_position(who.user, topic)
+        first, last = await self.server.storage.conversation_bounds(topic)
+        member = Membership(topic, first, last, min(position, last))
+        return {"topic": topic, "position": member.position, "last": last, "unread": await self._unread(member)}
+
+    async def mark(self, who: Who, topic: str, seq: int, *, back: bool = False, device: str = "") -> dict[str, Any]:
+        """Move the caller's read position and tell its other connected devices."""
+        await self.readable(who, topic)
+        await self.written([MarkRead(who.user, topic, seq, back)])
+        state = await self.position(who, topic)
+        event = json.dumps({"event": "read", **state}, ensure_ascii=False).encode()
+        for other in self.server.device_states(who.user):
+            client_id = other.key.client_id
+            if other.connected and client_id != device:
+                self.server.tell(other.key, Message(0, f"$sync/events/{client_id}", "b/tideline", "", 0, 0, event))
+        return state
+
+    # --- publishing ----------------------------------------------------------------------------------------------------
+
+    async def publish(self, who: Who, draft: Draft, *, window: float) -> tuple[dict[str, Any], bool]:
+        """Publish through the same pipeline as MQTT: what was stored, and whether the key was used before."""
+        self._check(draft)
+        if who.asked is not None and not await self.server.authority.allowed(who.asked, Action.PUBLISH, draft.topic):
+            raise Forbidden(f"publishing to {draft.topic[:80]!r} is not allowed")
+        now = self.server.now()
+        message = Message(0, draft.topic, who.user, draft.device, 0, draft.qos, draft.payload, draft.retain)
+        message.properties = content_properties(draft.content_type, list(draft.properties), draft.text)
+        message.expires = now + draft.expiry * 1000 if draft.expiry else 0
+        append = Append(message, retain=draft.retain, idempotency_key=draft.key)
+        append.idempotency_until = now + int(window * 1000) if draft.key else 0
+        try:
+            done = await self.server.append_within(append, self._timeout)
+        except IdempotencyConflict as error:
+            raise Conflict(str(error)) from error
+        except MessageRefused as error:
+            raise Unprocessable(f"the message was refused: {error}") from error
+        except StorageError as error:
+            raise Away(f"nothing was stored: {error}", retry_after=5) from error
+        return await self._receipt(done)
+
+    async def _receipt(self, done: Append) -> tuple[dict[str, Any], bool]:
+        message = done.message
+        receipt = {"id": hex_id(message.id), "topic": message.topic, "seq": message.seq, "time": message.time}
+        if done.original is None:
+            return receipt, False
+        first = await self.server.storage.read_message(done.original[0])
+        receipt |= {"id": hex_id(done.original[0]), "seq": done.original[1], "time": first.time if first else None}
+        return receipt, True
+
+    def _check(self, draft: Draft) -> None:
+        check_name(draft.topic)
+        mqtt = self.server.settings.mqtt
+        if draft.topic == "$SYS" or draft.topic.startswith(("$SYS/", "$share/", "$sync/")):
+            raise Forbidden(f"topic {draft.topic[:80]!r} is reserved for the broker")
+        if draft.topic.count("/") >= mqtt.max_topic_levels:
+            raise Unprocessable(f"topic: more than {mqtt.max_topic_levels} levels")
+        if draft.retain and not mqtt.retain_available:
+            raise Unprocessable("retain: retained messages are turned off")
+        if len(draft.payload) + len(draft.topic.encode()) + 16 > mqtt.max_packet_size:
+            raise TooLarge(f"payload of {len(draft.payload)} bytes: packets have at most {mqtt.max_packet_size}")
+
+    # --- devices -------------------------------------------------------------------------------------------------------
+
+    async def devices(self, user: str, after: str, limit: int) -> dict[str, Any]:
+        """A user's devices (all users' where ``user`` is empty), with where each stands in its inbox."""
+        states = [s for s in self.server.device_states(user) if device_place(s) > after]
+        page = states[:limit]
+        more = device_place(page[-1]) if len(states) > limit else None
+        heads = {s.key.user: 0 for s in page}
+        for name in heads:
+            heads[name] = await self.server.storage.inbox_head(name)
+        return {"devices": [_device(s, heads[s.key.user]) for s in page], "next": more}
+
+    async def device(self, key: DeviceKey) -> dict[str, Any]:
+        """One device."""
+        state = next((s for s in self.server.device_states(key.user) if s.key == key), None)
+        if state is None:
+            raise NotFound(f"device {key.client_id[:80]!r}: there is none, or it is not yours")
+        return _device(state, await self.server.storage.inbox_head(key.user))
+
+    async def subscribe(self, who: Who, key: DeviceKey, filter_: str, qos: int) -> None:
+        """Subscribe a device, as far as the caller may."""
+        try:
+            topics.validate_filter(filter_)
+        except ProtocolViolation as violation:
+            raise Unprocessable(violation.text) from violation
+        if filter_.startswith(("$share/", "$sync/")) or filter_.count("/") >= self.server.settings.mqtt.max_topic_levels:
+            raise Unprocessable(f"filter {filter_[:80]!r} cannot be subscribed to from here")
+        if who.asked is not None and not await self.server.authority.allowed(who.asked, Action.SUBSCRIBE, filter_):
+            raise Forbidden(f"subscribing to {filter_[:80]!r} is not allowed")
+        await self.carried_out(self.server.readers.subscribe(key, filter_, qos))
+
+    # --- inboxes -------------------------------------------------------------------------------------------------------
+
+    async def inbox(self, who: Who, key: DeviceKey, after: int, limit: int) -> dict[str, Any]:
+        """A page of what is due to a device after a sequence of its inbox."""
+        page = await self.server.readers.page(key, after, limit, PAGE_BYTES, who.asked)
+        return {"entries": [rendered_entry(e) for e in page.entries], "next": page.next, "head": page.head}
+
+    async def carried_out(self, work: Awaitable[T]) -> T:
+        """Await what `broker.readers` does, its errors told as problems."""
+        try:
+            return await self.server.within(work, self._timeout)
+        except NoDevice as error:
+            raise NotFound(str(error)) from error
+        except Superseded as error:
+            raise Conflict(str(error)) from error
+        except DeviceProblem as error:
+            raise Unprocessable(str(error)) from error
+        except Undecided as error:
+            raise Away("storage does not answer; what was asked may still happen", retry_after=5) from error
+        except StorageError as error:
+            raise Away(str(error), retry_after=5) from error
+
+    async def written(self, operations: list[Operation]) -> None:
+        """Commit operations; raises what refused one."""
+        try:
+            await self.server.commit(operations, self._timeout)
+        except Undecided as error:
+            raise Away("storage does not answer; what was asked may still happen", retry_after=5) from error
+        except StorageError as error:
+            raise Away(f"nothing was changed: {error}", retry_after=5) from error
+        for operation in operations:
+            if operation.error is not None:
+                raise Unprocessable(str(operation.error))
+
+
+def check_name(topic: str) -> None:
+    """Raise `Unprocessable` unless ``topic`` is a topic name."""
+    try:
+        topics.validate_name(topic)
+        topic.encode()
+    except ProtocolViolation as violation:
+        raise Unprocessable(violation.text) from violation
+    except UnicodeEncodeError as error:
+        raise Unprocessable("topic: not valid Unicode") from error
+
+
+def device_place(state: DeviceState) -> str:
+    """What devices are listed by."""
+    return f"{state.key.user}\0{state.key.client_id}"
+
+
+def _device(state: DeviceState, head: int) -> dict[str, Any]:
+    return {
+        "device": state.key.client_id,
+        "user": state.key.user,
+        "connected": state.connected,
+        "durable": state.durable,
+        "offset": state.offset,
+        "head": head,
+        "lag": head - state.offset if state.offset is not None else None,
+        "expires_at": state.expires_at or None,
+        "subscriptions": [
+            {"filter": f, "qos": qos, "since": max(0, min(since, head))} for f, qos, since in state.subscriptions
+        ],
+    }
+
+
+def problem_of(error: Exception) -> Problem | None:
+    """A problem for an error that is not one of ours alone: storage away."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, StorageError):
+        return Away(str(error), retry_after=5)
+    return None

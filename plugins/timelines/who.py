@@ -1,0 +1,24 @@
+"""Who asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from broker.authority import SessionInfo
+
+OPERATOR = "b/operator"
+"""The user key of messages and read positions of an operator that acts for nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """A caller: a user key, and what the topic plugins are asked with. The operator may read everything and is not asked about."""
+
+    user: str
+    info: SessionInfo | None = field(default=None, compare=False, repr=False)
+    operator: bool = False
+
+    @property
+    def asked(self) -> SessionInfo | None:
+        """Who the topic plugins are asked about; None where nobody has to be."""
+        return None if self.operator else self.info
