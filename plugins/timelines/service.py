@@ -151,16 +151,15 @@ class Timelines:
     async def conversations(self, who: Who, after: str, limit: int) -> dict[str, Any]:
         """The conversations that the caller takes part in, by name; to an operator who acts for nobody, all."""
         found: list[dict[str, Any]] = []
-        at: str | None = after
         for _ in range(_ROUNDS):
-            page = await self._memberships(who, at or "", limit - len(found))
-            for member in page:
-                if await self.may_read(who, member.topic):
-                    found.append(await self._summary(member))
-            at = page[-1].topic if len(page) == limit - len(found) + len(page) or page else None
-            if not page or len(found) >= limit:
+            page = await self._memberships(who, after, limit - len(found))
+            if not page:
+                return {"conversations": found, "next": None}
+            after = page[-1].topic
+            found += [await self._summary(member) for member in page if await self.may_read(who, member.topic)]
+            if len(found) >= limit:
                 break
-        return {"conversations": found, "next": at if page else None}
+        return {"conversations": found, "next": after}
 
     async def _memberships(self, who: Who, after: str, limit: int) -> list[Membership]:
         storage = self.server.storage

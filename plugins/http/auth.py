@@ -1,0 +1,136 @@
+"""Who calls: the broker's own auth plugins for Basic, tokens of ours for Bearer, and the operator where nobody else can call.
+
+- A client id proves nothing here: a caller is somebody only where a plugin verified its user name.
+- The operator: as long as everything is bound to loopback and there are no users, a caller without credentials may do
+  everything. That ends when a listener binds elsewhere, or an auth plugin that knows users is configured.
+- A token is 256 random bits; storage has its SHA-256 only. Passwords that were right are remembered for a minute, as a keyed hash.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+import secrets
+from typing import cast
+
+from amqtt.plugins.authentication import AnonymousAuthPlugin, FileAuthPlugin
+from starlette.requests import Request
+
+from broker.authority import AuthRequest, Identity, SessionInfo
+from broker.server_view import Services
+from plugins.timelines import OPERATOR, Problem, Who
+from storage.interface import Tokens
+from storage.records import DeviceKey, Token
+
+log = logging.getLogger(__name__)
+
+PREFIX = "tl_"
+_CLIENT_ID = "$http"
+_REMEMBERED, _REMEMBER_SECONDS = 1000, 60
+
+
+class Unauthorized(Problem):
+    status, name, title = 401, "unauthorized", "who are you?"
+
+
+def has_users(plugin: object) -> bool:
+    """Whether an auth plugin knows anybody: amqtt's anonymous one does not, nor does its file plugin with an empty file."""
+    if isinstance(plugin, AnonymousAuthPlugin):
+        return False
+    return not (isinstance(plugin, FileAuthPlugin) and not getattr(plugin, "_users", {}))
+
+
+def digest_of(secret: str) -> str:
+    """What storage knows a token by."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def new_token(user: str, label: str, created: int, expires: int) -> tuple[str, Token]:
+    """A secret, to be shown once, and its record."""
+    secret = PREFIX + secrets.token_urlsafe(32)
+    return secret, Token(secrets.token_hex(8), digest_of(secret), user, label, created, expires)
+
+
+class Gate:
+    """Lets callers in. ``loopback``: whether the API itself can be reached from this machine only."""
+
+    def __init__(self, server: Services, *, loopback: bool) -> None:
+        self._server = server
+        self._loopback = loopback
+        self._key = secrets.token_bytes(32)
+        self._known: dict[bytes, tuple[int, SessionInfo]] = {}
+
+    @property
+    def open_to_operator(self) -> bool:
+        """Whether a caller without credentials is the operator."""
+        safe = self._loopback and self._server.settings.loopback_only
+        return safe and not any(has_users(plugin) for plugin in self._server.auth_plugins)
+
+    async def who(self, request: Request) -> Who:
+        """The caller. Raises `Unauthorized`."""
+        header = request.headers.get("authorization", "")
+        scheme, _, value = header.partition(" ")
+        if scheme.lower() == "basic":
+            return await self._basic(value.strip())
+        if scheme.lower() == "bearer":
+            return await self._bearer(value.strip())
+        if not header and self.open_to_operator:
+            return Who(OPERATOR, None, operator=True)
+        raise Unauthorized("send a user name and password (Basic) or a token (Bearer)")
+
+    async def _bearer(self, secret: str) -> Who:
+        storage = cast(Tokens, self._server.storage)
+        token = await storage.token(digest_of(secret)) if secret.startswith(PREFIX) else None
+        if token is None or 0 < token.expires <= self._server.now():
+            raise Unauthorized("the token is unknown, expired or revoked")
+        if token.user == OPERATOR:
+            if not self.open_to_operator:
+                raise Unauthorized("the token belongs to the operator, and there is none any more")
+            return Who(OPERATOR, None, operator=True)
+        name = token.user[2:]
+        return Who(token.user, SessionInfo(Identity(token.user, name, False), AuthRequest(_CLIENT_ID, name)))
+
+    async def _basic(self, value: str) -> Who:
+        try:
+            name, colon, password = base64.b64decode(value, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            raise Unauthorized("the Basic credentials are not base64 of user:password in UTF-8") from None
+        if not colon or not name:
+            raise Unauthorized("the Basic credentials need a user name and a password")
+        mark = hmac.digest(self._key, f"{name}\0{password}".encode(), "sha256")
+        known = self._known.get(mark)
+        if known is not None and known[0] > self._server.now():
+            return Who(known[1].identity.user_key, known[1])
+        request = AuthRequest(_CLIENT_ID, name, password.encode())
+        identity = await self._server.authority.authenticate(request)
+        if identity is None or identity.username is None:
+            raise Unauthorized("wrong user name or password")
+        info = SessionInfo(identity, request)
+        if len(self._known) >= _REMEMBERED:
+            del self._known[next(iter(self._known))]
+        self._known[mark] = (self._server.now() + _REMEMBER_SECONDS * 1000, info)
+        return Who(identity.user_key, info)
+
+
+def acting_for(who: Who, user: str | None, device: str | None = None) -> Who:
+    """The caller as the user that it names: itself, or for an operator anybody.
+
+    An operator that names a device and no user means the anonymous client of that id.
+    """
+    if not who.operator:
+        if user is not None and user != who.user:
+            from plugins.timelines import Forbidden
+
+            raise Forbidden(f"user {user[:80]!r}: you are {who.user!r}")
+        return who
+    if user is None and device is not None:
+        user = f"c/{device}"
+    return Who(user, None, operator=True) if user else who
+
+
+def device_of(who: Who, device: str) -> DeviceKey:
+    """A device of the user that the caller acts as."""
+    return DeviceKey(who.user, device)

@@ -1,0 +1,78 @@
+"""Every error as problem+json (RFC 9457), also those that the framework raises."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from broker.server_view import Undecided
+from plugins.http.rendering import dumps
+from plugins.timelines.errors import Problem
+from plugins.timelines.service import problem_of
+from storage.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def answer(status: int, name: str, title: str, detail: str, headers: dict[str, str] | None = None, **extra: Any) -> Response:
+    """A problem as a response."""
+    body = {"type": f"urn:tideline:{name}", "title": title, "status": status, "detail": detail, **extra}
+    return Response(dumps(body), status, headers, MEDIA_TYPE)
+
+
+def told(problem: Problem) -> Response:
+    """One of our problems as a response."""
+    headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
+    if problem.status == 401:
+        headers["WWW-Authenticate"] = 'Basic realm="tideline", charset="UTF-8", Bearer realm="tideline"'
+    return answer(problem.status, problem.name, problem.title, problem.detail, headers, **problem.extra)
+
+
+def install(app: FastAPI) -> None:
+    """Have every error of the app told so."""
+
+    async def ours(request: Request, error: Exception) -> Response:
+        problem = problem_of(error)
+        assert problem is not None
+        return told(problem)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        found = [{"where": ".".join(map(str, e["loc"])), "what": e["msg"]} for e in error.errors()]
+        detail = "; ".join(f"{e['where']}: {e['what']}" for e in found[:3])
+        malformed = any(e["type"] == "json_invalid" for e in error.errors())
+        if malformed:
+            return answer(400, "malformed", "not JSON", detail)
+        return answer(422, "invalid", "a value is not valid", detail, errors=found[:20])
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return answer(error.status_code, "http", str(error.detail), str(error.detail), dict(error.headers or {}))
+
+    async def undecided(request: Request, error: Exception) -> Response:
+        return answer(
+            503,
+            "undecided",
+            "not known yet",
+            "storage was given it and does not answer: it may be stored yet; ask again with the same Idempotency-Key",
+            {"Retry-After": "5"},
+        )
+
+    async def bug(request: Request, error: Exception) -> Response:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return answer(500, "internal", "internal error", "this is our fault; the broker's log says more")
+
+    app.add_exception_handler(Problem, ours)
+    app.add_exception_handler(StorageError, ours)
+    app.add_exception_handler(Undecided, undecided)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, bug)

@@ -1,0 +1,34 @@
+"""JSON out, with an entity tag where the caller may have it already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+
+def dumps(value: Any) -> bytes:
+    """Compact UTF-8 JSON; what UTF-8 cannot hold (lone surrogates) is escaped."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def reply(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON response that no cache keeps."""
+    return Response(dumps(value), status, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
+
+
+def tagged(request: Request, value: Any) -> Response:
+    """The same with an entity tag; 304 where the caller has this very answer."""
+    body = dumps(value)
+    tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "Authorization"}
+    known = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
+    if tag in known:
+        return Response(status_code=304, headers=headers)
+    return Response(body, 200, headers, "application/json")
