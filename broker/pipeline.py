@@ -194,9 +194,7 @@ class Pipeline:
                     durable = None
                     continue
                 built = self._build(self._take())
-                if self._before and built.group.appends:
-                    await self._call_before(built.group)
-                commit = asyncio.create_task(self._store(built.group.operations), name="commit")
+                commit = asyncio.create_task(self._commit(built.group), name="commit")
                 if durable is not None:
                     # The writer has the next group before this one is acknowledged and delivered: the disk never waits
                     # for the sockets. Measured: a third more messages per second than finishing first.
@@ -204,6 +202,11 @@ class Pipeline:
                     self._finish(durable)
                 durable = built if await commit else None
             self._idle.set()
+
+    async def _commit(self, group: Group) -> bool:
+        if self._before and group.appends:
+            await self._call_before(group)
+        return await self._store(group.operations)
 
     def _take(self) -> list[Append | Step]:
         items, self._pending, self._bytes = self._pending, [], 0
@@ -222,7 +225,10 @@ class Pipeline:
                 step.done()
             except Exception:  # one connection's fault must not stop everybody's pipeline
                 log.exception("a step of a committed group failed")
-        self._router.committed(built.group)
+        try:
+            self._router.committed(built.group)
+        except Exception:
+            log.exception("acknowledging and delivering a committed group failed")
         for hook in self._after:
             hook.offer(built.group)
 
@@ -232,14 +238,19 @@ class Pipeline:
         steps: list[Step] = []
         route = self._router.route
         for item in items:
-            if isinstance(item, Append):
-                appends.append(item)
-                if item.error is None:
-                    route(item)
-                    operations.append(item)
-            else:
-                operations.extend(item.apply())
-                steps.append(item)
+            try:
+                if isinstance(item, Append):
+                    appends.append(item)
+                    if item.error is None:
+                        route(item)
+                        operations.append(item)
+                else:
+                    operations.extend(item.apply())
+                    steps.append(item)
+            except Exception:  # our bug: it must not stop everybody's pipeline
+                log.exception("an item of a group failed")
+                if isinstance(item, Append):
+                    item.error = MessageRefused("internal error")
         return _Built(Group(operations, appends), steps)
 
     async def _store(self, operations: list[Operation]) -> bool:
@@ -295,6 +306,10 @@ class Pipeline:
         try:
             async with asyncio.timeout(self._hook_timeout):
                 await plugin.before_ack(group)
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            log.error("plugin %s was cancelled from within before the ack", type(plugin).__name__)
         except TimeoutError:
             log.error("plugin %s took longer than %g s before the ack", type(plugin).__name__, self._hook_timeout)
         except Exception:

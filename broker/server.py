@@ -218,7 +218,10 @@ class Server:
         self._settle_retained(group.appends)
         for connection, frames in acks.items():
             self.counters.messages_sent += len(frames)
-            connection.write_frames(frames)
+            try:
+                connection.write_frames(frames)
+            except Exception:
+                log.exception("writing acknowledgements to %s failed", connection.name)
         self.counters.messages_stored += len(group.appends)
         if self.chassis.listens(BrokerEvents.MESSAGE_BROADCAST):
             self._tell_broadcasts(group.appends)
