@@ -146,12 +146,14 @@ class SubscribeStep(Step):
     def done(self) -> None:
         """Say what was granted, and begin to deliver."""
         connection = self._connection
-        if connection.closed or connection.session is None:
+        session, operation = connection.session, self._operation
+        if session is None:
             return
-        operation = self._operation
-        if operation is not None:
+        if operation is not None:  # also where the connection is gone: the session has the filter
             for copy in operation.subscriptions:
-                self._granted[copy.filter].since = copy.since
+                session.placed(copy.filter, copy.since)
+        if connection.closed:
+            return
         connection.send(SubAck(self._packet_id, list(self._reasons)))
         if self._granted:
             connection.server.subscribed(connection, self._granted)

@@ -68,6 +68,12 @@ class Session:
         """The session outlives its connection."""
         return bool(self.inbox)
 
+    def placed(self, filter_: str, since: int) -> None:
+        """The place of a new filter is known. A SUBSCRIBE that replaced it meanwhile has the same place."""
+        subscription = self.subscriptions.get(filter_)
+        if subscription is not None and subscription.since == NOT_YET:
+            subscription.since = since
+
     @classmethod
     def load(cls, device: Device, window: int) -> Session:
         """The session as storage had it."""

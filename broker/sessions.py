@@ -361,5 +361,5 @@ class PlaceSubscription(Step):
 
     def done(self) -> None:
         if self._operation is not None:
-            self._subscription.since = self._operation.subscriptions[0].since
+            self._session.placed(self._subscription.filter, self._operation.subscriptions[0].since)
         self.placed.set()
