@@ -3,7 +3,8 @@
 - A client id proves nothing here: a caller is somebody only where a plugin verified its user name.
 - The operator: as long as everything is bound to loopback and there are no users, a caller without credentials may do
   everything. That ends when a listener binds elsewhere, or an auth plugin that knows users is configured.
-- A token is 256 random bits; storage has its SHA-256 only. Passwords that were right are remembered for a minute, as a keyed hash.
+- A token is 256 random bits; storage has its SHA-256 only. A password that was right is remembered for a minute, as a keyed
+  hash.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection
-from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from plugins.http.errors import answer
@@ -75,26 +75,14 @@ class Guard:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._max_body:
-                raise TooLong
+                raise TooLong(413, f"a body has at most {self._max_body} bytes")
             return message
 
-        started = False
-
-        async def noted(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, limited, noted)
-        except TooLong:
-            if not started:
-                refusal: Any = answer(413, "too-large", "too large", f"a body has at most {self._max_body} bytes")
-                await refusal(scope, receive, send)
+        await self._app(scope, limited, send)
 
 
-class TooLong(Exception):
-    """A body passed its limit."""
+class TooLong(HTTPException):
+    """A body passed its limit, and had not said its length."""
 
 
 def _hostname(host: str) -> str:

@@ -12,7 +12,7 @@ from broker.hooks import Group
 from storage.records import Join
 
 LIMIT = 200_000
-"""Pairs remembered, some 40 MB at most; then they are forgotten and noted anew as they come, which changes nothing in storage."""
+"""Pairs remembered, some 40 MB at most; then they are forgotten, and noted anew as they come."""
 
 _NOBODY = ("s/", "b/")  # shared subscription groups, and the broker itself
 

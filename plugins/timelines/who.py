@@ -12,7 +12,7 @@ OPERATOR = "b/operator"
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """A caller: a user key, and what the topic plugins are asked with. The operator may read everything and is not asked about."""
+    """A caller: a user key, and what the topic plugins are asked with. An operator may do everything."""
 
     user: str
     info: SessionInfo | None = field(default=None, compare=False, repr=False)

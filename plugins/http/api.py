@@ -1,0 +1,120 @@
+"""What every route needs: the services, the caller, and who waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+from fastapi import Depends, Query
+from starlette.requests import Request
+
+from broker.packets.codes import ProtocolViolation
+from broker.packets.wire import check_identifier
+from broker.server_view import Services
+from plugins.http.auth import Gate, acting_for
+from plugins.http.models import ProblemDocument
+from plugins.timelines import Timelines, Unprocessable, Who
+from plugins.timelines.errors import TooMany
+from storage.records import DeviceKey
+
+
+class Api:
+    """The state of the app: ``app.state.api``."""
+
+    def __init__(self, server: Services, gate: Gate, *, timeout: float, max_wait: float, max_waiting: int) -> None:
+        self.server = server
+        self.gate = gate
+        self.timelines = Timelines(server, timeout)
+        self.max_wait = max_wait
+        self.stopping = asyncio.Event()
+        self._max_waiting = max_waiting
+        self._waiting = 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While a caller is kept waiting; `TooMany` where too many are."""
+        if self._waiting >= self._max_waiting:
+            raise TooMany(f"{self._waiting} callers wait already", retry_after=5)
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+
+
+def api_of(request: Request) -> Api:
+    found: Api = request.app.state.api
+    return found
+
+
+async def caller(request: Request) -> Who:
+    return await api_of(request).gate.who(request)
+
+
+async def acting(
+    who: Annotated[Who, Depends(caller)],
+    user: Annotated[
+        str | None, Query(max_length=1024, description="for operators: whom to act for, u/name or c/client-id")
+    ] = None,
+) -> Who:
+    return acting_for(who, checked_user(user))
+
+
+ApiDep = Annotated[Api, Depends(api_of)]
+Caller = Annotated[Who, Depends(caller)]
+Acting = Annotated[Who, Depends(acting)]
+Limit = Annotated[int, Query(ge=1, le=500)]
+
+
+def checked_user(user: str | None) -> str | None:
+    """A user key, or None. Raises `Unprocessable`."""
+    if user is None:
+        return None
+    if not user.startswith(("u/", "c/")) or len(user) < 3:
+        raise Unprocessable(f"user {user[:40]!r}: must be u/<user name> or c/<client id>")
+    return _checked("user", user)
+
+
+def device_key(who: Who, device: str, user: str | None) -> tuple[Who, DeviceKey]:
+    """A device and who acts for its user."""
+    if not device:
+        raise Unprocessable("device: must not be empty")
+    who = acting_for(who, checked_user(user), _checked("device", device))
+    return who, DeviceKey(who.user, device)
+
+
+def _checked(kind: str, text: str) -> str:
+    try:
+        check_identifier(text, kind)
+        if len(text.encode()) > 65535:
+            raise Unprocessable(f"{kind}: longer than 65535 bytes")
+    except (ProtocolViolation, UnicodeEncodeError) as error:
+        raise Unprocessable(f"{kind}: holds a character that it must not") from error
+    return text
+
+
+PROBLEMS = {
+    400: "not JSON",
+    401: "no credentials, or wrong ones",
+    403: "not allowed",
+    404: "not there, or not yours",
+    409: "a conflict with the present state",
+    413: "too large",
+    415: "not JSON",
+    421: "a wrong host",
+    422: "a value is not valid",
+    429: "too many callers wait",
+    503: "storage or search is away",
+}
+
+
+def responses(*documented: int) -> dict[int | str, dict[str, Any]]:
+    """The problems that a route may answer with, for its documentation."""
+    schema = {"$ref": f"#/components/schemas/{ProblemDocument.__name__}"}
+    always = (400, 401, 403, 404, 409, 413, 415, 421, 422, 429, 503)
+    return {
+        status: {"description": PROBLEMS[status], "content": {"application/problem+json": {"schema": schema}}}
+        for status in (*always, *documented)
+    }

@@ -1,0 +1,228 @@
+"""What goes in and out, for validation and for the OpenAPI document."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from plugins.timelines import Unprocessable
+
+MAX_INT = (1 << 62) - 1
+Sequence = Annotated[int, Field(ge=0, le=MAX_INT)]
+Milliseconds = Annotated[int, Field(description="milliseconds since 1970")]
+
+
+class Body(BaseModel):
+    """A request's body: nothing unknown in it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class NewMessage(Body):
+    """A message to publish. ``payload`` is text, or with ``encoding`` any JSON value, or base64."""
+
+    payload: Any
+    encoding: Literal["text", "json", "base64"] = "text"
+    content_type: Annotated[str | None, Field(max_length=256)] = None
+    qos: Annotated[int, Field(ge=0, le=2)] = 1
+    retain: bool = False
+    expiry: Annotated[int, Field(ge=0, le=0xFFFFFFFF, description="seconds; 0 is never")] = 0
+    properties: Annotated[
+        list[Annotated[list[Annotated[str, Field(max_length=4096)]], Field(min_length=2, max_length=2)]], Field(max_length=32)
+    ] = []
+
+
+class ReadPosition(Body):
+    """How far the user has read. Without ``back`` it only moves forward, so that a late device undoes nothing."""
+
+    position: Sequence
+    back: bool = False
+
+
+class OffsetBody(Body):
+    offset: Sequence
+
+
+class AckBody(Body):
+    """Everything up to ``offset`` is done. ``epoch`` is what the sync call answered."""
+
+    device: Annotated[str, Field(min_length=1, max_length=1024)]
+    epoch: Annotated[int, Field(ge=1, le=MAX_INT)]
+    offset: Sequence
+    user: Annotated[str | None, Field(max_length=1024)] = None
+
+
+class SubscriptionBody(Body):
+    filter: Annotated[str, Field(min_length=1, max_length=65535)]
+    qos: Annotated[int, Field(ge=0, le=2)] = 1
+
+
+class NewToken(Body):
+    label: Annotated[str, Field(max_length=200)] = ""
+    lifetime: Annotated[int, Field(ge=1, le=10 * 365 * 86400, description="seconds")] = 30 * 86400
+
+
+class Message(BaseModel):
+    id: str
+    topic: str
+    seq: int
+    sender: str
+    device: str
+    time: Milliseconds
+    qos: int
+    retain: bool
+    expires: int | None
+    content_type: str | None
+    properties: list[list[str]]
+    encoding: Literal["text", "json", "base64"]
+    payload: Any
+
+
+class Messages(BaseModel):
+    messages: list[Message]
+    first: int
+    last: int
+    next: str | None
+
+
+class Receipt(BaseModel):
+    """``seq`` is 0 where the broker's policy for the topic stores nothing."""
+
+    id: str
+    topic: str
+    seq: int
+    time: int | None
+    state: Literal["stored", "pending"] = "stored"
+
+
+class Conversation(BaseModel):
+    topic: str
+    first: int
+    last: int
+    position: int
+    unread: int
+    last_message: Message | None
+
+
+class Conversations(BaseModel):
+    conversations: list[Conversation]
+    next: str | None
+
+
+class Position(BaseModel):
+    topic: str
+    position: int
+    last: int
+    unread: int
+
+
+class SubscriptionState(BaseModel):
+    filter: str
+    qos: int
+    since: int
+
+
+class Device(BaseModel):
+    device: str
+    user: str
+    connected: bool
+    durable: bool
+    offset: int | None
+    head: int
+    lag: int | None
+    expires_at: int | None
+    subscriptions: list[SubscriptionState]
+
+
+class Devices(BaseModel):
+    devices: list[Device]
+    next: str | None
+
+
+class Entry(BaseModel):
+    offset: int
+    message: Message | None
+
+
+class Inbox(BaseModel):
+    """Acknowledge ``next`` once the entries are safe. ``epoch`` is null where an MQTT connection has the device."""
+
+    device: str
+    user: str
+    epoch: int | None
+    offset: int
+    entries: list[Entry]
+    next: int
+    head: int
+
+
+class Offset(BaseModel):
+    offset: int
+
+
+class TokenState(BaseModel):
+    id: str
+    user: str
+    label: str
+    created: int
+    expires: int
+
+
+class IssuedToken(TokenState):
+    """``token`` is shown this once."""
+
+    token: str
+
+
+class TokenList(BaseModel):
+    tokens: list[TokenState]
+
+
+class Me(BaseModel):
+    user: str
+    operator: bool
+
+
+class Health(BaseModel):
+    status: Literal["ok", "storage-away"]
+
+
+class Hit(BaseModel):
+    id: str
+    topic: str
+    seq: int
+    sender: str
+    time: int
+    payload: Any
+    encoding: str
+    highlight: str
+
+
+class Hits(BaseModel):
+    hits: list[Hit]
+    total: int
+    next: str | None
+
+
+class ProblemDocument(BaseModel):
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def moment(name: str, value: str | None) -> int:
+    """Milliseconds from a number of them or an RFC 3339 time; 0 for nothing. Raises `Unprocessable`."""
+    if not value:
+        return 0
+    if value.isascii() and value.isdigit() and len(value) <= 15:
+        return int(value)
+    try:
+        at = datetime.fromisoformat(value)
+        if at.tzinfo is None:
+            raise ValueError
+        return max(0, int(at.timestamp() * 1000))
+    except (ValueError, OverflowError):
+        raise Unprocessable(f"{name} {value[:40]!r}: must be milliseconds since 1970 or an RFC 3339 time with a zone") from None
