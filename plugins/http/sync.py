@@ -101,8 +101,8 @@ async def pull(
 ) -> Response:
     """What is due to a device of mine after an offset. Reading moves nothing: acknowledge with `POST /v1/sync/ack`.
 
-    With `Accept: text/event-stream` it is a stream of server-sent events (`Last-Event-ID` continues one). A device that is new is
-    made. One that has no subscriptions is given its user's whole inbox.
+    With `Accept: text/event-stream` it is a stream of server-sent events (`Last-Event-ID` continues one). A device that is
+    new is made. One that has no subscriptions is given its user's whole inbox.
     """
     who, key = device_key(who, device, user)
     reader = await Reader.open(api, who, key, epoch, takeover)

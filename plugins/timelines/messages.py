@@ -1,7 +1,7 @@
 """Messages as JSON, and payloads from it.
 
 A payload is given as ``text`` where it is UTF-8, as ``json`` where it is an object or an array (or its content type says
-JSON), and as ``base64`` otherwise. What JSON could not give back exactly (a number that is infinite here, say) is given as text.
+JSON), and as ``base64`` otherwise. What JSON could not give back as it was (an infinite number, say) is given as text.
 """
 
 from __future__ import annotations

@@ -161,6 +161,10 @@ class Timelines:
                 break
         return {"conversations": found, "next": after}
 
+    async def takes_part_in(self, who: Who, after: str, limit: int = 1000) -> list[str]:
+        """Topics of conversations that the caller takes part in, with a name > ``after``, by name."""
+        return [member.topic for member in await self._state.memberships(who.user, after, limit)]
+
     async def _memberships(self, who: Who, after: str, limit: int) -> list[Membership]:
         storage = self.server.storage
         if not who.operator or not who.user.startswith("b/"):

@@ -1,0 +1,76 @@
+"""Routes: who I am, bearer tokens, and the broker's health."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Path
+from starlette.requests import Request
+from starlette.responses import Response
+
+from plugins.http.api import ApiDep, Caller, responses
+from plugins.http.auth import new_token
+from plugins.http.models import Health, IssuedToken, Me, NewToken, TokenList
+from plugins.http.rendering import reply, tagged
+from plugins.timelines import Conflict, NotFound
+from storage.interface import Tokens
+from storage.records import DropTokens, SaveToken, Token
+
+router = APIRouter(tags=["account"])
+
+MAX_TOKENS = 100
+
+
+def shown(token: Token) -> dict[str, object]:
+    """A token as its user may see it."""
+    return {
+        "id": token.id,
+        "user": token.user,
+        "label": token.label,
+        "created": token.created,
+        "expires": token.expires,
+    }
+
+
+@router.get("/health", response_model=Health, responses=responses())
+async def health(api: ApiDep) -> Response:
+    """Whether the broker can store. Open to everybody who can reach it; 503 while it cannot."""
+    available = api.server.status().storage_available
+    return reply({"status": "ok" if available else "storage-away"}, 200 if available else 503)
+
+
+@router.get("/me", response_model=Me, responses=responses())
+async def me(request: Request, who: Caller) -> Response:
+    """Who the broker takes me for."""
+    return tagged(request, {"user": who.user, "operator": who.operator})
+
+
+@router.post("/tokens", response_model=IssuedToken, status_code=201, responses=responses())
+async def issue(body: NewToken, api: ApiDep, who: Caller) -> Response:
+    """A new bearer token for me. It is shown this once, and can do what I can over HTTP."""
+    now = api.server.now()
+    mine = await cast(Tokens, api.server.storage).tokens(who.user)
+    spent = [token.id for token in mine if 0 < token.expires <= now]
+    if len(mine) - len(spent) >= MAX_TOKENS:
+        raise Conflict(f"you have {MAX_TOKENS} tokens: revoke one first")
+    secret, token = new_token(who.user, body.label, now, now + body.lifetime * 1000)
+    await api.timelines.written([DropTokens(spent), SaveToken(token)] if spent else [SaveToken(token)])
+    return reply({**shown(token), "token": secret}, 201)
+
+
+@router.get("/tokens", response_model=TokenList, responses=responses())
+async def list_tokens(request: Request, api: ApiDep, who: Caller) -> Response:
+    """My tokens, without their secrets."""
+    now = api.server.now()
+    mine = await cast(Tokens, api.server.storage).tokens(who.user)
+    return tagged(request, {"tokens": [shown(token) for token in mine if not 0 < token.expires <= now]})
+
+
+@router.delete("/tokens/{token_id}", status_code=204, response_class=Response, responses=responses())
+async def revoke(token_id: Annotated[str, Path(max_length=64)], api: ApiDep, who: Caller) -> Response:
+    """Revoke a token of mine: it is refused from here on."""
+    mine = await cast(Tokens, api.server.storage).tokens(who.user)
+    if token_id not in [token.id for token in mine]:
+        raise NotFound(f"token {token_id!r}: you have none such")
+    await api.timelines.written([DropTokens([token_id])])
+    return Response(status_code=204)

@@ -1,0 +1,165 @@
+"""The HTTP API as a plugin: uvicorn in the broker's process and event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import uvicorn
+from fastapi import APIRouter
+
+from broker.config import is_loopback, split_bind
+from broker.hooks import Group, GroupPlugin
+from broker.server_view import Services
+from plugins.http import app as application
+from plugins.http.api import Api
+from plugins.http.auth import Gate
+from plugins.timelines import Participants
+
+log = logging.getLogger(__name__)
+
+HEADERS = 192 << 10
+"""Bytes of a request's line and headers: a topic has up to 65,535, each of which may take three in a path."""
+
+
+def add_router(context: Any, router: APIRouter) -> None:
+    """Give the API more routes, under ``/v1``: for another plugin's ``__init__``. `plugins.http.api` has what routes need."""
+    if not hasattr(context, "http_routers"):
+        context.http_routers = []
+    context.http_routers.append(router)
+
+
+class HttpPlugin(GroupPlugin):
+    """History, sync, devices, tokens and search over HTTP."""
+
+    @dataclass
+    class Config:
+        """Settings under ``plugins: http:``."""
+
+        bind: str = "127.0.0.1:8080"
+        """``host:port``; port 0 takes a free one."""
+        hosts: list[str] = field(default_factory=list)
+        """Names that browsers may reach the API by, beside localhost; on a bind that others can reach, none means any."""
+        certfile: str = ""
+        """A PEM certificate with its chain makes it HTTPS."""
+        keyfile: str = ""
+        """Its private key, where that is in a file of its own."""
+        storage_timeout: float = 10.0
+        """Seconds that a write may wait for storage before the caller is told."""
+        max_wait: float = 60.0
+        """Seconds that a long poll may wait."""
+        max_waiting: int = 1000
+        """Callers that may wait at once."""
+
+        def __post_init__(self) -> None:
+            try:
+                split_bind(self.bind)
+            except ValueError as error:
+                raise ValueError(f"bind {self.bind!r} {error}") from error
+            if self.storage_timeout <= 0 or self.max_wait < 0 or self.max_waiting < 1:
+                raise ValueError("storage_timeout and max_waiting must be positive, max_wait 0 or more")
+
+    config: Config
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)
+        self._participants = Participants.shared(context)
+        self._server: Quiet | None = None
+        self._socket: socket.socket | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._api: Api | None = None
+
+    async def before_ack(self, group: Group) -> None:
+        """Note who takes part in what, in the messages' own commit."""
+        self._participants.note(group, self)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens. Only while it runs."""
+        assert self._socket is not None
+        host, port = self._socket.getsockname()[:2]
+        return host, port
+
+    async def on_broker_post_start(self) -> None:
+        """Listen. A port that is taken is logged, and the broker goes on without HTTP."""
+        config = self.config
+        host, port = split_bind(config.bind)
+        services = cast(Services, self.context.server)
+        try:
+            sock = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024)
+        except OSError as error:
+            log.error("http: cannot listen on %s: %s; the broker goes on without HTTP", config.bind, error.strerror or error)
+            return
+        sock.setblocking(False)
+        self._socket = sock
+        loopback = is_loopback(host)
+        gate = Gate(services, loopback=loopback)
+        api = self._api = Api(
+            services, gate, timeout=config.storage_timeout, max_wait=config.max_wait, max_waiting=config.max_waiting
+        )
+        hosts = {host, *config.hosts} if loopback or config.hosts else None
+        max_body = services.settings.mqtt.max_packet_size * 2 + (64 << 10)
+        app = application.make(api, getattr(self.context, "http_routers", ()), hosts=hosts, max_body=max_body)
+        await self._serve(app, sock)
+        scheme = "https" if config.certfile else "http"
+        log.info("http: %s://%s:%d/v1, documentation at /docs", scheme, *self.address)
+        if gate.open_to_operator:
+            log.warning(
+                "http: there are no users and everything is bound to loopback: whoever calls from this machine without "
+                "credentials is the operator and reads everything. This ends with the first user, or listener bound elsewhere"
+            )
+
+    async def _serve(self, app: Any, sock: socket.socket) -> None:
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            loop="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=3,
+            h11_max_incomplete_event_size=HEADERS,
+            ssl_certfile=self.config.certfile or None,
+            ssl_keyfile=self.config.keyfile or None,
+        )
+        config.load()
+        if config.ssl is not None:
+            config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+        server = self._server = Quiet(config)
+        self._task = asyncio.create_task(server.serve(sockets=[sock]), name="http")
+        while not server.started and not self._task.done():
+            await asyncio.sleep(0.01)
+        if self._task.done():
+            await self._task
+
+    async def on_broker_pre_shutdown(self) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Answer what is under way, end streams and waits, and stop listening. May be called twice."""
+        server, task, sock = self._server, self._task, self._socket
+        self._server = self._task = self._socket = None
+        if self._api is not None:
+            self._api.stopping.set()
+        if server is not None and task is not None:
+            server.should_exit = True
+            await asyncio.gather(task, return_exceptions=True)
+        if sock is not None:
+            sock.close()
+
+
+class Quiet(uvicorn.Server):
+    """A uvicorn that leaves the process's signals to the broker."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

@@ -1,0 +1,103 @@
+"""Route: search, within what the caller may read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from plugins.http.api import Acting, Api, ApiDep, responses
+from plugins.http.models import MAX_INT, Hits, moment
+from plugins.http.rendering import reply
+from plugins.search import BadQuery, SearchError, SearchPlugin
+from plugins.search import Query as SearchQuery
+from plugins.timelines import Unprocessable, Who
+from plugins.timelines.errors import Away
+from plugins.timelines.messages import parse_id, rendered
+
+router = APIRouter(tags=["search"])
+
+
+@router.get("/search", response_model=Hits, responses=responses())
+async def search(
+    request: Request,
+    api: ApiDep,
+    who: Acting,
+    q: Annotated[str, Query(max_length=1000)] = "",
+    conversation: Annotated[list[str] | None, Query(max_length=100, description="exact topics")] = None,
+    topic_filter: Annotated[str, Query(max_length=65535, description="an MQTT topic filter")] = "",
+    sender: Annotated[str, Query(max_length=65535, description="a user key, such as u/alice")] = "",
+    since: Annotated[str | None, Query(max_length=40)] = None,
+    until: Annotated[str | None, Query(max_length=40)] = None,
+    sort: Literal["relevance", "newest", "oldest"] = "relevance",
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str, Query(max_length=1000, description="`next` of the page before, with the same query")] = "",
+    min_seq: Annotated[int | None, Query(ge=1, le=MAX_INT, description="with one conversation: wait for it")] = None,
+    wait_indexed: Annotated[str, Query(max_length=16, description="a message id to wait for")] = "",
+    wait: Annotated[float, Query(ge=0, le=60, description="seconds to wait for either")] = 5.0,
+) -> Response:
+    """Find messages. Hits, totals and pages are those of an index that holds only what the caller may read."""
+    plugin = api.server.plugin(SearchPlugin)
+    if plugin is None:
+        raise Away("search is not configured")
+    try:
+        await _indexed(api, plugin, conversation, min_seq, wait_indexed, min(wait, api.max_wait))
+        query = SearchQuery(
+            q=q,
+            conversations=None if conversation is None else frozenset(conversation),
+            topic_filter=topic_filter,
+            sender=sender,
+            since=moment("since", since),
+            until=moment("until", until),
+            sort=sort,
+            limit=limit,
+            cursor=cursor,
+            allowed=None if who.operator else await readable_topics(api, who, plugin, conversation),
+        )
+        query.check()
+        page = await plugin.search(query)
+    except BadQuery as error:
+        raise Unprocessable(str(error)) from error
+    except SearchError as error:
+        raise Away(f"search cannot answer now: {error}", retry_after=5) from error
+    hits = [{**rendered(found.message), "highlight": found.highlight} for found in page.hits]
+    return reply({"hits": hits, "total": page.total, "next": page.next or None})
+
+
+async def readable_topics(api: Api, who: Who, plugin: SearchPlugin, named: list[str] | None) -> frozenset[str]:
+    """The indexed topics that the caller may read, asked before the search so that nothing else has a part in it."""
+    if named is not None:
+        return frozenset([topic for topic in named if topic and await api.timelines.may_read(who, topic)])
+    found: set[str] = set()
+    after = ""
+    if api.server.authority.open:
+        while page := await api.timelines.takes_part_in(who, after):
+            found.update(page)
+            after = page[-1]
+        return frozenset(found)
+    while topics := await plugin.topics(after, 1000):
+        for topic in topics:
+            if await api.timelines.may_read(who, topic):
+                found.add(topic)
+        after = topics[-1]
+    return frozenset(found)
+
+
+async def _indexed(
+    api: Api, plugin: SearchPlugin, conversation: list[str] | None, min_seq: int | None, message_id: str, wait: float
+) -> None:
+    if message_id:
+        number = parse_id(message_id)
+        if not number:
+            raise Unprocessable(f"wait_indexed {message_id!r}: must be a message id, 16 hexadecimal digits")
+        with api.waiting():
+            if not await plugin.wait_indexed(number, wait):
+                raise Away("the index has not come that far yet", retry_after=1)
+    if min_seq is not None:
+        if conversation is None or len(conversation) != 1:
+            raise Unprocessable("min_seq needs exactly one conversation")
+        with api.waiting():
+            if not await plugin.wait_sequence(conversation[0], min_seq, wait):
+                raise Away("the index has not come that far yet", retry_after=1)
