@@ -24,6 +24,7 @@ PLUGIN_ALIASES = {
     "sync": "plugins.sync.InboxPlugin",
     "sys": "plugins.sys_topics.SysTopicsPlugin",
     "http": "plugins.http.HttpPlugin",
+    "requests": "plugins.sync_requests.SyncRequestsPlugin",
     "search": "plugins.search.SearchPlugin",
     "jobs": "plugins.jobs.JobsPlugin",
 }

@@ -141,7 +141,8 @@ class SubscribeStep(Step):
         ]
         stored = [m for m in messages if server.stored_retained(m)]
         self._operation = records.Subscribe(session.key, session.epoch, copies, stored)
-        return [*groups, self._operation]
+        joined = [records.Join([(session.key.user, m.topic) for m in stored])] if stored else []
+        return [*groups, self._operation, *joined]
 
     def done(self) -> None:
         """Say what was granted, and begin to deliver."""

@@ -106,6 +106,14 @@ class SearchPlugin(GroupPlugin):
         self._indexer = make_indexer(storage, engine, self.config)
         self._indexer.start()
 
+    async def on_broker_post_start(self) -> None:
+        """The storage is open: begin, unless that was done."""
+        if self._engine is None:
+            await self.attach(self.context.server.storage)
+
+    async def on_broker_pre_shutdown(self) -> None:
+        await self.close()
+
     async def close(self) -> None:
         """Stop indexing after the page under way and close the engine. May be called twice."""
         indexer, engine = self._indexer, self._engine

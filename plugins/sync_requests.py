@@ -1,0 +1,310 @@
+"""History, sync and read positions over plain MQTT: a device publishes JSON to `$sync/request` and is answered (docs/sync.md).
+
+The answer goes to the request's response topic (MQTT 5), or to `$sync/reply/<client id>`, to which only that device may
+subscribe. It goes to that one device and is stored nowhere. One that finds nobody listening on `$sync/reply/…` waits a
+minute, so that two commands in a row (`mosquitto_pub`, then `mosquitto_sub`) are enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from broker import topics
+from broker.hooks import Group, GroupPlugin, Request, RequestPlugin
+from broker.packets.codes import ProtocolViolation
+from broker.packets.properties import Properties, Property, encode_property_body
+from broker.server_view import Services, Undecided
+from plugins.search import BadQuery, SearchError, SearchPlugin
+from plugins.search import Query as SearchQuery
+from plugins.timelines import Participants, Problem, Timelines, Unprocessable, Who
+from plugins.timelines.errors import Away, TooMany
+from plugins.timelines.messages import rendered
+from plugins.timelines.service import Range, problem_of
+from storage.records import DeviceKey, Message
+
+log = logging.getLogger(__name__)
+
+REPLY = "$sync/reply/"
+SYSTEM = "b/tideline"
+MAX_WAITING = 32
+"""Requests of one device that may wait; further ones are answered with an error."""
+KEPT_SECONDS, KEPT_BYTES, KEPT_DEVICES = 60, 1 << 20, 1000
+
+_MAX = (1 << 62) - 1
+
+
+class Answers:
+    """Answers that found nobody listening, by device: the newest ones, for a minute, bounded in bytes. No I/O."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[DeviceKey, deque[tuple[float, Message]]] = OrderedDict()
+
+    def keep(self, device: DeviceKey, message: Message, now: float) -> None:
+        """Keep an answer; the oldest of the device, or the device waiting longest, makes room."""
+        waiting = self._kept.setdefault(device, deque())
+        waiting.append((now, message))
+        while len(waiting) > 1 and sum(len(m.payload) for _, m in waiting) > KEPT_BYTES:
+            waiting.popleft()
+        while len(self._kept) > KEPT_DEVICES:
+            self._kept.popitem(last=False)
+        for key in list(self._kept):
+            if self._kept[key][-1][0] >= now - KEPT_SECONDS:
+                break
+            del self._kept[key]
+
+    def take(self, device: DeviceKey, now: float) -> list[Message]:
+        """The device listens: what waits for it."""
+        return [message for at, message in self._kept.pop(device, ()) if at >= now - KEPT_SECONDS]
+
+
+class Asked:
+    """The fields of a request, with their types. Raises `Unprocessable`."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self._fields = fields
+
+    def text(self, name: str, default: str | None = None) -> str:
+        value = self._fields.get(name, default)
+        if not isinstance(value, str):
+            raise Unprocessable(f"{name}: must be text")
+        return value
+
+    def number(self, name: str, default: int | None = None, most: int = _MAX) -> int:
+        value = self._fields.get(name, default)
+        if type(value) is not int or not 0 <= value <= most:
+            raise Unprocessable(f"{name}: must be a whole number of 0 to {most}")
+        return value
+
+    def flag(self, name: str) -> bool:
+        value = self._fields.get(name, False)
+        if not isinstance(value, bool):
+            raise Unprocessable(f"{name}: must be true or false")
+        return value
+
+    def limit(self, most: int = 500, default: int = 50) -> int:
+        return max(1, self.number("limit", default, most))
+
+
+class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
+    """Answers requests, each device's one after the other."""
+
+    @dataclass
+    class Config:
+        """Settings under ``plugins: requests:``."""
+
+        storage_timeout: float = 10.0
+        """Seconds that a write may wait for storage before the device is told."""
+        max_devices: int = 1000
+        """Devices whose requests are worked on at once."""
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)
+        self._participants = Participants.shared(context)
+        self._waiting: dict[DeviceKey, deque[Request]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._answers = Answers()
+        self._operations: dict[str, Callable[[Who, Request, Asked], Awaitable[dict[str, Any]]]] = {
+            "history": self._history,
+            "message": self._message,
+            "conversations": self._conversations,
+            "sync": self._sync,
+            "set-offset": self._set_offset,
+            "device": self._device,
+            "read": self._read,
+            "position": self._position,
+            "search": self._search,
+        }
+
+    @property
+    def _server(self) -> Services:
+        return cast(Services, self.context.server)
+
+    @property
+    def _timelines(self) -> Timelines:
+        return Timelines(self._server, self.config.storage_timeout)
+
+    async def before_ack(self, group: Group) -> None:
+        """Note who takes part in what, in the messages' own commit."""
+        self._participants.note(group, self)
+
+    async def on_broker_pre_shutdown(self) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Give up what is being answered."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- the way of a request ----------------------------------------------------------------------------------------
+
+    def request(self, request: Request) -> None:
+        waiting = self._waiting.get(request.device)
+        if waiting is not None:
+            if len(waiting) < MAX_WAITING:
+                waiting.append(request)
+            else:
+                self._reply(request, _told(None, TooMany(f"{MAX_WAITING} requests wait already")))
+        elif len(self._waiting) >= self.config.max_devices:
+            self._reply(request, _told(None, TooMany("too many devices ask at once")))
+        else:
+            self._waiting[request.device] = deque([request])
+            task = asyncio.create_task(self._work(request.device), name="requests")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _work(self, device: DeviceKey) -> None:
+        waiting = self._waiting[device]
+        try:
+            while waiting:
+                self._reply(waiting[0], await self._answer(waiting[0]))
+                waiting.popleft()
+        finally:
+            del self._waiting[device]
+
+    async def _answer(self, request: Request) -> dict[str, Any]:
+        fields: Any = None
+        try:
+            fields = _parsed(request.payload)
+            operation = self._operations.get(str(fields.get("op")))
+            if operation is None:
+                raise Unprocessable(f"op {str(fields.get('op'))[:40]!r}: must be one of {', '.join(self._operations)}")
+            answer = await operation(Who(request.device.user, request.info), request, Asked(fields))
+        except Undecided:
+            return _told(fields, Away("storage does not answer; what was asked may still happen"))
+        except Exception as error:  # whatever happens, the device gets an answer
+            problem = problem_of(error)
+            if problem is None:
+                log.exception("a request of %s failed", request.device.client_id)
+                problem = Problem("internal error, see the broker's log")
+            return _told(fields, problem)
+        return {**_named(fields), **answer}
+
+    def _reply(self, request: Request, answer: dict[str, Any]) -> None:
+        device = request.device
+        own = REPLY + device.client_id
+        topic = request.response_topic if _fit(request.response_topic) else own
+        message = Message(0, topic, SYSTEM, "", 0, min(request.qos, 1), _dumped(answer))
+        properties: Properties = {Property.PAYLOAD_FORMAT: 1, Property.CONTENT_TYPE: "application/json"}
+        if request.correlation:
+            properties[Property.CORRELATION_DATA] = request.correlation
+        message.properties = encode_property_body(properties)
+        if not self._server.tell(device, message) and topic == own:
+            self._answers.keep(device, message, time.monotonic())
+
+    def listening(self, device: DeviceKey, topic: str) -> None:
+        if topic == REPLY + device.client_id:
+            for message in self._answers.take(device, time.monotonic()):
+                self._server.tell(device, message)
+
+    # --- operations --------------------------------------------------------------------------------------------------
+
+    async def _history(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        after, since = asked.number("after", 0), asked.number("since", 0)
+        order = asked.text("order", "oldest" if after or since else "newest")
+        if order not in ("oldest", "newest"):
+            raise Unprocessable(f"order {order[:20]!r}: must be oldest or newest")
+        wanted = Range(
+            after,
+            asked.number("before", 0),
+            since,
+            asked.number("until", 0),
+            order == "newest",
+            asked.limit(),
+            asked.text("cursor", ""),
+        )
+        return await self._timelines.history(who, asked.text("topic"), wanted)
+
+    async def _message(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        return {"message": rendered(await self._timelines.message(who, asked.text("message")))}
+
+    async def _conversations(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        return await self._timelines.conversations(who, asked.text("after", ""), asked.limit(100))
+
+    async def _sync(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        """From an explicit offset; the device's own does not move."""
+        return await self._timelines.inbox(who, request.device, asked.number("after"), asked.limit())
+
+    async def _set_offset(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        key = DeviceKey(who.user, asked.text("device", request.device.client_id))
+        timelines = self._timelines
+        return {"offset": await timelines.carried_out(self._server.readers.set_offset(key, asked.number("offset")))}
+
+    async def _device(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        return await self._timelines.device(DeviceKey(who.user, asked.text("device", request.device.client_id)))
+
+    async def _read(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        topic, position = asked.text("topic"), asked.number("position")
+        return await self._timelines.mark(who, topic, position, back=asked.flag("back"), device=request.device.client_id)
+
+    async def _position(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        return await self._timelines.position(who, asked.text("topic"))
+
+    async def _search(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        """Within one conversation, which the device may read."""
+        plugin = self._server.plugin(SearchPlugin)
+        if plugin is None:
+            raise Away("search is not configured")
+        topic = asked.text("topic")
+        await self._timelines.readable(who, topic)
+        allowed = frozenset([topic])
+        query = SearchQuery(asked.text("q"), conversations=allowed, limit=asked.limit(100, 20), allowed=allowed)
+        try:
+            query.check()
+            page = await plugin.search(query)
+        except BadQuery as error:
+            raise Unprocessable(str(error)) from error
+        except SearchError as error:
+            raise Away(f"search cannot answer now: {error}") from error
+        hits = [{**rendered(found.message), "highlight": found.highlight} for found in page.hits]
+        return {"hits": hits, "total": page.total}
+
+
+def _parsed(payload: bytes) -> dict[str, Any]:
+    if len(payload) > 64 << 10:
+        raise Unprocessable("a request has at most 64 KiB")
+    try:
+        fields = json.loads(payload)
+    except (ValueError, RecursionError):
+        raise Unprocessable('a request is a JSON object, such as {"op": "history", "topic": "home/kitchen"}') from None
+    if not isinstance(fields, dict):
+        raise Unprocessable("a request is a JSON object")
+    return fields
+
+
+def _named(fields: Any) -> dict[str, Any]:
+    """What of a request comes back with its answer."""
+    if not isinstance(fields, dict):
+        return {}
+    named = {"op": str(fields.get("op"))[:40]}
+    request_id = fields.get("id")
+    if isinstance(request_id, int) or (isinstance(request_id, str) and len(request_id) <= 200):
+        return {"id": request_id, **named}
+    return named
+
+
+def _told(fields: Any, problem: Problem) -> dict[str, Any]:
+    return {**_named(fields), "error": {"status": problem.status, "name": problem.name, "detail": problem.detail}}
+
+
+def _dumped(answer: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(answer, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except (UnicodeEncodeError, ValueError):
+        return json.dumps(answer, separators=(",", ":")).encode()
+
+
+def _fit(topic: str) -> bool:
+    """Whether this is a topic name."""
+    try:
+        topics.validate_name(topic)
+    except ProtocolViolation:
+        return False
+    return True
