@@ -189,6 +189,7 @@ def test_plugins_go_by_alias_class_name_or_path() -> None:
         "sync": {"start": "last:5"},
         "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": False},
         "http": {},
+        "requests": {},
     }
     path = "TIDELINE__PLUGINS__AMQTT_PLUGINS_AUTHENTICATION_ANONYMOUSAUTHPLUGIN__ALLOW_ANONYMOUS"
     assert load(None, {path: "false"}).plugins["amqtt.plugins.authentication.AnonymousAuthPlugin"] == {"allow_anonymous": False}

@@ -36,8 +36,9 @@ async def test_a_filter_of_the_device_holds_over_http_too(users: Site) -> None:
     await phone.subscribe("#", options=1)
     await laptop.subscribe("chat/+", options=1)
     await laptop.leave()
-    await phone.publish("other", b"no", qos=1)
-    await phone.publish("chat/a", b"yes", qos=1)
+    watch = await users.device("alice", "watch")
+    await watch.publish("other", b"no", qos=1)
+    await watch.publish("chat/a", b"yes", qos=1)
     http = users.caller("alice")
     page = (await http.get("/sync", params={"device": "laptop"})).json()
     assert [entry["message"]["topic"] for entry in page["entries"]] == ["chat/a"]
@@ -98,7 +99,8 @@ async def test_an_offset_set_back_gives_a_connected_device_everything_again(user
 async def test_set_back_reaches_what_was_there_before_a_filter(users: Site) -> None:
     phone = await users.device("alice", "phone")
     await phone.subscribe("chat/#", options=1)
-    await phone.publish("chat/a", b"early", qos=1)
+    watch = await users.device("alice", "watch")
+    await watch.publish("chat/a", b"early", qos=1)
     laptop = await users.device("alice", "laptop")
     await laptop.subscribe("chat/#", options=1)
     await laptop.quiet()
