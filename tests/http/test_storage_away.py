@@ -1,0 +1,78 @@
+"""What a publisher over HTTP is told while storage is away: the truth."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from storage.errors import StorageUnavailable
+from storage.records import Operation
+from tests.http.conftest import Site, site
+
+
+class Valve:
+    """Stands before a storage's commit and can keep it from answering."""
+
+    def __init__(self, storage: Any) -> None:
+        self._commit = storage.commit
+        self.open = asyncio.Event()
+        self.open.set()
+        self.asked = asyncio.Event()
+        storage.commit = self.commit
+
+    async def commit(self, group: Sequence[Operation]) -> None:
+        self.asked.set()
+        if not self.open.is_set():
+            raise StorageUnavailable("the test says so")
+        await self._commit(group)
+
+
+@pytest.fixture
+async def away() -> AsyncIterator[tuple[Site, Valve]]:
+    async with site(plugins={"http": {"bind": "127.0.0.1:0", "storage_timeout": 0.3}}, errors=True) as made:
+        valve = Valve(made.server.storage)
+        yield made, valve
+        valve.open.set()
+
+
+async def test_503_only_for_what_storage_never_saw(away: tuple[Site, Valve]) -> None:
+    made, valve = away
+    http = made.caller()
+    valve.open.clear()
+    handed = await http.post("/conversations/t/messages", json={"payload": "first"}, headers={"Idempotency-Key": "a"})
+    assert (handed.status_code, handed.json()["state"]) == (202, "pending")
+    never = await http.post("/conversations/t/messages", json={"payload": "second"})
+    assert never.status_code == 503
+    assert never.headers["retry-after"]
+    assert (await http.get("/health")).status_code == 503
+    valve.open.set()
+    again = await http.post("/conversations/t/messages", json={"payload": "first"}, headers={"Idempotency-Key": "a"})
+    while again.status_code == 202:
+        again = await http.post("/conversations/t/messages", json={"payload": "first"}, headers={"Idempotency-Key": "a"})
+    assert (again.status_code, again.json()["seq"]) == (200, 1)
+    history = (await http.get("/conversations/t/messages")).json()["messages"]
+    assert [m["payload"] for m in history] == ["first"]
+
+
+async def test_a_short_absence_is_waited_out(away: tuple[Site, Valve]) -> None:
+    made, valve = away
+    http = made.caller()
+    valve.open.clear()
+    valve.asked.clear()
+    posting = asyncio.create_task(http.post("/conversations/t/messages", json={"payload": "x"}))
+    await valve.asked.wait()
+    valve.open.set()
+    assert (await posting).status_code == 201
+
+
+async def test_reads_go_on_meanwhile(away: tuple[Site, Valve]) -> None:
+    made, valve = away
+    http = made.caller()
+    await http.post("/conversations/t/messages", json={"payload": "x"})
+    valve.open.clear()
+    assert (await http.get("/conversations/t/messages")).json()["last"] == 1
+    token = await http.post("/tokens", json={})
+    assert token.status_code == 503
