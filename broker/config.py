@@ -263,13 +263,14 @@ def default_listeners() -> list[Listener]:
 
 
 def default_plugins() -> dict[str, dict[str, Any]]:
-    """The embedded store, the inboxes, ``$SYS``, the HTTP API, and whoever can connect may do everything."""
+    """The embedded store, the inboxes, ``$SYS``, the HTTP API, the search index, and whoever can connect may do everything."""
     return {
         "persistence": {"url": DEFAULT_URL},
         "sync": {"start": "latest"},
         "sys": {"interval": 10},
         "http": {"bind": "127.0.0.1:8080"},
         "requests": {},
+        "search": {"engine": "embedded", "path": "data/search.db"},
         "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True},
     }
 

@@ -6,16 +6,18 @@ import os
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from amqtt.plugins.authentication import AnonymousAuthPlugin
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.utils import import_string
 
-from broker.config import Listener, Settings, is_loopback
+from broker.config import Listener, Settings, is_loopback, split_bind
 from broker.errors import StartError
 from broker.plugin_config import checked
 
 _EVERYWHERE = {"0.0.0.0", "::"}
+_IN_THE_CLEAR = "without TLS: passwords and messages travel in the clear"
 
 
 def plugin_problems(settings: Settings) -> list[str]:
@@ -35,7 +37,7 @@ def warnings(settings: Settings) -> list[str]:
         *_exposure(settings),
         *_identity(settings),
         *(line for listener in settings.listeners for line in _unreadable(listener)),
-        *_clashes(settings.listeners),
+        *_clashes(settings),
     ]
 
 
@@ -51,7 +53,17 @@ def _exposure(settings: Settings) -> Iterator[str]:
         if anonymous:
             yield f"{where}, and anonymous clients may do everything there that no topic plugin forbids"
         if listener.tls is None:
-            yield f"{where} without TLS: passwords and messages travel in the clear"
+            yield f"{where} {_IN_THE_CLEAR}"
+    for key, bind, options in _plugin_binds(settings):
+        if not is_loopback(split_bind(bind)[0]) and not options.get("certfile"):
+            yield f"plugins.{key}: {bind} can be reached from other machines {_IN_THE_CLEAR}"
+
+
+def _plugin_binds(settings: Settings) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(plugin, ``host:port``, its settings) of the plugins that listen themselves."""
+    for key, options in settings.plugins.items():
+        if isinstance(options.get("bind"), str):
+            yield key, options["bind"], options
 
 
 def _identity(settings: Settings) -> Iterator[str]:
@@ -80,8 +92,10 @@ def _unreadable(listener: Listener) -> Iterator[str]:
             yield f"listener {listener.name}: tls.{field} {path} cannot be read"
 
 
-def _clashes(listeners: list[Listener]) -> Iterator[str]:
-    for one, other in combinations(listeners, 2):
-        overlap = one.host == other.host or _EVERYWHERE & {one.host, other.host}
-        if one.port == other.port != 0 and overlap:
-            yield f"listeners {one.name} and {other.name} both want port {one.port} ({one.bind}, {other.bind})"
+def _clashes(settings: Settings) -> Iterator[str]:
+    binds = [(f"listener {listener.name}", listener.bind) for listener in settings.listeners]
+    binds += [(f"plugins.{key}", bind) for key, bind, _ in _plugin_binds(settings)]
+    for (one, bind), (other, other_bind) in combinations(binds, 2):
+        (host, port), (other_host, other_port) = split_bind(bind), split_bind(other_bind)
+        if port == other_port != 0 and (host == other_host or _EVERYWHERE & {host, other_host}):
+            yield f"{one} and {other} both want port {port} ({bind}, {other_bind})"

@@ -48,6 +48,6 @@ def configure(settings: Log) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
-    for chatty in ("asyncio", "pymongo", "mongoengine", "urllib3", "apscheduler", "transitions"):
+    for chatty in ("asyncio", "pymongo", "mongoengine", "urllib3", "apscheduler", "transitions", "uvicorn", "httpx"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)

@@ -14,7 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PATIENCE = 30.0
-FREE_PORTS = {"TIDELINE__LISTENERS__0__BIND": "127.0.0.1:0", "TIDELINE__LISTENERS__1__BIND": "127.0.0.1:0"}
+FREE_PORTS = {
+    "TIDELINE__LISTENERS__0__BIND": "127.0.0.1:0",
+    "TIDELINE__LISTENERS__1__BIND": "127.0.0.1:0",
+    "TIDELINE__PLUGINS__HTTP__BIND": "127.0.0.1:0",
+}
 
 
 def environment(**variables: str) -> dict[str, str]:

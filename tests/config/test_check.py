@@ -59,6 +59,13 @@ def test_ports_wanted_twice_are_warned_of(first: str, second: str, clash: bool) 
     assert all("both want port 99" in warning for warning in found)
 
 
+def test_a_plugin_that_listens_is_looked_at_too() -> None:
+    (only,) = warnings(load(None, {"TIDELINE__PLUGINS__HTTP__BIND": "0.0.0.0:8080"}))
+    assert only.startswith("plugins.http: 0.0.0.0:8080 can be reached from other machines without TLS")
+    (clash,) = warnings(load(None, {"TIDELINE__PLUGINS__HTTP__BIND": "127.0.0.1:1883"}))
+    assert clash == "listener mqtt and plugins.http both want port 1883 (127.0.0.1:1883, 127.0.0.1:1883)"
+
+
 @pytest.mark.parametrize(
     ("plugins", "expected"),
     [
