@@ -42,6 +42,9 @@ BATCH = 65536
 TAIL_RECENT = 128
 """Messages that a clean session may be behind before it reads from the store."""
 
+READ_PAGE = "read page"
+"""The name of the task that reads one."""
+
 _NO_LOCAL = 0x04
 _RETAIN_AS_PUBLISHED = 0x08
 _DUP = 0x08
@@ -118,12 +121,14 @@ class Feed:
         if self._task is not None:
             self._task.cancel()
 
-    def rewind(self) -> None:
-        """The session's cursor was set back: forget what was read ahead of it; `pump` follows."""
-        if self._task is not None:
+    def moved(self, *, back: bool) -> None:
+        """The session's cursor was set: forget what was read ahead of it, and set ``back`` also what was to be sent again;
+        `pump` follows."""
+        if back:
+            self._resend.clear()
+        if self._task is not None and (back or self._task.get_name() == READ_PAGE):
             self._task.cancel()
             self._task = None
-        self._resend.clear()
         self._page.clear()
 
     # --- where entries come from; the two kinds of feed differ only here -----------------------------------------------
@@ -475,7 +480,7 @@ class Feed:
         self.pump()
 
     def _fetch(self) -> None:
-        self._wait_for(self._fetch_page(), "read page")
+        self._wait_for(self._fetch_page(), READ_PAGE)
 
     async def _fetch_page(self) -> None:
         page = await self.delivery.persist(self.client_id, self.read_page)

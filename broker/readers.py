@@ -303,7 +303,8 @@ class MoveOffset(Awaited):
         if self._server.sessions.get(session.key) is not session:
             return []
         window, offset = session.window, self.offset
-        if offset >= window.offset(session.cursor):
+        back = offset < window.offset(session.cursor)
+        if not back:
             window.settle(offset)
             session.cursor = max(session.cursor, offset)
             operations: list[Operation] = []
@@ -313,7 +314,7 @@ class MoveOffset(Awaited):
             operations = self._widen()
         feed = session.connection.feed if session.connection is not None else None
         if isinstance(feed, InboxFeed):
-            feed.rewind()
+            feed.moved(back=back)
         return [*operations, session.progress()]
 
     def _widen(self) -> list[Operation]:

@@ -132,6 +132,7 @@ class HttpPlugin(GroupPlugin):
             ssl_keyfile=self.config.keyfile or None,
         )
         config.load()
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what it says beyond that, we say ourselves
         if config.ssl is not None:
             config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
         server = self._server = Quiet(config)
