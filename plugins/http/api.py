@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -19,6 +20,9 @@ from plugins.timelines import Timelines, Unprocessable, Who
 from plugins.timelines.errors import TooMany
 from storage.records import DeviceKey
 
+MAX_WAITING_OF_ONE = 100
+"""Calls of one user that may wait at once."""
+
 
 class Api:
     """The state of the app: ``app.state.api``."""
@@ -30,18 +34,21 @@ class Api:
         self.max_wait = max_wait
         self.stopping = asyncio.Event()
         self._max_waiting = max_waiting
-        self._waiting = 0
+        self._waiting: Counter[str] = Counter()
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """While a caller is kept waiting; `TooMany` where too many are."""
-        if self._waiting >= self._max_waiting:
-            raise TooMany(f"{self._waiting} callers wait already", retry_after=5)
-        self._waiting += 1
+    def waiting(self, who: Who) -> Iterator[None]:
+        """While a caller is kept waiting; `TooMany` where too many are, or too many of one user."""
+        waiting, mine = self._waiting, self._waiting[who.user]
+        if waiting.total() >= self._max_waiting or mine >= MAX_WAITING_OF_ONE:
+            raise TooMany("too many calls wait already", retry_after=5)
+        waiting[who.user] += 1
         try:
             yield
         finally:
-            self._waiting -= 1
+            waiting[who.user] -= 1
+            if not waiting[who.user]:
+                del waiting[who.user]
 
 
 def api_of(request: Request) -> Api:

@@ -127,6 +127,7 @@ class HttpPlugin(GroupPlugin):
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=3,
+            limit_concurrency=self.config.max_waiting + 1000,
             h11_max_incomplete_event_size=HEADERS,
             ssl_certfile=self.config.certfile or None,
             ssl_keyfile=self.config.keyfile or None,

@@ -43,7 +43,7 @@ async def search(
     if plugin is None:
         raise Away("search is not configured")
     try:
-        await _indexed(api, plugin, conversation, min_seq, wait_indexed, min(wait, api.max_wait))
+        await _indexed(api, who, plugin, conversation, min_seq, wait_indexed, min(wait, api.max_wait))
         query = SearchQuery(
             q=q,
             conversations=None if conversation is None else frozenset(conversation),
@@ -86,18 +86,19 @@ async def readable_topics(api: Api, who: Who, plugin: SearchPlugin, named: list[
 
 
 async def _indexed(
-    api: Api, plugin: SearchPlugin, conversation: list[str] | None, min_seq: int | None, message_id: str, wait: float
+    api: Api, who: Who, plugin: SearchPlugin, conversation: list[str] | None, min_seq: int | None, message_id: str, wait: float
 ) -> None:
     if message_id:
         number = parse_id(message_id)
         if not number:
             raise Unprocessable(f"wait_indexed {message_id!r}: must be a message id, 16 hexadecimal digits")
-        with api.waiting():
+        with api.waiting(who):
             if not await plugin.wait_indexed(number, wait):
                 raise Away("the index has not come that far yet", retry_after=1)
     if min_seq is not None:
         if conversation is None or len(conversation) != 1:
             raise Unprocessable("min_seq needs exactly one conversation")
-        with api.waiting():
+        await api.timelines.readable(who, conversation[0])  # how long it is is nobody else's business
+        with api.waiting(who):
             if not await plugin.wait_sequence(conversation[0], min_seq, wait):
                 raise Away("the index has not come that far yet", retry_after=1)

@@ -112,7 +112,7 @@ async def pull(
     if "text/event-stream" in request.headers.get("accept", ""):
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(stream(reader, request, start, limit), media_type="text/event-stream", headers=headers)
-    with api.waiting():
+    with api.waiting(who):
         return reply(reader.shown(await reader.page(start, limit, min(wait, api.max_wait))))
 
 
@@ -120,7 +120,7 @@ async def stream(reader: Reader, request: Request, after: int, limit: int) -> As
     """Events: ``claim`` once, ``message`` per entry, ``superseded`` at the end where another connection took the device."""
     api = reader.api
     try:
-        with api.waiting():
+        with api.waiting(reader.who):
             yield event("claim", {"epoch": reader.epoch or None, "offset": reader.offset})
             while not api.stopping.is_set():
                 reader.check()

@@ -164,6 +164,8 @@ async def assert_nothing_leaks(http: httpx.AsyncClient, topic: str, message_id: 
         assert "payload" not in answer.json()
     assert (await http.put(f"/conversations/{topic}/position", json={"position": 1})).status_code == 404
     assert (await http.get("/conversations")).json() == {"conversations": [], "next": None}
+    counted = await http.get("/search", params={"conversation": topic, "min_seq": 1, "wait": 0})
+    assert counted.status_code == 404
     for query in (
         {"q": "treasure"},
         {"q": ""},

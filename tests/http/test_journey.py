@@ -3,8 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
 
 from tests.http.conftest import Site
+from tests.support import mongo_server
+
+
+@pytest.fixture(params=["sqlite", "mongodb"])
+async def users(
+    request: pytest.FixtureRequest, sites: Callable[..., AbstractAsyncContextManager[Site]], tmp_path: Path
+) -> AsyncIterator[Site]:
+    """Users, no topic plugin, on each backend that lasts."""
+    database = mongo_server.new_database()
+    url = mongo_server.url(database) if request.param == "mongodb" else f"sqlite:///{tmp_path}/t.db"
+    async with sites(url) as made:
+        yield made
+    if request.param == "mongodb":
+        await mongo_server.drop(database)
 
 
 async def test_a_device_goes_from_mqtt_to_http_and_back_with_one_offset(users: Site) -> None:
