@@ -46,7 +46,7 @@ async def test_a_qos_1_message_that_was_not_acknowledged_comes_again(stored: Bro
     await stored.lose(reader, "reader")
     await send(sender, "t", range(3, 5))
     reader = await stored.socket(version)
-    assert (await reader.connect("reader", clean=False, **({"expiry": 3600} if version == 5 else {}))).session_present
+    assert (await reader.connect("reader", clean=False, expiry=3600 if version == 5 else None)).session_present
     again = [await reader.message(finish=False) for _ in range(4)]
     assert numbers(again) == [0, 2, 3, 4]
     assert [m.dup for m in again] == [True, True, False, False]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from broker.packets.codes import ReasonCode
@@ -10,7 +12,7 @@ from broker.packets.properties import Property
 from tests.support.broker import Broker, running, until
 from tests.support.wire import Client, Closed
 
-KEEP = {4: {}, 5: {"expiry": 3600}}
+KEEP: dict[int, dict[str, Any]] = {4: {}, 5: {"expiry": 3600}}
 
 
 async def present(broker: Broker, client_id: str, version: int, **connect: object) -> bool:

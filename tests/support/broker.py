@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from broker.config import Settings
 from broker.server import Server
+from storage.records import Operation
 from tests.support.wire import Client
 
 ANONYMOUS = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
@@ -68,6 +69,18 @@ class Broker:
         await client.drop()
         await until(lambda: all(session.connection is None for session in sessions.named(client_id)))
 
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[Commits]:
+        """While entered, each commit waits to be let through; what waits at the end goes through."""
+        commits = Commits(self.server.storage.commit)
+        self.server.storage.commit = commits.commit  # type: ignore[method-assign]
+        try:
+            yield commits
+        finally:
+            commits.open = True
+            commits.let(1000)
+            self.server.storage.commit = commits.real  # type: ignore[method-assign]
+
     async def close_clients(self) -> None:
         for client in self._clients:
             await client.drop()
@@ -78,6 +91,33 @@ async def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
     async with asyncio.timeout(timeout):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+class Commits:
+    """Stands in front of a storage's commit, so that a test says when a group becomes durable."""
+
+    def __init__(self, real: Callable[[Sequence[Operation]], Coroutine[Any, Any, None]]) -> None:
+        self.real = real
+        self.open = False
+        self.waiting: list[Operation] = []
+        """The group that waits; empty if none does."""
+        self._gate = asyncio.Semaphore(0)
+
+    def let(self, count: int = 1) -> None:
+        for _ in range(count):
+            self._gate.release()
+
+    async def arrived(self) -> list[Operation]:
+        """Wait for a group to be ready to commit."""
+        await until(lambda: bool(self.waiting))
+        return self.waiting
+
+    async def commit(self, group: Sequence[Operation]) -> None:
+        if not self.open:
+            self.waiting = list(group)
+            await self._gate.acquire()
+            self.waiting = []
+        await self.real(group)
 
 
 class Loud(logging.Handler):

@@ -1,0 +1,215 @@
+"""Retained messages: which are kept, who gets them, and with which RETAIN flag (3.3.1.3)."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.hooks import Group, GroupPlugin
+from broker.packets.model import PubAck, Publish, SubAck, Subscribe
+from broker.packets.properties import Properties, Property
+from tests.support.broker import Broker, running
+from tests.support.wire import Client
+
+RETAIN_AS_PUBLISHED, ONLY_NEW, NEVER = 8, 0x10, 0x20
+
+KINDS = pytest.mark.parametrize("durable", [False, True], ids=["clean", "durable"])
+
+
+async def make(broker: Broker, durable: bool, name: str, version: int) -> Client:
+    return await (broker.durable if durable else broker.client)(name, version)
+
+
+@KINDS
+async def test_a_new_subscription_gets_the_last_retained_message(stored: Broker, version: int, durable: bool) -> None:
+    """[MQTT-3.3.1-6, -8 of 3.1.1]: with RETAIN 1; a live one has 0 [MQTT-3.3.1-9 of 3.1.1]."""
+    sender, reader = await stored.client("sender"), await make(stored, durable, "reader", version)
+    await sender.publish("t/a", b"old", 1, retain=True)
+    await sender.publish("t/a", b"last", 1, retain=True)
+    await sender.publish("t/a", b"not retained", 1)
+    await reader.subscribe("t/a", options=1)
+    message = await reader.message()
+    assert (message.payload, message.retain, message.qos) == (b"last", True, 1)
+    await sender.publish("t/a", b"live", 1, retain=True)
+    message = await reader.message()
+    assert (message.payload, message.retain) == (b"live", False)
+    await reader.quiet()
+
+
+@KINDS
+async def test_only_to_subscriptions_that_match(stored: Broker, version: int, durable: bool) -> None:
+    sender, reader = await stored.client("sender"), await make(stored, durable, "reader", version)
+    for topic in ("t/a", "t/b/c", "t", "u", "$x/a"):
+        await sender.publish(topic, topic.encode(), 1, retain=True)
+    await reader.subscribe("t/+", options=1)
+    assert [m.topic for m in await reader.messages(1)] == ["t/a"]
+    await reader.subscribe("t/#", options=1)
+    assert [m.topic for m in await reader.messages(3)] == ["t/a", "t/b/c", "t"]
+    await reader.subscribe("#", options=1)
+    assert [m.topic for m in await reader.messages(4)] == ["t/a", "t/b/c", "t", "u"]
+    await reader.quiet()
+
+
+@KINDS
+async def test_subscribing_again_brings_them_again(stored: Broker, version: int, durable: bool) -> None:
+    """[MQTT-3.8.4-3]"""
+    sender, reader = await stored.client("sender"), await make(stored, durable, "reader", version)
+    await sender.publish("t", b"x", 1, retain=True)
+    for _ in range(2):
+        await reader.subscribe("t", options=1)
+        assert (await reader.message()).retain
+
+
+async def test_an_empty_payload_clears(stored: Broker, version: int) -> None:
+    """[MQTT-3.3.1-10, -11 of 3.1.1]: it is delivered as any message, and kept by nobody."""
+    sender, live = await stored.client("sender", version), await stored.client("live", version)
+    await sender.publish("t", b"x", 1, retain=True)
+    await live.subscribe("t")
+    assert (await live.message()).retain
+    await sender.publish("t", b"", 1, retain=True)
+    message = await live.message()
+    assert (message.payload, message.retain) == (b"", False)
+    reader = await stored.client("reader", version)
+    await reader.subscribe("t")
+    await reader.quiet()
+    assert stored.server.retained.count == 0
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_of_any_quality_and_at_the_lower_one(stored: Broker, version: int, qos: int) -> None:
+    sender = await stored.client("sender", version)
+    await sender.publish("t", b"x", qos, retain=True)
+    for options in (0, 1, 2):
+        reader = await stored.client(f"reader{options}", version)
+        await reader.subscribe("t", options=options)
+        assert (await reader.message()).qos == min(qos, options)
+
+
+async def test_missed_while_away_they_are_ordinary_messages(stored: Broker, version: int) -> None:
+    """RETAIN is 1 only for what a new subscription brings, not for what was queued."""
+    sender, reader = await stored.client("sender"), await stored.durable("reader", version)
+    await reader.subscribe("t", options=1)
+    await stored.lose(reader, "reader")
+    await sender.publish("t", b"x", 1, retain=True)
+    reader = await stored.durable("reader", version)
+    assert not (await reader.message()).retain
+
+
+async def test_a_retained_message_that_was_not_acknowledged_comes_again_as_one(stored: Broker, version: int) -> None:
+    sender, reader = await stored.client("sender"), await stored.durable("reader", version)
+    await sender.publish("t", b"x", 1, retain=True)
+    await reader.subscribe("t", options=1)
+    first = await reader.message(finish=False)
+    await stored.lose(reader, "reader")
+    reader = await stored.durable("reader", version)
+    again = await reader.message()
+    assert (again.packet_id, again.retain, again.dup) == (first.packet_id, True, True)
+
+
+async def test_only_for_the_device_that_subscribed(stored: Broker, version: int) -> None:
+    """Its entry in the inbox is for it alone."""
+    sender, reader = await stored.client("sender"), await stored.durable("reader", version)
+    await sender.publish("t", b"x", 1, retain=True)
+    await reader.subscribe("t", options=1)
+    await reader.message()
+    await reader.leave()
+    reader = await stored.durable("reader", version)
+    await reader.quiet()
+
+
+async def test_retained_and_live_keep_their_order_around_a_subscription(stored: Broker, version: int) -> None:
+    """What was before SUBSCRIBE comes retained, what is behind it comes live, each once."""
+    for index, name in enumerate(("clean", "durable")):
+        client = await make(stored, name == "durable", name, version)
+        topic = f"t{index}"
+        client.send(
+            Publish(topic, b"1", 1, retain=True, packet_id=1),
+            Subscribe(2, [(topic, 1)]),
+            Publish(topic, b"2", 1, retain=True, packet_id=3),
+        )
+        packets = [await client.receive() for _ in range(5)]
+        assert sum(isinstance(packet, PubAck | SubAck) for packet in packets) == 3
+        messages = [packet for packet in packets if isinstance(packet, Publish)]
+        assert [(m.payload, m.retain) for m in messages] == [(b"1", True), (b"2", False)]
+
+
+# --- MQTT 5 ----------------------------------------------------------------------------------------------------------
+
+
+@KINDS
+async def test_v5_retain_as_published(stored: Broker, durable: bool) -> None:
+    """[MQTT-3.3.1-12, -13]"""
+    sender, reader = await stored.client("sender", 5), await make(stored, durable, "reader", 5)
+    await reader.subscribe("t", options=1 | RETAIN_AS_PUBLISHED)
+    await sender.publish("t", b"x", 1, retain=True)
+    await sender.publish("t", b"y", 1)
+    assert [m.retain for m in await reader.messages(2)] == [True, False]
+
+
+@KINDS
+async def test_v5_retain_handling(stored: Broker, durable: bool) -> None:
+    """[MQTT-3.3.1-9 to -11]"""
+    sender, reader = await stored.client("sender", 5), await make(stored, durable, "reader", 5)
+    await sender.publish("t", b"x", 1, retain=True)
+    await reader.subscribe("t", options=1 | NEVER)
+    await reader.quiet()
+    await reader.subscribe("t", options=1 | ONLY_NEW)
+    await reader.quiet()
+    await reader.unsubscribe("t")
+    await reader.subscribe("t", options=1 | ONLY_NEW)
+    assert (await reader.message()).retain
+    await reader.subscribe("t", options=1)
+    assert (await reader.message()).retain
+
+
+async def test_v5_properties_are_retained_and_expiry_counts_down(stored: Broker) -> None:
+    sender, reader = await stored.client("sender", 5), await stored.client("reader", 5)
+    kept: Properties = {Property.CONTENT_TYPE: "text/plain", Property.USER_PROPERTY: [("b", "1"), ("a", "2"), ("b", "3")]}
+    await sender.publish("t", b"x", 1, retain=True, properties={**kept, Property.MESSAGE_EXPIRY: 100})
+    await reader.subscribe("t")
+    told = (await reader.message()).properties
+    assert {key: told[key] for key in kept} == kept
+    assert 90 <= told[Property.MESSAGE_EXPIRY] <= 100
+
+
+async def test_v5_an_expired_one_is_given_to_nobody_new(stored: Broker) -> None:
+    """[MQTT-3.3.2-5]"""
+    sender = await stored.client("sender", 5)
+    await sender.publish("short", b"x", 1, retain=True, properties={Property.MESSAGE_EXPIRY: 1})
+    await sender.publish("long", b"x", 1, retain=True, properties={Property.MESSAGE_EXPIRY: 1000})
+    ids = stored.server.ids
+    later = ids.now() + 1500
+    ids._clock = lambda: later / 1000
+    reader = await stored.client("reader", 5)
+    await reader.subscribe("short", "long")
+    assert (await reader.message()).topic == "long"
+    await reader.quiet()
+
+
+# --- refused messages ------------------------------------------------------------------------------------------------
+
+
+class Refusing(GroupPlugin):
+    """Fails for every message whose payload is ``bad``."""
+
+    async def before_ack(self, group: Group) -> None:
+        if any(append.message.payload == b"bad" for append in group.appends):
+            raise ValueError("bad payload")
+
+
+async def test_a_refused_message_leaves_the_retained_one_before_it() -> None:
+    plugins: dict[str, dict[str, object]] = {f"{__name__}.Refusing": {}}
+    async with running(errors=True, plugins=plugins) as broker:
+        sender = await broker.client("sender", 5)
+        sender.send(
+            Publish("t", b"bad", 1, retain=True, packet_id=1),
+            Publish("t", b"good", 1, retain=True, packet_id=2),
+            Publish("t", b"bad", 1, retain=True, packet_id=3),
+            Publish("u", b"bad", 1, retain=True, packet_id=4),
+        )
+        reasons = {ack.packet_id: ack.reason for ack in [await sender.expect(PubAck) for _ in range(4)]}
+        assert [reasons[n] >= 0x80 for n in (1, 2, 3, 4)] == [True, False, True, True]
+        reader = await broker.client("reader", 5)
+        await reader.subscribe("#")
+        assert (await reader.message()).payload == b"good"
+        await reader.quiet()
+        assert broker.server._displaced == {}
