@@ -4,7 +4,7 @@
 - The first packet is CONNECT, within a time limit [MQTT-3.1.0-1]; a second one is a violation (the decoder says so).
 - While an answer is awaited (authentication, an ACL plugin, the commit of a CONNECT) packets wait in order.
 - The socket is not read either while the pipeline is full or the client has too much unacknowledged; such a client is
-  not timed out for a PINGREQ that cannot be heard (law 6).
+  not timed out for a PINGREQ that cannot be heard (law 6). Nor is it read while the client takes no answers (law 5).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Why the socket is not read.
-STALLED, PIPELINE_FULL, TOO_MUCH_PENDING = 1, 2, 4
+STALLED, PIPELINE_FULL, TOO_MUCH_PENDING, ANSWERS_UNREAD = 1, 2, 4, 8
 
 CLOSE_GRACE = 2.0
 """Seconds that a closed connection has to take what was written to it."""
@@ -170,6 +170,7 @@ class Connection:
     def resume_writing(self) -> None:
         """The socket has drained."""
         self.writable = True
+        self._resume(ANSWERS_UNREAD)
         if self.feed is not None:
             self.feed.pump()
 
@@ -205,6 +206,15 @@ class Connection:
             self.server.pipeline.pause(self)
         if self.unstored >= self.server.settings.limits.connection_pending:
             self._pause(TOO_MUCH_PENDING)
+        if not self.writable:
+            self._check_answers()
+
+    def _check_answers(self) -> None:
+        """Read no more from a client that takes no answers. Deliveries alone never fill its buffer this far."""
+        settings = self.server.settings
+        limit = settings.limits.write_high_water + settings.mqtt.max_packet_size
+        if self._stage != _CLOSED and self._transport.get_write_buffer_size() > limit:
+            self._pause(ANSWERS_UNREAD)
 
     def _check_connected(self) -> None:
         if self._stage == _NEW:
@@ -216,7 +226,7 @@ class Connection:
             return
         clock = self.server.clock
         now = clock.now()
-        if self._paused:
+        if self._paused & ~ANSWERS_UNREAD:
             self.last_received = now
         deadline = self.last_received + self.keep_alive * 1.5
         if now >= deadline:
