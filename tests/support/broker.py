@@ -44,9 +44,9 @@ class Broker:
     def websocket(self) -> tuple[str, int]:
         return self.server.addresses["ws"]
 
-    async def socket(self, version: int = 4) -> Client:
-        """A client that has sent nothing."""
-        client = await Client.open(self.address, version)
+    async def socket(self, version: int = 4, **options: int) -> Client:
+        """A client that has sent nothing; ``options`` are those of `Client.open`."""
+        client = await Client.open(self.address, version, **options)
         self._clients.append(client)
         return client
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
 from typing import Any, TypeVar
 
@@ -50,9 +51,14 @@ class Client:
         self._next_id = 0
 
     @classmethod
-    async def open(cls, address: tuple[str, int], version: int = 4) -> Client:
-        """A socket that has not sent anything."""
-        reader, writer = await asyncio.open_connection(*address)
+    async def open(cls, address: tuple[str, int], version: int = 4, *, receive_buffer: int = 0) -> Client:
+        """A socket that has not sent anything. A small ``receive_buffer`` keeps the kernel from reading for a paused one."""
+        plain = socket.socket()
+        if receive_buffer:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        plain.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(plain, address)
+        reader, writer = await asyncio.open_connection(sock=plain)
         return cls(reader, writer, version)
 
     # --- bytes -----------------------------------------------------------------------------------------------------
@@ -68,12 +74,23 @@ class Client:
         """Everything that was sent is with the kernel."""
         await self._writer.drain()
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that the kernel has not taken."""
+        return self._writer.transport.get_write_buffer_size()
+
     def pause(self) -> None:
         """Read no more from the socket, as a frozen device does."""
         self._writer.transport.pause_reading()  # type: ignore[attr-defined]
 
     def resume(self) -> None:
         self._writer.transport.resume_reading()  # type: ignore[attr-defined]
+
+    async def receive_bytes(self, count: int) -> bytes:
+        """So many bytes, not decoded. There must be no packet waiting that was decoded already."""
+        assert not self._packets
+        async with asyncio.timeout(TIMEOUT):
+            return await self._reader.readexactly(count)
 
     async def receive(self, timeout: float = TIMEOUT) -> Packet:
         """The next packet. Raises `Closed` where the broker closed instead, TimeoutError where nothing comes."""
