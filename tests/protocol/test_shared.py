@@ -1,0 +1,185 @@
+"""Shared subscriptions (4.8.2): each message to one member, none lost when members come and go."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from broker.packets.model import PubAck, PubComp, Publish, PubRec, PubRel
+from broker.packets.properties import Property
+from tests.support.broker import Broker, running
+from tests.support.wire import Client
+
+SHARE = "$share/g/t/#"
+
+
+async def members(broker: Broker, count: int, version: int, options: int = 1) -> list[Client]:
+    made = []
+    for number in range(count):
+        client = await broker.durable(f"m{number}", version)
+        assert await client.subscribe(SHARE, options=options) == [options]
+        made.append(client)
+    return made
+
+
+async def collect(clients: list[Client], count: int) -> list[list[bytes]]:
+    """What each client gets until they have ``count`` messages together."""
+    got: list[list[bytes]] = [[] for _ in clients]
+    done = asyncio.Event()
+
+    async def read(index: int) -> None:
+        while True:
+            got[index].append((await clients[index].message()).payload)
+            if sum(map(len, got)) >= count:
+                done.set()
+
+    tasks = [asyncio.create_task(read(index)) for index in range(len(clients))]
+    try:
+        async with asyncio.timeout(10):
+            await done.wait()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return got
+
+
+async def publish(sender: Client, numbers: range, qos: int = 1) -> None:
+    for number in numbers:
+        await sender.publish(f"t/{number % 3}", str(number).encode(), qos)
+
+
+def flat(got: list[list[bytes]]) -> list[int]:
+    return sorted(int(payload) for one in got for payload in one)
+
+
+async def test_each_message_goes_to_one_member(stored: Broker, version: int) -> None:
+    clients, sender = await members(stored, 3, version), await stored.client("sender")
+    await publish(sender, range(60))
+    got = await collect(clients, 60)
+    assert flat(got) == list(range(60))
+    assert all(len(one) >= 10 for one in got)
+    for one in got:
+        assert one == sorted(one, key=int)
+    for client in clients:
+        await client.quiet()
+
+
+async def test_an_ordinary_subscription_beside_it_gets_everything(stored: Broker, version: int) -> None:
+    clients, sender = await members(stored, 2, version), await stored.client("sender")
+    plain = await stored.durable("plain", version)
+    await plain.subscribe("t/#", options=1)
+    await publish(sender, range(10))
+    assert flat(await collect(clients, 10)) == list(range(10))
+    assert [int(m.payload) for m in await plain.messages(10)] == list(range(10))
+
+
+async def test_groups_are_independent(stored: Broker, version: int) -> None:
+    one, two = await stored.durable("one", version), await stored.durable("two", version)
+    await one.subscribe("$share/a/t/#", options=1)
+    await two.subscribe("$share/b/t/#", options=1)
+    sender = await stored.client("sender")
+    await publish(sender, range(5))
+    for client in (one, two):
+        assert [int(m.payload) for m in await client.messages(5)] == list(range(5))
+
+
+async def test_what_a_member_did_not_acknowledge_goes_to_another(stored: Broker, version: int) -> None:
+    """[MQTT-4.8.2-5]"""
+    (one, two), sender = await members(stored, 2, version), await stored.client("sender")
+    await publish(sender, range(10))
+    held = [await one.message(finish=False) for _ in range(5)]
+    one.send(PubAck(held[0].packet_id))
+    await one.ping()
+    first = [await two.message() for _ in range(5)]
+    await stored.lose(one, "m0")
+    rest = [await two.message() for _ in range(4)]
+    assert sorted(int(m.payload) for m in [held[0], *first, *rest]) == list(range(10))
+    one = await stored.durable("m0", version)
+    await one.quiet()
+    await two.quiet()
+
+
+async def test_work_waits_while_nobody_is_there(stored: Broker, version: int) -> None:
+    clients, sender = await members(stored, 2, version), await stored.client("sender")
+    for number, client in enumerate(clients):
+        await stored.lose(client, f"m{number}")
+    await publish(sender, range(20))
+    one = await stored.durable("m1", version)
+    assert [int(m.payload) for m in await one.messages(20)] == list(range(20))
+
+
+async def test_qos_2_stays_with_its_member(stored: Broker, version: int) -> None:
+    """[MQTT-4.8.2-4]"""
+    (one, two), sender = await members(stored, 2, version, options=2), await stored.client("sender")
+    await publish(sender, range(4), qos=2)
+    held = [await one.message(finish=False) for _ in range(2)]
+    first = [await two.message() for _ in range(2)]
+    one.send(PubRec(held[0].packet_id))
+    await one.expect(PubRel)
+    await stored.lose(one, "m0")
+    await two.quiet()
+    one = await stored.durable("m0", version)
+    assert (await one.expect(PubRel)).packet_id == held[0].packet_id
+    one.send(PubComp(held[0].packet_id))
+    again = await one.message()
+    assert (again.packet_id, again.dup, again.payload) == (held[1].packet_id, True, held[1].payload)
+    assert sorted(int(m.payload) for m in [*held, *first]) == list(range(4))
+    await one.quiet()
+
+
+async def test_the_last_to_unsubscribe_ends_the_group(stored: Broker, version: int) -> None:
+    clients, sender = await members(stored, 2, version), await stored.client("sender")
+    for client in clients:
+        await client.unsubscribe(SHARE)
+    await publish(sender, range(3))
+    assert len(stored.server.shares) == 0
+    assert stored.server.trie.count == 0
+    await clients[0].subscribe(SHARE, options=1)
+    await publish(sender, range(3, 4))
+    assert (await clients[0].message()).payload == b"3"
+
+
+async def test_no_retained_messages_for_a_group(stored: Broker, version: int) -> None:
+    sender = await stored.client("sender")
+    await sender.publish("t/1", b"x", 1, retain=True)
+    (one,) = await members(stored, 1, version)
+    await one.quiet()
+
+
+async def test_a_clean_member_takes_part(stored: Broker, version: int) -> None:
+    clean, sender = await stored.client("clean", version), await stored.client("sender")
+    await clean.subscribe(SHARE, options=1)
+    await publish(sender, range(4))
+    held = [await clean.message(finish=False) for _ in range(4)]
+    assert [int(m.payload) for m in held] == list(range(4))
+    await stored.lose(clean, "clean")
+    (one,) = await members(stored, 1, version)
+    assert [int(m.payload) for m in await one.messages(4)] == list(range(4))
+
+
+async def test_v5_a_shared_message_carries_its_identifier_also_when_sent_again(stored: Broker) -> None:
+    one, sender = await stored.durable("one", 5), await stored.client("sender")
+    await one.subscribe(SHARE, options=2, properties={Property.SUBSCRIPTION_IDENTIFIER: 9})
+    await publish(sender, range(1), qos=2)
+    assert (await one.message(finish=False)).properties[Property.SUBSCRIPTION_IDENTIFIER] == [9]
+    await stored.lose(one, "one")
+    one = await stored.durable("one", 5)
+    again = await one.message()
+    assert again.dup
+    assert again.properties[Property.SUBSCRIPTION_IDENTIFIER] == [9]
+
+
+@pytest.mark.parametrize("slow", [False, True])
+async def test_a_slow_member_gets_less(version: int, slow: bool) -> None:
+    """Load is spread by free window: a member that acknowledges nothing keeps no more than its window."""
+    async with running(mqtt={"inflight_window": 4}) as broker:
+        (one, two), sender = await members(broker, 2, version), await broker.client("sender")
+        sender.send(*(Publish("t/x", str(n).encode(), 1, packet_id=n + 1) for n in range(40)))
+        if slow:
+            held = [await one.message(finish=False) for _ in range(4)]
+            rest = [await two.message() for _ in range(36)]
+            assert sorted(int(m.payload) for m in held + rest) == list(range(40))
+        else:
+            assert flat(await collect([one, two], 40)) == list(range(40))
