@@ -122,6 +122,9 @@ class Sessions:
                 old.will_at = -1  # the session ends here, and so does the will's delay [MQTT-3.1.3-9]
             old.connection.disconnect(ReasonCode.SESSION_TAKEN_OVER, "taken over by a newer connection")
             old = self._sessions.get(key)
+        if old is not None and self._overdue(old):
+            self._due(old, old.epoch)
+            old = self._sessions.get(key)
         if old is not None and clean:
             self._forget(old)
         present = old is not None and old.durable and not clean
@@ -221,6 +224,15 @@ class Sessions:
             server.pipeline.submit(EndStep(server, session, self._closing(session, delete=True)))
         else:
             self._schedule(session)
+
+    def _overdue(self, session: Session) -> bool:
+        """Whether a deadline of a disconnected session passed that the clock has not come to yet.
+
+        Above all after a crash: then every will is due at once, and its device may be back before the first tick.
+        """
+        now = self._server.ids.now()
+        will_due = session.will is not None and session.will_at <= now
+        return session.connection is None and (will_due or 0 < session.expires_at <= now)
 
     def create(self, key: DeviceKey) -> Session:
         """A durable session without a connection, for a device that has none; storage hears of it by its first operation."""
