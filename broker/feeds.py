@@ -355,9 +355,12 @@ class Feed:
             self._holding = False
             self.pump()
 
-    def pubrel(self, packet_id: int) -> None:
+    def pubrel(self, slot: Slot) -> None:
         """Send PUBREL, once the state that it stands for is durable."""
-        frames = [ack_frame(PacketType.PUBREL, packet_id)]
+        frames = [ack_frame(PacketType.PUBREL, slot.packet_id)]
+        share = self.delivery.shares.by_inbox(slot.timeline) if slot.timeline else None
+        if share is not None:
+            share.received_at(slot.seq)
         if self.session.durable:
             self._hold(frames, publishes=False)
         else:

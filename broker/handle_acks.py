@@ -38,8 +38,8 @@ def pubrec(connection: Connection, packet: PubRec) -> None:
         if slot is not None:
             feed.finished(slot)
             feed.pump()
-    elif session.window.release(packet.packet_id) is not None:
-        feed.pubrel(packet.packet_id)
+    elif (slot := session.window.release(packet.packet_id)) is not None:
+        feed.pubrel(slot)
     elif connection.version >= 5:
         connection.send(PubRel(packet.packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND))
     else:

@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING
 
 from broker.pipeline import Step
 from broker.topics import parse_share
-from broker.window import PUBLISHED_1, Slot
+from broker.window import PUBLISHED_1, RELEASED, Slot
 from storage.records import (
     NEVER,
     CloseSession,
     Device,
     DeviceKey,
     Inflight,
-    InflightState,
     OpenSession,
     Operation,
     Progress,
@@ -49,7 +48,8 @@ class Share:
     """One group: its members, and how far it got in its inbox.
 
     ``cursor`` is the last entry given to a member; ``pending`` says which of those before it are not done, and who has them
-    (None: nobody, they are to be given again).
+    (None: nobody, they are to be given again). ``received`` are those of them that a member has received at QoS 2: nobody is
+    given them again. That is durable before the member hears PUBREL, and so before its own state can forget them.
     """
 
     __slots__ = (
@@ -63,6 +63,7 @@ class Share:
         "members",
         "opened",
         "pending",
+        "received",
         "saving",
         "timeline",
         "turn",
@@ -79,6 +80,7 @@ class Share:
         self.turn: deque[Session] = deque()
         self.cursor = 0
         self.pending: dict[int, Session | None] = {}
+        self.received: set[int] = set()
         self.saving = False
         self._redo: list[int] = []
         self._page: deque[InboxEntry] = deque()
@@ -97,7 +99,8 @@ class Share:
     def progress(self) -> Progress:
         """The group's offset and what is pending, to be stored."""
         offset = min(self.pending, default=self.cursor + 1) - 1
-        inflight = [Inflight(0, seq, InflightState.PUBLISHED_1) for seq in sorted(self.pending)]
+        received = self.received
+        inflight = [Inflight(0, seq, RELEASED if seq in received else PUBLISHED_1) for seq in sorted(self.pending)]
         return Progress(self.key, 0, offset, self.cursor, inflight)
 
     # --- members -------------------------------------------------------------------------------------------------------
@@ -125,27 +128,44 @@ class Share:
                 bisect.insort(self._redo, slot.seq)
             elif ended or not session.durable:
                 session.window.drop(slot.packet_id)
-                self.pending.pop(slot.seq, None)
+                self._done(slot.seq)
         self.touch()
         self.pump()
 
     def finished(self, slot: Slot) -> None:
         """A member acknowledged to the end."""
-        self.pending.pop(slot.seq, None)
+        self._done(slot.seq)
         self.touch()
+
+    def received_at(self, seq: int) -> None:
+        """A member has received a message at QoS 2; stored with the next group."""
+        self.received.add(seq)
+        self.save()
+
+    def _done(self, seq: int) -> None:
+        self.pending.pop(seq, None)
+        self.received.discard(seq)
 
     def restore(self, device: Device) -> None:
         """Take up the stored state; members' own windows say later which pending messages are still with them."""
         self.cursor = device.cursor
         self.pending = {entry.seq: None for entry in device.inflight}
+        self.received = {entry.seq for entry in device.inflight if entry.state is RELEASED}
 
     def reconcile(self) -> None:
-        """After all sessions were loaded: what no member has in flight is to be given again."""
-        for session in self.members:
-            for slot in session.window.pending():
-                if slot.timeline == self.inbox:
-                    self.pending[slot.seq] = session
-                    self.cursor = max(self.cursor, slot.seq)
+        """After all sessions were loaded: what no member has in flight is to be given again, unless one has received it.
+
+        A member's state may be newer than the group's; what others were given since the group's was stored counts as not given.
+        """
+        with_members = {
+            slot.seq: session for session in self.members for slot in session.window.pending() if slot.timeline == self.inbox
+        }
+        newest = max(with_members, default=0)
+        self.pending.update(dict.fromkeys(range(self.cursor + 1, newest + 1)))
+        self.cursor = max(self.cursor, newest)
+        self.pending.update(with_members)
+        for seq in self.received - with_members.keys():
+            self._done(seq)
         self._redo = sorted(seq for seq, holder in self.pending.items() if holder is None)
 
     # --- the loop ------------------------------------------------------------------------------------------------------
@@ -181,9 +201,9 @@ class Share:
             if given:
                 self.pending[entry.seq] = member
             else:
-                self.pending.pop(entry.seq, None)
+                self._done(entry.seq)
         else:
-            self.pending.pop(entry.seq, None)
+            self._done(entry.seq)
         self._passed(entry)
         self.touch()
         return True
@@ -247,7 +267,7 @@ class Share:
             if page and page[0].seq == self._redo[0]:
                 self._page.append(page[0])
             else:  # retention removed it
-                self.pending.pop(self._redo.pop(0), None)
+                self._done(self._redo.pop(0))
         elif page:
             self._page.extend(entry for entry in page if entry.seq > self.cursor)
         elif self.timeline is not None:
