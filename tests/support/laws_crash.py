@@ -1,0 +1,217 @@
+"""The crash run: publishers, devices of several users and a shared group, while the broker is killed again and again.
+
+The seed decides what is published, who is killed after how many events and how long after the last of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from storage.factory import open_url
+from tests.support import laws_check as law
+from tests.support.laws_aio import AioDevice, AioPublisher
+from tests.support.laws_clients import Device, Plan, Publisher, Pulse, Recorder, WillHolder
+from tests.support.laws_process import PATIENCE, BrokerProcess
+from tests.support.mongo_server import MongoServer
+
+WINDOW = 20
+"""In-flight messages of a device: ``mqtt.inflight_window``, and with MQTT 5 also what the client takes."""
+GROUP = "$share/crew/jobs/#"
+GROUP_INBOX = "s/crew/jobs/#"
+CHAT = ("chat/1", "chat/2", "chat/3")
+JOBS = ("jobs/1", "jobs/2")
+LONG = 2.3
+"""Seconds that some rounds last at least, so that an offset that is never stored would show."""
+
+
+class World:
+    """All clients of a run."""
+
+    def __init__(self, port: int, seed: int) -> None:
+        self.pulse = pulse = Pulse()
+        self.wanderer = Device(pulse, port, "bob", "bob-tablet", {"chat/2": 1, "chat/3": 2})
+        self.fragile = Device(pulse, port, "carol", "carol-watch", {"chat/#": 1}, 5)
+        self.devices: list[Recorder] = [
+            Device(pulse, port, "alice", "alice-phone", {"chat/#": 2}),
+            Device(pulse, port, "alice", "alice-laptop", {"chat/#": 1}, 5),
+            AioDevice(pulse, port, "alice", "alice-web", {"chat/#": 1}),
+            Device(pulse, port, "bob", "bob-phone", {"chat/1": 2, "chat/+": 1}, 5),
+            self.wanderer,
+            self.fragile,
+        ]
+        self.members: list[Recorder] = [
+            Device(pulse, port, "crew", f"crew-{number}", {GROUP: 2}, version) for number, version in enumerate((5, 5, 4))
+        ]
+        everywhere = CHAT + JOBS
+        self.publishers: list[Publisher | AioPublisher] = [
+            Publisher(pulse, port, "pat", "pat-1", Plan(everywhere, (1,)), seed),
+            Publisher(pulse, port, "pat", "pat-2", Plan(everywhere, (2,)), seed + 1, 5),
+            Publisher(pulse, port, "pat", "pat-named", Plan(everywhere, (1, 2), named=True), seed + 2, 5),
+            Publisher(pulse, port, "alice", "alice-pen", Plan(CHAT, (0, 1, 2)), seed + 3),
+            AioPublisher(pulse, port, "bob", "bob-pen", Plan(everywhere, (1,)), seed + 4),
+        ]
+        self.holder = WillHolder(pulse, port, "wilma", "wilma-sensor", "chat/1")
+
+    @property
+    def clients(self) -> list[Recorder]:
+        return [*self.devices, *self.members, *self.publishers, self.holder]
+
+    def start(self) -> None:
+        """Devices first, so that everything that is published is due to them."""
+        for part in ([*self.devices, *self.members], [*self.publishers, self.holder]):
+            for client in part:
+                client.start()
+            for client in part:
+                assert client.connected.wait(PATIENCE), f"{client.name} cannot connect"
+
+    def stop(self) -> None:
+        for client in self.clients:
+            client.stop()
+
+
+class CrashRun:
+    """One run. ``check`` needs `run` to have come to its end."""
+
+    def __init__(self, folder: Path, url: str, seed: int, mongo: MongoServer | None = None) -> None:
+        self.url = url
+        self.dice = random.Random(seed)
+        self.broker = BrokerProcess(folder, url, mqtt={"inflight_window": WINDOW}, limits={"recent_entries": 64})
+        self.mongo = mongo
+        self.world = World(self.broker.port, seed)
+        self.kills: list[law.Kill] = []
+        self._instant = threading.Event()
+        self._wanderer_is_away = False
+
+    def run(self, rounds: int) -> None:
+        """Kill so many times, then let everything arrive, and end cleanly."""
+        self.broker.start()
+        try:
+            self.world.start()
+            for number in range(rounds):
+                self._round(number)
+            self._come_to_rest()
+        finally:
+            self.world.stop()
+            if self.broker.process is not None and self.kills:
+                self.broker.stop()
+            self.broker.kill()
+
+    def _round(self, number: int) -> None:
+        began = time.monotonic()
+        events = self.dice.randrange(20, 400)
+        assert self.world.pulse.wait(events, PATIENCE), f"nothing goes on in round {number}:\n{self.broker.log[-3000:]}"
+        self._upset_a_device(number)
+        if number % 3 == 2:
+            self._instant.wait(max(0.0, began + LONG - time.monotonic()))
+        self._instant.wait(self.dice.uniform(0, 0.05))
+        victims: tuple[Callable[[], None], ...] = (self._kill_broker,)
+        if self.mongo is not None:
+            victims = (self._kill_broker, self._kill_mongo, self._kill_both)
+        victims[number % len(victims)]()
+
+    def _upset_a_device(self, number: int) -> None:
+        """One device goes and comes back a round later; another loses its memory."""
+        if self._wanderer_is_away:
+            self.world.wanderer.start()
+        elif number % 2:
+            self.world.wanderer.drops.append(time.monotonic())
+            self.world.wanderer.stop()
+        self._wanderer_is_away = not self._wanderer_is_away and bool(number % 2)
+        if number % 4 == 2:
+            self.world.fragile.crash()
+            self.world.fragile.start()
+
+    def _kill_broker(self) -> None:
+        self._end_broker()
+        if self.dice.random() < 0.4:  # once more while it starts, which may be in the middle of its recovery
+            self.broker.spawn()
+            self._instant.wait(self.dice.uniform(0.3, 1.3))
+            self._end_broker()
+        self.broker.start()
+
+    def _end_broker(self) -> None:
+        late = law.lateness(self.world.pulse, time.monotonic())
+        self.broker.kill()
+        self.kills.append(law.Kill(time.monotonic(), late))
+
+    def _kill_mongo(self) -> None:
+        assert self.mongo is not None
+        self.mongo.kill()
+        self._instant.wait(self.dice.uniform(0, 0.5))
+        self.mongo.start()
+
+    def _kill_both(self) -> None:
+        assert self.mongo is not None
+        if self.dice.random() < 0.5:
+            self.mongo.kill()
+            self._instant.wait(self.dice.uniform(0, 0.2))
+            self._end_broker()
+        else:
+            self._end_broker()
+            self.mongo.kill()
+        self.mongo.start()
+        self.broker.start()
+
+    # --- the end -------------------------------------------------------------------------------------------------------
+
+    def _come_to_rest(self) -> None:
+        world = self.world
+        if self._wanderer_is_away:
+            world.wanderer.start()
+        for publisher in world.publishers:
+            publisher.finish()
+        asyncio.run(self._everything_is_done())
+
+    async def _everything_is_done(self) -> None:
+        """All publishers are acknowledged, and every offset is at the head of its inbox."""
+        storage = open_url(self.url, read_only=True)
+        await storage.open()
+        behind: list[str] = ["?"]
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while behind:
+                    await asyncio.sleep(0.1)
+                    behind = [f"{p.name}: not acknowledged" for p in self.world.publishers if not _all_acked(p)]
+                    async for device in storage.devices():
+                        head = await storage.inbox_head(device.key.user)
+                        if device.offset < head:
+                            behind.append(f"{device.key}: offset {device.offset} of {head}, {len(device.inflight)} in flight")
+        except TimeoutError:
+            raise AssertionError(f"it does not come to rest: {behind}\n{self.broker.log[-3000:]}") from None
+        finally:
+            await storage.close()
+
+    def check(self) -> None:
+        """Every law, on what is left."""
+        world, window = self.world, WINDOW
+        problems = [problem for client in world.clients for problem in client.problems]
+        assert problems == [], problems[:5]
+        assert self.broker.complaints == [], self.broker.log[-6000:]
+        stored = law.read_all(self.url)
+        law.timelines_are_whole(stored)
+        law.acknowledged_are_stored(stored, world.publishers)
+        law.surplus_is_bounded(stored, world.publishers)
+        law.publishers_are_in_order(stored, world.publishers)
+        law.inboxes_hold_what_is_due(stored, self._inboxes())
+        law.offsets_are_at_the_head(stored, world.devices)
+        for device in world.devices:
+            law.everything_was_delivered(stored, device)
+            law.delivery_was_in_order(stored, device)
+            law.duplicates_are_bounded(stored, device, self.kills, window)
+        law.group_got_everything(stored, GROUP_INBOX, world.members, self.kills, window)
+        law.wills_survived(stored, world.holder.held, world.holder.given_up, world.holder.number)
+
+    def _inboxes(self) -> dict[str, set[str]]:
+        inboxes: dict[str, set[str]] = {GROUP_INBOX: {"jobs/#"}}
+        for device in self.world.devices:
+            inboxes.setdefault(f"u/{device.user}", set()).update(device.filters)
+        return inboxes
+
+
+def _all_acked(publisher: Publisher | AioPublisher) -> bool:
+    return all(sent.acked for sent in publisher.sent.values() if sent.qos)
