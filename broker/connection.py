@@ -300,7 +300,11 @@ class Connection:
 
     def write_frames(self, frames: list[bytes]) -> None:
         """Write encoded packets; the caller has looked at `writable` where it can wait."""
-        data = b"".join(frames)
+        self._write(b"".join(frames))
+
+    def _write(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            return  # the socket broke and `connection_lost` is on its way; uvloop's transport raises where asyncio's is silent
         self.server.counters.bytes_sent += len(data)
         self._transport.write(data)
 
@@ -318,10 +322,8 @@ class Connection:
             }
             self.send(packet)
             return
-        counters = self.server.counters
-        counters.messages_sent += 1
-        counters.bytes_sent += len(data)
-        self._transport.write(data)
+        self.server.counters.messages_sent += 1
+        self._write(data)
 
     def reason(self, text: str) -> Properties:
         """Properties with a reason string, where the client wants to hear one [MQTT-3.1.2-29]."""
