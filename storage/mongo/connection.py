@@ -80,7 +80,10 @@ class Connection(NamedTuple):
     def make(cls, address: Address) -> Connection:
         """A client of the running loop, which connects when it is first used; reads and writes are the majority's."""
         with storage_errors(opening=True):
-            client: AsyncMongoClient[Raw] = AsyncMongoClient(address.url, **address.options)
+            try:
+                client: AsyncMongoClient[Raw] = AsyncMongoClient(address.url, **address.options)
+            except (ValueError, TypeError) as error:
+                raise ConfigurationError(str(error)) from error
             database = client.get_database(
                 address.database,
                 read_preference=ReadPreference.PRIMARY,

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from storage.mongo.codec import device_id, kept_device, once_key, subscription, subscription_id
 from storage.mongo.connection import storage_errors
 from storage.mongo.documents import Collection, Raw
+from storage.mongo.names import refuse_unstorable
 from storage.mongo.participation import read_positions
 from storage.mongo.state import State, batches, first_at, head_of
 from storage.mongo.view import Finished, Head, View
@@ -41,7 +42,7 @@ async def load(state: State, group: Sequence[Operation], version: int) -> View:
     starts: list[OpenSession] = []
     pairs: set[tuple[str, str]] = set()
     for op in group:
-        if op.error is not None:
+        if op.error is not None or refuse_unstorable(op):
             continue
         if isinstance(op, Append):
             message = op.message

@@ -1,0 +1,42 @@
+"""What can be a key in MongoDB: text without U+0000, which separates the parts of one. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from storage.errors import MessageRefused
+from storage.records import Append, Join, MarkRead, OpenSession, Operation, SaveToken, Subscribe
+
+
+def refuse_unstorable(op: Operation) -> bool:
+    """Set the error of an operation that has a name which cannot be stored; whether it has one."""
+    for name in _names(op):
+        if not (name.isascii() or _is_text(name)) or "\0" in name:
+            op.error = MessageRefused(f"name {name[:100]!r}: mongodb stores Unicode text without U+0000")
+            return True
+    return False
+
+
+def _names(op: Operation) -> Iterable[str]:
+    if isinstance(op, Append):
+        message = op.message
+        return message.topic, message.user, message.device, op.idempotency_key, *op.recipients
+    if isinstance(op, OpenSession):
+        return op.device
+    if isinstance(op, Subscribe):
+        return *op.device, *(subscription.filter for subscription in op.subscriptions)
+    if isinstance(op, MarkRead):
+        return op.user, op.topic
+    if isinstance(op, Join):
+        return (name for pair in op.pairs for name in pair)
+    if isinstance(op, SaveToken):
+        return op.token.id, op.token.digest, op.token.user, op.token.label
+    return ()
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

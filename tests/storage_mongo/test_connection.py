@@ -1,0 +1,237 @@
+"""URLs, servers that are absent or frozen, closing in the middle, and looking at a database beside its broker."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+
+import pytest
+
+from storage.errors import StorageUnavailable, StorageUnusable
+from storage.factory import open_url
+from storage.mongo import MongoStorage
+from storage.mongo.connection import Address
+from storage.mongo.documents import Collections, bind
+from storage.records import DeviceKey, MarkRead
+from tests.storage.samples import Maker, collect, everything, opened, subscribe
+from tests.storage_mongo.groups import TOPICS, USERS, check_laws, content, prepare
+from tests.support import mongo_server
+from tests.support.mongo_proxy import Command, MongoProxy
+from tests.support.mongo_server import MongoServer
+
+ANN = DeviceKey("u/ann", "phone")
+
+
+# --- URLs ----------------------------------------------------------------------------------------------------------
+
+
+def test_our_options_are_taken_out_of_the_url() -> None:
+    address = Address.parse("mongodb://u:p%40@h1:1,h2:2/tide%20line?replicaSet=r&tideline_lease_ms=1500&socketTimeoutMS=7")
+    assert address.url == "mongodb://u:p%40@h1:1,h2:2/tide%20line?replicaSet=r&socketTimeoutMS=7"
+    assert (address.database, address.lease_ms) == ("tide line", 1500)
+    assert "socketTimeoutMS" not in address.options
+    assert address.options["connectTimeoutMS"] == 3000
+    assert Address.parse("mongodb://h/db").lease_ms == 10_000
+    assert Address.parse("mongodb://h/db?tideline_lease_ms=200").url == "mongodb://h/db"
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("mongodb://h:1", "names no database"),
+        ("mongodb://h:1/?replicaSet=r", "names no database"),
+        ("mongodb://h/db?tideline_lease_ms=soon", "tideline_lease_ms=soon"),
+        ("mongodb://h/db?tideline_lease_ms=10", "at least 200"),
+        ("mongodb://h/db?tideline_lease=500", "tideline_lease in the mongodb url"),
+    ],
+)
+def test_what_is_wrong_with_a_url_is_told(url: str, told: str) -> None:
+    with pytest.raises(StorageUnusable, match=told):
+        open_url(url)
+
+
+async def test_a_url_that_the_driver_refuses_is_unusable_and_keeps_its_secret() -> None:
+    storage = MongoStorage("mongodb://ann:secret@h:99999/db")
+    with pytest.raises(StorageUnusable) as refused:
+        await storage.open()
+    assert "secret" not in str(refused.value)
+
+
+# --- servers that do not answer ------------------------------------------------------------------------------------
+
+
+async def test_an_absent_server_is_told_within_seconds_without_blocking_the_loop() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        storage = MongoStorage(f"mongodb://ann:secret@127.0.0.1:{free.getsockname()[1]}/db")
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0.01)
+                ticks += 1
+
+        ticking = asyncio.create_task(tick())
+        began = time.monotonic()
+        with pytest.raises(StorageUnavailable) as away:
+            await storage.open()
+        took = time.monotonic() - began
+        ticking.cancel()
+    assert took < 10
+    assert ticks > took / 0.01 / 4
+    assert "secret" not in str(away.value)
+    with pytest.raises(StorageUnavailable, match="closed"):
+        await storage.commit([])
+
+
+@pytest.mark.skipif(bool(mongo_server.EXTERNAL), reason="freezes the server, which must be the test's own")
+async def test_a_frozen_server_takes_the_group_when_it_thaws(killable: MongoServer, make: Maker) -> None:
+    storage = MongoStorage(killable.url("tideline", "socketTimeoutMS=300&serverSelectionTimeoutMS=300&connectTimeoutMS=300"))
+    await storage.open()
+    group = [make.append("a", ["u/ann"]) for _ in range(5)]
+    killable.freeze()
+    for _ in range(2):
+        with pytest.raises(StorageUnavailable):
+            await storage.commit(group)
+    killable.thaw()
+    for _ in range(20):  # the driver may meet the connections that it gave up
+        try:
+            await storage.commit(group)
+            break
+        except StorageUnavailable:
+            continue
+    assert [a.message.seq for a in group] == [1, 2, 3, 4, 5]
+    assert await check_laws(storage, [a.message.id for a in group]) == 5
+    await storage.close()
+
+
+@pytest.mark.skipif(bool(mongo_server.EXTERNAL), reason="freezes the server, which must be the test's own")
+async def test_closing_does_not_wait_for_a_frozen_server_for_ever(killable: MongoServer, make: Maker) -> None:
+    storage = MongoStorage(killable.url("tideline", "socketTimeoutMS=300&serverSelectionTimeoutMS=300&connectTimeoutMS=300"))
+    await storage.open()
+    await storage.commit([make.append()])
+    killable.freeze()
+    async with asyncio.timeout(20):
+        await storage.close()
+    killable.thaw()
+
+
+async def test_a_cancelled_commit_is_finished_by_close(database: str, proxy: MongoProxy, make: Maker) -> None:
+    storage = MongoStorage(mongo_server.url(database, through=proxy.port))
+    await storage.open()
+    storing, go = asyncio.Event(), asyncio.Event()
+
+    def hold(command: Command) -> bool:
+        if command.name == "insert" and command.collection == "store":
+            storing.set()
+        return True
+
+    proxy.pass_on, proxy.held = hold, lambda: go.wait() if storing.is_set() and not go.is_set() else None
+    commit = asyncio.create_task(storage.commit([make.append("a", ["u/ann"])]))
+    await storing.wait()
+    commit.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await commit
+    closing = asyncio.create_task(storage.close())
+    go.set()
+    await closing
+    again = MongoStorage(mongo_server.url(database))
+    await again.open()
+    assert await check_laws(again, [1]) == 1
+    await again.close()
+
+
+async def test_a_closed_storage_says_so(database: str, make: Maker) -> None:
+    storage = MongoStorage(mongo_server.url(database))
+    await storage.open()
+    await storage.close()
+    with pytest.raises(StorageUnavailable, match="closed"):
+        await storage.commit([make.append()])
+    with pytest.raises(StorageUnavailable, match="closed"):
+        await storage.read_tail(0, 1)
+
+
+# --- the schema, and looking at it ---------------------------------------------------------------------------------
+
+
+async def test_a_reader_beside_the_broker_sees_all_and_changes_nothing(database: str, make: Maker) -> None:
+    url = mongo_server.url(database)
+    broker = MongoStorage(url)
+    await broker.open()
+    await broker.commit(await prepare(broker, make))
+    await broker.prune_conversation("a", 2)
+    before = await content(broker)
+    reader = open_url(url, read_only=True)
+    assert isinstance(reader, MongoStorage)
+    await reader.open()
+    assert await everything(reader, TOPICS, USERS) == await everything(broker, TOPICS, USERS)
+    assert await collect(reader.conversations()) == await collect(broker.conversations())
+    assert await collect(reader.inboxes()) == await collect(broker.inboxes())
+    with pytest.raises(StorageUnavailable, match="reading only"):
+        await reader.commit([make.append()])
+    with pytest.raises(StorageUnavailable, match="reading only"):
+        await reader.prune_inbox("u/ann", 5)
+    later = make.append("a", ["u/ann"])
+    await broker.commit([later])
+    assert await reader.inbox_head("u/ann") == later.inbox_seqs[0]
+    await reader.close()
+    assert before != await content(broker)
+    await broker.close()
+
+
+async def test_a_reader_of_an_empty_database_creates_nothing(database: str) -> None:
+    reader = MongoStorage(mongo_server.url(database), read_only=True)
+    await reader.open()
+    assert await reader.last_id() == 0
+    assert await collect(reader.devices()) == []
+    assert await reader.collections.store.database.list_collection_names() == []
+    await reader.close()
+
+
+async def test_a_later_schema_is_not_touched(database: str) -> None:
+    storage = MongoStorage(mongo_server.url(database))
+    await storage.open()
+    await storage.collections.meta.update_one({"_id": "schema"}, {"$set": {"version": 99}})
+    await storage.close()
+    with pytest.raises(StorageUnusable, match="schema 99"):
+        await storage.open()
+
+
+async def test_the_documents_declare_every_field_and_index(database: str, make: Maker) -> None:
+    """What is written raw reads through mongomotor, and no field of it is unknown there."""
+    storage = MongoStorage(mongo_server.url(database))
+    await storage.open()
+    group = await prepare(storage, make)
+    await storage.commit(group)
+    await storage.prune_inbox("u/ann", 2)
+    connection = storage._connection
+    assert connection is not None
+    assert Collections(*(d._get_collection() for d in bind(connection.alias).documents)) == storage.collections
+    for document, collection in zip(connection.bound.documents, storage.collections, strict=True):
+        declared = set(document._db_field_map.values())
+        raw = await collection.find().to_list(None)
+        assert raw, collection.name
+        for one in raw:
+            assert set(one) <= declared, collection.name
+        assert await document.objects.count() == len(raw)
+        indexes = {tuple(key for key, _ in one["key"]) for one in (await collection.index_information()).values()}
+        assert {tuple(key for key, _ in spec["fields"]) for spec in document._meta["index_specs"]} <= indexes
+    stored = {document.mid: document async for document in connection.bound.documents[0].objects}
+    assert stored[2].recipients == ["u/ann", "u/bob"]
+    assert stored[2].payload == b"payload 2"
+    await storage.close()
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0b"])
+async def test_a_name_that_cannot_be_a_key_is_refused_alone(database: str, make: Maker, name: str) -> None:
+    storage = MongoStorage(mongo_server.url(database))
+    await storage.open()
+    bad = [make.append(name), make.append(user=name), make.append(to=[name]), opened(DeviceKey("u/x", name))]
+    more = [MarkRead("u/ann", name, 1), subscribe(ANN, name)]
+    good = make.append(to=["u/ann"])
+    await storage.commit([opened(ANN), *bad, *more, good])
+    assert all(op.error is not None for op in [*bad, *more])
+    assert (good.message.seq, list(good.inbox_seqs)) == (1, [1])
+    await storage.close()
