@@ -49,7 +49,8 @@ async def _messages(state: State, ids: set[int]) -> dict[int, Message]:
     for collection in (state.collections.store, state.collections.retained):
         if missing := [id for id in ids if id not in found]:
             with storage_errors():
-                async for document in collection.find({"mid": {"$in": missing}}):
+                # The bounds add nothing but where a server looks up no list in an index, as the one of the tests: 20 times.
+                async for document in collection.find({"mid": {"$in": missing, "$gte": min(missing), "$lte": max(missing)}}):
                     if not document.get("gone"):
                         found[document["mid"]] = message(document)
     return found
