@@ -77,7 +77,7 @@ class BrokerProcess:
         """Start the process and don't wait for it."""
         assert self.process is None
         environ = {name: value for name, value in os.environ.items() if not name.startswith("TIDELINE__")}
-        environ["PYTHONPATH"] = str(ROOT)
+        environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "broker.cli", "serve", "--config", str(self._config)],
