@@ -1,0 +1,102 @@
+"""Delivery under any interleaving: each device gets every due message once and in order (laws 1, 3 and 4).
+
+Scripts decide when commits are applied and answered, when pages are read and handed over, who acknowledges what, and who
+freezes or goes. Nothing sleeps and nothing is a socket, so that a failing script fails again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tests.core.scripted import Device, Sender, World
+
+TOPICS = ["a/1", "a/2", "b"]
+FILTERS = ["a/+", "a/1", "b", "#"]
+Action = tuple[str, int, int]
+
+_one = st.integers(0, 3)
+actions = st.lists(
+    st.one_of(
+        st.tuples(st.just("publish"), st.integers(0, 2), st.integers(0, 2)),
+        st.tuples(st.just("subscribe"), _one, st.integers(0, 11)),
+        st.tuples(st.just("answer"), _one, st.integers(0, 5)),
+        st.tuples(st.just("lose"), _one, st.just(0)),
+        st.tuples(st.just("connect"), _one, st.just(0)),
+        st.tuples(st.just("freeze"), _one, st.just(0)),
+        st.tuples(st.just("thaw"), _one, st.just(0)),
+        st.tuples(st.just("let"), _one, st.integers(1, 2)),
+        st.tuples(st.just("let"), _one, st.integers(1, 2)),
+        st.tuples(st.just("turn"), st.integers(1, 8), st.just(0)),
+        st.tuples(st.just("turn"), st.integers(1, 8), st.just(0)),
+    ),
+    min_size=5,
+    max_size=80,
+)
+
+SETUP: list[Action] = [("settle", 0, 0)]
+
+
+async def play(script: list[Action], *, window: int, page: int, recent: int) -> None:
+    world = World(mqtt={"inflight_window": window}, limits={"page_entries": page, "recent_entries": recent})
+    await world.start()
+    sender = Sender(world, "sender")
+    devices = [Device(world, f"d{n}", durable=n < 3) for n in range(4)]
+    sender.connect()
+    try:
+        count = 0
+        for kind, one, two in script:
+            if kind == "publish":
+                count += 1
+                sender.publish(TOPICS[one], b"%d" % count, two)
+            elif kind == "subscribe":
+                devices[one].subscribe(FILTERS[two % 4], two // 4)
+            elif kind == "answer":
+                devices[one].answer(two)
+            elif kind in ("lose", "connect", "freeze", "thaw"):
+                getattr(devices[one], kind)()
+            elif kind == "let":
+                for _ in range(two):
+                    world.storage.gates[one].let()
+            elif kind == "settle":
+                for gate in world.storage.gates:
+                    for _ in range(20):
+                        gate.let()
+                for device in devices:
+                    device.connect()
+                await world.turn(30)
+            else:
+                await world.turn(one)
+        await world.quiesce(devices)
+        assert world.problems == []
+        for device in devices:
+            assert device.first == world.due(device), device.client_id
+        for device in devices[:3]:
+            session = world.server.sessions.named(device.client_id)[0]
+            assert len(session.window) == 0
+            assert session.window.offset(session.cursor) == session.cursor
+        delivery = world.server.delivery
+        assert delivery._recent_bytes == sum(inbox.recent_bytes for inbox in delivery._inboxes.values())
+    finally:
+        for gate in world.storage.gates:
+            gate.open()
+        await world.stop()
+
+
+@given(actions, st.sampled_from([1, 2, 5, 100]), st.sampled_from([1, 2, 256]), st.sampled_from([1, 3, 512]))
+@settings(max_examples=150, deadline=None)
+@example([("settle", 0, 0), ("subscribe", 0, 3), ("publish", 0, 1), ("let", 0, 2), ("turn", 8, 0)], 1, 1, 1)
+def test_every_due_message_once_and_in_order(script: list[Action], window: int, page: int, recent: int) -> None:
+    asyncio.run(play(script, window=window, page=page, recent=recent))
+
+
+@given(actions, st.sampled_from([1, 3]), st.sampled_from([1, 2]))
+@settings(max_examples=100, deadline=None)
+def test_from_a_broker_that_is_in_full_swing(script: list[Action], window: int, page: int) -> None:
+    """Everybody is connected and subscribed, and behind by more than memory keeps."""
+    begin: list[Action] = [("settle", 0, 0)]
+    begin += [("subscribe", device, 3 + 4 * (device % 3)) for device in range(4)]
+    begin += [("settle", 0, 0)] + [("publish", n % 3, n % 3) for n in range(12)] + [("settle", 0, 0)]
+    asyncio.run(play([*begin, *script], window=window, page=page, recent=2))
