@@ -1,8 +1,8 @@
 """What search takes from publishing, and how soon a message is found: ``python -m bench.search_publish [--seconds 10]``.
 
-Runs the broker with persistence on SQLite in a process of its own, without and with search, by turns. Publishers in this process
-send made-up chat texts with QoS 1 as fast as they are acknowledged. The broker's process asks its index, every 50 ms, how
-old the oldest message is that cannot be found yet.
+Runs the broker with persistence on SQLite in a process of its own, without and with search, by turns. Publishers in this
+process send made-up chat texts with QoS 1 as fast as they are acknowledged. The broker's process asks its index, every 50
+ms, how old the oldest message is that cannot be found yet.
 """
 
 from __future__ import annotations
