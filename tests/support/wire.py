@@ -177,8 +177,8 @@ class Client:
         packet_id = self.new_id() if qos else 0
         message = Publish(topic, payload, qos, retain, False, packet_id, properties or {})
         if not qos:
-            self.send(message)
-            await self.ping()
+            self.send(message, PingReq())  # in one piece, or the kernel may hold the second one back for 40 ms
+            await self.expect(PingResp)
             return 0
         self.send(message)
         if qos == 1:
