@@ -41,25 +41,32 @@ class Stored:
 
 def read_all(url: str) -> Stored:
     """Read a database that no broker serves any more."""
-    return asyncio.run(_read_all(url))
+    return asyncio.run(_read(url, messages=True))
 
 
-async def _read_all(url: str) -> Stored:
+def read_devices(url: str) -> dict[tuple[str, str], StoredDevice]:
+    """The devices of a database, by user key and client id."""
+    return asyncio.run(_read(url, messages=False)).devices
+
+
+async def _read(url: str, *, messages: bool) -> Stored:
     storage = open_url(url, read_only=True)
     await storage.open()
     stored = Stored()
     try:
+        async for device in storage.devices():
+            stored.devices[device.key] = device
+        if not messages:
+            return stored
         assert isinstance(storage, Catalogue)
         async for topic, _, _ in storage.conversations():
-            messages = stored.conversations[topic] = []
-            while page := await storage.read_conversation(topic, after=messages[-1].seq if messages else 0, limit=PAGE):
-                messages += page
+            kept = stored.conversations[topic] = []
+            while page := await storage.read_conversation(topic, after=kept[-1].seq if kept else 0, limit=PAGE):
+                kept += page
         async for user, _, _ in storage.inboxes():
             entries = stored.inboxes[user] = []
             while found := await storage.read_inbox(user, entries[-1].seq if entries else 0, PAGE):
                 entries += found
-        async for device in storage.devices():
-            stored.devices[device.key] = device
     finally:
         await storage.close()
     return stored
