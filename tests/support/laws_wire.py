@@ -98,6 +98,13 @@ class Flood:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def cut_off(self) -> None:
+        """The broker has closed the connection, and nothing else went wrong."""
+        self.halt()
+        self._tasks[2].cancel()
+        _, heard, _ = await asyncio.gather(*self._tasks, return_exceptions=True)
+        assert isinstance(heard, Closed), heard
+
 
 class Collector:
     """Receives for a device, and acknowledges QoS 1; ``got`` has the payloads, without filling, in the order of arrival."""

@@ -1,0 +1,152 @@
+"""Stopping, starting and being the only one: nothing is lost by a shutdown, and no database has two brokers."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+from broker.packets.model import PubAck, Publish, Will
+from tests.support import laws_check as law
+from tests.support.laws_process import PATIENCE, BrokerProcess, broker_process
+from tests.support.laws_wire import Collector, Flood, dropping, enter, until
+
+CANNOT_START = 3
+LATE = 1.0
+STALL = 0.25
+
+
+def test_a_second_broker_on_the_same_data_is_refused(tmp_path: Path, url: str) -> None:
+    with broker_process(tmp_path, url) as first:
+        second = BrokerProcess(tmp_path, url)
+        second.spawn()
+        assert second.process is not None
+        try:
+            assert second.process.wait(PATIENCE) == CANNOT_START, second.log
+        finally:
+            second.kill()
+        assert "served by" in second.log
+        asyncio.run(_publish(first, b"still served"))
+        first.kill()
+        second.start()  # the first one's right died with it
+        asyncio.run(_publish(second, b"and again"))
+        second.stop()
+    assert [m.payload for m in law.read_all(url).conversations["some/topic"]] == [b"still served", b"and again"]
+
+
+async def _publish(broker: BrokerProcess, payload: bytes) -> None:
+    client = await enter(broker, "pub", "publisher", clean=True)
+    async with dropping(client):
+        await client.publish("some/topic", payload)
+
+
+# --- a clean shutdown ------------------------------------------------------------------------------------------------
+
+
+async def stop_under_load(broker: BrokerProcess) -> tuple[Flood, Collector]:
+    reader = await enter(broker, "reader", "reader-1")
+    await reader.subscribe("flood/#", options=1)
+    pusher = await enter(broker, "pusher", "pusher-1", clean=True)
+    async with dropping(reader, pusher):
+        heard, flood = Collector(reader), Flood(pusher, "p", "flood/1", 100)
+        await until(lambda: len(flood.acked) >= 1000 and len(heard.got) >= 1000, "traffic flows")
+        await asyncio.to_thread(broker.stop)
+        await flood.cut_off()
+        await heard.end()
+    return flood, heard
+
+
+async def hear_the_rest(broker: BrokerProcess, heard: Collector, count: int) -> list[str]:
+    reader = await enter(broker, "reader", "reader-1")
+    async with dropping(reader):
+        rest = Collector(reader)
+        await rest.wait(count - len(heard.got))
+        await rest.end()
+    return rest.got
+
+
+def test_a_clean_shutdown_keeps_everything(tmp_path: Path, url: str) -> None:
+    with broker_process(tmp_path, url) as broker:
+        flood, heard = asyncio.run(stop_under_load(broker))
+        stored = law.read_all(url)
+        law.timelines_are_whole(stored)
+        kept = [message.payload.decode().rstrip() for message in stored.conversations["flood/1"]]
+        assert kept == [f"p:{number}" for number in range(len(kept))]
+        assert len(flood.acked) <= len(kept) <= flood.sent
+        assert heard.got == kept[: len(heard.got)]
+        broker.start()
+        rest = asyncio.run(hear_the_rest(broker, heard, len(kept)))
+        again = len(heard.got) + len(rest) - len(kept)
+        assert [*heard.got[: len(heard.got) - again], *rest] == kept
+        # The broker hears no more acks once it has said goodbye, so what was on its way comes again, and no more than that.
+        assert 0 <= again <= 100, f"{again} messages came again"
+        broker.stop()
+
+
+# --- offsets ---------------------------------------------------------------------------------------------------------
+
+
+async def kill_while_it_reads(broker: BrokerProcess) -> tuple[list[tuple[float, int]], float, float]:
+    """(when, how many it had acknowledged), the moment of the kill, and the longest time in which nothing was heard."""
+    reader = await enter(broker, "reader", "reader-1")
+    await reader.subscribe("flood/#", options=1)
+    pusher = await enter(broker, "pusher", "pusher-1", clean=True)
+    acked: list[tuple[float, int]] = []
+    async with dropping(reader, pusher):
+        count, began, stall = 0, time.monotonic(), 0.0
+        while time.monotonic() - began < 3 * LATE:
+            await pusher.publish("flood/1", str(count).encode())
+            message = await reader.expect(Publish)
+            assert message.payload == str(count).encode()
+            reader.send(PubAck(message.packet_id))
+            await reader.ping()  # the broker has the ack
+            count += 1
+            now = time.monotonic()
+            stall = max(stall, now - (acked[-1][0] if acked else now))
+            acked.append((now, count))
+        broker.signal(signal.SIGKILL)
+        return acked, time.monotonic(), stall
+
+
+def test_an_offset_is_at_most_a_second_late(tmp_path: Path, url: str) -> None:
+    with broker_process(tmp_path, url) as broker:
+        acked, killed, stall = asyncio.run(kill_while_it_reads(broker))
+        broker.kill()
+        if url.startswith("mongodb"):
+            broker.start()  # MongoDB's own recovery, of a group that the kill cut short, is part of the promise
+            broker.kill()
+        offset = law.read_devices(url)["u/reader", "reader-1"].offset
+        due = [number for at, number in acked if at <= killed - LATE - STALL - stall]
+        assert due[-1] <= offset <= acked[-1][1]
+
+
+# --- wills -----------------------------------------------------------------------------------------------------------
+
+
+async def _enter_with_wills(broker: BrokerProcess) -> None:
+    watcher = await enter(broker, "watcher", "watcher-1")
+    await watcher.subscribe("wills/#", options=1)
+    for name, delay in (("gone", 0), ("back", 0), ("in-time", 3600)):
+        will = Will(f"wills/{name}", name.encode(), 1, False, {24: delay} if delay else {})
+        await enter(broker, "holder", name, 5, will=will)
+
+
+async def _come_back(broker: BrokerProcess) -> list[bytes]:
+    await enter(broker, "holder", "back", 5)  # before the clock of the new broker has ticked
+    await enter(broker, "holder", "in-time", 5)
+    watcher = await enter(broker, "watcher", "watcher-1")
+    wills = [(await watcher.message()).payload for _ in range(2)]
+    await watcher.quiet()
+    return sorted(wills)
+
+
+def test_wills_survive_a_kill(tmp_path: Path, url: str) -> None:
+    """Those that are due are published, also if their device is back at once; one with a delay is given up by that."""
+    with broker_process(tmp_path, url) as broker:
+        asyncio.run(_enter_with_wills(broker))
+        broker.restart()
+        assert asyncio.run(_come_back(broker)) == [b"back", b"gone"]
+        broker.stop()
+    stored = law.read_all(url)
+    assert {topic: len(messages) for topic, messages in stored.conversations.items()} == {"wills/back": 1, "wills/gone": 1}
