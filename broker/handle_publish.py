@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from amqtt.contexts import Action
 
-from broker.hooks import REQUEST_TOPIC, Request
+from broker.hooks import REQUEST_TOPIC, Refusal, Request
 from broker.packets.codes import PacketType, ReasonCode, TopicAliasInvalid
 from broker.packets.encoder import ack_frame
 from broker.packets.model import PubAck, Publish, PubRec
 from broker.packets.properties import EMPTY, Properties, Property, encode_property_body
 from broker.packets.wire import shown
-from storage.errors import IdempotencyConflict, MessageRefused
+from storage.errors import MessageRefused
 from storage.records import Append, Message
 
 if TYPE_CHECKING:
@@ -40,8 +40,11 @@ MESSAGE_ID = "message-id"
 """The user property by which a publisher names its message, so that sending it again stores it once."""
 
 
-class NotAuthorized(MessageRefused):
+class NotAuthorized(Refusal):
     """The ACL denies the topic."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, ReasonCode.NOT_AUTHORIZED)
 
 
 class Inbound:
@@ -57,12 +60,9 @@ class Inbound:
 
     def stored(self, append: Append, acks: dict[Connection, list[bytes]]) -> None:
         """The group is durable: add this message's ack to its connection's frames, or act on its refusal."""
-        connection = self.connection
-        connection.stored()
+        self.connection.stored()
+        connection = self.waiting
         if self.qos == 2:
-            # Whoever sent the message last waits for the PUBREC: after a reconnect that is another connection.
-            waiting = self.session.received.get(self.packet_id)
-            connection = connection if waiting is None else waiting
             if append.error is None:
                 if self.packet_id in self.session.received:  # else it was released before we asked for that
                     self.session.received[self.packet_id] = None
@@ -82,6 +82,12 @@ class Inbound:
                 frames.append(connection.server.publish_ack(connection, append, self.qos, self.packet_id))
             if self.qos == 1:
                 connection.inbound_finished()
+
+    @property
+    def waiting(self) -> Connection:
+        """Who waits for the ack: of a QoS 2 message whoever sent it last, which after a reconnect is another connection."""
+        found = self.session.received.get(self.packet_id) if self.qos == 2 else None
+        return self.connection if found is None else found
 
     def _refused(self, connection: Connection, error: Exception) -> None:
         """Say so with a reason code. Version 3.1.1 has none: a denied topic is acknowledged and goes nowhere
@@ -123,12 +129,11 @@ class Asked(Inbound):
 
 
 def refusal_code(error: Exception) -> ReasonCode:
-    """The reason code that tells a publisher why its message was not stored."""
-    if isinstance(error, NotAuthorized):
-        return ReasonCode.NOT_AUTHORIZED
-    if isinstance(error, IdempotencyConflict):
-        return ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR
-    return ReasonCode.UNSPECIFIED_ERROR
+    """The reason code that tells a publisher why its message was not stored: 0x83 where it never can be."""
+    if isinstance(error, Refusal):
+        return error.code
+    never = isinstance(error, MessageRefused)
+    return ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR if never else ReasonCode.UNSPECIFIED_ERROR
 
 
 def unacceptable(limits: Mqtt, topic: str, retain: bool) -> tuple[ReasonCode, str] | None:
@@ -217,6 +222,7 @@ def _submit_request(connection: Connection, session: Session, packet: Publish) -
         session.received[packet.packet_id] = connection
         if session.durable:
             append.received = (session.key, packet.packet_id)
+    connection.unstored += 1
     connection.server.pipeline.submit(append)
 
 

@@ -18,6 +18,8 @@ from amqtt.broker import BrokerContext
 from amqtt.plugins.base import BasePlugin
 
 from broker.authority import SessionInfo
+from broker.packets.codes import ReasonCode
+from storage.errors import MessageRefused
 from storage.interface import Storage
 from storage.records import Append, DeviceKey, Operation
 
@@ -27,11 +29,22 @@ class Group:
     """Everything that is committed in one durable write, in order.
 
     ``appends`` are the messages among ``operations``. A hook may change an append's ``store`` and ``recipients``, refuse it
-    (set ``error``), or add operations of its own at the end.
+    (set ``error`` to a `Refusal`), or add operations of its own at the end.
     """
 
     operations: list[Operation]
     appends: list[Append] = field(default_factory=list)
+
+
+class Refusal(MessageRefused):
+    """Why a message was not taken. An MQTT 5 publisher gets the code, and the text as its reason string.
+
+    PUBACK and PUBREC can say 0x80, 0x83, 0x87, 0x90, 0x97 and 0x99. Here 0x97 means "now": the same message may be taken later.
+    """
+
+    def __init__(self, text: str, code: ReasonCode = ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class GroupPlugin(BasePlugin[BrokerContext]):

@@ -20,15 +20,18 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from broker.counters import Counters
-from broker.hooks import Group, GroupPlugin
-from storage.errors import FencedOut, MessageRefused, StorageUnavailable
+from broker.hooks import Group, GroupPlugin, Refusal
+from broker.packets.codes import ReasonCode
+from storage.errors import FencedOut, StorageUnavailable
 from storage.interface import Committer
 from storage.records import Append, Operation
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T", bound="Append | Step")
 
 OVERHEAD = 256
 """Bytes counted for a gathered message besides its payload."""
@@ -70,8 +73,11 @@ class Router(Protocol):
         """The group is durable: acknowledge its publishers, then deliver. Those with an ``error`` were refused."""
 
 
-class HookFailed(MessageRefused):
+class HookFailed(Refusal):
     """A plugin failed for this message before its ack."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, ReasonCode.UNSPECIFIED_ERROR)
 
 
 class _Built(NamedTuple):
@@ -150,12 +156,31 @@ class Pipeline:
 
     def withdraw(self, item: Append | Step) -> bool:
         """Take an item back that no group has yet: True if it was still here, so that storage never heard of it."""
-        for index, waiting in enumerate(self._pending):
-            if waiting is item:
-                del self._pending[index]
-                self._bytes -= OVERHEAD + len(item.message.payload) if isinstance(item, Append) else OVERHEAD
-                return True
-        return False
+        return bool(self._withdraw([waiting for waiting in self._pending if waiting is item]))
+
+    def withdraw_until(self, last: Append | Step, wanted: Callable[[Append], bool]) -> list[Append]:
+        """Take back the ``wanted`` messages that wait, up to ``last`` itself; none where a group has that already."""
+        found: list[Append] = []
+        for waiting in self._pending:
+            if isinstance(waiting, Append) and wanted(waiting):
+                found.append(waiting)
+            if waiting is last:
+                return self._withdraw(found)
+        return []
+
+    def _withdraw(self, items: list[T]) -> list[T]:
+        if items:
+            gone = set(map(id, items))
+            self._pending = [waiting for waiting in self._pending if id(waiting) not in gone]
+            self._bytes -= sum(map(_weight, items))
+            if not self.full:
+                self._resume()
+        return items
+
+    @property
+    def last(self) -> Append | Step | None:
+        """The newest item that waits for the group after the one under way."""
+        return self._pending[-1] if self._pending else None
 
     @property
     def full(self) -> bool:
@@ -210,11 +235,14 @@ class Pipeline:
 
     def _take(self) -> list[Append | Step]:
         items, self._pending, self._bytes = self._pending, [], 0
+        self._resume()
+        return items
+
+    def _resume(self) -> None:
         if self._paused:
             paused, self._paused = self._paused, {}
             for source in paused:
                 source.resume_submitting()
-        return items
 
     def _finish(self, built: _Built) -> None:
         """The group is durable: let the steps go on, in the order of submission, then acknowledge and deliver."""
@@ -250,7 +278,7 @@ class Pipeline:
             except Exception:  # our bug: it must not stop everybody's pipeline
                 log.exception("an item of a group failed")
                 if isinstance(item, Append):
-                    item.error = MessageRefused("internal error")
+                    item.error = Refusal("internal error", ReasonCode.UNSPECIFIED_ERROR)
         return _Built(Group(operations, appends), steps)
 
     async def _store(self, operations: list[Operation]) -> bool:
@@ -318,6 +346,10 @@ class Pipeline:
             return True
         self._counters.hook_errors += 1
         return False
+
+
+def _weight(item: Append | Step) -> int:
+    return OVERHEAD + len(item.message.payload) if isinstance(item, Append) else OVERHEAD
 
 
 def _nothing_to_store(append: Append) -> bool:

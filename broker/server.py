@@ -24,6 +24,7 @@ from broker.handle_publish import Inbound
 from broker.hooks import REQUEST_TOPIC, Group, RequestPlugin
 from broker.ids import Ids
 from broker.listeners import Listeners
+from broker.overdue import Overdue
 from broker.packets.codes import PacketType, ReasonCode
 from broker.packets.encoder import ack_frame, encode
 from broker.packets.model import PubAck, PubRec
@@ -101,6 +102,7 @@ class Server:
             await self._load()
             self.pipeline.start(self.chassis.group_plugins)
             self.clock.start()
+            Overdue(self.pipeline, self.clock, settings.mqtt.storage_timeout)
             await self._open_listeners()
         except BaseException:
             await self.stop()
