@@ -13,7 +13,7 @@ def open_url(url: str, *, read_only: bool = False, low_water_bytes: int = 64 << 
     ``low_water_bytes``: with less free space on its disk, sqlite takes no more messages until there is more again.
     Raises `StorageUnusable` for any other scheme, or where the backend's package is missing.
     """
-    scheme, _, rest = url.partition("://")
+    scheme, separator, rest = url.partition("://")
     if scheme == "memory":
         from storage.memory import MemoryStorage
 
@@ -28,4 +28,6 @@ def open_url(url: str, *, read_only: bool = False, low_water_bytes: int = 64 << 
         except ImportError as error:
             raise StorageUnusable(f"{scheme}:// needs the extra tideline[mongodb]: {error}") from error
         return MongoStorage(url, read_only=read_only)
-    raise StorageUnusable(f"storage url {url!r}: the scheme must be sqlite, mongodb or memory")
+    given = f"the storage url's scheme is {scheme!r}" if separator else "the storage url has no scheme"
+    # The rest is not told: it may hold a password.
+    raise StorageUnusable(f"{given}: it must be sqlite://, mongodb:// or memory://")

@@ -11,23 +11,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pymongo import DeleteMany, DeleteOne, UpdateOne
-from pymongo.errors import BulkWriteError
+from pymongo import DeleteOne
 
 from storage.errors import MessageRefused, StorageUnavailable
 from storage.mongo.connection import DUPLICATE_KEY, storage_errors
-from storage.mongo.documents import Collection, Raw
+from storage.mongo.documents import Raw
 from storage.mongo.lease import Lease
-from storage.mongo.load import inbox_heads, load, stored_messages, topic_heads
+from storage.mongo.load import inbox_heads, load, places, stored_messages, topic_heads
 from storage.mongo.plan import Plan
-from storage.mongo.state import State, batches
-from storage.mongo.view import Head, Write
+from storage.mongo.state import State
+from storage.mongo.view import Head
+from storage.mongo.writers import Writers
+from storage.mongo.writes import CHUNK, bulk_write, insert, write_state
 from storage.records import Operation
 
-CHUNK = 1000
-"""Documents of one insert: encoding them holds the event loop for about 10 ms."""
 CHUNK_BYTES = 8 << 20
 _NEVER = {10334, 17280, 17419, 121}  # too large, key too long, would grow too large, the collection's validator says no
 _STUCK = 40
@@ -51,6 +49,7 @@ class Writer:
     def __init__(self, state: State, lease: Lease) -> None:
         self._state = state
         self._lease = lease
+        self._others = Writers(state, lease.token) if state.shared else None
         self._run: _Run | None = None
         self._unsaved = 0
         self._cleared: dict[str, int] = {}
@@ -86,6 +85,8 @@ class Writer:
             lease.done = lowest - 1  # ids that do not rise: recovery must look at them all the same
             await lease.renew()
         state.before_topics, state.before_inboxes = dict(plan.view.topics), dict(plan.view.inboxes)
+        if self._others is not None:
+            await self._others.announce(plan)
         state.plan = plan
 
     def _done(self, plan: Plan) -> None:
@@ -112,7 +113,7 @@ class Writer:
             self._unsaved = 0
         if len(self._cleared) >= _CLEAR_AFTER:
             marks = [DeleteOne({"_id": t, "gone": 1, "v": {"$lte": v}}) for t, v in self._cleared.items()]
-            await _bulk_write(self._state.collections.retained, marks)
+            await bulk_write(self._state.collections.retained, marks)
             self._cleared.clear()
 
     # --- phase 1: the store ----------------------------------------------------------------------------------------
@@ -145,6 +146,8 @@ class Writer:
     # --- phase 2: the inboxes --------------------------------------------------------------------------------------
 
     async def _sync(self, run: _Run) -> None:
+        if self._others is not None:
+            await self._others.finish_earlier(run.plan)
         while run.at < len(run.plan.sync):
             chunk = _chunk(run.plan.sync, run.at)
             written, code = await insert(self._state.collections.sync, chunk)
@@ -171,8 +174,21 @@ class Writer:
         if foreign:
             users = {document["user"] for document in plan.sync[run.at :]}
             plan.view.inboxes.update(await inbox_heads(self._state, users, fresh=True))
+            await self._take_over(run, users)
         await self._patience(run, progress)
         self._again(run)
+
+    async def _take_over(self, run: _Run, users: set[str]) -> None:
+        """Another writer may have finished some of this group's messages: those entries are the ones."""
+        if self._others is None:
+            return
+        plan = run.plan
+        mids = {document["mid"] for document in plan.sync[run.at :]}
+        before = self._state.before_inboxes
+        given = {user: await places(self._state, user, mids, before[user]) for user in users}
+        for key, document in zip(plan.sync_keys[run.at :], plan.sync[run.at :], strict=True):
+            if "target" not in document and (seq := given[document["user"]].get(document["mid"])):
+                plan.view.entries[key] = seq
 
     async def _patience(self, run: _Run, progress: int) -> None:
         """A key that is taken by what no majority has yet is not to be seen: wait a little, for a while."""
@@ -199,59 +215,6 @@ class Writer:
 
     async def _write_state(self, run: _Run) -> None:
         await write_state(self._state, run.plan.writes(), run.plan.view.version)
-
-
-async def write_state(state: State, writes: Sequence[Write], version: int) -> None:
-    """Make the writes, in any order. One that a later version was faster than changes nothing."""
-    by_collection: dict[str, list[Any]] = {}
-    for write in writes:
-        by_collection.setdefault(write.collection, []).append(_operation(write, version, fenced=not state.shared))
-    collections = [(getattr(state.collections, name), operations) for name, operations in by_collection.items()]
-    results = await asyncio.gather(*(_bulk_write(c, operations) for c, operations in collections), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-
-
-def _operation(write: Write, version: int, *, fenced: bool) -> Any:
-    mine: Raw = {"_id": write.id, "v": {"$lt": version}} if fenced else {"_id": write.id}
-    match write.kind:
-        case "set":
-            return UpdateOne(mine, {"$set": {**write.fields, "v": version}}, upsert=True)
-        case "change":
-            return UpdateOne(mine, {"$set": {**write.fields, "v": version}})
-        case "remove":
-            return DeleteOne(mine)
-        case "sweep":
-            return DeleteMany({**write.fields, "generation": {"$lt": version}})
-        case "register":
-            return UpdateOne({"_id": write.id}, {"$setOnInsert": write.fields}, upsert=True)
-        case _:
-            return UpdateOne({"_id": write.id}, {"$max": write.fields}, upsert=True)
-
-
-async def _bulk_write(collection: Collection, operations: list[Any]) -> None:
-    for batch in batches(operations, CHUNK):
-        with storage_errors():
-            try:
-                await collection.bulk_write(batch, ordered=False)
-            except BulkWriteError as error:
-                # An upsert finds its key taken where the guard says that a later write, or this one, was there before.
-                if error.details["writeConcernErrors"] or any(e["code"] != DUPLICATE_KEY for e in error.details["writeErrors"]):
-                    raise
-
-
-async def insert(collection: Collection, documents: list[Raw]) -> tuple[int, int]:
-    """Insert in order; (how many are durable, code of the error at the next one, or 0). Raises where that is not known."""
-    with storage_errors():
-        try:
-            await collection.insert_many(documents, ordered=True)
-        except BulkWriteError as error:
-            if error.details["writeConcernErrors"] or not error.details["writeErrors"]:
-                raise
-            first = error.details["writeErrors"][0]
-            return first["index"], first["code"] or -1
-    return len(documents), 0
 
 
 def _chunk(documents: list[Raw], at: int) -> list[Raw]:

@@ -6,6 +6,7 @@ mongomotor's own `connect` is not used: it opens a second, synchronous client th
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -38,6 +39,8 @@ _DEFAULTS = {
     "appname": "tideline",
 }
 _WTIMEOUT_MS = 10_000
+_DATABASE = set('/\\. "$*<>:|?@\0')
+"""What cannot be in a database's name."""
 _aliases = itertools.count(1)
 
 
@@ -51,11 +54,16 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """Raises `StorageUnusable` where the database is missing or ``tideline_lease_ms`` is not a number of 200 or more."""
+        """Raises `StorageUnusable` where the database is missing or none, or ``tideline_lease_ms`` is no number over 199."""
         base, _, query = url.partition("?")
         database = unquote(base.partition("://")[2].partition("/")[2])
         if not database:
             raise StorageUnusable("the mongodb url names no database: mongodb://host:27017/database")
+        if not _DATABASE.isdisjoint(database):  # and it is not told: it may be the end of a password
+            wrong = "".join(sorted(_DATABASE.intersection(database)))
+            raise StorageUnusable(
+                f"the database's name in the mongodb url has {wrong!r} in it: a password's / @ : ? are %2F %40 %3A %3F"
+            )
         given = [pair.partition("=") for pair in query.split("&") if pair]
         lease = next((value for name, _, value in given if name == _LEASE), "10000")
         if not (lease.isascii() and lease.isdigit() and int(lease) >= 200):
@@ -81,8 +89,10 @@ class Connection(NamedTuple):
         """A client of the running loop, which connects when it is first used; reads and writes are the majority's."""
         with storage_errors(opening=True):
             try:
-                client: AsyncMongoClient[Raw] = AsyncMongoClient(address.url, **address.options)
-            except (ValueError, TypeError) as error:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", UserWarning)  # the driver only warns of an option that it does not know
+                    client: AsyncMongoClient[Raw] = AsyncMongoClient(address.url, **address.options)
+            except (ValueError, TypeError, UserWarning) as error:
                 raise ConfigurationError(str(error)) from error
             database = client.get_database(
                 address.database,

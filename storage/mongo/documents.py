@@ -176,7 +176,10 @@ class Tokens(Document):  # type: ignore[misc]
 
 
 class LeaseRecord(Document):  # type: ignore[misc]
-    """Who serves the database. ``done``: every message with an id up to it has its fan-out finished."""
+    """Who serves the database. ``done``: every message with an id up to it has its fan-out finished.
+
+    Or what a writer without a lease is storing: ids, publishers, and where the inboxes ended before.
+    """
 
     meta = _meta("lease")
     key = StringField(primary_key=True)
@@ -187,6 +190,9 @@ class LeaseRecord(Document):  # type: ignore[misc]
     ttl = LongField()
     expires_at = LongField()
     done = LongField()
+    mids = ListField(LongField())
+    publishers = ListField(StringField())
+    heads = ListField(ListField())
 
 
 class Meta(Document):  # type: ignore[misc]

@@ -212,13 +212,20 @@ async def _load_finished(state: State, view: View, repeats: list[Append]) -> Non
     for op in found:
         for user in op.recipients:
             wanted.setdefault(user, []).append(op.message.id)
-    places: dict[tuple[str, int], int] = {}
-    for user, ids in wanted.items():
-        with storage_errors():
-            cursor = state.collections.sync.find(
-                {"user": {"$eq": user}, "mid": {"$in": ids}}, {"seq": 1, "mid": 1, "target": 1}
-            )
-            places.update({(user, d["mid"]): d["seq"] for d in await cursor.to_list(None) if not d.get("target")})
+    found_at = {user: await places(state, user, ids) for user, ids in wanted.items()}
     for op in found:
-        entries = [places.get((user, op.message.id), 0) for user in op.recipients]
+        entries = [found_at[user].get(op.message.id, 0) for user in op.recipients]
         view.finished[op.message.id] = Finished(*stored[op.message.id], entries)
+
+
+async def places(state: State, user: str, ids: Iterable[int], after: int = 0) -> dict[int, int]:
+    """Where a user's inbox has the messages, for all the user's devices: sequences over ``after``, by message id."""
+    found: dict[int, int] = {}
+    for batch in batches(ids, _BATCH):
+        query: Raw = {"user": {"$eq": user}, "mid": {"$in": batch}}
+        if after:
+            query["seq"] = {"$gt": after}
+        with storage_errors():
+            entries = await state.collections.sync.find(query, {"seq": 1, "mid": 1, "target": 1}).to_list(None)
+        found.update({entry["mid"]: entry["seq"] for entry in entries if not entry.get("target")})
+    return found

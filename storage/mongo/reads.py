@@ -156,12 +156,11 @@ async def devices(state: State) -> AsyncIterator[Device]:
 
 
 async def _with_subscriptions(state: State, documents: list[Raw]) -> list[Device]:
+    """The devices of documents with rising keys. A subscription's key begins with its device's, so theirs are neighbours."""
     kept = {one.device.key: one for one in map(kept_device, documents)}
-    query = {"user": {"$in": list({key.user for key in kept})}}
-    if len(kept) == 1:
-        query["client"] = {"$in": [key.client_id for key in kept]}
+    between = {"$gt": documents[0]["_id"] + "\0", "$lt": documents[-1]["_id"] + "\1"}
     with storage_errors():
-        async for document in state.collections.subscriptions.find(query):
+        async for document in state.collections.subscriptions.find({"_id": between}):
             owner = kept.get(DeviceKey(document["user"], document["client"]))
             if owner is not None and document["generation"] == owner.generation:
                 owner.device.subscriptions[document["filter"]] = subscription(document)

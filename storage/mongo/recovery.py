@@ -8,22 +8,19 @@ behind it, the whole inbox is looked through. Nobody was acknowledged for what i
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-
-from storage.errors import StorageUnavailable
 from storage.mongo.codec import message as message_of
 from storage.mongo.codec import once_document, pack_packet_ids, retained_document
-from storage.mongo.commit import CHUNK, insert, write_state
 from storage.mongo.connection import storage_errors
-from storage.mongo.documents import Raw, pair_key, timeline_key
+from storage.mongo.documents import Raw, pair_key
+from storage.mongo.fanout import Given, fan_out, in_order, whole
 from storage.mongo.lease import TOKEN_SHIFT
-from storage.mongo.load import inbox_heads
+from storage.mongo.load import places
 from storage.mongo.state import State, batches
 from storage.mongo.view import NO_FLOOR, Write
+from storage.mongo.writers import forget_announcements
+from storage.mongo.writes import CHUNK, write_state
 from storage.records import content_digest
 
-_AT_ONCE = 16
 _PAGE = 256
 
 
@@ -36,10 +33,11 @@ async def recover(state: State, done: int, *, was_shared: bool) -> int:
     added = 0
     if groups:
         last = set() if was_shared else {document["mid"] for document in groups[max(groups)]}
-        pending = sorted((document for group in groups.values() for document in group), key=lambda d: int(d["mid"]))
-        added = await _fan_out(state, pending, last)
+        pending = in_order(document for group in groups.values() for document in group)
+        added = await fan_out(state, pending, _given(state, last))
         await _apply_state(state, pending)
     await _finish_removals(state)
+    await forget_announcements(state)
     with storage_errors():
         await state.collections.retained.delete_many({"gone": 1})
     return added
@@ -60,48 +58,15 @@ async def _last_groups(state: State, done: int) -> dict[int, list[Raw]]:
     return groups
 
 
-async def _fan_out(state: State, pending: list[Raw], last: set[int]) -> int:
-    """Give the messages to those of their recipients that lack them. ``last`` are of the group that ends its inboxes."""
-    wanted: dict[str, list[int]] = {}
-    for document in pending:
-        for user in document.get("recipients", ()):
-            wanted.setdefault(user, []).append(document["mid"])
-    given: dict[str, set[int]] = {}
-    for some in batches(wanted, _AT_ONCE):
-        given.update(zip(some, await asyncio.gather(*(_given(state, u, wanted[u], last) for u in some)), strict=True))
-    missing = {user: set(mids) - given[user] for user, mids in wanted.items()}
-    missing = {user: mids for user, mids in missing.items() if mids}
-    heads = await inbox_heads(state, missing, fresh=True)
-    sizes = await _sizes(state, sorted(set().union(*missing.values())))
-    entries: list[Raw] = []
-    for document in pending:
-        mid = document["mid"]
-        for user in document.get("recipients", ()):
-            if mid in missing.get(user, ()):
-                seq = heads[user] = heads[user] + 1
-                entry = {"_id": timeline_key(user, seq), "user": user, "seq": seq, "mid": mid}
-                entries.append({**entry, "size": sizes.get(mid, 0), "time": document["time"]})
-    for batch in batches(entries, CHUNK):
-        written, code = await insert(state.collections.sync, batch)
-        if code:
-            raise StorageUnavailable(f"mongodb: finishing a fan-out failed with code {code} at {batch[written]['_id']!r}")
-    return len(entries)
+def _given(state: State, last: set[int]) -> Given:
+    """Looks messages up in inboxes: those of the group that ends its inboxes (``last``) at their ends, others anywhere."""
 
+    async def given(user: str, mids: list[int]) -> set[int]:
+        others = [mid for mid in mids if mid not in last]
+        found = set(await places(state, user, others))
+        return found | await _at_the_end(state, user, last) if len(others) < len(mids) else found
 
-async def _given(state: State, user: str, mids: list[int], last: set[int]) -> set[int]:
-    """Those of the messages that the inbox has."""
-    others = [mid for mid in mids if mid not in last]
-    found = await _anywhere(state, user, others) if others else set()
-    return found | await _at_the_end(state, user, last) if len(others) < len(mids) else found
-
-
-async def _anywhere(state: State, user: str, mids: list[int]) -> set[int]:
-    found: set[int] = set()
-    for batch in batches(mids, CHUNK):
-        with storage_errors():
-            entries = await state.collections.sync.find({"user": {"$eq": user}, "mid": {"$in": batch}}).to_list(None)
-        found.update(entry["mid"] for entry in entries if not entry.get("target"))
-    return found
+    return given
 
 
 async def _at_the_end(state: State, user: str, mids: set[int]) -> set[int]:
@@ -121,17 +86,6 @@ async def _at_the_end(state: State, user: str, mids: set[int]) -> set[int]:
         query["seq"] = {"$lt": page[-1]["seq"]}
 
 
-async def _sizes(state: State, mids: list[int]) -> dict[int, int]:
-    return {message["mid"]: len(message["payload"]) async for message in _whole(state, mids)}
-
-
-async def _whole(state: State, mids: list[int]) -> AsyncIterator[Raw]:
-    for batch in batches(mids, _PAGE):
-        with storage_errors():
-            async for document in state.collections.store.find({"mid": {"$in": batch}}).batch_size(16):
-                yield document
-
-
 async def _apply_state(state: State, pending: list[Raw]) -> None:
     for version in sorted({document["v"] for document in pending}):
         group = [document for document in pending if document["v"] == version]
@@ -141,7 +95,7 @@ async def _apply_state(state: State, pending: list[Raw]) -> None:
         writes += await _received(state, group, version)
         wanted = {d["topic"]: d["mid"] for d in group if d.get("keep")}
         content = set(wanted.values()) | {d["mid"] for d in group if d.get("once")}
-        async for document in _whole(state, sorted(content)):
+        async for document in whole(state, sorted(content)):
             message = message_of(document)
             if wanted.get(message.topic) == message.id:
                 fields = retained_document(message, message.seq, message.time)

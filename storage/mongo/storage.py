@@ -31,9 +31,10 @@ class MongoStorage:
 
     ``read_only`` takes no lease, creates nothing and recovers nothing: to look at a database beside its broker.
 
-    ``shared`` takes no lease either, so that several writers append to the same timelines, which stay contiguous. A device
-    must have one writer at a time, a crash's fan-out is finished only by the next `open` that is not shared, and reads may see
-    a group that is under way. For tests and for tools, until nodes share their subscriptions.
+    ``shared`` takes no lease either, so that several writers append to the same timelines, which stay contiguous, and each
+    inbox has a publisher's messages in their order, also where the publisher moved on from a writer that crashed. A device must
+    have one writer at a time, the rest of a crash's fan-out is finished by the next `open` that is not shared, and reads may
+    see a group that is under way. For tests and for tools, until nodes share their subscriptions.
     """
 
     def __init__(self, url: str, read_only: bool = False, *, shared: bool = False) -> None:

@@ -328,3 +328,16 @@ async def test_an_entry_of_an_unstored_retained_message(storage: Storage, make: 
     assert await whole_inbox(storage, "u/ann") == [(1, fields_of(kept.message), "phone")]
     await storage.commit([make.append("r", retain=True, store=False)])
     assert await whole_inbox(storage, "u/ann") == [(1, None, "phone")]
+
+
+async def test_devices_of_many_pages_come_each_with_its_own_subscriptions(storage: Storage) -> None:
+    """Also those whose names begin with another one's, and those of one user beside many others'."""
+    names = [f"{n:03}" + end for n in range(150) for end in ("", "\x01", "a")]
+    keys = [DeviceKey(user, name) for user in ("u/ann", "u/ann\x01", "u/annb") for name in names]
+    filters = {key: {f"{key.client_id}/{n}" for n in range(n % 3)} for n, key in enumerate(keys)}
+    await storage.commit([opened(key) for key in keys])
+    await storage.commit([subscribe(key, *some) for key, some in filters.items() if some])
+    gone = keys[::100]
+    await storage.commit([CloseSession(key, 1, delete=True) for key in gone])
+    found = {device.key: set(device.subscriptions) for device in await collect(storage.devices())}
+    assert found == {key: filters[key] for key in keys if key not in gone}

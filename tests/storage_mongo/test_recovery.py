@@ -181,9 +181,6 @@ async def test_an_interrupted_removal_is_finished(database: str, proxy: MongoPro
     await storage.close()
 
 
-@pytest.mark.xfail(
-    reason="several writers at once are a later step: the inbox can differ from a publisher's order", strict=False
-)
 async def test_what_writers_without_a_lease_left_is_finished(database: str, proxy: MongoProxy, make: Maker) -> None:
     """Two of them were cut off, and a third has written behind them."""
     other = MongoProxy(*mongo_server.address())
