@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from storage.records import Device, DeviceKey, InboxEntry, Message, Operation, Token
+from storage.records import Device, DeviceKey, InboxEntry, JobState, Message, Operation, Token
 
 
 class Committer(Protocol):
@@ -35,6 +35,9 @@ class InboxReader(Protocol):
 
     async def inbox_head(self, user: str) -> int:
         """The last sequence of a user's inbox; 0 where it is empty."""
+
+    async def inbox_bounds(self, user: str) -> tuple[int, int]:
+        """(first kept sequence, last sequence) of a user's inbox; (1, 0) where nothing was ever stored."""
 
     async def read_inbox(self, user: str, after: int, limit: int, max_bytes: int = 1 << 20) -> list[InboxEntry]:
         """Up to ``limit`` entries with sequence > ``after``, ascending, without gaps after the first kept one.
@@ -96,8 +99,26 @@ class State(Protocol):
         """One device as stored."""
 
 
+class Pointer(NamedTuple):
+    """Where an entry of an inbox points to: a conversation and the message's sequence there.
+
+    ``topic`` is empty and ``message_seq`` 0 where the store has the message no longer.
+    """
+
+    seq: int
+    topic: str
+    message_seq: int
+
+
 class Pruner(Protocol):
-    """Removal from the old end. A timeline's last sequence survives even when every entry is gone."""
+    """Removal from the old end. A timeline's last sequence survives even when every entry is gone.
+
+    A message that is retained survives as such. Whether a device still waits for what is removed is for the caller to know, who
+    finds out by `read_pointers`.
+    """
+
+    async def read_pointers(self, user: str, after: int, limit: int = 5000) -> list[Pointer]:
+        """As `InboxReader.read_inbox`, without the messages: up to ``limit`` entries with sequence > ``after``, ascending."""
 
     async def prune_conversation(self, topic: str, before_seq: int, limit: int = 1000) -> int:
         """Remove up to ``limit`` stored messages with seq < ``before_seq``, oldest first; how many were removed."""
@@ -154,6 +175,14 @@ class Participation(Protocol):
 
     async def expired_between(self, topic: str, after: int, now: int) -> int:
         """How many kept messages with seq > ``after`` have expired at ``now`` (ms): what is subtracted from an unread count."""
+
+
+@runtime_checkable
+class Jobs(Protocol):
+    """What is remembered of the jobs. Written by `records.SaveJob`."""
+
+    async def jobs(self) -> list[JobState]:
+        """The state of every job that was ever saved, by name."""
 
 
 @runtime_checkable

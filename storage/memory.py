@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from storage.errors import IdempotencyConflict, MessageRefused
+from storage.interface import Pointer
 from storage.memory_state import MemoryState
 from storage.records import (
     Append,
@@ -136,6 +137,7 @@ class MemoryStorage:
         self.expired_between = self._state.expired_between
         self.token = self._state.token
         self.tokens = self._state.tokens
+        self.jobs = self._state.jobs
 
     async def open(self) -> None:
         """Nothing to open."""
@@ -333,6 +335,18 @@ class MemoryStorage:
         inbox = self._inboxes.get(user)
         return len(inbox.remove(min(before_seq - 1, inbox.floor + limit))) if inbox else 0
 
+    async def read_pointers(self, user: str, after: int, limit: int = 5000) -> list[Pointer]:
+        """See `storage.interface.Pruner`."""
+        inbox = self._inboxes.get(user)
+        if inbox is None:
+            return []
+        low, high = inbox.between(after, 0)
+        items = inbox.items[low : min(high, low + limit)]
+        found = (
+            (seq, self._messages.get(item[0]) if item else None) for seq, item in enumerate(items, max(after, inbox.floor) + 1)
+        )
+        return [Pointer(seq, message.topic, message.seq) if message else Pointer(seq, "", 0) for seq, message in found]
+
     # --- reads -----------------------------------------------------------------------------------------------------
 
     def _find(self, message_id: int) -> Message | None:
@@ -344,6 +358,11 @@ class MemoryStorage:
     async def inbox_head(self, user: str) -> int:
         """See `storage.interface.InboxReader`."""
         return self._head(user)
+
+    async def inbox_bounds(self, user: str) -> tuple[int, int]:
+        """See `storage.interface.InboxReader`."""
+        inbox = self._inboxes.get(user)
+        return (inbox.floor + 1, inbox.head) if inbox else (1, 0)
 
     async def read_inbox(self, user: str, after: int, limit: int, max_bytes: int = 1 << 20) -> list[InboxEntry]:
         """See `storage.interface.InboxReader`."""

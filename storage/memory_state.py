@@ -1,4 +1,4 @@
-"""The part of `memory://` that the HTTP API and the `$sync` requests need: who takes part, who has read what, tokens."""
+"""The part of `memory://` that plugins need: who takes part, who has read what, tokens, and the state of jobs."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from storage.interface import Membership
-from storage.records import DropTokens, Join, MarkRead, SaveToken, Token
+from storage.records import DropTokens, JobState, Join, MarkRead, SaveJob, SaveToken, Token
 
 if TYPE_CHECKING:
     from storage.memory import MemoryStorage
 
 
 class MemoryState:
-    """Implements `storage.interface.Participation` and `Tokens` for a `MemoryStorage`, which it looks at for sequences."""
+    """Implements `storage.interface.Participation`, `Tokens` and `Jobs` for a `MemoryStorage`, which has the sequences."""
 
     def __init__(self, storage: MemoryStorage) -> None:
         self._storage = storage
         self._joined: dict[str, dict[str, None]] = {}
         self._read: dict[tuple[str, str], int] = {}
         self._tokens: dict[str, Token] = {}
+        self._jobs: dict[str, JobState] = {}
         self.apply: dict[type, Callable[[Any], None]] = {
             Join: self._join,
             MarkRead: self._mark_read,
             SaveToken: self._save_token,
             DropTokens: self._drop_tokens,
+            SaveJob: self._save_job,
         }
 
     def _join(self, op: Join) -> None:
@@ -44,6 +46,13 @@ class MemoryState:
     def _drop_tokens(self, op: DropTokens) -> None:
         for token_id in op.ids:
             self._tokens.pop(token_id, None)
+
+    def _save_job(self, op: SaveJob) -> None:
+        self._jobs[op.job.name] = op.job
+
+    async def jobs(self) -> list[JobState]:
+        """See `storage.interface.Jobs`."""
+        return [self._jobs[name] for name in sorted(self._jobs)]
 
     async def memberships(self, user: str, after: str = "", limit: int = 100) -> list[Membership]:
         """See `storage.interface.Participation`."""

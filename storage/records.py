@@ -320,6 +320,31 @@ class DropTokens:
     origin: object = None
 
 
+class JobState(NamedTuple):
+    """What is remembered of a job. Times are ms, 0 is never.
+
+    ``next_run`` was reckoned from ``schedule``. ``started``, ``ended`` and ``outcome`` are of the last run, or of the one under
+    way, which has ``ended`` 0; ``detail`` is what the run has to tell, as a JSON object.
+    """
+
+    name: str
+    schedule: str = ""
+    next_run: int = 0
+    started: int = 0
+    ended: int = 0
+    outcome: str = ""
+    detail: str = "{}"
+
+
+@dataclass(slots=True, eq=False)
+class SaveJob:
+    """Remember a job's state in place of what was known of it."""
+
+    job: JobState
+    error: Exception | None = None
+    origin: object = None
+
+
 # An operation whose ``error`` is set before the commit is passed over. One for a device that is not kept changes nothing.
 Operation = (
     Append
@@ -333,6 +358,7 @@ Operation = (
     | MarkRead
     | SaveToken
     | DropTokens
+    | SaveJob
 )
 
 

@@ -175,6 +175,20 @@ class Tokens(Document):  # type: ignore[misc]
     v = LongField()
 
 
+class Jobs(Document):  # type: ignore[misc]
+    """What is remembered of a job."""
+
+    meta = _meta("jobs")
+    key = StringField(primary_key=True)
+    schedule = StringField()
+    next_run = LongField()
+    started = LongField()
+    ended = LongField()
+    outcome = StringField()
+    detail = StringField()
+    v = LongField()
+
+
 class LeaseRecord(Document):  # type: ignore[misc]
     """Who serves the database. ``done``: every message with an id up to it has its fan-out finished.
 
@@ -221,6 +235,7 @@ class Collections(NamedTuple):
     members: Collection
     positions: Collection
     tokens: Collection
+    jobs: Collection
     lease: Collection
     meta: Collection
 
@@ -237,6 +252,7 @@ _DECLARED = (
     Members,
     Positions,
     Tokens,
+    Jobs,
     LeaseRecord,
     Meta,
 )

@@ -20,6 +20,7 @@ from storage.records import (
     MarkRead,
     OpenSession,
     Operation,
+    SaveJob,
     SaveToken,
     Start,
     Subscribe,
@@ -59,7 +60,7 @@ async def load(state: State, group: Sequence[Operation], version: int) -> View:
         if isinstance(op, MarkRead):
             topics.add(op.topic)
             pairs.add((op.user, op.topic))
-        if isinstance(op, (Join, MarkRead, SaveToken, DropTokens)):
+        if isinstance(op, (Join, MarkRead, SaveToken, DropTokens, SaveJob)):
             continue
         devices.add(op.device)
         users.add(op.device.user)

@@ -1,4 +1,4 @@
-"""What a group does to participation, read positions and bearer tokens. No I/O."""
+"""What a group does to participation, read positions, bearer tokens and the state of jobs. No I/O."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from storage.mongo.documents import pair_key
 from storage.mongo.view import Head, View, Write
-from storage.records import DropTokens, Join, MarkRead, SaveToken, Token
+from storage.records import DropTokens, JobState, Join, MarkRead, SaveJob, SaveToken, Token
 
 
 class Participants:
@@ -18,6 +18,7 @@ class Participants:
         self._joined: dict[tuple[str, str], None] = {}
         self._positions: dict[tuple[str, str], int] = {}
         self._tokens: dict[str, Token | None] = {}
+        self._jobs: dict[str, JobState] = {}
         self._marks: list[tuple[MarkRead, int, int]] = []
 
     def join(self, op: Join) -> None:
@@ -41,6 +42,10 @@ class Participants:
         """See `storage.records.DropTokens`."""
         self._tokens.update(dict.fromkeys(op.ids))
 
+    def save_job(self, op: SaveJob) -> None:
+        """See `storage.records.SaveJob`."""
+        self._jobs[op.job.name] = op.job
+
     def writes(self) -> Iterator[Write]:
         """The writes, which may be made in any order."""
         for user, topic in self._joined:
@@ -55,6 +60,10 @@ class Participants:
                 fields = token._asdict()
                 del fields["id"]
                 yield Write("tokens", "set", token_id, fields)
+        for name, job in self._jobs.items():
+            fields = job._asdict()
+            del fields["name"]
+            yield Write("jobs", "set", name, fields)
 
     def fill(self) -> None:
         """Fill in the results."""

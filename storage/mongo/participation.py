@@ -1,4 +1,4 @@
-"""Reading who takes part in which conversation, who has read how far, and bearer tokens."""
+"""Reading who takes part in which conversation, who has read how far, bearer tokens, and the state of jobs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from storage.mongo.connection import storage_errors
 from storage.mongo.documents import Raw, pair_key
 from storage.mongo.reads import conversation_bounds
 from storage.mongo.state import State, batches
-from storage.records import Token
+from storage.records import JobState, Token
 
 _AT_ONCE = 16
 
@@ -68,3 +68,11 @@ async def tokens(state: State, user: str) -> list[Token]:
     with storage_errors():
         found = await state.collections.tokens.find({"user": {"$eq": user}} if user else {}).to_list(None)
     return sorted(map(_token, found), key=lambda one: (one.created, one.id))
+
+
+async def jobs(state: State) -> list[JobState]:
+    """See `storage.interface.Jobs`."""
+    with storage_errors():
+        found = await state.collections.jobs.find({}).to_list(None)
+    states = (JobState(document["_id"], *(document[name] for name in JobState._fields[1:])) for document in found)
+    return sorted(states)

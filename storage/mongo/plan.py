@@ -32,6 +32,7 @@ from storage.records import (
     Operation,
     Progress,
     Release,
+    SaveJob,
     SaveToken,
     Subscribe,
     Unsubscribe,
@@ -81,6 +82,7 @@ class Plan:
             MarkRead: self.participants.mark_read,
             SaveToken: self.participants.save_token,
             DropTokens: self.participants.drop_tokens,
+            SaveJob: self.participants.save_job,
         }
         for self._index, op in enumerate(group):
             if op.error is None:

@@ -1,11 +1,15 @@
-"""Removal from the old end. The floor is durable before the first entry goes, so that a timeline's head survives."""
+"""Removal from the old end, and what inboxes still point to.
+
+The floor is durable before the first entry goes, so that a timeline's head survives.
+"""
 
 from __future__ import annotations
 
+from storage.interface import Pointer
 from storage.mongo.connection import storage_errors
 from storage.mongo.documents import Collection
 from storage.mongo.lease import Lease
-from storage.mongo.state import State
+from storage.mongo.state import State, batches
 
 
 async def prune(state: State, lease: Lease, kind: str, name: str, before_seq: int, limit: int) -> int:
@@ -45,3 +49,19 @@ async def _save(
         time = last["time"] if last else 0
         await registry.update_one({"_id": name}, {"$max": {"floor": through, "time": time}}, upsert=True)
         await state.collections.meta.update_one({"_id": "heads"}, {"$max": {"last_id": state.last_id}}, upsert=True)
+
+
+async def read_pointers(state: State, user: str, after: int, limit: int) -> list[Pointer]:
+    """See `storage.interface.Pruner`."""
+    after = max(after, state.pruned_inboxes.get(user, 0))
+    places: dict[int, tuple[str, int]] = {}
+    with storage_errors():
+        cursor = state.collections.sync.find({"user": {"$eq": user}, "seq": {"$gt": after}}, {"seq": 1, "mid": 1})
+        entries = await cursor.sort("seq", 1).limit(limit).to_list(None)
+        for some in batches({entry["mid"] for entry in entries}, 1000):
+            # The bounds help a server that looks up no list in an index: see `storage.mongo.reads`.
+            query = {"mid": {"$in": some, "$gte": min(some), "$lte": max(some)}}
+            async for document in state.collections.store.find(query, {"mid": 1, "topic": 1, "seq": 1}):
+                if document["seq"] > state.pruned_topics.get(document["topic"], 0):
+                    places[document["mid"]] = (document["topic"], document["seq"])
+    return [Pointer(entry["seq"], *places.get(entry["mid"], ("", 0))) for entry in entries]

@@ -64,7 +64,7 @@ async def conversation_bounds(state: State, topic: str) -> tuple[int, int]:
 
 
 async def inbox_bounds(state: State, user: str) -> tuple[int, int]:
-    """(first kept sequence, last sequence) of an inbox."""
+    """See `storage.interface.InboxReader`."""
     last = await state.inbox_head(user)
     first = await state.first_entry(state.collections.sync, "user", user, state.pruned_inboxes.get(user, 0))
     return (min(first["seq"], last + 1) if first else last + 1, last)

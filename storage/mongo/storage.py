@@ -7,16 +7,16 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 
 from storage.errors import StorageError, StorageUnavailable, StorageUnusable
-from storage.interface import Membership
+from storage.interface import Membership, Pointer
 from storage.mongo import participation, reads
 from storage.mongo.commit import Writer
 from storage.mongo.connection import Address, Connection, storage_errors
 from storage.mongo.documents import Collections
 from storage.mongo.lease import Lease
-from storage.mongo.prune import prune
+from storage.mongo.prune import prune, read_pointers
 from storage.mongo.recovery import recover
 from storage.mongo.state import State
-from storage.records import Device, DeviceKey, InboxEntry, Message, Operation, Token
+from storage.records import Device, DeviceKey, InboxEntry, JobState, Message, Operation, Token
 
 log = logging.getLogger(__name__)
 
@@ -151,11 +151,19 @@ class MongoStorage:
             raise StorageUnavailable("mongodb storage is open for reading only")
         return await prune(state, self._lease, kind, name, before_seq, limit)
 
+    async def read_pointers(self, user: str, after: int, limit: int = 5000) -> list[Pointer]:
+        """See `storage.interface.Pruner`."""
+        return await read_pointers(self._state, user, after, limit)
+
     # --- reading ---------------------------------------------------------------------------------------------------
 
     async def inbox_head(self, user: str) -> int:
         """See `storage.interface.InboxReader`."""
         return await self._state.inbox_head(user)
+
+    async def inbox_bounds(self, user: str) -> tuple[int, int]:
+        """See `storage.interface.InboxReader`."""
+        return await reads.inbox_bounds(self._state, user)
 
     async def read_inbox(self, user: str, after: int, limit: int, max_bytes: int = 1 << 20) -> list[InboxEntry]:
         """See `storage.interface.InboxReader`."""
@@ -232,6 +240,10 @@ class MongoStorage:
     async def tokens(self, user: str) -> list[Token]:
         """See `storage.interface.Tokens`."""
         return await participation.tokens(self._state, user)
+
+    async def jobs(self) -> list[JobState]:
+        """See `storage.interface.Jobs`."""
+        return await participation.jobs(self._state)
 
     # --- listings --------------------------------------------------------------------------------------------------
 

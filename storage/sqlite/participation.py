@@ -1,4 +1,4 @@
-"""Who takes part in which conversation, read positions, and bearer tokens: their rows and their queries."""
+"""Who takes part in which conversation, read positions, bearer tokens, and the state of jobs: their rows and their queries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sqlite3
 
 from storage.interface import Membership
-from storage.records import DropTokens, Join, MarkRead, SaveToken, Token
+from storage.records import DropTokens, JobState, Join, MarkRead, SaveJob, SaveToken, Token
 from storage.sqlite.queries import CONVERSATION_HEAD
 
 _JOIN = """
@@ -87,3 +87,16 @@ def tokens(connection: sqlite3.Connection, user: str) -> list[Token]:
     """A user's tokens, or all, by creation."""
     query, arguments = (f"{_TOKENS} WHERE user = ?", (user,)) if user else (_TOKENS, ())
     return [Token(*row) for row in connection.execute(f"{query} ORDER BY created, id", arguments).fetchall()]
+
+
+def save_job(connection: sqlite3.Connection, op: SaveJob) -> None:
+    """Add or replace the state of a job."""
+    connection.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?)", op.job)
+
+
+def jobs(connection: sqlite3.Connection) -> list[JobState]:
+    """Every job's state; none where the file is older than jobs are, and is only read."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'jobs'").fetchall():
+        return []
+    query = "SELECT name, schedule, next_run, started, ended, outcome, detail FROM jobs ORDER BY name"
+    return [JobState(*row) for row in connection.execute(query).fetchall()]

@@ -8,9 +8,8 @@ from typing import Any
 
 from storage.records import Device, DeviceKey, Subscription, unpack_inflight
 
-_INBOX_HEAD = """
-    SELECT ifnull((SELECT seq FROM sync WHERE user = u.id ORDER BY seq DESC LIMIT 1), u.floor) FROM users AS u WHERE u.key = ?
-"""
+_LAST_ENTRY = "ifnull((SELECT seq FROM sync WHERE user = u.id ORDER BY seq DESC LIMIT 1), u.floor)"
+_INBOX_BOUNDS = f"SELECT u.floor + 1, {_LAST_ENTRY} FROM users AS u WHERE u.key = ?"
 CONVERSATION_HEAD = "ifnull((SELECT seq FROM store WHERE conversation = c.id ORDER BY seq DESC LIMIT 1), c.floor)"
 _BOUNDS = f"SELECT c.floor + 1, {CONVERSATION_HEAD} FROM conversations AS c WHERE c.topic = ?"
 _SEQUENCE_AT = f"""
@@ -37,10 +36,7 @@ _CONVERSATIONS = f"""
     SELECT c.topic, c.floor + 1, {CONVERSATION_HEAD} FROM conversations AS c
     WHERE c.topic > ? AND c.topic >= ? ORDER BY c.topic LIMIT ?
 """
-_INBOXES = """
-    SELECT u.key, u.floor + 1, ifnull((SELECT seq FROM sync WHERE user = u.id ORDER BY seq DESC LIMIT 1), u.floor)
-    FROM users AS u WHERE u.key > ? ORDER BY u.key LIMIT ?
-"""
+_INBOXES = f"SELECT u.key, u.floor + 1, {_LAST_ENTRY} FROM users AS u WHERE u.key > ? ORDER BY u.key LIMIT ?"
 _GAPS = f"""
     SELECT 'conversation ' || c.topic || ' has a gap' FROM conversations AS c
     WHERE (SELECT count(*) FROM store WHERE conversation = c.id AND seq > c.floor) != {CONVERSATION_HEAD} - c.floor
@@ -54,8 +50,13 @@ _GAPS = f"""
 
 def inbox_head(connection: sqlite3.Connection, user: str) -> int:
     """The last sequence of an inbox."""
-    found = connection.execute(_INBOX_HEAD, (user,)).fetchall()
-    return int(found[0][0]) if found else 0
+    return inbox_bounds(connection, user)[1]
+
+
+def inbox_bounds(connection: sqlite3.Connection, user: str) -> tuple[int, int]:
+    """First kept and last sequence of an inbox."""
+    found = connection.execute(_INBOX_BOUNDS, (user,)).fetchall()
+    return found[0] if found else (1, 0)
 
 
 def conversation_bounds(connection: sqlite3.Connection, topic: str) -> tuple[int, int]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from storage.errors import StorageUnusable
-from storage.interface import Membership
-from storage.records import Device, DeviceKey, InboxEntry, Message, Token
-from storage.sqlite import pages, participation, queries
+from storage.interface import Membership, Pointer
+from storage.records import Device, DeviceKey, InboxEntry, JobState, Message, Token
+from storage.sqlite import pages, participation, queries, retention
 from storage.sqlite.connection import REOPEN, connect_reader, primary_code, translate
 from storage.sqlite.schema import check_version
 from storage.sqlite.threads import Worker
@@ -69,6 +69,10 @@ class Reading:
         """See `storage.interface.InboxReader`."""
         return await self._read(lambda connection: queries.inbox_head(connection, user))
 
+    async def inbox_bounds(self, user: str) -> tuple[int, int]:
+        """See `storage.interface.InboxReader`."""
+        return await self._read(lambda connection: queries.inbox_bounds(connection, user))
+
     async def read_inbox(self, user: str, after: int, limit: int, max_bytes: int = 1 << 20) -> list[InboxEntry]:
         """See `storage.interface.InboxReader`."""
         return await self._read(lambda connection: pages.inbox(connection, user, after, limit, max_bytes))
@@ -107,6 +111,10 @@ class Reading:
     async def read_tail(self, after_id: int, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
         """See `storage.interface.Tail`."""
         return await self._read(lambda connection: pages.tail(connection, after_id, limit, max_bytes))
+
+    async def read_pointers(self, user: str, after: int, limit: int = 5000) -> list[Pointer]:
+        """See `storage.interface.Pruner`."""
+        return await self._read(lambda connection: retention.pointers(connection, user, after, limit))
 
     async def device(self, key: DeviceKey) -> Device | None:
         """See `storage.interface.State`."""
@@ -181,3 +189,9 @@ class Reading:
     async def tokens(self, user: str) -> list[Token]:
         """See `storage.interface.Tokens`."""
         return await self._read(lambda connection: participation.tokens(connection, user))
+
+    # --- Jobs ------------------------------------------------------------------------------------------------------
+
+    async def jobs(self) -> list[JobState]:
+        """See `storage.interface.Jobs`."""
+        return await self._read(participation.jobs)

@@ -1,8 +1,11 @@
-"""Removal from the old end of a timeline, in short transactions of the writing thread."""
+"""Removal from the old end of a timeline, in short transactions of the writing thread, and what inboxes still point to."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
+
+from storage.interface import Pointer
 
 STEP = 500
 """Rows per transaction: a commit waits for one of them at most."""
@@ -14,6 +17,11 @@ _CONVERSATION = """
 _INBOX = """
     SELECT id, floor, ifnull((SELECT seq FROM sync WHERE user = u.id ORDER BY seq DESC LIMIT 1), floor)
     FROM users AS u WHERE key = ?
+"""
+_POINTERS = """
+    SELECT json_group_array(json_array(entry.seq, ifnull(c.topic, ''), ifnull(m.seq, 0))) FROM (
+        SELECT seq, message FROM sync WHERE user = (SELECT id FROM users WHERE key = ?) AND seq > ? ORDER BY seq LIMIT ?
+    ) AS entry LEFT JOIN store AS m ON m.id = entry.message LEFT JOIN conversations AS c ON c.id = m.conversation
 """
 _LAST_ID = "UPDATE meta SET value = max(value, (SELECT ifnull(max(id), 0) FROM store)) WHERE key = 'last_id'"
 
@@ -53,3 +61,9 @@ def prune_inbox(connection: sqlite3.Connection, user: str, before: int, limit: i
     connection.execute("UPDATE users SET floor = ? WHERE id = ?", (last, number))
     connection.execute("COMMIT")
     return int(last - floor)
+
+
+def pointers(connection: sqlite3.Connection, user: str, after: int, limit: int) -> list[Pointer]:
+    """A page of what an inbox points to; one row, for the interpreter lock (see `storage.sqlite.pages`)."""
+    ((found,),) = connection.execute(_POINTERS, (user, after, limit)).fetchall()
+    return [Pointer(*row) for row in json.loads(found)]

@@ -125,7 +125,19 @@ CREATE TRIGGER incoming_for_many INSTEAD OF INSERT ON incoming WHEN new.inbox IS
 END;
 """
 
-MIGRATIONS = (_VERSION_1,)
+_VERSION_2 = """
+CREATE TABLE jobs (
+    name TEXT PRIMARY KEY,
+    schedule TEXT NOT NULL,
+    next_run INTEGER NOT NULL,
+    started INTEGER NOT NULL,
+    ended INTEGER NOT NULL,
+    outcome TEXT NOT NULL,
+    detail TEXT NOT NULL
+);
+"""
+
+MIGRATIONS = (_VERSION_1, _VERSION_2)
 """Item n makes version n + 1 of version n. Append only."""
 
 

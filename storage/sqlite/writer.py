@@ -27,6 +27,7 @@ from storage.records import (
     Operation,
     Progress,
     Release,
+    SaveJob,
     SaveToken,
     Subscribe,
     Subscription,
@@ -98,6 +99,7 @@ class GroupWriter:
             MarkRead: self._mark_read,
             SaveToken: lambda op: participation.save_token(self._begin(), op),
             DropTokens: lambda op: participation.drop_tokens(self._begin(), op),
+            SaveJob: lambda op: participation.save_job(self._begin(), op),
         }
 
     @property

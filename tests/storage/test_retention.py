@@ -1,10 +1,11 @@
-"""Pruning from the old end: bounded, counted, and heads survive it."""
+"""Pruning from the old end: bounded, counted, and heads survive it; and what inboxes still point to."""
 
 from __future__ import annotations
 
-from storage.interface import Storage
+from storage.interface import Pointer, Storage
+from storage.records import DeviceKey, Subscribe, Subscription
 from tests.storage.backends import Backend
-from tests.storage.samples import Maker, whole_inbox
+from tests.storage.samples import Maker, opened, whole_inbox
 
 
 async def test_pruning_a_conversation_moves_its_first_kept_sequence(storage: Storage, make: Maker) -> None:
@@ -92,3 +93,42 @@ async def test_heads_and_the_last_id_survive_pruning_and_a_restart(durable: Back
     await storage.commit([append])
     assert (append.message.seq, list(append.inbox_seqs)) == (6, [6])
     await storage.close()
+
+
+async def test_inboxes_tell_their_first_kept_sequence(storage: Storage, make: Maker) -> None:
+    assert await storage.inbox_bounds("u/ann") == (1, 0)
+    await storage.commit(make.appends(5, to=["u/ann"]))
+    assert await storage.inbox_bounds("u/ann") == (1, 5)
+    await storage.prune_inbox("u/ann", 3)
+    assert await storage.inbox_bounds("u/ann") == (3, 5)
+    await storage.prune_inbox("u/ann", 100)
+    assert await storage.inbox_bounds("u/ann") == (6, 5)
+
+
+async def test_pointers_say_which_messages_an_inbox_holds(storage: Storage, make: Maker) -> None:
+    await storage.commit([make.append("a", ["u/ann"]), make.append("b"), make.append("b", ["u/bob", "u/ann"])])
+    await storage.commit(make.appends(2, "a", ["u/ann"]))
+    assert await storage.read_pointers("u/ann", 0) == [
+        Pointer(1, "a", 1),
+        Pointer(2, "b", 2),
+        Pointer(3, "a", 2),
+        Pointer(4, "a", 3),
+    ]
+    assert await storage.read_pointers("u/ann", 1, limit=2) == [Pointer(2, "b", 2), Pointer(3, "a", 2)]
+    assert await storage.read_pointers("u/bob", 1) == []
+    assert await storage.read_pointers("u/nobody", 0) == []
+    await storage.prune_conversation("a", 3)
+    await storage.prune_inbox("u/ann", 2)
+    assert await storage.read_pointers("u/ann", 0) == [Pointer(2, "b", 2), Pointer(3, "", 0), Pointer(4, "a", 3)]
+
+
+async def test_a_retained_message_outlives_its_conversation(storage: Storage, make: Maker) -> None:
+    key = DeviceKey("u/ann", "phone")
+    append = make.append("a", retain=True)
+    await storage.commit([append, opened(key)])
+    await storage.prune_conversation("a", 2)
+    await storage.commit([Subscribe(key, 1, [Subscription("a", 1, since=-1)], retained=[append.message])])
+    assert await storage.read_pointers("u/ann", 0) == [Pointer(1, "", 0)]
+    (entry,) = await storage.read_inbox("u/ann", 0, 10)
+    assert entry.message is not None
+    assert entry.message.payload == append.message.payload
