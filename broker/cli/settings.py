@@ -15,7 +15,11 @@ WRONG_CONFIGURATION = 2
 CANNOT_START = 3
 ENDED = 4
 
-_DATA_FILES = {"persistence": ("url", "sqlite:///{}/tideline.db"), "search": ("path", "{}/search.db")}
+_DATA_FILES = {
+    "persistence": ("url", "sqlite:///{}/tideline.db"),
+    "search": ("path", "{}/search.db"),
+    "http": ("operator_file", "{}/operator.json"),
+}
 """The plugin settings that name a place in the data directory."""
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -2,7 +2,8 @@
 
 - A client id proves nothing here: a caller is somebody only where a plugin verified its user name.
 - The operator: as long as everything is bound to loopback and there are no users, a caller without credentials may do
-  everything. That ends when a listener binds elsewhere, or an auth plugin that knows users is configured.
+  everything. That ends when a listener binds elsewhere, or an auth plugin that knows users is configured. From then on only
+  who can read the broker's own files is the operator: by the secret in `operator_file`.
 - A token is 256 random bits; storage has its SHA-256 only. A password that was right is remembered for a minute, as a keyed
   hash.
 """
@@ -56,11 +57,15 @@ def new_token(user: str, label: str, created: int, expires: int) -> tuple[str, T
 
 
 class Gate:
-    """Lets callers in. ``loopback``: whether the API itself can be reached from this machine only."""
+    """Lets callers in. ``loopback``: whether the API itself can be reached from this machine only.
 
-    def __init__(self, server: Services, *, loopback: bool) -> None:
+    ``operator_secret`` as a bearer token makes its caller the operator; empty is none.
+    """
+
+    def __init__(self, server: Services, *, loopback: bool, operator_secret: str = "") -> None:
         self._server = server
         self._loopback = loopback
+        self._operator_secret = operator_secret.encode()
         self._key = secrets.token_bytes(32)
         self._known: dict[bytes, tuple[int, SessionInfo]] = {}
 
@@ -83,6 +88,8 @@ class Gate:
         raise Unauthorized("send a user name and password (Basic) or a token (Bearer)")
 
     async def _bearer(self, secret: str) -> Who:
+        if self._operator_secret and hmac.compare_digest(secret.encode(), self._operator_secret):
+            return Who(OPERATOR, None, operator=True)
         storage = cast(Tokens, self._server.storage)
         token = await storage.token(digest_of(secret)) if secret.startswith(PREFIX) else None
         if token is None or 0 < token.expires <= self._server.now():

@@ -20,6 +20,7 @@ from broker.server_view import Services
 from plugins.http import app as application
 from plugins.http.api import Api
 from plugins.http.auth import Gate
+from plugins.http.operator_file import OperatorFile
 from plugins.timelines import Participants
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class HttpPlugin(GroupPlugin):
         """Seconds that a long poll may wait."""
         max_waiting: int = 1000
         """Callers that may wait at once."""
+        operator_file: str = "data/operator.json"
+        """Where `tideline` commands find this broker, and the secret that makes them its operator. Empty: nowhere."""
 
         def __post_init__(self) -> None:
             try:
@@ -74,6 +77,7 @@ class HttpPlugin(GroupPlugin):
         self._socket: socket.socket | None = None
         self._task: asyncio.Task[None] | None = None
         self._api: Api | None = None
+        self._operator = OperatorFile(self.config.operator_file)
 
     async def before_ack(self, group: Group) -> None:
         """Note who takes part in what, in the messages' own commit."""
@@ -99,7 +103,7 @@ class HttpPlugin(GroupPlugin):
         sock.setblocking(False)
         self._socket = sock
         loopback = is_loopback(host)
-        gate = Gate(services, loopback=loopback)
+        gate = Gate(services, loopback=loopback, operator_secret=self._operator.secret)
         api = self._api = Api(
             services, gate, timeout=config.storage_timeout, max_wait=config.max_wait, max_waiting=config.max_waiting
         )
@@ -109,6 +113,7 @@ class HttpPlugin(GroupPlugin):
         await self._serve(app, sock)
         scheme = "https" if config.certfile else "http"
         log.info("http: %s://%s:%d/v1, documentation at /docs", scheme, *self.address)
+        self._operator.write(f"{scheme}://{_reached_by(*self.address)}", config.certfile)
         if gate.open_to_operator:
             log.warning(
                 "http: there are no users and everything is bound to loopback: whoever calls from this machine without "
@@ -148,6 +153,7 @@ class HttpPlugin(GroupPlugin):
 
     async def close(self) -> None:
         """Answer what is under way, end streams and waits, and stop listening. May be called twice."""
+        self._operator.remove()
         server, task, sock = self._server, self._task, self._socket
         self._server = self._task = self._socket = None
         if self._api is not None:
@@ -157,6 +163,12 @@ class HttpPlugin(GroupPlugin):
             await asyncio.gather(task, return_exceptions=True)
         if sock is not None:
             sock.close()
+
+
+def _reached_by(host: str, port: int) -> str:
+    """Where a program on this machine finds what is bound there."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Quiet(uvicorn.Server):

@@ -18,7 +18,7 @@ from tests.support.broker import ANONYMOUS, Broker, running
 FILE = "amqtt.plugins.authentication.FileAuthPlugin"
 ACL = "amqtt.plugins.topic_checking.TopicAccessControlListPlugin"
 USERS = ("alice", "bob", "eve")
-HTTP = {"http": {"bind": "127.0.0.1:0", "storage_timeout": 2.0}, "requests": {}}
+HTTP = {"http": {"bind": "127.0.0.1:0", "storage_timeout": 2.0, "operator_file": ""}, "requests": {}}
 
 
 class Site(Broker):

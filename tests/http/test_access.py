@@ -54,7 +54,7 @@ async def test_a_listener_bound_elsewhere_ends_the_operator() -> None:
 
 
 async def test_the_api_bound_elsewhere_ends_the_operator() -> None:
-    async with site(plugins={"http": {"bind": "0.0.0.0:0"}}) as made:
+    async with site(plugins={"http": {"bind": "0.0.0.0:0", "operator_file": ""}}) as made:
         assert (await made.caller().get("/me")).status_code == 401
 
 

@@ -60,7 +60,7 @@ def test_history_is_what_was_published_after_kills(tmp_path: Path) -> None:
     dice = random.Random(7)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    plugins = {"http": {"bind": f"127.0.0.1:{port}"}, "requests": {}}
+    plugins = {"http": {"bind": f"127.0.0.1:{port}", "operator_file": ""}, "requests": {}}
     broker = BrokerProcess(tmp_path, f"sqlite:///{tmp_path}/t.db", plugins=plugins)
     broker.start()
     posters = [Poster(url, f"room/{n}") for n in range(3)]

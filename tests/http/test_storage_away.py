@@ -10,7 +10,7 @@ import pytest
 
 from storage.errors import StorageUnavailable
 from storage.records import Operation
-from tests.http.conftest import Site, site
+from tests.http.conftest import HTTP, Site, site
 
 
 class Valve:
@@ -32,7 +32,7 @@ class Valve:
 
 @pytest.fixture
 async def away() -> AsyncIterator[tuple[Site, Valve]]:
-    async with site(plugins={"http": {"bind": "127.0.0.1:0", "storage_timeout": 0.3}}, errors=True) as made:
+    async with site(plugins={"http": {**HTTP["http"], "storage_timeout": 0.3}}, errors=True) as made:
         valve = Valve(made.server.storage)
         yield made, valve
         valve.open.set()

@@ -1,0 +1,51 @@
+"""How a command on this machine becomes the operator of the broker that runs: by a file that only its owner can read.
+
+The broker writes it when the API listens, with a secret of that run, and removes it when it stops. Whoever can read it can
+read the data beside it too. `broker.cli.ask` is the other side.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+class OperatorFile:
+    """The file at ``path``; an empty path is none, and then no secret is accepted."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path) if path else None
+        self.secret = secrets.token_urlsafe(32) if path else ""
+
+    def write(self, url: str, certfile: str) -> None:
+        """Say where the API is, and the secret. What keeps it from being written is logged: commands then cannot ask."""
+        if self._path is None:
+            return
+        told = {"url": url, "secret": self.secret, "process": os.getpid()}
+        if certfile:
+            told["certfile"] = str(Path(certfile).absolute())
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")  # mode 0600
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(told, file)
+            os.replace(name, self._path)
+        except OSError as error:
+            log.warning(
+                "http: %s cannot be written: %s; `tideline` commands cannot ask this broker", self._path, error.strerror
+            )
+
+    def remove(self) -> None:
+        """Remove it, unless another broker has written its own meanwhile."""
+        if self._path is None:
+            return
+        with suppress(OSError, ValueError):
+            if json.loads(self._path.read_text(encoding="utf-8")).get("secret") == self.secret:
+                self._path.unlink()

@@ -1,0 +1,94 @@
+"""A command on this machine is the operator, by a file that only the broker's owner can read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.cli.ask import RunningBroker, running_broker
+from broker.cli.settings import Failure
+from broker.config import Settings
+from tests.http.conftest import HTTP, Site
+
+Sites = Callable[..., AbstractAsyncContextManager[Site]]
+
+
+def _http(path: Path, **options: Any) -> dict[str, Any]:
+    return {"http": {**HTTP["http"], "operator_file": str(path), **options}}
+
+
+def _found(path: Path) -> RunningBroker | None:
+    return running_broker(Settings.model_validate({"plugins": _http(path)}))
+
+
+async def test_the_file_makes_an_operator_and_ends_with_the_broker(sites: Sites, tmp_path: Path) -> None:
+    path = tmp_path / "made" / "operator.json"
+    async with sites(plugins=_http(path)) as made:
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert json.loads(path.read_text())["url"] == made.url
+        asked = await asyncio.to_thread(_found, path)
+        assert asked is not None
+        assert await asyncio.to_thread(asked.get, "/me") == {"user": "b/operator", "operator": True}
+        wrong = {"Authorization": "Bearer " + "x" * len(asked.secret)}
+        assert (await made.caller(headers=wrong).get("/me")).status_code == 401
+        assert (await made.caller().get("/me")).status_code == 401
+    assert not path.exists()
+    assert await asyncio.to_thread(_found, path) is None
+
+
+async def test_without_a_file_no_secret_is_accepted(users: Site) -> None:
+    for header in ("Bearer", "Bearer x", "Bearer None"):
+        assert (await users.caller(headers={"Authorization": header}).get("/me")).status_code == 401
+
+
+async def test_another_brokers_file_is_left_alone(sites: Sites, tmp_path: Path) -> None:
+    path = tmp_path / "operator.json"
+    async with sites(plugins=_http(path)):
+        async with sites(plugins=_http(path)) as second:
+            assert json.loads(path.read_text())["url"] == second.url
+        assert not path.exists()
+        path.write_text('{"url": "http://127.0.0.1:9", "secret": "somebody else\'s"}')
+    assert path.exists()
+    assert await asyncio.to_thread(_found, path) is None, "left behind, and nobody listens"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"url": 1'])
+def test_a_file_that_is_none_of_ours_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "operator.json"
+    path.write_text(text)
+    with pytest.raises(Failure, match=r"operator\.json cannot be read"):
+        _found(path)
+
+
+async def test_what_the_broker_says_against_it_is_told(sites: Sites, tmp_path: Path) -> None:
+    path = tmp_path / "operator.json"
+    async with sites(plugins=_http(path)):
+        asked = await asyncio.to_thread(_found, path)
+        assert asked is not None
+        with pytest.raises(Failure, match="no-such-device"):
+            await asyncio.to_thread(asked.delete, "/devices/no-such-device")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+async def test_over_tls_the_brokers_own_certificate_is_trusted_and_no_other(sites: Sites, tmp_path: Path) -> None:
+    for name in ("ours", "theirs"):
+        make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}.example", "-days", "2"]
+        make += ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.pem")]
+        await asyncio.to_thread(subprocess.run, make, check=True, capture_output=True)
+    path = tmp_path / "operator.json"
+    tls = {"certfile": str(tmp_path / "ours.pem"), "keyfile": str(tmp_path / "ours.key")}
+    async with sites(plugins=_http(path, **tls)):
+        asked = await asyncio.to_thread(_found, path)
+        assert asked is not None
+        assert asked.url.startswith("https://")
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps({**told, "certfile": str(tmp_path / "theirs.pem")}))
+        assert await asyncio.to_thread(_found, path) is None
