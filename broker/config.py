@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from broker import config_sources
 from broker.config_sources import Sources, dotted, shown
+from broker.packets.codes import ReasonCode
 
 PLUGIN_ALIASES = {
     "persistence": "plugins.persistence.PersistencePlugin",
@@ -198,10 +199,28 @@ class Mqtt(Section):
     """Which MQTT 5 receivers get sequence, message id, sender and time as user properties: those that ask in CONNECT."""
     response_information: str = ""
     """What an MQTT 5 client that asks is told as response information; empty for nothing."""
+    reason_strings: Literal["asked", "always", "never"] = "asked"
+    """Which MQTT 5 clients get reasons in words: those that ask for problem information in CONNECT, or all but those that
+    decline it."""
+    server_reference: Annotated[str, Field(max_length=1024)] = ""
+    """Where MQTT 5 clients are sent, also at shutdown: ``host:port`` of other servers, separated by spaces."""
+    redirect: Literal["never", "temporarily", "permanently"] = "never"
+    """Whether every CONNECT is refused, and MQTT 5 clients are told to use ``server_reference`` for now, or from now on."""
     idempotency_window: Annotated[Duration, Field(ge=0)] = 86400.0
     """Seconds within which a publish that repeats its ``message-id`` is stored only once."""
     storage_timeout: Annotated[Duration, Field(ge=0)] = 30.0
     """Seconds after which an MQTT 5 publisher is told that storage is unavailable; 0 is never. 3.1.1 publishers wait."""
+
+    @model_validator(mode="after")
+    def _redirection_needs_a_target(self) -> Mqtt:
+        if self.redirect != "never" and not self.server_reference:
+            raise ValueError("redirect needs server_reference, the servers that clients are to use")
+        return self
+
+    @property
+    def elsewhere(self) -> ReasonCode:
+        """The code that sends clients to another server."""
+        return ReasonCode.SERVER_MOVED if self.redirect == "permanently" else ReasonCode.USE_ANOTHER_SERVER
 
 
 class Limits(Section):

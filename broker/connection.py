@@ -327,7 +327,9 @@ class Connection:
 
     def reason(self, text: str) -> Properties:
         """Properties with a reason string, where the client wants to hear one [MQTT-3.1.2-29]."""
-        if self.version < 5 or (self.extras is not None and not self.extras.problem_information):
+        setting = self.server.settings.mqtt.reason_strings
+        wanted = self.extras.problem_information if self.extras is not None else None
+        if self.version < 5 or setting == "never" or wanted is False or (wanted is None and setting == "asked"):
             return EMPTY
         return {Property.REASON_STRING: text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 3] + "..."}
 
@@ -393,14 +395,20 @@ class Connection:
     def refuse(self, code: int, text: str) -> None:
         """Answer a CONNECT with a reason, and close [MQTT-3.1.4-2, MQTT-3.2.2-5]."""
         self.server.counters.clients_refused += 1
-        self.send(ConnAck(False, code, self.reason(text)))
+        self.send(ConnAck(False, code, self._ending(code, text)))
         self.close(f"refused: {text}")
 
     def disconnect(self, code: int, text: str) -> None:
         """Tell an MQTT 5 client why [MQTT-3.14.0-1], and close."""
         if self.version >= 5 and self._stage == _OPEN:
-            self.send(Disconnect(code, self.reason(text)))
+            self.send(Disconnect(code, self._ending(code, text)))
         self.close(text)
+
+    def _ending(self, code: int, text: str) -> Properties:
+        properties = self.reason(text)
+        if code in (ReasonCode.USE_ANOTHER_SERVER, ReasonCode.SERVER_MOVED):
+            properties = {**properties, Property.SERVER_REFERENCE: self.server.settings.mqtt.server_reference}
+        return properties
 
     def close(self, why: str, level: int = logging.INFO) -> None:
         """End the connection now; nothing that comes after is processed."""

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 class Wishes:
     """What an MQTT 5 client asked for in CONNECT, besides what its connection keeps."""
 
-    problem_information: bool = True
+    problem_information: bool | None = None
+    """Whether it wants reasons in words; None where it did not say."""
     response_information: bool = False
     assigned: bool = False
     asked_expiry: int = 0
@@ -55,6 +56,9 @@ def received(connection: Connection, packet: Connect) -> None:
     connection.client_id = packet.client_id
     if packet.version >= 5:
         _wishes(connection, packet)
+    if connection.server.settings.mqtt.redirect != "never":
+        connection.refuse(connection.server.settings.mqtt.elsewhere, "another server is to be used")
+        return
     if Property.AUTHENTICATION_METHOD in packet.properties:
         method = packet.properties[Property.AUTHENTICATION_METHOD]
         connection.refuse(ReasonCode.BAD_AUTHENTICATION_METHOD, f"authentication method {shown(method)} is not offered")
@@ -65,7 +69,8 @@ def received(connection: Connection, packet: Connect) -> None:
 def _wishes(connection: Connection, packet: Connect) -> None:
     properties = packet.properties
     wishes = connection.extras or Wishes()
-    wishes.problem_information = bool(properties.get(Property.REQUEST_PROBLEM_INFORMATION, 1))
+    if Property.REQUEST_PROBLEM_INFORMATION in properties:
+        wishes.problem_information = bool(properties[Property.REQUEST_PROBLEM_INFORMATION])
     wishes.response_information = bool(properties.get(Property.REQUEST_RESPONSE_INFORMATION, 0))
     asked = properties.get(Property.USER_PROPERTY, ())
     wishes.ack_properties = ("tideline-acks", "on") in asked

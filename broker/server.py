@@ -172,8 +172,10 @@ class Server:
         if self._listeners is not None:
             self._listeners.stop_accepting()
             await self.chassis.fire_and_wait(BrokerEvents.PRE_SHUTDOWN)
+            mqtt = self.settings.mqtt
+            code = mqtt.elsewhere if mqtt.server_reference else ReasonCode.SERVER_SHUTTING_DOWN
             for connection in list(self.connections):
-                connection.disconnect(ReasonCode.SERVER_SHUTTING_DOWN, "the server is shutting down")
+                connection.disconnect(code, "the server is shutting down")
         if hasattr(self, "pipeline"):
             self.delivery.flush()
             await self.pipeline.stop(self.settings.mqtt.shutdown_grace)
@@ -267,7 +269,8 @@ class Server:
             reason = ReasonCode.NO_MATCHING_SUBSCRIBERS
         properties: Properties = {}
         wishes = connection.extras
-        if append.idempotency_key or (wishes is not None and wishes.ack_properties):
+        declined = wishes is not None and wishes.problem_information is False  # then PUBACK has no properties [MQTT-3.1.2-29]
+        if not declined and (append.idempotency_key or (wishes is not None and wishes.ack_properties)):
             message_id, seq = append.original or (append.message.id, append.message.seq)
             pairs = [("message-id", f"{message_id:016x}"), ("seq", str(seq))]
             if append.original is not None:

@@ -7,7 +7,7 @@ import pytest
 from broker.packets.codes import ReasonCode
 from broker.packets.encoder import encode
 from broker.packets.model import ConnAck, Connect, Disconnect, PingReq, PingResp, PubAck, Publish, SubAck, Subscribe
-from broker.packets.properties import Property
+from broker.packets.properties import Properties, Property
 from tests.support.broker import Broker, running
 
 
@@ -145,12 +145,38 @@ async def test_v5_response_information_for_who_asks() -> None:
         assert Property.RESPONSE_INFORMATION not in (await other.connect("b")).properties
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-async def test_v5_reason_strings_only_where_they_are_wanted(broker: Broker, wanted: bool) -> None:
+@pytest.mark.parametrize("setting", ["asked", "always", "never"])
+@pytest.mark.parametrize("said", [None, 0, 1])
+async def test_v5_reason_strings_only_where_they_are_wanted(setting: str, said: int | None) -> None:
     """[MQTT-3.1.2-29]"""
-    client = await broker.socket(5)
-    await client.connect("c", properties={} if wanted else {Property.REQUEST_PROBLEM_INFORMATION: 0})
-    client.send(Publish("$SYS/mine", b"", 1, packet_id=1))
-    ack = await client.expect(PubAck)
-    assert ack.reason == ReasonCode.NOT_AUTHORIZED
-    assert (Property.REASON_STRING in ack.properties) is wanted
+    async with running(mqtt={"reason_strings": setting}) as broker:
+        client = await broker.socket(5)
+        asked = [("tideline-acks", "on")]
+        wishes: Properties = {} if said is None else {Property.REQUEST_PROBLEM_INFORMATION: said}
+        await client.connect("c", properties={**wishes, Property.USER_PROPERTY: asked})
+        client.send(Publish("$SYS/mine", b"", 1, packet_id=1), Publish("t", b"", 1, packet_id=2))
+        ack = await client.expect(PubAck)
+        assert ack.reason == ReasonCode.NOT_AUTHORIZED
+        wanted = setting != "never" and (said == 1 or (said is None and setting == "always"))
+        assert (Property.REASON_STRING in ack.properties) is wanted
+        assert (Property.USER_PROPERTY in (await client.expect(PubAck)).properties) is (said != 0)
+
+
+@pytest.mark.parametrize(("redirect", "code"), [("temporarily", 0x9C), ("permanently", 0x9D)])
+async def test_clients_are_sent_to_another_server(redirect: str, code: int) -> None:
+    """4.11; 3.1.1 has no word for it, and calls the server unavailable."""
+    async with running(mqtt={"redirect": redirect, "server_reference": "b.example:1883"}) as broker:
+        new, old = await broker.socket(5), await broker.socket(4)
+        new.send(Connect("c", 5))
+        assert await new.closed() == [ConnAck(False, code, {Property.SERVER_REFERENCE: "b.example:1883"})]
+        old.send(Connect("c", 4))
+        assert await old.closed() == [ConnAck(False, 3)]
+
+
+async def test_a_shutdown_sends_clients_to_another_server() -> None:
+    async with running(mqtt={"server_reference": "b.example c.example"}) as broker:
+        new, old = await broker.client("new", 5), await broker.client("old", 4)
+        await broker.server.stop()
+        reference = {Property.SERVER_REFERENCE: "b.example c.example"}
+        assert await new.closed() == [Disconnect(ReasonCode.USE_ANOTHER_SERVER, reference)]
+        assert await old.closed() == []

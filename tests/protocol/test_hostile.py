@@ -7,6 +7,7 @@ import pytest
 from broker.packets.codes import ReasonCode
 from broker.packets.encoder import encode
 from broker.packets.model import ConnAck, Connect, Disconnect, PubAck, Publish, SubAck, Subscribe
+from broker.packets.properties import Property
 from tests.packets.cases import HOSTILE, HOSTILE_CONNECT, OPENING, Hostile
 from tests.support.broker import Broker, running
 from tests.support.wire import Client
@@ -98,11 +99,12 @@ async def test_a_packet_above_the_maximum_size(version: int) -> None:
 
 async def test_a_reason_that_quotes_a_huge_topic(broker: Broker, watcher: Client) -> None:
     """A reason string holds 65,535 bytes; a topic may be as long, and longer once it is quoted."""
-    client = await broker.client("c", 5)
+    client = await broker.client("c", 5, properties={Property.REQUEST_PROBLEM_INFORMATION: 1})
     topic = "$SYS/" + "\N{ZERO WIDTH SPACE}" * 21_000
     client.send(Publish(topic, b"", 1, packet_id=1))
     ack = await client.expect(PubAck)
     assert ack.reason == ReasonCode.NOT_AUTHORIZED
+    assert 300 < len(ack.properties[Property.REASON_STRING]) <= 512
     await client.ping()
     await unharmed(watcher, broker)
 

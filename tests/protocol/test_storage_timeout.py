@@ -27,7 +27,8 @@ async def stored(broker: Broker, topic: str) -> list[bytes]:
 
 async def test_what_storage_never_heard_of_is_refused_and_the_rest_waits(impatient: Broker) -> None:
     """The message of the group under way waits; those behind it are refused; what is published after the outage is stored."""
-    reader, sender = await impatient.durable("reader", 5), await impatient.client("sender", 5)
+    asking = {Property.REQUEST_PROBLEM_INFORMATION: 1}
+    reader, sender = await impatient.durable("reader", 5), await impatient.client("sender", 5, properties=asking)
     await reader.subscribe("t", options=1)
     async with impatient.held() as commits:
         sender.send(Publish("t", b"1", 1, packet_id=1))

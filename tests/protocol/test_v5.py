@@ -213,7 +213,8 @@ async def test_a_smaller_maximum_after_a_reconnect_holds_for_what_is_sent_again(
 
 
 async def test_reason_strings_give_way_to_a_small_maximum(broker: Broker) -> None:
-    client = await broker.client("c", 5, properties={Property.MAXIMUM_PACKET_SIZE: 20})
+    asking = {Property.REQUEST_PROBLEM_INFORMATION: 1}
+    client = await broker.client("c", 5, properties={**asking, Property.MAXIMUM_PACKET_SIZE: 20})
     client.send(Publish("$SYS/x", b"", 1, packet_id=1))
     ack = await client.expect(PubAck)
     assert (ack.reason, ack.properties) == (ReasonCode.NOT_AUTHORIZED, {})
