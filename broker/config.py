@@ -214,7 +214,7 @@ class Mqtt(Section):
     @model_validator(mode="after")
     def _redirection_needs_a_target(self) -> Mqtt:
         if self.redirect != "never" and not self.server_reference:
-            raise ValueError("redirect needs server_reference, the servers that clients are to use")
+            raise ValueError("redirect needs server_reference, the servers that clients use")
         return self
 
     @property

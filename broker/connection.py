@@ -308,22 +308,22 @@ class Connection:
         self.server.counters.bytes_sent += len(data)
         self._transport.write(data)
 
-    def send(self, packet: Packet) -> None:
-        """Encode and write one packet, unless the client said that it takes none of this size [MQTT-3.1.2-24]."""
+    def send(self, packet: Packet) -> bool:
+        """Encode and write one packet. False where the client takes none of this size [MQTT-3.1.2-24], or is gone."""
         if self._stage == _CLOSED:
-            return
+            return False
         data = encode(packet, self.version)
         if self.max_packet_size and len(data) > self.max_packet_size:
             properties = getattr(packet, "properties", EMPTY)
             if Property.REASON_STRING not in properties and Property.USER_PROPERTY not in properties:
-                return
+                return False
             packet.properties = {  # type: ignore[union-attr]
                 k: v for k, v in properties.items() if k not in (Property.REASON_STRING, Property.USER_PROPERTY)
             }
-            self.send(packet)
-            return
+            return self.send(packet)
         self.server.counters.messages_sent += 1
         self._write(data)
+        return True
 
     def reason(self, text: str) -> Properties:
         """Properties with a reason string, where the client wants to hear one [MQTT-3.1.2-29]."""

@@ -45,7 +45,8 @@ def personal_parts(
     """
     body = message.properties
     if message.expires:
-        left = max(0, message.expires - now) // 1000
+        # Less the whole seconds that it waited. An interval of 0, which is kept as 1 ms, stays 0.
+        left = (max(0, message.expires - now) + 998) // 1000
         body += encode_property_body({Property.MESSAGE_EXPIRY: left})
     if identifiers:
         body += encode_property_body({Property.SUBSCRIPTION_IDENTIFIER: list(identifiers)})

@@ -1,6 +1,8 @@
 """PUBACK, PUBREC, PUBREL and PUBCOMP from clients.
 
-- An acknowledgement for an identifier that has no such message changes nothing; MQTT 5 names it in the answer.
+- An acknowledgement for an identifier that has no message changes nothing; MQTT 5 names it in the answer.
+- One that is not the next step of its message (PUBREC for QoS 1, PUBCOMP before PUBREC) is a violation: the connection is
+  closed [3.1.1 MQTT-4.8.0-1, 5 4.13.2], and the message comes again.
 - PUBREL is answered once forgetting the identifier is durable (law 1), also where nothing was to forget [MQTT-4.3.3-11].
 """
 
@@ -24,8 +26,20 @@ def puback(connection: Connection, packet: PubAck) -> None:
     session = connection.session
     assert session is not None
     slot = session.window.acknowledge(packet.packet_id)
-    if slot is not None and connection.feed is not None:
+    if slot is None:
+        _check_unknown(connection, session, packet)
+    elif connection.feed is not None:
         connection.feed.finished(slot)
+
+
+def _check_unknown(connection: Connection, session: Session, packet: PubAck | PubRec | PubComp) -> bool:
+    """Whether there is no such message; where there is one that awaits something else, the connection is closed."""
+    if packet.packet_id not in session.window.slots:
+        return True
+    connection.server.counters.protocol_errors += 1
+    name = type(packet).__name__.upper()
+    connection.disconnect(ReasonCode.PROTOCOL_ERROR, f"message {packet.packet_id} does not await {name}")
+    return False
 
 
 def pubrec(connection: Connection, packet: PubRec) -> None:
@@ -33,12 +47,15 @@ def pubrec(connection: Connection, packet: PubRec) -> None:
     session, feed = connection.session, connection.feed
     assert session is not None
     assert feed is not None
+    slot = session.window.release(packet.packet_id)
+    if slot is None and not _check_unknown(connection, session, packet):
+        return
     if packet.reason >= 0x80:
-        slot = session.window.drop(packet.packet_id)
         if slot is not None:
+            session.window.drop(packet.packet_id)
             feed.finished(slot)
             feed.pump()
-    elif (slot := session.window.release(packet.packet_id)) is not None:
+    elif slot is not None:
         feed.pubrel(slot)
     elif connection.version >= 5:
         connection.send(PubRel(packet.packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND))
@@ -52,9 +69,11 @@ def pubcomp(connection: Connection, packet: PubComp) -> None:
     assert session is not None
     assert feed is not None
     slot = session.window.complete(packet.packet_id)
-    if slot is not None:
-        feed.finished(slot)
-        feed.pump()
+    if slot is None:
+        _check_unknown(connection, session, packet)
+        return
+    feed.finished(slot)
+    feed.pump()
 
 
 def pubrel(connection: Connection, packet: PubRel) -> None:

@@ -48,8 +48,8 @@ def received(connection: Connection, packet: Connect) -> None:
     connection.version = packet.version
     connection.opening()
     if not packet.client_id:
-        if packet.version < 5 and not packet.clean_start:
-            connection.refuse(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "an empty client id needs a clean session")
+        if packet.version < 4 or (packet.version < 5 and not packet.clean_start):
+            connection.refuse(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "an empty client id needs 3.1.1 and a clean session")
             return
         packet.client_id = f"auto-{uuid.uuid4().hex}"
         connection.extras = Wishes(assigned=True)
@@ -166,7 +166,9 @@ def _answer(connection: Connection, packet: Connect, identity: Identity, session
     if connection.version >= 5:
         properties = _offer(connection, packet, session)
     known = present and connection.version > 3  # the flag is reserved in 3.1
-    connection.send(ConnAck(known, ReasonCode.SUCCESS, properties))
+    if not connection.send(ConnAck(known, ReasonCode.SUCCESS, properties)):
+        connection.close(f"CONNACK is larger than the {connection.max_packet_size} bytes that it takes")
+        return
     connection.opened()
     server = connection.server
     server.counters.clients_connected += 1

@@ -115,15 +115,18 @@ _SERVER_AUTH: Final[frozenset[int]] = frozenset({_R.SUCCESS, _R.CONTINUE_AUTHENT
 def connect_version(data: bytes, at: int, end: int) -> tuple[int, int]:
     """Read protocol name and level; returns (level, next).
 
-    Raises `UnsupportedVersion` for any but 3.1, 3.1.1 and 5 [MQTT-3.1.2-1] [MQTT-3.1.2-2].
+    Raises `UnsupportedVersion` for any level but those of 3.1, 3.1.1 and 5 [MQTT-3.1.2-2]. What does not call itself MQTT is
+    told nothing [MQTT-3.1.2-1].
     """
     name, at = wire.read_binary(data, at, end)
+    if name not in (b"MQTT", b"MQIsdp"):
+        raise ProtocolError(f"protocol name {name[:16]!r} is not MQTT's")
     level, at = wire.read_u8(data, at, end)
     if name == b"MQTT" and level in (MQTT_3_1_1, MQTT_5):
         return level, at
     if name == b"MQIsdp" and level == MQTT_3_1:
         return level, at
-    raise UnsupportedVersion(f"protocol {name[:16]!r} level {level} is not spoken here", level=level)
+    raise UnsupportedVersion(f"protocol {name.decode()} level {level} is not spoken here", level=level)
 
 
 def read_connect(data: bytes, at: int, end: int, version: int) -> Connect:

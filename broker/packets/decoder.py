@@ -22,7 +22,7 @@ from broker.packets.codes import (
     ProtocolViolation,
     UnsupportedVersion,
 )
-from broker.packets.model import MQTT_3_1, MQTT_5, Packet, PubAck, Publish
+from broker.packets.model import MQTT_3_1, MQTT_3_1_1, MQTT_5, Packet, PubAck, Publish
 from broker.packets.properties import EMPTY, Property, decode_properties
 from broker.topics import validate_name
 
@@ -83,7 +83,7 @@ class Decoder:
 
     ``role`` is who reads: "server" accepts what a client may send, "client" what a server may; a client sets ``version``
     itself. ``version`` is 0 until a CONNECT came. It is set even where that CONNECT is refused, so that the refusal can be
-    encoded: to the level that was named, or to the nearest that is spoken here. ``error`` is the violation that ended the
+    encoded: 5, or 3.1.1 where another level was named. ``error`` is the violation that ended the
     stream.
     """
 
@@ -241,7 +241,8 @@ class Decoder:
         try:
             self.version, at = connect_version(data, body, stop)
         except UnsupportedVersion as violation:
-            self.version = min(max(violation.level, MQTT_3_1), MQTT_5)
+            # 3.1.1 must be told so in its own way [MQTT-3.1.2-2]; 5 leaves the form of the refusal to us.
+            self.version = MQTT_5 if violation.level == MQTT_5 else MQTT_3_1_1
             raise
         if flags and self.version != MQTT_3_1:
             raise MalformedPacket(f"flags of CONNECT are 0x{flags:X}")

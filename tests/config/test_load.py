@@ -77,7 +77,7 @@ def test_the_files_plugins_replace_the_defaults_in_their_order(tmp_path: Path) -
         ("mqtt: {inflight_window: 70000}", "mqtt.inflight_window (line 1): 70000 must be at most 65535"),
         ("mqtt: {inflight_window: true}", "mqtt.inflight_window (line 1): True must be a whole number"),
         ("mqtt: {inflight_window: '5'}", "mqtt.inflight_window (line 1): '5' must be a whole number"),
-        ("mqtt:\n  redirect: temporarily", "mqtt (line 1): redirect needs server_reference, the servers that clients are to use"),
+        ("mqtt:\n  redirect: temporarily", "mqtt (line 1): redirect needs server_reference, the servers that clients use"),
         ("mqtt: {retain_available: 'maybe'}", "mqtt.retain_available (line 1): 'maybe' must be true or false"),
         ("mqtt: {max_keep_alive: 1.5s}", "mqtt.max_keep_alive (line 1): 1.5 must be a whole number"),
         (

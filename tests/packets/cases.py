@@ -291,7 +291,9 @@ HOSTILE_CONNECT: Final = [
     Hostile("[MQTT-3.1.0-1] an HTTP request", 0, b"GET / HTTP/1.1\r\nHost: broker\r\n\r\n" + b" " * 60, _E),
     Hostile("[MQTT-3.1.0-1] a TLS hello", 0, wire("16 03 01 02 00"), _M),
     Hostile("[MQTT-2.1.3-1] flags of connect", 0, b"\x11" + OPENING[4][1:], _M),
-    Hostile("[MQTT-3.1.2-1] protocol name", 0, packet(0x10, "0004'MQTt' 04 02 003c 0001'c'"), R.UNSUPPORTED_PROTOCOL_VERSION),
+    Hostile("[MQTT-3.1.2-1] protocol name", 0, packet(0x10, "0004'MQTt' 04 02 003c 0001'c'"), _E),
+    Hostile("[MQTT-3.1.2-1] empty protocol name", 0, packet(0x10, "0000 04 02 003c 0001'c'"), _E),
+    Hostile("[MQTT-3.1.2-1] protocol name of a version 5", 0, packet(0x10, "0005'MQTTT' 05 02 003c 00 0001'c'"), _E),
     Hostile("[MQTT-3.1.2-2] level 6", 0, packet(0x10, "0004'MQTT' 06 02 003c 00 0001'c'"), R.UNSUPPORTED_PROTOCOL_VERSION),
     Hostile(
         "[MQTT-3.1.2-2] level 3 with MQTT's name",

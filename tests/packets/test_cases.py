@@ -87,9 +87,9 @@ def test_what_stands_before_a_violation_is_delivered_and_nothing_behind_it(case:
 @pytest.mark.parametrize(
     ("data", "version"),
     [
-        (packet(0x10, "0004'MQTT' 06 02 003c 00 0001'c'"), 5),
-        (packet(0x10, "0004'MQTT' 03 02 003c 0001'c'"), 3),
-        (packet(0x10, "0004'MQTT' 00 02 003c 0001'c'"), 3),
+        (packet(0x10, "0004'MQTT' 06 02 003c 00 0001'c'"), 4),
+        (packet(0x10, "0004'MQTT' 03 02 003c 0001'c'"), 4),
+        (packet(0x10, "0004'MQTT' 00 02 003c 0001'c'"), 4),
         (packet(0x10, "0004'MQTT' 04 03 003c 0001'c'"), 4),
         (packet(0x10, "0004'MQTT' 05 03 003c 00 0001'c'"), 5),
         (wire("10 00"), 0),

@@ -100,14 +100,32 @@ async def test_v5_tells_the_client_id_that_it_assigned(broker: Broker) -> None:
     assert Property.ASSIGNED_CLIENT_ID not in ack.properties
 
 
-@pytest.mark.parametrize(("level", "version", "code"), [(0, 4, 1), (6, 5, ReasonCode.UNSUPPORTED_PROTOCOL_VERSION)])
-async def test_an_unknown_version_is_told_so(broker: Broker, level: int, version: int, code: int) -> None:
-    """[MQTT-3.1.2-2], in the nearest version that is spoken here"""
-    client = await broker.socket(version)
+@pytest.mark.parametrize("level", [0, 6])
+async def test_an_unknown_version_is_told_so(broker: Broker, level: int) -> None:
+    """[MQTT-3.1.2-2] of 3.1.1, in its form: 5 leaves the refusal to the server"""
+    client = await broker.socket(4)
     client.send_bytes(b"\x10\x0d\x00\x04MQTT" + bytes([level]) + b"\x02\x00\x00\x00\x01c")
-    (ack,) = await client.closed()
-    assert isinstance(ack, ConnAck)
-    assert (ack.session_present, ack.reason) == (False, code)
+    assert await client.closed() == [ConnAck(False, 1)]
+
+
+async def test_what_is_not_called_mqtt_is_told_nothing(broker: Broker) -> None:
+    """[MQTT-3.1.2-1]"""
+    client = await broker.socket(5)
+    client.send_bytes(b"\x10\x0e\x00\x04MQTX\x05\x02\x00\x00\x00\x00\x01c")
+    assert await client.closed() == []
+
+
+async def test_3_1_needs_a_client_id(broker: Broker) -> None:
+    client = await broker.socket()
+    client.send_bytes(b"\x10\x0e\x00\x06MQIsdp\x03\x02\x00\x00\x00\x00")
+    assert await client.closed() == [ConnAck(False, 2)]
+
+
+async def test_v5_a_client_that_takes_no_connack_is_closed(broker: Broker) -> None:
+    """[MQTT-3.2.2-15]: nothing that it could be told is small enough."""
+    client = await broker.socket(5)
+    client.send(Connect("c", 5, properties={Property.MAXIMUM_PACKET_SIZE: 2}))
+    assert await client.closed() == []
 
 
 async def test_v5_enhanced_authentication_that_nobody_offers_is_refused(broker: Broker) -> None:

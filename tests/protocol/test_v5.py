@@ -86,6 +86,14 @@ async def test_expiry_counts_down_while_a_message_waits(stored: Broker, monkeypa
     await reader.quiet()  # [MQTT-3.3.2-5]
 
 
+async def test_a_message_that_did_not_wait_keeps_its_expiry(broker: Broker) -> None:
+    reader, sender = await broker.client("reader", 5), await broker.client("sender", 5)
+    await reader.subscribe("t")
+    for interval in (1, 100, 0xFFFFFFFF):
+        await sender.publish("t", b"", 0, properties={Property.MESSAGE_EXPIRY: interval})
+        assert (await reader.message()).properties == {Property.MESSAGE_EXPIRY: interval}
+
+
 async def test_an_expired_message_does_not_hold_the_offset_back(stored: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, sender = await stored.durable("reader", 5), await stored.client("sender", 5)
     await reader.subscribe("t", options=1)
