@@ -186,6 +186,9 @@ class Engine(Writer, Protocol):
     async def topics(self, after: str = "", limit: int = 1000) -> list[str]:
         """Conversations of the index with a name > ``after``, by name: to authorise them one by one beforehand."""
 
+    async def held(self, topic: str, first_seq: int, last_seq: int, limit: int = 1000) -> list[int]:
+        """Ids of up to ``limit`` indexed messages of a conversation with ``first_seq`` <= seq <= ``last_seq``, in no order."""
+
     async def count(self) -> int:
         """How many messages are indexed."""
 

@@ -193,6 +193,10 @@ class Fts5Engine:
         """Conversations by name."""
         return await self._read(lambda reader: reader.topics(after, limit))
 
+    async def held(self, topic: str, first_seq: int, last_seq: int, limit: int = 1000) -> list[int]:
+        """Ids of a stretch of a conversation."""
+        return await self._read(lambda reader: reader.held(topic, first_seq, last_seq, limit))
+
     async def count(self) -> int:
         """How many messages the live index has."""
         return await self._read(lambda reader: reader.count())

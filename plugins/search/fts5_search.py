@@ -69,6 +69,13 @@ class Reader:
             sql = f"SELECT name FROM conversations_{g} WHERE name > ? ORDER BY name LIMIT ?"
             return [name for (name,) in self._db.execute(sql, (after, limit))]
 
+    def held(self, topic: str, first_seq: int, last_seq: int, limit: int) -> list[int]:
+        """Ids of up to ``limit`` messages of a stretch of a conversation."""
+        with _Snapshot(self) as g:
+            conversation = f"(SELECT id FROM conversations_{g} WHERE name = ?)"
+            sql = f"SELECT id FROM docs_{g} WHERE conversation = {conversation} AND seq BETWEEN ? AND ? LIMIT ?"
+            return [id for (id,) in self._db.execute(sql, (topic, first_seq, last_seq, limit))]
+
     def count(self) -> int:
         """How many messages the live index has."""
         with _Snapshot(self) as g:

@@ -6,6 +6,7 @@
   the engine's thread do the work, and then rests for as long as its share of the time allows.
 - Removals take their place between two pages, because a page that was read before the removal must be
   indexed before it.
+- A comparison with the store goes page by page too, between the others.
 - A rebuild goes page by page beside the live index, gets the same removals, and is swapped in where it has caught up.
 - When the store or the engine is away, it waits with back-off and then goes on where it was.
 """
@@ -16,15 +17,15 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from plugins.search.engine import Document, Engine, Rebuild, SearchError, SearchUnavailable, Writer
-from plugins.search.text import payload_text
+from plugins.search.compare import Comparison, Differences, documents
+from plugins.search.engine import Engine, Rebuild, SearchError, SearchUnavailable, SearchUnusable, Writer
 from storage.errors import StorageError, StorageUnavailable
-from storage.interface import ConversationReader, Tail
+from storage.interface import Catalogue, ConversationReader, Tail
 from storage.records import Message
 
 log = logging.getLogger("tideline.search")
@@ -69,16 +70,6 @@ class _Reindex:
     messages: int = 0
 
 
-def documents(messages: Sequence[Message]) -> list[Document]:
-    """What of the messages is searchable: those with text."""
-    found = []
-    for message in messages:
-        text = payload_text(message.payload)
-        if text:
-            found.append(Document(message.id, message.topic, message.seq, message.user, message.device, message.time, text))
-    return found
-
-
 class Indexer:
     """Feeds ``engine`` from ``source``.
 
@@ -118,6 +109,7 @@ class Indexer:
         self._reconcile_after: str | None = ""
         self._asked: deque[tuple[asyncio.Future[int], Callable[[Progress], None]]] = deque()
         self._reindex: _Reindex | None = None
+        self._comparisons: deque[Comparison] = deque()
         self._task: asyncio.Task[None] | None = None
         self.errors = 0
         """How often the store or the engine could not be reached, or failed."""
@@ -179,6 +171,20 @@ class Indexer:
         self._reconcile_after = ""
         self._wake.set()
 
+    async def compare(self, report: Callable[[Differences], None] = lambda found: None) -> Differences:
+        """Compare every message of the store with the index and repair what differs, in both directions.
+
+        Returns what was found; ``report`` is called after each page. Cancelling ends it; what was repaired stays so. Raises
+        `SearchUnusable` where the storage cannot list its conversations.
+        """
+        if not isinstance(self._source, Catalogue):
+            raise SearchUnusable("this storage cannot list its conversations")
+        done: asyncio.Future[Differences] = asyncio.get_running_loop().create_future()
+        self._comparisons.append(Comparison(self._source, self._engine, done, report))
+        self._wake.set()
+        self._hurry.set()
+        return await done
+
     async def reindex(self, report: Callable[[Progress], None] = lambda progress: None) -> int:
         """Build the index again beside the live one, which stays in use and up to date, then swap them.
 
@@ -214,6 +220,8 @@ class Indexer:
         finally:
             for done, _ in self._asked:
                 done.cancel()
+            for comparison in self._comparisons:
+                comparison.done.cancel()
             await self._abandon()
 
     def _failed(self, error: Exception, wait: float) -> None:
@@ -245,6 +253,7 @@ class Indexer:
         more = await self._follow() if self._follows else False
         await self._remove()
         more = await self._reconcile() or more
+        more = await self._compare() or more
         more = await self._build() or more
         if more:
             await self._pause((time.monotonic() - started) * (1 / self._share - 1))
@@ -319,6 +328,23 @@ class Indexer:
         if self._reconcile_after == after:
             self._reconcile_after = topics[-1] if topics else None
         return self._reconcile_after is not None
+
+    async def _compare(self) -> bool:
+        """One page of the comparison that was asked for; whether there is more."""
+        while self._comparisons and self._comparisons[0].done.done():
+            self._comparisons.popleft()
+        if not self._comparisons:
+            return False
+        assert self._position is not None
+        work = self._comparisons[0]
+        try:
+            return await work.step(self._position, self._batch) or len(self._comparisons) > 1
+        except (SearchUnavailable, StorageUnavailable):
+            raise  # goes on with the same page
+        except Exception as error:
+            if not work.done.done():
+                work.done.set_exception(error)
+            raise
 
     # --- rebuilding --------------------------------------------------------------------------------------------------
 

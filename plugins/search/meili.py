@@ -134,6 +134,14 @@ class MeiliEngine:
         """Conversations by name."""
         return sorted(topic for topic in self._index().topics if topic > after)[:limit]
 
+    async def held(self, topic: str, first_seq: int, last_seq: int, limit: int = 1000) -> list[int]:
+        """Ids of a stretch of a conversation."""
+        uid = self._index().messages
+        where = f'conversation = "{digest(topic)}" AND seq >= {first_seq} AND seq <= {last_seq}'
+        asked = {"filter": where, "fields": ["id"], "limit": limit}
+        page = await self._server.call(lambda client: client.index(uid).get_documents(asked))
+        return [int(document["id"]) for document in map(dict, page.results)]
+
     async def count(self) -> int:
         """How many messages are indexed."""
         uid = self._index().messages

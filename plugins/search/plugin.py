@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from amqtt.broker import BrokerContext
 
 from broker.hooks import Group, GroupPlugin
+from plugins.search.compare import Differences
 from plugins.search.engine import Engine, Query, SearchUnavailable
 from plugins.search.indexer import Indexer, Lag, Progress, Source
 from plugins.search.terms import highlight, parse
@@ -179,6 +180,10 @@ class SearchPlugin(GroupPlugin):
     def reconcile(self) -> None:
         """Compare the index with what the store still has, soon; done at every start too."""
         self.indexer.reconcile()
+
+    async def compare(self, report: Callable[[Differences], None] = lambda found: None) -> Differences:
+        """Compare every message of the store with the index and repair what differs. May be cancelled."""
+        return await self.indexer.compare(report)
 
     async def reindex(self, report: Callable[[Progress], None] = lambda progress: None) -> int:
         """Build the index again beside the live one and swap them; how many messages were read. May be cancelled."""

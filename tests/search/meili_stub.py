@@ -175,7 +175,7 @@ class MeiliStub:
                     raise Refusal(400, "missing_document_filter", "Missing field `filter`")
                 return 202, self._queue("documentDeletion", uid, lambda: self._delete(uid, body["filter"]))
             case ["POST", "indexes", uid, "documents", "fetch"]:
-                found = list(self._get(uid).documents.values())
+                found = _fetched(self._get(uid), body)
                 offset, limit = body.get("offset", 0), body.get("limit", 20)
                 return 200, {"results": found[offset : offset + limit], "offset": offset, "limit": limit, "total": len(found)}
             case ["POST", "indexes", uid, "search"]:
@@ -296,6 +296,18 @@ def _check_locales(locales: list[str], code: str) -> None:
 
 
 # --- search ----------------------------------------------------------------------------------------------------------
+
+
+def _fetched(index: _Index, body: dict[str, Any]) -> list[dict[str, Any]]:
+    if unknown := set(body) - {"offset", "limit", "filter", "fields"}:
+        raise Refusal(400, "bad_request", f"Unknown field {unknown}")
+    fields = body.get("fields", ["*"])
+    found = [
+        d
+        for d in index.documents.values()
+        if "filter" not in body or _fits(index, d, body["filter"], "invalid_document_filter")
+    ]
+    return [{key: value for key, value in document.items() if key in fields or fields == ["*"]} for document in found]
 
 
 def _fits(index: _Index, document: dict[str, Any], condition: str, code: str) -> bool:
