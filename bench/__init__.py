@@ -8,7 +8,8 @@
     table      figures, ratios and targets as text
     filled     Tideline with millions of stored messages against empty; prefill fills a database
     versions   MQTT 5 against 3.1.1
+    storage    the embedded storage alone; storage_mongodb: the other one's commits beside a bare insert_many
     profile    where Tideline's time goes during a shape
 
-Nothing in here imports the broker; `prefill` imports storage, to be quick. It needs Linux (epoll and /proc).
+Nothing in here imports the broker; `prefill` and what measures storage alone import the storage. It needs Linux (epoll, /proc).
 """

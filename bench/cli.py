@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import filled, machine, table, versions
+from bench import filled, machine, storage_mongodb, table, versions
 from bench.drive import Cell, Options
 from bench.peers import PEERS, USUAL
 from bench.rounds import Contestant, run
 from bench.shapes import SHAPES
 
-SECTIONS = (*(shape.name for shape in SHAPES), "filled", "versions")
+SECTIONS = (*(shape.name for shape in SHAPES), "filled", "versions", "mongodb")
 
 
 def _names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
@@ -85,6 +85,8 @@ def main(argv: list[str] | None = None) -> None:
         more = versions.measure(rounds, options)
         parts += [versions.table(more), table.troubles(more)]
         cells += more
+    if "mongodb" in given.only and "tideline" in given.peers:
+        parts.append(storage_mongodb.table(storage_mongodb.measure(rounds, options)))
     parts.append(table.disturbance(cells))
     print("\n\n".join(part for part in parts if part))
     if given.json:

@@ -1,0 +1,186 @@
+"""The MongoDB backend's group commit beside a bare `insert_many` of the same documents on the same server.
+
+The server is nx-27017, started here, or the one that ``TIDELINE_TEST_MONGODB`` names; two databases are made on it and
+dropped. The bare side writes what the commits just wrote, into collections with the same indexes and write concern: for each
+group one ordered `insert_many` of the messages, then one of the inbox entries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import statistics
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.drive import Options
+from bench.peers.base import Peer, PeerError
+from bench.process import cpu_seconds
+from bench.rounds import say
+from bench.storage import appends
+from bench.table import columns
+
+if TYPE_CHECKING:
+    from storage.mongo import MongoStorage
+    from storage.records import Append
+
+SIZES = (1, 16, 64, 256, 1000)
+BOUND = 0.6
+"""The share of the bare rate that is to be reached."""
+_TOPICS = 10
+_SIDES = (attrgetter("commit"), attrgetter("bare"))
+_EXTERNAL = os.environ.get("TIDELINE_TEST_MONGODB", "")
+
+
+class Cost(NamedTuple):
+    """Seconds: of the clock, of this process's processor time, and of the server's (0 where it is not ours)."""
+
+    wall: float
+    own: float
+    server: float
+
+    @property
+    def busy(self) -> float:
+        """Both processors' time, which other work on the machine disturbs less than the clock."""
+        return self.own + self.server
+
+
+class Pair(NamedTuple):
+    """What the same messages cost, in groups of one size: committed, and bare."""
+
+    size: int
+    messages: int
+    commit: Cost
+    bare: Cost
+
+
+class _Server(Peer):
+    name = title = "nx-27017"
+    ack_means = "fsync'd"
+
+    def command(self) -> list[str]:
+        arguments = [f"--{name}={self.home / name}" for name in ("data-dir", "log-file", "pid-file")]
+        return [sys.executable, "-m", "nx_27017.nx_27017", *arguments, "--host=127.0.0.1", f"--port={self.port}"]
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=2):
+            return True
+        return False
+
+
+def measure(rounds: int, options: Options) -> list[Pair] | str:
+    """The pairs, or why there are none."""
+    say("MongoDB: group commits beside a bare insert_many")
+    server = _Server()
+    try:
+        if not _EXTERNAL:
+            server.start()
+        host = _EXTERNAL or f"mongodb://127.0.0.1:{server.port}/"
+        return asyncio.run(_measure(server, host, rounds, options))
+    except (PeerError, ImportError) as error:
+        return f"MongoDB: not measured: {error}"
+    finally:
+        server.stop()
+
+
+async def _measure(server: Peer, host: str, rounds: int, options: Options) -> list[Pair]:
+    pairs: list[Pair] = []
+    async with _database(host) as ours, _database(host) as bare:
+        first = 1
+        for number in range(rounds + 1):  # the first one warms up
+            for size in SIZES:
+                groups = [appends(first + n * size, size, _TOPICS) for n in range(_count(size, options))]
+                first += len(groups) * size
+                pair = await _pair(ours, bare, groups, server)
+                if number:
+                    pairs.append(pair)
+    return pairs
+
+
+def _count(size: int, options: Options) -> int:
+    """How many groups make about the asked time on a slow server."""
+    return max(2, int(options.seconds * min(100, 2000 // size)))
+
+
+@asynccontextmanager
+async def _database(host: str) -> AsyncIterator[MongoStorage]:
+    from storage.mongo import MongoStorage  # the extra may be missing
+
+    address, _, query = host.partition("?")
+    name = f"tideline_bench_{uuid.uuid4().hex}"
+    storage = MongoStorage(address.rpartition("/")[0] + f"/{name}" + ("?" + query if query else ""))
+    await storage.open()
+    try:
+        yield storage
+    finally:
+        client = storage.collections.store.database.client
+        await client.drop_database(name)
+        await storage.close()
+
+
+async def _pair(ours: MongoStorage, bare: MongoStorage, groups: Sequence[list[Append]], server: Peer) -> Pair:
+    with _Watch(server) as commit:
+        for group in groups:
+            await ours.commit(group)
+    written = [await _written(ours, group) for group in groups]
+    with _Watch(server) as inserts:
+        for messages, entries in written:
+            await bare.collections.store.insert_many(messages, ordered=True)
+            await bare.collections.sync.insert_many(entries, ordered=True)
+    count = sum(map(len, groups))
+    assert count == sum(len(messages) for messages, _ in written) == sum(len(entries) for _, entries in written)
+    return Pair(len(groups[0]), count, commit.cost, inserts.cost)
+
+
+class _Watch:
+    """Measures what is done while it is entered."""
+
+    cost: Cost
+
+    def __init__(self, server: Peer) -> None:
+        self._server = server
+
+    def _now(self) -> Cost:
+        server = cpu_seconds(self._server.pid) if self._server.alive else 0.0
+        return Cost(time.perf_counter(), time.process_time(), server)
+
+    def __enter__(self) -> _Watch:
+        self._began = self._now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cost = Cost(*(after - before for after, before in zip(self._now(), self._began, strict=True)))
+
+
+async def _written(storage: MongoStorage, group: list[Append]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The documents of the store and of the inboxes that a group has become."""
+    c = storage.collections
+    ids = {"$gte": group[0].message.id, "$lte": group[-1].message.id}
+    messages = await c.store.find({"mid": ids}).sort("mid", 1).to_list(None)
+    return messages, await c.sync.find({"mid": ids}).sort("mid", 1).to_list(None)
+
+
+def table(pairs: list[Pair] | str) -> str:
+    """Medians by group size: rates, and the share of the bare rate that the commits reach."""
+    if isinstance(pairs, str):
+        return pairs
+    rows = [["messages in a group", "commit", "bare", "share", "", "by processor time", "own time", "bare's"]]
+    for size in SIZES:
+        some = [pair for pair in pairs if pair.size == size]
+        share = statistics.median(pair.bare.wall / pair.commit.wall for pair in some)
+        busy = statistics.median(pair.bare.busy / pair.commit.busy for pair in some)
+        rates = (statistics.median(pair.messages / cost(pair).wall for pair in some) for cost in _SIDES)
+        own = (statistics.median(cost(pair).own / pair.messages * 1e6 for pair in some) for cost in _SIDES)
+        line = [str(size), *(f"{rate:,.0f}/s" for rate in rates), f"{share:.0%}", "reached" if share >= BOUND else "MISSED"]
+        rows.append([*line, f"{busy:.0%}", *(f"{time:,.0f} us" for time in own)])
+    where = "the server of TIDELINE_TEST_MONGODB" if _EXTERNAL else "nx-27017, whose speed says nothing about MongoDB's"
+    title = f"MongoDB backend: group commits beside a bare insert_many, on {where} (target: at least {BOUND:.0%})"
+    note = "Own time: this process's processor time for a message; by processor time: with that of a server started here."
+    return f"{title}\n\n{columns(rows)}\n\n{note}"
