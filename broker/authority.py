@@ -126,6 +126,10 @@ class SessionInfo:
             _settle(session, self.identity)
         return session
 
+    def forget_answers(self) -> None:
+        """Ask the topic plugins anew."""
+        self._answers = self._held = None
+
     @property
     def seen(self) -> LightSession | None:
         """The same, or None where nobody has asked for it yet."""
@@ -207,7 +211,7 @@ class Authority:
         self.open = not self._topic
         """True where no topic plugin is loaded: everything may be done, and nobody has to be asked."""
         if not self._auth:
-            logger.warning("no auth plugin is configured: every client will be refused")
+            logger.warning("no auth plugin is configured: clients without enhanced authentication will be refused")
 
     def close(self) -> None:
         """Give the threads back. What still runs on one ends with the process at the latest."""

@@ -26,7 +26,7 @@ from broker.amqtt_packets import to_amqtt
 from broker.amqtt_session import LightSession
 from broker.authority import SessionInfo
 from broker.errors import StartError
-from broker.hooks import GroupPlugin, RequestPlugin, StoragePlugin, SyncPlugin
+from broker.hooks import EnhancedAuthPlugin, GroupPlugin, RequestPlugin, StoragePlugin, SyncPlugin
 from broker.packets.model import Packet
 from broker.plugin_config import checked
 from broker.seldom import Seldom
@@ -237,6 +237,8 @@ class Chassis:
         self.storage_plugin = _only(loaded, StoragePlugin, "provides the storage")
         self.sync_plugin = _only(loaded, SyncPlugin, "decides about inboxes")
         self.request_plugin = _only(loaded, RequestPlugin, "answers requests")
+        self.auth_methods = _methods(plugin for plugin in loaded if isinstance(plugin, EnhancedAuthPlugin))
+        """Enhanced authentication: the plugin of each method."""
 
     # --- events ----------------------------------------------------------------------------------------------------
 
@@ -393,3 +395,16 @@ def _only(plugins: Iterable[Any], kind: type[Any], role: str) -> Any | None:
         names = ", ".join(type(plugin).__name__ for plugin in found)
         raise StartError(f"plugins: {names}: only one plugin {role}")
     return found[0] if found else None
+
+
+def _methods(plugins: Iterable[EnhancedAuthPlugin]) -> dict[str, EnhancedAuthPlugin]:
+    found: dict[str, EnhancedAuthPlugin] = {}
+    for plugin in plugins:
+        if not plugin.methods:
+            raise StartError(f"plugins: {type(plugin).__name__}: names no authentication method")
+        for method in plugin.methods:
+            other = found.setdefault(method, plugin)
+            if other is not plugin:
+                names = f"{type(other).__name__}, {type(plugin).__name__}"
+                raise StartError(f"plugins: {names}: only one plugin offers the method {method!r}")
+    return found

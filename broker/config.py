@@ -26,6 +26,7 @@ PLUGIN_ALIASES = {
     "sys": "plugins.sys_topics.SysTopicsPlugin",
     "http": "plugins.http.HttpPlugin",
     "requests": "plugins.sync_requests.SyncRequestsPlugin",
+    "scram": "plugins.scram.ScramPlugin",
     "search": "plugins.search.SearchPlugin",
     "jobs": "plugins.jobs.JobsPlugin",
 }

@@ -14,6 +14,7 @@ from amqtt.utils import import_string
 
 from broker.config import Listener, Settings, is_loopback, split_bind
 from broker.errors import StartError
+from broker.hooks import EnhancedAuthPlugin
 from broker.plugin_config import checked
 
 _EVERYWHERE = {"0.0.0.0", "::"}
@@ -68,9 +69,10 @@ def _plugin_binds(settings: Settings) -> Iterator[tuple[str, str, dict[str, Any]
 
 def _identity(settings: Settings) -> Iterator[str]:
     plugins = list(_auth(settings))
-    if not plugins:
+    enhanced = any(issubclass(import_string(path), EnhancedAuthPlugin) for path in settings.plugin_classes())
+    if not plugins and not enhanced:
         yield "plugins: no authentication plugin, so nobody is let in; add amqtt's FileAuthPlugin or AnonymousAuthPlugin"
-    elif all(
+    elif not enhanced and all(
         issubclass(cls, AnonymousAuthPlugin) and options.get("allow_anonymous", True) is False for cls, options in plugins
     ):
         yield "plugins: no plugin checks a password; clients must send a user name, and it counts for nothing"

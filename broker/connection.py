@@ -2,6 +2,7 @@
 
 - A violation closes the connection at once, with a logged reason; nothing behind it is processed [MQTT-4.8.0-1].
 - The first packet is CONNECT, within a time limit [MQTT-3.1.0-1]; a second one is a violation (the decoder says so).
+- Between CONNECT and CONNACK only AUTH and DISCONNECT may come, and only where the client authenticates by AUTH.
 - While an answer is awaited (authentication, an ACL plugin, the commit of a CONNECT) packets wait in order.
 - The socket is not read either while the pipeline is full or the client has too much unacknowledged; such a client is
   not timed out for a PINGREQ that cannot be heard (law 6). Nor is it read while the client takes no answers (law 5).
@@ -14,7 +15,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from broker import handle_acks, handle_connect, handle_publish, handle_subscribe
+from broker import handle_acks, handle_auth, handle_connect, handle_publish, handle_subscribe
 from broker.packets.codes import PacketTooLarge, ProtocolViolation, ReasonCode, UnsupportedVersion
 from broker.packets.decoder import Decoder
 from broker.packets.encoder import PINGRESP, encode
@@ -70,6 +71,7 @@ class Connection:
         "aliases_out",
         "client_id",
         "decoder",
+        "enhanced",
         "extras",
         "feed",
         "inbound",
@@ -112,6 +114,7 @@ class Connection:
         """Topic aliases that the client was told; None where it wants none."""
         self.alias_limit = 0
         self.extras: handle_connect.Wishes | None = None
+        self.enhanced: handle_auth.Enhanced | None = None
         self.will_wanted = True
         self.was_open = False
         """The connection had got as far as CONNACK when it ended."""
@@ -185,6 +188,9 @@ class Connection:
 
     def _handle(self, packets: list[Packet]) -> None:
         acknowledged = False
+        if self._stage == _CONNECTING and packets and type(packets[0]) not in (Auth, Disconnect):  # [MQTT-3.1.2-30]
+            self.refuse(ReasonCode.PROTOCOL_ERROR, f"{packets[0].type.name} before the authentication is done")
+            return
         for index, packet in enumerate(packets):
             kind = type(packet)
             if kind is Publish:
@@ -219,6 +225,8 @@ class Connection:
     def _check_connected(self) -> None:
         if self._stage == _NEW:
             self.close("no CONNECT in time")
+        elif self._stage == _CONNECTING and self.enhanced is not None and self.enhanced.exchange is not None:
+            self.refuse(ReasonCode.NOT_AUTHORIZED, "authentication took too long")
 
     def watch_keep_alive(self) -> None:
         """Close the connection once nothing was heard for one and a half keep-alive times [MQTT-3.1.2-22]."""
@@ -383,7 +391,7 @@ class Connection:
 
     def _violated(self, violation: ProtocolViolation) -> None:
         self.server.counters.protocol_errors += 1
-        if self._stage == _NEW:
+        if self._stage in (_NEW, _CONNECTING):
             # Only a client that was understood is owed a refusal.
             self.version = self.decoder.version
             if isinstance(violation, UnsupportedVersion) or self.version == 5:
@@ -445,10 +453,6 @@ def _disconnect(connection: Connection, packet: Disconnect) -> None:
     handle_connect.disconnect(connection, packet)
 
 
-def _auth(connection: Connection, packet: Auth) -> None:
-    connection.disconnect(ReasonCode.PROTOCOL_ERROR, "AUTH without an authentication method in CONNECT")
-
-
 _HANDLERS: dict[type, Any] = {
     Connect: handle_connect.received,
     PubRec: handle_acks.pubrec,
@@ -458,5 +462,5 @@ _HANDLERS: dict[type, Any] = {
     Unsubscribe: handle_subscribe.unsubscribe,
     PingReq: _pingreq,
     Disconnect: _disconnect,
-    Auth: _auth,
+    Auth: handle_auth.received,
 }

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from amqtt.contexts import Action
 
-from broker import wills
+from broker import handle_auth, wills
 from broker.authority import AuthRequest, Identity, SessionInfo
 from broker.handle_publish import unacceptable
 from broker.packets.codes import ReasonCode
 from broker.packets.model import ConnAck, Connect, Disconnect
-from broker.packets.properties import Properties, Property
+from broker.packets.properties import EMPTY, Properties, Property
 from broker.packets.wire import shown
 from storage.records import DeviceKey
 
@@ -60,8 +60,7 @@ def received(connection: Connection, packet: Connect) -> None:
         connection.refuse(connection.server.settings.mqtt.elsewhere, "another server is to be used")
         return
     if Property.AUTHENTICATION_METHOD in packet.properties:
-        method = packet.properties[Property.AUTHENTICATION_METHOD]
-        connection.refuse(ReasonCode.BAD_AUTHENTICATION_METHOD, f"authentication method {shown(method)} is not offered")
+        handle_auth.begin(connection, packet, _request(connection, packet), _let_in)
         return
     connection.run(_connect(connection, packet))
 
@@ -96,6 +95,12 @@ async def _connect(connection: Connection, packet: Connect) -> None:
         code = ReasonCode.BAD_USER_NAME_OR_PASSWORD if bad_password else ReasonCode.NOT_AUTHORIZED
         connection.refuse(code, "bad user name or password" if bad_password else "not authorized")
         return
+    await _let_in(connection, packet, identity, request, EMPTY)
+
+
+async def _let_in(connection: Connection, packet: Connect, identity: Identity, request: AuthRequest, proof: Properties) -> None:
+    """The client is who it says: open its session. ``proof`` is what CONNACK says of an enhanced authentication."""
+    server = connection.server
     connection.info = SessionInfo(identity, request)
     refusal = await _check_will(connection, packet)
     if refusal:
@@ -114,7 +119,7 @@ async def _connect(connection: Connection, packet: Connect) -> None:
         clean=packet.clean_start,
         expiry=_expiry(connection, packet),
         will=wills.pack(packet.will) if packet.will is not None else None,
-        opened=lambda session, present: _answer(connection, packet, identity, session, present),
+        opened=lambda session, present: _answer(connection, packet, proof, session, present),
     )
 
 
@@ -161,10 +166,10 @@ def _expiry(connection: Connection, packet: Connect) -> int:
     return min(asked, longest)
 
 
-def _answer(connection: Connection, packet: Connect, identity: Identity, session: Session, present: bool) -> None:
+def _answer(connection: Connection, packet: Connect, proof: Properties, session: Session, present: bool) -> None:
     properties: Properties = {}
     if connection.version >= 5:
-        properties = _offer(connection, packet, session)
+        properties = {**_offer(connection, packet, session), **proof}
     known = present and connection.version > 3  # the flag is reserved in 3.1
     if not connection.send(ConnAck(known, ReasonCode.SUCCESS, properties)):
         connection.close(f"CONNACK is larger than the {connection.max_packet_size} bytes that it takes")
@@ -204,7 +209,9 @@ def _offer(connection: Connection, packet: Connect, session: Session) -> Propert
 def disconnect(connection: Connection, packet: Disconnect) -> None:
     """The client leaves: its will is given up [MQTT-3.14.4-3], unless it asks for it with reason 4."""
     session = connection.session
-    assert session is not None
+    if session is None:
+        connection.close("client gave its authentication up", logging.DEBUG)
+        return
     connection.will_wanted = packet.reason == ReasonCode.DISCONNECT_WITH_WILL
     expiry = packet.properties.get(Property.SESSION_EXPIRY)
     if expiry is not None:

@@ -4,6 +4,7 @@ A Tideline plugin is an amqtt plugin: a class named in config.yaml, with a `Conf
 manager, closed on shutdown. These base classes add what amqtt lacks:
 
 - `GroupPlugin` is awaited with a whole group before it is committed, and again after its acks were written.
+- `EnhancedAuthPlugin` authenticates clients by the AUTH exchange of MQTT 5.
 - `RequestPlugin` answers what devices ask by publishing to `$sync/request`.
 - `StoragePlugin` says where groups are committed. Without one, the broker uses a bounded in-memory storage.
 
@@ -12,7 +13,9 @@ Their order in config.yaml is the order in which they are called.
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Protocol
 
 from amqtt.broker import BrokerContext
 from amqtt.plugins.base import BasePlugin
@@ -80,6 +83,79 @@ class SyncPlugin(BasePlugin[BrokerContext]):
         """Where a device that never connected before starts: see `storage.records.OpenSession.start`."""
         return "latest"
 
+
+# --- enhanced authentication -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AuthStart:
+    """Who begins an exchange. ``username`` is CONNECT's, which nobody has verified, or None.
+
+    ``user`` is None at CONNECT; a connected client that authenticates again is this user, and must stay it.
+    """
+
+    method: str
+    client_id: str
+    username: str | None
+    address: str
+    ssl_object: ssl.SSLObject | None
+    user: str | None
+
+
+class Challenge(NamedTuple):
+    """The client must answer this first: it is sent in an AUTH packet with Continue Authentication."""
+
+    data: bytes
+
+
+class Accepted(NamedTuple):
+    """The client is this user. ``data`` goes into the CONNACK, or the AUTH packet that ends the exchange."""
+
+    username: str
+    data: bytes = b""
+
+
+class Denied(Exception):
+    """The client is not let in, or not any longer. It gets the code, and the text where it wants reasons."""
+
+    CODES: Final = frozenset(
+        {
+            ReasonCode.UNSPECIFIED_ERROR,
+            ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR,
+            ReasonCode.BAD_USER_NAME_OR_PASSWORD,
+            ReasonCode.NOT_AUTHORIZED,
+            ReasonCode.SERVER_BUSY,
+            ReasonCode.BAD_AUTHENTICATION_METHOD,
+            ReasonCode.QUOTA_EXCEEDED,
+        }
+    )
+
+    def __init__(self, text: str, code: ReasonCode = ReasonCode.NOT_AUTHORIZED) -> None:
+        super().__init__(text)
+        if code not in self.CODES:
+            raise ValueError(f"a refused authentication cannot have the code 0x{code:02X}")
+        self.code = code
+
+
+class AuthExchange(Protocol):
+    """One exchange; its state ends with it, or with the connection."""
+
+    async def step(self, data: bytes) -> Challenge | Accepted:
+        """The client's next data (b"" for none). Raises `Denied`; anything else, or longer than ``hooks.timeout``, is a no."""
+
+
+class EnhancedAuthPlugin(BasePlugin[BrokerContext]):
+    """A plugin that authenticates by AUTH packets (4.12). It alone decides: the other authentication plugins are not asked."""
+
+    methods: tuple[str, ...] = ()
+    """The names of the authentication methods that it offers."""
+
+    def begin(self, start: AuthStart) -> AuthExchange:
+        """A client wants to be authenticated, at CONNECT or again; `AuthExchange.step` follows at once with its first data."""
+        raise NotImplementedError(f"{type(self).__name__} authenticates nobody")
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
 
 REQUEST_TOPIC = "$sync/request"
 

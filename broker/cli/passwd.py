@@ -1,4 +1,5 @@
-"""``tideline passwd``: the password file that amqtt's FileAuthPlugin reads, with Argon2 hashes."""
+"""``tideline passwd``: the password file that amqtt's FileAuthPlugin reads, with Argon2 hashes, or with ``--scram`` the
+credentials file of Tideline's own scram plugin."""
 
 from __future__ import annotations
 
@@ -12,18 +13,21 @@ from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
 from broker.cli.settings import Failure
+from broker.scram import METHOD, Credential
 
 
 @click.command(short_help="Keep a password file.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("user", required=False)
 @click.option("--delete", is_flag=True, help="Remove the user.")
+@click.option("--scram", is_flag=True, help="Keep SCRAM-SHA-256 credentials instead of Argon2 hashes.")
 @click.option("--stdin", is_flag=True, help="Read the password from standard input instead of asking for it.")
-def passwd(file: Path, user: str | None, delete: bool, stdin: bool) -> None:
+def passwd(file: Path, user: str | None, delete: bool, scram: bool, stdin: bool) -> None:
     """Add USER to the password FILE, or change the password; without USER list who is in it.
 
     FILE is made where it is missing, readable by its owner only. Name it in config.yaml under
-    amqtt.plugins.authentication.FileAuthPlugin as password_file; the broker reads it when it starts.
+    amqtt.plugins.authentication.FileAuthPlugin as password_file, or with --scram under scram as file; the broker reads it
+    when it starts.
     """
     lines = _read(file)
     if user is None:
@@ -38,7 +42,8 @@ def passwd(file: Path, user: str | None, delete: bool, stdin: bool) -> None:
         write(file, [line for line in lines if _name(line) != user])
         click.echo(f"{user} removed from {file}")
         return
-    entry = f"{user}:{hashed(_ask(stdin))}"
+    _refuse_mixture(file, lines, scram)
+    entry = f"{user}:{(_credential if scram else hashed)(_ask(stdin))}"
     write(file, [entry if _name(line) == user else line for line in lines] + ([] if known else [entry]))
     click.echo(f"{user} {'changed' if known else 'added'} in {file}")
 
@@ -46,6 +51,20 @@ def passwd(file: Path, user: str | None, delete: bool, stdin: bool) -> None:
 def hashed(password: str) -> str:
     """An Argon2id hash as FileAuthPlugin verifies it."""
     return PasswordHash((Argon2Hasher(),)).hash(password)
+
+
+def _credential(password: str) -> str:
+    try:
+        return str(Credential.make(password))
+    except ValueError as error:
+        raise Failure([str(error)], 2) from None
+
+
+def _refuse_mixture(file: Path, lines: list[str], scram: bool) -> None:
+    for line in lines:
+        if _name(line) and line.partition(":")[2].startswith(f"{METHOD}$") is not scram:
+            kind = "Argon2 hashes" if scram else "SCRAM credentials (--scram)"
+            raise Failure([f"{file}: holds {kind}; each kind needs a file of its own"], 2)
 
 
 def write(file: Path, lines: list[str]) -> None:

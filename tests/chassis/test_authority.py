@@ -204,6 +204,8 @@ class TestTopics:
         assert authority.cached(alice, Action.PUBLISH, "alice/x") is True
         assert authority.cached(alice, Action.PUBLISH, "bob/x") is False
         assert authority.cached(alice, Action.SUBSCRIBE, "alice/x") is None
+        alice.forget_answers()
+        assert authority.cached(alice, Action.PUBLISH, "alice/x") is None
         assert OwnTopics.asked == [("alice", "publish", "alice/x"), ("alice", "publish", "bob/x")]
 
     async def test_but_not_for_ever(self, authority_of, monkeypatch):

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from broker.cli.logs import printable
 from broker.cli.main import main
+from broker.scram import Credential
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,6 +115,31 @@ async def test_passwords_change_and_users_go(tmp_path: Path) -> None:
     assert file.read_text().startswith("# people\n")
     assert file.stat().st_mode & 0o777 == 0o640
     assert os.listdir(tmp_path) == ["passwords.txt"]
+
+
+def test_scram_credentials(tmp_path: Path) -> None:
+    file = tmp_path / "scram.txt"
+    for password in ("one", "two"):
+        assert tideline("passwd", file, "alice", "--scram", "--stdin", stdin=f"{password}\n").exit_code == 0
+    name, _, text = file.read_text().strip().partition(":")
+    credential = Credential.parse(text)
+    assert (name, credential.matches("one"), credential.matches("two")) == ("alice", False, True)
+    assert tideline("passwd", file).output == "alice\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+    refused = tideline("passwd", file, "bob", "--scram", "--stdin", stdin="a\tb\n")
+    assert (refused.exit_code, "no keyboard has" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("first", [[], ["--scram"]])
+def test_each_kind_of_password_has_a_file_of_its_own(tmp_path: Path, first: list[str]) -> None:
+    file = tmp_path / "passwords.txt"
+    tideline("passwd", file, "alice", *first, "--stdin", stdin="x\n")
+    before = file.read_text()
+    refused = tideline("passwd", file, "bob", *([] if first else ["--scram"]), "--stdin", stdin="x\n")
+    assert refused.exit_code == 2
+    assert "a file of its own" in refused.stderr
+    assert file.read_text() == before
+    assert tideline("passwd", file, "alice", "--delete").exit_code == 0
 
 
 @pytest.mark.parametrize(

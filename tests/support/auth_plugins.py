@@ -1,0 +1,42 @@
+"""An enhanced authentication plugin that does what the client's data says."""
+
+from __future__ import annotations
+
+import asyncio
+
+from broker.hooks import Accepted, AuthExchange, AuthStart, Challenge, Denied, EnhancedAuthPlugin
+from broker.packets.codes import ReasonCode
+
+
+class Obedient(EnhancedAuthPlugin):
+    """Methods OBEY and HIDDEN. ``begun`` keeps what it was told of those who came."""
+
+    methods = ("OBEY", "HIDDEN")
+
+    def __init__(self, context: object) -> None:
+        super().__init__(context)
+        self.begun: list[AuthStart] = []
+
+    def begin(self, start: AuthStart) -> AuthExchange:
+        self.begun.append(start)
+        return _Obedient()
+
+
+class _Obedient:
+    async def step(self, data: bytes) -> Challenge | Accepted:
+        word, _, rest = data.partition(b" ")
+        if word == b"accept":
+            return Accepted(rest.decode(), b"welcome")
+        if word == b"silently":
+            return Accepted(rest.decode())
+        if word == b"ask":
+            return Challenge(rest)
+        if word == b"hang":
+            await asyncio.get_running_loop().create_future()
+        if word == b"busy":
+            raise Denied("come back later", ReasonCode.SERVER_BUSY)
+        if word == b"password":
+            raise Denied("wrong password", ReasonCode.BAD_USER_NAME_OR_PASSWORD)
+        if word == b"crash":
+            raise RuntimeError("the password is sesame")
+        raise Denied("no")
