@@ -187,6 +187,8 @@ def _offer(connection: Connection, packet: Connect, session: Session) -> Propert
     settings = connection.server.settings.mqtt
     properties: Properties = {}
     wishes = connection.extras or Wishes()
+    if connection.keep_alive != packet.keep_alive:
+        properties[Property.SERVER_KEEP_ALIVE] = connection.keep_alive
     if settings.topic_alias_maximum:
         properties[Property.TOPIC_ALIAS_MAXIMUM] = settings.topic_alias_maximum
     if wishes.asked_expiry != session.expiry:
@@ -197,8 +199,6 @@ def _offer(connection: Connection, packet: Connect, session: Session) -> Propert
         properties[Property.MAXIMUM_PACKET_SIZE] = settings.max_packet_size
     if wishes.assigned:
         properties[Property.ASSIGNED_CLIENT_ID] = connection.client_id
-    if connection.keep_alive != packet.keep_alive:
-        properties[Property.SERVER_KEEP_ALIVE] = connection.keep_alive
     if wishes.response_information and settings.response_information:
         properties[Property.RESPONSE_INFORMATION] = settings.response_information
     if settings.receive_maximum != 65535:
