@@ -86,10 +86,10 @@ class Client:
     def resume(self) -> None:
         self._writer.transport.resume_reading()  # type: ignore[attr-defined]
 
-    async def receive_bytes(self, count: int) -> bytes:
+    async def receive_bytes(self, count: int, timeout: float = TIMEOUT) -> bytes:
         """So many bytes, not decoded. There must be no packet waiting that was decoded already."""
         assert not self._packets
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(timeout):
             return await self._reader.readexactly(count)
 
     async def receive(self, timeout: float = TIMEOUT) -> Packet:
