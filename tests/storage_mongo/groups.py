@@ -12,11 +12,13 @@ from storage.records import (
     DeviceKey,
     Inflight,
     InflightState,
+    JobState,
     Join,
     MarkRead,
     Operation,
     Progress,
     Release,
+    SaveJob,
     SaveToken,
     Subscribe,
     Token,
@@ -49,6 +51,7 @@ async def prepare(storage: MongoStorage, make: Maker) -> list[Operation]:
         Join([("u/ann", "a")]),
         MarkRead("u/ann", "a", 1),
         SaveToken(Token("t", "d", "u/ann", "label", 1, 2)),
+        SaveJob(JobState("sweep", "daily", 9, 1, 2, "done")),
         make.append("a", USERS),
     ]
 
