@@ -51,7 +51,7 @@ def received(connection: Connection, packet: Connect) -> None:
         if packet.version < 4 or (packet.version < 5 and not packet.clean_start):
             connection.refuse(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "an empty client id needs 3.1.1 and a clean session")
             return
-        packet.client_id = f"auto-{uuid.uuid4().hex}"
+        packet.client_id = f"auto-{uuid.uuid4()}"
         connection.extras = Wishes(assigned=True)
     connection.client_id = packet.client_id
     if packet.version >= 5:

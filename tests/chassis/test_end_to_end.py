@@ -18,6 +18,7 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from broker.config import Settings
 from broker.server import Server
 from tests.chassis.third_party import OwnTopics
+from tests.support.certificates import Certificates
 
 WAIT = 10
 ANONYMOUS = "amqtt.plugins.authentication.AnonymousAuthPlugin"
@@ -325,8 +326,6 @@ async def test_over_websocket(broker, client):
 
 async def test_the_certificate_plugin(broker, client, tmp_path):
     pytest.importorskip("amqtt.contrib.cert")
-    from tests.listeners.conftest import Certificates
-
     files = Certificates(tmp_path)
     tls = {"certfile": str(files.server), "keyfile": str(files.server_key), "cafile": str(files.ca)}
     server = await broker({"amqtt.contrib.cert.UserAuthCertPlugin": {"uri_domain": "fleet"}}, tls=tls)

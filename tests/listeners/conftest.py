@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +9,7 @@ import pytest
 from broker.config import Listener
 from broker.counters import Counters
 from broker.listeners import Listeners
+from tests.support.certificates import Certificates
 
 TIMEOUT = 5
 
@@ -110,40 +109,6 @@ async def running() -> AsyncIterator[Callable[..., Any]]:
     for server in opened:
         async with asyncio.timeout(TIMEOUT):
             await server.listeners.close()
-
-
-class Certificates:
-    """A root, a server's certificate for localhost, and one device's, as PEM files."""
-
-    def __init__(self, folder: Path) -> None:
-        cert = pytest.importorskip("amqtt.contrib.cert")
-        from cryptography.hazmat.primitives import serialization
-
-        self.ca, self.server, self.server_key = folder / "ca.crt", folder / "server.crt", folder / "server.key"
-        self.device, self.device_key = folder / "device.crt", folder / "device.key"
-        self.encrypted_key = folder / "encrypted.key"
-        root_key, root = cert.generate_root_creds("XX", "State", "Town", "Org", "Root")
-        server_key, server_request = cert.generate_server_csr("XX", "Org", "localhost")
-        device_key, device_request = cert.generate_device_csr(
-            "XX", "Org", "phone", "spiffe://fleet/device/phone", "phone.local"
-        )
-        self.ca.write_bytes(root.public_bytes(serialization.Encoding.PEM))
-        cert.write_key_and_crt(server_key, cert.sign_csr(server_request, root_key, root), "server", folder)
-        cert.write_key_and_crt(device_key, cert.sign_csr(device_request, root_key, root), "device", folder)
-        self.encrypted_key.write_bytes(
-            server_key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.TraditionalOpenSSL,
-                serialization.BestAvailableEncryption(b"secret"),
-            )
-        )
-
-    def client(self, *, with_certificate: bool = False) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=str(self.ca))
-        context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
-        if with_certificate:
-            context.load_cert_chain(self.device, self.device_key)
-        return context
 
 
 @pytest.fixture(scope="session")

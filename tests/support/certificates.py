@@ -1,0 +1,66 @@
+"""Certificates for TLS tests, made anew in each run: a root, a server's for localhost, and one device's, as PEM files."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+_PEM = serialization.Encoding.PEM
+
+
+class Certificates:
+    """The files' paths, and contexts for clients that trust the root."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ca, self.server, self.server_key = folder / "ca.crt", folder / "server.crt", folder / "server.key"
+        self.device, self.device_key = folder / "device.crt", folder / "device.key"
+        self.encrypted_key = folder / "encrypted.key"
+        self._root_key = ec.generate_private_key(ec.SECP256R1())
+        self.ca.write_bytes(self._signed("Root", self._root_key, [], authority=True))
+        server_key, device_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+        self.server.write_bytes(self._signed("localhost", server_key, [x509.DNSName("localhost")]))
+        device_uri = x509.UniformResourceIdentifier("spiffe://fleet/device/phone")
+        self.device.write_bytes(self._signed("phone", device_key, [device_uri, x509.DNSName("phone.local")]))
+        for path, key in ((self.server_key, server_key), (self.device_key, device_key)):
+            path.write_bytes(_written(key, serialization.NoEncryption()))
+        self.encrypted_key.write_bytes(_written(server_key, serialization.BestAvailableEncryption(b"secret")))
+
+    def _signed(
+        self, name: str, key: ec.EllipticCurvePrivateKey, names: list[x509.GeneralName], *, authority: bool = False
+    ) -> bytes:
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(_named(name))
+            .issuer_name(_named("Root"))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return builder.sign(self._root_key, hashes.SHA256()).public_bytes(_PEM)
+
+    def client(self, *, with_certificate: bool = False) -> ssl.SSLContext:
+        """What a client needs to trust the server, and with a certificate to be known itself."""
+        context = ssl.create_default_context(cafile=str(self.ca))
+        context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
+        if with_certificate:
+            context.load_cert_chain(self.device, self.device_key)
+        return context
+
+
+def _named(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Org"), x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _written(key: ec.EllipticCurvePrivateKey, encryption: serialization.KeySerializationEncryption) -> bytes:
+    return key.private_bytes(_PEM, serialization.PrivateFormat.TraditionalOpenSSL, encryption)
