@@ -60,7 +60,7 @@ def rss(pid: int) -> int:
 class BrokerProcess:
     """``tideline serve`` on ``url``, with verified names; ``sections`` are further sections of its configuration.
 
-    Every start listens at the same port. The log of all runs is in one file.
+    Every start listens at the same port; ``listeners`` are further ones. The log of all runs is in one file.
     """
 
     def __init__(self, folder: Path, url: str, *, persistence: dict[str, Any] | None = None, **sections: Any) -> None:
@@ -71,7 +71,8 @@ class BrokerProcess:
         self._config = folder / f"broker-{self.port}.yaml"
         plugins = {"persistence": {"url": url, **(persistence or {})}, "sync": {}, **_NAMES, **sections.pop("plugins", {})}
         listener = {"name": "mqtt", "type": "tcp", "bind": f"127.0.0.1:{self.port}"}
-        self._config.write_text(json.dumps({"listeners": [listener], "plugins": plugins, **sections}))  # JSON is YAML
+        listeners = [listener, *sections.pop("listeners", [])]
+        self._config.write_text(json.dumps({"listeners": listeners, "plugins": plugins, **sections}))  # JSON is YAML
 
     def spawn(self) -> None:
         """Start the process and don't wait for it."""
