@@ -26,7 +26,7 @@ from broker.amqtt_packets import to_amqtt
 from broker.amqtt_session import LightSession
 from broker.authority import SessionInfo
 from broker.errors import StartError
-from broker.hooks import EnhancedAuthPlugin, GroupPlugin, RequestPlugin, StoragePlugin, SyncPlugin
+from broker.hooks import EnhancedAuthPlugin, GroupPlugin, JobPlugin, RequestPlugin, StoragePlugin, SyncPlugin
 from broker.packets.model import Packet
 from broker.plugin_config import checked
 from broker.seldom import Seldom
@@ -185,6 +185,8 @@ class ChassisContext(BrokerContext):
     def __init__(self, server: ServerView, later: Callable[[Callback], None]) -> None:
         super().__init__(BrokerStandIn(server, later))
         self.server = server
+        self.shared: dict[str, Any] = {}
+        """What plugins share by name: amqtt gives each of them a copy of its context, and all copies this very dictionary."""
 
 
 class Plugins(PluginManager):
@@ -237,6 +239,7 @@ class Chassis:
         self.storage_plugin = _only(loaded, StoragePlugin, "provides the storage")
         self.sync_plugin = _only(loaded, SyncPlugin, "decides about inboxes")
         self.request_plugin = _only(loaded, RequestPlugin, "answers requests")
+        self.job_plugin = _only(loaded, JobPlugin, "runs jobs")
         self.auth_methods = _methods(plugin for plugin in loaded if isinstance(plugin, EnhancedAuthPlugin))
         """Enhanced authentication: the plugin of each method."""
 

@@ -290,6 +290,7 @@ def default_plugins() -> dict[str, dict[str, Any]]:
         "sys": {"interval": 10},
         "http": {"bind": "127.0.0.1:8080", "operator_file": "data/operator.json"},
         "requests": {},
+        "jobs": {},
         "search": {"engine": "embedded", "path": "data/search.db"},
         "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True},
     }

@@ -38,6 +38,12 @@ class Counters:
     """Messages in them."""
     storage_errors: int = 0
     """Commits that failed and were, or will be, tried again."""
+    messages_removed: int = 0
+    """Messages that retention removed from their conversations."""
+    entries_lost: int = 0
+    """Inbox entries of messages that retention removed although a device had not acknowledged them, as it was told to."""
+    entries_trimmed: int = 0
+    """Acknowledged entries that were removed from inboxes."""
     hook_errors: int = 0
     """Plugin hooks that raised or took too long."""
     hook_skipped: int = 0

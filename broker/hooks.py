@@ -6,6 +6,7 @@ manager, closed on shutdown. These base classes add what amqtt lacks:
 - `GroupPlugin` is awaited with a whole group before it is committed, and again after its acks were written.
 - `EnhancedAuthPlugin` authenticates clients by the AUTH exchange of MQTT 5.
 - `RequestPlugin` answers what devices ask by publishing to `$sync/request`.
+- `JobPlugin` runs jobs: retention and the like.
 - `StoragePlugin` says where groups are committed. Without one, the broker uses a bounded in-memory storage.
 
 Their order in config.yaml is the order in which they are called.
@@ -14,8 +15,9 @@ Their order in config.yaml is the order in which they are called.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from amqtt.broker import BrokerContext
 from amqtt.plugins.base import BasePlugin
@@ -181,3 +183,35 @@ class RequestPlugin(BasePlugin[BrokerContext]):
 
     def listening(self, device: DeviceKey, topic: str) -> None:
         """A device has subscribed to a `$sync/` topic of its own. Must not wait."""
+
+
+class NoSuchJob(Exception):
+    """There is no job of this name; the text names one that may be meant."""
+
+
+class JobBusy(Exception):
+    """The job runs already, or does not run, as it would have to."""
+
+
+class JobPlugin(BasePlugin[BrokerContext]):
+    """The plugin that runs jobs; at most one may be configured. A job is told as the HTTP API tells it (docs/jobs.md)."""
+
+    def jobs(self) -> Sequence[dict[str, Any]]:
+        """Every job: when it ran last and how that ended, when it runs next, and how far it is while it runs."""
+        raise NotImplementedError(f"{type(self).__name__} has no jobs")
+
+    def job(self, name: str) -> dict[str, Any]:
+        """One of them. Raises `NoSuchJob`."""
+        raise NotImplementedError(f"{type(self).__name__} has no jobs")
+
+    def run(self, name: str) -> dict[str, Any]:
+        """Begin a run now. Raises `NoSuchJob`, and `JobBusy` while one is under way."""
+        raise NotImplementedError(f"{type(self).__name__} has no jobs")
+
+    def cancel(self, name: str) -> dict[str, Any]:
+        """Have the run under way end at its next step. Raises `NoSuchJob`, and `JobBusy` where none is."""
+        raise NotImplementedError(f"{type(self).__name__} has no jobs")
+
+    async def ended(self, name: str) -> dict[str, Any]:
+        """Wait until no run of the job is under way and what became of the last one is durable. Raises `NoSuchJob`."""
+        raise NotImplementedError(f"{type(self).__name__} has no jobs")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from amqtt.plugins.base import BasePlugin
 from amqtt.utils import import_string
 from dacite import Config as DaciteConfig
 from dacite import from_dict
-from dacite.exceptions import DaciteError, DaciteFieldError, MissingValueError, UnexpectedDataError, WrongTypeError
+from dacite.exceptions import DaciteError, DaciteFieldError, MissingValueError, WrongTypeError
 
 from broker.errors import StartError
 
@@ -32,6 +32,8 @@ def checked(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise StartError(f"plugins: {path}: its Config is no dataclass")
     named = {str(name).replace("-", "_"): value for name, value in options.items()}
     converted = _converted(path, config, named)
+    if problem := next(_unknown(config, converted, ""), ""):
+        raise StartError(f"plugins: {path}: {problem}")
     try:
         from_dict(data_class=config, data=converted, config=DaciteConfig(strict=True))
     except DaciteError as error:
@@ -68,6 +70,28 @@ def _converted(path: str, config: Any, options: Mapping[str, Any]) -> dict[str, 
     return converted
 
 
+def _unknown(config: Any, options: Mapping[str, Any], where: str) -> Iterator[str]:
+    """What is set and not known, also in the dataclasses within: dacite would not say where."""
+    names = {field.name for field in fields(config)}
+    for name in sorted(map(str, options.keys() - names)):
+        near = difflib.get_close_matches(name, sorted(names), 1)
+        meant = f"did you mean {where}{near[0]}?" if near else f"it knows {', '.join(sorted(names)) or 'none'}"
+        yield f"unknown setting {where}{name}; {meant}"
+    try:
+        hints = get_type_hints(config)
+    except NameError:
+        return
+    for name, value in options.items():
+        kind = hints.get(name)
+        if is_dataclass(kind) and isinstance(value, Mapping):
+            yield from _unknown(kind, value, f"{where}{name}.")
+        inner = (*get_args(kind), None)[0]
+        if get_origin(kind) is list and is_dataclass(inner) and isinstance(value, list):
+            for index, item in enumerate(value):
+                if isinstance(item, Mapping):
+                    yield from _unknown(inner, item, f"{where}{name}[{index}].")
+
+
 def _value(path: str, name: str, text: str, kind: Any) -> Any:
     try:
         if kind is bool:
@@ -87,6 +111,8 @@ def _member(path: str, name: str, text: str, kind: type[Enum]) -> Enum:
 
 
 def _called(kind: Any) -> str:
+    if is_dataclass(kind):
+        return "a mapping of settings"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(
         kind, getattr(kind, "__name__", str(kind))
     )
@@ -94,12 +120,6 @@ def _called(kind: Any) -> str:
 
 def _told(error: DaciteError, config: Any) -> str:
     """A dacite error in our words."""
-    names = sorted(field.name for field in fields(config))
-    if isinstance(error, UnexpectedDataError):
-        unknown = sorted(str(key) for key in error.keys)
-        near = difflib.get_close_matches(unknown[0], names, 1)
-        meant = f"did you mean {near[0]}?" if near else f"it knows {', '.join(names) or 'none'}"
-        return f"unknown setting {', '.join(unknown)}; {meant}"
     if isinstance(error, MissingValueError):
         return f"needs the setting {error.field_path}"
     if isinstance(error, WrongTypeError):

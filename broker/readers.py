@@ -65,10 +65,12 @@ class Claim(NamedTuple):
 
 
 class InboxPage(NamedTuple):
-    """``entries`` are what is due; everything up to ``next`` was looked at. ``head`` is the inbox's last sequence."""
+    """``entries`` are what is due; everything up to ``next`` was looked at. ``first`` and ``head`` are the inbox's first kept
+    sequence and its last."""
 
     entries: list[InboxEntry]
     next: int
+    first: int
     head: int
 
 
@@ -133,7 +135,7 @@ class Readers:
         ``info`` is who is asked for the right to receive; None for whoever may receive everything.
         """
         reader = self._server.storage
-        head = await reader.inbox_head(key.user)
+        first, head = await reader.inbox_bounds(key.user)
         found: list[InboxEntry] = []
         at, size = min(after, head), 0
         start = at
@@ -149,7 +151,7 @@ class Readers:
                 if await self._due(key, entry, info):
                     found.append(entry)
                     size += len(entry.message.payload) if entry.message is not None else 0
-        return InboxPage(found, at, head)
+        return InboxPage(found, at, first, head)
 
     async def _due(self, key: DeviceKey, entry: InboxEntry, info: SessionInfo | None) -> bool:
         message = entry.message

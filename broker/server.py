@@ -81,8 +81,8 @@ class Server:
 
     # --- life ------------------------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Open everything; returns once clients can connect.
+    async def start(self, *, listen: bool = True) -> None:
+        """Open everything; returns once clients can connect. Without ``listen`` nobody can: for jobs beside no broker.
 
         Raises `StartError` for what the configuration or the machine must change, and `storage.errors.StorageError`.
         """
@@ -103,7 +103,8 @@ class Server:
             self.pipeline.start(self.chassis.group_plugins)
             self.clock.start()
             Overdue(self.pipeline, self.clock, settings.mqtt.storage_timeout)
-            await self._open_listeners()
+            if listen:
+                await self._open_listeners()
         except BaseException:
             await self.stop()
             raise
@@ -158,6 +159,11 @@ class Server:
         make = tapped(self.chassis, lambda listener: Connection(self, listener))
         opened = await self._listeners.open(settings.listeners, make)
         self.addresses = {name: addresses[0] for name, addresses in opened.items()}
+
+    @property
+    def listening(self) -> bool:
+        """Whether clients can connect."""
+        return self._listeners is not None
 
     async def serve_forever(self) -> None:
         """Wait until `stop` was called, or the server had to end by itself (``failure`` then says why)."""

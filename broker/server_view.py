@@ -146,6 +146,22 @@ class Services(ServerView, Protocol):
     async def within(self, work: Awaitable[T], timeout: float) -> T:
         """Await what `readers` does; `Undecided` after ``timeout`` seconds, and it goes on in the background."""
 
+    @property
+    def listening(self) -> bool:
+        """Whether clients can connect; False where only jobs are run."""
+
+    def lowest_offset(self, user: str) -> int | None:
+        """The lowest offset among the living devices of an inbox, or the shared group's: past it somebody has not acknowledged.
+
+        None where no living device reads the inbox. A device that is being opened counts from its first moment.
+        """
+
+    async def lowest_offsets(self) -> dict[str, int]:
+        """The same for every inbox that has one, by user key."""
+
+    async def expire_sessions(self) -> tuple[int, int]:
+        """End every session whose time has passed; (how many there were, how many ended)."""
+
     def device_states(self, user: str) -> list[DeviceState]:
         """A user's devices, by client id; all users' where ``user`` is empty."""
 

@@ -225,6 +225,14 @@ class Sessions:
         else:
             self._schedule(session)
 
+    def expire(self, session: Session) -> bool:
+        """End a session whose time has passed, if it has, as the clock would have: it may not have, where the system's time
+        jumped or the machine slept. Whether it ended."""
+        if session.connection is not None or not 0 < session.expires_at <= self._server.ids.now():
+            return False
+        self._due(session, session.epoch)
+        return self._sessions.get(session.key) is not session
+
     def _overdue(self, session: Session) -> bool:
         """Whether a deadline of a disconnected session passed that the clock has not come to yet.
 

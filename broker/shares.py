@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 from collections import deque
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -96,12 +97,16 @@ class Share:
         """Up to where memory need not keep recent entries for this reader."""
         return self.cursor
 
+    @property
+    def offset(self) -> int:
+        """The highest entry up to which all are done."""
+        return min(self.pending, default=self.cursor + 1) - 1
+
     def progress(self) -> Progress:
         """The group's offset and what is pending, to be stored."""
-        offset = min(self.pending, default=self.cursor + 1) - 1
         received = self.received
         inflight = [Inflight(0, seq, RELEASED if seq in received else PUBLISHED_1) for seq in sorted(self.pending)]
-        return Progress(self.key, 0, offset, self.cursor, inflight)
+        return Progress(self.key, 0, self.offset, self.cursor, inflight)
 
     # --- members -------------------------------------------------------------------------------------------------------
 
@@ -316,6 +321,9 @@ class Shares:
 
     def __len__(self) -> int:
         return len(self._shares)
+
+    def __iter__(self) -> Iterator[Share]:
+        return iter(self._shares.values())
 
     def load(self, device: Device) -> None:
         """Take a stored group up again."""

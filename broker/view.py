@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_AT_ONCE = 2000
+"""Sessions that are looked at before others get a turn."""
+
 BROKER_USER = "b/tideline"
 """The user key of messages that the broker itself publishes."""
 
@@ -209,6 +212,33 @@ class View:
             task.add_done_callback(_forget)
             raise
 
+    @property
+    def listening(self) -> bool:
+        return self._server.listening
+
+    def lowest_offset(self, user: str) -> int | None:
+        share = self._server.shares.by_inbox(user)
+        if share is not None:
+            return share.offset
+        return min((_offset(s) for s in self._server.sessions.of(user) if s.durable), default=None)
+
+    async def lowest_offsets(self) -> dict[str, int]:
+        lowest = {share.inbox: share.offset for share in self._server.shares}
+        for number, session in enumerate(list(self._server.sessions), start=1):
+            if session.durable and not session.ended:
+                lowest[session.inbox] = min(_offset(session), lowest.get(session.inbox, _offset(session)))
+            if not number % _AT_ONCE:
+                await asyncio.sleep(0)
+        return lowest
+
+    async def expire_sessions(self) -> tuple[int, int]:
+        sessions, ended = list(self._server.sessions), 0
+        for number, session in enumerate(sessions, start=1):
+            ended += self._server.sessions.expire(session)
+            if not number % _AT_ONCE:
+                await asyncio.sleep(0)
+        return len(sessions), ended
+
     def device_states(self, user: str) -> list[DeviceState]:
         sessions = self._server.sessions
         found = sessions.of(user) if user else list(sessions)
@@ -233,13 +263,17 @@ class View:
         return await self._server.sessions.add_subscription(client_id, filter, qos)
 
 
+def _offset(session: Session) -> int:
+    return session.window.offset(session.cursor)
+
+
 def _device_state(session: Session) -> DeviceState:
     connection = session.connection
     return DeviceState(
         session.key,
         connection is not None and connection.open,
         session.durable,
-        session.window.offset(session.cursor) if session.durable else None,
+        _offset(session) if session.durable else None,
         session.epoch,
         session.expires_at,
         [(s.filter, s.options & 3, s.since) for s in session.subscriptions.values()],

@@ -127,6 +127,9 @@ def _own(counters: Counters, status: ServerStatus) -> Iterator[tuple[str, object
     yield own + "clients/slow", counters.slow_disconnects
     yield own + "acl/denied", counters.acl_denied
     yield own + "protocol/errors", counters.protocol_errors
+    yield own + "retention/removed", counters.messages_removed
+    yield own + "retention/unacknowledged", counters.entries_lost
+    yield own + "inboxes/trimmed", counters.entries_trimmed
     yield own + "hooks/errors", counters.hook_errors
     yield own + "events/dropped", counters.events_dropped
 

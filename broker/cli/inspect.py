@@ -230,10 +230,10 @@ async def _print(rows: Rows, as_json: bool) -> None:
     titles: list[str] = []
     async for row in rows:
         if list(row) != titles or len(block) >= _PAGE:
-            _print_block(block)
+            print_block(block)
             block, titles = [list(row)], list(row)
         block.append([_cell(value) for value in row.values()])
-    _print_block(block)
+    print_block(block)
     if not titles:
         click.echo("nothing", err=True)
 
@@ -250,7 +250,8 @@ def _cell(value: object) -> str:
     return printable(" ".join(items[:_LISTED]) + (f" +{len(items) - _LISTED}" if len(items) > _LISTED else "")) or "-"
 
 
-def _print_block(block: list[list[str]]) -> None:
+def print_block(block: list[list[str]]) -> None:
+    """Print lines of cells in columns."""
     widths = [max(map(len, column)) for column in zip(*block, strict=True)]
     for line in block:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -1,7 +1,8 @@
-"""The command line: ``tideline serve | check | inspect | demo | passwd``.
+"""The command line: ``tideline serve | check | inspect | jobs | demo | passwd``.
 
-Exit codes, the same everywhere: 0 done; 1 found what should not be (`check --strict`, `demo`); 2 the command line or the
-configuration is wrong; 3 the broker or the storage could not be started or read; 4 the broker had to end by itself.
+Exit codes, the same everywhere: 0 done; 1 found what should not be (`check --strict`, `demo`), or what was asked for was
+refused or failed; 2 the command line or the configuration is wrong; 3 the broker or the storage could not be started or
+read; 4 the broker had to end by itself.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import click
 from broker.cli.check import check
 from broker.cli.demo import demo
 from broker.cli.inspect import inspect
+from broker.cli.jobs import jobs
 from broker.cli.passwd import passwd
 from broker.cli.serve import serve
 
@@ -21,5 +23,5 @@ def main() -> None:
     """An MQTT broker that stores first, then syncs."""
 
 
-for command in (serve, check, inspect, demo, passwd):
+for command in (serve, check, inspect, jobs, demo, passwd):
     main.add_command(command)

@@ -48,11 +48,12 @@ def serve(config: Path | None, data: Path | None) -> None:
     log.info("configuration: %s", config_path(config) or "the defaults")
     for warning in warnings(settings):
         log.warning("%s", warning)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(run(settings))
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop: uvloop where it is installed."""
     try:
         import uvloop
     except ImportError:
@@ -62,17 +63,17 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def run(settings: Settings) -> None:
     """Start, say where, serve, stop. Raises `Failure` where that goes wrong."""
-    stopping = _stop_on_signals()
+    stopping = stop_on_signals()
     server = Server(settings)
     try:
-        if not await _unless(stopping, server.start()):
+        if not await unless(stopping, server.start()):
             log.info("told to stop before it had started")
             return
     except (StartError, StorageError) as error:
-        raise Failure([_one_line(error)], CANNOT_START) from error
+        raise Failure([one_line(error)], CANNOT_START) from error
     announce(server)
     try:
-        await _unless(stopping, server.serve_forever())
+        await unless(stopping, server.serve_forever())
     finally:
         log.info("stopping")
         await server.stop()
@@ -81,7 +82,8 @@ async def run(settings: Settings) -> None:
     log.info("stopped")
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """An error's text for a line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -93,7 +95,7 @@ def announce(server: Server) -> None:
     click.echo(f"storing {storage_url(server.settings)}")
 
 
-def _stop_on_signals() -> asyncio.Event:
+def stop_on_signals() -> asyncio.Event:
     """Set by the first SIGTERM or SIGINT, which leaves the next one to end the process."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -109,7 +111,7 @@ def _stop_on_signals() -> asyncio.Event:
     return stopping
 
 
-async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
     """Await ``work`` unless ``stopping`` comes first, which cancels it; whether the work was done. Raises what it raises."""
     task = asyncio.ensure_future(work)
     stop = asyncio.ensure_future(stopping.wait())

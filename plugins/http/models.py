@@ -155,6 +155,7 @@ class Inbox(BaseModel):
     offset: int
     entries: list[Entry]
     next: int
+    first: int
     head: int
 
 

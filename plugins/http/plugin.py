@@ -14,6 +14,7 @@ from typing import Any, cast
 import uvicorn
 from fastapi import APIRouter
 
+from broker.chassis import ChassisContext
 from broker.config import is_loopback, split_bind
 from broker.hooks import Group, GroupPlugin
 from broker.server_view import Services
@@ -31,9 +32,7 @@ HEADERS = 192 << 10
 
 def add_router(context: Any, router: APIRouter) -> None:
     """Give the API more routes, under ``/v1``: for another plugin's ``__init__``. `plugins.http.api` has what routes need."""
-    if not hasattr(context, "http_routers"):
-        context.http_routers = []
-    context.http_routers.append(router)
+    context.shared.setdefault("http routers", []).append(router)
 
 
 class HttpPlugin(GroupPlugin):
@@ -69,6 +68,7 @@ class HttpPlugin(GroupPlugin):
                 raise ValueError("storage_timeout and max_waiting must be positive, max_wait 0 or more")
 
     config: Config
+    context: ChassisContext
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
@@ -109,7 +109,7 @@ class HttpPlugin(GroupPlugin):
         )
         hosts = {host, *config.hosts} if loopback or config.hosts else None
         max_body = services.settings.mqtt.max_packet_size * 2 + (64 << 10)
-        app = application.make(api, getattr(self.context, "http_routers", ()), hosts=hosts, max_body=max_body)
+        app = application.make(api, self.context.shared.get("http routers", ()), hosts=hosts, max_body=max_body)
         await self._serve(app, sock)
         scheme = "https" if config.certfile else "http"
         log.info("http: %s://%s:%d/v1, documentation at /docs", scheme, *self.address)

@@ -29,9 +29,7 @@ class Participants:
     @classmethod
     def shared(cls, context: Any) -> Participants:
         """The one of the broker behind a plugin's context."""
-        found: Participants | None = getattr(context, "participants", None)
-        if found is None:
-            found = context.participants = cls()
+        found: Participants = context.shared.setdefault("participants", cls())
         return found
 
     def note(self, group: Group, plugin: object) -> None:

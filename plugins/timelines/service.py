@@ -298,7 +298,7 @@ class Timelines:
     async def inbox(self, who: Who, key: DeviceKey, after: int, limit: int) -> dict[str, Any]:
         """A page of what is due to a device after a sequence of its inbox."""
         page = await self.server.readers.page(key, after, limit, PAGE_BYTES, who.asked)
-        return {"entries": [rendered_entry(e) for e in page.entries], "next": page.next, "head": page.head}
+        return {"entries": [rendered_entry(e) for e in page.entries], "next": page.next, "first": page.first, "head": page.head}
 
     async def carried_out(self, work: Awaitable[T]) -> T:
         """Await what `broker.readers` does, its errors told as problems."""

@@ -103,6 +103,6 @@ def test_data_makes_no_sense_for_a_database_elsewhere(tmp_path: Path) -> None:
 
 def test_uvloop_is_used_where_it_is_installed() -> None:
     uvloop = pytest.importorskip("uvloop")
-    from broker.cli.serve import _loop_factory
+    from broker.cli.serve import loop_factory
 
-    assert _loop_factory() is uvloop.new_event_loop
+    assert loop_factory() is uvloop.new_event_loop

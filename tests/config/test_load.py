@@ -191,6 +191,7 @@ def test_plugins_go_by_alias_class_name_or_path() -> None:
         "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": False},
         "http": {},
         "requests": {},
+        "jobs": {},
         "search": {"engine": "embedded", "path": "data/search.db"},
     }
     path = "TIDELINE__PLUGINS__AMQTT_PLUGINS_AUTHENTICATION_ANONYMOUSAUTHPLUGIN__ALLOW_ANONYMOUS"

@@ -70,7 +70,7 @@ async def site(url: str = "memory://", *, plugins: dict[str, Any], **options: An
 @pytest.fixture
 async def tour() -> AsyncIterator[Site]:
     """As it comes: anonymous, bound to loopback; a caller is the operator."""
-    async with site(plugins={}) as made:
+    async with site(plugins={"jobs": {}}) as made:
         yield made
 
 

@@ -73,4 +73,6 @@ async def test_the_document_names_every_route(tour: Site) -> None:
         "/v1/sync/ack",
         "/v1/search",
         "/v1/tokens",
+        "/v1/jobs",
+        "/v1/jobs/{name}/run",
     } <= set(paths)

@@ -1,0 +1,115 @@
+"""Jobs where no broker runs: what storage remembers of them, and running one in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+from broker.cli.logs import configure
+from broker.cli.serve import loop_factory, one_line, stop_on_signals
+from broker.cli.settings import CANNOT_START, WRONG_CONFIGURATION, Failure
+from broker.config import DEFAULT_URL, PLUGIN_ALIASES, Log, Settings
+from broker.config_check import plugin_problems
+from broker.errors import StartError
+from broker.hooks import JobPlugin, NoSuchJob
+from broker.server import Server
+from storage.errors import StorageError, StorageInUse
+from storage.factory import open_url
+from storage.interface import Jobs
+
+Told = dict[str, Any]
+
+_NEEDED = ("persistence", "sync", "search", "jobs")
+"""The plugins without which a job cannot be run. The others are left out: nobody connects."""
+_NOBODY = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": False}}
+_LOOK = 0.2
+
+
+async def remembered(settings: Settings) -> list[Told]:
+    """The jobs as the last broker left them."""
+    storage = open_url(_url(settings), read_only=True)
+    try:
+        await storage.open()
+        states = await storage.jobs() if isinstance(storage, Jobs) else []
+    except StorageError as error:
+        raise Failure([one_line(error)], CANNOT_START) from None
+    finally:
+        await storage.close()
+    return [
+        {
+            "name": state.name,
+            "schedule": state.schedule,
+            "next_run": state.next_run or None,
+            "last": {
+                "started": state.started,
+                "ended": state.ended or None,
+                "outcome": "interrupted" if state.outcome == "running" else state.outcome,
+                "detail": json.loads(state.detail),
+            }
+            if state.outcome
+            else None,
+            "running": None,
+        }
+        for state in states
+    ]
+
+
+def run_here(settings: Settings, name: str, shown: Callable[[Told], None]) -> Told:
+    """Run a job to its end, or until SIGINT or SIGTERM; its outcome. Raises `Failure`."""
+    _url(settings)
+    wanted = {key for alias in _NEEDED for key in (alias, PLUGIN_ALIASES[alias])}
+    plugins = {key: options for key, options in settings.plugins.items() if key in wanted}
+    bare = settings.model_copy(update={"plugins": {**plugins, **_NOBODY}})
+    if problems := plugin_problems(bare):
+        raise Failure(problems, WRONG_CONFIGURATION)
+    configure(Log(level="warning"))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(_run(bare, name, shown))
+
+
+async def _run(settings: Settings, name: str, shown: Callable[[Told], None]) -> Told:
+    stopping = stop_on_signals()
+    server = Server(settings)
+    try:
+        await server.start(listen=False)
+    except StorageInUse as error:
+        text = "it cannot be asked: is its http plugin on, and operator_file the same here?"
+        raise Failure([one_line(error), text], CANNOT_START) from None
+    except (StartError, StorageError) as error:
+        raise Failure([one_line(error)], CANNOT_START) from None
+    try:
+        plugin = server.chassis.job_plugin
+        if plugin is None:
+            raise Failure(["the jobs plugin is not configured"], WRONG_CONFIGURATION)
+        return await _to_its_end(plugin, name, shown, stopping)
+    finally:
+        await server.stop()
+
+
+async def _to_its_end(plugin: JobPlugin, name: str, shown: Callable[[Told], None], stopping: asyncio.Event) -> Told:
+    try:
+        plugin.run(name)
+    except NoSuchJob as error:
+        raise Failure([str(error)], 1) from None
+    ended = asyncio.ensure_future(plugin.ended(name))
+    stop = asyncio.ensure_future(stopping.wait())
+    while not ended.done():
+        await asyncio.wait({ended, stop} if not stop.done() else {ended}, timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED)
+        running = plugin.job(name)["running"]
+        if running is not None:
+            if stop.done():
+                plugin.cancel(name)
+            shown(running)
+    stop.cancel()
+    return dict((await ended)["last"])
+
+
+def _url(settings: Settings) -> str:
+    """Where the messages are. Raises `Failure` where nothing survives a broker."""
+    options = settings.plugins.get("persistence", settings.plugins.get(PLUGIN_ALIASES["persistence"]))
+    url = "memory://" if options is None else str(options.get("url", DEFAULT_URL))
+    if url.startswith("memory:"):
+        raise Failure(["no broker runs, and memory:// keeps nothing without one"], CANNOT_START)
+    return url

@@ -1,0 +1,10 @@
+"""Jobs: what has to be done now and then, by one process at a time.
+
+``retention``, ``inboxes``, ``sessions`` and ``index`` are the jobs; ``waiting`` says what devices still wait for. ``work`` is a
+run's pace, progress and end; ``runs`` begins and ends them; ``ledger`` remembers them in storage; ``schedule`` and ``plugin``
+put them on APScheduler; ``routes`` shows them over HTTP.
+"""
+
+from plugins.jobs.plugin import JobsPlugin
+
+__all__ = ["JobsPlugin"]

@@ -1,0 +1,189 @@
+"""The jobs as a plugin: APScheduler's asyncio scheduler says when, `Runs` does it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from broker.hooks import JobBusy, JobPlugin
+from broker.server_view import Services
+from plugins.http import add_router
+from plugins.jobs.config import Inboxes, Index, Retention, Scheduled, Sessions
+from plugins.jobs.inboxes import InboxesJob
+from plugins.jobs.index import IndexJob
+from plugins.jobs.ledger import Ledger, LedgerStore
+from plugins.jobs.retention import RetentionJob
+from plugins.jobs.routes import make_router
+from plugins.jobs.runs import Runs
+from plugins.jobs.schedule import NEVER, Schedule
+from plugins.jobs.sessions import SessionsJob
+from plugins.jobs.work import Job
+from plugins.search import SearchPlugin
+
+log = logging.getLogger("tideline.jobs")
+
+SYS = "$SYS/broker/tideline/jobs/"
+_GRACE = 3.0
+"""Seconds that a shutdown waits for a step to end; below the least time that plugins have for theirs."""
+CATCH_UP = timedelta(seconds=5)
+"""How long after the start a run that was missed meanwhile is made up for."""
+
+
+class JobsPlugin(JobPlugin):
+    """Retention, trimming of inboxes, expiry of sessions, and comparison of the search index."""
+
+    @dataclass
+    class Config:
+        """Settings under ``plugins: jobs:``."""
+
+        retention: Retention = field(default_factory=Retention)
+        """Which messages are removed from the conversations: without rules, none."""
+        inboxes: Inboxes = field(default_factory=Inboxes)
+        """How much of what every device has acknowledged stays in the inboxes."""
+        sessions: Sessions = field(default_factory=Sessions)
+        """When sessions whose time has passed are looked for."""
+        index: Index = field(default_factory=Index)
+        """When the search index is compared with the store."""
+        share: float = 0.5
+        """The part of the time, 0.01 to 1, that a job may work; it rests for the other, so that publishers get theirs."""
+
+        def __post_init__(self) -> None:
+            if not 0.01 <= self.share <= 1:
+                raise ValueError(f"share {self.share:g}: must be 0.01 to 1")
+
+    config: Config
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)
+        self._ledger: Ledger | None = None
+        self._runs: Runs | None = None
+        self._scheduler: AsyncIOScheduler | None = None
+        self._telling: set[asyncio.Task[None]] = set()
+        add_router(context, make_router(self))
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def on_broker_post_start(self) -> None:
+        """Take up what is remembered; where clients can connect, begin to run by schedule."""
+        server, config = cast(Services, self.context.server), self.config
+        self._ledger = Ledger(server)
+        await self._ledger.load()
+        jobs: list[Job] = [
+            RetentionJob(server, config.retention),
+            InboxesJob(server, config.inboxes),
+            SessionsJob(server),
+            IndexJob(server),
+        ]
+        self._runs = Runs(server, jobs, self._ledger, config.share, self._tell)
+        if server.listening:
+            self._begin_schedules(server)
+            for name in self._runs.names:
+                state = self._ledger.get(name)
+                if state.outcome:
+                    self._tell(name, state.outcome, state.ended)
+
+    def _begin_schedules(self, server: Services) -> None:
+        ledger, config = self._running[1], self.config
+        scheduler = self._scheduler = AsyncIOScheduler(jobstores={"default": LedgerStore(self._planned)})
+        sections: dict[str, Scheduled] = {"inboxes": config.inboxes, "sessions": config.sessions}
+        if any(rule.removes for rule in config.retention.rules):
+            sections["retention"] = config.retention
+        if server.plugin(SearchPlugin) is not None:
+            sections["index"] = config.index
+        for name in self._running[0].names:
+            schedule = Schedule.parse(sections[name].schedule) if name in sections else Schedule(NEVER, None)
+            state = ledger.get(name)
+            if schedule.trigger is None:
+                ledger.change(name, schedule=schedule.text, next_run=0)
+                continue
+            when = state.next_run if schedule.text == state.schedule else 0
+            ledger.change(name, schedule=schedule.text)
+            # What was missed while the broker was down is made up for once, however often it was missed.
+            again = {"next_run_time": max(_moment(when), datetime.now(UTC) + CATCH_UP)} if when else {}
+            scheduler.add_job(
+                self._due, schedule.trigger, (name,), id=name, coalesce=True, misfire_grace_time=None, max_instances=1, **again
+            )
+        scheduler.start()
+
+    async def _due(self, name: str) -> None:
+        """A job's time has come."""
+        try:
+            self._running[0].start(name, "schedule")
+        except JobBusy:
+            log.info("job %s: its time has come while it runs", name)
+
+    def _planned(self, name: str, when: datetime | None) -> None:
+        self._running[1].change(name, next_run=int(when.timestamp() * 1000) if when is not None else 0)
+
+    async def on_broker_pre_shutdown(self) -> None:
+        await self._stop()
+        if self._ledger is not None:
+            await self._ledger.saved()
+
+    async def _stop(self) -> None:
+        scheduler, self._scheduler = self._scheduler, None
+        if scheduler is not None:
+            scheduler.shutdown(wait=False)
+        if self._runs is not None:
+            await self._runs.stop(min(_GRACE, cast(Services, self.context.server).settings.hooks.timeout / 2))
+
+    async def close(self) -> None:
+        """End what runs. May be called twice."""
+        await self._stop()
+        if self._ledger is not None:
+            await self._ledger.close()
+        if self._telling:
+            await asyncio.gather(*self._telling, return_exceptions=True)
+
+    # --- what people ask -----------------------------------------------------------------------------------------------
+
+    @property
+    def _running(self) -> tuple[Runs, Ledger]:
+        """Raises `JobBusy` before the broker has started."""
+        if self._runs is None or self._ledger is None:
+            raise JobBusy("the broker is starting")
+        return self._runs, self._ledger
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """See `broker.hooks.JobPlugin`."""
+        runs = self._running[0]
+        return [runs.told(name) for name in runs.names]
+
+    def job(self, name: str) -> dict[str, Any]:
+        """See `broker.hooks.JobPlugin`."""
+        return self._running[0].told(name)
+
+    def run(self, name: str) -> dict[str, Any]:
+        """See `broker.hooks.JobPlugin`."""
+        self._running[0].start(name, "hand")
+        return self.job(name)
+
+    def cancel(self, name: str) -> dict[str, Any]:
+        """See `broker.hooks.JobPlugin`."""
+        self._running[0].cancel(name)
+        return self.job(name)
+
+    async def ended(self, name: str) -> dict[str, Any]:
+        """See `broker.hooks.JobPlugin`."""
+        runs, ledger = self._running
+        await runs.ended(name)
+        await ledger.saved()
+        return runs.told(name)
+
+    def _tell(self, name: str, outcome: str, ended: int) -> None:
+        """Say on $SYS how a job's last run ended, and when."""
+        for part, text in (("outcome", outcome), ("ended", str(ended))):
+            task = asyncio.create_task(
+                self.context.server.publish(f"{SYS}{name}/{part}", text.encode(), retain=True, durable=False)
+            )
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

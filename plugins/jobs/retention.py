@@ -1,0 +1,143 @@
+"""Retention: removing the old end of conversations, by age and by count.
+
+What a living device has not acknowledged is spared, with everything behind it in its conversation, unless the rule says
+otherwise. A retained message stays retained. Messages are removed some hundreds at a time, in a transaction of their own that
+moves the first kept sequence with them, so that a run may end anywhere, killed or told to.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import NamedTuple, cast
+
+from broker.server_view import Services
+from plugins.jobs.config import Retention, Rule
+from plugins.jobs.waiting import Waiting
+from plugins.jobs.work import Work
+from plugins.search import SearchPlugin, SearchUnavailable
+from storage.interface import Catalogue
+
+log = logging.getLogger("tideline.jobs")
+
+STEP = 500
+"""Messages removed at once: a publisher waits for one such step at most."""
+_TOGETHER = 20_000
+"""Conversations for which the inboxes are read once."""
+_NAMED = 5
+
+
+class Cut(NamedTuple):
+    """What a rule says of a conversation: what is from ``first`` on and before ``before`` is to go."""
+
+    first: int
+    before: int
+    forced: bool
+
+
+class RetentionJob:
+    """See the module."""
+
+    name = "retention"
+    about = "removes messages that are older, or more, than the rules keep"
+
+    def __init__(self, server: Services, config: Retention) -> None:
+        self._server = server
+        self._config = config
+
+    async def run(self, work: Work) -> None:
+        """Apply the rules to every conversation."""
+        work.told |= {"conversations": 0, "removed": 0, "spared": 0, "unacknowledged": 0}
+        if not any(rule.removes for rule in self._config.rules):
+            work.told["note"] = "no rule removes anything"
+            return
+        lost: list[str] = []
+        try:
+            async with aclosing(self._chunks(work)) as chunks:
+                async for cuts in chunks:
+                    await self._apply(cuts, work, lost)
+        finally:
+            if lost:
+                told, more = ", ".join(map(repr, lost[:_NAMED])), " and others" if len(lost) > _NAMED else ""
+                log.warning(
+                    "retention removed messages that %d inbox entries still waited for, as even_unacknowledged says: %s%s",
+                    work.told["unacknowledged"],
+                    told,
+                    more,
+                )
+
+    async def _chunks(self, work: Work) -> AsyncGenerator[dict[str, Cut], None]:
+        """What is to go, some conversations at a time."""
+        cuts: dict[str, Cut] = {}
+        work.what = "looking at conversations"
+        async for topic, first, last in cast(Catalogue, self._server.storage).conversations():
+            work.count("conversations")
+            rule = self._config.rule(topic)
+            if rule is not None and rule.removes and first <= last:
+                before = await self._before(rule, topic, last)
+                if before > first:
+                    cuts[topic] = Cut(first, before, rule.even_unacknowledged)
+                    work.total += before - first
+            if not work.told["conversations"] % 100:
+                await work.pause()
+            if len(cuts) >= _TOGETHER:
+                yield cuts
+                cuts = {}
+        if cuts:
+            yield cuts
+
+    async def _before(self, rule: Rule, topic: str, last: int) -> int:
+        """The first sequence that the rule keeps."""
+        before = 0
+        if rule.max_messages is not None:
+            before = last - rule.max_messages + 1
+        if rule.seconds is not None:
+            oldest = self._server.now() - int(rule.seconds * 1000)
+            before = max(before, await self._server.storage.sequence_at(topic, oldest))
+        return min(before, last + 1)
+
+    async def _apply(self, cuts: dict[str, Cut], work: Work, lost: list[str]) -> None:
+        work.what = "asking the inboxes what is waited for"
+        forced = [topic for topic, cut in cuts.items() if cut.forced]
+        waiting = Waiting(self._server, {topic: cut.before for topic, cut in cuts.items()}, forced)
+        await waiting.look(work)
+        work.what = "removing messages"
+        for topic, cut in cuts.items():
+            reached = cut.first
+            try:
+                async for reached in self._remove(topic, cut, waiting, work):  # noqa: B007 - used however this ends
+                    await work.pause()
+            finally:
+                self._forget(topic, reached)
+                if cut.forced and (entries := waiting.entries(topic, cut.first, reached)):
+                    work.count("unacknowledged", entries)
+                    self._server.counters.entries_lost += entries
+                    lost.append(topic)
+
+    async def _remove(self, topic: str, cut: Cut, waiting: Waiting, work: Work) -> AsyncGenerator[int, None]:
+        """Remove what is to go and may, step by step; the first sequence that is left, after each."""
+        reached, count = cut.first, STEP
+        while count == STEP:
+            await waiting.look_again(work)
+            spared = None if cut.forced else waiting.first(topic)
+            before = cut.before if spared is None else min(cut.before, spared)
+            wanted = max(0, min(STEP, before - reached))
+            count = await self._server.storage.prune_conversation(topic, before, wanted) if wanted else 0
+            reached += count
+            work.count("removed", count)
+            work.done += count
+            self._server.counters.messages_removed += count
+            if count < STEP:
+                work.count("spared", cut.before - reached)
+                work.done += cut.before - reached
+            yield reached
+
+    def _forget(self, topic: str, before: int) -> None:
+        """Take what is gone out of the search index. What a crash makes this miss, the index finds at its next start."""
+        search = self._server.plugin(SearchPlugin)
+        if search is not None:
+            try:
+                search.forget(topic, before)
+            except SearchUnavailable as error:
+                log.debug("not told to the search index, which finds it at its next start: %s", error)

@@ -1,0 +1,77 @@
+"""``house``: a broker with jobs on each kind of storage, whose jobs a test runs by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.hooks import JobPlugin
+from storage.interface import Storage
+from tests.support import mongo_server
+from tests.support.broker import Broker, running
+
+QUIET = {"schedule": "never"}
+
+
+class House(Broker):
+    """A broker, and its jobs."""
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker.server)
+        plugin = broker.server.chassis.job_plugin
+        assert plugin is not None
+        self.jobs: JobPlugin = plugin
+
+    @property
+    def storage(self) -> Storage:
+        return self.server.storage
+
+    async def run(self, name: str) -> dict[str, Any]:
+        """Run a job to its end, which must be a good one; what it tells."""
+        self.jobs.run(name)
+        async with asyncio.timeout(30):
+            last = (await self.jobs.ended(name))["last"]
+        assert last["outcome"] == "done", last
+        return dict(last["detail"])
+
+
+@asynccontextmanager
+async def house_at(url: str, rules: list[dict[str, Any]], plugins: dict[str, Any], **jobs: Any) -> AsyncIterator[House]:
+    options = {"retention": {**QUIET, "rules": rules}, "inboxes": QUIET, "sessions": QUIET, "index": QUIET, "share": 1.0}
+    async with running(url, plugins={"jobs": {**options, **jobs}, **plugins}) as broker:
+        house = House(broker)
+        try:
+            yield house
+        finally:
+            await house.close_clients()
+
+
+MakeHouse = Callable[..., AbstractAsyncContextManager[House]]
+
+
+@pytest.fixture(params=["memory", "sqlite", "mongodb"])
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """An empty database of each kind."""
+    if request.param == "memory":
+        yield "memory://"
+    elif request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/t.db"
+    else:
+        database = mongo_server.new_database()
+        yield mongo_server.url(database)
+        await mongo_server.drop(database)
+
+
+@pytest.fixture
+def house(url: str) -> MakeHouse:
+    """Makes a broker with these retention rules; more of the jobs' settings, and more plugins, may be given."""
+
+    def make(rules: list[dict[str, Any]] | None = None, plugins: dict[str, Any] | None = None, **jobs: Any) -> Any:
+        return house_at(url, rules or [], plugins or {}, **jobs)
+
+    return make

@@ -1,0 +1,222 @@
+"""Retention: what the rules say goes, what a living device waits for stays."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plugins.jobs import retention
+from storage.factory import open_url
+from storage.records import Append, Message
+from tests.jobs.conftest import House, MakeHouse
+from tests.support.wire import Client
+
+ALL = {"filter": "#", "max_messages": 0}
+ONE = {"filter": "chat/#", "max_messages": 1}
+
+
+async def fill(house: House, topic: str, count: int, **options: Any) -> None:
+    publisher = await house.client("publisher")
+    for number in range(1, count + 1):
+        await publisher.publish(topic, b"%d" % number, **options)
+    await publisher.leave()
+
+
+async def reader(house: House, name: str, filter_: str) -> Client:
+    client = await house.durable(name)
+    await client.subscribe(filter_, options=1)
+    return client
+
+
+async def test_nothing_is_removed_without_rules(house: MakeHouse) -> None:
+    async with house() as made:
+        await fill(made, "chat/a", 3)
+        assert (await made.run("retention"))["removed"] == 0
+        assert await made.storage.conversation_bounds("chat/a") == (1, 3)
+
+
+async def test_the_first_rule_that_matches_decides(house: MakeHouse) -> None:
+    rules = [{"filter": "chat/keep"}, {"filter": "chat/#", "max_messages": 2}, {"filter": "log/+", "max_messages": 0}]
+    async with house(rules) as made:
+        for topic in ("chat/keep", "chat/a", "log/x", "log/x/deep", "other"):
+            await fill(made, topic, 5)
+        told = await made.run("retention")
+        assert told == {"conversations": 5, "removed": 8, "spared": 0, "unacknowledged": 0}
+        bounds = {t: await made.storage.conversation_bounds(t) for t in ("chat/keep", "chat/a", "log/x", "log/x/deep", "other")}
+        assert bounds == {"chat/keep": (1, 5), "chat/a": (4, 5), "log/x": (6, 5), "log/x/deep": (1, 5), "other": (1, 5)}
+        assert made.server.counters.messages_removed == 8
+        await fill(made, "log/x", 1)
+        assert await made.storage.conversation_bounds("log/x") == (6, 6)
+
+
+async def test_what_a_device_has_not_acknowledged_is_spared(house: MakeHouse) -> None:
+    async with house([ALL]) as made:
+        phone = await reader(made, "phone", "chat/#")
+        await made.lose(phone, "phone")
+        await fill(made, "chat/a", 5)
+        await fill(made, "chat/b", 2)
+        await fill(made, "alone", 4)
+        phone = await made.durable("phone")
+        for _ in range(3):
+            await phone.message()
+        await made.lose(phone, "phone")
+        told = await made.run("retention")
+        assert told == {"conversations": 3, "removed": 7, "spared": 4, "unacknowledged": 0}
+        assert await made.storage.conversation_bounds("chat/a") == (4, 5)
+        assert await made.storage.conversation_bounds("chat/b") == (1, 2)
+        assert await made.storage.conversation_bounds("alone") == (5, 4)
+        phone = await made.durable("phone")
+        assert [m.payload for m in await phone.messages(4)] == [b"4", b"5", b"1", b"2"]
+
+
+async def test_in_flight_is_not_acknowledged(house: MakeHouse) -> None:
+    async with house([ALL]) as made:
+        phone = await reader(made, "phone", "chat/#")
+        await fill(made, "chat/a", 3)
+        first, second = [await phone.message(finish=False) for _ in range(2)]
+        await phone.message()  # the third is acknowledged, and the window still begins at the first
+        await phone.ping()
+        assert (await made.run("retention"))["spared"] == 3
+        await made.lose(phone, "phone")
+        phone = await made.durable("phone")
+        again = await phone.messages(2)
+        assert [(m.payload, m.dup) for m in again] == [(first.payload, True), (second.payload, True)]
+        await phone.ping()
+        assert (await made.run("retention"))["removed"] == 3
+
+
+async def test_a_shared_group_is_a_reader(house: MakeHouse) -> None:
+    async with house([ALL]) as made:
+        worker = await reader(made, "worker", "$share/crew/jobs/#")
+        await made.lose(worker, "worker")
+        await fill(made, "jobs/x", 3)
+        assert (await made.run("retention"))["spared"] == 3
+        worker = await made.durable("worker")
+        assert [m.payload for m in await worker.messages(3)] == [b"1", b"2", b"3"]
+        await worker.ping()
+        assert (await made.run("retention"))["removed"] == 3
+
+
+async def test_who_ended_its_session_holds_nothing(house: MakeHouse) -> None:
+    async with house([ALL]) as made:
+        phone = await reader(made, "phone", "chat/#")
+        await made.lose(phone, "phone")
+        await fill(made, "chat/a", 3)
+        await (await made.client("phone")).leave()  # a clean session ends the durable one
+        assert (await made.run("retention"))["removed"] == 3
+
+
+async def test_unacknowledged_messages_go_where_the_rule_says_so_and_are_counted(
+    house: MakeHouse, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = [{"filter": "debug/#", "max_messages": 2, "even_unacknowledged": True}, ALL]
+    async with house(rules) as made:
+        for name in ("phone", "tablet"):
+            await made.lose(await reader(made, name, "#"), name)
+        await fill(made, "debug/x", 5)
+        await fill(made, "chat/a", 1)
+        told = await made.run("retention")
+        assert told == {"conversations": 2, "removed": 3, "spared": 1, "unacknowledged": 6}
+        assert made.server.counters.entries_lost == 6
+        assert "6 inbox entries still waited for" in caplog.text
+        assert "'debug/x'" in caplog.text
+        phone = await made.durable("phone")
+        assert [m.payload for m in await phone.messages(3)] == [b"4", b"5", b"1"]
+        await phone.quiet()
+
+
+async def test_a_retained_message_stays(house: MakeHouse) -> None:
+    async with house([ALL]) as made:
+        await fill(made, "chat/a", 2, retain=True)
+        assert (await made.run("retention"))["removed"] == 2
+        client = await reader(made, "phone", "chat/#")
+        message = await client.message()
+        assert (message.payload, message.retain) == (b"2", True)
+        await client.ping()
+
+
+async def test_age_goes_by_the_server_time_of_the_messages(url: str, house: MakeHouse) -> None:
+    if url == "memory://":
+        pytest.skip("keeps nothing that was stored before")
+    storage = open_url(url)
+    await storage.open()
+    now = int(time.time() * 1000)
+    ages = [9000, 5000, 3700, 3500, 10]
+    await storage.commit(
+        [Append(Message(n, "chat/a", "u/x", "d", now - age * 1000, 1, b"x")) for n, age in enumerate(ages, start=1)]
+    )
+    await storage.close()
+    async with house([{"filter": "#", "max_age": "1h"}]) as made:
+        assert (await made.run("retention"))["removed"] == 3
+        assert await made.storage.conversation_bounds("chat/a") == (4, 5)
+
+
+async def test_many_are_removed_step_by_step_and_a_run_may_be_cancelled_in_between(
+    house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "STEP", 10)
+    async with house([ONE]) as made:
+        await fill(made, "chat/a", 45)
+        prune, steps = made.storage.prune_conversation, []
+
+        async def watched(topic: str, before: int, limit: int = 1000) -> int:
+            steps.append(limit)
+            if len(steps) == 2:
+                told = made.jobs.job("retention")["running"]
+                assert (told["what"], told["done"], told["total"]) == ("removing messages", 10, 44)
+                made.jobs.cancel("retention")
+            return await prune(topic, before, limit)
+
+        made.storage.prune_conversation = watched  # type: ignore[method-assign]
+        made.jobs.run("retention")
+        last = (await made.jobs.ended("retention"))["last"]
+        assert (last["outcome"], last["detail"]["removed"], steps) == ("cancelled", 20, [10, 10])
+        assert await made.storage.conversation_bounds("chat/a") == (21, 45)
+        assert (await made.run("retention"))["removed"] == 24
+        assert await made.storage.conversation_bounds("chat/a") == (45, 45)
+
+
+async def test_a_device_that_sets_its_offset_back_during_a_run_is_looked_at_again(
+    house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "STEP", 2)
+    monkeypatch.setattr("plugins.jobs.waiting._LOOK_AGAIN", 0.0)
+    async with house([ALL]) as made:
+        phone = await reader(made, "phone", "chat/#")
+        await fill(made, "chat/a", 8)
+        await phone.messages(8)
+        await phone.ping()
+        key = next(s.key for s in made.server.sessions if s.key.client_id == "phone")
+        prune = made.storage.prune_conversation
+        moved = False
+
+        async def watched(topic: str, before: int, limit: int = 1000) -> int:
+            nonlocal moved
+            count = await prune(topic, before, limit)
+            if not moved:
+                moved = True
+                await made.lose(phone, "phone")
+                await made.server.view.readers.set_offset(key, 5)
+            return count
+
+        made.storage.prune_conversation = watched  # type: ignore[method-assign]
+        assert await made.run("retention") == {"conversations": 1, "removed": 5, "spared": 3, "unacknowledged": 0}
+        again = await made.durable("phone")
+        assert [m.payload for m in await again.messages(3)] == [b"6", b"7", b"8"]
+
+
+async def test_the_search_index_forgets_what_is_removed(house: MakeHouse, tmp_path: Path) -> None:
+    from plugins.search import Query, SearchPlugin
+
+    async with house([ONE], plugins={"search": {"path": str(tmp_path / "s.db")}}) as made:
+        await fill(made, "chat/a", 4)
+        search = made.server.view.plugin(SearchPlugin)
+        assert search is not None
+        assert await search.wait_sequence("chat/a", 4, 10.0)
+        assert (await made.run("retention"))["removed"] == 3
+        assert await made.run("index") == {"conversations": 1, "messages": 1, "missing": 0, "surplus": 0}
+        page = await search.search(Query())
+        assert ([hit.message.payload for hit in page.hits], page.total) == ([b"4"], 1)
