@@ -78,6 +78,9 @@ class ServerView(Protocol):
 
     def status(self) -> ServerStatus: ...
 
+    def plugin(self, kind: type[T]) -> T | None:
+        """The loaded plugin of a class, if there is one."""
+
     def sessions(self) -> Iterable[SessionState]:
         """Every session, in no order."""
 
@@ -126,9 +129,6 @@ class Services(ServerView, Protocol):
 
     @property
     def auth_plugins(self) -> list[object]: ...
-
-    def plugin(self, kind: type[T]) -> T | None:
-        """The loaded plugin of a class, if there is one."""
 
     def now(self) -> int:
         """Server time, ms."""

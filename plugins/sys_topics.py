@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from amqtt.plugins.base import BasePlugin
 
 from broker.counters import Counters
 from broker.server_view import ServerStatus
+from plugins.search import SearchPlugin, SearchUnavailable
 
 if TYPE_CHECKING:
     from broker.chassis import ChassisContext
@@ -66,11 +67,13 @@ class Figures:
         self._loads = {name: Load() for name in _LOADS}
         self._told: dict[str, str] = {}
 
-    def changed(self, counters: Counters, status: ServerStatus, uptime: int, elapsed: float) -> Iterator[tuple[str, str]]:
-        """(topic, value) of what is not what it was last time, which was ``elapsed`` seconds ago."""
+    def changed(
+        self, counters: Counters, status: ServerStatus, uptime: int, elapsed: float, more: Iterable[tuple[str, object]] = ()
+    ) -> Iterator[tuple[str, str]]:
+        """(topic, value) of what is not what it was last time, ``elapsed`` seconds ago; ``more`` values are among them."""
         for name, load in self._loads.items():
             load.update(getattr(counters, _LOADS[name]), elapsed)
-        for name, value in self._all(counters, status, uptime):
+        for name, value in (*self._all(counters, status, uptime), *more):
             text = str(value)
             if self._told.get(name) != text:
                 self._told[name] = text
@@ -134,6 +137,19 @@ def _own(counters: Counters, status: ServerStatus) -> Iterator[tuple[str, object
     yield own + "events/dropped", counters.events_dropped
 
 
+def _search(plugin: SearchPlugin | None) -> Iterator[tuple[str, object]]:
+    """How far the search index trails the store."""
+    if plugin is None:
+        return
+    try:
+        lag, errors = plugin.lag(), plugin.indexer.errors
+    except SearchUnavailable:
+        return  # not open yet, or no longer
+    yield "tideline/search/lag/messages", lag.messages
+    yield "tideline/search/lag/milliseconds", lag.milliseconds
+    yield "tideline/search/errors", errors
+
+
 def version() -> str:
     """What ``$SYS/broker/version`` says."""
     try:
@@ -183,7 +199,8 @@ class SysTopicsPlugin(BasePlugin):
             await asyncio.sleep(self.config.interval)
             now = time.monotonic()
             server = self.context.server
-            for topic, text in figures.changed(server.counters, server.status(), int(now - started), now - last):
+            search = _search(server.plugin(SearchPlugin))
+            for topic, text in figures.changed(server.counters, server.status(), int(now - started), now - last, search):
                 await self._tell(topic, text)
             last = now
 

@@ -16,7 +16,7 @@ from broker.packets.wire import check_identifier
 from broker.server_view import Services
 from plugins.http.auth import Gate, acting_for
 from plugins.http.models import ProblemDocument
-from plugins.timelines import Timelines, Unprocessable, Who
+from plugins.timelines import Forbidden, Timelines, Unprocessable, Who
 from plugins.timelines.errors import TooMany
 from storage.records import DeviceKey
 
@@ -69,9 +69,17 @@ async def acting(
     return acting_for(who, checked_user(user))
 
 
+async def operator(who: Annotated[Who, Depends(caller)]) -> Who:
+    """The operator, and nobody else."""
+    if not who.operator:
+        raise Forbidden("this is for the operator: `tideline` commands on the broker's machine, as the user who runs it")
+    return who
+
+
 ApiDep = Annotated[Api, Depends(api_of)]
 Caller = Annotated[Who, Depends(caller)]
 Acting = Annotated[Who, Depends(acting)]
+Operator = Annotated[Who, Depends(operator)]
 Limit = Annotated[int, Query(ge=1, le=500)]
 
 

@@ -207,6 +207,27 @@ class Hits(BaseModel):
     next: str | None
 
 
+class Rebuild(BaseModel):
+    """A rebuild of the search index. Times are ms; ``ended`` is null while it runs."""
+
+    state: Literal["running", "done", "failed", "cancelled"]
+    messages: int
+    fraction: float
+    started: int
+    ended: int | None
+    error: str | None
+
+
+class IndexState(BaseModel):
+    """How far the search index trails the store."""
+
+    lag_messages: int
+    lag_milliseconds: int
+    position: str
+    errors: int
+    rebuild: Rebuild | None
+
+
 class ProblemDocument(BaseModel):
     type: str
     title: str

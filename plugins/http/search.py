@@ -1,21 +1,22 @@
-"""Route: search, within what the caller may read."""
+"""Routes: search, within what the caller may read, and the index as the operator sees it."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from plugins.http.api import Acting, Api, ApiDep, responses
-from plugins.http.models import MAX_INT, Hits, moment
+from plugins.http.api import Acting, Api, ApiDep, Operator, responses
+from plugins.http.models import MAX_INT, Hits, IndexState, Rebuild, moment
 from plugins.http.rendering import reply
-from plugins.search import BadQuery, SearchError, SearchPlugin
+from plugins.search import BadQuery, Rebuilding, SearchError, SearchPlugin, SearchUnavailable
 from plugins.search import Query as SearchQuery
-from plugins.timelines import Unprocessable, Who
+from plugins.timelines import NotFound, Unprocessable, Who
 from plugins.timelines.errors import Away
-from plugins.timelines.messages import parse_id, rendered
+from plugins.timelines.messages import hex_id, parse_id, rendered
 
 router = APIRouter(tags=["search"])
 
@@ -39,9 +40,7 @@ async def search(
     wait: Annotated[float, Query(ge=0, le=60, description="seconds to wait for either")] = 5.0,
 ) -> Response:
     """Find messages. Hits, totals and pages are those of an index that holds only what the caller may read."""
-    plugin = api.server.plugin(SearchPlugin)
-    if plugin is None:
-        raise Away("search is not configured")
+    plugin = _plugin(api)
     try:
         await _indexed(api, who, plugin, conversation, min_seq, wait_indexed, min(wait, api.max_wait))
         query = SearchQuery(
@@ -64,6 +63,47 @@ async def search(
         raise Away(f"search cannot answer now: {error}", retry_after=5) from error
     hits = [{**rendered(found.message), "highlight": found.highlight} for found in page.hits]
     return reply({"hits": hits, "total": page.total, "next": page.next or None})
+
+
+@router.get("/search/index", response_model=IndexState, responses=responses())
+async def index_state(api: ApiDep, who: Operator) -> Response:
+    """For the operator: how far the index trails the store, and the rebuild under way, or how the last one ended."""
+    plugin = _plugin(api)
+    try:
+        lag, errors = plugin.lag(), plugin.indexer.errors
+    except SearchUnavailable as error:
+        raise Away(str(error), retry_after=5) from error
+    rebuild = None if plugin.rebuilding is None else _shown(plugin.rebuilding)
+    state = {"lag_messages": lag.messages, "lag_milliseconds": lag.milliseconds, "position": hex_id(lag.position)}
+    return reply({**state, "errors": errors, "rebuild": rebuild})
+
+
+@router.post("/search/reindex", response_model=Rebuild, status_code=202, responses=responses())
+async def reindex(api: ApiDep, who: Operator) -> Response:
+    """For the operator: build the index again beside the live one, and switch. The one under way, if one is."""
+    try:
+        return reply(_shown(_plugin(api).begin_reindex()), 202)
+    except SearchUnavailable as error:
+        raise Away(str(error), retry_after=5) from error
+
+
+@router.delete("/search/reindex", status_code=204, response_class=Response, responses=responses())
+async def cancel_reindex(api: ApiDep, who: Operator) -> Response:
+    """For the operator: call off the rebuild under way; the index stays as it was."""
+    if not await _plugin(api).cancel_reindex():
+        raise NotFound("no rebuild is under way")
+    return Response(status_code=204)
+
+
+def _plugin(api: Api) -> SearchPlugin:
+    plugin = api.server.plugin(SearchPlugin)
+    if plugin is None:
+        raise Away("search is not configured")
+    return plugin
+
+
+def _shown(rebuilding: Rebuilding) -> dict[str, object]:
+    return {**asdict(rebuilding), "ended": rebuilding.ended or None, "error": rebuilding.error or None}
 
 
 async def readable_topics(api: Api, who: Who, plugin: SearchPlugin, named: list[str] | None) -> frozenset[str]:

@@ -24,7 +24,7 @@ class IndexJob:
         if search is None:
             raise Failed("there is no search index: the search plugin is not configured")
         work.what = "comparing messages"
-        work.total = await search.engine.count()
+        work.total = await search.searcher.count()
         work.told |= asdict(Differences())
 
         def report(found: Differences) -> None:

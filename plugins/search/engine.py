@@ -167,12 +167,8 @@ class Rebuild(Writer, Protocol):
         """Remove what was built; the live index stays. May be called twice."""
 
 
-class Engine(Writer, Protocol):
-    """A search engine."""
-
-    @property
-    def stale(self) -> bool:
-        """Whether the live index was made by another tokeniser than ours, and should be rebuilt."""
+class Searcher(Protocol):
+    """The reading half of an engine."""
 
     async def open(self) -> None:
         """Make or open the index. Raises `SearchUnusable` with what to do, or `SearchUnavailable`; may be called again then."""
@@ -191,6 +187,14 @@ class Engine(Writer, Protocol):
 
     async def count(self) -> int:
         """How many messages are indexed."""
+
+
+class Engine(Searcher, Writer, Protocol):
+    """A search engine."""
+
+    @property
+    def stale(self) -> bool:
+        """Whether the live index was made by another tokeniser than ours, and should be rebuilt."""
 
     async def rebuild(self) -> Rebuild:
         """Begin an empty index beside the live one; one that was begun earlier is discarded."""

@@ -1,29 +1,31 @@
 """The embedded engine: SQLite's FTS5 in a file of its own, nothing to install.
 
-One thread writes, a few read; WAL lets them run side by side, and the event loop only waits for them. A batch and the
-indexer's position are one transaction, so a crash leaves neither hole nor double.
+One thread writes, a few read, in one process or in two: WAL lets them run side by side, and the event loop only waits for them.
+A batch and the indexer's position are one transaction, so a crash leaves neither hole nor double. Who writes holds a lock on
+``<file>.lock``, which the kernel gives back whatever ends the process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import IO, TypeVar
 
 from plugins.search.engine import Document, Query, Results, SearchError, SearchUnavailable, SearchUnusable
-from plugins.search.fts5_index import Generation, drop_others, live_generation, new_generation, prepare
+from plugins.search.fts5_index import Generation, connect, drop_others, live_generation, new_generation, tokeniser_of
 from plugins.search.fts5_search import Reader
 from plugins.search.text import TOKENISER
 
 log = logging.getLogger("tideline.search")
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 _READERS = 4
@@ -44,64 +46,79 @@ def _require_fts5() -> None:
     db.close()
 
 
-class Fts5Engine:
-    """`plugins.search.engine.Engine` over a file. A query that runs longer than ``seconds`` is broken off."""
+class WriteLock:
+    """The right to write an index. A successor waits a moment for a process that is about to end."""
+
+    def __init__(self, index: Path, *, patience: float) -> None:
+        self._path = index.with_name(index.name + ".lock")
+        self._patience = patience
+        self._file: IO[str] | None = None
+
+    def take(self) -> None:
+        """Blocks for up to ``patience`` seconds. Raises `SearchUnavailable` where somebody else goes on writing."""
+        if self._file is not None:
+            return
+        file = open(self._path, "a+", encoding="ascii")  # noqa: SIM115 - held until `release`
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() >= deadline:
+                    file.seek(0)
+                    owner = file.read(20).strip() or "unknown"
+                    file.close()
+                    raise SearchUnavailable(f"the search index is being written by process {owner}") from error
+            time.sleep(0.02)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        self._file = file
+
+    def release(self) -> None:
+        """Give it back; the file stays."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class Fts5Searcher:
+    """The searching half, which works beside a writer in this process or another one.
+
+    A query that runs longer than ``seconds`` is broken off.
+    """
 
     def __init__(self, path: str | Path, *, seconds: float = 5.0) -> None:
         self._path = Path(path)
         self._seconds = seconds
-        self._db: sqlite3.Connection | None = None
-        self._live: Generation | None = None
-        self._rebuild: _Fts5Rebuild | None = None
-        self._writer: ThreadPoolExecutor | None = None
         self._searchers: ThreadPoolExecutor | None = None
         self._readers: list[Reader] = []
         self._searching = 0
-        self._stale = False
-
-    @property
-    def stale(self) -> bool:
-        """Whether another tokeniser made the live index."""
-        return self._stale
 
     async def open(self) -> None:
-        """Make or open the file. One that is no database, or a broken one, is set aside and begun anew: it is derived."""
-        if self._writer is None:
-            self._writer = ThreadPoolExecutor(1, "search-writer")
+        """Make the file where there is none. One that is no database, or a broken one, is set aside and begun anew."""
+        if self._searchers is None:
+            await asyncio.to_thread(self._make)
             self._searchers = ThreadPoolExecutor(_READERS, "search-reader")
-        await self._write(self._open)
 
-    def _open(self) -> None:
-        if self._db is not None:
-            return
+    def _make(self) -> None:
+        self._connected().close()
+
+    def _connected(self) -> sqlite3.Connection:
         _require_fts5()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._connect()
+                return connect(self._path)
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError as error:
                 aside = self._set_aside()
                 log.warning("search index %s cannot be read (%s): moved to %s, a new one begins", self._path, error, aside.name)
-                self._connect()
+                return connect(self._path)
         except (sqlite3.Error, OSError) as error:
             raise SearchUnusable(f"search index {self._path}: {error}") from error
-
-    def _connect(self) -> None:
-        db = sqlite3.connect(self._path, timeout=5, isolation_level=None, check_same_thread=False)
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes back, its position goes back with it
-            db.execute("PRAGMA cache_size = -32000")
-            db.execute("PRAGMA temp_store = MEMORY")
-            prepare(db)
-            live = live_generation(db)
-            (tokeniser,) = db.execute("SELECT tokeniser FROM generations WHERE id = ?", (live,)).fetchone()
-        except BaseException:
-            db.close()
-            raise
-        self._db, self._live, self._stale = db, Generation(db, live), tokeniser != TOKENISER
 
     def _set_aside(self) -> Path:
         aside = self._path.with_name(self._path.name + ".broken")
@@ -112,20 +129,101 @@ class Fts5Engine:
         return aside
 
     async def close(self) -> None:
-        """Finish the write under way, break off searches and close the file."""
-        writer, searchers = self._writer, self._searchers
-        self._writer = self._searchers = None
-        if writer is None or searchers is None:
-            return
-        await asyncio.to_thread(writer.shutdown)
-        await asyncio.to_thread(searchers.shutdown, cancel_futures=True)
+        """Let searches under way end, and close the file. May be called twice."""
+        searchers, self._searchers = self._searchers, None
+        if searchers is not None:
+            await asyncio.to_thread(searchers.shutdown, cancel_futures=True)
         while self._readers:
             self._readers.pop().close()
+
+    async def search(self, query: Query) -> Results:
+        """Answer a query from one snapshot of the live index."""
+        query.check()
+        return await self._read(lambda reader: reader.search(query))
+
+    async def topics(self, after: str = "", limit: int = 1000) -> list[str]:
+        """Conversations by name."""
+        return await self._read(lambda reader: reader.topics(after, limit))
+
+    async def held(self, topic: str, first_seq: int, last_seq: int, limit: int = 1000) -> list[int]:
+        """Ids of a stretch of a conversation."""
+        return await self._read(lambda reader: reader.held(topic, first_seq, last_seq, limit))
+
+    async def count(self) -> int:
+        """How many messages the live index has."""
+        return await self._read(lambda reader: reader.count())
+
+    async def _read(self, work: Callable[[Reader], T]) -> T:
+        if self._searchers is None:
+            raise SearchUnavailable("the search index is not open")
+        if self._searching >= _WAITING:
+            raise SearchUnavailable(f"{self._searching} searches are under way: try again")
+        self._searching += 1
+        future = asyncio.get_running_loop().run_in_executor(self._searchers, self._with_reader, work)
+        # Counted until its thread is done, also when the one who asked has gone.
+        future.add_done_callback(self._searched)
+        return await future
+
+    def _searched(self, _: object) -> None:
+        self._searching -= 1
+
+    def _with_reader(self, work: Callable[[Reader], T]) -> T:
+        reader = self._readers.pop() if self._readers else Reader(str(self._path), self._seconds)
+        try:
+            return work(reader)
+        finally:
+            self._readers.append(reader)
+
+
+class Fts5Engine(Fts5Searcher):
+    """`plugins.search.engine.Engine` over a file. Opening waits ``patience`` seconds for another writer to end."""
+
+    def __init__(self, path: str | Path, *, seconds: float = 5.0, patience: float = 10.0) -> None:
+        super().__init__(path, seconds=seconds)
+        self._lock = WriteLock(self._path, patience=patience)
+        self._db: sqlite3.Connection | None = None
+        self._live: Generation | None = None
+        self._rebuild: _Fts5Rebuild | None = None
+        self._writer: ThreadPoolExecutor | None = None
+        self._stale = False
+
+    @property
+    def stale(self) -> bool:
+        """Whether another tokeniser made the live index."""
+        return self._stale
+
+    async def open(self) -> None:
+        """Make or open the file, take the lock, and remove what an interrupted rebuild left."""
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1, "search-writer")
+        await self._write(self._open_to_write)
+        await super().open()
+
+    def _open_to_write(self) -> None:
+        if self._db is not None:
+            return
+        db = self._connected()
+        try:
+            self._lock.take()
+            live = live_generation(db)
+            drop_others(db, live)
+            self._stale = tokeniser_of(db, live) != TOKENISER
+        except BaseException:
+            db.close()
+            self._lock.release()
+            raise
+        self._db, self._live = db, Generation(db, live)
+
+    async def close(self) -> None:
+        """Finish the write under way, and close the file. May be called twice."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await asyncio.to_thread(writer.shutdown)
+        await super().close()
         if self._db is not None:
             self._db.close()
         self._db = self._live = self._rebuild = None
-
-    # --- writing -----------------------------------------------------------------------------------------------------
+        self._lock.release()
 
     async def position(self) -> int:
         """The position of the live index."""
@@ -181,46 +279,6 @@ class Fts5Engine:
         if self._writer is None:
             raise SearchUnavailable("the search index is closed")
         return await asyncio.get_running_loop().run_in_executor(self._writer, _explained(work))
-
-    # --- searching ---------------------------------------------------------------------------------------------------
-
-    async def search(self, query: Query) -> Results:
-        """Answer a query from one snapshot of the live index."""
-        query.check()
-        return await self._read(lambda reader: reader.search(query))
-
-    async def topics(self, after: str = "", limit: int = 1000) -> list[str]:
-        """Conversations by name."""
-        return await self._read(lambda reader: reader.topics(after, limit))
-
-    async def held(self, topic: str, first_seq: int, last_seq: int, limit: int = 1000) -> list[int]:
-        """Ids of a stretch of a conversation."""
-        return await self._read(lambda reader: reader.held(topic, first_seq, last_seq, limit))
-
-    async def count(self) -> int:
-        """How many messages the live index has."""
-        return await self._read(lambda reader: reader.count())
-
-    async def _read(self, work: Callable[[Reader], T]) -> T:
-        if self._searchers is None or self._db is None:
-            raise SearchUnavailable("the search index is not open")
-        if self._searching >= _WAITING:
-            raise SearchUnavailable(f"{self._searching} searches are under way: try again")
-        self._searching += 1
-        future = asyncio.get_running_loop().run_in_executor(self._searchers, self._with_reader, work)
-        # Counted until its thread is done, also when the one who asked has gone.
-        future.add_done_callback(self._searched)
-        return await future
-
-    def _searched(self, _: object) -> None:
-        self._searching -= 1
-
-    def _with_reader(self, work: Callable[[Reader], T]) -> T:
-        reader = self._readers.pop() if self._readers else Reader(str(self._path), self._seconds)
-        try:
-            return work(reader)
-        finally:
-            self._readers.append(reader)
 
 
 class _Fts5Rebuild:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 
 from plugins.search.engine import Document
 from plugins.search.terms import ONE_TYPO
@@ -26,6 +27,8 @@ SLOTS = 4096
 """Rowids per millisecond."""
 
 _KNOWN = 50_000
+_CHECKPOINT = 4000
+"""Pages of log after which it is moved into the file, with an fsync; what several commits changed is written once."""
 _LONGEST_WORD = 32
 
 _META = """
@@ -45,29 +48,52 @@ _TABLES = (
 )
 
 
-def prepare(db: sqlite3.Connection) -> None:
-    """Create what is missing and remove what an interrupted rebuild or another schema left behind."""
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that writes, to a file with a live generation: made where there is none, or another schema's."""
+    db = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes back, its position goes back with it
+        db.execute("PRAGMA cache_size = -32000")
+        db.execute("PRAGMA temp_store = MEMORY")
+        db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
+        _prepare(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _prepare(db: sqlite3.Connection) -> None:
     db.executescript(_META)
-    found = dict(db.execute("SELECT key, value FROM meta"))
-    if found.get("schema", SCHEMA) != SCHEMA:
-        found.pop("live", None)
+    if _known(db):
+        return
     db.execute("BEGIN IMMEDIATE")
     try:
-        live = found.get("live")
-        if live is None:
-            live = new_generation(db)
-        db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?), ('live', ?)", (SCHEMA, live))
+        if not _known(db):
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?), ('live', ?)", (SCHEMA, new_generation(db)))
         db.execute("COMMIT")
     except BaseException:
-        db.execute("ROLLBACK")
+        if db.in_transaction:
+            db.execute("ROLLBACK")
         raise
-    drop_others(db, live)
+
+
+def _known(db: sqlite3.Connection) -> bool:
+    found = dict(db.execute("SELECT key, value FROM meta"))
+    return "live" in found and found.get("schema") == SCHEMA
 
 
 def live_generation(db: sqlite3.Connection) -> int:
     """The generation that is searched."""
     (generation,) = db.execute("SELECT value FROM meta WHERE key = 'live'").fetchone()
     return int(generation)
+
+
+def tokeniser_of(db: sqlite3.Connection, generation: int) -> int:
+    """The version of the tokeniser that fills a generation."""
+    (tokeniser,) = db.execute("SELECT tokeniser FROM generations WHERE id = ?", (generation,)).fetchone()
+    return int(tokeniser)
 
 
 def new_generation(db: sqlite3.Connection) -> int:
@@ -150,7 +176,7 @@ class Generation:
             id
             for (id,) in self.db.execute(f"SELECT id FROM {self._docs} WHERE id IN (SELECT value FROM json_each(?))", (asked,))
         }
-        insert = f"INSERT INTO {self._docs} VALUES (?, ?, ?, ?, ?, ?, ?)"
+        docs: list[tuple[object, ...]] = []
         rows, words = [], set()
         for document in batch:
             if document.id in there:
@@ -161,28 +187,40 @@ class Generation:
             words.update(found)
             conversation = self._number(f"conversations_{self.number}", self._conversations, document.topic)
             sender = self._number(f"senders_{self.number}", self._senders, document.sender)
-            rowid = self._rowid(document.time)
-            self.db.execute(insert, (rowid, document.id, conversation, sender, document.seq, document.time, document.device))
+            rowid = self._next_rowid(document.time)
+            if rowid is None:
+                self._insert_docs(docs)  # where it looks, they must be
+                docs.clear()
+                rowid = self._free_rowid(document.time)
+            docs.append((rowid, document.id, conversation, sender, document.seq, document.time, document.device))
             rows.append((rowid, body, f"c{conversation}", f"s{sender}"))
+        self._insert_docs(docs)
         self.db.executemany(f"INSERT INTO bodies_{self.number} VALUES (?, ?)", [row[:2] for row in rows])
         self.db.executemany(f"INSERT INTO {self._fts}(rowid, body, conversation, sender) VALUES (?, ?, ?, ?)", rows)
         self._learn(words)
 
-    def _rowid(self, time: int) -> int:
+    def _insert_docs(self, docs: Sequence[tuple[object, ...]]) -> None:
+        self.db.executemany(f"INSERT INTO {self._docs} VALUES (?, ?, ?, ?, ?, ?, ?)", docs)
+
+    def _next_rowid(self, time: int) -> int | None:
+        """The rowid for a time that is the newest millisecond so far, without a look-up; None for an earlier one."""
+        first = max(0, time) * SLOTS
+        if self._last_rowid is None:
+            (self._last_rowid,) = self.db.execute(f"SELECT coalesce(max(rowid), 0) FROM {self._docs}").fetchone()
+        if self._last_rowid >= first + SLOTS:
+            return None
+        self._last_rowid = max(first, self._last_rowid + 1)
+        return self._last_rowid
+
+    def _free_rowid(self, time: int) -> int:
         """A free rowid for a time: the one after the last that its millisecond has."""
         first = max(0, time) * SLOTS
-        last = self._last_rowid
-        if last is None:
-            (last,) = self.db.execute(f"SELECT coalesce(max(rowid), 0) FROM {self._docs}").fetchone()
-        if last < first + SLOTS:  # the newest millisecond so far: no look-up
-            self._last_rowid = rowid = max(first, last + 1) if last >= first else first
-            return rowid
         taken = f"SELECT max(rowid) FROM {self._docs} WHERE rowid BETWEEN ? AND ?"
         (highest,) = self.db.execute(taken, (first, first + SLOTS - 1)).fetchone()
         rowid = first if highest is None else highest + 1
         while self.db.execute(f"SELECT 1 FROM {self._docs} WHERE rowid = ?", (rowid,)).fetchone():  # it ran over
             rowid += 1
-        self._last_rowid = max(last, rowid)
+        self._last_rowid = max(self._last_rowid or 0, rowid)
         return rowid
 
     def _number(self, table: str, cache: dict[str, int], name: str) -> int:

@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from plugins.search.compare import Comparison, Differences, documents
+from plugins.search.compare import HIGHEST, Comparison, Differences, documents
 from plugins.search.engine import Engine, Rebuild, SearchError, SearchUnavailable, SearchUnusable, Writer
 from storage.errors import StorageError, StorageUnavailable
 from storage.interface import Catalogue, ConversationReader, Tail
@@ -76,7 +76,7 @@ class Indexer:
     ``batch``: messages of a page at most. ``gather``: seconds to wait after a wake-up so that a page is worth its transaction.
     ``share``: the part of the time, up to 1, that live indexing may work. ``poll``: seconds after which it looks without being
     woken. ``opened`` says that the engine is open already; otherwise it is opened here, with back-off. Without ``follow`` the
-    live index is left as it is and only rebuilds are made.
+    live index is left as it is and only rebuilds are made. ``moved`` is called when the position or the lag is another one.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Indexer:
         poll: float = 2.0,
         opened: bool = True,
         follow: bool = True,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         self._source = source
         self._engine = engine
@@ -99,6 +100,7 @@ class Indexer:
         self._poll = poll
         self._opened = opened
         self._follows = follow
+        self._told_moved = moved
         self._position: int | None = None
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -146,11 +148,15 @@ class Indexer:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self._position is None or self._position < message_id:
-                    self._wake.set()
-                    self._hurry.set()
+                    self.hurry()
                     await self._moved.wait()
                 return True
         return False
+
+    def hurry(self) -> None:
+        """Somebody waits: the next page comes at once."""
+        self._wake.set()
+        self._hurry.set()
 
     def forget(self, topic: str, before_seq: int) -> None:
         """A conversation's messages with seq < ``before_seq`` are gone from the store: take them out of the index soon.
@@ -181,8 +187,7 @@ class Indexer:
             raise SearchUnusable("this storage cannot list its conversations")
         done: asyncio.Future[Differences] = asyncio.get_running_loop().create_future()
         self._comparisons.append(Comparison(self._source, self._engine, done, report))
-        self._wake.set()
-        self._hurry.set()
+        self.hurry()
         return await done
 
     async def reindex(self, report: Callable[[Progress], None] = lambda progress: None) -> int:
@@ -193,8 +198,7 @@ class Indexer:
         """
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._asked.append((done, report))
-        self._wake.set()
-        self._hurry.set()
+        self.hurry()
         return await done
 
     # --- the task ----------------------------------------------------------------------------------------------------
@@ -263,21 +267,31 @@ class Indexer:
         if not self._opened:
             await self._engine.open()
             self._opened = True
-        position = await self._engine.position()
+        position, last = await self._engine.position(), await self._source.last_id()
+        if last < position:
+            await self._engine.index([], last)  # what comes now may have ids below the old position
+            position = last
+            self._rebuild_unasked("is ahead of the store, which was replaced")
+        elif self._engine.stale:
+            self._rebuild_unasked("was made by another tokeniser")
         self._move(position)
-        if await self._source.last_id() > position:
+        if last > position:
             self.notify()
-        if self._engine.stale:
-            log.warning("the search index was made by another tokeniser: rebuilding it")
-            done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-            done.add_done_callback(lambda done: None if done.cancelled() else done.exception())  # already logged
-            self._asked.append((done, lambda progress: None))
+
+    def _rebuild_unasked(self, reason: str) -> None:
+        if not self._follows:
+            return  # that it is rebuilt is why we are here
+        log.warning("the search index %s: rebuilding it", reason)
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(lambda done: None if done.cancelled() else done.exception())  # already logged
+        self._asked.append((done, lambda progress: None))
 
     def _move(self, position: int) -> None:
         """Take the position over, and tell who waits for it."""
         self._position = position
         self._moved.set()
         self._moved = asyncio.Event()
+        self._told_moved()
 
     async def _follow(self) -> bool:
         """Index the next page of the tail."""
@@ -299,6 +313,7 @@ class Indexer:
         else:
             self._notified -= notified
             self._oldest = _now()
+            self._told_moved()
 
     async def _feed(self, writer: Writer, page: list[Message]) -> None:
         await writer.index(await asyncio.to_thread(documents, page), page[-1].id)
@@ -322,9 +337,9 @@ class Indexer:
         after = self._reconcile_after
         topics = await self._engine.topics(after, 100)
         for topic in topics:
-            first, _ = await self._source.conversation_bounds(topic)
-            if first > 1:
-                await self._forget(topic, first)
+            first, last = await self._source.conversation_bounds(topic)
+            if first > 1 or not last:  # without a last one, the store has never had it: it was replaced
+                await self._forget(topic, first if last else HIGHEST)
         if self._reconcile_after == after:
             self._reconcile_after = topics[-1] if topics else None
         return self._reconcile_after is not None

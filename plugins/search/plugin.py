@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from amqtt.broker import BrokerContext
 
 from broker.hooks import Group, GroupPlugin
+from plugins.persistence import PersistencePlugin
 from plugins.search.compare import Differences
-from plugins.search.engine import Engine, Query, SearchUnavailable
+from plugins.search.engine import Engine, Query, Searcher, SearchError, SearchUnavailable
+from plugins.search.fts5 import Fts5Engine, Fts5Searcher
 from plugins.search.indexer import Indexer, Lag, Progress, Source
+from plugins.search.process import IndexerProcess
 from plugins.search.terms import highlight, parse
 from plugins.search.text import payload_text
+from storage.errors import StorageError
 from storage.interface import Storage
 from storage.records import Message
+
+log = logging.getLogger("tideline.search")
 
 KEY_VARIABLE = "TIDELINE_MEILISEARCH_KEY"
 
@@ -37,6 +45,18 @@ class Page:
     hits: list[FoundMessage]
     total: int
     next: str = ""
+
+
+@dataclass(slots=True)
+class Rebuilding:
+    """A rebuild that was begun by `SearchPlugin.begin_reindex`. Times are ms; ``ended`` is 0 while it runs."""
+
+    state: Literal["running", "done", "failed", "cancelled"] = "running"
+    messages: int = 0
+    fraction: float = 0.0
+    started: int = 0
+    ended: int = 0
+    error: str = ""
 
 
 class SearchPlugin(GroupPlugin):
@@ -62,12 +82,13 @@ class SearchPlugin(GroupPlugin):
         """Meilisearch's index; ``<index>_state`` and, while rebuilding, ``<index>_next…`` are used too."""
         timeout: int = 10
         """Seconds that one request to Meilisearch may take."""
-        batch: int = 500
+        batch: int = 2000
         """Messages of one index transaction at most, 1 to 10000."""
         gather: float = 0.05
         """Seconds that the indexer waits for more messages before it writes."""
-        share: float = 0.5
-        """The part of the time, 0.01 to 1, that the indexer may work while there is a backlog."""
+        share: float = 0.0
+        """The part of the time, 0.01 to 1, that the indexer may work while there is a backlog; 0 is all of it in a process of
+        its own, and half of it in the broker's."""
         poll: float = 2.0
         """Seconds after which the indexer looks at the store without being woken."""
 
@@ -76,8 +97,8 @@ class SearchPlugin(GroupPlugin):
                 raise ValueError(f"engine {self.engine!r}: must be embedded or meilisearch")
             if not 1 <= self.batch <= 10_000:
                 raise ValueError(f"batch {self.batch}: must be 1 to 10000")
-            if not 0.01 <= self.share <= 1:
-                raise ValueError(f"share {self.share}: must be 0.01 to 1")
+            if self.share and not 0.01 <= self.share <= 1:
+                raise ValueError(f"share {self.share}: must be 0.01 to 1, or 0")
             if self.timeout < 1 or self.gather < 0 or self.poll <= 0:
                 raise ValueError("timeout must be at least 1, gather at least 0, poll more than 0 seconds")
             parts = urlsplit(self.url)
@@ -87,42 +108,62 @@ class SearchPlugin(GroupPlugin):
                 raise ValueError("url must not hold a user or password: use key")
 
     config: Config
+    errors = SearchError
+    """What `reindex_alone` raises, for callers who know the plugin by its name only."""
 
     def __init__(self, context: BrokerContext) -> None:
         super().__init__(context)
         self._storage: Storage | None = None
-        self._engine: Engine | None = None
-        self._indexer: Indexer | None = None
+        self._searcher: Searcher | None = None
+        self._indexer: Indexer | IndexerProcess | None = None
+        self._rebuild: asyncio.Task[None] | None = None
+        self.rebuilding: Rebuilding | None = None
+        """The rebuild under way, or how the last one ended."""
 
-    async def attach(self, storage: Storage) -> None:
+    async def attach(self, storage: Storage, url: str = "") -> None:
         """Open the engine and begin to index ``storage``, which must be open.
+
+        ``url`` is where another process can read it too: the embedded engine then indexes in one of its own. Without, it
+        works in this one, and so does Meilisearch's adapter, which mostly waits for the server.
 
         Raises `SearchUnusable` when the embedded engine cannot be used, so that the broker does not start without a word. A
         Meilisearch server that is away, or refuses, is tried again for as long as it takes.
         """
-        engine = make_engine(self.config)
-        if self.config.engine == "embedded":
-            await engine.open()
-        self._storage, self._engine = storage, engine
-        self._indexer = make_indexer(storage, engine, self.config)
-        self._indexer.start()
+        config = self.config
+        indexer: Indexer | IndexerProcess
+        searcher: Searcher
+        if config.engine == "embedded" and url:
+            searcher = Fts5Searcher(config.path)
+            await searcher.open()
+            measures = {"batch": config.batch, "share": config.share or 1.0, "poll": config.poll}
+            indexer = IndexerProcess({"storage": url, "path": config.path, **measures}, gather=config.gather)
+        else:
+            searcher = engine = make_engine(config)
+            if config.engine == "embedded":
+                await engine.open()
+            indexer = make_indexer(storage, engine, config)
+        self._storage, self._searcher, self._indexer = storage, searcher, indexer
+        indexer.start()
 
     async def on_broker_post_start(self) -> None:
-        """The storage is open: begin, unless that was done."""
-        if self._engine is None:
-            await self.attach(self.context.server.storage)
+        """The storage is open: begin."""
+        server = self.context.server
+        persistence = server.plugin(PersistencePlugin)
+        url = "" if persistence is None else str(persistence.config.url)
+        await self.attach(server.storage, "" if url.startswith("memory:") else url)
 
     async def on_broker_pre_shutdown(self) -> None:
         await self.close()
 
     async def close(self) -> None:
         """Stop indexing after the page under way and close the engine. May be called twice."""
-        indexer, engine = self._indexer, self._engine
-        self._indexer = self._engine = self._storage = None
+        indexer, searcher = self._indexer, self._searcher
+        self._indexer = self._searcher = self._storage = None
+        await self.cancel_reindex()
         if indexer is not None:
             await indexer.stop()
-        if engine is not None:
-            await engine.close()
+        if searcher is not None:
+            await searcher.close()
 
     async def after_ack(self, group: Group) -> None:
         """Wake the indexer; it reads the store's tail itself, so that a group that is missed here misses nothing."""
@@ -134,20 +175,21 @@ class SearchPlugin(GroupPlugin):
     async def search(self, query: Query) -> Page:
         """Answer a query with whole messages and highlights.
 
-        A message that the store has no longer is never shown, even where the index still counts it. Raises `BadQuery`
-        or `SearchUnavailable`, and `storage.errors.StorageError`.
+        A message that has expired, or that the store has no longer, is never shown, even where the index still counts it.
+        Raises `BadQuery` or `SearchUnavailable`, and `storage.errors.StorageError`.
         """
-        results = await self.engine.search(query)
+        results = await self.searcher.search(query)
         if self._storage is None:
             raise SearchUnavailable("the search index is not open")
         found = await asyncio.gather(*(self._storage.read_message(hit.id) for hit in results.hits))
-        messages = [message for message in found if message is not None]
+        now = _now()
+        messages = [message for message in found if message is not None and not 0 < message.expires <= now]
         hits = await asyncio.to_thread(_highlighted, messages, query.q) if messages else []
         return Page(hits, results.total, results.next)
 
     async def topics(self, after: str = "", limit: int = 1000) -> list[str]:
         """Conversations of the index by name: for a permission that must be awaited, to be asked before `search`."""
-        return await self.engine.topics(after, limit)
+        return await self.searcher.topics(after, limit)
 
     async def wait_indexed(self, message_id: int, timeout: float = 5.0) -> bool:
         """Wait until a stored message, and all before it, can be found; False after ``timeout`` seconds."""
@@ -189,15 +231,67 @@ class SearchPlugin(GroupPlugin):
         """Build the index again beside the live one and swap them; how many messages were read. May be cancelled."""
         return await self.indexer.reindex(report)
 
-    @property
-    def engine(self) -> Engine:
-        """The engine. Raises `SearchUnavailable` before `attach`."""
-        if self._engine is None:
-            raise SearchUnavailable("search has no storage yet")
-        return self._engine
+    def begin_reindex(self) -> Rebuilding:
+        """Begin to build the index again, in the background; the one that runs already, if one does."""
+        if self.rebuilding is None or self.rebuilding.ended:
+            indexer = self.indexer
+            self.rebuilding = Rebuilding(started=_now())
+            self._rebuild = asyncio.get_running_loop().create_task(self._reindex(indexer, self.rebuilding), name="reindex")
+        return self.rebuilding
+
+    async def cancel_reindex(self) -> bool:
+        """Call off the rebuild under way, which leaves the index as it was; whether there was one."""
+        task, self._rebuild = self._rebuild, None
+        if task is None or task.done():
+            return False
+        task.cancel()
+        await asyncio.wait([task])
+        return True
+
+    async def _reindex(self, indexer: Indexer | IndexerProcess, rebuilding: Rebuilding) -> None:
+        def report(progress: Progress) -> None:
+            rebuilding.messages, rebuilding.fraction = progress.messages, progress.fraction
+
+        try:
+            rebuilding.messages = await indexer.reindex(report)
+            rebuilding.state, rebuilding.fraction = "done", 1.0
+        except asyncio.CancelledError:
+            rebuilding.state = "cancelled"
+            raise
+        except (SearchError, StorageError) as error:
+            rebuilding.state, rebuilding.error = "failed", str(error)
+            log.error("rebuilding the search index failed: %s", error)
+        finally:
+            rebuilding.ended = _now()
+
+    @classmethod
+    async def reindex_alone(
+        cls, source: Source, options: Mapping[str, Any], report: Callable[[int, float], None] = lambda messages, fraction: None
+    ) -> int:
+        """Build the index again while no broker runs: what `tideline reindex` calls then. How many messages were read.
+
+        ``source`` is an open storage, ``options`` are the plugin's. Raises `SearchError` and `storage.errors.StorageError`.
+        """
+        config = cls.Config(**options)
+        engine = make_engine(config)
+        await engine.open()
+        indexer = Indexer(source, engine, batch=config.batch, gather=0, share=1, follow=False)
+        indexer.start()
+        try:
+            return await indexer.reindex(lambda progress: report(progress.messages, progress.fraction))
+        finally:
+            await indexer.stop()
+            await engine.close()
 
     @property
-    def indexer(self) -> Indexer:
+    def searcher(self) -> Searcher:
+        """The searching half of the engine. Raises `SearchUnavailable` before `attach`."""
+        if self._searcher is None:
+            raise SearchUnavailable("search has no storage yet")
+        return self._searcher
+
+    @property
+    def indexer(self) -> Indexer | IndexerProcess:
         """The indexer. Raises `SearchUnavailable` before `attach`."""
         if self._indexer is None:
             raise SearchUnavailable("search has no storage yet")
@@ -211,8 +305,6 @@ def make_engine(config: SearchPlugin.Config) -> Engine:
 
         key = config.key or os.environ.get(KEY_VARIABLE, "")
         return MeiliEngine(config.url, key, name=config.index, timeout=config.timeout)
-    from plugins.search.fts5 import Fts5Engine
-
     return Fts5Engine(config.path)
 
 
@@ -223,30 +315,16 @@ def make_indexer(source: Source, engine: Engine, config: SearchPlugin.Config) ->
         engine,
         batch=config.batch,
         gather=config.gather,
-        share=config.share,
+        share=config.share or 0.5,
         poll=config.poll,
         opened=config.engine == "embedded",
     )
 
 
-async def reindex(
-    source: Source, config: SearchPlugin.Config, report: Callable[[Progress], None] = lambda progress: None
-) -> int:
-    """Build the index again while no broker runs: what `tideline reindex` calls then. How many messages were read.
-
-    ``source`` is an open storage. Raises `SearchError` and `storage.errors.StorageError`.
-    """
-    engine = make_engine(config)
-    await engine.open()
-    indexer = Indexer(source, engine, batch=config.batch, gather=0, share=1, follow=False)
-    indexer.start()
-    try:
-        return await indexer.reindex(report)
-    finally:
-        await indexer.stop()
-        await engine.close()
-
-
 def _highlighted(messages: list[Message], q: str) -> list[FoundMessage]:
     terms = parse(q)
     return [FoundMessage(message, highlight(payload_text(message.payload), terms)) for message in messages]
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -98,7 +98,7 @@ def tokens(text: str) -> list[str]:
     found = _ASCII_TOKEN.findall(text.lower()) if text.isascii() else _TOKEN.findall(_GAP.sub(BREAK, fold(text)))
     if len(found) > MAX_TOKENS:
         del found[MAX_TOKENS:]
-    if any(len(token) > MAX_WORD for token in found):
+    if max(map(len, found), default=0) > MAX_WORD:
         return [token[:MAX_WORD] for token in found]
     return found
 

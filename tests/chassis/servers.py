@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from typing import TypeVar
 
 from broker.counters import Counters
 from broker.server_view import ServerStatus, SessionState
 from storage.records import Message
+
+T = TypeVar("T")
 
 
 class PlainServer:
@@ -21,6 +24,10 @@ class PlainServer:
         self.kept: dict[str, Message] = {}
         self.published: list[tuple[str, bytes, int, bool, bool]] = []
         self.news = asyncio.Event()
+
+    def plugin(self, kind: type[T]) -> T | None:
+        """It has loaded none."""
+        return None
 
     def status(self) -> ServerStatus:
         return self.now._replace(retained=len(self.kept))

@@ -45,6 +45,8 @@ async def engine(make_engine: Callable[[], Engine]) -> AsyncIterator[Engine]:
     engine = make_engine()
     await engine.open()
     yield engine
-    if isinstance(engine, MeiliEngine):
-        await engine._live.remove()  # a real server keeps nothing of ours
     await engine.close()
+    cleaner = make_engine()
+    if isinstance(cleaner, MeiliEngine):
+        await cleaner._live.remove()  # a real server keeps nothing of ours
+    await cleaner.close()

@@ -81,6 +81,7 @@ async def test_position_is_what_was_indexed_last(make_engine: Callable[[], Engin
     await engine.index(documents(), (1 << 62) + 1)
     await engine.index([], (1 << 62) + 7)
     assert await engine.position() == (1 << 62) + 7
+    await engine.close()
     other = make_engine()
     await other.open()
     assert await other.position() == (1 << 62) + 7

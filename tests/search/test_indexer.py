@@ -391,6 +391,31 @@ async def test_another_tokeniser_starts_a_rebuild_by_itself(
     await engine.close()
 
 
+async def test_a_store_that_was_replaced_by_an_older_one_is_indexed_anew(
+    make_engine: Callable[[], Engine], engine: Engine, start: Start
+) -> None:
+    """Without that, what the new store never had would be counted for ever, and new messages with lower ids never be found."""
+    first = start(MadeUpStore(200), engine)
+    assert await first.wait_indexed(200, SOON)
+    await first.stop()
+    restored = MadeUpStore(60)
+    indexer = start(restored, engine)
+    await _until(lambda: indexer._position is not None and not indexer._asked and indexer._reindex is None)
+    assert await _ids(engine) == {number for number in range(1, 61) if made_up(number).payload != b"\xff\xfe"}
+    restored.size = 90
+    indexer.notify(30)
+    assert await indexer.wait_indexed(90, SOON)
+    assert await _ids(engine) == {number for number in range(1, 91) if made_up(number).payload != b"\xff\xfe"}
+
+
+async def test_conversations_that_the_store_never_had_leave_the_index(engine: Engine, start: Start) -> None:
+    await engine.index([Document(n, "elsewhere", n, "u/a", "d", 5, "common") for n in range(1, 6)], 5)
+    indexer = start(MadeUpStore(20), engine)
+    assert await indexer.wait_indexed(20, SOON)
+    await _until(lambda: indexer._reconcile_after is None)
+    assert await _ids(engine, q="common ") == set()
+
+
 async def test_stopping_in_the_middle_loses_nothing(engine: Engine, start: Start) -> None:
     store = MadeUpStore(500)
     for _ in range(6):

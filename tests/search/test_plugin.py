@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import pytest
 
 from broker.hooks import Group
 from broker.plugin_config import checked
-from plugins.search import Progress, Query, SearchPlugin, SearchUnavailable, SearchUnusable, reindex
+from plugins.search import Progress, Query, SearchPlugin, SearchUnavailable, SearchUnusable
 from storage.memory import MemoryStorage
-from storage.records import Append
+from storage.records import Append, Message
 from tests.search.meili_stub import MeiliStub
 from tests.search.stores import Publisher
 
@@ -107,11 +108,20 @@ async def test_lag_and_reindex(plugin: SearchPlugin, storage: MemoryStorage) -> 
 async def test_an_index_is_rebuilt_while_no_broker_runs(tmp_path: Path, storage: MemoryStorage) -> None:
     config = SearchPlugin.Config(path=str(tmp_path / "search.db"))
     await Publisher(storage).publish("one", "two")
-    assert await reindex(storage, config) == 2
+    assert await SearchPlugin.reindex_alone(storage, {"path": config.path}) == 2
     plugin = _plugin(path=config.path)
     await plugin.attach(storage)
     assert (await plugin.search(Query(q="two"))).total == 1
     await plugin.close()
+
+
+async def test_what_has_expired_is_not_shown(plugin: SearchPlugin, storage: MemoryStorage) -> None:
+    now = time.time_ns() // 1_000_000
+    for number, expires in ((1, now - 1000), (2, now + 60_000), (3, 0)):
+        message = Message(number, "chat/a", "u/ann", "phone", now, 1, b"common", expires=expires)
+        await storage.commit([Append(message)])
+    assert await plugin.wait_indexed(3, 10)
+    assert {hit.message.id for hit in (await plugin.search(Query(q="common"))).hits} == {2, 3}
 
 
 async def test_over_meilisearch(stub: MeiliStub, storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,170 @@
+"""The process that indexes for the embedded engine: ``python -m plugins.search.worker``, started by `process.IndexerProcess`.
+
+Turning text into tokens is work for Python, and within the broker's process it would take turns with the event loop. Here it
+has an interpreter of its own, at a lower priority, which reads the store beside the broker and is the index's only writer.
+
+Both sides write JSON, a value a line. In: first the settings, then what `IndexerProcess` asks. Out: where the index stands,
+how rebuilds go, and log records. The process ends when its input does: with the broker, whatever ends that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import astuple
+from typing import Any
+
+from plugins.search.engine import SearchError, SearchUnavailable
+from plugins.search.fts5 import Fts5Engine
+from plugins.search.indexer import Indexer
+from storage.errors import StorageError, StorageUnavailable
+from storage.factory import open_url
+from storage.interface import Storage
+
+log = logging.getLogger("tideline.search")
+
+NICE = 10
+"""A tenth of a core is left to it where the broker and its clients want all of them."""
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
+
+
+class Told(logging.Handler):
+    """Log records become lines for the broker's own log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell("log", record.levelno, self.format(record))
+
+
+def tell(kind: str, *values: object) -> None:
+    """A line for the broker. Blocks while the broker does not read; a broker that is gone ends the process."""
+    try:
+        sys.stdout.write(json.dumps([kind, *values]) + "\n")
+        sys.stdout.flush()
+    except OSError:
+        os._exit(0)
+
+
+class Worker:
+    """An indexer that does what the lines say."""
+
+    def __init__(self, storage: Storage, engine: Fts5Engine, settings: dict[str, Any]) -> None:
+        measures = {name: settings[name] for name in ("batch", "share", "poll")}
+        self._indexer = Indexer(storage, engine, gather=0.0, moved=self._moved, **measures)
+        self._heard = 0
+        self._told: tuple[int, ...] = ()
+        self._working: dict[int, asyncio.Task[None]] = {}
+
+    async def run(self, first: asyncio.Future[bytes], lines: asyncio.StreamReader) -> None:
+        """Index until the input ends."""
+        self._indexer.start()
+        line = await first
+        while line:
+            kind, *values = json.loads(line)
+            getattr(self, f"_{kind}")(*values)
+            line = await lines.readline()
+        for task in self._working.values():
+            task.cancel()
+        await self._indexer.stop()
+
+    def _moved(self) -> None:
+        lag = self._indexer.lag()
+        oldest = time.time_ns() // 1_000_000 - lag.milliseconds if lag.messages else 0
+        told = (lag.position, lag.messages, oldest, self._heard, self._indexer.errors)
+        if told != self._told:
+            self._told = told
+            tell("at", *told)
+
+    # --- what may be asked -------------------------------------------------------------------------------------------
+
+    def _committed(self, messages: int) -> None:
+        """So many messages were committed since the process was started."""
+        self._indexer.notify(messages - self._heard)
+        self._heard = messages
+        self._moved()
+
+    def _hurry(self) -> None:
+        self._indexer.hurry()
+
+    def _forget(self, topic: str, before_seq: int) -> None:
+        self._indexer.forget(topic, before_seq)
+
+    def _reconcile(self) -> None:
+        self._indexer.reconcile()
+
+    def _reindex(self, number: int) -> None:
+        self._begin(number, self._indexer.reindex(lambda progress: tell("progress", number, astuple(progress))))
+
+    def _compare(self, number: int) -> None:
+        async def compare() -> tuple[int, ...]:
+            return astuple(await self._indexer.compare(lambda found: tell("progress", number, astuple(found))))
+
+        self._begin(number, compare())
+
+    def _cancel(self, number: int) -> None:
+        if task := self._working.get(number):
+            task.cancel()
+
+    def _begin(self, number: int, work: Coroutine[Any, Any, object]) -> None:
+        self._working[number] = asyncio.ensure_future(self._to_its_end(number, work))
+
+    async def _to_its_end(self, number: int, work: Coroutine[Any, Any, object]) -> None:
+        try:
+            tell("done", number, await work)
+        except Exception as error:  # noqa: BLE001 - told to who asked for it
+            tell("failed", number, str(error) or type(error).__name__)
+        finally:
+            del self._working[number]
+
+
+async def _opened(storage: Storage, engine: Fts5Engine) -> None:
+    """Open both, as often as it takes while they are away."""
+    wait = _FIRST_WAIT
+    while True:
+        try:
+            await storage.open()
+            await engine.open()
+            return
+        except (SearchUnavailable, StorageUnavailable) as error:
+            log.warning("indexing cannot begin yet, trying again in %.1f s: %s", wait, error)
+        await asyncio.sleep(wait)
+        wait = min(_LONGEST_WAIT, wait * 2)
+
+
+async def main() -> None:
+    """Read the settings, then index for as long as the input lasts."""
+    lines = asyncio.StreamReader(limit=1 << 20)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    settings = json.loads(await lines.readline())
+    storage, engine = open_url(settings["storage"], read_only=True), Fts5Engine(settings["path"])
+    opening = asyncio.ensure_future(_opened(storage, engine))
+    first = asyncio.ensure_future(lines.readline())
+    try:
+        await asyncio.wait({opening, first}, return_when=asyncio.FIRST_COMPLETED)
+        if not first.done():  # nothing is asked before it is open: this was the end
+            await opening
+            tell("open")
+            await Worker(storage, engine, settings).run(first, lines)
+    except (SearchError, StorageError) as error:
+        tell("unusable", str(error))
+    finally:
+        opening.cancel()
+        with suppress(asyncio.CancelledError, SearchError, StorageError):
+            await opening
+        await engine.close()
+        await storage.close()
+
+
+if __name__ == "__main__":
+    # The broker says when to stop. What a terminal or a supervisor sends to both must not end this one first.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(NICE)
+    logging.basicConfig(level=logging.INFO, handlers=[Told()], format="%(message)s")
+    asyncio.run(main())

@@ -1,0 +1,195 @@
+"""`tideline reindex`, beside a broker that serves and without one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from storage.factory import open_url
+from tests.cli.processes import PATIENCE, Process, command, environment, serving
+from tests.search.stores import Publisher
+
+ROOT = str(Path(__file__).resolve().parents[2])
+SMALL_PAGES = {"TIDELINE__PLUGINS__SEARCH__BATCH": "20"}
+
+
+def _command(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command("reindex", *arguments),
+        cwd=folder,
+        env=environment(PYTHONPATH=ROOT, **variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _done(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=PATIENCE * 2)
+    assert "Traceback" not in err
+    return process.returncode, out, err
+
+
+def _reindex(folder: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
+    return _done(_command(folder, *arguments, **variables))
+
+
+@pytest.fixture
+async def filled(tmp_path: Path) -> Path:
+    """A folder whose ./data has 400 messages, of which the first 50 are gone again."""
+    storage = open_url(f"sqlite:///{tmp_path}/data/tideline.db")
+    await storage.open()
+    publisher = Publisher(storage)
+    for start in range(0, 400, 100):
+        await publisher.publish(*[f"common {n}" for n in range(start, start + 100)])
+    await storage.prune_conversation("chat/a", 51)
+    await storage.close()
+    return tmp_path
+
+
+class Api:
+    """The API of a broker process, as its operator."""
+
+    def __init__(self, broker: Process, folder: Path) -> None:
+        broker.port()
+        broker.line("storing")
+        told = json.loads(_until(lambda: _read(folder / "data" / "operator.json")))
+        self.client = httpx.Client(
+            base_url=f"{told['url']}/v1", headers={"Authorization": f"Bearer {told['secret']}"}, timeout=30
+        )
+
+    def post(self, topic: str, text: str) -> dict[str, Any]:
+        answer = self.client.post(f"/conversations/{topic}/messages", json={"payload": text})
+        assert answer.status_code == 201, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def search(self, **query: Any) -> dict[str, Any]:
+        answer = self.client.get("/search", params=query)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def state(self) -> dict[str, Any]:
+        answer = self.client.get("/search/index")
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _until(ask: Callable[[], Any], patience: float = PATIENCE) -> Any:
+    """Ask until the answer is something."""
+
+    async def asking() -> Any:
+        async with asyncio.timeout(patience):
+            while not (answer := ask()):
+                await asyncio.sleep(0.02)
+            return answer
+
+    return asyncio.run(asking())
+
+
+@pytest.fixture
+def api(filled: Path) -> Iterator[tuple[Process, Api]]:
+    with serving(filled, **SMALL_PAGES) as broker:
+        made = Api(broker, filled)
+        yield broker, made
+        made.client.close()
+
+
+def test_a_running_broker_does_it_and_goes_on_meanwhile(filled: Path, api: tuple[Process, Api]) -> None:
+    broker, made = api
+    assert _until(lambda: made.search(q="common ")["total"] == 350)
+    asking = _command(filled)
+    published = 0
+    while asking.poll() is None:
+        last = made.post("chat/a", f"common live {published}")
+        published += 1
+        found = made.search(q="common ", wait_indexed=last["id"])
+        assert found["total"] == 350 + published, "what is published meanwhile is found meanwhile"
+    code, out, err = _done(asking)
+    assert code == 0, err
+    assert out.startswith("the search index was made again from ")
+    assert "0%" in err
+    assert made.search(q="common ", wait_indexed=last["id"])["total"] == 350 + published
+    assert made.state()["rebuild"]["state"] == "done"
+    broker.signal(signal.SIGTERM)
+    assert broker.wait() == 0
+
+
+def test_it_is_called_off_by_an_interrupt(filled: Path, api: tuple[Process, Api]) -> None:
+    _, made = api
+    assert _until(lambda: made.search(q="common ")["total"] == 350)
+    for _ in range(3000 // 100):
+        for n in range(100):
+            made.client.post("/conversations/chat/b/messages", json={"payload": f"more {n}"})
+    asking = _command(filled)
+    _until(lambda: (made.state()["rebuild"] or {}).get("state"))
+    asking.send_signal(signal.SIGINT)
+    code, _, err = _done(asking)
+    state = made.state()["rebuild"]["state"]
+    assert (code, state) in ((1, "cancelled"), (0, "done")), err
+    assert made.search(q="common ")["total"] == 350
+    assert _reindex(filled)[0] == 0
+
+
+def test_without_a_broker_it_does_it_itself(filled: Path) -> None:
+    code, out, err = _reindex(filled, **SMALL_PAGES)
+    assert (code, out) == (0, "the search index was made again from 350 messages\n"), err
+    assert "100%  350 messages" in err
+    with serving(filled) as broker:
+        made = Api(broker, filled)
+        assert _until(lambda: made.search(q="common ")["total"] == 350)
+        made.client.close()
+
+
+def test_killed_on_the_way_it_leaves_the_index_as_it_was(filled: Path) -> None:
+    assert _reindex(filled)[0] == 0
+    killed = _command(filled, **SMALL_PAGES)
+    assert killed.stderr is not None
+    killed.stderr.readline()
+    killed.kill()
+    killed.communicate()
+    with serving(filled) as broker:
+        made = Api(broker, filled)
+        assert _until(lambda: made.search(q="common ")["total"] == 350)
+        made.client.close()
+    assert _reindex(filled)[:2] == (0, "the search index was made again from 350 messages\n")
+
+
+def test_a_broker_that_cannot_be_asked_is_told(filled: Path) -> None:
+    with serving(filled, TIDELINE__PLUGINS__HTTP__OPERATOR_FILE='""') as broker:
+        broker.port()
+        code, _, err = _reindex(filled)
+    assert code == 3
+    assert "is served by another broker" in err
+    assert "operator_file must be configured" in err
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"TIDELINE__PLUGINS__SEARCH": "false"}, "no search plugin"),
+        ({"TIDELINE__PLUGINS__PERSISTENCE__URL": "memory://"}, "stores in memory only"),
+        ({"TIDELINE__PLUGINS__SEARCH__BATCH": "0"}, "batch 0: must be 1 to 10000"),
+        ({"TIDELINE__PLUGINS__SEARCH__PATH": "/proc/none/search.db"}, "search index /proc/none/search.db"),
+    ],
+)
+def test_what_cannot_be_indexed_is_told(tmp_path: Path, variables: dict[str, str], expected: str) -> None:
+    code, out, err = _reindex(tmp_path, **variables)
+    assert code in (2, 3)
+    assert expected in err
+    assert out == ""
