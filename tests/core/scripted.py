@@ -7,6 +7,7 @@ and which filters took effect, so that what is due to each device is known witho
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from broker.server import Server
 from broker.topics import matches
 from storage.memory import MemoryStorage
 from storage.records import Append, InboxEntry, Message, Operation
-from tests.support.broker import settings
+from tests.support.broker import Loud, settings
 
 
 class Gate:
@@ -93,6 +94,9 @@ class Wire:
 
     def get_write_buffer_size(self) -> int:
         return 0
+
+    def is_closing(self) -> bool:
+        return self.closing
 
     def get_extra_info(self, name: str) -> Any:
         return ("test", 1) if name == "peername" else None
@@ -258,6 +262,7 @@ class World:
         self.server = Server(settings(**sections))
         self.storage = Scripted()
         self.problems: list[str] = []
+        self.loud = Loud()
         self.events: list[tuple[Any, ...]] = []
         """("message", topic, payload) and ("filter", connection, name), at their places in the order."""
 
@@ -265,6 +270,7 @@ class World:
         server = self.server
         for gate in self.storage.gates:
             gate.free = True
+        logging.getLogger("broker").addHandler(self.loud)
         await server.start()
         server.pipeline._storage = server.storage = server.delivery.reader = self.storage
         for gate in self.storage.gates:
@@ -289,6 +295,7 @@ class World:
     async def stop(self) -> None:
         self._restore()
         await self.server.stop()
+        logging.getLogger("broker").removeHandler(self.loud)
 
     def due(self, device: Device) -> list[bytes]:
         """What the device must have been given by the end, in order: to a clean session, of its last connection."""
@@ -315,6 +322,7 @@ class World:
             device.connect()
         while still < 50:
             assert not any(device.wire is None or device.wire.closing for device in devices), "the broker closed a connection"
+            assert self.loud.lines == [], "the broker met a fault of its own"
             before = (len(self.events), sum(len(device.packets) for device in devices))
             for device in devices:
                 device.thaw()
@@ -322,3 +330,4 @@ class World:
                     device.answer(0)
             await self.turn(3)
             still = still + 1 if before == (len(self.events), sum(len(d.packets) for d in devices)) else 0
+        assert all(device.connection is not None and device.connection.open for device in devices), "not everybody got in"

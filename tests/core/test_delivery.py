@@ -39,7 +39,8 @@ actions = st.lists(
 SETUP: list[Action] = [("settle", 0, 0)]
 
 
-async def play(script: list[Action], *, window: int, page: int, recent: int) -> None:
+async def play(script: list[Action], *, window: int, page: int, recent: int) -> int:
+    """Play a script, let everybody finish, and check; how many messages that were due were delivered."""
     world = World(mqtt={"inflight_window": window}, limits={"page_entries": page, "recent_entries": recent})
     await world.start()
     sender = Sender(world, "sender")
@@ -79,6 +80,7 @@ async def play(script: list[Action], *, window: int, page: int, recent: int) -> 
             assert session.window.offset(session.cursor) == session.cursor
         delivery = world.server.delivery
         assert delivery._recent_bytes == sum(inbox.recent_bytes for inbox in delivery._inboxes.values())
+        return sum(len(device.first) for device in devices)
     finally:
         for gate in world.storage.gates:
             gate.open()
@@ -99,4 +101,4 @@ def test_from_a_broker_that_is_in_full_swing(script: list[Action], window: int, 
     begin: list[Action] = [("settle", 0, 0)]
     begin += [("subscribe", device, 3 + 4 * (device % 3)) for device in range(4)]
     begin += [("settle", 0, 0)] + [("publish", n % 3, n % 3) for n in range(12)] + [("settle", 0, 0)]
-    asyncio.run(play([*begin, *script], window=window, page=page, recent=2))
+    assert asyncio.run(play([*begin, *script], window=window, page=page, recent=2)) >= 3 * 12

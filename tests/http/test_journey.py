@@ -11,6 +11,7 @@ import pytest
 
 from tests.http.conftest import Site
 from tests.support import mongo_server
+from tests.support.broker import until
 
 
 @pytest.fixture(params=["sqlite", "mongodb"])
@@ -71,8 +72,7 @@ async def test_a_long_poll_answers_as_soon_as_something_is_due(users: Site) -> N
     await laptop.leave()
     http = users.caller("alice")
     polling = asyncio.create_task(http.get("/sync", params={"device": "laptop", "wait": 30}))
-    while not users.server.delivery.watched:
-        await asyncio.sleep(0.01)
+    await until(lambda: bool(users.server.delivery.watched))
     await phone.publish("chat/a", b"now", qos=1)
     async with asyncio.timeout(5):
         page = (await polling).json()

@@ -57,10 +57,17 @@ async def publish_over(outage: Outage, broker: BrokerProcess) -> list[Flood]:
 
 
 async def _stuck(floods: list[Flood]) -> None:
-    """Wait until every socket is full and what was being committed has come to its end."""
-    seen: list[int] = []
-    while seen != (seen := [number for flood in floods for number in (flood.sent, len(flood.acked))]):
-        await asyncio.sleep(1.0)
+    """Wait until every socket is full and what was being committed has come to its end: nothing moves for a second."""
+    seen, since = [-1], 0.0
+
+    def still() -> bool:
+        nonlocal seen, since
+        now = asyncio.get_running_loop().time()
+        if seen != (seen := [number for flood in floods for number in (flood.sent, len(flood.acked))]):
+            since = now
+        return now - since >= 1.0
+
+    await until(still, lambda: f"sockets full and nothing acknowledged, without storage: sent and acknowledged {seen}")
 
 
 async def _nothing_moves(floods: list[Flood], broker: BrokerProcess, before: int) -> None:

@@ -17,7 +17,7 @@ from storage.records import DeviceKey, MarkRead
 from tests.storage.samples import Maker, collect, everything, opened, subscribe
 from tests.storage_mongo.groups import TOPICS, USERS, check_laws, content, prepare
 from tests.support import mongo_server
-from tests.support.mongo_proxy import Command, MongoProxy
+from tests.support.mongo_proxy import WRITES, Command, MongoProxy
 from tests.support.mongo_server import MongoServer
 
 ANN = DeviceKey("u/ann", "phone")
@@ -165,6 +165,25 @@ async def test_a_closed_storage_says_so(database: str, make: Maker) -> None:
         await storage.commit([make.append()])
     with pytest.raises(StorageUnavailable, match="closed"):
         await storage.read_tail(0, 1)
+
+
+async def test_writes_are_a_majoritys_and_journalled_and_reads_a_majoritys(
+    database: str, proxy: MongoProxy, make: Maker
+) -> None:
+    """Law 1, as far as a server that is no replica set can show it: what is asked for, of every command, on the wire."""
+    proxy.bodies = []
+    storage = MongoStorage(mongo_server.url(database, through=proxy.port))
+    await storage.open()
+    await storage.commit(await prepare(storage, make))
+    await storage.prune_conversation("a", 2)
+    await everything(storage, TOPICS, USERS)
+    await storage.close()
+    writes = [body for body in proxy.bodies if next(iter(body)) in WRITES]
+    reads = [body for body in proxy.bodies if next(iter(body)) in ("find", "aggregate", "count")]
+    assert len(writes) > 10
+    assert len(reads) > 10
+    assert [body for body in writes if (c := body["writeConcern"])["w"] != "majority" or not c["j"] or not c["wtimeout"]] == []
+    assert [body for body in reads if body["readConcern"] != {"level": "majority"}] == []
 
 
 # --- the schema, and looking at it ---------------------------------------------------------------------------------

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import struct
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from bson import decode
 
 from storage.mongo.documents import Collections
 
@@ -38,6 +40,8 @@ class MongoProxy:
         self.pass_on: Callable[[Command], bool] = lambda command: True
         self.held: Callable[[], Awaitable[object] | None] = lambda: None
         self.lost: list[Command] = []
+        self.bodies: list[dict[str, Any]] | None = None
+        """Set to a list to have the body of every command, which has all but the documents of a write."""
 
     async def start(self) -> None:
         """Accept connections, on the same port as before."""
@@ -91,6 +95,8 @@ class MongoProxy:
             while True:
                 data, request_id, _ = await _message(reader)
                 if (command := _command(data)) is not None:
+                    if self.bodies is not None:
+                        self.bodies.append(decode(data[21 : 21 + int.from_bytes(data[21:25], "little")]))
                     if not self.pass_on(command):
                         return
                     if self.lose(command):

@@ -1,0 +1,166 @@
+"""The database as a file: it is fsync'd before a commit returns, has one broker, and says what is wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from storage.errors import StorageInUse, StorageUnavailable, StorageUnusable
+from storage.records import DeviceKey
+from storage.sqlite import SqliteStorage
+from storage.sqlite.connection import connect_checkpointer
+from tests.storage.samples import Maker, opened
+from tests.storage_sqlite.writer import COMMITS
+
+ROOT = Path(__file__).parents[2]
+FULL = 2
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tideline.db"
+
+
+async def filled(path: Path, count: int = 300) -> SqliteStorage:
+    storage = SqliteStorage(path)
+    await storage.open()
+    await storage.commit(Maker().appends(count, to=["u/ann"]))
+    return storage
+
+
+# --- law 1: durable -------------------------------------------------------------------------------------------------
+
+
+async def test_connections_that_write_ask_for_an_fsync(path: Path) -> None:
+    storage = await filled(path)
+    assert storage._writer is not None
+    for connection in (storage._writer.connection, connect_checkpointer(path)):
+        assert connection.execute("PRAGMA synchronous").fetchall() == [(FULL,)]
+        assert connection.execute("PRAGMA fullfsync").fetchall() == [(1,)]
+        assert connection.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
+    await storage.close()
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace to see system calls")
+def test_every_commit_is_followed_by_an_fsync_before_it_returns(tmp_path: Path) -> None:
+    """The log of system calls has, before each line that tells of a commit, an fsync of its own."""
+    calls = tmp_path / "calls"
+    trace = ["strace", "-f", "-q", "-e", "trace=fsync,fdatasync,write", "-e", "signal=none", "-o", str(calls)]
+    command = [*trace, sys.executable, "-m", "tests.storage_sqlite.writer", str(tmp_path / "tideline.db")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if "Operation not permitted" in done.stderr:
+        pytest.skip("strace may not trace here")
+    assert done.returncode == 0, done.stderr
+    synced = told = 0
+    for line in calls.read_text().splitlines():
+        synced += "sync(" in line
+        if "committed" in line:
+            told += 1
+            assert synced > 0, f"commit {told} was told without an fsync"
+            synced = 0
+    assert told == COMMITS
+
+
+# --- one broker -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_file_has_one_broker(path: Path) -> None:
+    first, second = await filled(path), SqliteStorage(path)
+    with pytest.raises(StorageInUse, match=f"served by another broker .process {os.getpid()}."):
+        await second.open()
+    reader = SqliteStorage(path, read_only=True)
+    await reader.open()
+    assert await reader.inbox_head("u/ann") == 300
+    with pytest.raises(StorageUnusable, match="opened read-only"):
+        await reader.commit([])
+    await reader.close()
+    await first.close()
+    await second.open()
+    await second.close()
+
+
+# --- what can be wrong ----------------------------------------------------------------------------------------------
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"this is no database\n" * 1000)
+
+
+def holes(path: Path) -> None:
+    """All pages but the first are overwritten."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(8192)
+        file.write(b"\xa5" * (size - 8192))
+
+
+def torn(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [(garbage, "is not a SQLite database"), (holes, "is damaged"), (torn, "is damaged")],
+    ids=["garbage", "holes", "torn"],
+)
+async def test_a_damaged_file_is_told_and_left_alone(path: Path, spoil: Callable[[Path], None], told: str) -> None:
+    """After an unclean stop the structure is looked at before anybody is served."""
+    await (await filled(path)).close()
+    with sqlite3.connect(path) as other:
+        other.execute("UPDATE meta SET value = 0 WHERE key = 'clean'")
+    other.close()
+    for end in ("-wal", "-shm"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
+    spoil(path)
+    before = content(path)
+    storage = SqliteStorage(path)
+    with pytest.raises(StorageUnusable, match=told):
+        await storage.open()
+    assert content(path) == before
+    await storage.close()
+
+
+def test_a_directory_in_its_place_is_told(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(StorageUnusable, match="cannot be opened"):
+        asyncio.run(SqliteStorage(path).open())
+
+
+async def test_below_the_low_water_mark_no_message_is_taken_and_devices_go_on(path: Path) -> None:
+    make, storage = Maker(), SqliteStorage(path, low_water_bytes=1 << 60)
+    await storage.open()
+    message = make.append(to=["u/ann"])
+    with pytest.raises(StorageUnavailable, match="MiB left, less than"):
+        await storage.commit([message])
+    await storage.commit([opened(DeviceKey("u/ann", "phone"))])
+    storage._space._low_water = 0  # as if room had been made
+    await storage.commit([message])
+    assert (message.message.seq, list(message.inbox_seqs)) == (1, [1])
+    await storage.close()
+
+
+async def test_a_file_that_another_program_holds_is_waited_for_and_told(path: Path) -> None:
+    make, storage = Maker(), SqliteStorage(path, busy_timeout=0.05)
+    await storage.open()
+    other = await asyncio.to_thread(sqlite3.connect, path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    message = make.append(to=["u/ann"])
+    with pytest.raises(StorageUnavailable, match="is locked by another process"):
+        await storage.commit([message])
+    other.execute("ROLLBACK")
+    other.close()
+    await storage.commit([message])
+    assert message.message.seq == 1
+    await storage.close()
