@@ -24,6 +24,7 @@ from plugins.jobs.schedule import NEVER, Schedule
 from plugins.jobs.sessions import SessionsJob
 from plugins.jobs.work import Job
 from plugins.search import SearchPlugin
+from plugins.timelines.errors import Away
 
 log = logging.getLogger("tideline.jobs")
 
@@ -144,9 +145,9 @@ class JobsPlugin(JobPlugin):
 
     @property
     def _running(self) -> tuple[Runs, Ledger]:
-        """Raises `JobBusy` before the broker has started."""
+        """Raises `Away` before the broker has started."""
         if self._runs is None or self._ledger is None:
-            raise JobBusy("the broker is starting")
+            raise Away("the broker is starting", retry_after=1)
         return self._runs, self._ledger
 
     def jobs(self) -> list[dict[str, Any]]:

@@ -42,6 +42,15 @@ async def test_what_cannot_be_is_told(tour: Site) -> None:
     assert (await http.post("/jobs/sessions/run", json={})).status_code in (202, 409)
 
 
+async def test_before_the_jobs_are_there_it_says_so(tour: Site) -> None:
+    plugin = tour.server.chassis.job_plugin
+    runs, plugin._runs = plugin._runs, None  # type: ignore[union-attr]
+    for method, path in (("GET", "/jobs"), ("GET", "/jobs/index"), ("POST", "/jobs/index/run"), ("DELETE", "/jobs/index/run")):
+        answer = await tour.caller().request(method, path, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1"), (method, path)
+    plugin._runs = runs  # type: ignore[union-attr]
+
+
 async def test_users_are_told_no(sites: Sites) -> None:
     async with sites(plugins={"jobs": {}}) as made:
         alice = made.caller("alice")
