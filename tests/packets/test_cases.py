@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.packets.codes import ReasonCode
+from broker.packets.codes import PacketType, ReasonCode
 from broker.packets.decoder import Decoder
 from broker.packets.encoder import encode
 from broker.packets.model import Connect, PingReq, PingResp
@@ -56,6 +56,14 @@ def test_valid_packet_both_ways(case: Valid) -> None:
         assert len(encoded) <= len(case.data)
     else:
         assert encoded.hex(" ") == case.data.hex(" ")
+
+
+@pytest.mark.parametrize("kind", PacketType)
+def test_the_table_has_each_packet_with_and_without_properties(kind: PacketType) -> None:
+    mine = [case for case in VALID_CONNECT + VALID if case.packet.type is kind]
+    assert any(case.version == 4 for case in mine) is (kind is not PacketType.AUTH)
+    has = {bool(getattr(case.packet, "properties", None)) for case in mine if case.version == 5}
+    assert has == ({False} if kind in (PacketType.PINGREQ, PacketType.PINGRESP) else {True, False})
 
 
 @pytest.mark.parametrize("case", named(HOSTILE_CONNECT + HOSTILE + HOSTILE_SERVER))
