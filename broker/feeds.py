@@ -19,6 +19,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Coroutine
+from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,14 @@ class Held:
 def _neighbours(one: Slot, next_: Slot) -> bool:
     """Whether one read fetches both without much between them."""
     return one.timeline == next_.timeline and 0 < next_.seq - one.seq <= 8
+
+
+class Taken(Enum):
+    """What became of a message that a member of a group was given: QoS 0 is written, and done with that."""
+
+    NOT = 0
+    WRITTEN = 1
+    IN_FLIGHT = 2
 
 
 class Feed:
@@ -299,9 +308,9 @@ class Feed:
         """Whether a message of a shared subscription could be written now."""
         return not (self.closed or self._holding or self._resend or self._task is not None) and self.connection.writable
 
-    def shared(self, message: Message, subscription: Subscription, seq: int, share: Share) -> bool | None:
-        """Take a message of a group; `flush` follows. True if it is in flight, False if it is done, None if it must wait."""
-        waiting = len(self.session.window)
+    def shared(self, message: Message, subscription: Subscription, seq: int, share: Share) -> Taken | None:
+        """Take a message of a group; `flush` follows. None if it must wait."""
+        waiting, written = len(self.session.window), len(self._outbox)
         if not self._give(message, (subscription,), self._outbox, seq, retained=False, timeline=share.inbox):
             return None
         if self._durable_first:
@@ -311,7 +320,9 @@ class Feed:
             frames, self._outbox = self._outbox, []
             self._hold(frames, publishes=True)
             share.save()
-        return len(self.session.window) > waiting
+        if len(self.session.window) > waiting:
+            return Taken.IN_FLIGHT
+        return Taken.WRITTEN if len(self._outbox) > written else Taken.NOT
 
     def flush(self) -> None:
         """Write what was taken."""

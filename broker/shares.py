@@ -3,7 +3,8 @@
 A group has an inbox of its own (`s/<share name>/<filter>`) and its own offset in storage, as a device without a client id. So
 what is published while no member is connected waits, and is neither lost nor given twice.
 
-- Each message goes to one member, the connected one with the most room of the next few in turn.
+- Each message goes to one member, the connected one with the most room of the next few in turn. Who may not have it, or
+  takes nothing so large, leaves it to the others; it is given up where all who are connected do [MQTT-3.1.2-25].
 - QoS 1 that a member did not acknowledge goes to another when its connection ends. QoS 2 in progress stays with its member
   and ends with the member's session [MQTT-4.8.2-4, MQTT-4.8.2-5].
 - The last member that unsubscribes ends the group; one whose members merely left is kept for ``share_expiry``.
@@ -14,10 +15,11 @@ from __future__ import annotations
 import asyncio
 import bisect
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from broker.feeds import Taken
 from broker.pipeline import Step
 from broker.topics import parse_share
 from broker.window import PUBLISHED_1, RELEASED, Slot
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from broker.feeds import Feed
     from broker.server import Server
     from broker.session import Session
-    from storage.records import InboxEntry
+    from storage.records import InboxEntry, Message
 
 _CANDIDATES = 8
 """How many members in turn are compared by their room for one message."""
@@ -191,36 +193,57 @@ class Share:
         if entry is None:
             return False
         message = entry.message
+        taken: Taken | None = Taken.NOT
         if message is not None and (not message.expires or message.expires > self._server.ids.now()):
-            member = self._choose()
-            if member is None:
+            taken = self._offer(entry, message, touched)
+            if taken is None:
                 return False
-            connection = member.connection
-            assert connection is not None
-            assert connection.feed is not None
-            given = connection.feed.shared(message, self.members[member], entry.seq, self)
-            if given is None:
-                return False  # an ACL plugin's answer is awaited; the feed pumps again when it is there
-            self._took_turn(member)
-            touched[connection.feed] = None
-            if given:
-                self.pending[entry.seq] = member
-            else:
-                self._done(entry.seq)
-        else:
+        if taken is not Taken.IN_FLIGHT:
             self._done(entry.seq)
         self._passed(entry)
         self.touch()
         return True
 
-    def _choose(self) -> Session | None:
-        """The next member in turn, or one of the few after it that has more room; None if nobody has any."""
+    def _offer(self, entry: InboxEntry, message: Message, touched: dict[Feed, None]) -> Taken | None:
+        """Find the member that takes the message. None if it must wait, NOT if all who are here may not have it.
+
+        A member that may not receive its topic, or takes nothing so large, leaves it to the others.
+        """
+        passed: set[Session] = set()
+        while True:
+            member = self._choose(passed)
+            if member is None:
+                return Taken.NOT if passed and not self._others(passed) else None
+            connection = member.connection
+            assert connection is not None
+            assert connection.feed is not None
+            taken = connection.feed.shared(message, self.members[member], entry.seq, self)
+            if taken is None:
+                return None  # an ACL plugin's answer is awaited; the feed pumps again when it is there
+            if taken is Taken.NOT:
+                passed.add(member)
+                continue
+            self._took_turn(member)
+            touched[connection.feed] = None
+            if taken is Taken.IN_FLIGHT:
+                self.pending[entry.seq] = member
+            return taken
+
+    def _others(self, passed: set[Session]) -> bool:
+        """Whether a member is here that has not passed the message over, and only has no room now."""
+        return any(member.connection is not None and member not in passed for member in self.members)
+
+    def _choose(self, passed: Container[Session] = ()) -> Session | None:
+        """The next member in turn that has not ``passed``, or one of the few after it that has more room; None if nobody
+        has any."""
         best, best_room, compared = None, 0, 0
         away = []
         for session in self.turn:
             connection = session.connection
             if connection is None or connection.feed is None or not connection.feed.ready:
                 away.append(session)
+                continue
+            if session in passed:
                 continue
             room = min(session.window.room, connection.send_quota - session.window.on_wire)
             if room > best_room:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from amqtt.contexts import Action
 
 from broker.packets.model import PubAck, PubComp, Publish, PubRec, PubRel
 from broker.packets.properties import Property
@@ -183,3 +184,39 @@ async def test_a_slow_member_gets_less(version: int, slow: bool) -> None:
             assert sorted(int(m.payload) for m in held + rest) == list(range(40))
         else:
             assert flat(await collect([one, two], 40)) == list(range(40))
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_v5_what_is_too_large_for_a_member_goes_to_another(stored: Broker, qos: int) -> None:
+    """[MQTT-3.1.2-25]: and where all who are here take nothing so large, the group goes on without it."""
+    small = await stored.durable("small", 5, properties={Property.MAXIMUM_PACKET_SIZE: 100})
+    large, sender = await stored.durable("large", 5), await stored.client("sender")
+    for member in (small, large):
+        await member.subscribe("$share/g/t/#", options=qos)
+    for number in range(20):
+        await sender.publish("t", str(number).encode() + b" " * 200, qos)
+    assert [int((await large.message()).payload) for _ in range(20)] == list(range(20))
+    await stored.lose(large, "large")
+    await sender.publish("t", b"x" * 200, qos)
+    await sender.publish("t", b"small enough", qos)
+    assert (await small.message()).payload == b"small enough"
+    large = await stored.durable("large", 5)
+    await large.quiet()
+
+
+async def test_what_a_member_may_not_receive_goes_to_another(stored: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while the member that may has no room: the group waits for it."""
+    allowed = {"permitted": True, "denied": False}
+    authority = stored.server.authority
+    monkeypatch.setattr(authority, "open", False)
+    monkeypatch.setattr(
+        authority, "cached", lambda info, action, topic: action != Action.RECEIVE or allowed.get(info.client_id, True)
+    )
+    permitted = await stored.durable("permitted", 5, properties={Property.RECEIVE_MAXIMUM: 2})
+    denied, sender = await stored.durable("denied", 5), await stored.client("sender")
+    for member in (denied, permitted):
+        await member.subscribe("$share/g/t", options=1)
+    for number in range(10):
+        await sender.publish("t", str(number).encode())
+    assert [int((await permitted.message()).payload) for _ in range(10)] == list(range(10))
+    await denied.ping()
