@@ -26,6 +26,7 @@ from storage.records import InboxEntry, Message, Operation, Subscription
 
 if TYPE_CHECKING:
     from broker.connection import Connection
+    from broker.session import Session
 
 
 def subscribe(connection: Connection, packet: SubscribePacket) -> None:
@@ -59,8 +60,6 @@ def _limits(connection: Connection, filter_: str) -> int:
     assert session is not None
     if filter_.count("/") >= settings.max_topic_levels:
         return ReasonCode.TOPIC_FILTER_INVALID
-    if filter_ not in session.subscriptions and len(session.subscriptions) >= settings.max_subscriptions:
-        return ReasonCode.QUOTA_EXCEEDED
     try:
         parse_share(filter_)
     except TopicFilterInvalid as violation:  # to 3.1.1 a valid filter, so the decoder let it pass
@@ -88,17 +87,26 @@ def _submit(connection: Connection, packet: SubscribePacket, refusals: list[int]
         for (filter_, options), refusal in zip(packet.subscriptions, refusals, strict=True)
         if not refusal
     }
-    connection.server.pipeline.submit(SubscribeStep(connection, packet.packet_id, reasons, granted))
+    filters = [filter_ for filter_, _ in packet.subscriptions]
+    connection.server.pipeline.submit(SubscribeStep(connection, packet.packet_id, filters, reasons, granted))
 
 
 class SubscribeStep(Step):
     """The granted filters of one SUBSCRIBE."""
 
-    __slots__ = ("_connection", "_granted", "_operation", "_packet_id", "_reasons", "_retained")
+    __slots__ = ("_connection", "_filters", "_granted", "_operation", "_packet_id", "_reasons", "_retained")
 
-    def __init__(self, connection: Connection, packet_id: int, reasons: list[int], granted: dict[str, Subscription]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        packet_id: int,
+        filters: list[str],
+        reasons: list[int],
+        granted: dict[str, Subscription],
+    ) -> None:
         self._connection = connection
         self._packet_id = packet_id
+        self._filters = filters
         self._reasons = reasons
         self._granted = granted
         self._retained: list[Message] = []
@@ -108,7 +116,10 @@ class SubscribeStep(Step):
         """From this place on the filters match; look up the retained messages as of this place."""
         connection = self._connection
         session, server = connection.session, connection.server
-        if connection.closed or session is None or not self._granted:
+        if connection.closed or session is None:
+            return []
+        self._keep_quota(session, server.settings.mqtt.max_subscriptions)
+        if not self._granted:
             return []
         retained: dict[str, Message] = {}
         groups: list[Operation] = []
@@ -143,6 +154,16 @@ class SubscribeStep(Step):
         self._operation = records.Subscribe(session.key, session.epoch, copies, stored)
         joined = [records.Join([(session.key.user, m.topic) for m in stored])] if stored else []
         return [*groups, self._operation, *joined]
+
+    def _keep_quota(self, session: Session, most: int) -> None:
+        """Refuse the new filters that a session may not have any more, however many came in one packet or at once."""
+        new = [filter_ for filter_ in self._granted if filter_ not in session.subscriptions]
+        beyond = set(new[max(0, most - len(session.subscriptions)) :])
+        if beyond:
+            code = ReasonCode.QUOTA_EXCEEDED if self._connection.version >= 5 else 0x80
+            pairs = zip(self._filters, self._reasons, strict=True)
+            self._reasons = [code if filter_ in beyond else reason for filter_, reason in pairs]
+            self._granted = {filter_: s for filter_, s in self._granted.items() if filter_ not in beyond}
 
     def done(self) -> None:
         """Say what was granted, and begin to deliver."""

@@ -173,6 +173,20 @@ async def test_too_many_subscriptions_are_refused(version: int) -> None:
         assert await client.subscribe("c/d/e/f") == [ReasonCode.TOPIC_FILTER_INVALID if version == 5 else 0x80]
 
 
+async def test_too_many_subscriptions_at_once(version: int) -> None:
+    """In one packet, and in several before the first is granted."""
+    refused = ReasonCode.QUOTA_EXCEEDED if version == 5 else 0x80
+    async with running(mqtt={"max_subscriptions": 3}) as broker:
+        client = await broker.client("c", version)
+        client.send(
+            Subscribe(1, [("a", 0), ("b", 1)]), Subscribe(2, [("b", 0), ("c", 1), ("d", 0), ("a", 1)]), Subscribe(3, [("e", 0)])
+        )
+        acks = [await client.expect(SubAck) for _ in range(3)]
+        assert [ack.reasons for ack in acks] == [[0, 1], [0, 1, refused, 1], [refused]]
+        (session,) = broker.server.sessions.named("c")
+        assert set(session.subscriptions) == {"a", "b", "c"}
+
+
 async def test_no_subscription_is_left_when_its_sessions_are(broker: Broker, version: int) -> None:
     clients = [await broker.client(f"c{n}", version) for n in range(5)]
     for client in clients:

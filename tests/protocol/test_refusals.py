@@ -1,0 +1,121 @@
+"""Publishers are told the truth about each message, in either kind of handshake; 3.1.1 has no words and keeps its message."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from amqtt.contexts import Action
+
+from broker.hooks import Group, GroupPlugin, Refusal
+from broker.packets.codes import ReasonCode as R
+from broker.packets.model import Disconnect, Publish
+from broker.packets.properties import Properties, Property
+from tests.support.broker import Broker, running, until
+from tests.support.wire import Client
+
+MEMORY = 1 << 20
+"""Bytes that the storage holds in all: a larger message can never be stored."""
+
+
+class Bouncer(GroupPlugin):
+    """Does with a message what its payload says."""
+
+    async def before_ack(self, group: Group) -> None:
+        for append in group.appends:
+            if append.message.payload == b"quota":
+                append.error = Refusal("alice has sent enough for today", R.QUOTA_EXCEEDED)
+            elif append.message.payload == b"format":
+                append.error = Refusal("not JSON", R.PAYLOAD_FORMAT_INVALID)
+            elif append.message.payload == b"crash":
+                raise RuntimeError("the password is sesame")
+
+
+@pytest.fixture
+async def broker(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Broker]:
+    plugins: dict[str, dict[str, object]] = {f"{__name__}.Bouncer": {}}
+    async with running(plugins=plugins, mqtt={"max_packet_size": 2 * MEMORY}, errors=True) as started:
+        monkeypatch.setattr(started.server.storage, "_max_bytes", MEMORY)
+        authority = started.server.authority
+        monkeypatch.setattr(authority, "open", False)
+        monkeypatch.setattr(
+            authority, "cached", lambda info, action, topic: action != Action.PUBLISH or not topic.startswith("forbidden/")
+        )
+        yield started
+
+
+def named(name: str) -> Properties:
+    return {Property.USER_PROPERTY: [("message-id", name)]}
+
+
+CASES = [
+    ("nobody/is/subscribed", b"x", {}, R.NO_MATCHING_SUBSCRIBERS),
+    ("t", b"x", {}, R.SUCCESS),
+    ("forbidden/t", b"x", {}, R.NOT_AUTHORIZED),
+    ("$SYS/t", b"x", {}, R.NOT_AUTHORIZED),
+    ("t", b"quota", {}, R.QUOTA_EXCEEDED),
+    ("t", b"format", {}, R.PAYLOAD_FORMAT_INVALID),
+    ("t", b"crash", {}, R.UNSPECIFIED_ERROR),
+    ("t", b"x" * (MEMORY + 1), {}, R.IMPLEMENTATION_SPECIFIC_ERROR),
+    ("t", b"another", named("taken"), R.IMPLEMENTATION_SPECIFIC_ERROR),
+]
+IDS = ["nobody", "stored", "denied", "reserved", "quota", "format", "plugin crashed", "never stored", "name taken"]
+
+
+async def watched(broker: Broker) -> Client:
+    """A reader of `t`, and a message there that has taken a name."""
+    reader = await broker.client("reader", 5)
+    await reader.subscribe("t", options=1)
+    sender = await broker.client("earlier", 5)
+    await sender.publish("t", b"first", properties=named("taken"))
+    assert (await reader.message()).payload == b"first"
+    return reader
+
+
+@pytest.mark.parametrize(("topic", "payload", "properties", "code"), CASES, ids=IDS)
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_the_reason_code(broker: Broker, qos: int, topic: str, payload: bytes, properties: Properties, code: int) -> None:
+    """And the identifier is free again, and the connection goes on."""
+    reader = await watched(broker)
+    sender = await broker.client("earlier", 5)
+    assert await sender.publish(topic, payload, qos, properties=properties) == code
+    assert await sender.publish("t", b"after", qos) == 0
+    expected = [payload, b"after"] if code == R.SUCCESS else [b"after"]
+    assert [message.payload for message in await reader.messages(len(expected))] == expected
+    (session,) = broker.server.sessions.named("earlier")
+    assert session.received == {}
+    assert session.connection is not None
+    assert (session.connection.inbound, session.connection.unstored) == (0, 0)
+
+
+async def test_the_words_of_a_plugin_and_none_of_a_crash(broker: Broker) -> None:
+    sender = await broker.client("sender", 5, properties={Property.REQUEST_PROBLEM_INFORMATION: 1})
+    words = []
+    for packet_id, payload in enumerate((b"quota", b"crash"), 1):
+        sender.send(Publish("t", payload, 1, packet_id=packet_id))
+        ack = await sender.receive()
+        words.append(ack.properties[Property.REASON_STRING])  # type: ignore[union-attr]
+    assert words == ["alice has sent enough for today", "plugin Bouncer failed before the ack"]
+
+
+@pytest.mark.parametrize("payload", [b"quota", b"crash", b"x" * (MEMORY + 1)], ids=["quota", "crash", "never stored"])
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_3_1_1_keeps_what_was_refused(broker: Broker, qos: int, payload: bytes) -> None:
+    sender = await broker.client("sender", 4)
+    sender.send(Publish("t", payload, qos, packet_id=1 if qos else 0))
+    assert await sender.closed() == []
+
+
+async def test_a_packet_that_is_too_large(broker: Broker) -> None:
+    """3.2.2.3.6: the packet, not the message; so the connection ends."""
+    sender = await broker.client("sender", 5)
+    sender.send(Publish("t", b"x" * 2 * MEMORY, 1, packet_id=1))
+    assert await sender.closed() == [Disconnect(R.PACKET_TOO_LARGE)]
+
+
+async def test_a_session_that_an_operator_ends(broker: Broker) -> None:
+    client = await broker.client("c", 5)
+    (session,) = broker.server.sessions.named("c")
+    broker.server.sessions.remove(session)
+    assert await client.closed() == [Disconnect(R.ADMINISTRATIVE_ACTION)]
+    await until(lambda: not broker.server.sessions.named("c"))
