@@ -213,5 +213,5 @@ class JobPlugin(BasePlugin[BrokerContext]):
         raise NotImplementedError(f"{type(self).__name__} has no jobs")
 
     async def ended(self, name: str) -> dict[str, Any]:
-        """Wait until no run of the job is under way and what became of the last one is durable. Raises `NoSuchJob`."""
+        """Wait until the run under way has ended, and some seconds more for that to be durable. Raises `NoSuchJob`."""
         raise NotImplementedError(f"{type(self).__name__} has no jobs")

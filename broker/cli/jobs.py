@@ -47,7 +47,7 @@ def jobs(context: click.Context, config: Path | None, data: Path | None, as_json
     settings = read_settings(config, data)
     broker = running_broker(settings)
     if broker is None:
-        click.echo("no broker runs; this is what is remembered", err=True)
+        click.echo("no running broker was found; this is what is remembered", err=True)
         found = asyncio.run(remembered(settings))
     else:
         found = _asked(lambda: broker.get("/jobs"))["jobs"]
@@ -76,7 +76,7 @@ def run(context: click.Context, name: str, no_wait: bool, config: Path | None, d
     shown = _Shown()
     if broker is None:
         if no_wait:
-            raise Failure(["--no-wait: no broker runs that could go on with it"], CANNOT_START)
+            raise Failure(["--no-wait: no running broker was found that could go on with it"], CANNOT_START)
         last = run_here(settings, name, shown)
     else:
         _asked(lambda: broker.post(f"/jobs/{name}/run"))
@@ -100,7 +100,7 @@ def cancel(context: click.Context, name: str, config: Path | None, data: Path | 
     config, data = _source(context, config, data)
     broker = running_broker(read_settings(config, data))
     if broker is None:
-        raise Failure(["no broker runs, so no job does"], 1)
+        raise Failure(["no running broker was found, so no job runs"], 1)
     _asked(lambda: broker.delete(f"/jobs/{name}/run"))
     click.echo(f"{name}: ends at its next step")
 

@@ -54,10 +54,10 @@ class Ledger:
             if self._saver is None or self._saver.done():
                 self._saver = asyncio.create_task(self._save(), name="job states")
 
-    async def saved(self) -> None:
-        """Wait until everything is durable."""
-        while self._saver is not None and not self._saver.done():
-            await asyncio.shield(self._saver)
+    async def saved(self, timeout: float) -> None:
+        """Wait until everything is durable, for ``timeout`` seconds at most."""
+        if self._saver is not None:
+            await asyncio.wait([self._saver], timeout=timeout)
 
     async def close(self) -> None:
         """Save nothing any more. What was not saved is as it was before; a run is found to have been interrupted."""

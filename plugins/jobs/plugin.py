@@ -29,8 +29,8 @@ from plugins.timelines.errors import Away
 log = logging.getLogger("tideline.jobs")
 
 SYS = "$SYS/broker/tideline/jobs/"
-_GRACE = 3.0
-"""Seconds that a shutdown waits for a step to end; below the least time that plugins have for theirs."""
+_SAVE = 10.0
+"""Seconds that are waited for what became of a run to be durable."""
 CATCH_UP = timedelta(seconds=5)
 """How long after the start a run that was missed meanwhile is made up for."""
 
@@ -124,14 +124,19 @@ class JobsPlugin(JobPlugin):
     async def on_broker_pre_shutdown(self) -> None:
         await self._stop()
         if self._ledger is not None:
-            await self._ledger.saved()
+            await self._ledger.saved(self._patience)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that a shutdown waits for a step to end, and again for that to be durable: both fit into a hook's time."""
+        return cast(Services, self.context.server).settings.hooks.timeout * 0.4
 
     async def _stop(self) -> None:
         scheduler, self._scheduler = self._scheduler, None
         if scheduler is not None:
             scheduler.shutdown(wait=False)
         if self._runs is not None:
-            await self._runs.stop(min(_GRACE, cast(Services, self.context.server).settings.hooks.timeout / 2))
+            await self._runs.stop(self._patience)
 
     async def close(self) -> None:
         """End what runs. May be called twice."""
@@ -173,7 +178,7 @@ class JobsPlugin(JobPlugin):
         """See `broker.hooks.JobPlugin`."""
         runs, ledger = self._running
         await runs.ended(name)
-        await ledger.saved()
+        await ledger.saved(_SAVE)
         return runs.told(name)
 
     def _tell(self, name: str, outcome: str, ended: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import paho.mqtt.client as mqtt
 import yaml
 
+from storage.factory import open_url
+from storage.records import Append, Message
 from tests.cli.processes import PATIENCE, Process, command, environment, serving
 
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -77,7 +81,7 @@ def test_beside_a_broker_and_without_one(tmp_path: Path) -> None:
         assert begun.stdout == "sessions: begun\n"
     # The broker is gone, killed: its file is left, and nobody answers there.
     shown = tideline(tmp_path, "jobs")
-    assert "no broker runs" in shown.stderr
+    assert "no running broker was found" in shown.stderr
     assert "retention" in shown.stdout
     configured(tmp_path, [{"filter": "chat/#", "max_messages": 0}])
     run = tideline(tmp_path, "jobs", "run", "retention")
@@ -98,6 +102,35 @@ def test_a_broker_that_cannot_be_asked_still_has_its_data_to_itself(tmp_path: Pa
         assert run.returncode == 3
         assert "served by another broker" in run.stderr
         assert "operator_file" in run.stderr
+
+
+async def test_an_interrupt_ends_a_run_at_its_step(tmp_path: Path) -> None:
+    configured(tmp_path, [{"filter": "#", "max_messages": 0}])
+    storage = open_url(f"sqlite:///{tmp_path}/data/tideline.db")
+    await storage.open()
+    await storage.commit([Append(Message(n, "bulk", "u/x", "d", n, 1, b"x")) for n in range(1, 8001)])
+    await storage.close()
+    run = await asyncio.create_subprocess_exec(
+        *command("jobs", "run", "retention"),
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=ROOT, TIDELINE__PLUGINS__JOBS__SHARE="0.01"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert run.stderr is not None
+    async with asyncio.timeout(PATIENCE):
+        while b"removing messages" not in await run.stderr.readline():
+            pass
+        run.send_signal(signal.SIGINT)
+        out, _ = await run.communicate()
+    assert (run.returncode, out.decode().startswith("retention: cancelled after ")) == (1, True)
+    storage = open_url(f"sqlite:///{tmp_path}/data/tideline.db", read_only=True)
+    await storage.open()
+    first, last = await storage.conversation_bounds("bulk")
+    assert 1 < first < last == 8000
+    assert [m.seq for m in await storage.read_conversation("bulk", limit=8000)] == list(range(first, last + 1))
+    await storage.close()
+    assert listed(tmp_path)["retention"]["last"]["outcome"] == "cancelled"
 
 
 def test_memory_has_no_jobs_without_its_broker(tmp_path: Path) -> None:

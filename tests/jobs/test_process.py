@@ -110,10 +110,10 @@ def broker_with(tmp_path: Path, url: str, **jobs: Any) -> tuple[BrokerProcess, O
 
 
 async def test_kills_during_retention_leave_nothing_half_done(tmp_path: Path, url: str) -> None:
-    count = 12_000 if url.startswith("sqlite") else 2_500
+    count = 6_000 if url.startswith("sqlite") else 2_000
     await stored(url, count)
     rules = [{"filter": "#", "max_messages": 10}]
-    broker, operator = broker_with(tmp_path, url, retention={"schedule": "never", "rules": rules}, share=0.02)
+    broker, operator = broker_with(tmp_path, url, retention={"schedule": "never", "rules": rules}, share=0.05)
     await asyncio.to_thread(kill_and_look, broker, operator, count)
 
 
