@@ -1,6 +1,6 @@
 """Groups into transactions. Everything here runs on the one thread that writes.
 
-A group is one transaction, and mostly one statement (see `batch`). Sequences are counted in memory (see `heads`); after
+A group is one transaction of few statements (see `batch`). Sequences are counted in memory (see `heads`); after
 anything that was rolled back they are read again.
 
 When a commit fails, its group is *in doubt*. The next commit first looks for it by its message ids: a transaction is whole or
@@ -214,12 +214,9 @@ class GroupWriter:
         batch, connection = self._batch, self.connection
         self.work += len(batch.messages) // batch.WIDTH + len(batch.entries) // 4 + 2
         conversations, users = self._conversations.take_new(), self._inboxes.take_new()
-        alone = last and not conversations and not users and batch.is_one_statement()
         if not batch.is_empty() or conversations or users:
             self._batch = Batch()
-            if not alone:
-                self._begin()
-            batch.write(connection, conversations, users)
+            batch.write(self._begin(), conversations, users)
         if last and connection.in_transaction:
             connection.execute("COMMIT")
 
@@ -331,18 +328,8 @@ class GroupWriter:
         id = message.id
         if id > self._highest:
             self._highest = id
-        inbox: int | None = None
-        place: int | None = None
-        fanout: str | None = None
-        recipients = op.recipients
-        if len(recipients) == 1:
-            user = self._user_heads[recipients[0]]
-            user.seq = place = user.seq + 1
-            inbox = user.id
-            op.inbox_seqs = (place,)
-        elif recipients:
-            op.inbox_seqs, fanout = self._fan_out(recipients)
-        self._batch.messages += (
+        batch = self._batch
+        batch.messages += (
             id,
             head.id,
             message.seq,
@@ -354,21 +341,18 @@ class GroupWriter:
             message.expires,
             message.properties,
             message.payload,
-            inbox,
-            place,
-            fanout,
         )
-
-    def _fan_out(self, recipients: Sequence[str]) -> tuple[list[int], str]:
-        """The sequence in each inbox, and the object {user number: sequence} for the trigger."""
-        heads, places, pairs = self._user_heads, [], []
-        self.work += len(recipients)
+        recipients = op.recipients
+        if not recipients:
+            return
+        heads, entries = self._user_heads, batch.entries
+        places = []
         for name in recipients:
             user = heads[name]
             user.seq = place = user.seq + 1
             places.append(place)
-            pairs.append(f'"{user.id}":{place}')
-        return places, f"{{{','.join(pairs)}}}"
+            entries += (user.id, place, id, None)
+        op.inbox_seqs = places
 
     def _keep_apart(self, op: Append) -> None:
         """The retained message and the idempotency key."""
