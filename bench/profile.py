@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 from bench.drive import Cell, Options, measure
-from bench.peers.tideline import Tideline, TidelineInMemory
+from bench.peers.tideline import Tideline, TidelineInMemory, TidelinePure
 from bench.process import cpu_by_thread
 from bench.rounds import say
 from bench.shapes import SHAPES, Shape
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="the full sizes for drain and backlog instead of the quick ones")
     parser.add_argument("--memory", action="store_true", help="on memory:// instead of SQLite")
     given = parser.parse_args()
-    kind = TidelineInMemory if given.memory else Tideline
+    kind: type[Tideline] = TidelineInMemory if given.memory else TidelinePure  # a profiler sees nothing of compiled functions
     shape, options = known[given.shape], Options(given.seconds, quick=not given.full)
     print(f"{shape.title}\n")
     print(threads(kind, shape, options), end="\n\n", flush=True)

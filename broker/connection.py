@@ -60,7 +60,6 @@ class Connection:
     """The protocol object behind one socket. Made by a listener, driven by asyncio's protocol callbacks."""
 
     __slots__ = (
-        "__weakref__",
         "_backlog",
         "_paused",
         "_stage",

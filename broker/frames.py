@@ -20,11 +20,11 @@ def frame_parts(message: Message, flags: int, version5: bool) -> tuple[bytes, by
     if shapes is None:
         shapes = message.wire = [None] * _SHAPES
     index = flags + 6 if version5 else flags
-    parts: tuple[bytes, bytes] | None = shapes[index]  # type: ignore[index]
+    parts = shapes[index]
     if parts is None:
         body = message.properties if version5 else None
         parts = publish_parts(message.topic, message.payload, flags, body)
-        shapes[index] = parts  # type: ignore[index]
+        shapes[index] = parts
     return parts
 
 

@@ -22,6 +22,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
+from mypy_extensions import mypyc_attr
+
 from broker.counters import Counters
 from broker.hooks import Group, GroupPlugin, Refusal
 from broker.packets.codes import ReasonCode
@@ -39,6 +41,7 @@ OVERHEAD = 256
 _BACKOFF = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Step:
     """Something other than a message that takes its place in the order of groups.
 

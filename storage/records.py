@@ -17,55 +17,13 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from storage.errors import MessageRefused
+from storage.messages import Append as Append
+from storage.messages import DeviceKey as DeviceKey
+from storage.messages import InboxEntry as InboxEntry
+from storage.messages import Message as Message
 
 NEVER = 0xFFFFFFFF
 """A session expiry interval that never ends (MQTT 5, 3.1.2.11.2); also what a 3.1.1 durable session gets."""
-
-
-class DeviceKey(NamedTuple):
-    """A device: the user key that owns it and its client id."""
-
-    user: str
-    client_id: str
-
-
-@dataclass(slots=True, eq=False)
-class Message:
-    """One published message, as the conversation keeps it.
-
-    ``id`` is a positive 63-bit integer, unique in the database; ids of one node rise in commit order.
-    ``seq`` is the conversation sequence: 0 until committed, and for a message that is not stored.
-    ``time`` is the server time; it never goes backwards within a conversation.
-    ``expires`` is the time after which nobody new is given the message; 0 is never.
-    ``properties`` are the MQTT 5 publish properties that travel with the message, as encoded on the wire
-    without their length (no topic alias, no subscription identifier, no message expiry); empty for none.
-    """
-
-    id: int
-    topic: str
-    user: str
-    device: str
-    time: int
-    qos: int
-    payload: bytes
-    retain: bool = False
-    expires: int = 0
-    properties: bytes = b""
-    seq: int = 0
-    wire: object = None
-    """Scratch for the broker: the encoded frame, shared by all receivers. Never stored."""
-
-
-class InboxEntry(NamedTuple):
-    """One entry of an inbox.
-
-    ``message`` is None where retention has removed it. ``target`` is the only client id that the entry is for (a
-    retained message sent to a new subscription), or empty for every device of the user.
-    """
-
-    seq: int
-    message: Message | None
-    target: str = ""
 
 
 class InflightState(IntEnum):
@@ -126,38 +84,6 @@ class Device:
 
 
 # --- the operations of a group, applied in order -------------------------------------------------------------------
-
-
-@dataclass(slots=True, eq=False)
-class Append:
-    """Store a message and give it to its recipients.
-
-    ``store`` False keeps it out of the conversation; with recipients it is then refused. ``retain`` replaces the
-    topic's retained message, or clears it where the payload is empty. ``received`` is the inbound QoS 2 state
-    (device, packet id) that becomes durable together with the message, also for a repeat; a device that is not kept has
-    none. ``idempotency_key`` makes the append happen once per (message.user, key) for message times before
-    ``idempotency_until``: a repeat with equal topic and payload stores nothing and answers ``original``; one with
-    another content gets an ``error``.
-
-    Filled by commit: ``message.seq``, ``message.time`` (raised where the conversation is ahead),
-    ``inbox_seqs`` (parallel to ``recipients``), ``original`` (the message stored earlier under the key), ``error``.
-    ``origin`` and ``matched`` are the broker's own and are never looked at by storage.
-    """
-
-    message: Message
-    recipients: Sequence[str] = ()
-    store: bool = True
-    retain: bool = False
-    received: tuple[DeviceKey, int] | None = None
-    idempotency_key: str = ""
-    idempotency_until: int = 0
-    inbox_seqs: Sequence[int] = ()
-    original: tuple[int, int] | None = None
-    """(message id, conversation sequence) of the message stored earlier under the same key."""
-    error: Exception | None = None
-    origin: object = None
-    matched: object = None
-    """Whom the message reaches, as of its place in the order."""
 
 
 @dataclass(slots=True, eq=False)

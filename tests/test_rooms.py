@@ -116,7 +116,7 @@ def test_every_third_party_import_is_declared() -> None:
     """What the rooms import is in pyproject.toml by name."""
     declared = (ROOT / "pyproject.toml").read_text().split("[tool.setuptools]")[0].lower()
     packages = {"yaml": "pyyaml", "paho": "paho-mqtt", "mongoengine": "mongomotor", "bson": "pymongo", "argon2": "argon2-cffi"}
-    packages |= {"starlette": "fastapi", "pwdlib": "amqtt"}
+    packages |= {"starlette": "fastapi", "pwdlib": "amqtt", "mypy_extensions": "mypy-extensions"}
     ours = {"broker", "plugins", "storage"}
     for path in modules("broker", "plugins", "storage"):
         for name, line in imports(path):

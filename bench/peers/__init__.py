@@ -8,9 +8,9 @@ from bench.peers.ceiling import Ceiling
 from bench.peers.mosquitto import Mosquitto
 from bench.peers.nats import Nats
 from bench.peers.rabbitmq import RabbitMQ
-from bench.peers.tideline import Tideline, TidelineInMemory
+from bench.peers.tideline import Tideline, TidelineInMemory, TidelinePure
 
-USUAL = (Tideline, Mosquitto, Nats, RabbitMQ, Amqtt, Ceiling)
+USUAL = (Tideline, TidelinePure, Mosquitto, Nats, RabbitMQ, Amqtt, Ceiling)
 PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (*USUAL, TidelineInMemory)}
 
 __all__ = ["PEERS", "USUAL", "Peer"]

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import ClassVar
 
 from bench.peers.base import Peer
+
+_SOURCES = Path(__file__).resolve().parents[2]
+_COMPILED = _SOURCES / "build" / "compiled"
 
 
 class Tideline(Peer):
@@ -12,6 +17,8 @@ class Tideline(Peer):
 
     name = "tideline"
     title = "Tideline"
+    tree: ClassVar[Path] = _COMPILED if (_COMPILED / ".stamp").exists() else _SOURCES
+    """Where the broker is imported from: what `make compile` made, if it was run."""
     ack_means = "fsync'd in the store and in every recipient's inbox"
 
     def __init__(self, *, message_properties: str = "asked", before: tuple[str, ...] = ()) -> None:
@@ -19,6 +26,14 @@ class Tideline(Peer):
         super().__init__()
         self._message_properties = message_properties
         self._before = before
+
+    def version(self) -> str:
+        """Which build it is."""
+        return "pure Python" if self.tree == _SOURCES else "compiled core"
+
+    def environment(self) -> dict[str, str]:
+        """Import from the tree, which `-P` lets come first."""
+        return {"PYTHONPATH": str(self.tree)}
 
     @property
     def storage_url(self) -> str:
@@ -41,7 +56,15 @@ plugins:
 """
         path = self.home / "config.yaml"
         path.write_text(settings)
-        return [sys.executable, *self._before, "-m", "broker.cli", "serve", "--config", str(path)]
+        return [sys.executable, "-P", *self._before, "-m", "broker.cli", "serve", "--config", str(path)]
+
+
+class TidelinePure(Tideline):
+    """Tideline as it is without a C compiler."""
+
+    name = "tideline-pure"
+    title = "Tideline in pure Python"
+    tree = _SOURCES
 
 
 class TidelineInMemory(Tideline):

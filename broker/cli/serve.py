@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from broker import pipeline
 from broker.cli.check import listener_url, storage_url
 from broker.cli.logs import configure
 from broker.cli.settings import (
@@ -46,10 +47,16 @@ def serve(config: Path | None, data: Path | None) -> None:
         raise Failure(problems, WRONG_CONFIGURATION)
     configure(settings.log)
     log.info("configuration: %s", config_path(config) or "the defaults")
+    log.info("core: %s", "compiled" if compiled() else "pure Python (make compile makes it faster)")
     for warning in warnings(settings):
         log.warning("%s", warning)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(run(settings))
+
+
+def compiled() -> bool:
+    """Whether the core is the one that `make compile` made."""
+    return not (pipeline.__file__ or "").endswith(".py")
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

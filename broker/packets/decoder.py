@@ -159,7 +159,9 @@ class Decoder:
                 at = body + 2
                 if at > stop:
                     raise MalformedPacket("PUBLISH ends inside its topic's length")
-                raw = data[at : (at := at + (data[body] << 8 | data[body + 1]))]
+                start = at
+                at += data[body] << 8 | data[body + 1]
+                raw = data[start:at]
                 if at > stop:
                     raise MalformedPacket(f"topic passes the end of the packet by {at - stop}")
                 topic = known_topic(raw)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.core.scripted import Device, Sender, World
+
+pytestmark = pytest.mark.inside
 
 TOPICS = ["a/1", "a/2", "b"]
 FILTERS = ["a/+", "a/1", "b", "#"]

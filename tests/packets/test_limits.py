@@ -73,6 +73,7 @@ def test_a_large_packet_in_tiny_pieces_costs_its_size_once() -> None:
     assert len(found.payload) == 300_000
 
 
+@pytest.mark.inside
 def test_the_table_of_topics_is_bounded_and_shares_one_object(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_KNOWN_TOPICS_MAX", 10)
     first, second = open_decoder(10_000), open_decoder(10_000)

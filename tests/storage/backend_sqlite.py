@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 
 from storage.interface import Storage
 from storage.records import Message
@@ -57,7 +56,8 @@ class SqliteBackend(Backend):
 
     def impossible(self, message: Message) -> Message | None:
         """A topic that is no Unicode text."""
-        return replace(message, topic="\ud800")
+        message.topic = "\ud800"
+        return message
 
 
 BACKEND = SqliteBackend

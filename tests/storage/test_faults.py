@@ -102,6 +102,7 @@ async def test_a_storage_that_is_away_commits_nothing_and_takes_the_group_later(
     await storage.close()
 
 
+@pytest.mark.inside
 async def test_a_lost_answer_is_found_out_and_nothing_is_stored_twice(faulty: Backend, make: Maker) -> None:
     storage = await faulty.open()
     group = await _prepare(storage, make)
@@ -120,6 +121,7 @@ async def test_a_lost_answer_is_found_out_and_nothing_is_stored_twice(faulty: Ba
     await storage.close()
 
 
+@pytest.mark.inside
 async def test_a_lost_answer_then_away_then_back(faulty: Backend, make: Maker) -> None:
     storage = await faulty.open()
     group = [make.append("a", USERS) for _ in range(70)]
@@ -137,6 +139,7 @@ async def test_a_lost_answer_then_away_then_back(faulty: Backend, make: Maker) -
     await storage.close()
 
 
+@pytest.mark.inside
 async def test_a_lost_answer_without_any_message(faulty: Backend, make: Maker) -> None:
     storage = await faulty.open()
     kept = make.append("r", retain=True)

@@ -1,0 +1,43 @@
+"""The optional compiled core: with TIDELINE_COMPILE=1, mypyc turns the modules that every message passes through into C.
+
+Everything else about the project is in pyproject.toml. The Python sources stay the one implementation: a build without a C
+compiler is the same program, slower (`make compile`, docs/decisions/0004-a-compiled-core.md).
+"""
+
+import os
+
+from setuptools import setup
+
+CORE = [
+    "broker/connection.py",
+    "broker/counters.py",
+    "broker/delivery.py",
+    "broker/feeds.py",
+    "broker/frames.py",
+    "broker/handle_acks.py",
+    "broker/handle_publish.py",
+    "broker/ids.py",
+    "broker/packets/codes.py",
+    "broker/packets/decoder.py",
+    "broker/packets/encoder.py",
+    "broker/packets/wire.py",
+    "broker/pipeline.py",
+    "broker/server.py",
+    "broker/session.py",
+    "broker/trie.py",
+    "broker/window.py",
+    "storage/messages.py",
+    "storage/sqlite/batch.py",
+    "storage/sqlite/heads.py",
+    "storage/sqlite/recent.py",
+    "storage/sqlite/writer.py",
+]
+
+
+def _compiled() -> list[object]:
+    from mypyc.build import mypycify
+
+    return list(mypycify(["--config-file", "pyproject.toml", *CORE], opt_level="3", debug_level="0", target_dir="build/c"))
+
+
+setup(ext_modules=_compiled() if os.environ.get("TIDELINE_COMPILE") == "1" else [])

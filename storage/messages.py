@@ -1,0 +1,148 @@
+"""Messages, and the operation that stores one: the records that every publish makes.
+
+Apart from the other records because this module is among those that `make compile` turns into C (setup.py): hence classes
+written out, which keep their slots in both builds. Import the names from `storage.records`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class DeviceKey(NamedTuple):
+    """A device: the user key that owns it and its client id."""
+
+    user: str
+    client_id: str
+
+
+class Message:
+    """One published message, as the conversation keeps it.
+
+    ``id`` is a positive 63-bit integer, unique in the database; ids of one node rise in commit order.
+    ``seq`` is the conversation sequence: 0 until committed, and for a message that is not stored.
+    ``time`` is the server time; it never goes backwards within a conversation.
+    ``expires`` is the time after which nobody new is given the message; 0 is never.
+    ``properties`` are the MQTT 5 publish properties that travel with the message, as encoded on the wire
+    without their length (no topic alias, no subscription identifier, no message expiry); empty for none.
+    ``wire`` is scratch for the broker: the encoded frames, shared by all receivers. Never stored.
+    """
+
+    __slots__ = (
+        "device",
+        "expires",
+        "id",
+        "payload",
+        "properties",
+        "qos",
+        "retain",
+        "seq",
+        "time",
+        "topic",
+        "user",
+        "wire",
+    )
+
+    def __init__(
+        self,
+        id: int,
+        topic: str,
+        user: str,
+        device: str,
+        time: int,
+        qos: int,
+        payload: bytes,
+        retain: bool = False,
+        expires: int = 0,
+        properties: bytes = b"",
+        seq: int = 0,
+    ) -> None:
+        self.id = id
+        self.topic = topic
+        self.user = user
+        self.device = device
+        self.time = time
+        self.qos = qos
+        self.payload = payload
+        self.retain = retain
+        self.expires = expires
+        self.properties = properties
+        self.seq = seq
+        self.wire: list[tuple[bytes, bytes] | None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Message(id={self.id}, topic={self.topic!r}, seq={self.seq}, user={self.user!r}, payload={self.payload[:40]!r})"
+
+
+class InboxEntry(NamedTuple):
+    """One entry of an inbox.
+
+    ``message`` is None where retention has removed it. ``target`` is the only client id that the entry is for (a
+    retained message sent to a new subscription), or empty for every device of the user.
+    """
+
+    seq: int
+    message: Message | None
+    target: str = ""
+
+
+class Append:
+    """Store a message and give it to its recipients.
+
+    ``store`` False keeps it out of the conversation; with recipients it is then refused. ``retain`` replaces the
+    topic's retained message, or clears it where the payload is empty. ``received`` is the inbound QoS 2 state
+    (device, packet id) that becomes durable together with the message, also for a repeat; a device that is not kept has
+    none. ``idempotency_key`` makes the append happen once per (message.user, key) for message times before
+    ``idempotency_until``: a repeat with equal topic and payload stores nothing and answers ``original``; one with
+    another content gets an ``error``.
+
+    Filled by commit: ``message.seq``, ``message.time`` (raised where the conversation is ahead),
+    ``inbox_seqs`` (parallel to ``recipients``), ``original`` (message id and conversation sequence of the one stored earlier
+    under the key), ``error``. ``origin``, and ``matched`` (whom the message reaches, as of its place in the order), are the
+    broker's own and are never looked at by storage.
+    """
+
+    __slots__ = (
+        "error",
+        "idempotency_key",
+        "idempotency_until",
+        "inbox_seqs",
+        "matched",
+        "message",
+        "origin",
+        "original",
+        "received",
+        "recipients",
+        "retain",
+        "store",
+    )
+
+    def __init__(
+        self,
+        message: Message,
+        recipients: Sequence[str] = (),
+        store: bool = True,
+        retain: bool = False,
+        received: tuple[DeviceKey, int] | None = None,
+        idempotency_key: str = "",
+        idempotency_until: int = 0,
+        error: Exception | None = None,
+        origin: object = None,
+        matched: object = None,
+    ) -> None:
+        self.message = message
+        self.recipients = recipients
+        self.store = store
+        self.retain = retain
+        self.received = received
+        self.idempotency_key = idempotency_key
+        self.idempotency_until = idempotency_until
+        self.inbox_seqs: Sequence[int] = ()
+        self.original: tuple[int, int] | None = None
+        self.error = error
+        self.origin = origin
+        self.matched = matched
+
+    def __repr__(self) -> str:
+        return f"Append({self.message!r}, recipients={self.recipients!r}, inbox_seqs={self.inbox_seqs!r}, error={self.error!r})"
