@@ -17,8 +17,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bench.table import columns
 from plugins.search.engine import Document, Query
 from plugins.search.fts5 import Fts5Engine
+
+AIM = 50.0
+"""Milliseconds that the 99th percentile of each kind of query should stay under."""
 
 CONVERSATIONS = 20_000
 SENDERS = 5_000
@@ -123,16 +127,22 @@ async def fill(engine: Fts5Engine, corpus: Corpus, messages: int, batch: int) ->
     return spent
 
 
-async def ask(engine: Fts5Engine, make: Callable[[], Query], times: int) -> tuple[list[float], float]:
-    """Milliseconds of each query, and the mean of totals."""
-    taken, totals = [], 0
+async def ask(engine: Fts5Engine, make: Callable[[], Query], times: int) -> tuple[list[float], list[float], float]:
+    """Milliseconds of each query by the clock and of processor time, and the mean of totals."""
+    taken, spent, totals = [], [], 0
     for _ in range(times):
         query = make()
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         results = await engine.search(query)
         taken.append((time.perf_counter() - started) * 1000)
+        spent.append((time.process_time() - used) * 1000)
         totals += results.total
-    return taken, totals / times
+    return taken, spent, totals / times
+
+
+def percentile(values: list[float]) -> float:
+    """The 99th."""
+    return statistics.quantiles(values, n=100, method="inclusive")[98]
 
 
 async def run(messages: int, queries: int, batch: int, path: Path) -> None:
@@ -145,11 +155,13 @@ async def run(messages: int, queries: int, batch: int, path: Path) -> None:
             size = sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
             rate = messages / spent
             print(f"indexed {messages:,} in batches of {batch}: {rate:,.0f} messages/s, {size / 1e6:,.0f} MB on disk\n")
-        print(f"{'query':36}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}{'mean total':>12}")
+        rows = [["query", "p50 ms", "p99 ms", "max ms", "p99 ms of CPU", "mean total", f"p99 under {AIM:g} ms"]]
         for name, make in kinds(corpus, messages).items():
-            taken, total = await ask(engine, make, queries)
-            p99 = statistics.quantiles(taken, n=100, method="inclusive")[98]
-            print(f"{name:36}{statistics.median(taken):9.1f}{p99:9.1f}{max(taken):9.1f}{total:12.0f}")
+            taken, spent, total = await ask(engine, make, queries)
+            p99 = percentile(taken)
+            figures = [statistics.median(taken), p99, max(taken), percentile(spent)]
+            rows.append([name, *(f"{figure:.1f}" for figure in figures), f"{total:.0f}", "reached" if p99 < AIM else "MISSED"])
+        print(columns(rows), flush=True)
     finally:
         await engine.close()
 
@@ -159,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=200, help="of each kind")
-    parser.add_argument("--batch", type=int, default=500, help="messages of one index transaction")
+    parser.add_argument("--batch", type=int, default=2000, help="messages of one index transaction")
     parser.add_argument("--keep", type=Path, help="a file to keep the index in, and to use again")
     options = parser.parse_args()
     if options.keep:

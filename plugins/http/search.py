@@ -132,6 +132,7 @@ async def _indexed(
         number = parse_id(message_id)
         if not number:
             raise Unprocessable(f"wait_indexed {message_id!r}: must be a message id, 16 hexadecimal digits")
+        await api.timelines.message(who, message_id)  # any other would tell when the newest message of all was stored
         with api.waiting(who):
             if not await plugin.wait_indexed(number, wait):
                 raise Away("the index has not come that far yet", retry_after=1)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from plugins.search.engine import MAX_TOTAL, Hit, Query, Results, SearchUnavailable, decode_cursor, encode_cursor
@@ -29,10 +29,10 @@ LISTED = 5000
 RANKED = 2000
 """Relevance ranks this many matches, the newest ones."""
 
-_ALTERNATIVES = 40
 _OVERRUN = 1000
 """Milliseconds by which a row may be late in rowid order because its own ms was full; its ``time`` then decides."""
-_SCANNED_WORDS = 50_000
+_NOW = (1 << 62) - 1
+"""Above every rowid."""
 
 
 class _Scope(NamedTuple):
@@ -101,10 +101,10 @@ class Reader:
         ascending = query.sort == "oldest"
         cursor = decode_cursor(query, 3)
         if cursor is None:
-            top = self._top()
-            found, typos = self._with_typos(terms, lambda expression: self._rowids(query, scope, expression, ascending, top))
+            found, typos = self._with_typos(terms, lambda expression: self._rowids(query, scope, expression, ascending, _NOW))
             page, total = found[: query.limit], min(len(found), MAX_TOTAL)
             more = len(found) > query.limit
+            top = self._newest(query, scope, self._expression(terms, typos)) if more and ascending else max(found, default=0)
         else:
             top, last, typos = cursor[0], cursor[1], bool(cursor[2])
             expression = self._expression(terms, typos)
@@ -114,8 +114,9 @@ class Reader:
             del page[query.limit :]
         return Results(self._hits(page), total, encode_cursor(query, top, page[-1], int(typos)) if more else "")
 
-    def _top(self) -> int:
-        return int(self._db.execute(f"SELECT coalesce(max(rowid), 0) FROM docs_{self._generation}").fetchone()[0])
+    def _newest(self, query: Query, scope: _Scope, expression: str) -> int:
+        """The newest match. Later pages go up to it, and not to the newest message of the index: cursors can be read."""
+        return max(self._rowids(query, scope, expression, False, _NOW, limit=1), default=0)
 
     def _rowids(
         self,
@@ -167,7 +168,7 @@ class Reader:
 
     def _by_relevance(self, query: Query, terms: list[Term], scope: _Scope) -> Results:
         """Pages by number, over the same messages as the first page saw."""
-        offset, top, mode = decode_cursor(query, 3) or (0, self._top(), -1)
+        offset, top, mode = decode_cursor(query, 3) or (0, _NOW, -1)
 
         def newest(expression: str) -> list[int]:
             return self._rowids(query, scope, expression, False, top, limit=RANKED)
@@ -177,6 +178,7 @@ class Reader:
         else:
             typos = bool(mode)
             found = newest(self._expression(terms, typos))
+        top = max(found, default=0)
         total = min(len(found), MAX_TOTAL)
         ranked = self._ranked(found, terms)[:MAX_TOTAL] if len(found) > 1 else found
         page = ranked[offset : offset + query.limit]
@@ -229,23 +231,20 @@ class Reader:
         return f"body : ({' AND '.join(parts)})" if parts else ""
 
     def _alternatives(self, term: Term) -> list[str]:
-        """Words of the index that the term may have meant: the same first letter, and few typos; the closest first."""
-        (word,) = term.tokens
-        letters = _letters(word)
-        near_words: list[tuple[int, str]] = []
-        for candidate in self._candidates(word, term.typos):
-            if (letters ^ _letters(candidate)).bit_count() > 2 * term.typos or candidate == word:
-                continue
-            for typos in range(1, term.typos + 1):
-                if near(word, candidate, typos):
-                    near_words.append((typos, candidate))
-                    break
-        return [candidate for _, candidate in sorted(near_words)[:_ALTERNATIVES]]
+        """Words of the index that the term may have meant: the same first letter, and few typos.
 
-    def _candidates(self, word: str, typos: int) -> Iterator[str]:
-        sql = f"SELECT word FROM words_{self._generation} WHERE first = ? AND length BETWEEN ? AND ? LIMIT ?"
-        for (candidate,) in self._db.execute(sql, (word[0], len(word) - typos, len(word) + typos, _SCANNED_WORDS)):
-            yield candidate
+        All of them, up to the query's time limit: the list is of the whole index, and if some were left out, somebody could
+        fill it up to its end and see by what falls out of it which words others write.
+        """
+        (word,) = term.tokens
+        letters, most = _letters(word), 2 * term.typos
+        sql = f"SELECT word FROM words_{self._generation} WHERE first = ? AND length BETWEEN ? AND ?"
+        found = self._db.execute(sql, (word[0], len(word) - term.typos, len(word) + term.typos))
+        return [
+            candidate
+            for (candidate,) in found
+            if (letters ^ _letters(candidate)).bit_count() <= most and candidate != word and near(word, candidate, term.typos)
+        ]
 
     # --- filters and permission --------------------------------------------------------------------------------------
 

@@ -191,6 +191,12 @@ async def test_nothing_leaks(sites: Sites, tmp_path: Any, acl: bool) -> None:
         assert found.json()["total"] == 1
         assert "<mark>treasure</mark>" in found.json()["hits"][0]["highlight"]
         await assert_nothing_leaks(eve, "island/map", posted["id"])
+        known = int(posted["id"], 16)
+        for other in (known, known - 1, known + 1, 1, (1 << 63) - 1):  # neither whether it is there nor how far the index is
+            asked = await eve.get("/search", params={"q": "x", "wait_indexed": f"{other:016x}", "wait": 0})
+            assert asked.status_code == 404
+            assert asked.json()["detail"].partition(":")[2] == " there is none, or you may not read it"
+        assert (await eve.get("/search", params={"conversation": "island/map", "min_seq": 1})).status_code == 404
         if acl:
             assert (await eve.post("/conversations/island/map/messages", json={"payload": "x"})).status_code == 403
             phone = await made.device("eve", "phone")

@@ -62,6 +62,11 @@ MESSAGES = _told(
     ("chat/hindi", "u/raj", "नमस्ते दुनिया"),  # 27
     ("chat/accents", "u/eve", "re\u0301sume\u0301 sent"),  # 28: spelt with combining marks
     ("chat/lab/sub", "u/ann", "submeeting tomorrow 会议"),  # 29
+    ("home/kitchen/temp", "c/sensor", "21.5"),  # 30: a number and nothing else
+    ("home/kitchen/temp", "c/sensor", "-7"),  # 31
+    ("home/kitchen/temp", "c/sensor", "8"),  # 32
+    ("home/kitchen/temp", "c/sensor", '"48.2"'),  # 33: a JSON string
+    ("home/kitchen/temp", "c/sensor", '{"value": 48.2, "unit": "celsius"}'),  # 34
 )
 
 
@@ -163,6 +168,13 @@ CASES = [
     Case("deep in JSON", {18}, {"q": "mechanic заменить "}),
     Case("not a JSON key", set(), {"q": "status "}),
     Case("not a JSON number", set(), {"q": "73 "}),
+    Case("a number alone", {30}, {"q": "21.5"}),
+    Case("and then a space", {30}, {"q": "21.5 "}),
+    Case("its beginning", {30}, {"q": "21"}),
+    Case("a sign is no part of it", {4, 31}, {"q": "-7"}),
+    Case("one digit", {32}, {"q": "8"}),
+    Case("a number as a JSON string, not one in an object", {33}, {"q": "48.2"}),
+    Case("the text beside a number", {34}, {"q": "celsius "}),
     Case("markup is text", {20}, {"q": "script alert "}),
     # filters
     Case("a conversation", {1, 3, 24}, {"q": "meeting ", "conversations": {"chat/lab"}}),

@@ -132,16 +132,16 @@ async def test_a_rebuild_becomes_the_index_and_keeps_its_position(filled: Engine
     made = [document for document in documents() if document.id != 6]
     await rebuild.index(made, 28)
     assert (await filled.search(Query(q="会议"))).total == 2, "the live index answers meanwhile"
-    await filled.index([Document(30, "chat/new", 1, "u/a", "d", START, "会议")], 30)
+    await filled.index([Document(40, "chat/new", 1, "u/a", "d", START, "会议")], 40)
     await rebuild.forget("chat/ops", 2)
     await rebuild.delete([26])
-    await rebuild.index([Document(30, "chat/new", 1, "u/a", "d", START, "会议")], 30)
+    await rebuild.index([Document(40, "chat/new", 1, "u/a", "d", START, "会议")], 40)
     await rebuild.swap()
-    assert {hit.id for hit in (await filled.search(Query(q="会议"))).hits} == {29, 30}
+    assert {hit.id for hit in (await filled.search(Query(q="会议"))).hits} == {29, 40}
     assert {hit.id for hit in (await filled.search(Query(q="deployment"))).hits} == {5}
-    assert await filled.position() == 30
+    assert await filled.position() == 40
     assert "chat/new" in await filled.topics()
-    await filled.index([Document(31, "chat/new", 2, "u/a", "d", START, "会议")], 31)
+    await filled.index([Document(41, "chat/new", 2, "u/a", "d", START, "会议")], 41)
     assert (await filled.search(Query(q="会议"))).total == 3
 
 

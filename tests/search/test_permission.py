@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -125,6 +126,65 @@ async def test_permission_is_asked_anew_for_every_page(engine: Engine) -> None:
         assert (second.hits, second.total, second.next) == ([], 0, "")
         third = await engine.search(Query(q="common ", sort=sort, limit=10, cursor=first.next, allowed=lambda topic: False))
         assert (third.hits, third.total, third.next) == ([], 0, "")
+
+
+LETTERS = "abcdefgh"
+
+
+def _near(rng: random.Random, word: str) -> str:
+    """The word with one or two typos, behind its first letter."""
+    letters = list(word)
+    for _ in range(rng.randint(1, 2)):
+        letters[rng.randrange(1, len(letters))] = rng.choice(LETTERS)
+    return "".join(letters)
+
+
+def _adversary(rng: random.Random) -> tuple[list[Document], list[Query]]:
+    """Words that lie close together, hundreds of them in conversations that nobody may read; and what is asked about them."""
+    probes = ["".join(rng.choices(LETTERS, k=k)) for k in (5, 6, 9, 10)]
+    made: list[Document] = []
+    heads: dict[str, int] = {}
+    for number in range(1, 401):
+        topic = f"{rng.choice(['open', 'closed', 'closed'])}/{rng.randrange(4)}"
+        seq = heads[topic] = heads.get(topic, 0) + 1
+        text = " ".join(_near(rng, rng.choice(probes)) for _ in range(rng.randint(1, 4)))
+        made.append(Document(number, topic, seq, f"u/{rng.randrange(3)}", "d", START + number, text))
+    queries = []
+    for _ in range(60):
+        q = rng.choice(probes) if rng.random() < 0.4 else _near(rng, rng.choice(probes))
+        q += rng.choice(["", " ", " " + rng.choice(LETTERS), f' "{_near(rng, probes[0])}"'])
+        sort: Literal["relevance", "newest", "oldest"] = rng.choice(["relevance", "newest", "oldest"])
+        topic_filter = rng.choice(["", "", "#", "+/1", "closed/#", "open/+"])
+        since, until = rng.choice([(0, 0), (0, 0), (START + 50, 0), (0, START + 250)])
+        sender = rng.choice(["", "", "u/1", "u/9"])
+        queries.append(Query(q, None, topic_filter, sender, since, until, sort, limit=7))
+    return made, queries
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("kind", ["set", "rule"])
+async def test_not_even_cursors_and_typos_differ_from_an_index_without_the_rest(tmp_path: Path, seed: int, kind: str) -> None:
+    """Against an index that never held the rest: what was deleted would leave its words behind."""
+    everything, queries = _adversary(random.Random(seed))
+    allowed = _may_read if kind == "rule" else {f"open/{number}" for number in range(4)}
+    found = 0
+    with_all, alone = Fts5Engine(tmp_path / "all.db"), Fts5Engine(tmp_path / "alone.db")
+    for engine, held in ((with_all, everything), (alone, [d for d in everything if _may_read(d.topic)])):
+        await engine.open()
+        await engine.index(held, 400)
+    for query in queries:
+        cursor = ""
+        while True:
+            one = await with_all.search(replace(query, cursor=cursor, allowed=allowed))
+            other = await alone.search(replace(query, cursor=cursor))
+            assert one == other, query
+            found += len(one.hits)
+            cursor = one.next
+            if not cursor:
+                break
+    assert found > 40
+    await with_all.close()
+    await alone.close()
 
 
 async def test_a_conversation_that_appears_meanwhile_is_not_shown_before_it_was_asked_about(engine: Engine) -> None:
