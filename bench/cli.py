@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import filled, machine, storage_mongodb, table, versions
+from bench import filled, machine, search, search_publish, storage_mongodb, table, versions
 from bench.drive import Cell, Options
 from bench.peers import PEERS, USUAL
 from bench.rounds import Contestant, run
 from bench.shapes import SHAPES
 
-SECTIONS = (*(shape.name for shape in SHAPES), "filled", "versions", "mongodb")
+SECTIONS = (*(shape.name for shape in SHAPES), "filled", "versions", "mongodb", "search")
 
 
 def _names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
@@ -45,7 +45,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every cell of every round")
     parser.add_argument("--dir", type=Path, help="where the brokers' data goes; a real disk, not a tmpfs")
     parser.add_argument("--core", type=int, help="pin the generator to this core")
-    parser.add_argument("--messages", type=int, help="stored messages in 'filled' (default 5,000,000, quick 200,000)")
+    parser.add_argument("--messages", type=int, help="in 'filled' (5,000,000; quick 200,000) and 'search' (1,000,000; 50,000)")
     parser.add_argument("--filters", type=int, help="subscription filters in 'filled' (default 100,000, quick 10,000)")
     return parser.parse_args(argv)
 
@@ -87,6 +87,9 @@ def main(argv: list[str] | None = None) -> None:
         cells += more
     if "mongodb" in given.only and "tideline" in given.peers:
         parts.append(storage_mongodb.table(storage_mongodb.measure(rounds, options)))
+    if "search" in given.only and "tideline" in given.peers:
+        parts.append(search_publish.report(options.seconds * 2, rounds, {}))
+        parts.append(search.report(given.messages or (50_000 if given.quick else 1_000_000), 50 if given.quick else 200))
     parts.append(table.disturbance(cells))
     print("\n\n".join(part for part in parts if part))
     if given.json:

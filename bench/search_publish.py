@@ -1,8 +1,8 @@
 """What search takes from publishing, and how soon a message is found: ``python -m bench.search_publish [--seconds 10]``.
 
 Runs the broker with persistence on SQLite in a process of its own, without and with search, by turns. Publishers in this
-process send made-up chat texts with QoS 1 as fast as they are acknowledged. The broker's process asks its index, every 50
-ms, how old the oldest message is that cannot be found yet.
+process send made-up chat texts with QoS 1 as fast as they are acknowledged, and, in a last run, at rates that the index can
+keep up with. The broker's process asks its index, every 50 ms, how old the oldest message is that cannot be found yet.
 """
 
 from __future__ import annotations
@@ -18,15 +18,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
 from bench import wire
+from bench.process import cpu_seconds, resident
 from bench.search import Corpus
+from bench.table import columns
 
 CONNECTIONS = 4
 WINDOW = 256
+RATES = (2000, 5000)
+"""Messages a second of the paced runs."""
+_WARM = 1.0
 
 
 # --- the broker's process --------------------------------------------------------------------------------------------
@@ -41,8 +48,9 @@ async def broker(config: Path) -> None:
     server = Server(load(config, os.environ))
     await server.start()
     plugin = next((plugin for plugin in server.chassis.group_plugins if isinstance(plugin, SearchPlugin)), None)
-    if plugin is not None and plugin._indexer is None:
-        await plugin.attach(server.storage)
+    if plugin is not None:
+        await plugin.wait_indexed(0, 30)
+    pid = getattr(plugin.indexer, "pid", None) if plugin is not None else None
     print(next(iter(server.addresses.values()))[1], flush=True)
     ages: list[int] = []
     ended = asyncio.ensure_future(asyncio.to_thread(sys.stdin.readline))
@@ -50,10 +58,14 @@ async def broker(config: Path) -> None:
         if plugin is not None:
             ages.append(plugin.lag().milliseconds)
         await asyncio.sleep(0.05)
-    stored = await server.storage.last_id()
+    own, stored = time.process_time(), await server.storage.last_id()
     began = time.perf_counter()
     caught_up = plugin is None or await plugin.wait_indexed(stored, 300)
-    print(json.dumps({"ages": ages, "catch_up": time.perf_counter() - began, "caught_up": caught_up}), flush=True)
+    seen = {"ages": ages, "catch_up": time.perf_counter() - began, "caught_up": caught_up, "broker_cpu": own}
+    seen |= {"stored": server.counters.messages_stored}
+    if pid is not None:
+        seen |= {"indexer_cpu": cpu_seconds(pid), "indexer_memory": resident(pid)}
+    print(json.dumps(seen), flush=True)
     await server.stop()
 
 
@@ -93,33 +105,55 @@ class Connection:
         return acked
 
 
-def publish(port: int, seconds: float, texts: list[str]) -> float:
-    """Acknowledged messages per second."""
+def publish(port: int, seconds: float, texts: list[str], rate: int = 0) -> float:
+    """Acknowledged messages per second; sent as fast as they are acknowledged, or ``rate`` a second."""
     connections = {}
     for number in range(CONNECTIONS):
         connection = Connection(port, number, texts)
         connections[connection.socket.fileno()] = connection
-        connection.send(WINDOW)
-    warm, began, counted = time.perf_counter() + 1.0, 0.0, 0
+        if not rate:
+            connection.send(WINDOW)
+    start, began, counted = time.perf_counter(), 0.0, 0
     while True:
         now = time.perf_counter()
-        if not began and now >= warm:
+        if not began and now >= start + _WARM:
             began, counted = now, sum(connection.acked for connection in connections.values())
         if began and now >= began + seconds:
             break
-        for fd in select.select(list(connections), [], [], 1.0)[0]:
+        if rate:
+            due = int((now - start) * rate / CONNECTIONS)
+            for connection in connections.values():
+                connection.send(min(due - connection.sent, WINDOW - connection.sent + connection.acked))
+        for fd in select.select(list(connections), [], [], 0.01 if rate else 1.0)[0]:
             connection = connections[fd]
             acked = connection.receive()
-            if acked:
+            if acked and not rate:
                 connection.send(acked)
     total = sum(connection.acked for connection in connections.values()) - counted
     for connection in connections.values():
         connection.socket.close()
-    return total / (now - began)
+    return float(total / (now - began))
 
 
-def measure(search: dict[str, object] | None, seconds: float, texts: list[str]) -> tuple[float, dict[str, object]]:
+class Run(NamedTuple):
     """One broker with fresh data: the publish rate, and what it saw of its index."""
+
+    rate: float
+    seen: dict[str, Any]
+
+    def age(self, share: float) -> float:
+        """Milliseconds after which a message is found, at a percentile of the moments of the run."""
+        ages = sorted(self.seen["ages"]) or [0]
+        return float(ages[min(len(ages) - 1, int(len(ages) * share))])
+
+    def cost(self, what: str) -> float:
+        """Processor time a message, in microseconds; of the broker until the end of publishing, of the indexer until it has
+        caught up. What starting took is in it."""
+        return float(self.seen.get(what, 0.0) / max(1, self.seen["stored"]) * 1e6)
+
+
+def measure(search: dict[str, object] | None, seconds: float, texts: list[str], rate: int = 0) -> Run:
+    """Run a broker and publish."""
     with tempfile.TemporaryDirectory() as home:
         plugins: dict[str, object] = {
             "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True},
@@ -136,11 +170,43 @@ def measure(search: dict[str, object] | None, seconds: float, texts: list[str]) 
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdin is not None
             assert process.stdout is not None
-            rate = publish(int(process.stdout.readline()), seconds, texts)
+            reached = publish(int(process.stdout.readline()), seconds, texts, rate)
             process.stdin.write("\n")
             process.stdin.flush()
-            seen: dict[str, object] = json.loads(process.stdout.readline())
-        return rate, seen
+            return Run(reached, json.loads(process.stdout.readline()))
+
+
+def report(seconds: float, rounds: int, search: dict[str, object]) -> str:
+    """The figures as a table."""
+    corpus = Corpus(2)
+    texts = [corpus.text() for _ in range(1024)]
+    without, within = [], []
+    for _ in range(rounds):
+        without.append(measure(None, seconds, texts))
+        within.append(measure(search, seconds, texts))
+    rows = [["", "messages/s", "findable p50 ms", "p99 ms", "caught up after s", "broker CPU us", "indexer CPU us", "its MB"]]
+    rows.append(_row("without search", without))
+    rows.append(_row("with search", within))
+    rows += [_row(f"with search, {rate:,}/s", [measure(search, seconds, texts, rate)]) for rate in RATES]
+    share = statistics.median(run.rate for run in within) / statistics.median(run.rate for run in without)
+    note = (
+        f"Publishing with search reaches {share:.1%} of publishing without (target: at least 90 %). CPU is per message. "
+        "At full rate the processors are all taken, and the index catches up when the burst is over."
+    )
+    return f"Search beside publishing: {CONNECTIONS} publishers, QoS 1, on SQLite\n\n{columns(rows)}\n\n{note}"
+
+
+def _row(name: str, runs: Sequence[Run]) -> list[str]:
+    def median(figures: Sequence[float], digits: int = 0) -> str:
+        return f"{statistics.median(figures):,.{digits}f}"
+
+    cells = [name, median([run.rate for run in runs])]
+    if not runs[0].seen["ages"]:
+        return [*cells, "", "", "", median([run.cost("broker_cpu") for run in runs], 1), "", ""]
+    cells += [median([run.age(share) for run in runs]) for share in (0.5, 0.99)]
+    cells.append(median([run.seen["catch_up"] for run in runs], 1))
+    cells += [median([run.cost(what) for run in runs], 1) for what in ("broker_cpu", "indexer_cpu")]
+    return [*cells, median([run.seen.get("indexer_memory", 0) / 1e6 for run in runs])]
 
 
 def main() -> None:
@@ -154,22 +220,7 @@ def main() -> None:
     if options.broker:
         asyncio.run(broker(options.broker))
         return
-    corpus = Corpus(2)
-    texts = [corpus.text() for _ in range(1024)]
-    rates: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(options.rounds):
-        for search in (None, json.loads(options.search)):
-            rate, seen = measure(search, options.seconds, texts)
-            rates[search is not None].append(rate)
-            line = f"{'with search' if search is not None else 'without search':16}{rate:10,.0f} messages/s"
-            ages = seen["ages"]
-            if search is not None and isinstance(ages, list):
-                ages.sort()
-                line += f", findable after p50 {ages[len(ages) // 2]} ms, p99 {ages[len(ages) * 99 // 100]} ms"
-                line += f", caught up {seen['catch_up']:.1f} s after the end"
-            print(line, flush=True)
-    share = statistics.median(rates[True]) / statistics.median(rates[False])
-    print(f"publishing with search reaches {share:.1%} of publishing without")
+    print(report(options.seconds, options.rounds, json.loads(options.search)))
 
 
 if __name__ == "__main__":

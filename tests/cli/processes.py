@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import queue
 import signal
@@ -9,9 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+T = TypeVar("T")
 
 PATIENCE = 30.0
 FREE_PORTS = {
@@ -90,3 +97,49 @@ def serving(folder: Path, *arguments: str, **variables: str) -> Iterator[Process
             broker.process.wait()
         assert broker.process.stdout is not None
         broker.process.stdout.close()
+
+
+class Api:
+    """The API of a broker process, as its operator."""
+
+    def __init__(self, broker: Process, folder: Path) -> None:
+        broker.port()
+        broker.line("storing")
+        told = json.loads(until(lambda: _text(folder / "data" / "operator.json")))
+        self.client = httpx.Client(
+            base_url=f"{told['url']}/v1", headers={"Authorization": f"Bearer {told['secret']}"}, timeout=30
+        )
+
+    def post(self, topic: str, text: str) -> dict[str, Any]:
+        answer = self.client.post(f"/conversations/{topic}/messages", json={"payload": text})
+        assert answer.status_code == 201, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def search(self, **query: Any) -> dict[str, Any]:
+        answer = self.client.get("/search", params=query)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def state(self) -> dict[str, Any]:
+        answer = self.client.get("/search/index")
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def until(ask: Callable[[], T], patience: float = PATIENCE) -> T:
+    """Ask until the answer is something."""
+
+    async def asking() -> Any:
+        async with asyncio.timeout(patience):
+            while not (answer := ask()):
+                await asyncio.sleep(0.02)
+            return answer
+
+    return asyncio.run(asking())

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from storage.factory import open_url
-from tests.cli.processes import PATIENCE, Process, command, environment, serving
+from tests.cli.processes import PATIENCE, Api, Process, command, environment, serving, until
 from tests.search.stores import Publisher
 
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -56,52 +52,6 @@ async def filled(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class Api:
-    """The API of a broker process, as its operator."""
-
-    def __init__(self, broker: Process, folder: Path) -> None:
-        broker.port()
-        broker.line("storing")
-        told = json.loads(_until(lambda: _read(folder / "data" / "operator.json")))
-        self.client = httpx.Client(
-            base_url=f"{told['url']}/v1", headers={"Authorization": f"Bearer {told['secret']}"}, timeout=30
-        )
-
-    def post(self, topic: str, text: str) -> dict[str, Any]:
-        answer = self.client.post(f"/conversations/{topic}/messages", json={"payload": text})
-        assert answer.status_code == 201, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
-
-    def search(self, **query: Any) -> dict[str, Any]:
-        answer = self.client.get("/search", params=query)
-        assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
-
-    def state(self) -> dict[str, Any]:
-        answer = self.client.get("/search/index")
-        assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
-
-
-def _read(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
-
-
-def _until(ask: Callable[[], Any], patience: float = PATIENCE) -> Any:
-    """Ask until the answer is something."""
-
-    async def asking() -> Any:
-        async with asyncio.timeout(patience):
-            while not (answer := ask()):
-                await asyncio.sleep(0.02)
-            return answer
-
-    return asyncio.run(asking())
-
-
 @pytest.fixture
 def api(filled: Path) -> Iterator[tuple[Process, Api]]:
     with serving(filled, **SMALL_PAGES) as broker:
@@ -112,7 +62,7 @@ def api(filled: Path) -> Iterator[tuple[Process, Api]]:
 
 def test_a_running_broker_does_it_and_goes_on_meanwhile(filled: Path, api: tuple[Process, Api]) -> None:
     broker, made = api
-    assert _until(lambda: made.search(q="common ")["total"] == 350)
+    assert until(lambda: made.search(q="common ")["total"] == 350)
     asking = _command(filled)
     published = 0
     while asking.poll() is None:
@@ -132,12 +82,12 @@ def test_a_running_broker_does_it_and_goes_on_meanwhile(filled: Path, api: tuple
 
 def test_it_is_called_off_by_an_interrupt(filled: Path, api: tuple[Process, Api]) -> None:
     _, made = api
-    assert _until(lambda: made.search(q="common ")["total"] == 350)
+    assert until(lambda: made.search(q="common ")["total"] == 350)
     for _ in range(3000 // 100):
         for n in range(100):
             made.client.post("/conversations/chat/b/messages", json={"payload": f"more {n}"})
     asking = _command(filled)
-    _until(lambda: (made.state()["rebuild"] or {}).get("state"))
+    until(lambda: (made.state()["rebuild"] or {}).get("state"))
     asking.send_signal(signal.SIGINT)
     code, _, err = _done(asking)
     state = made.state()["rebuild"]["state"]
@@ -152,7 +102,7 @@ def test_without_a_broker_it_does_it_itself(filled: Path) -> None:
     assert "100%  350 messages" in err
     with serving(filled) as broker:
         made = Api(broker, filled)
-        assert _until(lambda: made.search(q="common ")["total"] == 350)
+        assert until(lambda: made.search(q="common ")["total"] == 350)
         made.client.close()
 
 
@@ -165,7 +115,7 @@ def test_killed_on_the_way_it_leaves_the_index_as_it_was(filled: Path) -> None:
     killed.communicate()
     with serving(filled) as broker:
         made = Api(broker, filled)
-        assert _until(lambda: made.search(q="common ")["total"] == 350)
+        assert until(lambda: made.search(q="common ")["total"] == 350)
         made.client.close()
     assert _reindex(filled)[:2] == (0, "the search index was made again from 350 messages\n")
 
