@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import NamedTuple, cast
+from typing import cast
 
 from broker.server_view import Services
 from plugins.jobs.config import Retention, Rule
-from plugins.jobs.waiting import Waiting
+from plugins.jobs.waiting import Cut, Waiting
 from plugins.jobs.work import Work
 from plugins.search import SearchPlugin, SearchUnavailable
 from storage.interface import Catalogue
@@ -26,14 +26,6 @@ STEP = 500
 _TOGETHER = 20_000
 """Conversations for which the inboxes are read once."""
 _NAMED = 5
-
-
-class Cut(NamedTuple):
-    """What a rule says of a conversation: what is from ``first`` on and before ``before`` is to go."""
-
-    first: int
-    before: int
-    forced: bool
 
 
 class RetentionJob:
@@ -99,8 +91,7 @@ class RetentionJob:
 
     async def _apply(self, cuts: dict[str, Cut], work: Work, lost: list[str]) -> None:
         work.what = "asking the inboxes what is waited for"
-        forced = [topic for topic, cut in cuts.items() if cut.forced]
-        waiting = Waiting(self._server, {topic: cut.before for topic, cut in cuts.items()}, forced)
+        waiting = Waiting(self._server, cuts, STEP)
         await waiting.look(work)
         work.what = "removing messages"
         for topic, cut in cuts.items():
@@ -110,7 +101,7 @@ class RetentionJob:
                     await work.pause()
             finally:
                 self._forget(topic, reached)
-                if cut.forced and (entries := waiting.entries(topic, cut.first, reached)):
+                if cut.forced and (entries := waiting.entries(topic, reached)):
                     work.count("unacknowledged", entries)
                     self._server.counters.entries_lost += entries
                     lost.append(topic)

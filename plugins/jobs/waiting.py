@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from array import array
-from bisect import bisect_left
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from broker.server_view import Services
 from plugins.jobs.work import Work
@@ -19,17 +19,29 @@ PAGE = 5000
 _LOOK_AGAIN = 1.0
 
 
-class Waiting:
-    """Of the conversations in ``cuts``, and there of the sequences below the cut: what somebody waits for.
+class Cut(NamedTuple):
+    """What a rule says of a conversation: what is from ``first`` on and before ``before`` is to go.
 
-    For conversations in ``counted`` every entry is remembered (8 bytes each), for others the lowest.
+    ``forced``: also what somebody waits for.
     """
 
-    def __init__(self, server: Services, cuts: Mapping[str, int], counted: Collection[str]) -> None:
+    first: int
+    before: int
+    forced: bool
+
+
+class Waiting:
+    """What somebody waits for of what is to go by ``cuts``, which are removed ``step`` messages at a time.
+
+    Of a conversation the lowest sequence is remembered; of a forced one how many entries wait for the messages of each step.
+    """
+
+    def __init__(self, server: Services, cuts: Mapping[str, Cut], step: int) -> None:
         self._server = server
         self._cuts = cuts
+        self._step = step
         self._lowest: dict[str, int] = {}
-        self._entries: dict[str, array[int]] = {topic: array("Q") for topic in counted}
+        self._entries: dict[str, array[int]] = {}
         self._offsets: dict[str, int] = {}
         self._looked = 0.0
 
@@ -37,16 +49,17 @@ class Waiting:
         """The lowest sequence that somebody waits for; None where nobody does."""
         return self._lowest.get(topic)
 
-    def entries(self, topic: str, first: int, before: int) -> int:
-        """How many entries of inboxes wait for ``first`` <= sequence < ``before`` of a conversation that is ``counted``."""
-        found = self._entries[topic]
-        return bisect_left(found, before) - bisect_left(found, first)
+    def entries(self, topic: str, before: int) -> int:
+        """How many inbox entries wait for what is before ``before``, where a step of a forced conversation ended."""
+        cut = self._cuts[topic]
+        steps = -((cut.first - before) // self._step)
+        return sum(self._entries.get(topic, ())[:steps])
 
     async def look(self, work: Work) -> None:
         """Read what the inboxes point to, from their lowest offsets on."""
         for user, offset in (await self._server.lowest_offsets()).items():
             await self._read(user, offset, work)
-        self._settle()
+        self._looked = time.monotonic()
 
     async def look_again(self, work: Work) -> None:
         """Now and then: read what has come into view since, by an offset that is lower than it was, or new."""
@@ -56,11 +69,6 @@ class Waiting:
             before = self._offsets.get(user)
             if before is None or offset < before:
                 await self._read(user, offset, work, before)
-        self._settle()
-
-    def _settle(self) -> None:
-        for topic, found in self._entries.items():
-            self._entries[topic] = array("Q", sorted(found))
         self._looked = time.monotonic()
 
     async def _read(self, user: str, offset: int, work: Work, until: int | None = None) -> None:
@@ -71,11 +79,17 @@ class Waiting:
             limit = PAGE if until is None else min(PAGE, until - after)
             page = await self._server.storage.read_pointers(user, after, limit)
             for after, topic, seq in page:
-                before = self._cuts.get(topic)
-                if before is not None and seq < before and (until is None or after <= until):
-                    self._lowest[topic] = min(seq, self._lowest.get(topic, seq))
-                    if topic in self._entries:
-                        self._entries[topic].append(seq)
+                cut = self._cuts.get(topic)
+                if cut is not None and cut.first <= seq < cut.before and (until is None or after <= until):
+                    self._note(topic, seq, cut)
             await work.pause()
             if len(page) < limit:
                 break
+
+    def _note(self, topic: str, seq: int, cut: Cut) -> None:
+        if not cut.forced:
+            self._lowest[topic] = min(seq, self._lowest.get(topic, seq))
+            return
+        if topic not in self._entries:
+            self._entries[topic] = array("Q", bytes(8 * -((cut.first - cut.before) // self._step)))
+        self._entries[topic][(seq - cut.first) // self._step] += 1

@@ -128,6 +128,43 @@ async def test_unacknowledged_messages_go_where_the_rule_says_so_and_are_counted
         await phone.quiet()
 
 
+async def test_unacknowledged_entries_are_counted_as_far_as_a_run_came(
+    house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "STEP", 4)
+    async with house([{"filter": "#", "max_messages": 1, "even_unacknowledged": True}]) as made:
+        for name in ("phone", "tablet"):
+            await made.lose(await reader(made, name, "chat/#"), name)
+        await fill(made, "chat/a", 12)
+        prune = made.storage.prune_conversation
+
+        async def watched(topic: str, before: int, limit: int = 1000) -> int:
+            if before > 1 and (await made.storage.conversation_bounds(topic))[0] == 5:
+                made.jobs.cancel("retention")
+            return await prune(topic, before, limit)
+
+        made.storage.prune_conversation = watched  # type: ignore[method-assign]
+        made.jobs.run("retention")
+        detail = (await made.jobs.ended("retention"))["last"]["detail"]
+        assert (detail["removed"], detail["unacknowledged"]) == (8, 16)
+        made.storage.prune_conversation = prune  # type: ignore[method-assign]
+        told = await made.run("retention")
+        assert (told["removed"], told["unacknowledged"]) == (3, 6)
+
+
+async def test_a_retained_message_that_is_on_its_way_to_a_new_subscriber_is_spared(house: MakeHouse) -> None:
+    async with house([ALL]) as made:
+        await fill(made, "chat/a", 1, retain=True)
+        phone = await reader(made, "phone", "chat/#")
+        assert (await phone.message(finish=False)).payload == b"1"
+        await made.lose(phone, "phone")
+        publisher = await made.client("publisher")
+        await publisher.publish("chat/a", b"newer", retain=True)
+        assert (await made.run("retention"))["spared"] == 2
+        phone = await made.durable("phone")
+        assert [(m.payload, m.dup) for m in await phone.messages(2)] == [(b"1", True), (b"newer", False)]
+
+
 async def test_a_retained_message_stays(house: MakeHouse) -> None:
     async with house([ALL]) as made:
         await fill(made, "chat/a", 2, retain=True)
