@@ -18,9 +18,11 @@ from plugins.search.engine import Query
 from plugins.search.fts5 import Fts5Engine, Fts5Searcher
 from plugins.search.indexer import Progress
 from plugins.search.process import IndexerProcess
+from storage.factory import open_url
 from storage.sqlite import SqliteStorage
 from tests.search.stores import Publisher
 from tests.search.test_fts5 import check_file
+from tests.support import mongo_server
 
 SOON = 60.0
 
@@ -296,6 +298,36 @@ async def test_it_ends_with_a_broker_that_is_killed(storage: SqliteStorage, path
     await successor.open()  # the lock is free: nobody else writes
     await successor.close()
     await _until(lambda: not _exists(pid))
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "mongo"])
+async def test_every_store_is_read_beside_its_broker(path: Path, backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Also one whose messages are all gone again: it is not taken for another store."""
+    database = mongo_server.new_database()
+    url = mongo_server.url(database) if backend == "mongo" else f"sqlite:///{path.with_name('tideline.db')}"
+    storage = open_url(url)
+    await storage.open()
+    publisher, searcher = Publisher(storage), Fts5Searcher(path)
+    await searcher.open()
+    for round in range(2):
+        indexer = IndexerProcess({**_settings(path), "storage": url}, gather=0.0)
+        indexer.start()
+        await _until(lambda indexer=indexer: indexer._position is not None)  # type: ignore[misc]
+        await publisher.publish("common one", "会议 two")
+        indexer.notify(2)
+        assert await indexer.wait_indexed(publisher.last, SOON)
+        assert await _ids(searcher, q="会议") == [publisher.last]
+        await storage.prune_conversation("chat/a", publisher.last + 1)
+        indexer.forget("chat/a", publisher.last + 1)
+        async with asyncio.timeout(SOON):
+            while await searcher.count():
+                await asyncio.sleep(0.02)
+        await indexer.stop()
+        assert "ahead of the store" not in caplog.text, round
+    await searcher.close()
+    await storage.close()
+    if backend == "mongo":
+        await mongo_server.drop(database)
 
 
 async def test_a_store_that_is_not_there_is_waited_for(path: Path, caplog: pytest.LogCaptureFixture) -> None:
