@@ -14,7 +14,7 @@ LOCK_NOTE := '\# Made by make lock from pyproject.toml; do not edit.'
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run compile test test-compiled test-all lint format bench demo interop lock clean
+.PHONY: help run compile test test-compiled test-all mutants lint format bench demo interop lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test-compiled: $(COMPILED_STAMP) ## run the tests again on the compiled core, bu
 
 test-all: $(TEST) ## run the tests, those that take minutes included
 	$(BIN)/python -m pytest -m "not interop" $(ARGS)
+
+mutants: $(TEST) ## break the laws on purpose, and see the tests notice; ARGS='words of names' picks some
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 lint: $(TEST) ## check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

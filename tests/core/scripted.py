@@ -39,6 +39,11 @@ class Gate:
     def let(self) -> None:
         self._tokens.release()
 
+    async def shut(self) -> None:
+        """Take back what was handed out and not used."""
+        while not self._tokens.locked():
+            await self._tokens.acquire()
+
     def open(self) -> None:
         self.free = True
         for _ in range(10_000):

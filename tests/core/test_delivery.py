@@ -71,6 +71,8 @@ async def play(script: list[Action], *, window: int, page: int, recent: int) -> 
                 for device in devices:
                     device.connect()
                 await world.turn(30)
+                for gate in world.storage.gates:
+                    await gate.shut()
             else:
                 await world.turn(one)
         await world.quiesce(devices)
@@ -95,6 +97,17 @@ async def play(script: list[Action], *, window: int, page: int, recent: int) -> 
 @example([("settle", 0, 0), ("subscribe", 0, 3), ("publish", 0, 1), ("let", 0, 2), ("turn", 8, 0)], 1, 1, 1)
 def test_every_due_message_once_and_in_order(script: list[Action], window: int, page: int, recent: int) -> None:
     asyncio.run(play(script, window=window, page=page, recent=recent))
+
+
+def test_an_entry_of_the_group_under_way_waits_for_the_subscription_beside_it() -> None:
+    """A page that is read while a group is durable and not done may have its entries: their subscription has no place yet."""
+    behind: list[Action] = [("freeze", 0, 0), *[("publish", 0, 1)] * 3, ("settle", 0, 0)]
+    busy: list[Action] = [("publish", 1, 1), ("turn", 3, 0)]
+    together: list[Action] = [("subscribe", 0, 6), ("publish", 2, 1), ("let", 0, 1), ("let", 1, 1), ("turn", 5, 0)]
+    durable: list[Action] = [("let", 0, 1), ("turn", 5, 0)]
+    read: list[Action] = [("thaw", 0, 0), ("turn", 3, 0), ("let", 2, 1), ("let", 3, 1), ("turn", 5, 0)]
+    begin: list[Action] = [("settle", 0, 0), ("subscribe", 0, 5), ("settle", 0, 0)]
+    assert asyncio.run(play([*begin, *behind, *busy, *together, *durable, *read], window=100, page=256, recent=1)) == 4
 
 
 @given(actions, st.sampled_from([1, 3]), st.sampled_from([1, 2]))

@@ -46,7 +46,7 @@ MUTANTS = (
         "storage/sqlite/connection.py",
         '            "synchronous=FULL",\n',
         '            "synchronous=OFF",\n',
-        "tests/storage/test_durability.py",
+        "tests/storage_sqlite",
     ),
     Mutant(
         1,
@@ -54,7 +54,7 @@ MUTANTS = (
         "storage/sqlite/connection.py",
         '            "synchronous=FULL",\n',
         '            "synchronous=NORMAL",\n',
-        "tests/storage/test_durability.py",
+        "tests/storage_sqlite",
     ),
     Mutant(
         1,
@@ -118,7 +118,7 @@ MUTANTS = (
         "broker/feeds.py",
         "        if self.session.durable:\n            self._hold(frames, publishes=False)\n",
         "        if False:\n            self._hold(frames, publishes=False)\n",
-        f"{SCRIPTED} tests/protocol/test_deliver.py",
+        f"{SCRIPTED} tests/protocol/test_durable_first.py",
     ),
     Mutant(
         1,
@@ -143,7 +143,7 @@ MUTANTS = (
         "storage/mongo/commit.py",
         "        if own:\n            plan.view.stored.update(own)\n        else:\n            plan",
         "        if True:\n            plan",
-        "tests/storage_mongo/test_lost_answers.py",
+        "tests/storage_mongo/test_lost_answers.py -k answers_lost_again",
     ),
     Mutant(
         1,
@@ -191,7 +191,7 @@ MUTANTS = (
         "storage/sqlite/disk.py",
         "            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         "            pass\n",
-        "tests/storage tests/laws/test_lifecycle.py -k 'second or twice or lock'",
+        "tests/storage_sqlite",
     ),
     Mutant(
         1,
@@ -207,7 +207,7 @@ MUTANTS = (
         "broker/wills.py",
         '    return Append(message, retain=fields["retain"], idempotency_key=key, idempotency_until=now + _REMEMBERED)\n',
         '    return Append(message, retain=fields["retain"])\n',
-        "tests/protocol/test_wills.py tests/laws/test_crash_sqlite.py",
+        "tests/core/test_wills.py",
     ),
     # --- 2. no gaps ---------------------------------------------------------------------------------------------------
     Mutant(
@@ -232,7 +232,7 @@ MUTANTS = (
         "storage/mongo/reads.py",
         "        ceiling = before + 1\n",
         "        pass\n",
-        "tests/storage_mongo/test_lost_answers.py tests/storage -k mongo",
+        "tests/storage_mongo/test_lost_answers.py -k another_group",
     ),
     Mutant(
         2,
@@ -240,7 +240,7 @@ MUTANTS = (
         "broker/delivery.py",
         "        if entry.seq != self.head + 1:\n            self.clear()",
         "        if False:\n            self.clear()",
-        SCRIPTED,
+        "tests/core/test_inbox.py",
     ),
     Mutant(
         2,
@@ -289,7 +289,7 @@ MUTANTS = (
         "storage/mongo/sessions.py",
         "            since = old.since if old else head if",
         "            since = head if",
-        CONFORMANCE + " -k mongo",
+        "tests/storage/test_sessions.py tests/storage/test_append.py -k mongo",
     ),
     Mutant(
         3,
@@ -305,7 +305,7 @@ MUTANTS = (
         "storage/mongo/sessions.py",
         "kept.device.epoch <= epoch else None",
         "True else None",
-        CONFORMANCE + " -k mongo",
+        "tests/storage/test_sessions.py tests/storage/test_append.py -k mongo",
     ),
     Mutant(
         3,
@@ -361,7 +361,7 @@ MUTANTS = (
         "broker/shares.py",
         "                self.pending[slot.seq] = None\n                bisect.insort(self._redo, slot.seq)\n",
         "                self._done(slot.seq)\n",
-        "tests/protocol/test_shared.py tests/laws/test_resend.py",
+        "tests/core/test_shares.py tests/protocol/test_shared.py",
     ),
     Mutant(
         3,
@@ -444,7 +444,7 @@ MUTANTS = (
         "broker/delivery.py",
         "        if len(self.recent) > max_entries:\n",
         "        if False:\n",
-        f"{SCRIPTED} tests/laws/test_slow_devices.py",
+        "tests/core/test_inbox.py",
     ),
     Mutant(
         5,
@@ -558,7 +558,7 @@ MUTANTS = (
         "broker/pipeline.py",
         "            async with asyncio.timeout(self._hook_timeout):\n                await plugin.before_ack(group)\n",
         "            async with asyncio.timeout(None):\n                await plugin.before_ack(group)\n",
-        f"{PIPELINE} --timeout 20",
+        f"{PIPELINE}",
     ),
     Mutant(
         7,
@@ -582,7 +582,7 @@ MUTANTS = (
         "storage/mongo/plan.py",
         "    if size > MAX_DOCUMENT:\n",
         "    if False:\n",
-        CONFORMANCE + " -k mongo",
+        "tests/storage/test_sessions.py tests/storage/test_append.py -k mongo",
     ),
     # --- 8. search is derived -----------------------------------------------------------------------------------------
     Mutant(

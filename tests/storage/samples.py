@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
 
 from storage.interface import Storage
-from storage.records import Append, Device, DeviceKey, Message, OpenSession, Subscribe, Subscription
+from storage.records import Append, Device, DeviceKey, Message, OpenSession, Operation, Subscribe, Subscription
 
 START = 1_700_000_000_000
 
@@ -68,6 +68,20 @@ def fields_of(message: Message | None) -> tuple[object, ...] | None:
         bytes(m.properties),
         m.seq,
     )
+
+
+def results(group: Sequence[Operation]) -> list[object]:
+    """All that a commit filled in."""
+    found: list[object] = []
+    for op in group:
+        if isinstance(op, Append):
+            found.append((fields_of(op.message), list(op.inbox_seqs), op.original, op.error))
+        elif isinstance(op, Subscribe):
+            found.append(([s.since for s in op.subscriptions], list(op.retained_seqs), op.error))
+        else:
+            names = ("created", "head", "offset", "position", "last")
+            found.append((*(getattr(op, name, None) for name in names), op.error))
+    return found
 
 
 def device_fields(device: Device | None) -> dict[str, object] | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from storage.mongo import MongoStorage
 from storage.mongo.documents import Collections
 from storage.records import (
-    Append,
     CloseSession,
     DeviceKey,
     Inflight,
@@ -20,11 +19,10 @@ from storage.records import (
     Release,
     SaveJob,
     SaveToken,
-    Subscribe,
     Token,
     Unsubscribe,
 )
-from tests.storage.samples import START, Maker, fields_of, opened, subscribe
+from tests.storage.samples import START, Maker, opened, subscribe
 
 ANN, BOB = DeviceKey("u/ann", "phone"), DeviceKey("u/bob", "pad")
 TOPICS, USERS = ["a", "b", "r"], ["u/ann", "u/bob"]
@@ -54,20 +52,6 @@ async def prepare(storage: MongoStorage, make: Maker) -> list[Operation]:
         SaveJob(JobState("sweep", "daily", 9, 1, 2, "done")),
         make.append("a", USERS),
     ]
-
-
-def results(group: Sequence[Operation]) -> list[object]:
-    """All that a commit filled in."""
-    found: list[object] = []
-    for op in group:
-        if isinstance(op, Append):
-            found.append((fields_of(op.message), list(op.inbox_seqs), op.original, op.error))
-        elif isinstance(op, Subscribe):
-            found.append(([s.since for s in op.subscriptions], list(op.retained_seqs), op.error))
-        else:
-            names = ("created", "head", "offset", "position", "last")
-            found.append((*(getattr(op, name, None) for name in names), op.error))
-    return found
 
 
 async def content(storage: MongoStorage) -> dict[str, object]:

@@ -8,8 +8,8 @@ import pytest
 
 from storage.errors import StorageUnavailable
 from storage.mongo import MongoStorage
-from tests.storage.samples import Maker
-from tests.storage_mongo.groups import check_laws, content, prepare, results
+from tests.storage.samples import Maker, results
+from tests.storage_mongo.groups import check_laws, content, prepare
 from tests.support import mongo_server
 from tests.support.mongo_proxy import LOSABLE, MongoProxy
 
@@ -64,12 +64,13 @@ async def test_answers_lost_again_and_again(database: str, proxy: MongoProxy, ma
     await storage.close()
 
 
+@pytest.mark.parametrize("number", [1, 2, 3])
 async def test_another_group_after_a_lost_answer_finds_the_first_one_finished(
-    database: str, proxy: MongoProxy, make: Maker
+    database: str, proxy: MongoProxy, make: Maker, number: int
 ) -> None:
     storage = await _open(database, proxy)
     first = [make.append("a", ["u/ann"]) for _ in range(3)]
-    proxy.lose_next_write()
+    proxy.lose_write(number)
     with pytest.raises(StorageUnavailable):
         await storage.commit(first)
     assert await storage.inbox_head("u/ann") == 0
