@@ -257,6 +257,8 @@ class Feed:
         connection = self.connection
         if qos and (window.full or window.on_wire >= connection.send_quota):
             return False
+        if not qos and self._durable_first:
+            return False  # held back it would count as written, and be lost with the connection
         if not self.delivery.authority.open:
             allowed = self.delivery.authority.cached(connection.info, Action.RECEIVE, message.topic)
             if allowed is None:
@@ -283,8 +285,11 @@ class Feed:
         frames.append(parts[0])
         frames.append(packet_id.to_bytes(2, "big"))
         frames.append(parts[1])
-        if qos == 2 and session.inbox:
+        if qos == 2 and session.inbox and not self._durable_first:
             self._durable_first = True
+            if len(frames) > 3:  # what is before it waits for nothing
+                connection.write_frames(frames[:-3])
+                del frames[:-3]
         return True
 
     def _parts(

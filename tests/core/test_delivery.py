@@ -110,6 +110,15 @@ def test_an_entry_of_the_group_under_way_waits_for_the_subscription_beside_it() 
     assert asyncio.run(play([*begin, *behind, *busy, *together, *durable, *read], window=100, page=256, recent=1)) == 4
 
 
+@pytest.mark.parametrize("levels", [(0, 2), (2, 0), (0, 2, 0, 1, 2, 0)])
+def test_qos_0_beside_qos_2_is_not_done_before_it_is_written(levels: tuple[int, ...]) -> None:
+    """A QoS 2 message waits for its state to be durable. What was to follow it is not lost with the connection."""
+    begin: list[Action] = [("settle", 0, 0), ("subscribe", 0, 11), ("settle", 0, 0), ("freeze", 0, 0)]
+    missed: list[Action] = [("publish", 0, qos) for qos in levels]
+    lost: list[Action] = [("settle", 0, 0), ("thaw", 0, 0), ("turn", 3, 0), ("lose", 0, 0)]
+    assert asyncio.run(play([*begin, *missed, *lost], window=100, page=256, recent=512)) == len(levels)
+
+
 @given(actions, st.sampled_from([1, 3]), st.sampled_from([1, 2]))
 @settings(max_examples=100, deadline=None)
 def test_from_a_broker_that_is_in_full_swing(script: list[Action], window: int, page: int) -> None:

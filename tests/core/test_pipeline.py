@@ -491,3 +491,15 @@ async def play(actions: list[tuple[str, int]]) -> None:
     assert order == sorted(submitted + steps, key=lambda name: int(name.lstrip("mesagtp")))
     assert [name for event, name in bench.recorder.events if event == "done"] == steps
     await bench.stop()
+
+
+async def test_storage_that_stays_away_is_never_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law 6: however often it fails, the group is kept and acknowledged in the end."""
+    monkeypatch.setattr("broker.pipeline._BACKOFF", (0.0,))
+    bench = Bench()
+    bench.store.answers = [StorageUnavailable("away")] * 50
+    bench.pipeline.submit(message("a"))
+    await bench.settled()
+    assert bench.recorder.acked == ["a"]
+    assert bench.counters.storage_errors == 50
+    await bench.stop()

@@ -109,7 +109,7 @@ MUTANTS = (
         "outbound QoS 2 is sent before its state is durable",
         "broker/feeds.py",
         "            self._durable_first = True\n",
-        "            self._durable_first = False\n",
+        "            pass\n",
         f"{SCRIPTED} tests/protocol/test_deliver.py {SIGKILL}",
     ),
     Mutant(
@@ -321,7 +321,7 @@ MUTANTS = (
         "broker/feeds.py",
         "        return bytes([head[0] | _DUP]) + head[1:], tail\n",
         "        return head, tail\n",
-        SCRIPTED,
+        "tests/protocol/test_sessions.py",
     ),
     Mutant(
         3,
@@ -353,7 +353,7 @@ MUTANTS = (
         "broker/feeds.py",
         "            if entry.target != self.client_id:\n                return True\n",
         "",
-        f"{SCRIPTED} tests/protocol/test_retained.py",
+        "tests/laws/test_devices.py",
     ),
     Mutant(
         3,
@@ -533,7 +533,7 @@ MUTANTS = (
         "storage/sqlite/disk.py",
         "        if self._free + reusable < self._low_water:\n",
         "        if False:\n",
-        CONFORMANCE + " -k sqlite",
+        "tests/storage_sqlite",
     ),
     # --- 7. plugins and refusals --------------------------------------------------------------------------------------
     Mutant(
