@@ -450,12 +450,17 @@ class Feed:
                 continue
             entry = page.get(slot.seq)
             parts = self._parts_again(entry, slot, member) if entry is not None else None
-            if parts is None:
+            if parts is None and slot.state is PUBLISHED_1:
                 self.session.window.drop(slot.packet_id)
                 self.finished(slot)
                 continue
             slot.sent = True
             self.session.window.on_wire += 1
+            if parts is None:
+                # The client may hold the identifier, and would take the next message that has it for this one.
+                slot.state = RELEASED
+                self.pubrel(slot)
+                continue
             frames += (parts[0], slot.packet_id.to_bytes(2, "big"), parts[1])
         self._resend += [slot for slot in reversed(run) if slot.seq > reached]
         self._task = None

@@ -103,6 +103,27 @@ async def test_a_qos_2_message_resumes_where_it_stood(stored: Broker, version: i
     await reader.quiet()
 
 
+async def test_a_qos_2_message_that_is_gone_is_released(stored: Broker, version: int) -> None:
+    """The client may hold the identifier: used for another message, it would have that one taken for the first [MQTT-4.3.3-3]."""
+    reader, sender = await stored.durable("reader", version), await stored.client("sender")
+    await reader.subscribe("t", options=2)
+    await send(sender, "t", range(2), qos=2)
+    first, second = [await reader.message(finish=False) for _ in range(2)]
+    await stored.lose(reader, "reader")
+    assert await stored.server.storage.prune_conversation("t", 2) == 1
+
+    reader = await stored.durable("reader", version)
+    message = await reader.message(finish=False)
+    assert (message.packet_id, message.payload) == (second.packet_id, b"1")
+    assert (await reader.expect(PubRel)).packet_id == first.packet_id
+    reader.send(PubComp(first.packet_id), PubRec(second.packet_id))
+    assert (await reader.expect(PubRel)).packet_id == second.packet_id
+    reader.send(PubComp(second.packet_id))
+    await reader.ping()
+    await stored.lose(reader, "reader")
+    await (await stored.durable("reader", version)).quiet()
+
+
 async def test_an_acknowledgement_of_nothing_changes_nothing(broker: Broker, version: int) -> None:
     reader, sender = await broker.durable("reader", version), await broker.client("sender")
     await reader.subscribe("t", options=2)
