@@ -250,13 +250,18 @@ class Connection:
             self._backlog = deque()
             self._pause(STALLED)
 
+    @property
+    def stalled(self) -> bool:
+        """Whether packets wait for an answer."""
+        return self._backlog is not None
+
     def go_on(self) -> None:
         """The answer is there: process what waited."""
         if self._backlog is None or self._stage == _CLOSED:
             return
         waiting, self._backlog = self._backlog, None
         self._process(list(waiting))
-        if self._backlog is None and self._stage != _CLOSED:
+        if not self.stalled and self._stage != _CLOSED:
             self._resume(STALLED)
             if self.decoder.error is not None:
                 self._violated(self.decoder.error)

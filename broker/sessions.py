@@ -317,7 +317,7 @@ class OpenStep(Step):
             if self._fresh:
                 session.cursor = operation.offset
         self._opened(session, self._present)
-        if connection.closed:
+        if not connection.open:
             return
         feed = connection.feed = self._server.delivery.attach(session, head)
         feed.awaits_filter = self._fresh and session.cursor < head

@@ -182,14 +182,14 @@ class Share:
         if not self.opened or self._task is not None:
             return
         touched: dict[Feed, None] = {}
-        while self._task is None and self._give_next(touched):
+        while self._give_next(touched):
             pass
         for feed in touched:
             feed.flush()
 
     def _give_next(self, touched: dict[Feed, None]) -> bool:
-        """Give out one entry. False if there is none, or nobody has room for it."""
-        entry = self._peek()
+        """Give out one entry. False if there is none, nobody has room for it, or a page is awaited."""
+        entry = self._peek() if self._task is None else None
         if entry is None:
             return False
         message = entry.message

@@ -47,6 +47,7 @@ async def test_a_job_that_cannot_be_done_says_why(house: MakeHouse) -> None:
         assert "search plugin is not configured" in last["detail"]["error"]
 
 
+@pytest.mark.inside
 async def test_a_session_whose_time_passed_while_the_clock_did_not_see_it_ends(
     house: MakeHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,7 +104,7 @@ async def test_a_qos_2_message_resumes_where_it_stood(stored: Broker, version: i
 
 
 async def test_a_qos_2_message_that_is_gone_is_released(stored: Broker, version: int) -> None:
-    """The client may hold the identifier: used for another message, it would have that one taken for the first [MQTT-4.3.3-3]."""
+    """The client may hold the identifier: of another message it would take the first one for the same [MQTT-4.3.3-3]."""
     reader, sender = await stored.durable("reader", version), await stored.client("sender")
     await reader.subscribe("t", options=2)
     await send(sender, "t", range(2), qos=2)
