@@ -44,7 +44,9 @@ SETUP: list[Action] = [("settle", 0, 0)]
 
 async def play(script: list[Action], *, window: int, page: int, recent: int) -> int:
     """Play a script, let everybody finish, and check; how many messages that were due were delivered."""
-    world = World(mqtt={"inflight_window": window}, limits={"page_entries": page, "recent_entries": recent})
+    few = recent * 3
+    limits = {"page_entries": page, "recent_entries": recent, "recent_bytes": few}
+    world = World(mqtt={"inflight_window": window}, limits=limits)
     await world.start()
     sender = Sender(world, "sender")
     devices = [Device(world, f"d{n}", durable=n < 3) for n in range(4)]
@@ -75,6 +77,7 @@ async def play(script: list[Action], *, window: int, page: int, recent: int) -> 
                     await gate.shut()
             else:
                 await world.turn(one)
+            assert world.server.delivery._recent_bytes <= few
         await world.quiesce(devices)
         assert world.problems == []
         for device in devices:

@@ -124,12 +124,18 @@ def test_an_offset_is_at_most_a_second_late(tmp_path: Path, url: str) -> None:
 # --- wills -----------------------------------------------------------------------------------------------------------
 
 
-async def _enter_with_wills(broker: BrokerProcess) -> None:
+async def _die_with_wills(broker: BrokerProcess) -> None:
+    """The broker is killed while their connections are open, so that it has published none of them."""
     watcher = await enter(broker, "watcher", "watcher-1")
     await watcher.subscribe("wills/#", options=1)
+    holders = []
     for name, delay in (("gone", 0), ("back", 0), ("in-time", 3600)):
         will = Will(f"wills/{name}", name.encode(), 1, False, {24: delay} if delay else {})
-        await enter(broker, "holder", name, 5, will=will)
+        holders.append(await enter(broker, "holder", name, 5, will=will))
+    await watcher.quiet()
+    broker.kill()
+    async with dropping(watcher, *holders):  # which also keeps the sockets open until here
+        assert [await holder.closed() for holder in holders] == [[], [], []]
 
 
 async def _come_back(broker: BrokerProcess) -> list[bytes]:
@@ -144,8 +150,8 @@ async def _come_back(broker: BrokerProcess) -> list[bytes]:
 def test_wills_survive_a_kill(tmp_path: Path, url: str) -> None:
     """Those that are due are published, also if their device is back at once; one with a delay is given up by that."""
     with broker_process(tmp_path, url) as broker:
-        asyncio.run(_enter_with_wills(broker))
-        broker.restart()
+        asyncio.run(_die_with_wills(broker))
+        broker.start()
         assert asyncio.run(_come_back(broker)) == [b"back", b"gone"]
         broker.stop()
     stored = law.read_all(url)

@@ -206,6 +206,33 @@ async def finish_one_and_begin_another(broker: BrokerProcess) -> None:
         await other.drop()
 
 
+async def finish_one_and_get_one_of_its_own(broker: BrokerProcess) -> None:
+    """The member's state is stored for the second message, and has forgotten the first; the group's may not have yet."""
+    first, other = await join(broker, 1, 5), await join(broker, 2, 5)
+    boss = await enter(broker, "boss", "boss-1", clean=True)
+    async with dropping(first, other, boss):
+        await first.subscribe("own/1", options=2)
+        await first.subscribe(WORK, options=2)
+        await boss.publish("jobs/1", b"job", 2)
+        assert (await first.message()).payload == b"job"
+        await boss.publish("own/1", b"own", 2)
+        own = await first.message(finish=False)
+        await asyncio.to_thread(broker.restart)
+    first, other = await join(broker, 1, 5), await join(broker, 2, 5)
+    async with dropping(first, other):
+        await other.subscribe(WORK, options=2)
+        again = await taken_up(first)
+        assert (again.payload, again.packet_id) == (b"own", own.packet_id)
+        await first.quiet()
+        await other.quiet()
+
+
+def test_a_group_gives_qos_2_to_nobody_else_after_a_crash(tmp_path: Path, url: str) -> None:
+    with broker_process(tmp_path, url) as broker:
+        asyncio.run(finish_one_and_get_one_of_its_own(broker))
+        broker.stop()
+
+
 def test_a_group_does_qos_2_once_over_a_crash(tmp_path: Path, url: str) -> None:
     with broker_process(tmp_path, url) as broker:
         asyncio.run(finish_one_and_begin_another(broker))

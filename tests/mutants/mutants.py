@@ -110,7 +110,7 @@ MUTANTS = (
         "broker/feeds.py",
         "            self._durable_first = True\n",
         "            pass\n",
-        f"{SCRIPTED} tests/protocol/test_deliver.py {SIGKILL}",
+        "tests/protocol/test_durable_first.py",
     ),
     Mutant(
         1,
@@ -369,7 +369,7 @@ MUTANTS = (
         "broker/shares.py",
         "        for seq in self.received - with_members.keys():\n            self._done(seq)\n",
         "",
-        "tests/protocol/test_shared.py tests/laws/test_resend.py tests/laws/test_crash_sqlite.py",
+        "tests/laws/test_resend.py",
     ),
     Mutant(
         3,
@@ -452,7 +452,7 @@ MUTANTS = (
         "broker/delivery.py",
         "        if self._recent_bytes > self.limits.recent_bytes:\n",
         "        if False:\n",
-        "tests/laws/test_slow_devices.py tests/core",
+        SCRIPTED,
     ),
     Mutant(
         5,
@@ -460,7 +460,7 @@ MUTANTS = (
         "broker/pipeline.py",
         "        return self._bytes >= self._limit\n",
         "        return False\n",
-        "tests/laws/test_storage_away.py -k disk",
+        f"{PIPELINE} tests/protocol/test_flow.py",
     ),
     Mutant(
         5,
@@ -485,14 +485,6 @@ MUTANTS = (
         "        if len(self._extras) < TAIL_RECENT and self._extras_bytes < BATCH:\n",
         "        if True:\n",
         "tests/protocol/test_flow.py tests/laws/test_slow_devices.py",
-    ),
-    Mutant(
-        5,
-        "the backlog in one page",
-        "broker/feeds.py",
-        "        limit = min(limits.page_entries, max(64, session.window.room))\n        page = await",
-        "        limit = 1 << 30\n        page = await",
-        "tests/laws/test_backlog.py tests/core",
     ),
     # --- 6. slow down, never drop -------------------------------------------------------------------------------------
     Mutant(
