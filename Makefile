@@ -11,6 +11,7 @@ SOURCES := $(shell find broker plugins storage -name '*.py' 2>/dev/null)
 HAVE_COMPILED := $(wildcard $(COMPILED_STAMP))
 LOCK := $(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11
 LOCK_NOTE := '\# Made by make lock from pyproject.toml; do not edit.'
+INTEROP := $(VENV)/interop/.stamp
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -50,8 +51,8 @@ bench: $(TEST) ## measure Tideline, compiled where a C compiler is, beside the b
 demo: $(TEST) ## see a phone and a laptop survive a killed broker
 	$(BIN)/tideline demo $(ARGS)
 
-interop: $(TEST) ## run other people's clients against the broker; names what is missing
-	$(BIN)/python -m pytest -m interop -rs tests $(ARGS)
+interop: $(TEST) $(INTEROP) ## run other people's clients against the broker; names what is missing
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m interop -rs tests/interop $(ARGS)
 
 lock: $(TEST) ## resolve the dependencies anew into requirements/
 	echo $(LOCK_NOTE) | tee requirements/core.txt > requirements/test.txt
@@ -81,3 +82,8 @@ $(COMPILED_STAMP): setup.py pyproject.toml $(SOURCES) | $(TEST)
 $(TEST): requirements/test.txt $(CORE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/test.txt
 	@touch $@
+
+# The clients that come from npm. Where there is no npm, or it finds nothing, the tests that need one say so.
+$(INTEROP): tests/interop/npm/package-lock.json | $(TEST)
+	@mkdir -p $(VENV)/interop/npm && cp tests/interop/npm/package*.json $(VENV)/interop/npm/
+	@npm ci --silent --no-audit --no-fund --ignore-scripts --prefix $(VENV)/interop/npm && touch $@ || echo "npm is missing, or could not install the clients"

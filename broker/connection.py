@@ -80,6 +80,7 @@ class Connection:
         "listener",
         "max_packet_size",
         "peer",
+        "resumed",
         "send_quota",
         "server",
         "session",
@@ -98,6 +99,8 @@ class Connection:
         self.client_id = ""
         self.peer = ""
         self.session: Session | None = None
+        self.resumed = False
+        """The session was there before this connection."""
         self.info: SessionInfo
         self.feed: Feed | None = None
         self.keep_alive = 0

@@ -4,6 +4,8 @@
 - One that is not the next step of its message (PUBREC for QoS 1, PUBCOMP before PUBREC) is a violation: the connection is
   closed [3.1.1 MQTT-4.8.0-1, 5 4.13.2], and the message comes again.
 - PUBREL is answered once forgetting the identifier is durable (law 1), also where nothing was to forget [MQTT-4.3.3-11].
+  On a session that goes on this is a success: it is the PUBREL whose PUBCOMP was lost (5 3.7.2.1: no error during recovery),
+  and stock clients report any other code as a message that failed.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ def pubrel(connection: Connection, packet: PubRel) -> None:
     session = connection.session
     assert session is not None
     if packet.packet_id not in session.received:
-        if connection.version >= 5:
+        if connection.version >= 5 and not connection.resumed:
             connection.send(PubComp(packet.packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND))
         else:
             connection.write_frames([ack_frame(PacketType.PUBCOMP, packet.packet_id)])

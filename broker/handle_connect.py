@@ -168,6 +168,7 @@ def _expiry(connection: Connection, packet: Connect) -> int:
 
 def _answer(connection: Connection, packet: Connect, proof: Properties, session: Session, present: bool) -> None:
     properties: Properties = {}
+    connection.resumed = present
     if connection.version >= 5:
         properties = {**_offer(connection, packet, session), **proof}
     known = present and connection.version > 3  # the flag is reserved in 3.1

@@ -103,6 +103,19 @@ async def test_an_unknown_release_is_answered(stored: Broker, version: int) -> N
     assert done.reason == (ReasonCode.PACKET_IDENTIFIER_NOT_FOUND if version == 5 else 0)
 
 
+async def test_a_release_that_comes_again_with_its_session_was_a_success(stored: Broker, version: int) -> None:
+    """The first PUBCOMP was lost with the connection. Clients tell their application of a code that is no success."""
+    sender = await stored.durable("sender", version)
+    sender.send(Publish("t", b"", 2, packet_id=1))
+    await sender.expect(PubRec)
+    sender.send(PubRel(1))
+    await sender.expect(PubComp)
+    await stored.lose(sender, "sender")
+    again = await stored.durable("sender", version)
+    again.send(PubRel(1))
+    assert await again.expect(PubComp) == PubComp(1)
+
+
 async def test_a_release_twice_is_answered_twice(stored: Broker, version: int) -> None:
     sender = await stored.durable("sender", version)
     sender.send(Publish("t", b"", 2, packet_id=1))

@@ -22,8 +22,6 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 OUTSTANDING = 20
 """Messages that a publisher leaves unacknowledged at most."""
 FOR_EVER = 0xFFFFFFFF
-FORGOTTEN = 0x92
-"""The reason code of a PUBCOMP for a PUBREL that came again: the exchange had ended before [MQTT 5, table 3-7]."""
 
 
 class Pulse:
@@ -280,7 +278,7 @@ class Publisher(Device, PublisherRecord):
                 self._acked(info.mid)
 
     def _on_publish(self, _: Any, __: Any, mid: int, reason: Any, ___: Any) -> None:
-        if reason.is_failure and reason.value != FORGOTTEN:
+        if reason.is_failure:
             self.problems.append(f"{self.name}: message refused: {reason}")
         if mid in self.open:
             self._acked(mid)

@@ -1,0 +1,76 @@
+"""A broker process with every kind of listener, as it comes: anonymous, on this machine. Its ports outlive its crashes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.broker import ANONYMOUS
+from tests.support.certificates import Certificates
+from tests.support.laws_process import BrokerProcess, broker_process, free_port
+
+HERE = Path(__file__).parent
+_NOBODY = {"tests.support.laws_auth.NameIsPassword": False, "tests.support.laws_auth.ForbiddenTopics": False}
+_names = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.interop)
+
+
+class Site:
+    """A broker, and where each of its listeners is."""
+
+    def __init__(self, broker: BrokerProcess, ports: dict[str, int], cafile: str) -> None:
+        self.broker = broker
+        self.ports = ports
+        """By transport: tcp, ws, tls, wss, and http."""
+        self.cafile = cafile
+
+    @property
+    def port(self) -> int:
+        return self.broker.port
+
+
+@contextmanager
+def site(folder: Path, certificates: Certificates) -> Iterator[Site]:
+    ports = {name: free_port() for name in ("ws", "tls", "wss", "http")}
+    files = {"certfile": str(certificates.server), "keyfile": str(certificates.server_key)}
+    listeners = [
+        {"name": name, "type": "ws" if name[0] == "w" else "tcp", "bind": f"127.0.0.1:{ports[name]}"}
+        | ({"tls": files} if name in ("tls", "wss") else {})
+        for name in ("ws", "tls", "wss")
+    ]
+    plugins = {**_NOBODY, **ANONYMOUS, "http": {"bind": f"127.0.0.1:{ports['http']}"}, "requests": {}}
+    with broker_process(folder, f"sqlite:///{folder}/t.db", listeners=listeners, plugins=plugins) as broker:
+        yield Site(broker, {**ports, "tcp": broker.port}, str(certificates.ca))
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[Site]:
+    """One broker for the tests of a file; each test has names of its own."""
+    with site(tmp_path_factory.mktemp("broker"), certificates) as made:
+        yield made
+
+
+@pytest.fixture
+def crashing(tmp_path: Path, certificates: Certificates) -> AbstractContextManager[Site]:
+    """A broker that a test may kill."""
+    return site(tmp_path, certificates)
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other test of the run uses, for a topic or a client."""
+    return f"n{next(_names)}"

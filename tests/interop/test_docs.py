@@ -1,0 +1,64 @@
+"""What the documents show with mosquitto's clients and curl works as it stands there, but for the port."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+
+from tests.interop.conftest import Site
+from tests.interop.programs import Program, needs, ok, run
+from tests.support.laws_process import ROOT, until
+
+pytestmark = [needs("mosquitto_pub", "Debian's mosquitto-clients"), needs("curl", "Debian's curl")]
+
+
+def commands(document: str, program: str, port: int) -> list[list[str]]:
+    """The commands of a document that begin with this, in order, with our port."""
+    text = (ROOT / document).read_text().replace("\\\n", " ")
+    lines = re.findall(rf"^(?:\$ )?({program}.*)$", text, re.MULTILINE)
+    found = [shlex.split(line, comments=True) for line in lines]
+    if program == "curl":
+        return [[word.replace("localhost:8080", f"localhost:{port}") for word in words] for words in found]
+    return [[words[0], "-p", str(port), *words[1:]] for words in found]
+
+
+def test_the_readme_shows_a_laptop_that_gets_what_it_missed(shared: Site) -> None:
+    first, publish, second = commands("README.md", "mosquitto_", shared.port)
+    with Program(*first, "-d") as laptop:
+        laptop.line("Subscribed")
+        laptop.stop()
+    ok(*publish)
+    with Program(*second) as laptop:
+        assert laptop.line("home/") == "home/kitchen/temp 21.5"
+
+
+def test_history_with_nothing_but_mosquittos_clients(shared: Site) -> None:
+    *asks, listens = commands("docs/sync.md", "mosquitto_", shared.port)
+    for command in asks:
+        ok(*command)
+    answer = json.loads(ok(*listens))
+    assert (answer["op"], answer["messages"][0]["topic"], answer["messages"][0]["payload"]) == (
+        "history",
+        "home/kitchen",
+        "21.5",
+    )
+
+
+def test_each_call_that_the_api_s_page_shows(shared: Site) -> None:
+    ok("mosquitto_pub", "-p", str(shared.port), "-q", "1", "-t", "home/kitchen", "-m", "20.5")
+    with Program("mosquitto_sub", "-p", str(shared.port), "-d", "-i", "laptop", "-c", "-q", "1", "-t", "home/#") as laptop:
+        laptop.line("Subscribed")
+    history, publish, sync, ack = commands("docs/http.md", "curl", shared.ports["http"])
+    assert "20.5" in [message["payload"] for message in json.loads(ok(*history))["messages"]]
+    stored = json.loads(ok(*publish))
+    assert stored["state"] == "stored"
+    device = f"http://localhost:{shared.ports['http']}/v1/devices/laptop"
+    until(lambda: '"connected":false' in run("curl", "-s", device).stdout, "the laptop's connection is gone")
+    page = json.loads(ok(*sync))
+    assert page["entries"][-1]["message"]["id"] == stored["id"]
+    acknowledge = [
+        re.sub(r'\{"device".*\}', json.dumps({"device": "laptop", "epoch": page["epoch"], "offset": page["next"]}), word)
+        for word in ack
+    ]
+    assert json.loads(ok(*acknowledge)) == {"offset": page["next"]}
