@@ -298,12 +298,15 @@ class Feed:
         connection = self.connection
         if connection.version < 5:
             return frame_parts(message, flags, False)
-        identifiers = [s.identifier for s in granted if s.identifier]
         wishes = connection.extras
         told = wishes is not None and wishes.message_properties
-        extra = connection.server.message_properties(message, self.session, seq) if told else ()
-        if not identifiers and not extra and not message.expires and connection.aliases_out is None:
+        personal = told or message.expires or connection.aliases_out is not None
+        for subscription in granted:
+            personal = personal or subscription.identifier
+        if not personal:
             return frame_parts(message, flags, True)
+        identifiers = [s.identifier for s in granted if s.identifier]
+        extra = connection.server.message_properties(message, self.session, seq) if told else ()
         alias, known = connection.alias_for(message.topic) if aliased else (0, False)
         return personal_parts(message, flags, int(time.time() * 1000), identifiers, extra, alias, known)
 

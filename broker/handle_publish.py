@@ -163,7 +163,7 @@ def received(connection: Connection, packet: Publish) -> None:
         if qos == 2 and packet.packet_id in session.received:
             _again(connection, session, packet.packet_id)
             return
-        if connection.version >= 5 and connection.inbound >= server.settings.mqtt.receive_maximum:
+        if connection.version >= 5 and connection.inbound >= server.receive_maximum:
             connection.disconnect(
                 ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, f"more than {connection.inbound} unacknowledged messages"
             )

@@ -54,6 +54,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.receive_maximum = settings.mqtt.receive_maximum
         self.counters = Counters()
         self.ids = Ids()
         self.trie: Trie[Session | Share] = Trie(settings.limits.match_cache)
@@ -268,13 +269,16 @@ class Server:
 
     def publish_ack(self, connection: Connection, append: Append, qos: int, packet_id: int) -> bytes:
         """PUBACK or PUBREC of MQTT 5: says whether anybody is subscribed, and where the message stands if asked to."""
+        kind = PacketType.PUBACK if qos == 1 else PacketType.PUBREC
+        wishes = connection.extras
+        if append.matched and not append.idempotency_key and (wishes is None or not wishes.ack_properties):
+            return ack_frame(kind, packet_id)
         reason = ReasonCode.SUCCESS
         topic = append.message.topic
         nobody = append.original is None and not append.matched
         if nobody and topic != REQUEST_TOPIC:
             reason = ReasonCode.NO_MATCHING_SUBSCRIBERS
         properties: Properties = {}
-        wishes = connection.extras
         declined = wishes is not None and wishes.problem_information is False  # then PUBACK has no properties [MQTT-3.1.2-29]
         if not declined and (append.idempotency_key or (wishes is not None and wishes.ack_properties)):
             message_id, seq = append.original or (append.message.id, append.message.seq)
@@ -283,7 +287,7 @@ class Server:
                 pairs.append(("duplicate", "true"))
             properties = {Property.USER_PROPERTY: pairs}
         if not properties and not reason:
-            return ack_frame(PacketType.PUBACK if qos == 1 else PacketType.PUBREC, packet_id)
+            return ack_frame(kind, packet_id)
         return encode((PubAck if qos == 1 else PubRec)(packet_id, reason, properties), 5)
 
     # --- what handlers ask -------------------------------------------------------------------------------------------
