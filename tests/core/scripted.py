@@ -198,8 +198,10 @@ class Sender(Peer):
 class Device(Peer):
     """Subscribes and acknowledges as the script says, and checks each message as a client can."""
 
-    def __init__(self, world: World, client_id: str, *, durable: bool) -> None:
+    def __init__(self, world: World, client_id: str, *, durable: bool, member: bool = False) -> None:
         super().__init__(world, client_id, durable=durable)
+        self.member = member
+        """Of a group: what it did not acknowledge at QoS 1 goes back to the group, which may choose it again (4.8.2)."""
         self.first: list[bytes] = []
         """Each message's payload, when it came first."""
         self.unanswered: deque[Packet] = deque()
@@ -207,12 +209,17 @@ class Device(Peer):
         """Payloads whose handshake we ended."""
         self._ids: dict[int, bytes] = {}
         """Packet ids in use, as far as we can know."""
+        self._ending: set[int] = set()
+        """Packet ids that end with the connection."""
         self._this_time: set[bytes] = set()
         self._packet_id = 0
 
     def began(self) -> None:
         self.unanswered.clear()
         self._this_time.clear()
+        for packet_id in self._ending:
+            self._ids.pop(packet_id, None)
+        self._ending.clear()
         if not self.durable:
             self.first.clear()
             self._ids.clear()
@@ -233,14 +240,17 @@ class Device(Peer):
         assert payload not in self.done, "acknowledged, and yet sent again"
         self._this_time.add(payload)
         if payload in self.first:
-            assert packet.dup, "sent again without DUP"
-            assert self._ids.get(packet.packet_id) == payload, "sent again under another identifier"
+            anew = self.member and packet.qos == 1
+            assert packet.dup or anew, "sent again without DUP"
+            assert self._ids.get(packet.packet_id) == payload or anew, "sent again under another identifier"
         else:
             self.first.append(payload)
         if packet.qos:
             assert self._ids.get(packet.packet_id, payload) == payload, "the identifier is in use"
             self._ids[packet.packet_id] = payload
             self.unanswered.append(packet)
+            if self.member and packet.qos == 1:
+                self._ending.add(packet.packet_id)
 
     def answer(self, index: int) -> None:
         """Acknowledge one of what waits, not necessarily the oldest."""
@@ -255,6 +265,7 @@ class Device(Peer):
             self.send(PubComp(packet.packet_id))
         elif isinstance(packet, Publish) and packet.qos == 1:
             self.done.add(self._ids.pop(packet.packet_id))
+            self._ending.discard(packet.packet_id)
             self.send(PubAck(packet.packet_id))
         elif isinstance(packet, Publish):
             self.send(PubRec(packet.packet_id))

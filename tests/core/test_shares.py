@@ -66,7 +66,7 @@ async def play(script: list[Action], window: int) -> None:
     world = World(mqtt={"inflight_window": window}, limits={"page_entries": 2, "recent_entries": 2})
     await world.start()
     sender = Sender(world, "sender")
-    members = [Device(world, f"m{n}", durable=True) for n in range(3)]
+    members = [Device(world, f"m{n}", durable=True, member=True) for n in range(3)]
     sender.connect()
     try:
         begin: list[Action] = [("settle", 0, 0), *(("subscribe", n, 2 - n % 2) for n in range(3)), ("settle", 0, 0)]
