@@ -30,6 +30,7 @@ from amqtt.contexts import Action
 from amqtt.plugins.authentication import AnonymousAuthPlugin
 
 from broker.amqtt_session import LightSession
+from broker.seldom import Seldom
 
 logger = logging.getLogger(__name__)
 
@@ -208,6 +209,7 @@ class Authority:
         self._keep = acl_cache_seconds if self._cacheable else 0.0
         self._threads: ThreadPoolExecutor | None = None
         self._turn = asyncio.Semaphore(2)
+        self.refusals = Seldom(logger, 1.0)
         self.open = not self._topic
         """True where no topic plugin is loaded: everything may be done, and nobody has to be asked."""
         if not self._auth:
@@ -249,6 +251,10 @@ class Authority:
             logger.error("client %r refused: %s failed: %s", session.client_id, type(plugin).__name__, blame(error))
             return False
         return None if answer is None else bool(answer)
+
+    def log_refusal(self, session: SessionInfo, what: str) -> None:
+        """Tell whoever writes the rules that a client was refused something; of a flood, one a second."""
+        self.refusals.warning("client %r of %s: %s", session.client_id, session.identity.user_key, what)
 
     # --- may it ----------------------------------------------------------------------------------------------------
 

@@ -255,9 +255,13 @@ class Chassis:
             self._later(lambda callback=callback: callback(**arguments))
 
     async def fire_and_wait(self, event: Events) -> None:
-        """Tell the listeners now, one after the other, each within the time limit: for the broker's start and stop."""
+        """Tell the listeners now, one after the other, each within the time limit: for the broker's start and stop.
+
+        A plugin's `StartError` is raised while the broker starts, and ends it.
+        """
+        starting = StartError if event in (BrokerEvents.PRE_START, BrokerEvents.POST_START) else ()
         for callback in self._callbacks.get(event, ()):
-            await self._call(callback)
+            await self._call(callback, raises=starting)
 
     def client_connected(self, info: SessionInfo) -> None:
         if BrokerEvents.CLIENT_CONNECTED in self._callbacks:
@@ -327,11 +331,13 @@ class Chassis:
         while (call := await self._queue.get()) is not None:
             await self._call(call)
 
-    async def _call(self, call: Callback) -> None:
-        """One plugin's turn. It may take its time limit and may fail; neither reaches anybody else."""
+    async def _call(self, call: Callback, *, raises: type[Exception] | tuple[()] = ()) -> None:
+        """One plugin's turn. It may take its time limit and may fail; neither reaches anybody else, but for what ``raises``."""
         try:
             async with asyncio.timeout(self._timeout):
                 await call()
+        except raises:
+            raise
         except TimeoutError:
             self._server.counters.hook_errors += 1
             logger.error("%s took longer than %g s", getattr(call, "__qualname__", call), self._timeout)

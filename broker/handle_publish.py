@@ -208,6 +208,7 @@ def _submit(connection: Connection, session: Session, packet: Publish, error: Ex
             append.received = (session.key, packet.packet_id)
     if error is not None:
         server.counters.acl_denied += 1
+        server.authority.log_refusal(connection.info, str(error))
         append.error = error
     connection.unstored += 1
     server.pipeline.submit(append)

@@ -147,7 +147,7 @@ class Listeners:
         """
         addresses: dict[str, list[Address]] = {}
         try:
-            contexts = [server_context(listener) if listener.tls else None for listener in settings]
+            contexts = [_context(listener) for listener in settings]
             for listener, context in zip(settings, contexts, strict=True):
                 server = await self._listen(listener, context, make_connection)
                 self._servers.append(server)
@@ -229,22 +229,29 @@ def advice(error: OSError) -> str:
     return hint.get(error.errno or 0, reason)
 
 
-def server_context(listener: Listener) -> ssl.SSLContext:
-    """TLS 1.2 and up, with the listener's certificates. Raises `StartError` naming the file that does not serve."""
-    tls = listener.tls
-    assert tls is not None
+def _context(listener: Listener) -> ssl.SSLContext | None:
+    if listener.tls is None:
+        return None
+    return server_context(f"listener {listener.name}: tls.", listener.tls, "http/1.1" if listener.type == "ws" else "mqtt")
+
+
+def server_context(where: str, tls: Tls, protocol: str) -> ssl.SSLContext:
+    """TLS 1.2 and up, with these certificates, for an ALPN protocol.
+
+    Raises `StartError` naming the file that does not serve; ``where`` stands before the setting's name.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-    context.set_alpn_protocols(["http/1.1"] if listener.type == "ws" else ["mqtt"])
-    _load_certificates(context, listener.name, tls)
+    context.set_alpn_protocols([protocol])
+    _load_certificates(context, where, tls)
     if tls.cafile is not None:
         # Without the requirement a certificate is still checked if there is one, for plugins that ask for it.
         context.verify_mode = ssl.CERT_REQUIRED if tls.require_client_certificate else ssl.CERT_OPTIONAL
     return context
 
 
-def _load_certificates(context: ssl.SSLContext, name: str, tls: Tls) -> None:
+def _load_certificates(context: ssl.SSLContext, where: str, tls: Tls) -> None:
     def no_passphrase() -> str:
         raise ValueError("encrypted")  # rather than a prompt on the terminal
 
@@ -253,21 +260,21 @@ def _load_certificates(context: ssl.SSLContext, name: str, tls: Tls) -> None:
             if path is not None:
                 path.open("rb").close()
         except OSError as error:
-            raise StartError(f"listener {name}: tls.{field} {path}: {(error.strerror or str(error)).lower()}") from error
+            raise StartError(f"{where}{field} {path}: {(error.strerror or str(error)).lower()}") from error
     key = tls.keyfile or tls.certfile
     try:
         context.load_cert_chain(tls.certfile, tls.keyfile, no_passphrase)
     except ValueError as error:
-        raise StartError(f"listener {name}: tls.keyfile {key}: is encrypted; give one without a passphrase") from error
+        raise StartError(f"{where}keyfile {key}: is encrypted; give one without a passphrase") from error
     except ssl.SSLError as error:
         why = (
             "the key does not belong to the certificate"
             if error.reason == "KEY_VALUES_MISMATCH"
             else "not a PEM certificate and key"
         )
-        raise StartError(f"listener {name}: tls.certfile {tls.certfile} with key {key}: {why}") from error
+        raise StartError(f"{where}certfile {tls.certfile} with key {key}: {why}") from error
     if tls.cafile is not None:
         try:
             context.load_verify_locations(tls.cafile)
         except ssl.SSLError as error:
-            raise StartError(f"listener {name}: tls.cafile {tls.cafile}: not PEM certificates") from error
+            raise StartError(f"{where}cafile {tls.cafile}: not PEM certificates") from error

@@ -106,10 +106,10 @@ class Server:
             Overdue(self.pipeline, self.clock, settings.mqtt.storage_timeout)
             if listen:
                 await self._open_listeners()
+            await self.chassis.fire_and_wait(BrokerEvents.POST_START)
         except BaseException:
             await self.stop()
             raise
-        await self.chassis.fire_and_wait(BrokerEvents.POST_START)
 
     async def _open_storage(self) -> None:
         deadline = time.monotonic() + 30

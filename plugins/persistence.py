@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from broker.config import parse_size
 from broker.hooks import Group, GroupPlugin, StoragePlugin
 from plugins.policy import Policies, Policy
+from storage.errors import StorageUnusable
 from storage.factory import open_url
 from storage.interface import Storage
 
@@ -30,6 +31,10 @@ class PersistencePlugin(GroupPlugin, StoragePlugin):
             if not isinstance(size, int) or size < 0:
                 raise ValueError('low_water_bytes must be a size in bytes, such as 65536 or "64 MiB"')
             self.low_water_bytes = size
+            try:
+                open_url(self.url)  # nothing is opened yet
+            except StorageUnusable as error:
+                raise ValueError(str(error)) from error
 
     def __init__(self, context: object) -> None:
         super().__init__(context)

@@ -19,6 +19,8 @@ def open_url(url: str, *, read_only: bool = False, low_water_bytes: int = 64 << 
 
         return MemoryStorage()
     if scheme == "sqlite":
+        if not rest.removeprefix("/"):
+            raise StorageUnusable("the sqlite url names no file: sqlite:///data/tideline.db")
         from storage.sqlite import SqliteStorage
 
         return SqliteStorage(rest.removeprefix("/"), read_only=read_only, low_water_bytes=low_water_bytes)
@@ -26,7 +28,9 @@ def open_url(url: str, *, read_only: bool = False, low_water_bytes: int = 64 << 
         try:
             from storage.mongo import MongoStorage
         except ImportError as error:
-            raise StorageUnusable(f"{scheme}:// needs the extra tideline[mongodb]: {error}") from error
+            raise StorageUnusable(
+                f"{scheme}:// needs more packages ({error}): pip install 'tideline[mongodb]', or '.[mongodb]' in the sources"
+            ) from error
         return MongoStorage(url, read_only=read_only)
     given = f"the storage url's scheme is {scheme!r}" if separator else "the storage url has no scheme"
     # The rest is not told: it may hold a password.

@@ -6,6 +6,7 @@ QoS 2 on both legs, where "exactly once" is the promise: a message that the lapt
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import signal
 import socket
@@ -261,10 +262,19 @@ def own_environment() -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, below those that the system gives to outgoing connections.
+
+    A port among those could be taken while its server is down, or a client that tries to reconnect could meet itself there.
+    """
+    dice = random.SystemRandom()
+    while True:
+        port = dice.randrange(12_000, 30_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def accepts(port: int) -> bool:

@@ -39,7 +39,7 @@ def inspect() -> None:
     """Look into a data directory or database, read-only."""
 
 
-@inspect.command()
+@inspect.command(short_help="List the conversations.")
 @click.option("--prefix", default="", help="Only topics that begin with it.")
 @_source_options
 def conversations(prefix: str, **source: Any) -> None:
@@ -52,7 +52,7 @@ def conversations(prefix: str, **source: Any) -> None:
     _show(rows, **source)
 
 
-@inspect.command()
+@inspect.command(short_help="List the inboxes.")
 @_source_options
 def inboxes(**source: Any) -> None:
     """List the inboxes: user key, first kept and last sequence."""
@@ -64,7 +64,7 @@ def inboxes(**source: Any) -> None:
     _show(rows, **source)
 
 
-@inspect.command()
+@inspect.command(short_help="List the devices.")
 @click.option("--user", help="Only the devices of this user.")
 @_source_options
 def devices(user: str | None, **source: Any) -> None:
@@ -78,7 +78,7 @@ def devices(user: str | None, **source: Any) -> None:
     _show(rows, **source)
 
 
-@inspect.command()
+@inspect.command(short_help="List the messages of a conversation.")
 @click.argument("topic")
 @click.option("--after", default=0, help="Only sequences above it.")
 @click.option("--before", default=0, help="Only sequences below it.")
@@ -102,7 +102,7 @@ def messages(topic: str, after: int, before: int, limit: int, newest: bool, **so
     _show(rows, **source)
 
 
-@inspect.command()
+@inspect.command(short_help="List the inbox of a user.")
 @click.argument("user")
 @click.option("--after", default=0, help="Only inbox sequences above it.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)

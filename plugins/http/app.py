@@ -81,5 +81,5 @@ def _asset(name: str, media_type: str) -> Response:
 
 _ABOUT = (
     "History, sync and search of a Tideline broker. Errors are problem+json. Topics in paths are written as they are "
-    "(`/v1/conversations/home/kitchen/messages`). Sequences start at 1 and have no gaps; times are milliseconds since 1970."
+    "(/v1/conversations/home/kitchen/messages). Sequences start at 1 and have no gaps; times are milliseconds since 1970."
 )

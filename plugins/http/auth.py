@@ -80,7 +80,7 @@ class Gate:
         header = request.headers.get("authorization", "")
         scheme, _, value = header.partition(" ")
         if scheme.lower() == "basic":
-            return await self._basic(value.strip())
+            return await self._basic(value.strip(), request)
         if scheme.lower() == "bearer":
             return await self._bearer(value.strip())
         if not header and self.open_to_operator:
@@ -101,7 +101,7 @@ class Gate:
         name = token.user[2:]
         return Who(token.user, SessionInfo(Identity(token.user, name, False), AuthRequest(_CLIENT_ID, name)))
 
-    async def _basic(self, value: str) -> Who:
+    async def _basic(self, value: str, caller: Request) -> Who:
         try:
             name, colon, password = base64.b64decode(value, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
@@ -112,7 +112,8 @@ class Gate:
         known = self._known.get(mark)
         if known is not None and known[0] > self._server.now():
             return Who(known[1].identity.user_key, known[1])
-        request = AuthRequest(_CLIENT_ID, name, password.encode())
+        address = caller.client.host if caller.client else ""
+        request = AuthRequest(_CLIENT_ID, name, password.encode(), address)
         identity = await self._server.authority.authenticate(request)
         if identity is None or identity.username is None:
             raise Unauthorized("wrong user name or password")

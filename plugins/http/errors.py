@@ -55,7 +55,11 @@ def install(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return answer(error.status_code, "http", str(error.detail), str(error.detail), dict(error.headers or {}))
+        name, detail = {
+            404: ("not-found", f"no such path: {request.url.path}; /docs lists them"),
+            405: ("method", f"{request.method} is not for {request.url.path}; /docs lists what is"),
+        }.get(error.status_code, ("http", str(error.detail)))
+        return answer(error.status_code, name, str(error.detail).lower(), detail, dict(error.headers or {}))
 
     async def undecided(request: Request, error: Exception) -> Response:
         return answer(

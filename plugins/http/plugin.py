@@ -9,14 +9,17 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
 from fastapi import APIRouter
 
 from broker.chassis import ChassisContext
-from broker.config import is_loopback, split_bind
+from broker.config import Tls, is_loopback, split_bind
+from broker.errors import StartError
 from broker.hooks import Group, GroupPlugin
+from broker.listeners import advice, server_context
 from broker.server_view import Services
 from plugins.http import app as application
 from plugins.http.api import Api
@@ -66,6 +69,17 @@ class HttpPlugin(GroupPlugin):
                 raise ValueError(f"bind {self.bind!r} {error}") from error
             if self.storage_timeout <= 0 or self.max_wait < 0 or self.max_waiting < 1:
                 raise ValueError("storage_timeout and max_waiting must be positive, max_wait 0 or more")
+            if self.keyfile and not self.certfile:
+                raise ValueError("keyfile needs certfile, the certificate that it belongs to")
+
+        @property
+        def tls(self) -> Tls | None:
+            """The certificates, where it is HTTPS."""
+            return (
+                Tls(certfile=Path(self.certfile), keyfile=Path(self.keyfile) if self.keyfile else None)
+                if self.certfile
+                else None
+            )
 
     config: Config
     context: ChassisContext
@@ -91,15 +105,15 @@ class HttpPlugin(GroupPlugin):
         return host, port
 
     async def on_broker_post_start(self) -> None:
-        """Listen. A port that is taken is logged, and the broker goes on without HTTP."""
+        """Listen. Raises `StartError` where that cannot be."""
         config = self.config
         host, port = split_bind(config.bind)
         services = cast(Services, self.context.server)
+        tls = server_context("plugins.http: ", config.tls, "http/1.1") if config.tls else None
         try:
             sock = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024)
         except OSError as error:
-            log.error("http: cannot listen on %s: %s; the broker goes on without HTTP", config.bind, error.strerror or error)
-            return
+            raise StartError(f"plugins.http: cannot listen on {config.bind}: {advice(error)}") from error
         sock.setblocking(False)
         self._socket = sock
         loopback = is_loopback(host)
@@ -110,7 +124,7 @@ class HttpPlugin(GroupPlugin):
         hosts = {host, *config.hosts} if loopback or config.hosts else None
         max_body = services.settings.mqtt.max_packet_size * 2 + (64 << 10)
         app = application.make(api, self.context.shared.get("http routers", ()), hosts=hosts, max_body=max_body)
-        await self._serve(app, sock)
+        await self._serve(app, sock, tls)
         scheme = "https" if config.certfile else "http"
         log.info("http: %s://%s:%d/v1, documentation at /docs", scheme, *self.address)
         self._operator.write(f"{scheme}://{_reached_by(*self.address)}", config.certfile)
@@ -120,7 +134,7 @@ class HttpPlugin(GroupPlugin):
                 "credentials is the operator and reads everything. This ends with the first user, or listener bound elsewhere"
             )
 
-    async def _serve(self, app: Any, sock: socket.socket) -> None:
+    async def _serve(self, app: Any, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
         config = uvicorn.Config(
             app,
             http="h11",
@@ -134,13 +148,10 @@ class HttpPlugin(GroupPlugin):
             timeout_graceful_shutdown=3,
             limit_concurrency=self.config.max_waiting + 1000,
             h11_max_incomplete_event_size=HEADERS,
-            ssl_certfile=self.config.certfile or None,
-            ssl_keyfile=self.config.keyfile or None,
         )
         config.load()
+        config.ssl = tls
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what it says beyond that, we say ourselves
-        if config.ssl is not None:
-            config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
         server = self._server = Quiet(config)
         self._task = asyncio.create_task(server.serve(sockets=[sock]), name="http")
         while not server.started and not self._task.done():

@@ -14,6 +14,7 @@ from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
 from broker.config import Settings
+from broker.seldom import Seldom
 from broker.server import Server
 from tests.chassis.third_party import OwnTopics
 from tests.support.certificates import Certificates
@@ -113,6 +114,18 @@ async def test_amqtts_acl(broker, client, passwords):
     assert await asyncio.to_thread(bob.receive) == ("home/door", b"open")
     assert server.counters.acl_denied >= 2
     assert bob.messages.empty()
+
+
+async def test_what_a_client_may_not_is_in_the_log(broker, client, passwords, caplog):
+    """A 3.1.1 publisher is told nothing, so whoever writes the rules must be."""
+    acl = {"publish_acl": {"alice": ["home/#"]}, "acl": {"alice": ["home/#"]}}
+    server = await broker({FILE: {"password_file": str(passwords)}, ACL: acl})
+    bob = await connected(server, client("pad"), "bob", "bob")
+    await asyncio.to_thread(bob.publish, "home/door", b"x")
+    assert "client 'pad' of u/bob: publishing to 'home/door' is not allowed" in caplog.text
+    server.authority.refusals = Seldom(logging.getLogger("broker.authority"), 0)  # it tells one a second
+    assert not await asyncio.to_thread(bob.subscribe, "home/#")
+    assert "client 'pad' of u/bob: subscribing to 'home/#' is refused: not authorized" in caplog.text
 
 
 async def test_version_5_is_told_that_it_may_not(broker, client):

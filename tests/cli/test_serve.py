@@ -73,6 +73,18 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     assert f"listener websocket: cannot listen on 127.0.0.1:{port}: address already in use" in line
 
 
+def test_an_api_that_cannot_be_served_is_one_line(tmp_path: Path) -> None:
+    """Who configured it would else find another program at its address."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        code, line = fails(tmp_path, **{**MEMORY, "TIDELINE__PLUGINS__HTTP__BIND": bind})
+    assert code == 3
+    assert f"plugins.http: cannot listen on {bind}: address already in use" in line
+    code, line = fails(tmp_path, **{**MEMORY, "TIDELINE__PLUGINS__HTTP__CERTFILE": "no.pem"})
+    assert code == 3
+    assert "plugins.http: certfile no.pem: no such file or directory" in line
+
+
 def test_data_that_another_broker_serves_is_one_line(tmp_path: Path) -> None:
     with serving(tmp_path) as broker:
         broker.line("storing")

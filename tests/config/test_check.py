@@ -38,6 +38,21 @@ def test_no_authentication_lets_nobody_in() -> None:
     assert "nobody is let in" in only
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("postgres://u:sesame@h/d", "scheme is 'postgres': it must be sqlite://, mongodb:// or memory://"),
+        ("data/tideline.db", "has no scheme"),
+        ("sqlite://", "names no file"),
+        ("mongodb://u:sesame@host", "names no database"),
+    ],
+)
+def test_a_storage_that_cannot_be_is_refused_without_telling_its_password(url: str, told: str) -> None:
+    (problem,) = plugin_problems(load(None, {"TIDELINE__PLUGINS__PERSISTENCE__URL": url}))
+    assert told in problem
+    assert "sesame" not in problem
+
+
 def test_unreadable_certificates_are_warned_of(tmp_path: Path) -> None:
     (tmp_path / "cert.pem").write_text("x")
     tls = {"TIDELINE__LISTENERS__0__TLS": f"{{certfile: '{tmp_path}/cert.pem', keyfile: '{tmp_path}/key.pem'}}"}

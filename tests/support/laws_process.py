@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import resource
 import signal
 import socket
@@ -17,26 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from broker.cli.demo_parts import free_port
+
 PATIENCE = 30.0
 """Seconds after which a test gives up waiting for what must come."""
 ROOT = Path(__file__).resolve().parents[2]
 _NAMES = {"tests.support.laws_auth.NameIsPassword": {}, "tests.support.laws_auth.ForbiddenTopics": {}}
-
-
-def free_port() -> int:
-    """A port that nobody listens on, below those that the system gives to outgoing connections.
-
-    A port among those could be taken while its server is down, or a client that tries to reconnect could meet itself there.
-    """
-    dice = random.SystemRandom()
-    while True:
-        port = dice.randrange(12_000, 30_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def until(condition: Callable[[], Any], what: str | Callable[[], str], timeout: float = PATIENCE) -> None:
