@@ -311,7 +311,7 @@ MUTANTS = (
         3,
         "what was in flight is not sent again",
         "broker/feeds.py",
-        "        self._resend.extend(self.session.window.pending())\n",
+        "        self._resend = self.session.window.pending()[::-1]\n",
         "",
         SCRIPTED,
     ),

@@ -36,7 +36,8 @@ class MongoProxy:
         self._server: asyncio.Server | None = None
         self._links: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self.port = 0
-        self.lose: Callable[[Command], bool] = lambda command: False
+        self.lose: Callable[[Command], bool]
+        self.lose_nothing()
         self.pass_on: Callable[[Command], bool] = lambda command: True
         self.held: Callable[[], Awaitable[object] | None] = lambda: None
         self.lost: list[Command] = []
@@ -58,6 +59,10 @@ class MongoProxy:
                 link.cancel()
             await asyncio.gather(*links, return_exceptions=True)
             await server.wait_closed()
+
+    def lose_nothing(self) -> None:
+        """Whatever was asked for and has not happened does not happen any more."""
+        self.lose = lambda command: False
 
     def lose_next_write(self) -> None:
         """Lose the answer to the next write that is not a renewal of the lease."""
