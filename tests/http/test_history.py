@@ -67,6 +67,22 @@ async def test_an_entity_tag_spares_the_body(http: Any) -> None:
     assert changed.status_code == 200
 
 
+@pytest.mark.parametrize("path", ["", "/t/messages?after=3", "/t/position"])
+async def test_each_answer_about_conversations_has_a_tag_that_changes_with_it(http: Any, path: str) -> None:
+    tag = (await http.get(f"/conversations{path}")).headers["etag"]
+    assert (await http.get(f"/conversations{path}", headers={"If-None-Match": tag})).status_code == 304
+    await http.post("/conversations/t/messages", json={"payload": "new"})
+    assert (await http.get(f"/conversations{path}", headers={"If-None-Match": tag})).status_code == 200
+
+
+async def test_a_key_used_many_times_at_once_stores_once(http: Any) -> None:
+    posts = [http.post("/conversations/t/messages", json={"payload": "x"}, headers={"Idempotency-Key": "k"}) for _ in range(20)]
+    answers = await asyncio.gather(*posts)
+    assert sorted(answer.status_code for answer in answers) == [200] * 19 + [201]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert (await texts(http, limit=100)).count("x") == 1
+
+
 async def test_an_expired_message_is_in_no_page_and_no_count(http: Any) -> None:
     await http.post("/conversations/t/messages", json={"payload": "soon gone", "expiry": 1})
     assert (await http.get("/conversations/t/position")).json()["unread"] == 11
