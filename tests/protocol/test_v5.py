@@ -7,7 +7,7 @@ import pytest
 from broker.packets.codes import ReasonCode
 from broker.packets.model import Disconnect, PubAck, PubComp, Publish, PubRec, PubRel
 from broker.packets.properties import Properties, Property
-from tests.support.broker import Broker, running
+from tests.support.broker import Broker, running, until
 from tests.support.wire import Client
 
 KINDS = pytest.mark.parametrize("durable", [False, True], ids=["clean", "durable"])
@@ -104,7 +104,7 @@ async def test_an_expired_message_does_not_hold_the_offset_back(stored: Broker, 
     reader = await stored.durable("reader", 5)
     await reader.quiet()
     (session,) = stored.server.sessions.named("reader")
-    assert session.window.offset(session.cursor) == session.cursor == 1
+    await until(lambda: session.window.offset(session.cursor) == session.cursor == 1)
 
 
 def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:

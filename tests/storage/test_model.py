@@ -123,6 +123,7 @@ def _plain(found: list[object]) -> str:
     return repr([[type(part).__name__ if isinstance(part, Exception) else part for part in one] for one in found])  # type: ignore[attr-defined]
 
 
+@pytest.mark.inside
 @pytest.mark.parametrize("name", sorted(backends()))
 def test_a_backend_does_what_the_one_in_memory_does(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     kind = backends()[name]
