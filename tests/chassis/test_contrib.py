@@ -1,11 +1,14 @@
-"""amqtt's contributed plugins, each where the package that it needs is installed."""
+"""amqtt's contributed plugins for authentication, but for LDAP's, which needs libldap to be compiled."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pytest
+import jwt
+from aiohttp import web
 from amqtt.contexts import Action
+from amqtt.contrib import cert
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.authority import Authority, AuthRequest, Identity, SessionInfo
 from broker.chassis import BrokerEvents
@@ -16,7 +19,6 @@ def asked(username: str | None, password: str | None, client_id: str = "phone") 
 
 
 async def test_jwt(authority_of):
-    jwt = pytest.importorskip("jwt")
     secret = "a secret of thirty-two bytes or more"
     claims = {"user_claim": "name", "secret_key": secret}
     topics = {"publish_claim": "may_pub", "subscribe_claim": "may_sub", "receive_claim": "may_rec", "secret_key": secret}
@@ -34,8 +36,6 @@ async def test_jwt(authority_of):
 
 
 async def test_database(chassis_of, tmp_path):
-    pytest.importorskip("sqlalchemy")
-    pytest.importorskip("aiosqlite")
     connection = f"sqlite+aiosqlite:///{tmp_path}/auth.db"
     users, topics = "amqtt.contrib.auth_db.UserAuthDBPlugin", "amqtt.contrib.auth_db.TopicAuthDBPlugin"
     options = {"connection": connection, "sync_schema": True}
@@ -55,7 +55,6 @@ async def test_database(chassis_of, tmp_path):
 
 
 async def test_http(chassis_of):
-    web = pytest.importorskip("aiohttp.web")
     seen: list[dict[str, Any]] = []
 
     async def answer(request: Any) -> Any:
@@ -93,9 +92,6 @@ async def test_http(chassis_of):
 
 
 async def test_certificates_verify_the_client_id_not_the_user_name(authority_of):
-    cert = pytest.importorskip("amqtt.contrib.cert")
-    from cryptography.hazmat.primitives.serialization import Encoding
-
     key, ca = cert.generate_root_creds("XX", "State", "Town", "Org", "Root")
     _, request = cert.generate_device_csr("XX", "Org", "device", "spiffe://fleet.example/device/phone", "phone.local")
     der = cert.sign_csr(request, key, ca).public_bytes(Encoding.DER)

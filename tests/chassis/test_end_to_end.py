@@ -296,7 +296,6 @@ async def test_over_websocket(broker, client):
 
 
 async def test_the_certificate_plugin(broker, client, tmp_path):
-    pytest.importorskip("amqtt.contrib.cert")
     files = Certificates(tmp_path)
     tls = {"certfile": str(files.server), "keyfile": str(files.server_key), "cafile": str(files.ca)}
     server = await broker({"amqtt.contrib.cert.UserAuthCertPlugin": {"uri_domain": "fleet"}}, tls=tls)
