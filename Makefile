@@ -52,7 +52,7 @@ demo: $(TEST) ## see a phone and a laptop survive a killed broker
 	$(BIN)/tideline demo $(ARGS)
 
 interop: $(TEST) $(INTEROP) ## run other people's clients against the broker; names what is missing
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m interop -rs tests/interop $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m interop tests/interop $(ARGS)
 
 lock: $(TEST) ## resolve the dependencies anew into requirements/
 	echo $(LOCK_NOTE) | tee requirements/core.txt > requirements/test.txt

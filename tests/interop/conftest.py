@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -22,6 +23,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.interop)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What is missing, once each, with how many tests it kept from running."""
+    ours = [report for report in terminalreporter.getreports("skipped") if report.nodeid.startswith("tests/interop/")]
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in ours)
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"not run, {count} tests: {reason}", yellow=True)
 
 
 class Site:
