@@ -75,16 +75,22 @@ class Message:
         return f"Message(id={self.id}, topic={self.topic!r}, seq={self.seq}, user={self.user!r}, payload={self.payload[:40]!r})"
 
 
-class InboxEntry(NamedTuple):
+class InboxEntry:
     """One entry of an inbox.
 
     ``message`` is None where retention has removed it. ``target`` is the only client id that the entry is for (a
     retained message sent to a new subscription), or empty for every device of the user.
     """
 
-    seq: int
-    message: Message | None
-    target: str = ""
+    __slots__ = ("message", "seq", "target")
+
+    def __init__(self, seq: int, message: Message | None, target: str = "") -> None:
+        self.seq = seq
+        self.message = message
+        self.target = target
+
+    def __repr__(self) -> str:
+        return f"InboxEntry(seq={self.seq}, message={self.message!r}, target={self.target!r})"
 
 
 class Append:

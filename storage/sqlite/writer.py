@@ -53,6 +53,8 @@ _ENTRY_OF = """
     ORDER BY seq DESC LIMIT 1
 """
 
+_NOTHING = bytearray()
+
 Once = tuple[str, int, int, int]
 """Digest in hexadecimal, message id, conversation sequence, until."""
 
@@ -212,7 +214,7 @@ class GroupWriter:
     def _flush(self, *, last: bool = False) -> None:
         """Write what is gathered; ``last`` commits."""
         batch, connection = self._batch, self.connection
-        self.work += len(batch.messages) // batch.WIDTH + len(batch.entries) // 4 + 2
+        self.work += len(batch.messages) // batch.WIDTH + len(batch.entries) // 3 + len(batch.targeted) // 4 + 2
         conversations, users = self._conversations.take_new(), self._inboxes.take_new()
         if not batch.is_empty() or conversations or users:
             self._batch = Batch()
@@ -339,8 +341,8 @@ class GroupWriter:
             message.qos,
             1 if message.retain else 0,
             message.expires,
-            message.properties,
-            message.payload,
+            bytearray(message.properties) if message.properties else _NOTHING,
+            bytearray(message.payload),
         )
         recipients = op.recipients
         if not recipients:
@@ -351,7 +353,7 @@ class GroupWriter:
             user = heads[name]
             user.seq = place = user.seq + 1
             places.append(place)
-            entries += (user.id, place, id, None)
+            entries += (user.id, place, id)
         op.inbox_seqs = places
 
     def _keep_apart(self, op: Append) -> None:
@@ -415,7 +417,7 @@ class GroupWriter:
             op.retained_seqs = list(range(head.seq + 1, head.seq + 1 + len(op.retained)))
             head.seq += len(op.retained)
             for seq, message in zip(op.retained_seqs, op.retained, strict=True):
-                self._batch.entries += (head.id, seq, message.id, target)
+                self._batch.targeted += (head.id, seq, message.id, target)
 
     def _unsubscribe(self, op: Unsubscribe) -> None:
         self._sessions.unsubscribe(self._begin(), op)
