@@ -12,11 +12,13 @@ from amqtt.plugins.authentication import AnonymousAuthPlugin
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.utils import import_string
 
-from broker.config import Listener, Settings, is_loopback, split_bind
+from broker.config import Settings, is_loopback, split_bind
 from broker.errors import StartError
 from broker.hooks import EnhancedAuthPlugin
 from broker.plugin_config import checked
 
+_TLS_FILES = ("certfile", "keyfile", "cafile")
+_PLUGIN_FILES = {*_TLS_FILES, "password_file"}
 _EVERYWHERE = {"0.0.0.0", "::"}
 _IN_THE_CLEAR = "without TLS: passwords and messages travel in the clear"
 
@@ -37,7 +39,7 @@ def warnings(settings: Settings) -> list[str]:
     return [
         *_exposure(settings),
         *_identity(settings),
-        *(line for listener in settings.listeners for line in _unreadable(listener)),
+        *_unreadable(settings),
         *_clashes(settings),
     ]
 
@@ -85,13 +87,26 @@ def _auth(settings: Settings) -> Iterator[tuple[type, dict[str, object]]]:
             yield cls, {str(name).replace("-", "_"): value for name, value in options.items()}
 
 
-def _unreadable(listener: Listener) -> Iterator[str]:
-    if listener.tls is None:
-        return
-    for field in ("certfile", "keyfile", "cafile"):
-        path: Path | None = getattr(listener.tls, field)
-        if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
-            yield f"listener {listener.name}: tls.{field} {path} cannot be read"
+def _unreadable(settings: Settings) -> Iterator[str]:
+    """Files that must be there and cannot be read: a listener without its certificate, or nobody's password."""
+    for where, path in (*_listener_files(settings), *_plugin_files(settings)):
+        if not (path.is_file() and os.access(path, os.R_OK)):
+            yield f"{where} {path} cannot be read"
+
+
+def _listener_files(settings: Settings) -> Iterator[tuple[str, Path]]:
+    for listener in settings.listeners:
+        for field in _TLS_FILES if listener.tls is not None else ():
+            path: Path | None = getattr(listener.tls, field)
+            if path is not None:
+                yield f"listener {listener.name}: tls.{field}", path
+
+
+def _plugin_files(settings: Settings) -> Iterator[tuple[str, Path]]:
+    for key, options in settings.plugins.items():
+        for name, value in options.items():
+            if name.replace("-", "_") in _PLUGIN_FILES and isinstance(value, str) and value:
+                yield f"plugins.{key}: {name}", Path(value)
 
 
 def _clashes(settings: Settings) -> Iterator[str]:

@@ -9,7 +9,9 @@ import pytest
 from broker.config import Settings, load
 from broker.config_check import plugin_problems, warnings
 
-PASSWORDS = {"TIDELINE__PLUGINS": "{persistence: , amqtt.plugins.authentication.FileAuthPlugin: {password_file: x}}"}
+PASSWORDS = {
+    "TIDELINE__PLUGINS": f"{{persistence: , amqtt.plugins.authentication.FileAuthPlugin: {{password_file: '{__file__}'}}}}"
+}
 
 
 def test_the_defaults_have_neither() -> None:
@@ -57,6 +59,18 @@ def test_unreadable_certificates_are_warned_of(tmp_path: Path) -> None:
     (tmp_path / "cert.pem").write_text("x")
     tls = {"TIDELINE__LISTENERS__0__TLS": f"{{certfile: '{tmp_path}/cert.pem', keyfile: '{tmp_path}/key.pem'}}"}
     assert warnings(load(None, tls)) == [f"listener mqtt: tls.keyfile {tmp_path}/key.pem cannot be read"]
+
+
+def test_files_of_plugins_that_are_not_there_are_warned_of(tmp_path: Path) -> None:
+    file_auth = "amqtt.plugins.authentication.FileAuthPlugin"
+    plugins = f"{{http: {{certfile: {tmp_path}/cert.pem}}, {file_auth}: {{password_file: {tmp_path}/pw}}}}"
+    assert warnings(load(None, {"TIDELINE__PLUGINS": plugins})) == [
+        f"plugins.http: certfile {tmp_path}/cert.pem cannot be read",
+        f"plugins.{file_auth}: password_file {tmp_path}/pw cannot be read",
+    ]
+    (tmp_path / "cert.pem").touch()
+    (tmp_path / "pw").touch()
+    assert warnings(load(None, {"TIDELINE__PLUGINS": plugins})) == []
 
 
 @pytest.mark.parametrize(
