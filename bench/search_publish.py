@@ -31,7 +31,7 @@ from bench.table import columns
 
 CONNECTIONS = 4
 WINDOW = 256
-RATES = (2000, 5000)
+RATES = (2000, 5000, 10_000, 15_000)
 """Messages a second of the paced runs."""
 _WARM = 1.0
 
