@@ -138,6 +138,15 @@ class Collector:
 
         await until(enough, lambda: f"{len(self.got)} of {count} messages", timeout)
 
+    async def until(self, payload: str, timeout: float = PATIENCE) -> None:
+        """Wait until the newest message is that one."""
+
+        def there() -> bool:
+            self.check()
+            return self.got[-1:] == [payload]
+
+        await until(there, lambda: f"{payload!r}, the last of {len(self.got)} is {self.got[-1:]}", timeout)
+
     async def end(self) -> None:
         """Stop listening."""
         self._task.cancel()
