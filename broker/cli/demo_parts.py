@@ -5,13 +5,11 @@ QoS 2 on both legs, where "exactly once" is the promise: a message that the lapt
 
 from __future__ import annotations
 
-import os
 import random
 import secrets
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +21,7 @@ import yaml
 from paho.mqtt.enums import CallbackAPIVersion
 
 from broker.cli.passwd import hashed, write
+from broker.own_process import own_command, own_environment
 
 TOPIC = "chat/family"
 PATIENCE = 60.0  # seconds until a step counts as failed
@@ -104,9 +103,9 @@ class Story:
 
     def start_broker(self, why: str) -> None:
         self._step(why)
-        command = [sys.executable, "-m", "broker.cli", "serve", "--config", str(self._config)]
+        command = own_command("broker.cli", "serve", "--config", str(self._config))
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=own_environment())
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=bare_environment())
         deadline = time.monotonic() + PATIENCE
         while not accepts(self._port):
             if self._process.poll() is not None:
@@ -186,18 +185,9 @@ class Story:
     def show_devices(self) -> None:
         """What `tideline inspect` reads from the data beside the running broker."""
         self._step("tideline inspect devices: each device has its own offset in its user's inbox, and so a lag.")
-        command = [
-            sys.executable,
-            "-m",
-            "broker.cli",
-            "inspect",
-            "devices",
-            "--data",
-            str(self._folder / "data"),
-            "--user",
-            "ada",
-        ]
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False, env=own_environment())
+        data = str(self._folder / "data")
+        command = own_command("broker.cli", "inspect", "devices", "--data", data, "--user", "ada")
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False, env=bare_environment())
         for line in (shown.stdout or shown.stderr).splitlines():
             self._say(f"    {line}")
 
@@ -256,9 +246,9 @@ def write_config(folder: Path, port: int, password: str) -> Path:
     return config
 
 
-def own_environment() -> dict[str, str]:
+def bare_environment() -> dict[str, str]:
     """The environment without settings that are meant for another broker."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("TIDELINE")}
+    return {name: value for name, value in own_environment().items() if not name.startswith("TIDELINE")}
 
 
 def free_port() -> int:

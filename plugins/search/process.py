@@ -10,12 +10,12 @@ import asyncio
 import itertools
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from broker.own_process import own_command, own_environment
 from plugins.search.compare import Differences
 from plugins.search.engine import SearchError
 from plugins.search.indexer import Lag, Progress
@@ -114,9 +114,8 @@ class IndexerProcess:
     async def _live(self) -> str:
         """One process from its start to its end; how it ended."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "plugins.search.worker",
+            *own_command("plugins.search.worker"),
+            env=own_environment(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=1 << 20,

@@ -5,6 +5,7 @@ mongomotor's own `connect` is not used: it opens a second, synchronous client th
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import warnings
 from collections.abc import Iterator
@@ -115,15 +116,25 @@ class Connection(NamedTuple):
 
 @contextmanager
 def storage_errors(*, opening: bool = False) -> Iterator[None]:
-    """Turn the driver's errors into `StorageUnavailable`, or `StorageUnusable` where only a person can help."""
+    """Turn the driver's errors into `StorageUnavailable`, or `StorageUnusable` where only a person can help.
+
+    A task that is cancelled meanwhile ends, also where the driver makes an error of that, or takes its answer: whoever tries
+    again when storage is away would otherwise do so for ever.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
     try:
         yield
-    except (ConfigurationError, InvalidURI, InvalidName) as error:
-        raise StorageUnusable(f"mongodb: {error}") from error
     except PyMongoError as error:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError from error
+        if isinstance(error, ConfigurationError | InvalidURI | InvalidName):
+            raise StorageUnusable(f"mongodb: {error}") from error
         if opening and isinstance(error, OperationFailure) and error.code in _NOT_ALLOWED:
             raise StorageUnusable(f"mongodb refused the user or its password: {_text(error)}") from error
         raise StorageUnavailable(f"mongodb: {_text(error)}") from error
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 def _text(error: PyMongoError) -> str:

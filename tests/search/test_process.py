@@ -330,6 +330,21 @@ async def test_every_store_is_read_beside_its_broker(path: Path, backend: str, c
         await mongo_server.drop(database)
 
 
+async def test_folders_where_the_broker_was_started_are_not_taken_for_ours(
+    storage: SqliteStorage, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("plugins", "storage", "broker"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('somebody else')")
+    monkeypatch.chdir(tmp_path)
+    indexer = IndexerProcess(_settings(path), gather=0.0)
+    indexer.start()
+    await Publisher(storage).publish("found")
+    assert await indexer.wait_indexed(1, SOON)
+    assert indexer.errors == 0
+    await indexer.stop()
+
+
 async def test_a_store_that_is_not_there_is_waited_for(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What keeps the process from beginning is in the broker's log."""
     indexer = IndexerProcess(_settings(path), gather=0.0)

@@ -7,11 +7,12 @@ import socket
 import time
 
 import pytest
+from pymongo.errors import AutoReconnect
 
 from storage.errors import StorageUnavailable, StorageUnusable
 from storage.factory import open_url
 from storage.mongo import MongoStorage
-from storage.mongo.connection import Address
+from storage.mongo.connection import Address, storage_errors
 from storage.mongo.documents import Collections, bind
 from storage.records import DeviceKey, MarkRead
 from tests.storage.samples import Maker, collect, everything, opened, subscribe
@@ -268,3 +269,51 @@ async def test_a_name_that_cannot_be_a_key_is_refused_alone(database: str, make:
     assert all(op.error is not None for op in [*bad, *more])
     assert (good.message.seq, list(good.inbox_seqs)) == (1, [1])
     await storage.close()
+
+
+# --- cancelled -------------------------------------------------------------------------------------------------------
+
+
+async def _swallows(error: Exception | None) -> None:
+    """What the driver does now and then with a cancellation that meets the end of its work."""
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        if error is not None:
+            raise error from None
+
+
+async def _twice(error: Exception | None) -> None:
+    for _ in range(2):
+        try:
+            with storage_errors():
+                await _swallows(error)
+        except StorageUnavailable:
+            continue
+
+
+@pytest.mark.parametrize("error", [AutoReconnect("connection is already closed"), None], ids=["as an error", "as an answer"])
+async def test_a_cancellation_that_the_driver_swallows_ends_its_task(error: Exception | None) -> None:
+    task = asyncio.create_task(_twice(error))
+    await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=10)
+    assert done, "it tries again"
+    assert task.cancelled()
+
+
+async def test_a_cancelled_task_still_learns_what_went_wrong_while_it_cleans_up() -> None:
+    async def clean_up() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            with pytest.raises(StorageUnavailable), storage_errors():
+                raise AutoReconnect("away")
+            with storage_errors():
+                await asyncio.sleep(0)
+
+    task = asyncio.create_task(clean_up())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
