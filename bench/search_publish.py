@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from bench import wire
+from bench.peers.tideline import Tideline
 from bench.process import cpu_seconds, resident
-from bench.search import Corpus
 from bench.table import columns
 
 CONNECTIONS = 4
@@ -41,6 +41,7 @@ _WARM = 1.0
 
 async def broker(config: Path) -> None:
     """Serve until stdin closes; then print what was seen of the index's age as JSON."""
+    sys.path.insert(0, str(Tideline.tree))  # compiled, where it was; so nothing of it may have been imported by now
     from broker.config import load
     from broker.server import Server
     from plugins.search import SearchPlugin
@@ -178,6 +179,8 @@ def measure(search: dict[str, object] | None, seconds: float, texts: list[str], 
 
 def report(seconds: float, rounds: int, search: dict[str, object]) -> str:
     """The figures as a table."""
+    from bench.search import Corpus  # imports the plugins, which `broker` does from another tree
+
     corpus = Corpus(2)
     texts = [corpus.text() for _ in range(1024)]
     without, within = [], []
@@ -193,7 +196,8 @@ def report(seconds: float, rounds: int, search: dict[str, object]) -> str:
         f"Publishing with search reaches {share:.1%} of publishing without (target: at least 90 %). CPU is per message. "
         "At full rate the processors are all taken, and the index catches up when the burst is over."
     )
-    return f"Search beside publishing: {CONNECTIONS} publishers, QoS 1, on SQLite\n\n{columns(rows)}\n\n{note}"
+    title = f"Search beside publishing: {CONNECTIONS} publishers, QoS 1, on SQLite, {Tideline().version()}"
+    return f"{title}\n\n{columns(rows)}\n\n{note}"
 
 
 def _row(name: str, runs: Sequence[Run]) -> list[str]:

@@ -3,7 +3,7 @@
 - It goes on from the engine's own position, which the engine commits with or after the messages: a crash leaves no hole,
   and a message that comes again is not added again.
 - It is only ever woken (`Indexer.notify`): commits never wait for it. It gathers for a moment, reads a bounded page, lets
-  the engine's thread do the work, and then rests for as long as its share of the time allows.
+  the engine's thread do the work, and then rests for as long as its share of the time allows (`plugins.search.pace`).
 - Removals take their place between two pages, because a page that was read before the removal must be
   indexed before it.
 - A comparison with the store goes page by page too, between the others.
@@ -24,6 +24,7 @@ from typing import NamedTuple, Protocol
 
 from plugins.search.compare import HIGHEST, Comparison, Differences, documents
 from plugins.search.engine import Engine, Rebuild, SearchError, SearchUnavailable, SearchUnusable, Writer
+from plugins.search.pace import Pace
 from storage.errors import StorageError, StorageUnavailable
 from storage.interface import Catalogue, ConversationReader, Tail
 from storage.records import Message
@@ -96,7 +97,7 @@ class Indexer:
         self._engine = engine
         self._batch = batch
         self._gather = gather
-        self._share = share
+        self._pace = Pace(share)
         self._poll = poll
         self._opened = opened
         self._follows = follow
@@ -136,6 +137,7 @@ class Indexer:
         if not self._notified:
             self._oldest = _now()
         self._notified += messages
+        self._pace.stored(messages)
         self._wake.set()
 
     def lag(self) -> Lag:
@@ -260,7 +262,8 @@ class Indexer:
         more = await self._compare() or more
         more = await self._build() or more
         if more:
-            await self._pause((time.monotonic() - started) * (1 / self._share - 1))
+            now = time.monotonic()
+            await self._pause(self._pace.rest(now, now - started, self._batch))
         return more
 
     async def _begin(self) -> None:

@@ -1,0 +1,30 @@
+"""How much of the time indexing may take, and when it lets publishers go first."""
+
+from __future__ import annotations
+
+_HOPELESS = 2.0
+"""Messages stored in the time in which one is indexed, from which on working harder does not keep the index near."""
+_YIELDING = 0.5
+"""The share of the time that is left to it then: the processors are better used for publishing, and the burst will end."""
+
+
+class Pace:
+    """Says how long to rest after a page behind which there is more. ``share``: the part of the time, up to 1, to work in."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._stored = 0
+        self._looked = 0.0
+
+    def stored(self, messages: int) -> None:
+        """So many messages were committed."""
+        self._stored += messages
+
+    def rest(self, now: float, worked: float, indexed: int) -> float:
+        """Seconds to rest at ``now``, after ``indexed`` messages took ``worked`` seconds."""
+        stored, elapsed = self._stored, now - self._looked
+        self._stored, self._looked = 0, now
+        share = self._share
+        if stored * worked > _HOPELESS * indexed * elapsed:
+            share = min(share, _YIELDING)
+        return worked * (1 / share - 1)
