@@ -201,7 +201,7 @@ class MeiliStub:
     # --- tasks -------------------------------------------------------------------------------------------------------
 
     def _queue(self, kind: str, uid: str | None, work: Callable[[], None]) -> dict[str, Any]:
-        now = datetime.now(UTC).isoformat()
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         task = {"uid": len(self.tasks), "indexUid": uid, "status": "enqueued", "type": kind, "enqueuedAt": now}
         self.tasks.append(task)
         self._work.append((task, work))
