@@ -42,7 +42,7 @@ _WARM = 1.0
 async def broker(config: Path) -> None:
     """Serve until stdin closes; then print what was seen of the index's age as JSON."""
     sys.path.insert(0, str(Tideline.tree))  # compiled, where it was; so nothing of it may have been imported by now
-    from broker.config import load
+    from broker.config.settings import load
     from broker.server import Server
     from plugins.search import SearchPlugin
 

@@ -12,31 +12,31 @@ import time
 from collections import deque
 from collections.abc import Iterable
 
-from broker.authority import Authority
-from broker.chassis import BrokerEvents, Chassis
+from broker.access.authority import Authority
+from broker.amqtt.chassis import BrokerEvents, Chassis
+from broker.amqtt.interceptor import tapped
+from broker.amqtt.view import View
 from broker.clock import Wheel
-from broker.config import Settings
-from broker.connection import Connection
+from broker.config.settings import Settings
+from broker.connection.connection import Connection
+from broker.connection.handle_publish import Inbound
 from broker.counters import Counters
-from broker.delivery import Delivery
+from broker.delivery.delivery import Delivery
+from broker.delivery.shares import Share, Shares
 from broker.errors import StartError
-from broker.handle_publish import Inbound
 from broker.hooks import REQUEST_TOPIC, Group, RequestPlugin
 from broker.ids import Ids
-from broker.listeners import Listeners
-from broker.overdue import Overdue
+from broker.net.listeners import Listeners
 from broker.packets.codes import PacketType, ReasonCode
 from broker.packets.encoder import ack_frame, encode
 from broker.packets.model import PubAck, PubRec
 from broker.packets.properties import Properties, Property
 from broker.pipeline import Pipeline
-from broker.retained import Retained
-from broker.session import Session
-from broker.sessions import Sessions
-from broker.shares import Share, Shares
-from broker.tap import tapped
-from broker.trie import Trie
-from broker.view import View
+from broker.routing.retained import Retained
+from broker.routing.trie import Trie
+from broker.sessions.session import Session
+from broker.sessions.sessions import Sessions
+from broker.storage_timeout import Overdue
 from storage.errors import StorageUnavailable
 from storage.factory import open_url
 from storage.interface import Storage

@@ -10,9 +10,9 @@ from pathlib import Path
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import Session
 
+from broker.access.scram import ITERATIONS, METHOD, Credential, Exchange, ProofError, ScramError
 from broker.hooks import Accepted, AuthExchange, AuthStart, Challenge, Denied, EnhancedAuthPlugin
 from broker.packets.codes import ReasonCode
-from broker.scram import ITERATIONS, METHOD, Credential, Exchange, ProofError, ScramError
 
 
 class ScramPlugin(EnhancedAuthPlugin, BaseAuthPlugin):

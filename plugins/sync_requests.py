@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from broker import topics
+from broker.amqtt.server_view import Services, Undecided
 from broker.hooks import Group, GroupPlugin, Request, RequestPlugin
 from broker.packets.codes import ProtocolViolation
 from broker.packets.properties import Properties, Property, encode_property_body
-from broker.server_view import Services, Undecided
 from plugins.search import BadQuery, SearchError, SearchPlugin
 from plugins.search import Query as SearchQuery
 from plugins.timelines import Participants, Problem, Timelines, Unprocessable, Who

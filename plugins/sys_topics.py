@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 from amqtt.plugins.base import BasePlugin
 
+from broker.amqtt.server_view import ServerStatus
 from broker.counters import Counters
-from broker.server_view import ServerStatus
 from plugins.search import SearchPlugin, SearchUnavailable
 
 if TYPE_CHECKING:
-    from broker.chassis import ChassisContext
+    from broker.amqtt.chassis import ChassisContext
 
 logger = logging.getLogger(__name__)
 

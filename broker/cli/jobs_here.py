@@ -10,8 +10,8 @@ from typing import Any
 from broker.cli.logs import configure
 from broker.cli.serve import loop_factory, one_line, stop_on_signals
 from broker.cli.settings import CANNOT_START, WRONG_CONFIGURATION, Failure
-from broker.config import DEFAULT_URL, PLUGIN_ALIASES, Log, Settings
-from broker.config_check import plugin_problems
+from broker.config.check import plugin_problems
+from broker.config.settings import DEFAULT_URL, PLUGIN_ALIASES, Log, Settings
 from broker.errors import StartError
 from broker.hooks import JobPlugin, NoSuchJob
 from broker.server import Server

@@ -7,7 +7,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from broker.config import Log
+from broker.config.settings import Log
 
 
 class _Json(logging.Formatter):

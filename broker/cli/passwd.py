@@ -12,8 +12,8 @@ import click
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
+from broker.access.scram import METHOD, Credential
 from broker.cli.settings import Failure
-from broker.scram import METHOD, Credential
 
 
 @click.command(short_help="Keep a password file.")

@@ -12,11 +12,11 @@ from typing import Any
 import click
 from amqtt.utils import import_string
 
+from broker.amqtt.plugin_config import checked
 from broker.cli.ask import Gone, RunningBroker, running_broker
 from broker.cli.settings import CANNOT_START, WRONG_CONFIGURATION, Failure, config_option, data_option, read_settings
-from broker.config import DEFAULT_URL, PLUGIN_ALIASES, Settings
+from broker.config.settings import DEFAULT_URL, PLUGIN_ALIASES, Settings
 from broker.errors import StartError
-from broker.plugin_config import checked
 from storage.errors import StorageError, StorageInUse
 from storage.factory import open_url
 

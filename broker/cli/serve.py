@@ -26,8 +26,8 @@ from broker.cli.settings import (
     data_option,
     read_settings,
 )
-from broker.config import Settings
-from broker.config_check import plugin_problems, warnings
+from broker.config.check import plugin_problems, warnings
+from broker.config.settings import Settings
 from broker.errors import StartError
 from broker.server import Server
 from storage.errors import StorageError

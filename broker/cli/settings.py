@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from broker.config import ConfigError, Settings, load
+from broker.config.settings import ConfigError, Settings, load
 
 WRONG_CONFIGURATION = 2
 CANNOT_START = 3

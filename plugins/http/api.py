@@ -11,9 +11,9 @@ from typing import Annotated, Any
 from fastapi import Depends, Query
 from starlette.requests import Request
 
+from broker.amqtt.server_view import Services
 from broker.packets.codes import ProtocolViolation
 from broker.packets.wire import check_identifier
-from broker.server_view import Services
 from plugins.http.auth import Gate, acting_for
 from plugins.http.models import ProblemDocument
 from plugins.timelines import Forbidden, Timelines, Unprocessable, Who

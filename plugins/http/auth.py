@@ -21,8 +21,8 @@ from typing import cast
 from amqtt.plugins.authentication import AnonymousAuthPlugin, FileAuthPlugin
 from starlette.requests import Request
 
-from broker.authority import AuthRequest, Identity, SessionInfo
-from broker.server_view import Services
+from broker.access.authority import AuthRequest, Identity, SessionInfo
+from broker.amqtt.server_view import Services
 from plugins.timelines import OPERATOR, Problem, Who
 from storage.interface import Tokens
 from storage.records import DeviceKey, Token

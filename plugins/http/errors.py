@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.server_view import Undecided
+from broker.amqtt.server_view import Undecided
 from plugins.http.rendering import dumps
 from plugins.timelines.errors import Problem
 from plugins.timelines.service import problem_of

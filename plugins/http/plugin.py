@@ -15,12 +15,12 @@ from typing import Any, cast
 import uvicorn
 from fastapi import APIRouter
 
-from broker.chassis import ChassisContext
-from broker.config import Tls, is_loopback, split_bind
+from broker.amqtt.chassis import ChassisContext
+from broker.amqtt.server_view import Services
+from broker.config.settings import Tls, is_loopback, split_bind
 from broker.errors import StartError
 from broker.hooks import Group, GroupPlugin
-from broker.listeners import advice, server_context
-from broker.server_view import Services
+from broker.net.listeners import advice, server_context
 from plugins.http import app as application
 from plugins.http.api import Api
 from plugins.http.auth import Gate

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from broker.server_view import Services
+from broker.amqtt.server_view import Services
 from plugins.jobs.config import Inboxes
 from plugins.jobs.work import Work
 from storage.interface import Catalogue

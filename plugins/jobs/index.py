@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from broker.server_view import Services
+from broker.amqtt.server_view import Services
 from plugins.jobs.work import Failed, Work
 from plugins.search import Differences, SearchPlugin
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from apscheduler.jobstores.memory import MemoryJobStore
 
-from broker.server_view import Services, Undecided
+from broker.amqtt.server_view import Services, Undecided
 from storage.errors import StorageError
 from storage.interface import Jobs
 from storage.records import JobState, SaveJob

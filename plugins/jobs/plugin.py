@@ -10,8 +10,8 @@ from typing import Any, cast
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from broker.amqtt.server_view import Services
 from broker.hooks import JobBusy, JobPlugin
-from broker.server_view import Services
 from plugins.http import add_router
 from plugins.jobs.config import Inboxes, Index, Retention, Scheduled, Sessions
 from plugins.jobs.inboxes import InboxesJob

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import cast
 
-from broker.server_view import Services
+from broker.amqtt.server_view import Services
 from plugins.jobs.config import Retention, Rule
 from plugins.jobs.waiting import Cut, Waiting
 from plugins.jobs.work import Work

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from broker.amqtt.server_view import Services
 from broker.hooks import JobBusy, NoSuchJob
-from broker.server_view import Services
 from plugins.jobs.ledger import CANCELLED, DONE, FAILED, INTERRUPTED, RUNNING, Ledger
 from plugins.jobs.work import Failed, Job, Stopped, Work
 from plugins.search import SearchError

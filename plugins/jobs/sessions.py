@@ -3,7 +3,7 @@ where the system's time jumped or the machine slept, and ends it in the same way
 
 from __future__ import annotations
 
-from broker.server_view import Services
+from broker.amqtt.server_view import Services
 from plugins.jobs.work import Work
 
 

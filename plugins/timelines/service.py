@@ -11,9 +11,9 @@ from typing import Any, TypeVar, cast
 from amqtt.contexts import Action
 
 from broker import topics
+from broker.amqtt.server_view import DeviceState, Services, Undecided
 from broker.packets.codes import ProtocolViolation
-from broker.readers import DeviceProblem, NoDevice, Superseded
-from broker.server_view import DeviceState, Services, Undecided
+from broker.sessions.readers import DeviceProblem, NoDevice, Superseded
 from plugins.timelines.errors import Away, Conflict, Forbidden, NotFound, Problem, TooLarge, Unprocessable
 from plugins.timelines.messages import content_properties, hex_id, parse_id, rendered, rendered_entry
 from plugins.timelines.who import Who

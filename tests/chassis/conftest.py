@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from broker.authority import Authority
-from broker.chassis import Chassis
+from broker.access.authority import Authority
+from broker.amqtt.chassis import Chassis
 from tests.chassis import third_party
 from tests.chassis.servers import PlainServer
 

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Iterable
 from typing import TypeVar
 
+from broker.amqtt.server_view import ServerStatus, SessionState
 from broker.counters import Counters
-from broker.server_view import ServerStatus, SessionState
 from storage.records import Message
 
 T = TypeVar("T")

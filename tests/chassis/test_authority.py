@@ -14,7 +14,7 @@ from amqtt.contexts import Action
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
-from broker.authority import AuthRequest, Identity, SessionInfo
+from broker.access.authority import AuthRequest, Identity, SessionInfo
 from tests.chassis.third_party import OwnTopics
 
 ANONYMOUS = "amqtt.plugins.authentication.AnonymousAuthPlugin"
@@ -213,7 +213,7 @@ class TestTopics:
         alice = await user(authority)
         assert await authority.allowed(alice, Action.PUBLISH, "alice/x")
         later = time.monotonic() + 61
-        monkeypatch.setattr("broker.authority.time.monotonic", lambda: later)
+        monkeypatch.setattr("broker.access.authority.time.monotonic", lambda: later)
         assert authority.cached(alice, Action.PUBLISH, "alice/x") is None
 
     async def test_and_not_for_another_connection(self, authority_of):
@@ -265,7 +265,7 @@ class TestTopics:
         async def no_wait(seconds: float) -> None:
             waited.append(seconds)
 
-        monkeypatch.setattr("broker.authority.asyncio.sleep", no_wait)
+        monkeypatch.setattr("broker.access.authority.asyncio.sleep", no_wait)
         authority = authority_of({OWN + "Tokens": {}, OWN + "OwnTopics": {}})
         alice = await user(authority)
         OwnTopics.failures = 9

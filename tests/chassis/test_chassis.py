@@ -8,12 +8,12 @@ import logging
 import pytest
 from amqtt.plugins.sys.broker import BrokerSysPlugin
 
-from broker.authority import AuthRequest, Identity, SessionInfo
-from broker.chassis import BrokerEvents, MQTTEvents
+from broker.access.authority import AuthRequest, Identity, SessionInfo
+from broker.amqtt.chassis import BrokerEvents, MQTTEvents
+from broker.amqtt.server_view import SessionState
 from broker.errors import StartError
 from broker.hooks import GroupPlugin
 from broker.packets import model
-from broker.server_view import SessionState
 from storage.records import Message
 
 THIRD = "tests.chassis.third_party."
@@ -147,7 +147,7 @@ class TestEvents:
         assert "s3cret" not in repr(connect)
 
     async def test_nobody_listens_nothing_is_built(self, chassis_of, monkeypatch):
-        monkeypatch.setattr("broker.chassis.to_amqtt", lambda packet: pytest.fail("built for nobody"))
+        monkeypatch.setattr("broker.amqtt.chassis.to_amqtt", lambda packet: pytest.fail("built for nobody"))
         chassis = chassis_of({ANONYMOUS: {}})
         phone = client()
         chassis.packet_received(phone, model.PingReq())
@@ -221,7 +221,7 @@ class TestPackets:
         ],
     )
     async def test_amqtts_packets_say_the_same(self, packet, wire):
-        from broker.amqtt_packets import to_amqtt
+        from broker.amqtt.packets import to_amqtt
 
         built = to_amqtt(packet)
         assert built.to_bytes() == wire
@@ -229,7 +229,7 @@ class TestPackets:
         assert repr(built)
 
     async def test_what_amqtt_does_not_know_is_left_out(self):
-        from broker.amqtt_packets import to_amqtt
+        from broker.amqtt.packets import to_amqtt
 
         assert to_amqtt(model.Auth()) is None
 
@@ -322,7 +322,7 @@ async def test_the_light_session_is_an_amqtt_session():
 
     from amqtt.session import Session
 
-    from broker.amqtt_session import LightSession
+    from broker.amqtt.session import LightSession
 
     theirs, ours = Session(), LightSession()
     for name, value in vars(theirs).items():

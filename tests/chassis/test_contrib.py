@@ -10,8 +10,8 @@ from amqtt.contexts import Action
 from amqtt.contrib import cert
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from broker.authority import Authority, AuthRequest, Identity, SessionInfo
-from broker.chassis import BrokerEvents
+from broker.access.authority import Authority, AuthRequest, Identity, SessionInfo
+from broker.amqtt.chassis import BrokerEvents
 
 
 def asked(username: str | None, password: str | None, client_id: str = "phone") -> AuthRequest:

@@ -13,7 +13,7 @@ import pytest
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
-from broker.config import Settings
+from broker.config.settings import Settings
 from broker.seldom import Seldom
 from broker.server import Server
 from tests.chassis.third_party import OwnTopics
@@ -123,7 +123,7 @@ async def test_what_a_client_may_not_is_in_the_log(broker, client, passwords, ca
     bob = await connected(server, client("pad"), "bob", "bob")
     await asyncio.to_thread(bob.publish, "home/door", b"x")
     assert "client 'pad' of u/bob: publishing to 'home/door' is not allowed" in caplog.text
-    server.authority.refusals = Seldom(logging.getLogger("broker.authority"), 0)  # it tells one a second
+    server.authority.refusals = Seldom(logging.getLogger("broker.access.authority"), 0)  # it tells one a second
     assert not await asyncio.to_thread(bob.subscribe, "home/#")
     assert "client 'pad' of u/bob: subscribing to 'home/#' is refused: not authorized" in caplog.text
 

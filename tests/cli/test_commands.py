@@ -12,9 +12,9 @@ from amqtt.plugins.authentication import FileAuthPlugin
 from amqtt.session import Session
 from click.testing import CliRunner, Result
 
+from broker.access.scram import Credential
 from broker.cli.logs import printable
 from broker.cli.main import main
-from broker.scram import Credential
 
 ROOT = Path(__file__).resolve().parents[2]
 

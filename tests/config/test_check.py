@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.config import Settings, load
-from broker.config_check import plugin_problems, warnings
+from broker.config.check import plugin_problems, warnings
+from broker.config.settings import Settings, load
 
 PASSWORDS = {
     "TIDELINE__PLUGINS": f"{{persistence: , amqtt.plugins.authentication.FileAuthPlugin: {{password_file: '{__file__}'}}}}"

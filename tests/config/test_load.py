@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.config import ConfigError, Settings, load, parse_duration, parse_size, split_bind
+from broker.config.settings import ConfigError, Settings, load, parse_duration, parse_size, split_bind
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -282,8 +282,8 @@ def test_other_binds_are_refused(bind: str) -> None:
     st.text(), st.dictionaries(st.from_regex(r"TIDELINE__[A-Z0-9_]{0,30}", fullmatch=True), st.text(max_size=20), max_size=4)
 )
 def test_no_text_and_no_environment_gets_past_config_error(text: str, environ: dict[str, str]) -> None:
-    from broker.config import build
-    from broker.config_sources import read_yaml
+    from broker.config.settings import build
+    from broker.config.sources import read_yaml
 
     with contextlib.suppress(ConfigError):
         build(read_yaml(text), environ)

@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from broker.connection import Connection
-from broker.handle_subscribe import SubscribeStep
+from broker.connection.connection import Connection
+from broker.connection.handle_subscribe import SubscribeStep
 from broker.packets.decoder import Decoder
 from broker.packets.encoder import encode
 from broker.packets.model import Connect, Packet, PubAck, PubComp, Publish, PubRec, PubRel

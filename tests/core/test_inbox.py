@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from broker.delivery import Inbox
+from broker.delivery.delivery import Inbox
 from storage.records import InboxEntry, Message
 
 

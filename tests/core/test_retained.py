@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from broker.retained import Retained
+from broker.routing.retained import Retained
 from broker.topics import matches
 from storage.records import Message
 from tests.core.strategies import filters, names

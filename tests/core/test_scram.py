@@ -8,7 +8,7 @@ import hmac
 
 import pytest
 
-from broker.scram import Credential, Exchange, ProofError, ScramError, prepared
+from broker.access.scram import Credential, Exchange, ProofError, ScramError, prepared
 from tests.support.scram_client import ScramClient
 
 SALT = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from broker import wills
 from broker.packets.model import Will
 from broker.packets.properties import Property, encode_property_body
+from broker.sessions import wills
 from storage.memory import MemoryStorage
 from storage.records import DeviceKey
 

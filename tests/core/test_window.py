@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from broker.window import Window
+from broker.sessions.window import Window
 from storage.records import Inflight, InflightState
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from broker.cli.ask import RunningBroker, running_broker
 from broker.cli.settings import Failure
-from broker.config import Settings
+from broker.config.settings import Settings
 from tests.http.conftest import HTTP, Site
 
 Sites = Callable[..., AbstractAsyncContextManager[Site]]

@@ -10,7 +10,7 @@ import aiomqtt
 import pytest
 
 from broker.packets.model import Disconnect, PubAck, PubComp, Publish, PubRec, PubRel
-from broker.window import Window
+from broker.sessions.window import Window
 from tests.http.conftest import Site
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from broker.config import ConfigError, Settings, build
-from broker.config_check import plugin_problems
-from broker.config_sources import read_yaml
+from broker.config.check import plugin_problems
+from broker.config.settings import ConfigError, Settings, build
+from broker.config.sources import read_yaml
 
 
 def problems(yaml: str, **environ: str) -> list[str]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from broker.config import Listener
+from broker.config.settings import Listener
 from broker.counters import Counters
-from broker.listeners import Listeners
+from broker.net.listeners import Listeners
 from tests.support.certificates import Certificates
 
 TIMEOUT = 5

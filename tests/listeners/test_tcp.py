@@ -8,9 +8,9 @@ import ssl
 
 import pytest
 
-from broker.config import Listener
+from broker.config.settings import Listener
 from broker.errors import StartError
-from broker.listeners import Listeners
+from broker.net.listeners import Listeners
 
 WAIT = 5
 

@@ -250,7 +250,7 @@ class TestClosing:
         writer.close()
 
     async def test_a_peer_that_does_not_answer_is_cut_off(self, running, monkeypatch):
-        monkeypatch.setattr("broker.websocket.CLOSE_TIMEOUT", 0.1)
+        monkeypatch.setattr("broker.net.websocket.CLOSE_TIMEOUT", 0.1)
         server = await running({"type": "ws"})
         _, writer = await by_hand(server)
         echo = await server.echo()

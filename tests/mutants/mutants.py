@@ -83,7 +83,7 @@ MUTANTS = (
     Mutant(
         1,
         "inbound QoS 2 state is not asked for",
-        "broker/handle_publish.py",
+        "broker/connection/handle_publish.py",
         "            append.received = (session.key, packet.packet_id)\n    if error is not None:",
         "            pass\n    if error is not None:",
         f"{SIGKILL} tests/protocol/test_publish.py tests/protocol/test_sessions.py",
@@ -99,7 +99,7 @@ MUTANTS = (
     Mutant(
         1,
         "PUBCOMP before the release is durable",
-        "broker/handle_acks.py",
+        "broker/connection/handle_acks.py",
         "        self._session.received.pop(self._packet_id, None)\n",
         "        self._session.received.pop(self._packet_id, None)\n        self.done()\n",
         f"tests/protocol/test_publish.py {SCRIPTED}",
@@ -107,7 +107,7 @@ MUTANTS = (
     Mutant(
         1,
         "outbound QoS 2 is sent before its state is durable",
-        "broker/feeds.py",
+        "broker/delivery/feeds.py",
         "            self._durable_first = True\n",
         "            pass\n",
         "tests/protocol/test_durable_first.py",
@@ -115,7 +115,7 @@ MUTANTS = (
     Mutant(
         1,
         "PUBREL before its state is durable",
-        "broker/feeds.py",
+        "broker/delivery/feeds.py",
         "        if self.session.durable:\n            self._hold(frames, publishes=False)\n",
         "        if False:\n            self._hold(frames, publishes=False)\n",
         f"{SCRIPTED} tests/protocol/test_durable_first.py",
@@ -123,7 +123,7 @@ MUTANTS = (
     Mutant(
         1,
         "SUBACK before the subscription is durable",
-        "broker/handle_subscribe.py",
+        "broker/connection/handle_subscribe.py",
         "        retained: dict[str, Message] = {}\n        groups: list[Operation] = []\n",
         "        connection.send(SubAck(self._packet_id, list(self._reasons)))\n"
         "        retained: dict[str, Message] = {}\n        groups: list[Operation] = []\n",
@@ -204,7 +204,7 @@ MUTANTS = (
     Mutant(
         1,
         "a will has no name",
-        "broker/wills.py",
+        "broker/sessions/wills.py",
         '    return Append(message, retain=fields["retain"], idempotency_key=key, idempotency_until=now + _REMEMBERED)\n',
         '    return Append(message, retain=fields["retain"])\n',
         "tests/core/test_wills.py",
@@ -237,7 +237,7 @@ MUTANTS = (
     Mutant(
         2,
         "recent entries with a hole",
-        "broker/delivery.py",
+        "broker/delivery/delivery.py",
         "        if entry.seq != self.head + 1:\n            self.clear()",
         "        if False:\n            self.clear()",
         "tests/core/test_inbox.py",
@@ -245,7 +245,7 @@ MUTANTS = (
     Mutant(
         2,
         "pages reach into the group under way",
-        "broker/feeds.py",
+        "broker/delivery/feeds.py",
         "        page = [entry for entry in page if entry.seq <= self.inbox.head]\n",
         "",
         SCRIPTED,
@@ -254,7 +254,7 @@ MUTANTS = (
     Mutant(
         3,
         "offset past an acknowledgement out of order",
-        "broker/window.py",
+        "broker/sessions/window.py",
         "            if not (slot.timeline or slot.done):\n                return slot.seq - 1\n        return cursor",
         "            if not (slot.timeline or slot.done):\n                continue\n        return cursor",
         WINDOW,
@@ -262,7 +262,7 @@ MUTANTS = (
     Mutant(
         3,
         "offset moves with sending",
-        "broker/window.py",
+        "broker/sessions/window.py",
         "                return slot.seq - 1\n",
         "                return slot.seq\n",
         WINDOW,
@@ -270,7 +270,7 @@ MUTANTS = (
     Mutant(
         3,
         "since moved by SUBSCRIBE again, in memory",
-        "broker/handle_subscribe.py",
+        "broker/connection/handle_subscribe.py",
         "                subscription.since = known.since\n",
         "                subscription.since = NOT_YET if session.durable else server.ids.last\n",
         f"{SCRIPTED} tests/protocol/test_subscribe.py",
@@ -310,7 +310,7 @@ MUTANTS = (
     Mutant(
         3,
         "what was in flight is not sent again",
-        "broker/feeds.py",
+        "broker/delivery/feeds.py",
         "        self._resend = self.session.window.pending()[::-1]\n",
         "",
         SCRIPTED,
@@ -318,7 +318,7 @@ MUTANTS = (
     Mutant(
         3,
         "sent again without DUP",
-        "broker/feeds.py",
+        "broker/delivery/feeds.py",
         "        return bytes([head[0] | _DUP]) + head[1:], tail\n",
         "        return head, tail\n",
         "tests/protocol/test_sessions.py",
@@ -326,7 +326,7 @@ MUTANTS = (
     Mutant(
         3,
         "offsets are not stored",
-        "broker/delivery.py",
+        "broker/delivery/delivery.py",
         "        for reader in dirty:\n                self._save_any(reader)",
         "        for reader in ():\n                self._save_any(reader)",
         "tests/laws/test_lifecycle.py -k offset",
@@ -334,7 +334,7 @@ MUTANTS = (
     Mutant(
         3,
         "offsets are stored late",
-        "broker/delivery.py",
+        "broker/delivery/delivery.py",
         "max(0.0, 0.9 - ",
         "max(0.0, 9.0 - ",
         "tests/laws/test_lifecycle.py -k offset",
@@ -342,7 +342,7 @@ MUTANTS = (
     Mutant(
         3,
         "a window without end",
-        "broker/window.py",
+        "broker/sessions/window.py",
         "        return len(self._order) >= self.limit\n",
         "        return False\n",
         f"{WINDOW} tests/protocol/test_flow.py",
@@ -350,7 +350,7 @@ MUTANTS = (
     Mutant(
         3,
         "a retained message to another device of the user",
-        "broker/feeds.py",
+        "broker/delivery/feeds.py",
         "            if entry.target != self.client_id:\n                return True\n",
         "",
         "tests/laws/test_devices.py",
@@ -358,7 +358,7 @@ MUTANTS = (
     Mutant(
         3,
         "a group's member takes its work along",
-        "broker/shares.py",
+        "broker/delivery/shares.py",
         "                self.pending[slot.seq] = None\n                bisect.insort(self._redo, slot.seq)\n",
         "                self._done(slot.seq)\n",
         "tests/core/test_shares.py tests/protocol/test_shared.py",
@@ -366,7 +366,7 @@ MUTANTS = (
     Mutant(
         3,
         "a group's QoS 2 message to two members over a crash",
-        "broker/shares.py",
+        "broker/delivery/shares.py",
         "        for seq in self.received - with_members.keys():\n            self._done(seq)\n",
         "",
         "tests/laws/test_resend.py",
@@ -374,7 +374,7 @@ MUTANTS = (
     Mutant(
         3,
         "a will is forgotten with the broker",
-        "broker/sessions.py",
+        "broker/sessions/sessions.py",
         "        if session.will is not None and not session.will_at:\n            session.will_at = now",
         "        session.will = None\n        if False:\n            session.will_at = now",
         "tests/laws/test_lifecycle.py -k wills",
@@ -408,7 +408,7 @@ MUTANTS = (
     Mutant(
         4,
         "messages overtake one that awaits an ACL's answer",
-        "broker/connection.py",
+        "broker/connection/connection.py",
         "        self.stall()\n        task = asyncio.create_task(coroutine",
         "        task = asyncio.create_task(coroutine",
         "tests/chassis tests/protocol",
@@ -441,7 +441,7 @@ MUTANTS = (
     Mutant(
         5,
         "recent entries without end",
-        "broker/delivery.py",
+        "broker/delivery/delivery.py",
         "        if len(self.recent) > max_entries:\n",
         "        if False:\n",
         "tests/core/test_inbox.py",
@@ -449,7 +449,7 @@ MUTANTS = (
     Mutant(
         5,
         "recent bytes without end",
-        "broker/delivery.py",
+        "broker/delivery/delivery.py",
         "        if self._recent_bytes > self.limits.recent_bytes:\n",
         "        if False:\n",
         SCRIPTED,
@@ -465,7 +465,7 @@ MUTANTS = (
     Mutant(
         5,
         "written above the high-water mark",
-        "broker/feeds.py",
+        "broker/delivery/feeds.py",
         "        while self._task is None and not self._holding and connection.writable:\n",
         "        while self._task is None and not self._holding:\n",
         "tests/laws/test_slow_devices.py tests/protocol/test_flow.py",
@@ -473,7 +473,7 @@ MUTANTS = (
     Mutant(
         5,
         "read from who takes no answers",
-        "broker/connection.py",
+        "broker/connection/connection.py",
         "            self._pause(ANSWERS_UNREAD)\n",
         "            pass\n",
         "tests/protocol/test_flow.py",
@@ -481,7 +481,7 @@ MUTANTS = (
     Mutant(
         5,
         "a slow clean session is kept in memory",
-        "broker/feeds.py",
+        "broker/delivery/feeds.py",
         "        if len(self._extras) < TAIL_RECENT and self._extras_bytes < BATCH:\n",
         "        if True:\n",
         "tests/protocol/test_flow.py tests/laws/test_slow_devices.py",
@@ -514,7 +514,7 @@ MUTANTS = (
     Mutant(
         6,
         "a paused publisher is timed out",
-        "broker/connection.py",
+        "broker/connection/connection.py",
         "        if self._paused & ~ANSWERS_UNREAD:\n",
         "        if False:\n",
         "tests/protocol/test_keep_alive.py tests/laws/test_storage_away.py",

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from broker.chassis import BrokerEvents, Chassis
+from broker.amqtt.chassis import BrokerEvents, Chassis
+from broker.amqtt.server_view import ServerStatus
 from broker.counters import Counters
-from broker.server_view import ServerStatus
 from plugins.sys_topics import Figures, Load
 from tests.chassis.servers import PlainServer
 

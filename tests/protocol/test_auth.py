@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from broker.access.scram import Credential
 from broker.errors import StartError
 from broker.packets.codes import ReasonCode
 from broker.packets.encoder import encode
 from broker.packets.model import Auth, ConnAck, Connect, Disconnect, PingReq, PingResp, PubAck, Publish, Subscribe, Will
 from broker.packets.properties import Properties, Property
-from broker.scram import Credential
 from broker.server import Server
 from tests.support.auth_plugins import Obedient
 from tests.support.broker import Broker, running, settings, until

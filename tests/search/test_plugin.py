@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from broker.amqtt.plugin_config import checked
 from broker.hooks import Group
-from broker.plugin_config import checked
 from plugins.search import Progress, Query, SearchPlugin, SearchUnavailable, SearchUnusable
 from storage.memory import MemoryStorage
 from storage.records import Append, Message

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from broker.config import Settings
+from broker.config.settings import Settings
 from broker.server import Server
 from storage.records import Operation
 from tests.support.wire import Client

@@ -1,0 +1,388 @@
+"""Who a client is, and what it may do: amqtt's auth and topic plugins, asked as amqtt's broker asks them.
+
+- A client is let in when at least one auth plugin answers, and none answers no; None is no answer. With no auth plugin
+  nobody is let in.
+- A user name is *verified* when a plugin that checks credentials said yes. `AnonymousAuthPlugin` checks none, whatever
+  name it is shown, and `UserAuthCertPlugin` checks the client id; where only such plugins said yes, the name counts for
+  nothing: the client is ``c/<client id>``, and topic plugins see no user name. A plugin of your own that checks no user
+  name says so with a class attribute ``verifies = None``, or ``verifies = "client_id"``.
+- Something may be done when every topic plugin says yes; None is a no here, as it is in amqtt. With no topic plugin
+  everything may.
+- A plugin that raises or takes longer than ``hooks.timeout`` has said no; only whether a device may receive a message is
+  asked again until there is an answer, because a no would lose the message for good. The log gets the exception's type
+  and place, never its text, which may hold a credential.
+- Answers about topics are kept per connection for ``acl_cache_seconds``, unless a topic plugin has a class attribute
+  ``cacheable = False``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from amqtt.contexts import Action
+from amqtt.plugins.authentication import AnonymousAuthPlugin
+
+from broker.amqtt.session import LightSession
+from broker.seldom import Seldom
+
+logger = logging.getLogger(__name__)
+
+_ANSWERS = 256  # per connection: some 40 KB at worst
+_WAIT_FACTOR = 10  # how many time limits a CONNECT may wait for its turn at a blocking plugin
+_RETRY = 30.0  # seconds between two attempts to get an answer, at most
+
+# amqtt's plugins that block the loop in a coroutine that never awaits (Argon2, LDAP): they run on a thread.
+_BLOCKING = {
+    ("amqtt.plugins.authentication", "FileAuthPlugin"),
+    ("amqtt.contrib.ldap", "UserAuthLdapPlugin"),
+    ("amqtt.contrib.ldap", "TopicAuthLdapPlugin"),
+}
+# amqtt's plugins whose answer is a quick computation in a coroutine that never awaits: asked on the spot, without a task.
+_IMMEDIATE = {
+    ("amqtt.plugins.topic_checking", "TopicAccessControlListPlugin"),
+    ("amqtt.plugins.topic_checking", "TopicTabooPlugin"),
+    ("amqtt.contrib.jwt", "TopicAuthJwtPlugin"),
+}
+_VERIFIES_CLIENT_ID = {("amqtt.contrib.cert", "UserAuthCertPlugin")}
+
+Asker = Callable[..., Awaitable[Any]]
+
+OWN = "$sync/"
+"""The broker's answers to a device. No plugin is asked: the broker itself sees to it that each device has only its own."""
+
+
+class AuthPlugins(Protocol):
+    """What is asked: `broker.chassis.Plugins`, or anything alike."""
+
+    @property
+    def auth_plugins(self) -> Sequence[Any]: ...
+
+    @property
+    def topic_plugins(self) -> Sequence[Any]: ...
+
+
+@dataclass(slots=True, eq=False)
+class AuthRequest:
+    """What a CONNECT brought. ``client_id`` is the one that counts, assigned by the server where the client sent none.
+
+    ``password`` is dropped once it was checked, unless a topic plugin is loaded (amqtt's JWT plugin reads it again).
+    """
+
+    client_id: str
+    username: str | None = None
+    password: bytes | None = field(default=None, repr=False)
+    address: str = ""
+    port: int = 0
+    ssl_object: ssl.SSLObject | None = None
+    clean: bool = True
+    keep_alive: int = 0
+    version: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a connection acts as.
+
+    ``user_key`` is ``u/<user name>`` or ``c/<client id>``. ``username`` is the verified name, or None. ``anonymous`` means
+    that nothing about the client was verified. ``session`` is what the auth plugins saw and may have written to; None
+    where nobody will ask for it again.
+    """
+
+    user_key: str
+    username: str | None = None
+    anonymous: bool = True
+    session: LightSession | None = field(default=None, compare=False, repr=False)
+
+
+class SessionInfo:
+    """What is kept per connection for plugins: next to nothing until one of them wants to see it."""
+
+    __slots__ = ("_answers", "_asked", "_held", "_session", "identity", "request")
+
+    def __init__(self, identity: Identity, request: AuthRequest) -> None:
+        self.identity = identity
+        self.request = request
+        self._session = identity.session
+        self._answers: dict[tuple[str, str], tuple[bool, float]] | None = None
+        self._asked: dict[tuple[str, str], asyncio.Task[bool | None]] | None = None
+        self._held: tuple[tuple[str, str], bool] | None = None
+
+    @property
+    def client_id(self) -> str:
+        return self.request.client_id
+
+    @property
+    def session(self) -> LightSession:
+        """The amqtt session of this connection, made when it is first asked for."""
+        session = self._session
+        if session is None:
+            session = self._session = session_of(self.request)
+            _settle(session, self.identity)
+        return session
+
+    def forget_answers(self) -> None:
+        """Ask the topic plugins anew."""
+        self._answers = self._held = None
+
+    @property
+    def seen(self) -> LightSession | None:
+        """The same, or None where nobody has asked for it yet."""
+        return self._session
+
+
+def session_of(request: AuthRequest) -> LightSession:
+    """An amqtt session as amqtt's broker fills one from a CONNECT."""
+    session = LightSession(request.client_id)
+    session.remote_address = request.address
+    session.remote_port = request.port
+    session.clean_session = request.clean
+    session.keep_alive = request.keep_alive
+    if request.username is not None:
+        session.username = request.username
+    if request.password is not None:
+        # amqtt's plugins expect text; what is not UTF-8 stays distinct from everything that is.
+        session.password = request.password.decode(errors="surrogateescape")
+    if request.ssl_object is not None:
+        session.ssl_object = request.ssl_object
+    return session
+
+
+def _settle(session: LightSession, identity: Identity) -> None:
+    """Make a session say who its client turned out to be."""
+    session.user_key = identity.user_key
+    session.username = identity.username
+    session.is_anonymous = identity.anonymous
+    session.transitions.connect()
+
+
+def _origin(plugin: object, method: str) -> tuple[str, str]:
+    """(module, class) of the class that wrote the method which a plugin answers with."""
+    function = getattr(type(plugin), method, None)
+    return getattr(function, "__module__", ""), getattr(function, "__qualname__", "").partition(".")[0]
+
+
+def _verifies(plugin: object) -> str | None:
+    """What a yes of this plugin says about: "username", "client_id", or None for nothing."""
+    if isinstance(plugin, AnonymousAuthPlugin):
+        return None
+    default = "client_id" if _origin(plugin, "authenticate") in _VERIFIES_CLIENT_ID else "username"
+    declared: str | None = getattr(plugin, "verifies", default)
+    return declared
+
+
+def _finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine that never waits, without a loop; `RuntimeError` where it does wait."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    raise RuntimeError("the plugin awaits something: it can't be declared immediate or blocking")
+
+
+def blame(error: BaseException) -> str:
+    """An exception by its type and place. Not its text: plugins put credentials there."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if place is None:
+        return type(error).__name__
+    return f"{type(error).__name__} at {place.tb_frame.f_code.co_filename.rpartition('/')[2]}:{place.tb_lineno}"
+
+
+class Authority:
+    """Asks the plugins. ``timeout`` and ``acl_cache_seconds`` are seconds; 0 for the latter keeps no answer."""
+
+    def __init__(self, plugins: AuthPlugins, *, timeout: float = 5.0, acl_cache_seconds: float = 60.0) -> None:
+        self._timeout = timeout
+        self._auth = [(plugin, self._asker(plugin, "authenticate")) for plugin in plugins.auth_plugins]
+        self._topic = [(plugin, self._asker(plugin, "topic_filtering")) for plugin in plugins.topic_plugins]
+        self._immediate = all(self._is(plugin, "topic_filtering", "immediate", _IMMEDIATE) for plugin, _ in self._topic)
+        self._cacheable = all(getattr(plugin, "cacheable", True) for plugin, _ in self._topic)
+        self._keep = acl_cache_seconds if self._cacheable else 0.0
+        self._threads: ThreadPoolExecutor | None = None
+        self._turn = asyncio.Semaphore(2)
+        self.refusals = Seldom(logger, 1.0)
+        self.open = not self._topic
+        """True where no topic plugin is loaded: everything may be done, and nobody has to be asked."""
+        if not self._auth:
+            logger.warning("no auth plugin is configured: clients without enhanced authentication will be refused")
+
+    def close(self) -> None:
+        """Give the threads back. What still runs on one ends with the process at the latest."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # --- who is it -------------------------------------------------------------------------------------------------
+
+    async def authenticate(self, request: AuthRequest) -> Identity | None:
+        """Who the client is, or None where it is refused. Never raises on account of a plugin."""
+        session = session_of(request)
+        answers = await asyncio.gather(*(self._ask_auth(plugin, ask, session) for plugin, ask in self._auth))
+        keep = bool(self._topic)
+        if not keep:
+            request.password = session.password = None
+        given = [answer for answer in answers if answer is not None]
+        if not given or not all(given):
+            why = "no plugin knew it" if not given else "a plugin said no"
+            logger.info("client %r from %s refused: %s", request.client_id, request.address, why)
+            return None
+        verified = {_verifies(plugin) for (plugin, _), yes in zip(self._auth, answers, strict=True) if yes}
+        identity = self._identity(request, verified, session if keep or "attributes" in session.__dict__ else None)
+        _settle(session, identity)
+        return identity
+
+    def _identity(self, request: AuthRequest, verified: set[str | None], session: LightSession | None) -> Identity:
+        if request.username and "username" in verified:
+            return Identity(f"u/{request.username}", request.username, False, session)
+        return Identity(f"c/{request.client_id}", None, verified <= {None, "username"}, session)
+
+    async def _ask_auth(self, plugin: object, ask: Asker, session: LightSession) -> bool | None:
+        try:
+            answer = await ask(session=session)
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the client is refused, and hears no reason
+            logger.error("client %r refused: %s failed: %s", session.client_id, type(plugin).__name__, blame(error))
+            return False
+        return None if answer is None else bool(answer)
+
+    def log_refusal(self, session: SessionInfo, what: str) -> None:
+        """Tell whoever writes the rules that a client was refused something; of a flood, one a second."""
+        self.refusals.warning("client %r of %s: %s", session.client_id, session.identity.user_key, what)
+
+    # --- may it ----------------------------------------------------------------------------------------------------
+
+    def cached(self, session: SessionInfo, action: Action, topic: str) -> bool | None:
+        """The answer, if it can be had without waiting; None: ask `allowed`."""
+        if self.open or topic.startswith(OWN):
+            return True
+        key = (action, topic)
+        answers = session._answers
+        if answers is not None:
+            found = answers.get(key)
+            if found is not None and found[1] > time.monotonic():
+                if len(answers) > _ANSWERS // 2:  # only a cache that fills needs to know what was used last
+                    answers[key] = answers.pop(key)
+                return found[0]
+        if self._immediate:
+            return self._answer_now(session, action, topic)
+        held = session._held
+        if held is not None and held[0] == key:
+            session._held = None
+            return held[1]
+        return None
+
+    async def allowed(self, session: SessionInfo, action: Action, topic: str) -> bool:
+        """Whether the client may ``action`` (publish, subscribe, receive) ``topic``, which for subscribe is a filter.
+
+        A question that is being asked for this connection already is not asked again, unless nothing is to be cached.
+        """
+        known = self.cached(session, action, topic)
+        return known if known is not None else bool(await self._ask(session, action, topic))
+
+    async def settle(self, session: SessionInfo, action: Action, topic: str) -> None:
+        """Ask until the plugins have answered, less and less often while they fail; the next `cached` has the answer."""
+        delay = 0.5
+        while (answer := await self._ask(session, action, topic)) is None:
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _RETRY)
+        session._held = ((action, topic), answer)
+
+    async def _ask(self, session: SessionInfo, action: Action, topic: str) -> bool | None:
+        if not self._keep:
+            return await self._answer(session, action, topic)
+        asked = session._asked
+        if asked is None:
+            asked = session._asked = {}
+        key = (action, topic)
+        task = asked.get(key)
+        if task is None:
+            task = asked[key] = asyncio.get_running_loop().create_task(self._answer(session, action, topic))
+            task.add_done_callback(lambda _: asked.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _answer(self, session: SessionInfo, action: Action, topic: str) -> bool | None:
+        """What the plugins say; None where one failed, which is never cached."""
+        for plugin, ask in self._topic:
+            try:
+                if not await ask(session=session.session, topic=topic, action=action):
+                    return self._remember(session, action, topic, False)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._log_failed(plugin, session, action, topic, error)
+                return None
+        return self._remember(session, action, topic, True)
+
+    def _answer_now(self, session: SessionInfo, action: Action, topic: str) -> bool:
+        """The same, of plugins that never wait. One that fails on a mere computation would fail again: that is a no."""
+        for plugin, _ in self._topic:
+            try:
+                if not _finish(plugin.topic_filtering(session=session.session, topic=topic, action=action)):
+                    return self._remember(session, action, topic, False)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._log_failed(plugin, session, action, topic, error)
+                return False
+        return self._remember(session, action, topic, True)
+
+    def _remember(self, session: SessionInfo, action: Action, topic: str, allowed: bool) -> bool:
+        if self._keep:
+            answers = session._answers
+            if answers is None:
+                answers = session._answers = {}
+            key = (action, topic)
+            answers.pop(key, None)
+            if len(answers) >= _ANSWERS:
+                del answers[next(iter(answers))]
+            answers[key] = (allowed, time.monotonic() + self._keep)
+        return allowed
+
+    @staticmethod
+    def _log_failed(plugin: object, session: SessionInfo, action: Action, topic: str, error: BaseException) -> None:
+        name = type(plugin).__name__
+        logger.error(
+            "client %r: no answer whether it may %s %r: %s failed: %s", session.client_id, action, topic, name, blame(error)
+        )
+
+    # --- how a plugin is called ------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _is(plugin: object, method: str, attribute: str, known: set[tuple[str, str]]) -> bool:
+        return bool(getattr(plugin, attribute, _origin(plugin, method) in known))
+
+    def _asker(self, plugin: Any, method: str) -> Asker:
+        """How to call a plugin's method: with the time limit, and on a thread if it blocks.
+
+        A plugin of your own that blocks and never awaits says so with a class attribute ``blocking = True``.
+        """
+        function = getattr(plugin, method)
+        blocking = self._is(plugin, method, "blocking", _BLOCKING)
+
+        async def ask(**arguments: Any) -> Any:
+            if blocking:
+                return await self._ask_on_thread(function, arguments)
+            async with asyncio.timeout(self._timeout):
+                return await function(**arguments)
+
+        return ask
+
+    async def _ask_on_thread(self, function: Callable[..., Coroutine[Any, Any, Any]], arguments: dict[str, Any]) -> Any:
+        """Wait for a turn, then for the answer. A thread that hangs keeps its turn, so that no more work piles up behind it."""
+        async with asyncio.timeout(self._timeout * _WAIT_FACTOR):
+            await self._turn.acquire()
+        loop = asyncio.get_running_loop()
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(2, "auth")
+        work = self._threads.submit(lambda: _finish(function(**arguments)))
+        work.add_done_callback(lambda _: _on_loop(loop, self._turn.release))
+        async with asyncio.timeout(self._timeout):
+            return await asyncio.wrap_future(work)
+
+
+def _on_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call)

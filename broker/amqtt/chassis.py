@@ -1,0 +1,419 @@
+"""amqtt's plugin manager over our server: what config.yaml names is loaded, told what happens, and closed at the end.
+
+Plugins see amqtt's `BrokerContext`, and behind it a stand-in for amqtt's broker that answers from a `ServerView`. Our own
+plugins find that view itself as ``context.server``.
+
+Events go to those plugins that listen, in the order in which they happened, through one bounded queue and one task: a
+slow plugin delays the others' events, never a client. Where nobody listens, firing costs a look-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import warnings
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from amqtt.broker import BrokerContext, RetainedApplicationMessage
+from amqtt.errors import PluginError, PluginLoadError
+from amqtt.events import BrokerEvents, Events, MQTTEvents
+from amqtt.plugins.logging_amqtt import EventLoggerPlugin, PacketLoggerPlugin
+from amqtt.plugins.manager import PluginManager
+from amqtt.session import IncomingApplicationMessage
+
+from broker.access.authority import SessionInfo
+from broker.amqtt.packets import to_amqtt
+from broker.amqtt.plugin_config import checked
+from broker.amqtt.server_view import ServerView, SessionState
+from broker.amqtt.session import LightSession
+from broker.errors import StartError
+from broker.hooks import EnhancedAuthPlugin, GroupPlugin, JobPlugin, RequestPlugin, StoragePlugin, SyncPlugin
+from broker.packets.model import Packet
+from broker.seldom import Seldom
+from storage.records import Message
+
+__all__ = ["BrokerEvents", "Chassis", "ChassisContext", "MQTTEvents", "Plugins"]
+
+logger = logging.getLogger(__name__)
+
+NAMESPACE = "broker.plugins"
+"""The logger of the plugin manager; a plugin's own is below it, by its class name."""
+
+_LOGGED_AT_DEBUG = frozenset(BrokerEvents) - {BrokerEvents.CLIENT_CONNECTED, BrokerEvents.CLIENT_DISCONNECTED}
+# What amqtt 0.12 warns of and its users can do nothing about: psutil's future, and an option whose successor it refuses.
+_NOT_FOR_US = ("psutil", "'subscribe-acl'")
+_OFFLINE = 1000  # sessions that plugins made and that the server does not know yet
+
+Callback = Callable[..., Awaitable[None]]
+
+
+# --- what plugins see ----------------------------------------------------------------------------------------------
+
+
+def light_session(state: SessionState) -> LightSession:
+    """The amqtt session of a state: the connection's own where there is one."""
+    if state.info is not None:
+        session = state.info.session
+    else:
+        session = LightSession(state.client_id)
+        session.user_key = state.user
+        session.username = state.user[2:] if state.user.startswith("u/") else None
+        session.is_anonymous = session.username is None
+        session.clean_session = state.clean
+    session.state = "connected" if state.connected else "disconnected"
+    session.counts = (state.inflight_in, state.inflight_out, state.queued)
+    return session
+
+
+def retained_message(message: Message) -> Any:
+    """A retained message as amqtt has it."""
+    return RetainedApplicationMessage(None, message.topic, message.payload, message.qos)
+
+
+class Sessions(MutableMapping[str, tuple[LightSession, None]]):
+    """amqtt's ``broker.sessions``: client id → (session, handler). There is no handler behind ours."""
+
+    def __init__(self, server: ServerView) -> None:
+        self._server = server
+        self._made: dict[str, LightSession] = {}
+
+    def __getitem__(self, client_id: str) -> tuple[LightSession, None]:
+        state = self._server.session(client_id)
+        if state is not None:
+            self._made.pop(client_id, None)
+            return light_session(state), None
+        return self._made[client_id], None
+
+    def __setitem__(self, client_id: str, value: tuple[LightSession, None]) -> None:
+        """What a plugin makes is remembered until the server has a session of that client id."""
+        if len(self._made) >= _OFFLINE:
+            del self._made[next(iter(self._made))]
+        self._made[client_id] = value[0]
+
+    def __delitem__(self, client_id: str) -> None:
+        del self._made[client_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return (state.client_id for state in self._server.sessions())
+
+    def __len__(self) -> int:
+        status = self._server.status()
+        return status.clients_connected + status.clients_disconnected
+
+    def values(self) -> Any:
+        return [(light_session(state), None) for state in self._server.sessions()]
+
+
+class Retained(MutableMapping[str, Any]):
+    """amqtt's ``broker.retained_messages``: topic → message. Setting or deleting one publishes, a moment later."""
+
+    def __init__(self, server: ServerView, later: Callable[[Callback], None]) -> None:
+        self._server = server
+        self._later = later
+
+    def __getitem__(self, topic: str) -> Any:
+        message = self._server.retained_message(topic)
+        if message is None:
+            raise KeyError(topic)
+        return retained_message(message)
+
+    def __setitem__(self, topic: str, message: Any) -> None:
+        payload, qos = bytes(message.data or b""), message.qos or 0
+        self._later(lambda: _publish(self._server, topic, payload, qos, True))
+
+    def __delitem__(self, topic: str) -> None:
+        if self._server.retained_message(topic) is None:
+            raise KeyError(topic)
+        self._later(lambda: _publish(self._server, topic, b"", 0, True))
+
+    def __iter__(self) -> Iterator[str]:
+        return (message.topic for message in self._server.retained())
+
+    def __len__(self) -> int:
+        return self._server.status().retained
+
+
+async def _publish(server: ServerView, topic: str, payload: bytes, qos: int | None, retain: bool) -> None:
+    """Publish for a plugin. Without a QoS, amqtt lets each subscription decide, which a QoS of 2 does."""
+    sys = topic.startswith("$SYS/")
+    level = qos if qos is not None else 0 if sys else 2
+    await server.publish(topic, payload, qos=level, retain=retain, durable=not sys)
+
+
+class BrokerStandIn:
+    """What amqtt's `BrokerContext` asks of amqtt's `Broker`, asked of our server."""
+
+    def __init__(self, server: ServerView, later: Callable[[Callback], None]) -> None:
+        self.server = server
+        self.sessions = self._sessions = Sessions(server)
+        self.retained_messages = Retained(server, later)
+
+    @property
+    def subscriptions(self) -> dict[str, list[tuple[LightSession, int]]]:
+        """filter → [(session, QoS)], gathered at each look: meant for statistics, not for every message."""
+        by_client: dict[str, LightSession] = {}
+        found: dict[str, list[tuple[LightSession, int]]] = {}
+        for filter, client_id, qos in self.server.subscriptions():
+            session = by_client.get(client_id)
+            if session is None:
+                state = self.server.session(client_id)
+                session = by_client[client_id] = light_session(state) if state else LightSession(client_id)
+            found.setdefault(filter, []).append((session, qos))
+        return found
+
+    async def internal_message_broadcast(self, topic: str, data: bytes, qos: int | None = None) -> None:
+        await _publish(self.server, topic, bytes(data), qos, False)
+
+    async def retain_message(self, source: Any, topic_name: str, data: bytes | bytearray, qos: int | None = None) -> None:
+        await _publish(self.server, topic_name, bytes(data or b""), qos, True)
+
+    def create_offline_session(self, client_id: str) -> tuple[None, LightSession]:
+        session = LightSession(client_id)
+        session.clean_session = False
+        session.transitions.disconnect()
+        return None, session
+
+    async def add_subscription(self, subscription: tuple[str, int], session: LightSession) -> int:
+        filter, qos = subscription
+        return await self.server.add_subscription(session.client_id or "", filter, qos)
+
+
+class ChassisContext(BrokerContext):
+    """amqtt's context, with the server for those who know Tideline."""
+
+    def __init__(self, server: ServerView, later: Callable[[Callback], None]) -> None:
+        super().__init__(BrokerStandIn(server, later))
+        self.server = server
+        self.shared: dict[str, Any] = {}
+        """What plugins share by name: amqtt gives each of them a copy of its context, and all copies this very dictionary."""
+
+
+class Plugins(PluginManager):
+    """amqtt's plugin manager, with what it loaded in the open."""
+
+    @property
+    def auth_plugins(self) -> Sequence[Any]:
+        return self._auth_plugins  # type: ignore[no-any-return]
+
+    @property
+    def topic_plugins(self) -> Sequence[Any]:
+        return self._topic_plugins  # type: ignore[no-any-return]
+
+    @property
+    def callbacks(self) -> Mapping[str, list[Callback]]:
+        """The plugins' coroutines by event name."""
+        return self._event_plugin_callbacks  # type: ignore[no-any-return]
+
+
+# --- the chassis ---------------------------------------------------------------------------------------------------
+
+
+class Chassis:
+    """Loads the plugins (inside a running loop) and carries events to them.
+
+    ``plugins`` is class path → settings, in order (`Settings.plugin_classes`). ``hook_timeout`` is in seconds, per
+    plugin and event. Raises `StartError` naming the plugin that cannot be loaded, and why.
+    """
+
+    def __init__(
+        self,
+        plugins: Mapping[str, Mapping[str, Any]],
+        server: ServerView,
+        *,
+        hook_timeout: float = 5.0,
+        event_queue: int = 10_000,
+    ) -> None:
+        self._server = server
+        self._timeout = hook_timeout
+        self._queue: asyncio.Queue[Callback | None] = asyncio.Queue(event_queue)
+        self._worker: asyncio.Task[None] | None = None
+        self._overrun = Seldom(logger, 10.0)
+        self.context = ChassisContext(server, self._later)
+        self.plugins = _load(plugins, self.context)
+        self._callbacks = _listeners(self.plugins.callbacks)
+
+        loaded = self.plugins.plugins
+        self.group_plugins: list[GroupPlugin] = [plugin for plugin in loaded if isinstance(plugin, GroupPlugin)]
+        """In the order of config.yaml."""
+        self.storage_plugin = _only(loaded, StoragePlugin, "provides the storage")
+        self.sync_plugin = _only(loaded, SyncPlugin, "decides about inboxes")
+        self.request_plugin = _only(loaded, RequestPlugin, "answers requests")
+        self.job_plugin = _only(loaded, JobPlugin, "runs jobs")
+        self.auth_methods = _methods(plugin for plugin in loaded if isinstance(plugin, EnhancedAuthPlugin))
+        """Enhanced authentication: the plugin of each method."""
+
+    # --- events ----------------------------------------------------------------------------------------------------
+
+    def listens(self, event: str) -> bool:
+        """Whether any plugin wants to know. Fixed once the plugins are loaded: ask once, keep the answer."""
+        return event in self._callbacks
+
+    def fire(self, event: str, **arguments: Any) -> None:
+        """Tell the listeners soon. Never waits: with the queue full, the event is dropped and counted."""
+        for callback in self._callbacks.get(event, ()):
+            self._later(lambda callback=callback: callback(**arguments))
+
+    async def fire_and_wait(self, event: Events) -> None:
+        """Tell the listeners now, one after the other, each within the time limit: for the broker's start and stop.
+
+        A plugin's `StartError` is raised while the broker starts, and ends it.
+        """
+        starting = StartError if event in (BrokerEvents.PRE_START, BrokerEvents.POST_START) else ()
+        for callback in self._callbacks.get(event, ()):
+            await self._call(callback, raises=starting)
+
+    def client_connected(self, info: SessionInfo) -> None:
+        if BrokerEvents.CLIENT_CONNECTED in self._callbacks:
+            self.fire(BrokerEvents.CLIENT_CONNECTED, client_id=info.client_id, client_session=info.session)
+
+    def client_disconnected(self, info: SessionInfo) -> None:
+        if info.seen is not None:
+            info.session.transitions.disconnect()
+        if BrokerEvents.CLIENT_DISCONNECTED in self._callbacks:
+            self.fire(BrokerEvents.CLIENT_DISCONNECTED, client_id=info.client_id, client_session=info.session)
+
+    def client_subscribed(self, info: SessionInfo, filter: str, qos: int) -> None:
+        if BrokerEvents.CLIENT_SUBSCRIBED in self._callbacks:
+            self.fire(BrokerEvents.CLIENT_SUBSCRIBED, client_id=info.client_id, topic=filter, qos=qos)
+
+    def client_unsubscribed(self, info: SessionInfo, filter: str) -> None:
+        if BrokerEvents.CLIENT_UNSUBSCRIBED in self._callbacks:
+            self.fire(BrokerEvents.CLIENT_UNSUBSCRIBED, client_id=info.client_id, topic=filter)
+
+    def message_received(self, info: SessionInfo, message: Message, packet_id: int = 0) -> None:
+        """A client sent a message; whether it may is not known yet."""
+        if BrokerEvents.MESSAGE_RECEIVED in self._callbacks:
+            self._message(BrokerEvents.MESSAGE_RECEIVED, info, message, packet_id)
+
+    def message_broadcast(self, info: SessionInfo, message: Message, packet_id: int = 0) -> None:
+        """A client's message is accepted, durable, and on its way to subscribers."""
+        if BrokerEvents.MESSAGE_BROADCAST in self._callbacks:
+            self._message(BrokerEvents.MESSAGE_BROADCAST, info, message, packet_id)
+
+    def _message(self, event: str, info: SessionInfo, message: Message, packet_id: int) -> None:
+        number = packet_id or None
+        built = IncomingApplicationMessage(number, message.topic, message.qos, message.payload, message.retain)
+        built.publish_packet = built.build_publish_packet()
+        self.fire(event, client_id=info.client_id, message=built)
+
+    def retained(self, message: Message) -> None:
+        """A topic has a new retained message, or with an empty payload none any more."""
+        if BrokerEvents.RETAINED_MESSAGE in self._callbacks:
+            self.fire(BrokerEvents.RETAINED_MESSAGE, client_id=None, retained_message=retained_message(message))
+
+    def packet_received(self, info: SessionInfo | None, packet: Packet) -> None:
+        """``info`` is None before a client is let in. Callers ask `listens` first: a packet costs time to build."""
+        self._packet(MQTTEvents.PACKET_RECEIVED, info, packet)
+
+    def packet_sent(self, info: SessionInfo | None, packet: Packet) -> None:
+        self._packet(MQTTEvents.PACKET_SENT, info, packet)
+
+    def _packet(self, event: str, info: SessionInfo | None, packet: Packet) -> None:
+        if event not in self._callbacks:
+            return
+        built = to_amqtt(packet)
+        if built is not None:
+            self.fire(event, packet=built, session=info.session if info is not None else None)
+
+    # --- the queue -------------------------------------------------------------------------------------------------
+
+    def _later(self, call: Callback) -> None:
+        if self._worker is None:
+            self._worker = asyncio.get_running_loop().create_task(self._work(), name="plugin events")
+        try:
+            self._queue.put_nowait(call)
+        except asyncio.QueueFull:
+            self._server.counters.events_dropped += 1
+            self._overrun.warning("plugins are too slow: %d events wait, more are dropped", self._queue.qsize())
+
+    async def _work(self) -> None:
+        while (call := await self._queue.get()) is not None:
+            await self._call(call)
+
+    async def _call(self, call: Callback, *, raises: type[Exception] | tuple[()] = ()) -> None:
+        """One plugin's turn. It may take its time limit and may fail; neither reaches anybody else, but for what ``raises``."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await call()
+        except raises:
+            raise
+        except TimeoutError:
+            self._server.counters.hook_errors += 1
+            logger.error("%s took longer than %g s", getattr(call, "__qualname__", call), self._timeout)
+        except Exception:
+            self._server.counters.hook_errors += 1
+            logger.exception("%s failed", getattr(call, "__qualname__", call))
+
+    async def close(self) -> None:
+        """Carry out the events that wait, within the time limit for all of them, then close the plugins, last loaded first."""
+        if self._worker is not None:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await self._queue.put(None)
+                    await asyncio.shield(self._worker)
+            except TimeoutError:
+                logger.warning("%d plugin events were not carried out", self._queue.qsize())
+                self._worker.cancel()
+                await asyncio.gather(self._worker, return_exceptions=True)
+            self._worker = None
+        for plugin in reversed(self.plugins.plugins):
+            await self._call(plugin.close)
+
+
+def _load(plugins: Mapping[str, Mapping[str, Any]], context: ChassisContext) -> Plugins:
+    """Let amqtt load the plugins, and say in one sentence what was wrong if it can't."""
+    context.config = {"plugins": {path: checked(path, options) for path, options in plugins.items()}}
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            loaded = Plugins(NAMESPACE, context)
+    except (PluginError, PluginLoadError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        told = str(error) if cause is error else f"{error}: {cause}"
+        raise StartError(f"plugins: {told}") from error
+    for warning in caught:
+        if not any(part in str(warning.message) for part in _NOT_FOR_US):
+            logger.warning("plugins: %s", warning.message)
+    return loaded
+
+
+def _listeners(callbacks: Mapping[str, list[Callback]]) -> dict[str, list[Callback]]:
+    """Who listens to what. amqtt's loggers would log most of it at DEBUG: where that is off, they are not called at all."""
+    found: dict[str, list[Callback]] = {}
+    for event, wanted in callbacks.items():
+        kept = [callback for callback in wanted if not _in_vain(event, callback)]
+        if kept:
+            found[event] = kept
+    return found
+
+
+def _in_vain(event: str, callback: Any) -> bool:
+    plugin = getattr(getattr(callback, "func", callback), "__self__", None)
+    if type(plugin) not in (EventLoggerPlugin, PacketLoggerPlugin) or plugin is None:
+        return False
+    quiet = not plugin.context.logger.isEnabledFor(logging.DEBUG)
+    return quiet and (event in _LOGGED_AT_DEBUG or event in frozenset(MQTTEvents))
+
+
+def _only(plugins: Iterable[Any], kind: type[Any], role: str) -> Any | None:
+    found = [plugin for plugin in plugins if isinstance(plugin, kind)]
+    if len(found) > 1:
+        names = ", ".join(type(plugin).__name__ for plugin in found)
+        raise StartError(f"plugins: {names}: only one plugin {role}")
+    return found[0] if found else None
+
+
+def _methods(plugins: Iterable[EnhancedAuthPlugin]) -> dict[str, EnhancedAuthPlugin]:
+    found: dict[str, EnhancedAuthPlugin] = {}
+    for plugin in plugins:
+        if not plugin.methods:
+            raise StartError(f"plugins: {type(plugin).__name__}: names no authentication method")
+        for method in plugin.methods:
+            other = found.setdefault(method, plugin)
+            if other is not plugin:
+                names = f"{type(other).__name__}, {type(plugin).__name__}"
+                raise StartError(f"plugins: {names}: only one plugin offers the method {method!r}")
+    return found

@@ -1,0 +1,294 @@
+"""The server as plugins see it: `ServerView` over the real one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from broker import topics
+from broker.amqtt.server_view import DeviceState, ServerStatus, SessionState, Undecided
+from broker.counters import Counters
+from broker.packets.codes import ProtocolViolation
+from broker.pipeline import Step
+from broker.sessions.readers import Operations, Readers
+from broker.sessions.session import Session
+from storage.errors import MessageRefused, StorageUnavailable
+from storage.records import Append, DeviceKey, Message, Operation
+
+if TYPE_CHECKING:
+    from broker.access.authority import Authority
+    from broker.config.settings import Settings
+    from broker.server import Server
+    from storage.interface import Storage
+
+T = TypeVar("T")
+
+_AT_ONCE = 2000
+"""Sessions that are looked at before others get a turn."""
+
+BROKER_USER = "b/tideline"
+"""The user key of messages that the broker itself publishes."""
+
+
+class Waiter:
+    """The origin of an append whose publisher awaits the commit."""
+
+    __slots__ = ("future",)
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[Append] = asyncio.get_running_loop().create_future()
+
+    def stored(self, append: Append, acks: object) -> None:
+        """The group is durable, or this message was refused."""
+        if self.future.done():
+            return
+        if append.error is not None:
+            self.future.set_exception(append.error)
+        else:
+            self.future.set_result(append)
+
+
+class Turn:
+    """Waits for room in the pipeline."""
+
+    def __init__(self) -> None:
+        self.come = asyncio.Event()
+
+    def resume_submitting(self) -> None:
+        self.come.set()
+
+
+def _forget(future: asyncio.Future[Any]) -> None:
+    """Nobody waits for this any more, so nobody is told what became of it."""
+    if not future.cancelled():
+        future.exception()
+
+
+class View:
+    """Implements `broker.server_view.Services`."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.readers = Readers(server)
+
+    @property
+    def counters(self) -> Counters:
+        return self._server.counters
+
+    def status(self) -> ServerStatus:
+        server = self._server
+        return ServerStatus(
+            clients_connected=server.clients,
+            clients_disconnected=len(server.sessions) - server.clients,
+            clients_maximum=server.clients_maximum,
+            subscriptions=server.trie.count,
+            shared_subscriptions=len(server.shares),
+            retained=server.retained.count,
+            storage_available=server.pipeline.unavailable_since is None,
+            pending_messages=server.pipeline.pending,
+            pending_bytes=server.pipeline.pending_bytes,
+        )
+
+    def sessions(self) -> Iterable[SessionState]:
+        return (_state(session) for session in list(self._server.sessions))
+
+    def session(self, client_id: str) -> SessionState | None:
+        found = None
+        for session in self._server.sessions.named(client_id):
+            found = session
+            if session.connection is not None:
+                break
+        return _state(found) if found is not None else None
+
+    def subscriptions(self) -> Iterable[tuple[str, str, int]]:
+        return (
+            (filter_, session.key.client_id, subscription.options & 3)
+            for session in list(self._server.sessions)
+            for filter_, subscription in list(session.subscriptions.items())
+        )
+
+    def retained(self) -> Iterable[Message]:
+        return iter(self._server.retained)
+
+    def retained_message(self, topic: str) -> Message | None:
+        return self._server.retained.get(topic)
+
+    async def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, durable: bool = True) -> None:
+        try:
+            topics.validate_name(topic)
+        except ProtocolViolation as violation:
+            raise MessageRefused(violation.text) from violation
+        message = Message(0, topic, BROKER_USER, "", 0, qos, payload, retain)
+        if durable:
+            await self.append(Append(message, retain=retain))
+        else:
+            self._server.publish_transient(message)
+
+    async def append(self, append: Append) -> Append:
+        """Take a message through the pipeline; returns when it is durable. Raises what refused it."""
+        waiter = Waiter()
+        append.origin = waiter
+        self._server.pipeline.submit(append)
+        return await waiter.future
+
+    # --- Services ----------------------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        return self._server.settings
+
+    @property
+    def storage(self) -> Storage:
+        return self._server.storage
+
+    @property
+    def authority(self) -> Authority:
+        return self._server.authority
+
+    @property
+    def auth_plugins(self) -> list[object]:
+        return list(self._server.chassis.plugins.auth_plugins)
+
+    def plugin(self, kind: type[T]) -> T | None:
+        return next((p for p in self._server.chassis.plugins.plugins if isinstance(p, kind)), None)
+
+    def now(self) -> int:
+        return self._server.ids.now()
+
+    async def append_within(self, append: Append, timeout: float) -> Append:
+        deadline = asyncio.get_running_loop().time() + timeout
+        await self._room(timeout)
+        waiter = Waiter()
+        append.origin = waiter
+        self._server.pipeline.submit(append)
+        return await self._answer(append, waiter.future, deadline)
+
+    async def commit(self, operations: list[Operation], timeout: float) -> None:
+        deadline = asyncio.get_running_loop().time() + timeout
+        await self._room(timeout)
+        step = Operations(operations)
+        self._server.pipeline.submit(step)
+        await self._answer(step, step.finished, deadline)
+
+    async def _room(self, timeout: float) -> None:
+        """Wait for room in the pipeline, as a socket that is not read does (law 6)."""
+        pipeline = self._server.pipeline
+        try:
+            async with asyncio.timeout(timeout):
+                while pipeline.full:
+                    turn = Turn()
+                    pipeline.pause(turn)
+                    try:
+                        await turn.come.wait()
+                    finally:
+                        pipeline.forget(turn)
+        except TimeoutError:
+            raise StorageUnavailable("the broker is busy: storage does not keep up") from None
+
+    async def _answer(self, item: Append | Step, future: asyncio.Future[T], deadline: float) -> T:
+        try:
+            await asyncio.wait({future}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        except asyncio.CancelledError:
+            future.add_done_callback(_forget)
+            raise
+        if future.done():
+            return future.result()
+        if self._server.pipeline.withdraw(item):
+            raise StorageUnavailable("storage is away")
+        future.add_done_callback(_forget)
+        raise Undecided("storage does not answer")
+
+    async def within(self, work: Awaitable[T], timeout: float) -> T:
+        task = asyncio.ensure_future(work)
+        try:
+            return await asyncio.wait_for(asyncio.shield(task), timeout)
+        except TimeoutError:
+            if task.done():
+                raise
+            task.add_done_callback(_forget)
+            raise Undecided("storage does not answer") from None
+        except asyncio.CancelledError:
+            task.add_done_callback(_forget)
+            raise
+
+    @property
+    def listening(self) -> bool:
+        return self._server.listening
+
+    def lowest_offset(self, user: str) -> int | None:
+        share = self._server.shares.by_inbox(user)
+        if share is not None:
+            return share.offset
+        return min((_offset(s) for s in self._server.sessions.of(user) if s.durable), default=None)
+
+    async def lowest_offsets(self) -> dict[str, int]:
+        lowest = {share.inbox: share.offset for share in self._server.shares}
+        for number, session in enumerate(list(self._server.sessions), start=1):
+            if session.durable and not session.ended:
+                lowest[session.inbox] = min(_offset(session), lowest.get(session.inbox, _offset(session)))
+            if not number % _AT_ONCE:
+                await asyncio.sleep(0)
+        return lowest
+
+    async def expire_sessions(self) -> tuple[int, int]:
+        sessions, ended = list(self._server.sessions), 0
+        for number, session in enumerate(sessions, start=1):
+            ended += self._server.sessions.expire(session)
+            if not number % _AT_ONCE:
+                await asyncio.sleep(0)
+        return len(sessions), ended
+
+    def device_states(self, user: str) -> list[DeviceState]:
+        sessions = self._server.sessions
+        found = sessions.of(user) if user else list(sessions)
+        return [_device_state(session) for session in sorted(found, key=lambda s: (s.key.user, s.key.client_id))]
+
+    def tell(self, device: DeviceKey, message: Message) -> bool:
+        server = self._server
+        session = server.sessions.get(device)
+        feed = session.connection.feed if session is not None and session.connection is not None else None
+        if session is None or feed is None or session not in server.trie.match(message.topic).grants:
+            return False
+        message.id, message.time = server.ids.take()
+        feed.transient(message)
+        feed.pump()
+        return True
+
+    async def add_subscription(self, client_id: str, filter: str, qos: int) -> int:
+        try:
+            topics.validate_filter(filter)
+        except ProtocolViolation:
+            return 0x80
+        return await self._server.sessions.add_subscription(client_id, filter, qos)
+
+
+def _offset(session: Session) -> int:
+    return session.window.offset(session.cursor)
+
+
+def _device_state(session: Session) -> DeviceState:
+    connection = session.connection
+    return DeviceState(
+        session.key,
+        connection is not None and connection.open,
+        session.durable,
+        _offset(session) if session.durable else None,
+        session.epoch,
+        session.expires_at,
+        [(s.filter, s.options & 3, s.since) for s in session.subscriptions.values()],
+    )
+
+
+def _state(session: Session) -> SessionState:
+    connection = session.connection
+    return SessionState(
+        session.key.user,
+        session.key.client_id,
+        connection is not None,
+        not session.durable,
+        connection.info if connection is not None and connection.open else None,
+        connection.inbound if connection is not None else 0,
+        len(session.window),
+        0,
+    )

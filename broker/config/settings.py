@@ -1,0 +1,442 @@
+"""Typed, validated settings: what config.yaml and ``TIDELINE__…`` environment variables may say.
+
+Every field's docstring is its documentation; docs/configuration.md has one line for each, and a test holds config.yaml
+equal to the defaults here. Sizes are bytes (or "16 MiB"), durations seconds (or "500ms", "10s", "5 min", "1h", "7d").
+Relative paths are taken from the working directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from broker.config import sources as config_sources
+from broker.config.sources import Sources, dotted, shown
+from broker.packets.codes import ReasonCode
+
+PLUGIN_ALIASES = {
+    "persistence": "plugins.persistence.PersistencePlugin",
+    "sync": "plugins.sync.InboxPlugin",
+    "sys": "plugins.sys_topics.SysTopicsPlugin",
+    "http": "plugins.http.HttpPlugin",
+    "requests": "plugins.sync_requests.SyncRequestsPlugin",
+    "scram": "plugins.scram.ScramPlugin",
+    "search": "plugins.search.SearchPlugin",
+    "jobs": "plugins.jobs.JobsPlugin",
+}
+"""Short names of Tideline's own plugins; any other key under ``plugins`` is a class path."""
+
+DEFAULT_URL = "sqlite:///data/tideline.db"
+
+
+class ConfigError(Exception):
+    """The configuration is wrong. ``problems`` has a line for each thing: where, what, and what would be right."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+# --- quantities ----------------------------------------------------------------------------------------------------
+
+_SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+_SIZES |= {"kb": 10**3, "mb": 10**6, "gb": 10**9}
+_DURATIONS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+
+
+def _quantity(value: object, units: Mapping[str, float], meant: str) -> object:
+    if not isinstance(value, str):
+        return value
+    match = _QUANTITY.fullmatch(value)
+    if not match or match[2].lower() not in units:
+        raise ValueError(f"must be {meant}")
+    number = float(match[1]) * units[match[2].lower()]
+    return int(number) if number.is_integer() else number
+
+
+def parse_size(value: object) -> object:
+    """Bytes from ``"16 MiB"``, ``"64k"`` or a plain number; raises ValueError."""
+    return _quantity(value, _SIZES, 'a size in bytes, such as 65536, "64 KiB" or "16 MiB"')
+
+
+def parse_duration(value: object) -> object:
+    """Seconds from ``"500ms"``, ``"5 min"`` or a plain number; raises ValueError."""
+    return _quantity(value, _DURATIONS, 'a duration in seconds, such as 10, "500ms", "5 min" or "1h"')
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+WholeSeconds = Annotated[int, BeforeValidator(parse_duration)]
+
+
+def _as_path(value: object) -> object:
+    return Path(value) if isinstance(value, str) else value
+
+
+FilePath = Annotated[Path, BeforeValidator(_as_path)]
+
+
+def split_bind(bind: str) -> tuple[str, int]:
+    """(host, port) of ``host:port`` or ``[ipv6]:port``; raises ValueError."""
+    host, colon, port = bind.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if (
+        not colon
+        or not host
+        or not port.isascii()
+        or not port.isdecimal()
+        or int(port) > 65535
+        or (":" in host and not bracketed)
+    ):
+        raise ValueError("must be host:port with a port of 0 to 65535, such as 127.0.0.1:1883 or [::1]:1883")
+    return (host[1:-1] if bracketed else host), int(port)
+
+
+def _bind(value: str) -> str:
+    split_bind(value)
+    return value
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the host name or address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+# --- the sections --------------------------------------------------------------------------------------------------
+
+
+class Section(BaseModel):
+    """What all sections have in common: nothing unknown, nothing guessed, nothing changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Tls(Section):
+    """Certificates of a listener, as PEM files."""
+
+    certfile: FilePath
+    """The server's certificate, followed by its chain."""
+    keyfile: FilePath | None = None
+    """The private key; left out where it is in ``certfile``."""
+    cafile: FilePath | None = None
+    """The certificates that client certificates are verified against."""
+    require_client_certificate: bool = False
+    """Whether a client without a certificate signed by ``cafile`` is turned away."""
+
+    @model_validator(mode="after")
+    def _client_certificates_need_an_authority(self) -> Tls:
+        if self.require_client_certificate and self.cafile is None:
+            raise ValueError("require_client_certificate needs cafile, the authority that signs client certificates")
+        return self
+
+
+class Listener(Section):
+    """One address where clients connect."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """What the listener is called in logs and metrics."""
+    type: Literal["tcp", "ws"] = "tcp"
+    """``tcp``, or ``ws`` for MQTT over WebSocket; with ``tls`` they are TLS and secure WebSocket."""
+    bind: Annotated[str, AfterValidator(_bind)]
+    """``host:port``; port 0 takes a free one."""
+    path: Annotated[str, Field(pattern="^/")] = "/mqtt"
+    """The path of a WebSocket listener; means nothing to the others."""
+    tls: Tls | None = None
+    """Certificates; without them the listener is plain."""
+    max_connections: Annotated[int, Field(ge=0)] = 100_000
+    """Connections that may be open at once; more are closed at once. 0 is no limit."""
+
+    @property
+    def host(self) -> str:
+        """The host of ``bind``, without brackets."""
+        return split_bind(self.bind)[0]
+
+    @property
+    def port(self) -> int:
+        """The port of ``bind``."""
+        return split_bind(self.bind)[1]
+
+
+class Mqtt(Section):
+    """The protocol's limits and choices."""
+
+    max_packet_size: Annotated[Size, Field(ge=128, le=268_435_455 + 5)] = 1 << 20
+    """Bytes of the largest packet that is accepted, its header included."""
+    inflight_window: Annotated[int, Field(ge=1, le=65535)] = 100
+    """QoS 1 and 2 messages a device may have unacknowledged; an MQTT 5 client's own receive maximum may lower it."""
+    receive_maximum: Annotated[int, Field(ge=1, le=65535)] = 1000
+    """QoS 1 and 2 publishes that an MQTT 5 client may have unacknowledged with us."""
+    connect_timeout: Annotated[Duration, Field(gt=0)] = 10.0
+    """Seconds within which a new connection must have sent its CONNECT and been let in."""
+    max_keep_alive: Annotated[WholeSeconds, Field(ge=0, le=65535)] = 0
+    """Seconds that cap the keep alive a client asks for; 0 leaves it to the client."""
+    max_session_expiry: Annotated[WholeSeconds, Field(ge=0, le=0xFFFFFFFF)] = 0xFFFFFFFF
+    """Seconds that a session is kept after its connection ended; 4294967295 is for ever, also for 3.1.1."""
+    topic_alias_maximum: Annotated[int, Field(ge=0, le=65535)] = 16
+    """Topic aliases that an MQTT 5 client may use towards us; 0 is none."""
+    max_subscriptions: Annotated[int, Field(ge=1)] = 10_000
+    """Subscriptions of one device; further ones are refused."""
+    max_topic_levels: Annotated[int, Field(ge=1, le=65535)] = 128
+    """Levels of a topic name or filter; deeper ones are refused."""
+    retain_available: bool = True
+    """Whether clients may retain messages."""
+    shutdown_grace: Annotated[Duration, Field(ge=0)] = 5.0
+    """Seconds that a shutdown waits for the last group, the last acknowledgements and the sockets."""
+    share_expiry: Annotated[Duration, Field(ge=0)] = 604800.0
+    """Seconds that a shared subscription group is kept after its last member's session ended, and gathers messages."""
+    message_properties: Literal["asked", "always", "never"] = "asked"
+    """Which MQTT 5 receivers get sequence, message id, sender and time as user properties: those that ask in CONNECT."""
+    response_information: str = ""
+    """What an MQTT 5 client that asks is told as response information; empty for nothing."""
+    reason_strings: Literal["asked", "always", "never"] = "asked"
+    """Which MQTT 5 clients get reasons in words: those that ask for problem information in CONNECT, or all but those that
+    decline it."""
+    server_reference: Annotated[str, Field(max_length=1024)] = ""
+    """Where MQTT 5 clients are sent, also at shutdown: ``host:port`` of other servers, separated by spaces."""
+    redirect: Literal["never", "temporarily", "permanently"] = "never"
+    """Whether every CONNECT is refused, and MQTT 5 clients are told to use ``server_reference`` for now, or from now on."""
+    idempotency_window: Annotated[Duration, Field(ge=0)] = 86400.0
+    """Seconds within which a publish that repeats its ``message-id`` is stored only once."""
+    storage_timeout: Annotated[Duration, Field(ge=0)] = 30.0
+    """Seconds after which an MQTT 5 publisher is told that storage is unavailable; 0 is never. 3.1.1 publishers wait."""
+
+    @model_validator(mode="after")
+    def _redirection_needs_a_target(self) -> Mqtt:
+        if self.redirect != "never" and not self.server_reference:
+            raise ValueError("redirect needs server_reference, the servers that clients use")
+        return self
+
+    @property
+    def elsewhere(self) -> ReasonCode:
+        """The code that sends clients to another server."""
+        return ReasonCode.SERVER_MOVED if self.redirect == "permanently" else ReasonCode.USE_ANOTHER_SERVER
+
+
+class Limits(Section):
+    """What bounds memory."""
+
+    pending_bytes: Annotated[Size, Field(ge=1 << 16)] = 16 << 20
+    """Bytes of publishes gathered and not committed; above it no socket is read."""
+    connection_pending: Annotated[int, Field(ge=1)] = 1000
+    """Uncommitted messages of one connection; above it that socket is not read."""
+    page_entries: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Inbox entries read from storage at once for a device that lags."""
+    page_bytes: Annotated[Size, Field(ge=1024)] = 1 << 20
+    """Bytes of payload read from storage at once for a device that lags."""
+    write_high_water: Annotated[Size, Field(ge=1024)] = 64 << 10
+    """Bytes waiting in a socket's write buffer; above it nothing more is written to it."""
+    match_cache: Annotated[int, Field(ge=0)] = 100_000
+    """Weight of the cache of topic matches: one per topic, and one per subscriber of it."""
+    recent_entries: Annotated[int, Field(ge=1)] = 512
+    """Last entries of each inbox kept in memory for devices that are nearly caught up."""
+    recent_bytes: Annotated[Size, Field(ge=0)] = 64 << 20
+    """Bytes of recent entries kept in memory, of all inboxes together."""
+
+
+class Hooks(Section):
+    """How long plugins may take."""
+
+    timeout: Annotated[Duration, Field(gt=0)] = 5.0
+    """Seconds that a plugin may take before an acknowledgement; longer counts as a failure."""
+    after_queue: Annotated[int, Field(ge=1)] = 64
+    """Committed groups that may wait for a slow plugin after the acknowledgement; more are skipped for it."""
+    acl_cache_seconds: Annotated[Duration, Field(ge=0)] = 60.0
+    """Seconds that a connection's answers from topic plugins are kept; 0 asks them each time."""
+
+
+class Log(Section):
+    """The log, which goes to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important messages that are written."""
+    format: Literal["text", "json"] = "text"
+    """Lines for people, or one JSON object a line."""
+
+
+def _plugin_mapping(value: object) -> object:
+    if not isinstance(value, dict):
+        raise ValueError("must be a mapping of plugins to their settings")
+    return {name: {} if options is None else options for name, options in value.items() if options is not False}
+
+
+PluginMap = Annotated[dict[str, dict[str, Any]], BeforeValidator(_plugin_mapping)]
+
+
+def default_listeners() -> list[Listener]:
+    """MQTT and MQTT over WebSocket for this machine only."""
+    return [
+        Listener(name="mqtt", type="tcp", bind="127.0.0.1:1883"),
+        Listener(name="websocket", type="ws", bind="127.0.0.1:8083"),
+    ]
+
+
+def default_plugins() -> dict[str, dict[str, Any]]:
+    """The embedded store, the inboxes, ``$SYS``, the HTTP API, the search index, and whoever can connect may do everything."""
+    return {
+        "persistence": {"url": DEFAULT_URL},
+        "sync": {"start": "latest"},
+        "sys": {"interval": 10},
+        "http": {"bind": "127.0.0.1:8080", "operator_file": "data/operator.json"},
+        "requests": {},
+        "jobs": {},
+        "search": {"engine": "embedded", "path": "data/search.db"},
+        "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True},
+    }
+
+
+class Settings(Section):
+    """Everything. ``Settings()`` is what runs without a file: loopback only, embedded store."""
+
+    listeners: Annotated[list[Listener], Field(min_length=1, default_factory=default_listeners)]
+    """Where clients connect."""
+    mqtt: Mqtt = Mqtt()
+    """The protocol."""
+    limits: Limits = Limits()
+    """Memory."""
+    hooks: Hooks = Hooks()
+    """Plugins' time limits."""
+    log: Log = Log()
+    """Logging."""
+    plugins: Annotated[PluginMap, Field(default_factory=default_plugins)]
+    """Plugins by alias or class path, each with its settings, called in this order; ``false`` leaves one out."""
+
+    @model_validator(mode="after")
+    def _names_fit_together(self) -> Settings:
+        for path, problem in _name_problems([listener.name for listener in self.listeners], list(self.plugins)):
+            raise ValueError(f"{dotted(path)}: {problem}")
+        return self
+
+    def plugin_classes(self) -> dict[str, dict[str, Any]]:
+        """Class path → settings, in order: the ``plugins`` mapping that amqtt's plugin manager takes."""
+        return {PLUGIN_ALIASES.get(key, key): dict(options) for key, options in self.plugins.items()}
+
+    @property
+    def loopback_only(self) -> bool:
+        """Whether every listener can be reached from this machine alone."""
+        return all(is_loopback(listener.host) for listener in self.listeners)
+
+
+def _name_problems(listeners: list[object], plugins: list[str]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """What is wrong with the names of listeners and plugins: (path, problem)."""
+    for index, name in enumerate(listeners):
+        if name is not None and name in listeners[:index]:
+            yield ("listeners", index, "name"), f"{name!r} is the name of another listener; each needs its own"
+    for key in plugins:
+        if key not in PLUGIN_ALIASES and "." not in key:
+            yield ("plugins", key), f"not a plugin{_suggest(key, PLUGIN_ALIASES)} (others go by class path)"
+        elif PLUGIN_ALIASES.get(key) in plugins:
+            yield ("plugins", key), f"given twice, also as {PLUGIN_ALIASES[key]}"
+
+
+# --- loading -------------------------------------------------------------------------------------------------------
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Settings from a YAML file (None: the defaults) with the environment laid over it.
+
+    Raises `ConfigError` with everything that is wrong, not just the first thing.
+    """
+    sources = Sources()
+    if path is not None:
+        try:
+            sources = config_sources.read_yaml(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ConfigError([f"cannot read {path}: {reason}"]) from error
+    return build(sources, environ)
+
+
+def build(sources: Sources, environ: Mapping[str, str]) -> Settings:
+    """Settings from what a file said and the environment; raises `ConfigError`."""
+    for key in [key for key, value in sources.data.items() if value is None and key in Settings.model_fields]:
+        del sources.data[key]
+    sources.data.setdefault("plugins", default_plugins())
+    sources.data.setdefault("listeners", [item.model_dump(exclude_none=True) for item in default_listeners()])
+    config_sources.overlay_environment(sources, environ, PLUGIN_ALIASES)
+    problems = [*sources.problems, *_cross_problems(sources)]
+    try:
+        settings = Settings.model_validate(sources.data)
+    except ValidationError as error:
+        problems += [_problem(detail, sources) for detail in error.errors() if detail["loc"]]
+        raise ConfigError(problems) from None
+    if problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def _cross_problems(sources: Sources) -> list[str]:
+    listeners, plugins = sources.data["listeners"], sources.data["plugins"]
+    names = [item.get("name") for item in listeners if isinstance(item, dict)] if isinstance(listeners, list) else []
+    keys = list(plugins) if isinstance(plugins, dict) else []
+    return [f"{sources.where(path)}: {problem}" for path, problem in _name_problems(names, keys)]
+
+
+_WANTED: dict[str, Callable[[dict[str, Any]], str]] = {
+    "missing": lambda ctx: "is missing",
+    "int_type": lambda ctx: "must be a whole number",
+    "int_from_float": lambda ctx: "must be a whole number",
+    "float_type": lambda ctx: "must be a number",
+    "finite_number": lambda ctx: "must be a finite number",
+    "bool_type": lambda ctx: "must be true or false",
+    "string_type": lambda ctx: "must be text (put it in quotes)",
+    "list_type": lambda ctx: "must be a list",
+    "dict_type": lambda ctx: "must be a mapping",
+    "model_type": lambda ctx: "must be a mapping of settings",
+    "is_instance_of": lambda ctx: "must be a file path",
+    "greater_than": lambda ctx: f"must be more than {ctx['gt']:g}",
+    "greater_than_equal": lambda ctx: f"must be at least {ctx['ge']}",
+    "less_than_equal": lambda ctx: f"must be at most {ctx['le']}",
+    "literal_error": lambda ctx: f"must be {ctx['expected']}",
+    "string_too_short": lambda ctx: "must not be empty",
+    "too_short": lambda ctx: "needs at least one item",
+    "string_pattern_mismatch": lambda ctx: "must begin with '/'",
+    "value_error": lambda ctx: str(ctx["error"]),
+}
+
+
+def _problem(detail: Any, sources: Sources) -> str:
+    """One line for one of pydantic's findings: where, the value, what would be right."""
+    path: tuple[str | int, ...] = detail["loc"]
+    where, context = sources.where(path), detail.get("ctx", {})
+    if detail["type"] == "extra_forbidden":
+        return f"{where}: unknown{_suggest(str(path[-1]), _known(path[:-1]))}"
+    wanted = _WANTED[detail["type"]](context) if detail["type"] in _WANTED else detail["msg"]
+    if detail["type"] == "missing":
+        return f"{where} {wanted}"
+    if detail["type"] == "value_error" and isinstance(detail["input"], dict):
+        return f"{where}: {wanted}"
+    return f"{where}: {shown(path, detail['input'])} {wanted}"
+
+
+def _known(path: tuple[str | int, ...]) -> list[str]:
+    """The setting names that may stand at a path."""
+    model: type[BaseModel] = Settings
+    for part in path:
+        if part == "listeners":
+            model = Listener
+        elif part == "tls":
+            model = Tls
+        elif isinstance(part, str):
+            annotation = model.model_fields[part].annotation
+            assert isinstance(annotation, type)
+            assert issubclass(annotation, BaseModel)
+            model = annotation
+    return list(model.model_fields)
+
+
+def _suggest(name: str, known: Any) -> str:
+    """``, did you mean 'x'?``, or the list of what there is."""
+    close = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.6)
+    return f", did you mean {close[0]!r}?" if close else f"; there is {', '.join(known)}"

@@ -1,0 +1,473 @@
+"""One connection: bytes in, packets to their handlers, frames out, and the flow control of both directions.
+
+- A violation closes the connection at once, with a logged reason; nothing behind it is processed [MQTT-4.8.0-1].
+- The first packet is CONNECT, within a time limit [MQTT-3.1.0-1]; a second one is a violation (the decoder says so).
+- Between CONNECT and CONNACK only AUTH and DISCONNECT may come, and only where the client authenticates by AUTH.
+- While an answer is awaited (authentication, an ACL plugin, the commit of a CONNECT) packets wait in order.
+- The socket is not read either while the pipeline is full or the client has too much unacknowledged; such a client is
+  not timed out for a PINGREQ that cannot be heard (law 6). Nor is it read while the client takes no answers (law 5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from broker.connection import handle_acks, handle_auth, handle_connect, handle_publish, handle_subscribe
+from broker.packets.codes import PacketTooLarge, ProtocolViolation, ReasonCode, UnsupportedVersion
+from broker.packets.decoder import Decoder
+from broker.packets.encoder import PINGRESP, encode
+from broker.packets.model import (
+    Auth,
+    ConnAck,
+    Connect,
+    Disconnect,
+    Packet,
+    PingReq,
+    PubAck,
+    PubComp,
+    Publish,
+    PubRec,
+    PubRel,
+    Subscribe,
+    Unsubscribe,
+)
+from broker.packets.properties import EMPTY, Properties, Property
+
+if TYPE_CHECKING:
+    from broker.access.authority import SessionInfo
+    from broker.delivery.feeds import Feed
+    from broker.server import Server
+    from broker.sessions.session import Session
+
+log = logging.getLogger(__name__)
+
+# Why the socket is not read.
+STALLED, PIPELINE_FULL, TOO_MUCH_PENDING, ANSWERS_UNREAD = 1, 2, 4, 8
+
+CLOSE_GRACE = 2.0
+"""Seconds that a closed connection has to take what was written to it."""
+
+REASON_LENGTH = 512
+"""Characters of a reason string. It may quote a topic, which alone may fill the field, and escaped pass it."""
+
+_NEW, _CONNECTING, _OPEN, _CLOSED = range(4)
+
+
+class Connection:
+    """The protocol object behind one socket. Made by a listener, driven by asyncio's protocol callbacks."""
+
+    __slots__ = (
+        "_backlog",
+        "_paused",
+        "_stage",
+        "_task",
+        "_transport",
+        "alias_limit",
+        "aliases",
+        "aliases_out",
+        "client_id",
+        "decoder",
+        "enhanced",
+        "extras",
+        "feed",
+        "inbound",
+        "info",
+        "keep_alive",
+        "last_received",
+        "listener",
+        "max_packet_size",
+        "peer",
+        "resumed",
+        "send_quota",
+        "server",
+        "session",
+        "unstored",
+        "version",
+        "was_open",
+        "will_wanted",
+        "writable",
+    )
+
+    def __init__(self, server: Server, listener: str) -> None:
+        self.server = server
+        self.listener = listener
+        self.decoder = Decoder(max_packet_size=server.settings.mqtt.max_packet_size)
+        self.version = 4
+        self.client_id = ""
+        self.peer = ""
+        self.session: Session | None = None
+        self.resumed = False
+        """The session was there before this connection."""
+        self.info: SessionInfo
+        self.feed: Feed | None = None
+        self.keep_alive = 0
+        self.last_received = 0.0
+        self.max_packet_size = 0
+        self.send_quota = 65535
+        self.inbound = 0
+        """QoS 1 and 2 messages of the client that are not acknowledged to the end: what its Receive Maximum bounds."""
+        self.unstored = 0
+        """Messages of the client that are in the pipeline: what ``connection_pending`` bounds."""
+        self.aliases: dict[int, str] | None = None
+        self.aliases_out: dict[str, int] | None = None
+        """Topic aliases that the client was told; None where it wants none."""
+        self.alias_limit = 0
+        self.extras: handle_connect.Wishes | None = None
+        self.enhanced: handle_auth.Enhanced | None = None
+        self.will_wanted = True
+        self.was_open = False
+        """The connection had got as far as CONNACK when it ended."""
+        self.writable = False
+        self._transport: Any = None
+        self._backlog: deque[Packet] | None = None
+        self._paused = 0
+        self._stage = _NEW
+        self._task: asyncio.Task[None] | None = None
+
+    # --- asyncio's callbacks -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        """The socket is open. The client has ``connect_timeout`` seconds to send its CONNECT."""
+        self._transport = transport
+        self.writable = True
+        transport.set_write_buffer_limits(high=self.server.settings.limits.write_high_water)
+        peer = transport.get_extra_info("peername")
+        self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "?")
+        self.server.connections.add(self)
+        clock = self.server.clock
+        self.last_received = clock.now()
+        clock.at(self.last_received + self.server.settings.mqtt.connect_timeout, self._check_connected)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came: process the packets that they complete."""
+        if self._stage == _CLOSED:
+            return
+        counters = self.server.counters
+        counters.bytes_received += len(data)
+        self.last_received = self.server.clock.now()
+        packets = self.decoder.feed(data)
+        if packets:
+            counters.messages_received += len(packets)
+            if self._backlog is not None:
+                self._backlog.extend(packets)
+                return
+            self._process(packets)
+        if self.decoder.error is not None and self._backlog is None:
+            self._violated(self.decoder.error)
+
+    def eof_received(self) -> bool:
+        """The client closed its half; there is nothing more to say to it."""
+        return False
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The socket is gone."""
+        self.server.connections.discard(self)
+        self.writable = False
+        self._end("connection lost" if exc is None else f"connection lost: {exc}")
+
+    def pause_writing(self) -> None:
+        """The socket's buffer is above its high-water mark: write nothing."""
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        """The socket has drained."""
+        self.writable = True
+        self._resume(ANSWERS_UNREAD)
+        if self.feed is not None:
+            self.feed.pump()
+
+    # --- packets in ----------------------------------------------------------------------------------------------------
+
+    def _process(self, packets: list[Packet]) -> None:
+        try:
+            self._handle(packets)
+        except Exception:  # our bug: it costs this client its connection, and must not leave it half alive
+            log.exception("internal error for %s", self.name)
+            self.disconnect(ReasonCode.UNSPECIFIED_ERROR, "internal error")
+
+    def _handle(self, packets: list[Packet]) -> None:
+        acknowledged = False
+        if self._stage == _CONNECTING and packets and type(packets[0]) not in (Auth, Disconnect):  # [MQTT-3.1.2-30]
+            self.refuse(ReasonCode.PROTOCOL_ERROR, f"{packets[0].type.name} before the authentication is done")
+            return
+        for index, packet in enumerate(packets):
+            kind = type(packet)
+            if kind is Publish:
+                handle_publish.received(self, packet)  # type: ignore[arg-type]
+            elif kind is PubAck:
+                handle_acks.puback(self, packet)  # type: ignore[arg-type]
+                acknowledged = True
+            else:
+                _HANDLERS[kind](self, packet)
+            if self._stage == _CLOSED:
+                return
+            if self._backlog is not None:
+                self._backlog.extend(packets[index + 1 :])
+                break
+        if acknowledged and self.feed is not None:
+            self.feed.pump()
+        if self.server.pipeline.full:
+            self._pause(PIPELINE_FULL)
+            self.server.pipeline.pause(self)
+        if self.unstored >= self.server.settings.limits.connection_pending:
+            self._pause(TOO_MUCH_PENDING)
+        if not self.writable:
+            self._check_answers()
+
+    def _check_answers(self) -> None:
+        """Read no more from a client that takes no answers. Deliveries alone never fill its buffer this far."""
+        settings = self.server.settings
+        limit = settings.limits.write_high_water + settings.mqtt.max_packet_size
+        if self._stage != _CLOSED and self._transport.get_write_buffer_size() > limit:
+            self._pause(ANSWERS_UNREAD)
+
+    def _check_connected(self) -> None:
+        if self._stage == _NEW:
+            self.close("no CONNECT in time")
+        elif self._stage == _CONNECTING and self.enhanced is not None and self.enhanced.exchange is not None:
+            self.refuse(ReasonCode.NOT_AUTHORIZED, "authentication took too long")
+
+    def watch_keep_alive(self) -> None:
+        """Close the connection once nothing was heard for one and a half keep-alive times [MQTT-3.1.2-22]."""
+        if self._stage == _CLOSED or not self.keep_alive:
+            return
+        clock = self.server.clock
+        now = clock.now()
+        if self._paused & ~ANSWERS_UNREAD:
+            self.last_received = now
+        deadline = self.last_received + self.keep_alive * 1.5
+        if now >= deadline:
+            self.server.counters.keep_alive_timeouts += 1
+            self.disconnect(ReasonCode.KEEP_ALIVE_TIMEOUT, f"nothing heard for {now - self.last_received:.1f} s")
+        else:
+            clock.at(deadline, self.watch_keep_alive)
+
+    # --- waiting for answers -------------------------------------------------------------------------------------------
+
+    def stall(self) -> None:
+        """Process no further packet until `go_on`."""
+        if self._backlog is None:
+            self._backlog = deque()
+            self._pause(STALLED)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether packets wait for an answer."""
+        return self._backlog is not None
+
+    def go_on(self) -> None:
+        """The answer is there: process what waited."""
+        if self._backlog is None or self._stage == _CLOSED:
+            return
+        waiting, self._backlog = self._backlog, None
+        self._process(list(waiting))
+        if not self.stalled and self._stage != _CLOSED:
+            self._resume(STALLED)
+            if self.decoder.error is not None:
+                self._violated(self.decoder.error)
+
+    def run(self, coroutine: Any) -> None:
+        """Stall, and let the coroutine find the answer; it calls `go_on`. Only one runs at a time."""
+        self.stall()
+        task = asyncio.create_task(coroutine, name=f"answer for {self.client_id or self.peer}")
+        self._task = task
+        task.add_done_callback(self._answered)
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        if self._task is task:
+            self._task = None
+        if not task.cancelled() and task.exception() is not None:
+            log.error("internal error for %s", self.name, exc_info=task.exception())
+            self.close("internal error")
+
+    # --- flow control of reading -----------------------------------------------------------------------------------------
+
+    def _pause(self, reason: int) -> None:
+        if not self._paused:
+            self._transport.pause_reading()
+        self._paused |= reason
+
+    def _resume(self, reason: int) -> None:
+        if self._paused & reason:
+            self._paused &= ~reason
+            if not self._paused and self._stage != _CLOSED:
+                self._transport.resume_reading()
+
+    def resume_submitting(self) -> None:
+        """The pipeline has room again."""
+        self._resume(PIPELINE_FULL)
+
+    def inbound_finished(self) -> None:
+        """A QoS 1 or 2 message of the client was acknowledged to the end."""
+        if self.inbound:
+            self.inbound -= 1
+
+    def stored(self) -> None:
+        """A message of the client left the pipeline."""
+        self.unstored -= 1
+        if self._paused & TOO_MUCH_PENDING and self.unstored * 2 <= self.server.settings.limits.connection_pending:
+            self._resume(TOO_MUCH_PENDING)
+
+    # --- packets out -----------------------------------------------------------------------------------------------------
+
+    def write_frames(self, frames: list[bytes]) -> None:
+        """Write encoded packets; the caller has looked at `writable` where it can wait."""
+        self._write(b"".join(frames))
+
+    def _write(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            return  # the socket broke and `connection_lost` is on its way; uvloop's transport raises where asyncio's is silent
+        self.server.counters.bytes_sent += len(data)
+        self._transport.write(data)
+
+    def send(self, packet: Packet) -> bool:
+        """Encode and write one packet. False where the client takes none of this size [MQTT-3.1.2-24], or is gone."""
+        if self._stage == _CLOSED:
+            return False
+        data = encode(packet, self.version)
+        if self.max_packet_size and len(data) > self.max_packet_size:
+            properties = getattr(packet, "properties", EMPTY)
+            if Property.REASON_STRING not in properties and Property.USER_PROPERTY not in properties:
+                return False
+            packet.properties = {  # type: ignore[union-attr]
+                k: v for k, v in properties.items() if k not in (Property.REASON_STRING, Property.USER_PROPERTY)
+            }
+            return self.send(packet)
+        self.server.counters.messages_sent += 1
+        self._write(data)
+        return True
+
+    def reason(self, text: str) -> Properties:
+        """Properties with a reason string, where the client wants to hear one [MQTT-3.1.2-29]."""
+        setting = self.server.settings.mqtt.reason_strings
+        wanted = self.extras.problem_information if self.extras is not None else None
+        if self.version < 5 or setting == "never" or wanted is False or (wanted is None and setting == "asked"):
+            return EMPTY
+        return {Property.REASON_STRING: text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 3] + "..."}
+
+    def alias_for(self, topic: str) -> tuple[int, bool]:
+        """(alias for the topic or 0, whether the client knows it already). The first topics get the aliases there are."""
+        aliases = self.aliases_out
+        if aliases is None:
+            return 0, False
+        alias = aliases.get(topic)
+        if alias is not None:
+            return alias, True
+        if len(aliases) >= self.alias_limit:
+            return 0, False
+        alias = aliases[topic] = len(aliases) + 1
+        return alias, False
+
+    def forget_alias(self, topic: str) -> None:
+        """The frame that would have told the client was not sent."""
+        if self.aliases_out and self.aliases_out.get(topic) == len(self.aliases_out):
+            del self.aliases_out[topic]
+
+    # --- the end ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Who this is, for logs."""
+        return f"{self.client_id!r} at {self.peer}" if self.client_id else self.peer
+
+    @property
+    def ssl_object(self) -> Any:
+        """The TLS session below the connection, or None."""
+        return self._transport.get_extra_info("ssl_object")
+
+    @property
+    def open(self) -> bool:
+        """CONNACK was sent, and the connection has not ended."""
+        return self._stage == _OPEN
+
+    @property
+    def closed(self) -> bool:
+        """The connection has ended."""
+        return self._stage == _CLOSED
+
+    def opening(self) -> None:
+        """CONNECT came; from here on its time limit is over."""
+        self._stage = _CONNECTING
+
+    def opened(self) -> None:
+        """CONNACK was sent."""
+        self._stage = _OPEN
+
+    def _violated(self, violation: ProtocolViolation) -> None:
+        self.server.counters.protocol_errors += 1
+        if self._stage in (_NEW, _CONNECTING):
+            # Only a client that was understood is owed a refusal.
+            self.version = self.decoder.version
+            if isinstance(violation, UnsupportedVersion) or self.version == 5:
+                self.refuse(violation.code, violation.text)
+                return
+        limit = "; raise mqtt.max_packet_size to accept it" if isinstance(violation, PacketTooLarge) else ""
+        self.disconnect(violation.code, violation.text + limit)
+
+    def refuse(self, code: int, text: str) -> None:
+        """Answer a CONNECT with a reason, and close [MQTT-3.1.4-2, MQTT-3.2.2-5]."""
+        self.server.counters.clients_refused += 1
+        self.send(ConnAck(False, code, self._ending(code, text)))
+        self.close(f"refused: {text}")
+
+    def disconnect(self, code: int, text: str) -> None:
+        """Tell an MQTT 5 client why [MQTT-3.14.0-1], and close."""
+        if self.version >= 5 and self._stage == _OPEN:
+            self.send(Disconnect(code, self._ending(code, text)))
+        self.close(text)
+
+    def _ending(self, code: int, text: str) -> Properties:
+        properties = self.reason(text)
+        if code in (ReasonCode.USE_ANOTHER_SERVER, ReasonCode.SERVER_MOVED):
+            properties = {**properties, Property.SERVER_REFERENCE: self.server.settings.mqtt.server_reference}
+        return properties
+
+    def close(self, why: str, level: int = logging.INFO) -> None:
+        """End the connection now; nothing that comes after is processed."""
+        if self._stage == _CLOSED:
+            return
+        log.log(level, "closing %s: %s", self.name, why)
+        self._end(why)
+        self._transport.close()
+        self.server.clock.at(self.server.clock.now() + CLOSE_GRACE, self._abort)
+
+    def _abort(self) -> None:
+        if self in self.server.connections:
+            self._transport.abort()
+
+    def _end(self, why: str) -> None:
+        if self._stage == _CLOSED:
+            return
+        self.was_open = self._stage == _OPEN
+        self._stage = _CLOSED
+        self._backlog = None
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+        self.server.pipeline.forget(self)
+        if self.session is not None:
+            self.server.sessions.end(self, why)
+
+
+def _pingreq(connection: Connection, packet: PingReq) -> None:
+    connection.server.counters.messages_sent += 1
+    connection.write_frames([PINGRESP])
+
+
+def _disconnect(connection: Connection, packet: Disconnect) -> None:
+    handle_connect.disconnect(connection, packet)
+
+
+_HANDLERS: dict[type, Any] = {
+    Connect: handle_connect.received,
+    PubRec: handle_acks.pubrec,
+    PubRel: handle_acks.pubrel,
+    PubComp: handle_acks.pubcomp,
+    Subscribe: handle_subscribe.subscribe,
+    Unsubscribe: handle_subscribe.unsubscribe,
+    PingReq: _pingreq,
+    Disconnect: _disconnect,
+    Auth: handle_auth.received,
+}

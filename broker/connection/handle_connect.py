@@ -1,0 +1,224 @@
+"""CONNECT and DISCONNECT: who it is, which session it continues, and the answer.
+
+- CONNACK follows the durable opening of the session, at its place in the order of groups.
+- The user name counts only where a plugin verified it; takeover stays within a user (DESIGN.md).
+- A client without an id gets one, where the protocol allows that [MQTT-3.1.3-6, 3.1.3-8 in 3.1.1].
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from amqtt.contexts import Action
+
+from broker.access.authority import AuthRequest, Identity, SessionInfo
+from broker.connection import handle_auth
+from broker.connection.handle_publish import unacceptable
+from broker.packets.codes import ReasonCode
+from broker.packets.model import ConnAck, Connect, Disconnect
+from broker.packets.properties import EMPTY, Properties, Property
+from broker.packets.wire import shown
+from broker.sessions import wills
+from storage.records import DeviceKey
+
+if TYPE_CHECKING:
+    from broker.connection.connection import Connection
+    from broker.sessions.session import Session
+
+
+@dataclass(slots=True)
+class Wishes:
+    """What an MQTT 5 client asked for in CONNECT, besides what its connection keeps."""
+
+    problem_information: bool | None = None
+    """Whether it wants reasons in words; None where it did not say."""
+    response_information: bool = False
+    assigned: bool = False
+    asked_expiry: int = 0
+    ack_properties: bool = False
+    """The user property ``tideline-acks: on``: PUBACK and PUBREC carry the message's id and sequence."""
+    message_properties: bool = False
+    """The user property ``tideline-messages: on``: deliveries carry the message's id, sequences, sender and time."""
+
+
+def received(connection: Connection, packet: Connect) -> None:
+    """Authenticate, then open the session."""
+    connection.version = packet.version
+    connection.opening()
+    if not packet.client_id:
+        if packet.version < 4 or (packet.version < 5 and not packet.clean_start):
+            connection.refuse(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "an empty client id needs 3.1.1 and a clean session")
+            return
+        packet.client_id = f"auto-{uuid.uuid4()}"
+        connection.extras = Wishes(assigned=True)
+    connection.client_id = packet.client_id
+    if packet.version >= 5:
+        _wishes(connection, packet)
+    if connection.server.settings.mqtt.redirect != "never":
+        connection.refuse(connection.server.settings.mqtt.elsewhere, "another server is to be used")
+        return
+    if Property.AUTHENTICATION_METHOD in packet.properties:
+        handle_auth.begin(connection, packet, _request(connection, packet), _let_in)
+        return
+    connection.run(_connect(connection, packet))
+
+
+def _wishes(connection: Connection, packet: Connect) -> None:
+    properties = packet.properties
+    wishes = connection.extras or Wishes()
+    if Property.REQUEST_PROBLEM_INFORMATION in properties:
+        wishes.problem_information = bool(properties[Property.REQUEST_PROBLEM_INFORMATION])
+    wishes.response_information = bool(properties.get(Property.REQUEST_RESPONSE_INFORMATION, 0))
+    asked = properties.get(Property.USER_PROPERTY, ())
+    wishes.ack_properties = ("tideline-acks", "on") in asked
+    offered = connection.server.settings.mqtt.message_properties
+    wishes.message_properties = offered == "always" or (offered == "asked" and ("tideline-messages", "on") in asked)
+    if wishes != Wishes():
+        connection.extras = wishes
+    connection.max_packet_size = properties.get(Property.MAXIMUM_PACKET_SIZE, 0)
+    connection.send_quota = properties.get(Property.RECEIVE_MAXIMUM, 65535)
+    connection.alias_limit = min(
+        properties.get(Property.TOPIC_ALIAS_MAXIMUM, 0), connection.server.settings.mqtt.topic_alias_maximum
+    )
+    if connection.alias_limit:
+        connection.aliases_out = {}
+
+
+async def _connect(connection: Connection, packet: Connect) -> None:
+    server = connection.server
+    request = _request(connection, packet)
+    identity = await server.authority.authenticate(request)
+    if identity is None:
+        bad_password = packet.username is not None
+        code = ReasonCode.BAD_USER_NAME_OR_PASSWORD if bad_password else ReasonCode.NOT_AUTHORIZED
+        connection.refuse(code, "bad user name or password" if bad_password else "not authorized")
+        return
+    await _let_in(connection, packet, identity, request, EMPTY)
+
+
+async def _let_in(connection: Connection, packet: Connect, identity: Identity, request: AuthRequest, proof: Properties) -> None:
+    """The client is who it says: open its session. ``proof`` is what CONNACK says of an enhanced authentication."""
+    server = connection.server
+    connection.info = SessionInfo(identity, request)
+    refusal = await _check_will(connection, packet)
+    if refusal:
+        connection.refuse(*refusal)
+        return
+    if connection.closed:
+        return
+    keep_alive = packet.keep_alive
+    cap = server.settings.mqtt.max_keep_alive
+    if cap and (keep_alive == 0 or keep_alive > cap) and packet.version >= 5:
+        keep_alive = cap
+    connection.keep_alive = keep_alive
+    server.sessions.open(
+        connection,
+        DeviceKey(identity.user_key, packet.client_id),
+        clean=packet.clean_start,
+        expiry=_expiry(connection, packet),
+        will=wills.pack(packet.will) if packet.will is not None else None,
+        opened=lambda session, present: _answer(connection, packet, proof, session, present),
+    )
+
+
+def _request(connection: Connection, packet: Connect) -> AuthRequest:
+    host, _, port = connection.peer.rpartition(":")
+    return AuthRequest(
+        client_id=packet.client_id,
+        username=packet.username,
+        password=packet.password,
+        address=host,
+        port=int(port) if port.isdigit() else 0,
+        ssl_object=connection.ssl_object,
+        clean=packet.clean_start,
+        keep_alive=packet.keep_alive,
+        version=packet.version,
+    )
+
+
+async def _check_will(connection: Connection, packet: Connect) -> tuple[int, str] | None:
+    will = packet.will
+    if will is None:
+        return None
+    problem = unacceptable(connection.server.settings.mqtt, will.topic, will.retain)
+    if problem:
+        return problem
+    if connection.server.reserved(will.topic):
+        return ReasonCode.NOT_AUTHORIZED, f"will topic {shown(will.topic)} is reserved for the broker"
+    authority = connection.server.authority
+    if not authority.open and not await authority.allowed(connection.info, Action.PUBLISH, will.topic):
+        return ReasonCode.NOT_AUTHORIZED, f"publishing a will to {shown(will.topic)} is not allowed"
+    return None
+
+
+def _expiry(connection: Connection, packet: Connect) -> int:
+    """Seconds that the session outlives its connection."""
+    longest = connection.server.settings.mqtt.max_session_expiry
+    if packet.version < 5:
+        return 0 if packet.clean_start else longest
+    asked: int = packet.properties.get(Property.SESSION_EXPIRY, 0)
+    if asked:
+        if connection.extras is None:
+            connection.extras = Wishes()
+        connection.extras.asked_expiry = asked
+    return min(asked, longest)
+
+
+def _answer(connection: Connection, packet: Connect, proof: Properties, session: Session, present: bool) -> None:
+    properties: Properties = {}
+    connection.resumed = present
+    if connection.version >= 5:
+        properties = {**_offer(connection, packet, session), **proof}
+    known = present and connection.version > 3  # the flag is reserved in 3.1
+    if not connection.send(ConnAck(known, ReasonCode.SUCCESS, properties)):
+        connection.close(f"CONNACK is larger than the {connection.max_packet_size} bytes that it takes")
+        return
+    connection.opened()
+    server = connection.server
+    server.counters.clients_connected += 1
+    if connection.keep_alive:
+        server.clock.at(server.clock.now() + connection.keep_alive * 1.5, connection.watch_keep_alive)
+    server.connected(connection)
+
+
+def _offer(connection: Connection, packet: Connect, session: Session) -> Properties:
+    """What an MQTT 5 client needs to know; what is not said has the specification's default."""
+    settings = connection.server.settings.mqtt
+    properties: Properties = {}
+    wishes = connection.extras or Wishes()
+    if connection.keep_alive != packet.keep_alive:
+        properties[Property.SERVER_KEEP_ALIVE] = connection.keep_alive
+    if settings.topic_alias_maximum:
+        properties[Property.TOPIC_ALIAS_MAXIMUM] = settings.topic_alias_maximum
+    if wishes.asked_expiry != session.expiry:
+        properties[Property.SESSION_EXPIRY] = session.expiry
+    if not settings.retain_available:
+        properties[Property.RETAIN_AVAILABLE] = 0
+    if settings.max_packet_size < 268_435_460:
+        properties[Property.MAXIMUM_PACKET_SIZE] = settings.max_packet_size
+    if wishes.assigned:
+        properties[Property.ASSIGNED_CLIENT_ID] = connection.client_id
+    if wishes.response_information and settings.response_information:
+        properties[Property.RESPONSE_INFORMATION] = settings.response_information
+    if settings.receive_maximum != 65535:
+        properties[Property.RECEIVE_MAXIMUM] = settings.receive_maximum
+    return properties
+
+
+def disconnect(connection: Connection, packet: Disconnect) -> None:
+    """The client leaves: its will is given up [MQTT-3.14.4-3], unless it asks for it with reason 4."""
+    session = connection.session
+    if session is None:
+        connection.close("client gave its authentication up", logging.DEBUG)
+        return
+    connection.will_wanted = packet.reason == ReasonCode.DISCONNECT_WITH_WILL
+    expiry = packet.properties.get(Property.SESSION_EXPIRY)
+    if expiry is not None:
+        if expiry and not session.expiry:
+            connection.disconnect(ReasonCode.PROTOCOL_ERROR, "a session that was to end now cannot be kept")  # 3.14.2.2.2
+            return
+        session.expiry = min(expiry, connection.server.settings.mqtt.max_session_expiry)
+    connection.close("client disconnected", logging.DEBUG)

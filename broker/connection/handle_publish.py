@@ -1,0 +1,270 @@
+"""PUBLISH from clients: from the packet to the pipeline, and from the commit to its ack.
+
+The publish path, top to bottom:
+
+1. `received`: resolve the topic alias, recognise a QoS 2 message that came before, ask the ACL, submit.
+2. `Server.route`: number it and find its recipients, at its place in the order.
+3. The pipeline commits the group; `Inbound.stored` then acknowledges.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from amqtt.contexts import Action
+
+from broker.hooks import REQUEST_TOPIC, Refusal, Request
+from broker.packets.codes import PacketType, ReasonCode, TopicAliasInvalid
+from broker.packets.encoder import ack_frame
+from broker.packets.model import PubAck, Publish, PubRec
+from broker.packets.properties import EMPTY, Properties, Property, encode_property_body
+from broker.packets.wire import shown
+from storage.errors import MessageRefused
+from storage.records import Append, Message
+
+if TYPE_CHECKING:
+    from broker.config.settings import Mqtt
+    from broker.connection.connection import Connection
+    from broker.sessions.session import Session
+
+TRAVELS = (
+    Property.PAYLOAD_FORMAT,
+    Property.CONTENT_TYPE,
+    Property.RESPONSE_TOPIC,
+    Property.CORRELATION_DATA,
+    Property.USER_PROPERTY,
+)
+"""The properties that go with the message to its receivers, unaltered and in order [MQTT-3.3.2-15 to 18]."""
+
+MESSAGE_ID = "message-id"
+"""The user property by which a publisher names its message, so that sending it again stores it once."""
+
+
+class NotAuthorized(Refusal):
+    """The ACL denies the topic."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, ReasonCode.NOT_AUTHORIZED)
+
+
+class Inbound:
+    """Who waits for a published message's ack: the origin of an `Append` that came from a client."""
+
+    __slots__ = ("connection", "packet_id", "qos", "session")
+
+    def __init__(self, connection: Connection, session: Session, qos: int, packet_id: int) -> None:
+        self.connection = connection
+        self.session = session
+        self.qos = qos
+        self.packet_id = packet_id
+
+    def stored(self, append: Append, acks: dict[Connection, list[bytes]]) -> None:
+        """The group is durable: add this message's ack to its connection's frames, or act on its refusal."""
+        self.connection.stored()
+        connection = self.waiting
+        if self.qos == 2:
+            if append.error is None:
+                if self.packet_id in self.session.received:  # else it was released before we asked for that
+                    self.session.received[self.packet_id] = None
+            else:
+                self.session.received.pop(self.packet_id, None)
+        if connection.closed:
+            return
+        if append.error is not None:
+            self._refused(connection, append.error)
+        elif self.qos:
+            frames = acks.get(connection)
+            if frames is None:
+                frames = acks[connection] = []
+            if connection.version < 5:
+                frames.append(ack_frame(PacketType.PUBACK if self.qos == 1 else PacketType.PUBREC, self.packet_id))
+            else:
+                frames.append(connection.server.publish_ack(connection, append, self.qos, self.packet_id))
+            if self.qos == 1:
+                connection.inbound_finished()
+
+    @property
+    def waiting(self) -> Connection:
+        """Who waits for the ack: of a QoS 2 message whoever sent it last, which after a reconnect is another connection."""
+        found = self.session.received.get(self.packet_id) if self.qos == 2 else None
+        return self.connection if found is None else found
+
+    def _refused(self, connection: Connection, error: Exception) -> None:
+        """Say so with a reason code. Version 3.1.1 has none: a denied topic is acknowledged and goes nowhere
+        [MQTT-3.3.5-2], and for anything else the connection is closed, so that the client keeps the message."""
+        if self.qos:
+            connection.inbound_finished()
+        if connection.version >= 5:
+            if self.qos:
+                ack = PubAck if self.qos == 1 else PubRec
+                connection.send(ack(self.packet_id, refusal_code(error), connection.reason(str(error))))
+        elif not isinstance(error, NotAuthorized):
+            connection.close(f"message refused: {error}")
+        elif self.qos:
+            kind = PacketType.PUBACK if self.qos == 1 else PacketType.PUBREC
+            connection.write_frames([ack_frame(kind, self.packet_id)])
+
+
+class Asked(Inbound):
+    """The same for a request to the broker, which is answered once what its device published before is durable."""
+
+    __slots__ = ("request",)
+
+    def __init__(self, connection: Connection, session: Session, packet: Publish) -> None:
+        super().__init__(connection, session, packet.qos, packet.packet_id)
+        self.request = Request(
+            session.key,
+            connection.info,
+            packet.payload,
+            packet.qos,
+            packet.properties.get(Property.RESPONSE_TOPIC, ""),
+            packet.properties.get(Property.CORRELATION_DATA, b""),
+        )
+
+    def stored(self, append: Append, acks: dict[Connection, list[bytes]]) -> None:
+        super().stored(append, acks)
+        plugin = self.connection.server.requests
+        if append.error is None and plugin is not None:
+            plugin.request(self.request)
+
+
+def refusal_code(error: Exception) -> ReasonCode:
+    """The reason code that tells a publisher why its message was not stored: 0x83 where it never can be."""
+    if isinstance(error, Refusal):
+        return error.code
+    never = isinstance(error, MessageRefused)
+    return ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR if never else ReasonCode.UNSPECIFIED_ERROR
+
+
+def unacceptable(limits: Mqtt, topic: str, retain: bool) -> tuple[ReasonCode, str] | None:
+    """Why this server takes no message, or will, like this one; None where it does."""
+    deepest = limits.max_topic_levels
+    if len(topic) >= deepest and topic.count("/") >= deepest:
+        return ReasonCode.TOPIC_NAME_INVALID, f"topic {shown(topic)} has more than {deepest} levels"
+    if retain and not limits.retain_available:  # [MQTT-3.2.2-13]
+        return ReasonCode.RETAIN_NOT_SUPPORTED, "retained messages are turned off"
+    return None
+
+
+def received(connection: Connection, packet: Publish) -> None:
+    """Take a message into the pipeline."""
+    server = connection.server
+    server.counters.publish_received += 1
+    session = connection.session
+    assert session is not None
+    if packet.properties is not EMPTY and Property.TOPIC_ALIAS in packet.properties and not _resolve_alias(connection, packet):
+        return
+    problem = unacceptable(server.settings.mqtt, packet.topic, packet.retain)
+    if problem:
+        connection.disconnect(*problem)
+        return
+    qos = packet.qos
+    if qos:
+        if qos == 2 and packet.packet_id in session.received:
+            _again(connection, session, packet.packet_id)
+            return
+        if connection.version >= 5 and connection.inbound >= server.receive_maximum:
+            connection.disconnect(
+                ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, f"more than {connection.inbound} unacknowledged messages"
+            )
+            return
+        connection.inbound += 1
+    error = None
+    if packet.topic.startswith("$") and server.reserved(packet.topic):
+        if packet.topic == REQUEST_TOPIC and server.requests is not None:
+            _submit_request(connection, session, packet)
+            return
+        error = NotAuthorized(f"topic {shown(packet.topic)} is reserved for the broker")
+    elif not server.authority.open:
+        allowed = server.authority.cached(connection.info, Action.PUBLISH, packet.topic)
+        if allowed is None:
+            connection.run(_ask(connection, packet))
+            return
+        if not allowed:
+            error = NotAuthorized(f"publishing to {shown(packet.topic)} is not allowed")
+    _submit(connection, session, packet, error)
+
+
+async def _ask(connection: Connection, packet: Publish) -> None:
+    allowed = await connection.server.authority.allowed(connection.info, Action.PUBLISH, packet.topic)
+    if connection.closed or connection.session is None:
+        return
+    error = None if allowed else NotAuthorized(f"publishing to {shown(packet.topic)} is not allowed")
+    _submit(connection, connection.session, packet, error)
+    connection.go_on()
+
+
+def _submit(connection: Connection, session: Session, packet: Publish, error: Exception | None) -> None:
+    server = connection.server
+    qos = packet.qos
+    message = Message(0, packet.topic, session.key.user, session.key.client_id, 0, qos, packet.payload, packet.retain)
+    append = Append(message, (), True, packet.retain)
+    append.origin = Inbound(connection, session, qos, packet.packet_id)
+    if packet.properties is not EMPTY:
+        _take_properties(connection, append, packet.properties)
+    if qos == 2:
+        session.received[packet.packet_id] = connection
+        if session.durable:
+            append.received = (session.key, packet.packet_id)
+    if error is not None:
+        server.counters.acl_denied += 1
+        server.authority.log_refusal(connection.info, str(error))
+        append.error = error
+    connection.unstored += 1
+    server.pipeline.submit(append)
+
+
+def _submit_request(connection: Connection, session: Session, packet: Publish) -> None:
+    """A request takes its place among the messages and is acknowledged as they are, but stored nowhere, and given to nobody."""
+    message = Message(0, packet.topic, session.key.user, session.key.client_id, 0, packet.qos, packet.payload)
+    append = Append(message, store=False)
+    append.origin = Asked(connection, session, packet)
+    if packet.qos == 2:
+        session.received[packet.packet_id] = connection
+        if session.durable:
+            append.received = (session.key, packet.packet_id)
+    connection.unstored += 1
+    connection.server.pipeline.submit(append)
+
+
+def _take_properties(connection: Connection, append: Append, properties: Properties) -> None:
+    message = append.message
+    now = connection.server.ids.now()
+    travels: Properties = {key: properties[key] for key in TRAVELS if key in properties}
+    if travels:
+        message.properties = encode_property_body(travels)
+    if Property.MESSAGE_EXPIRY in properties:
+        # An interval of 0 expires at once: nobody who is not connected right now is given it.
+        message.expires = now + max(1, properties[Property.MESSAGE_EXPIRY] * 1000)
+    for name, value in properties.get(Property.USER_PROPERTY, ()):
+        if name == MESSAGE_ID:
+            append.idempotency_key = value
+            append.idempotency_until = now + int(connection.server.settings.mqtt.idempotency_window * 1000)
+            break
+
+
+def _resolve_alias(connection: Connection, packet: Publish) -> bool:
+    """Replace the alias by its topic, or learn it. False where the connection had to be closed [MQTT-3.3.2-9]."""
+    alias = packet.properties[Property.TOPIC_ALIAS]
+    if alias > connection.server.settings.mqtt.topic_alias_maximum:
+        violation = TopicAliasInvalid(f"topic alias {alias} is above the maximum")
+        connection.disconnect(violation.code, violation.text)
+        return False
+    if connection.aliases is None:
+        connection.aliases = {}
+    if packet.topic:
+        connection.aliases[alias] = packet.topic
+    elif alias in connection.aliases:
+        packet.topic = connection.aliases[alias]
+    else:
+        connection.disconnect(ReasonCode.PROTOCOL_ERROR, f"topic alias {alias} was never set")
+        return False
+    return True
+
+
+def _again(connection: Connection, session: Session, packet_id: int) -> None:
+    """A QoS 2 message that came before [MQTT-4.3.3-10]: acknowledge it if it is stored, else when it will be."""
+    if session.received[packet_id] is None:
+        connection.write_frames([ack_frame(PacketType.PUBREC, packet_id)])
+    else:
+        session.received[packet_id] = connection

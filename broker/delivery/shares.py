@@ -1,0 +1,481 @@
+"""Shared subscriptions (MQTT 5, 4.8.2): a group of sessions that divides one stream of messages.
+
+A group has an inbox of its own (`s/<share name>/<filter>`) and its own offset in storage, as a device without a client id. So
+what is published while no member is connected waits, and is neither lost nor given twice.
+
+- Each message goes to one member, the connected one with the most room of the next few in turn. Who may not have it, or
+  takes nothing so large, leaves it to the others; it is given up where all who are connected do [MQTT-3.1.2-25].
+- QoS 1 that a member did not acknowledge goes to another when its connection ends. QoS 2 in progress stays with its member
+  and ends with the member's session [MQTT-4.8.2-4, MQTT-4.8.2-5].
+- The last member that unsubscribes ends the group; one whose members merely left is kept for ``share_expiry``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+from collections import deque
+from collections.abc import Container, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from broker.delivery.feeds import Taken
+from broker.pipeline import Step
+from broker.sessions.window import PUBLISHED_1, RELEASED, Slot
+from broker.topics import parse_share
+from storage.records import (
+    NEVER,
+    CloseSession,
+    Device,
+    DeviceKey,
+    Inflight,
+    OpenSession,
+    Operation,
+    Progress,
+    Subscribe,
+    Subscription,
+)
+
+if TYPE_CHECKING:
+    from broker.delivery.delivery import Inbox
+    from broker.delivery.feeds import Feed
+    from broker.server import Server
+    from broker.sessions.session import Session
+    from storage.records import InboxEntry, Message
+
+_CANDIDATES = 8
+"""How many members in turn are compared by their room for one message."""
+
+
+class Share:
+    """One group: its members, and how far it got in its inbox.
+
+    ``cursor`` is the last entry given to a member; ``pending`` says which of those before it are not done, and who has them
+    (None: nobody, they are to be given again). ``received`` are those of them that a member has received at QoS 2: nobody is
+    given them again. That is durable before the member hears PUBREL, and so before its own state can forget them.
+    """
+
+    __slots__ = (
+        "_page",
+        "_redo",
+        "_server",
+        "_task",
+        "cursor",
+        "filter",
+        "inbox",
+        "members",
+        "opened",
+        "pending",
+        "received",
+        "saving",
+        "timeline",
+        "turn",
+    )
+
+    def __init__(self, server: Server, inbox: str, filter_: str) -> None:
+        self._server = server
+        self.inbox = inbox
+        self.filter = filter_
+        self.timeline: Inbox | None = None
+        self.opened = False
+        """The group is stored, and ``cursor`` is known: messages are given out."""
+        self.members: dict[Session, Subscription] = {}
+        self.turn: deque[Session] = deque()
+        self.cursor = 0
+        self.pending: dict[int, Session | None] = {}
+        self.received: set[int] = set()
+        self.saving = False
+        self._redo: list[int] = []
+        self._page: deque[InboxEntry] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def key(self) -> DeviceKey:
+        """The group as a device of storage."""
+        return DeviceKey(self.inbox, "")
+
+    @property
+    def looked_at(self) -> int:
+        """Up to where memory need not keep recent entries for this reader."""
+        return self.cursor
+
+    @property
+    def offset(self) -> int:
+        """The highest entry up to which all are done."""
+        return min(self.pending, default=self.cursor + 1) - 1
+
+    def progress(self) -> Progress:
+        """The group's offset and what is pending, to be stored."""
+        received = self.received
+        inflight = [Inflight(0, seq, RELEASED if seq in received else PUBLISHED_1) for seq in sorted(self.pending)]
+        return Progress(self.key, 0, self.offset, self.cursor, inflight)
+
+    # --- members -------------------------------------------------------------------------------------------------------
+
+    def join(self, session: Session, subscription: Subscription) -> None:
+        """Add a member, or replace its options."""
+        if session not in self.members:
+            self.turn.append(session)
+        self.members[session] = subscription
+
+    def leave(self, session: Session) -> None:
+        """The member unsubscribed, or its session ended: what it had not acknowledged goes to the others."""
+        if self.members.pop(session, None) is not None:
+            self.turn.remove(session)
+        self.hand_back(session, ended=True)
+
+    def hand_back(self, session: Session, *, ended: bool = False) -> None:
+        """The member's connection ended: take back what it did not acknowledge, but for QoS 2 while its session lives."""
+        for slot in session.window.pending():
+            if slot.timeline != self.inbox:
+                continue
+            if slot.state is PUBLISHED_1:
+                session.window.drop(slot.packet_id)
+                self.pending[slot.seq] = None
+                bisect.insort(self._redo, slot.seq)
+            elif ended or not session.durable:
+                session.window.drop(slot.packet_id)
+                self._done(slot.seq)
+        self.touch()
+        self.pump()
+
+    def finished(self, slot: Slot) -> None:
+        """A member acknowledged to the end."""
+        self._done(slot.seq)
+        self.touch()
+
+    def received_at(self, seq: int) -> None:
+        """A member has received a message at QoS 2; stored with the next group."""
+        self.received.add(seq)
+        self.save()
+
+    def _done(self, seq: int) -> None:
+        self.pending.pop(seq, None)
+        self.received.discard(seq)
+
+    def restore(self, device: Device) -> None:
+        """Take up the stored state; members' own windows say later which pending messages are still with them."""
+        self.cursor = device.cursor
+        self.pending = {entry.seq: None for entry in device.inflight}
+        self.received = {entry.seq for entry in device.inflight if entry.state is RELEASED}
+
+    def reconcile(self) -> None:
+        """After all sessions were loaded: what no member has in flight is to be given again, unless one has received it.
+
+        A member's state may be newer than the group's; what others were given since the group's was stored counts as not given.
+        """
+        with_members = {
+            slot.seq: session for session in self.members for slot in session.window.pending() if slot.timeline == self.inbox
+        }
+        newest = max(with_members, default=0)
+        self.pending.update(dict.fromkeys(range(self.cursor + 1, newest + 1)))
+        self.cursor = max(self.cursor, newest)
+        self.pending.update(with_members)
+        for seq in self.received - with_members.keys():
+            self._done(seq)
+        self._redo = sorted(seq for seq, holder in self.pending.items() if holder is None)
+
+    # --- the loop ------------------------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Give out entries for as long as a member has room."""
+        if not self.opened or self._task is not None:
+            return
+        touched: dict[Feed, None] = {}
+        while self._give_next(touched):
+            pass
+        for feed in touched:
+            feed.flush()
+
+    def _give_next(self, touched: dict[Feed, None]) -> bool:
+        """Give out one entry. False if there is none, nobody has room for it, or a page is awaited."""
+        entry = self._peek() if self._task is None else None
+        if entry is None:
+            return False
+        message = entry.message
+        taken: Taken | None = Taken.NOT
+        if message is not None and (not message.expires or message.expires > self._server.ids.now()):
+            taken = self._offer(entry, message, touched)
+            if taken is None:
+                return False
+        if taken is not Taken.IN_FLIGHT:
+            self._done(entry.seq)
+        self._passed(entry)
+        self.touch()
+        return True
+
+    def _offer(self, entry: InboxEntry, message: Message, touched: dict[Feed, None]) -> Taken | None:
+        """Find the member that takes the message. None if it must wait, NOT if all who are here may not have it.
+
+        A member that may not receive its topic, or takes nothing so large, leaves it to the others.
+        """
+        passed: set[Session] = set()
+        while True:
+            member = self._choose(passed)
+            if member is None:
+                return Taken.NOT if passed and not self._others(passed) else None
+            connection = member.connection
+            assert connection is not None
+            assert connection.feed is not None
+            taken = connection.feed.shared(message, self.members[member], entry.seq, self)
+            if taken is None:
+                return None  # an ACL plugin's answer is awaited; the feed pumps again when it is there
+            if taken is Taken.NOT:
+                passed.add(member)
+                continue
+            self._took_turn(member)
+            touched[connection.feed] = None
+            if taken is Taken.IN_FLIGHT:
+                self.pending[entry.seq] = member
+            return taken
+
+    def _others(self, passed: set[Session]) -> bool:
+        """Whether a member is here that has not passed the message over, and only has no room now."""
+        return any(member.connection is not None and member not in passed for member in self.members)
+
+    def _choose(self, passed: Container[Session] = ()) -> Session | None:
+        """The next member in turn that has not ``passed``, or one of the few after it that has more room; None if nobody
+        has any."""
+        best, best_room, compared = None, 0, 0
+        away = []
+        for session in self.turn:
+            connection = session.connection
+            if connection is None or connection.feed is None or not connection.feed.ready:
+                away.append(session)
+                continue
+            if session in passed:
+                continue
+            room = min(session.window.room, connection.send_quota - session.window.on_wire)
+            if room > best_room:
+                best, best_room = session, room
+            compared += 1
+            if compared >= _CANDIDATES:
+                break
+        for session in away:  # to the end, so that they are not looked at first for every message
+            self.turn.remove(session)
+            self.turn.append(session)
+        return best
+
+    def _took_turn(self, member: Session) -> None:
+        self.turn.remove(member)
+        self.turn.append(member)
+
+    def _peek(self) -> InboxEntry | None:
+        inbox = self.timeline
+        assert inbox is not None
+        if self._page:
+            return self._page[0]
+        if self._redo:
+            self._fetch(self._redo[0] - 1, 1)
+            return None
+        if self.cursor >= inbox.head:
+            return None
+        entry = inbox.find(self.cursor + 1)
+        if entry is None and self._choose() is not None:
+            self._fetch(self.cursor, self._server.settings.limits.page_entries)
+        return entry
+
+    def _passed(self, entry: InboxEntry) -> None:
+        if self._page:
+            self._page.popleft()
+        if self._redo and self._redo[0] == entry.seq:
+            del self._redo[0]
+        self.cursor = max(self.cursor, entry.seq)
+
+    def _fetch(self, after: int, limit: int) -> None:
+        if self._choose() is not None:
+            self._task = asyncio.create_task(self._fetch_page(after, limit), name=f"read {self.inbox}")
+
+    async def _fetch_page(self, after: int, limit: int) -> None:
+        delivery = self._server.delivery
+        read = partial(delivery.reader.read_inbox, self.inbox, after, limit, self._server.settings.limits.page_bytes)
+        page = await delivery.persist(self.inbox, read)
+        self._task = None
+        if self._redo and after + 1 == self._redo[0]:
+            if page and page[0].seq == self._redo[0]:
+                self._page.append(page[0])
+            else:  # retention removed it
+                self._done(self._redo.pop(0))
+        elif page:
+            self._page.extend(entry for entry in page if entry.seq > self.cursor)
+        elif self.timeline is not None:
+            self.cursor = max(self.cursor, self.timeline.head)
+        self.pump()
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+        self.opened = False
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    # --- what is stored --------------------------------------------------------------------------------------------------
+
+    def touch(self) -> None:
+        """The group's offset moved; it is stored within a second."""
+        self._server.delivery.touch_share(self)
+
+    def save(self) -> None:
+        """Store the group's progress with the next group."""
+        if not self.saving:
+            self.saving = True
+            self._server.pipeline.submit(SaveShare(self))
+
+
+class SaveShare(Step):
+    """Stores a group's progress, as it is when its place in the order comes."""
+
+    __slots__ = ("_share",)
+
+    def __init__(self, share: Share) -> None:
+        self._share = share
+
+    def apply(self) -> list[Operation]:
+        self._share.saving = False
+        return [self._share.progress()] if self._share.timeline is not None else []
+
+
+class Shares:
+    """All groups, by inbox key."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._shares: dict[str, Share] = {}
+
+    def __len__(self) -> int:
+        return len(self._shares)
+
+    def __iter__(self) -> Iterator[Share]:
+        return iter(self._shares.values())
+
+    def load(self, device: Device) -> None:
+        """Take a stored group up again."""
+        for filter_, subscription in device.subscriptions.items():
+            share = self._make(device.key.user, filter_)
+            share.restore(device)
+            self._server.trie.add(filter_, share, subscription)
+
+    async def loaded(self) -> None:
+        """All sessions are loaded too: find out what the members have, and where the inboxes end."""
+        for session in self._server.sessions:
+            for filter_ in session.shares:
+                operations = self.join(session, session.subscriptions[filter_])
+                if operations:
+                    self._server.pipeline.submit(StoreShare(operations))
+        for share in self._shares.values():
+            share.reconcile()
+            self._server.delivery.open_share(share, await self._server.storage.inbox_head(share.inbox))
+            share.opened = True
+            if not share.members:
+                self._expire_later(share)
+
+    def _make(self, inbox: str, filter_: str) -> Share:
+        share = self._shares[inbox] = Share(self._server, inbox, filter_)
+        return share
+
+    def join(self, session: Session, subscription: Subscription) -> list[Operation]:
+        """Make the session a member of its `$share/…` filter's group, at this place in the order."""
+        name, filter_ = parse_share(subscription.filter) or ("", "")
+        inbox = f"s/{name}/{filter_}"
+        share = self._shares.get(inbox)
+        operations: list[Operation] = []
+        if share is None:
+            share = self._make(inbox, filter_)
+            inner = Subscription(filter_, 2, since=-1)
+            self._server.trie.add(filter_, share, inner)
+            opening = OpenSession(share.key, 0, True, NEVER, at=self._server.ids.now())
+            operations = [opening, Subscribe(share.key, 0, [inner])]
+            self._server.delivery.open_share(share, 0)
+            self._server.pipeline.submit(OpenShare(share, opening))
+        share.join(session, subscription)
+        return operations
+
+    def find(self, filter_: str) -> Share | None:
+        """The group of a `$share/…` filter."""
+        parsed = parse_share(filter_)
+        return self._shares.get(f"s/{parsed[0]}/{parsed[1]}") if parsed else None
+
+    def by_inbox(self, inbox: str) -> Share | None:
+        """The group with this inbox key."""
+        return self._shares.get(inbox)
+
+    def leave(self, session: Session, filter_: str, *, unsubscribed: bool) -> list[Operation]:
+        """The session is no member any more. The last one to unsubscribe ends the group."""
+        share = self.find(filter_)
+        if share is None:
+            return []
+        share.leave(session)
+        if share.members:
+            return []
+        if unsubscribed:
+            return self._end(share)
+        self._expire_later(share)
+        return []
+
+    def _expire_later(self, share: Share) -> None:
+        clock = self._server.clock
+        clock.at(clock.now() + self._server.settings.mqtt.share_expiry, lambda: self._expire(share))
+
+    def _expire(self, share: Share) -> None:
+        if not share.members and self._shares.get(share.inbox) is share:
+            self._server.pipeline.submit(EndShare(self, share))
+
+    def _end(self, share: Share) -> list[Operation]:
+        del self._shares[share.inbox]
+        self._server.trie.remove(share.filter, share)
+        self._server.delivery.close_share(share)
+        return [CloseSession(share.key, 0, True)]
+
+    def end_if_empty(self, share: Share) -> list[Operation]:
+        """End a group that nobody came back to."""
+        return [] if share.members or self._shares.get(share.inbox) is not share else self._end(share)
+
+    def detach(self, session: Session) -> None:
+        """The session's connection ended."""
+        for filter_ in session.shares:
+            share = self.find(filter_)
+            if share is not None:
+                share.hand_back(session)
+
+
+class StoreShare(Step):
+    """Stores a group again whose members know it and whose own state is gone."""
+
+    __slots__ = ("_operations",)
+
+    def __init__(self, operations: list[Operation]) -> None:
+        self._operations = operations
+
+    def apply(self) -> list[Operation]:
+        return self._operations
+
+
+class OpenShare(Step):
+    """Begins to give out a new group's messages, once the group is stored."""
+
+    __slots__ = ("_opening", "_share")
+
+    def __init__(self, share: Share, opening: OpenSession) -> None:
+        self._share = share
+        self._opening = opening
+
+    def done(self) -> None:
+        share = self._share
+        if share.timeline is not None:
+            share.cursor = self._opening.offset
+            share.timeline.head = max(share.timeline.head, self._opening.head)
+            share.opened = True
+            share.pump()
+
+
+class EndShare(Step):
+    """Ends an expired group at its place in the order."""
+
+    __slots__ = ("_share", "_shares")
+
+    def __init__(self, shares: Shares, share: Share) -> None:
+        self._shares = shares
+        self._share = share
+
+    def apply(self) -> list[Operation]:
+        return self._shares.end_if_empty(self._share)

@@ -1,0 +1,255 @@
+"""MQTT over WebSocket (MQTT 5.0 and 3.1.1, chapter 6), without a task per connection.
+
+- Subprotocol ``mqtt`` (``mqttv3.1`` for old clients) [MQTT-6.0.0-3, -4]; binary frames only [MQTT-6.0.0-1], a text frame
+  closes with 1003. Frames and packets need not line up [MQTT-6.0.0-2]: what arrives is handed on as it comes.
+- The handshake must be complete within ``handshake_timeout``; the path must be the listener's.
+- A frame, and a message of several, may hold at most ``max_message`` bytes; a larger one closes with 1009.
+- No compression: it would cost each connection more memory than everything else.
+
+`WebSocketProtocol` stands between the socket and the MQTT connection, which gets a `WebSocketTransport` to write to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import Protocol, Side, State
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+if TYPE_CHECKING:
+    from broker.net.listeners import Connection
+
+logger = logging.getLogger(__name__)
+
+SUBPROTOCOLS = [Subprotocol("mqtt"), Subprotocol("mqttv3.1")]
+CLOSE_TIMEOUT = 5.0  # seconds for the peer to answer our close frame
+_HEAD_LIMIT = 1 << 16  # bytes of a handshake request
+_PONG_ROOM = 1 << 16  # bytes in the write buffer above which pings go unanswered
+
+# websockets logs whole frames at DEBUG, and a CONNECT's frame has a password in it.
+_quiet = logging.getLogger(f"{__name__}.frames")
+_quiet.setLevel(logging.WARNING)
+
+
+class WebSocketTransport(asyncio.Transport):
+    """What the MQTT connection writes to: each write becomes one binary frame."""
+
+    __slots__ = ("_protocol", "_transport")
+
+    def __init__(self, protocol: WebSocketProtocol, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self._protocol = protocol
+        self._transport = transport
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._protocol.send(bytes(data))
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self._protocol.send(b"".join(list_of_data))
+
+    def close(self) -> None:
+        """Send what was written, then a close frame, and wait a little for the peer's."""
+        self._protocol.close(CloseCode.NORMAL_CLOSURE)
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._protocol.closing or self._transport.is_closing()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def is_reading(self) -> bool:
+        return self._transport.is_reading()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._transport.get_write_buffer_limits()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._transport.set_write_buffer_limits(high, low)
+
+    def can_write_eof(self) -> bool:
+        return False
+
+
+class WebSocketProtocol(asyncio.Protocol):
+    """One socket. ``made`` makes the MQTT connection once the handshake is done, within ``timeout`` seconds.
+
+    The handshake is read apart from the frames, because websockets' state for it would keep the request's headers, 3 KB,
+    for as long as the connection lasts.
+    """
+
+    __slots__ = ("_connection", "_frames", "_head", "_made", "_max_message", "_path", "_timer", "_transport")
+
+    def __init__(self, path: str, max_message: int, timeout: float, made: Callable[[], Connection]) -> None:
+        self._path = path
+        self._max_message = max_message
+        self._made = made
+        self._head = b""
+        self._frames: Protocol | None = None
+        self._connection: Connection | None = None
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._start_timer(timeout)
+
+    # --- from the socket -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        frames = self._frames
+        if frames is None:
+            data = self._handshake(data)
+            frames = self._frames
+        if frames is None or not data or frames.eof_sent:  # eof_sent: closing, nothing that follows counts
+            return
+        frames.receive_data(data)
+        for event in frames.events_received():
+            if isinstance(event, Frame):
+                self._frame(event)
+        self._flush()
+
+    def eof_received(self) -> None:
+        """The peer sends no more; the transport closes by itself."""
+        if self._frames is not None:
+            self._frames.receive_eof()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._stop_timer()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.connection_lost(error)
+        self._transport = None
+
+    def pause_writing(self) -> None:
+        if self._connection is not None:
+            self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._connection is not None:
+            self._connection.resume_writing()
+
+    # --- the protocol ----------------------------------------------------------------------------------------------
+
+    def _handshake(self, data: bytes) -> bytes:
+        """Gather the request; once it is whole and accepted, make the connection. What came behind the request is returned."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return b""
+        self._head += data
+        head, end, rest = self._head.partition(b"\r\n\r\n")
+        if not end:
+            if len(head) > _HEAD_LIMIT or not head.startswith(b"GET "[: len(head)]):
+                logger.info("websocket handshake refused: not an HTTP request")
+                transport.abort()
+            return b""
+        self._head = b""
+        if not self._accept(head + end, transport):
+            transport.close()
+            return b""
+        self._stop_timer()
+        self._frames = Protocol(Side.SERVER, max_size=self._max_message, logger=_quiet)
+        self._connection = self._made()
+        self._connection.connection_made(WebSocketTransport(self, transport))
+        return rest
+
+    def _accept(self, request: bytes, transport: asyncio.Transport) -> bool:
+        """Answer the request; whether it was accepted."""
+        protocol = ServerProtocol(subprotocols=SUBPROTOCOLS, logger=_quiet)
+        protocol.receive_data(request)
+        for event in protocol.events_received():
+            if isinstance(event, Request):
+                if event.path.partition("?")[0] == self._path:
+                    response = protocol.accept(event)
+                else:
+                    response = protocol.reject(404, f"MQTT is at {self._path}.\n")
+                protocol.send_response(response)
+        transport.writelines(filter(None, protocol.data_to_send()))
+        if protocol.state is not State.OPEN:
+            logger.info("websocket handshake refused: %s", protocol.handshake_exc or "wrong path")
+        return protocol.state is State.OPEN
+
+    def _frame(self, frame: Frame) -> None:
+        """Hand the bytes of a frame on; what comes after our close frame, or the rest of a text message, goes nowhere."""
+        if self._connection is None or self.closing:
+            return
+        if frame.opcode is Opcode.TEXT:
+            self.close(CloseCode.UNSUPPORTED_DATA, "MQTT needs binary frames")
+        elif frame.opcode in (Opcode.BINARY, Opcode.CONT) and frame.data:
+            self._connection.data_received(bytes(frame.data))
+
+    def _flush(self) -> None:
+        """Write what the protocol has to say. Pongs are dropped where the peer, who wants them, does not read."""
+        transport, frames = self._transport, self._frames
+        if transport is None or frames is None or not (writes := frames.data_to_send()):
+            return
+        crowded = frames.state is State.OPEN and transport.get_write_buffer_size() > _PONG_ROOM
+        for data in writes:
+            if not data:
+                self._end_stream(transport, failed=frames.parser_exc is not None)
+            elif not (crowded and data[0] & 0x0F == Opcode.PONG):
+                transport.write(data)
+
+    def _end_stream(self, transport: asyncio.Transport, *, failed: bool) -> None:
+        """Nothing more is written. A peer that reads nothing, or never ends its own stream, gets `CLOSE_TIMEOUT`."""
+        if failed and transport.can_write_eof():
+            transport.write_eof()  # to close with its bytes unread would reset, and lose the reason that we gave
+        else:
+            transport.close()
+        self._start_timer(CLOSE_TIMEOUT)
+
+    # --- from the MQTT connection ----------------------------------------------------------------------------------
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing more is sent or taken in."""
+        return self._frames is None or self._frames.state is not State.OPEN
+
+    def send(self, data: bytes) -> None:
+        """One binary frame; silently nothing once the connection is closing, as with any asyncio transport."""
+        frames = self._frames
+        if data and frames is not None and frames.state is State.OPEN and self._transport is not None:
+            frames.send_binary(data)
+            self._transport.writelines(frames.data_to_send())
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Start the closing handshake; the socket is closed when the peer answers, or after `CLOSE_TIMEOUT`."""
+        frames = self._frames
+        if frames is None or frames.state is not State.OPEN:
+            return
+        frames.send_close(code, reason)
+        self._flush()
+        self._start_timer(CLOSE_TIMEOUT)
+
+    def _expired(self) -> None:
+        self._timer = None
+        if self._transport is not None:
+            if self._connection is None:
+                logger.info("websocket handshake not completed in time")
+            self._transport.abort()
+
+    def _start_timer(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._expired)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

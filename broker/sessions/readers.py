@@ -1,0 +1,369 @@
+"""Devices without a connection: who reads an inbox over HTTP, what it acknowledges, and offsets that are set by hand.
+
+- Reading moves nothing. To acknowledge, a reader claims its device: it becomes a connection of the device as far as the session
+  epoch goes, and what an older connection or reader acknowledges changes nothing.
+- What is due to a reader is what would be due to the device over MQTT; a device without subscriptions is given the whole inbox.
+- An offset that is set takes its place in the order of groups, also under a connected device, which goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from amqtt.contexts import Action
+
+from broker.delivery.feeds import InboxFeed
+from broker.packets.codes import ReasonCode
+from broker.pipeline import Step
+from broker.sessions.session import NOT_YET, Session
+from broker.sessions.sessions import PlaceSubscription
+from storage.records import (
+    CloseSession,
+    DeviceKey,
+    InboxEntry,
+    Message,
+    OpenSession,
+    Operation,
+    Subscribe,
+    Subscription,
+    Unsubscribe,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from broker.access.authority import SessionInfo
+    from broker.server import Server
+
+_NO_LOCAL = 0x04
+_EXAMINED = 4096
+"""Entries that one page looks at, at most, to find some that are due."""
+
+S = TypeVar("S", bound=Step)
+
+
+class DeviceProblem(Exception):
+    """What was asked of a device cannot be done to it as it stands."""
+
+
+class NoDevice(DeviceProblem):
+    """There is no such durable device."""
+
+
+class Superseded(DeviceProblem):
+    """A newer connection or reader has the device now."""
+
+
+class Claim(NamedTuple):
+    """A reader's hold on its device: ``epoch`` 0 where an MQTT connection has the device, and acknowledges."""
+
+    epoch: int
+    offset: int
+
+
+class InboxPage(NamedTuple):
+    """``entries`` are what is due; everything up to ``next`` was looked at. ``first`` and ``head`` are the inbox's first kept
+    sequence and its last."""
+
+    entries: list[InboxEntry]
+    next: int
+    first: int
+    head: int
+
+
+class Awaited(Step):
+    """A step that somebody waits for."""
+
+    def __init__(self) -> None:
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def done(self) -> None:
+        if not self.finished.done():
+            self.finished.set_result(None)
+
+
+class Operations(Awaited):
+    """Operations of a plugin's own, which take their place in the order of groups."""
+
+    def __init__(self, operations: list[Operation]) -> None:
+        super().__init__()
+        self._operations = operations
+
+    def apply(self) -> list[Operation]:
+        return self._operations
+
+
+class Readers:
+    """What the HTTP API and the requests do with devices."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def _durable(self, key: DeviceKey) -> Session:
+        session = self._server.sessions.get(key)
+        if session is None or not session.durable:
+            raise NoDevice(f"device {key.client_id!r}: there is none with a durable session")
+        return session
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    async def claim(self, key: DeviceKey, *, takeover: bool = False) -> Claim:
+        """Make the caller the device's present connection, and the device where there is none.
+
+        An MQTT connection keeps the device unless ``takeover``, which closes it.
+        """
+        sessions = self._server.sessions
+        session = sessions.get(key)
+        if session is not None and session.connection is not None:
+            if not takeover:
+                return Claim(0, session.window.offset(session.cursor) if session.durable else 0)
+            session.connection.disconnect(ReasonCode.SESSION_TAKEN_OVER, "taken over by a reader over HTTP")
+            session = sessions.get(key)
+        fresh = session is None
+        if session is None:
+            session = sessions.create(key)
+        step = ClaimSession(self._server, session, fresh=fresh)
+        await self._submitted(step)
+        return Claim(step.epoch, session.window.offset(session.cursor))
+
+    async def page(self, key: DeviceKey, after: int, limit: int, max_bytes: int, info: SessionInfo | None) -> InboxPage:
+        """Entries with sequence > ``after`` that are due to the device, read from storage. Moves nothing.
+
+        ``info`` is who is asked for the right to receive; None for whoever may receive everything.
+        """
+        reader = self._server.storage
+        first, head = await reader.inbox_bounds(key.user)
+        found: list[InboxEntry] = []
+        at, size = min(after, head), 0
+        start = at
+        while at < head and len(found) < limit and size < max_bytes and at - start < _EXAMINED:
+            entries = await reader.read_inbox(key.user, at, min(limit, head - at), max_bytes)
+            if not entries:
+                at = head  # retention removed what there was
+                break
+            for entry in entries:
+                if len(found) >= limit or (found and size >= max_bytes):
+                    break
+                at = entry.seq
+                if await self._due(key, entry, info):
+                    found.append(entry)
+                    size += len(entry.message.payload) if entry.message is not None else 0
+        return InboxPage(found, at, first, head)
+
+    async def _due(self, key: DeviceKey, entry: InboxEntry, info: SessionInfo | None) -> bool:
+        message = entry.message
+        if message is None or (message.expires and message.expires <= time.time() * 1000):
+            return False
+        if entry.target:
+            if entry.target != key.client_id:
+                return False
+        elif not self._granted(key, entry.seq, message):
+            return False
+        return info is None or await self._server.authority.allowed(info, Action.RECEIVE, message.topic)
+
+    def _granted(self, key: DeviceKey, seq: int, message: Message) -> bool:
+        session = self._server.sessions.get(key)
+        if session is None or not session.subscriptions.keys() - session.shares:
+            return True
+        own = message.device == key.client_id and message.user == key.user
+        granted = self._server.trie.match(message.topic).grants.get(session, ())
+        return any(s.since < seq and not (own and s.options & _NO_LOCAL) for s in granted)
+
+    @asynccontextmanager
+    async def watching(self, user: str) -> AsyncIterator[asyncio.Event]:
+        """An event that is set whenever the user's inbox has news."""
+        watched = self._server.delivery.watched
+        event = asyncio.Event()
+        watched.setdefault(user, set()).add(event)
+        try:
+            yield event
+        finally:
+            events = watched[user]
+            events.discard(event)
+            if not events:
+                del watched[user]
+
+    # --- acknowledging -----------------------------------------------------------------------------------------------
+
+    def current(self, key: DeviceKey, epoch: int) -> bool:
+        """Whether a claim still holds."""
+        session = self._server.sessions.get(key)
+        return session is not None and session.epoch == epoch and session.connection is None
+
+    async def acknowledge(self, key: DeviceKey, epoch: int, through: int) -> int:
+        """Everything up to ``through`` is done: the offset, once it is durable. It never goes back here.
+
+        Raises `NoDevice`, `Superseded`, and `DeviceProblem` for a sequence past the head.
+        """
+        self._durable(key)
+        head = await self._server.storage.inbox_head(key.user)
+        session = self._durable(key)
+        if not self.current(key, epoch):
+            raise Superseded(f"device {key.client_id!r}: a newer connection or reader has it now")
+        if through > head:
+            raise DeviceProblem(f"offset {through} is past the head of the inbox, {head}")
+        session.window.settle(through)
+        session.cursor = max(session.cursor, through)
+        saved = Saved()
+        self._server.delivery.save(session).then.append(saved)
+        await saved.future
+        return session.window.offset(session.cursor)
+
+    async def set_offset(self, key: DeviceKey, offset: int) -> int:
+        """Make the device go on after ``offset``; the offset, once that is durable.
+
+        Set back, it is given everything after it again that its filters match, also from before it subscribed. Raises
+        `NoDevice`, and `DeviceProblem` for an offset past the head.
+        """
+        self._durable(key)
+        head = await self._server.storage.inbox_head(key.user)
+        if offset > head:
+            raise DeviceProblem(f"offset {offset} is past the head of the inbox, {head}")
+        step = MoveOffset(self._server, self._durable(key), offset)
+        return (await self._submitted(step)).offset
+
+    # --- devices -----------------------------------------------------------------------------------------------------
+
+    async def forget(self, key: DeviceKey) -> None:
+        """End the device's session, connected or not; returns once that is durable. Raises `NoDevice`."""
+        session = self._server.sessions.get(key)
+        if session is None:
+            raise NoDevice(f"device {key.client_id!r}: there is none")
+        self._server.sessions.remove(session)
+        await self._submitted(Operations([]))
+
+    async def subscribe(self, key: DeviceKey, filter_: str, qos: int) -> None:
+        """Subscribe a durable device as its own SUBSCRIBE would. Raises `NoDevice`, and `DeviceProblem` at its limit."""
+        session = self._durable(key)
+        most = self._server.settings.mqtt.max_subscriptions
+        if filter_ not in session.subscriptions and len(session.subscriptions) >= most:
+            raise DeviceProblem(f"device {key.client_id!r} has {most} subscriptions, as many as it may")
+        step = PlaceSubscription(self._server, session, filter_, qos)
+        self._server.pipeline.submit(step)
+        await step.placed.wait()
+
+    async def unsubscribe(self, key: DeviceKey, filter_: str) -> bool:
+        """Take a filter out of a durable device; False where it has none such. Raises `NoDevice`."""
+        return (await self._submitted(TakeSubscription(self._server, self._durable(key), filter_))).had
+
+    async def _submitted(self, step: S) -> S:
+        self._server.pipeline.submit(step)
+        await step.finished  # type: ignore[attr-defined]
+        return step
+
+
+class Saved:
+    """Waits for a session's progress to be durable."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def progress_saved(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+class ClaimSession(Awaited):
+    """A reader becomes the device's present connection, at its place in the order."""
+
+    def __init__(self, server: Server, session: Session, *, fresh: bool) -> None:
+        super().__init__()
+        self._session = session
+        self._fresh = fresh
+        now = server.ids.now()
+        session.epoch += 1
+        self.epoch = session.epoch
+        # A will that is still to come is given up, as by a connection that continues the session [MQTT-3.1.3-9].
+        session.will, session.will_at = None, 0
+        server.sessions.prolong(session)
+        self._opening = OpenSession(session.key, self.epoch, fresh, session.expiry, None, server.start_position(), at=now)
+        self._closing = CloseSession(session.key, self.epoch, False, session.expiry, session.expires_at)
+
+    def apply(self) -> list[Operation]:
+        return [self._opening, self._closing]
+
+    def done(self) -> None:
+        if self._fresh:
+            self._session.cursor = self._opening.offset
+        super().done()
+
+
+class MoveOffset(Awaited):
+    """Sets a device's offset, at its place in the order."""
+
+    def __init__(self, server: Server, session: Session, offset: int) -> None:
+        super().__init__()
+        self._server = server
+        self._session = session
+        self.offset = offset
+
+    def apply(self) -> list[Operation]:
+        session = self._session
+        if self._server.sessions.get(session.key) is not session:
+            return []
+        window, offset = session.window, self.offset
+        back = offset < window.offset(session.cursor)
+        if not back:
+            window.settle(offset)
+            session.cursor = max(session.cursor, offset)
+            operations: list[Operation] = []
+        else:
+            window.settle()
+            session.cursor = offset
+            operations = self._widen()
+        feed = session.connection.feed if session.connection is not None else None
+        if isinstance(feed, InboxFeed):
+            feed.moved(back=back)
+        return [*operations, session.progress()]
+
+    def _widen(self) -> list[Operation]:
+        """Make the entries after the offset due to filters that were subscribed to later. Only as new subscriptions, since a
+        known one keeps its place."""
+        session = self._session
+        later = [
+            s
+            for s in session.subscriptions.values()
+            if s.filter not in session.shares and self.offset < s.since and s.since != NOT_YET
+        ]
+        if not later:
+            return []
+        for subscription in later:
+            subscription.since = self.offset
+        copies = [Subscription(s.filter, s.options, s.identifier, s.since) for s in later]
+        return [
+            Unsubscribe(session.key, session.epoch, [s.filter for s in later]),
+            Subscribe(session.key, session.epoch, copies),
+        ]
+
+    def done(self) -> None:
+        session = self._session
+        if session.connection is not None and session.connection.feed is not None:
+            session.connection.feed.pump()
+        super().done()
+
+
+class TakeSubscription(Awaited):
+    """Takes one filter out of a session."""
+
+    def __init__(self, server: Server, session: Session, filter_: str) -> None:
+        super().__init__()
+        self._server = server
+        self._session = session
+        self._filter = filter_
+        self.had = False
+
+    def apply(self) -> list[Operation]:
+        session = self._session
+        if session.subscriptions.pop(self._filter, None) is None:
+            return []
+        self.had = True
+        gone: list[Operation] = []
+        if self._filter in session.shares:
+            session.shares.discard(self._filter)
+            gone += self._server.shares.leave(session, self._filter, unsubscribed=True)
+        else:
+            self._server.trie.remove(self._filter, session)
+        return [*gone, Unsubscribe(session.key, session.epoch, [self._filter])]

@@ -1,0 +1,100 @@
+"""A session: what the broker knows of a device between and during its connections. No I/O.
+
+A durable session has an inbox (its user's timeline) and lives in storage as a `storage.records.Device`; a clean one is
+forgotten when its connection ends and has no inbox.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.sessions.window import Window
+from storage.records import Device, DeviceKey, Inflight, InflightState, Progress, Subscription
+
+if TYPE_CHECKING:
+    from broker.connection.connection import Connection
+
+TRANSIENT = "~"
+"""The timeline name of in-flight messages that no storage holds; they end with the connection."""
+
+NOT_YET = 1 << 62
+"""The ``since`` of a subscription whose place in the inbox is not known before its commit: nothing is due to it."""
+
+
+class Session:
+    """One device's state. ``epoch`` rises with each connection; whoever holds an older one changes nothing any more."""
+
+    __slots__ = (
+        "connection",
+        "cursor",
+        "ended",
+        "epoch",
+        "expires_at",
+        "expiry",
+        "inbox",
+        "key",
+        "received",
+        "saving",
+        "shares",
+        "subscriptions",
+        "will",
+        "will_at",
+        "window",
+    )
+
+    def __init__(self, key: DeviceKey, *, durable: bool, window: int) -> None:
+        self.key = key
+        self.inbox = key.user if durable else ""
+        self.epoch = 0
+        self.expiry = 0
+        self.expires_at = 0
+        self.connection: Connection | None = None
+        self.subscriptions: dict[str, Subscription] = {}
+        self.shares: set[str] = set()
+        """Which of the filters are shared subscriptions."""
+        self.window = Window(window)
+        self.cursor = 0
+        self.received: dict[int, Connection | None] = {}
+        """Inbound QoS 2: packet id to who waits for its PUBREC; None once the message is stored."""
+        self.will: bytes | None = None
+        self.will_at = 0
+        self.ended = False
+        """It was removed, at a place in the order that is past: nothing of it is stored any more."""
+        self.saving: object = None
+        """The step that will store this session's progress, while it waits for its group."""
+
+    @property
+    def durable(self) -> bool:
+        """The session outlives its connection."""
+        return bool(self.inbox)
+
+    def placed(self, filter_: str, since: int) -> None:
+        """The place of a new filter is known. A SUBSCRIBE that replaced it meanwhile has the same place."""
+        subscription = self.subscriptions.get(filter_)
+        if subscription is not None and subscription.since == NOT_YET:
+            subscription.since = since
+
+    @classmethod
+    def load(cls, device: Device, window: int) -> Session:
+        """The session as storage had it."""
+        session = cls(device.key, durable=True, window=window)
+        session.epoch = device.epoch
+        session.expiry = device.expiry
+        session.expires_at = device.expires_at
+        session.subscriptions = dict(device.subscriptions)
+        session.window = Window.restore(window, device.inflight)
+        session.cursor = device.cursor
+        session.received = dict.fromkeys(device.received)
+        session.will = device.will
+        session.will_at = device.will_at
+        return session
+
+    def progress(self) -> Progress:
+        """The offset, cursor and window as they are now, to be stored."""
+        inflight = [entry for entry in self.window.snapshot() if not entry.timeline or self._keeps(entry)]
+        return Progress(self.key, self.epoch, self.window.offset(self.cursor), self.cursor, inflight)
+
+    @staticmethod
+    def _keeps(entry: Inflight) -> bool:
+        """Of shared subscriptions only QoS 2 stays with the session; the group gives the rest to another member."""
+        return entry.timeline != TRANSIENT and entry.state is not InflightState.PUBLISHED_1

@@ -1,0 +1,57 @@
+"""Wills, as they are kept with a session until they are published or given up. No I/O."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from broker.connection.handle_publish import TRAVELS
+from broker.packets.model import Will
+from broker.packets.properties import Properties, Property, encode_property_body
+from storage.records import Append, DeviceKey, Message
+
+_REMEMBERED = 86_400_000
+"""Milliseconds for which storage knows that a will was published."""
+
+
+def pack(will: Will) -> bytes:
+    """A will as storage keeps it."""
+    properties = will.properties
+    travels: Properties = {key: properties[key] for key in TRAVELS if key in properties}
+    fields: dict[str, Any] = {
+        "topic": will.topic,
+        "qos": will.qos,
+        "retain": will.retain,
+        "delay": properties.get(Property.WILL_DELAY, 0),
+        "expiry": properties.get(Property.MESSAGE_EXPIRY, 0),
+        "id": uuid.uuid4().hex,
+        "properties": (encode_property_body(travels) if travels else b"").hex(),
+    }
+    head = json.dumps(fields, separators=(",", ":")).encode()
+    return len(head).to_bytes(4, "big") + head + will.payload
+
+
+def delay(packed: bytes) -> int:
+    """Seconds between the end of the connection and the publishing [MQTT-3.1.3-9]."""
+    return int(_fields(packed)["delay"])
+
+
+def append(packed: bytes, device: DeviceKey, now: int) -> Append:
+    """The will as a message of its device; its expiry counts from ``now`` (ms), when it is published.
+
+    It carries a key of its own: after a crash in the middle of its commit it is published again, and must be stored once.
+    """
+    fields = _fields(packed)
+    payload = packed[4 + int.from_bytes(packed[:4], "big") :]
+    message = Message(0, fields["topic"], device.user, device.client_id, 0, fields["qos"], payload, fields["retain"])
+    message.properties = bytes.fromhex(fields["properties"])
+    if fields["expiry"]:
+        message.expires = now + fields["expiry"] * 1000
+    key = f"will/{fields['id']}"
+    return Append(message, retain=fields["retain"], idempotency_key=key, idempotency_until=now + _REMEMBERED)
+
+
+def _fields(packed: bytes) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(packed[4 : 4 + int.from_bytes(packed[:4], "big")])
+    return fields
