@@ -1,6 +1,6 @@
 """The pipeline: one group commit at a time, in the order in which things arrived.
 
-    submit -> gather -> number and match -> hooks -> commit (durable) -> acknowledge -> deliver -> hooks
+    submit -> gather -> number and match -> hooks -> commit (durable) -> decided -> acknowledge -> deliver -> hooks
 
 Rules it keeps (DESIGN.md, laws 1, 4, 6, 7):
 
@@ -11,6 +11,8 @@ Rules it keeps (DESIGN.md, laws 1, 4, 6, 7):
 - When storage is away the same group is tried again until it works. What gathers meanwhile is bounded in bytes:
   above the limit the sockets that submit are read no further. Nothing is dropped.
 - A hook that fails before the commit withholds the acks of the messages that it fails for, and of no others.
+- A step whose outcome hangs on a message before it, which may still be refused, ends the group before it: it is applied in
+  the next one, when the message is decided. So nothing that was looked at has to be undone.
 """
 
 from __future__ import annotations
@@ -51,6 +53,10 @@ class Step:
 
     __slots__ = ()
 
+    def ready(self) -> bool:
+        """Whether `apply` can be called. False where it hangs on a message of the group being built; never in an empty one."""
+        return True
+
     def apply(self) -> Sequence[Operation]:
         """Do what must happen at this place in the order, and say what is to be stored for it."""
         return ()
@@ -71,6 +77,9 @@ class Router(Protocol):
 
     def route(self, append: Append) -> None:
         """Number and match a message at its place in the order: its id, time and recipients."""
+
+    def decided(self, group: Group) -> None:
+        """The group is durable, and which of its messages were refused is known; the next group is not built yet."""
 
     def committed(self, group: Group) -> None:
         """The group is durable: acknowledge its publishers, then deliver. Those with an ``error`` were refused."""
@@ -221,7 +230,7 @@ class Pipeline:
                     self._finish(durable)
                     durable = None
                     continue
-                built = self._build(self._take())
+                built = self._build()
                 commit = asyncio.create_task(self._commit(built.group), name="commit")
                 if durable is not None:
                     # The writer has the next group before this one is acknowledged and delivered: the disk never waits
@@ -229,6 +238,8 @@ class Pipeline:
                     await asyncio.sleep(0)
                     self._finish(durable)
                 durable = built if await commit else None
+                if durable is not None:
+                    self._decided(durable)
             self._idle.set()
 
     async def _commit(self, group: Group) -> bool:
@@ -236,16 +247,17 @@ class Pipeline:
             await self._call_before(group)
         return await self._store(group.operations)
 
-    def _take(self) -> list[Append | Step]:
-        items, self._pending, self._bytes = self._pending, [], 0
-        self._resume()
-        return items
-
     def _resume(self) -> None:
         if self._paused:
             paused, self._paused = self._paused, {}
             for source in paused:
                 source.resume_submitting()
+
+    def _decided(self, built: _Built) -> None:
+        try:
+            self._router.decided(built.group)
+        except Exception:
+            log.exception("taking note of a committed group failed")
 
     def _finish(self, built: _Built) -> None:
         """The group is durable: let the steps go on, in the order of submission, then acknowledge and deliver."""
@@ -263,12 +275,14 @@ class Pipeline:
         for hook in self._after:
             hook.offer(built.group)
 
-    def _build(self, items: list[Append | Step]) -> _Built:
+    def _build(self) -> _Built:
+        """The next group: everything that waits, up to a step that is not `Step.ready`."""
+        items, self._pending, self._bytes = self._pending, [], 0
         operations: list[Operation] = []
         appends: list[Append] = []
         steps: list[Step] = []
         route = self._router.route
-        for item in items:
+        for place, item in enumerate(items):
             try:
                 if isinstance(item, Append):
                     appends.append(item)
@@ -276,13 +290,22 @@ class Pipeline:
                         route(item)
                         operations.append(item)
                 else:
+                    if not item.ready() and appends:
+                        self._put_back(items[place:])
+                        break
                     operations.extend(item.apply())
                     steps.append(item)
             except Exception:  # our bug: it must not stop everybody's pipeline
                 log.exception("an item of a group failed")
                 if isinstance(item, Append):
                     item.error = Refusal("internal error", ReasonCode.UNSPECIFIED_ERROR)
+        if not self.full:
+            self._resume()
         return _Built(Group(operations, appends), steps)
+
+    def _put_back(self, items: list[Append | Step]) -> None:
+        self._pending = items
+        self._bytes = sum(map(_weight, items))
 
     async def _store(self, operations: list[Operation]) -> bool:
         """Commit until it works. False if this node may not write any more."""
@@ -322,16 +345,26 @@ class Pipeline:
 
     async def _call_before(self, group: Group) -> None:
         for plugin in self._before:
+            ours = len(group.operations)
             if await self._hook(plugin, group):
                 continue
             # Somebody in the group makes the plugin fail: find out who, so that the others are acknowledged.
+            del group.operations[ours:]  # what it added before it failed, it adds again
             for append in group.appends:
-                if append.error is None and not await self._hook(plugin, Group([append], [append])):
-                    append.error = HookFailed(f"plugin {type(plugin).__name__} failed before the ack")
+                if append.error is None:
+                    await self._call_alone(plugin, append, group)
         refused = [a for a in group.appends if a.error is not None]
         if refused:
             gone = set(map(id, refused))
             group.operations[:] = [op for op in group.operations if id(op) not in gone]
+
+    async def _call_alone(self, plugin: GroupPlugin, append: Append, group: Group) -> None:
+        """Call the plugin with one message of the group; what it adds then is the group's."""
+        alone = Group([append], [append])
+        if await self._hook(plugin, alone):
+            group.operations += [operation for operation in alone.operations if operation is not append]
+        else:
+            append.error = HookFailed(f"plugin {type(plugin).__name__} failed before the ack")
 
     async def _hook(self, plugin: GroupPlugin, group: Group) -> bool:
         try:

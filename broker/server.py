@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Iterable
 
 from broker.access.authority import Authority
@@ -46,8 +45,6 @@ __all__ = ["Server", "StartError"]
 
 log = logging.getLogger(__name__)
 
-SYSTEM = "$SYS/"
-
 
 class Server:
     """One broker node. Make it and `start` it inside a running event loop."""
@@ -75,7 +72,6 @@ class Server:
         self.clock: Wheel
         self.requests: RequestPlugin | None = None
         self._listeners: Listeners | None = None
-        self._displaced: dict[str, deque[Message | None]] = {}
         self._ended = asyncio.Event()
         self.failure: str = ""
         """Why the server ended by itself, if it did."""
@@ -211,10 +207,14 @@ class Server:
         message = append.message
         message.id, message.time = self.ids.take()
         if append.retain:
-            self._displaced.setdefault(message.topic, deque()).append(self.retained.get(message.topic))
-            self.retained.put(message)
+            self.retained.expect(append)
         append.matched = match = self.trie.match(message.topic)
         append.recipients = match.recipients
+
+    def decided(self, group: Group) -> None:
+        """Which messages were refused is known: from here on a SUBSCRIBE finds those to be retained."""
+        for message in self.retained.decide():
+            self.chassis.retained(message)
 
     def committed(self, group: Group) -> None:
         """The group is durable: acknowledge its publishers, then deliver."""
@@ -226,7 +226,6 @@ class Server:
                     origin.stored(append, acks)  # type: ignore[attr-defined]
                 except Exception:  # one connection's fault must not cost the others their acks
                     log.exception("acknowledging a stored message failed")
-        self._settle_retained(group.appends)
         for connection, frames in acks.items():
             self.counters.messages_sent += len(frames)
             try:
@@ -243,29 +242,6 @@ class Server:
             origin = append.origin
             if append.error is None and isinstance(origin, Inbound):
                 self.chassis.message_broadcast(origin.connection.info, append.message, origin.packet_id)
-
-    def _settle_retained(self, appends: Iterable[Append]) -> None:
-        """A retained message that was refused after all, or stored before, gives its place back to the one before.
-
-        Messages of the next group may have been routed already: for each topic `_displaced` has, in order, what each one that
-        is not settled displaced.
-        """
-        for append in appends:
-            message = append.message
-            if not append.retain or not message.id:
-                continue
-            chain = self._displaced[message.topic]
-            before = chain.popleft()
-            if append.error is None and append.original is None:
-                self.chassis.retained(message)
-            elif chain:
-                chain[0] = before
-            elif before is not None:
-                self.retained.put(before)
-            else:
-                self.retained.clear(message.topic)
-            if not chain:
-                del self._displaced[message.topic]
 
     def publish_ack(self, connection: Connection, append: Append, qos: int, packet_id: int) -> bytes:
         """PUBACK or PUBREC of MQTT 5: says whether anybody is subscribed, and where the message stands if asked to."""
@@ -297,8 +273,8 @@ class Server:
         return topic.startswith(("$SYS/", "$share/", "$sync/")) or topic == "$SYS"
 
     def stored_retained(self, message: Message) -> bool:
-        """Whether a retained message is in storage; what the broker says about itself is only in memory."""
-        return not message.topic.startswith(SYSTEM)
+        """Whether a retained message is in storage; what was published without it, as the broker's own, has no id."""
+        return message.id != 0
 
     def start_position(self) -> str:
         """Where a device that never connected before starts in its user's inbox."""

@@ -117,6 +117,11 @@ class SubscribeStep(Step):
         self._retained: list[Message] = []
         self._operation: records.Subscribe | None = None
 
+    def ready(self) -> bool:
+        """What is retained for the filters is decided."""
+        undecided = self._connection.server.retained.undecided
+        return not any(undecided(filter_) for filter_ in self._granted)
+
     def apply(self) -> list[Operation]:
         """From this place on the filters match; look up the retained messages as of this place."""
         connection = self._connection

@@ -58,8 +58,9 @@ class GroupPlugin(BasePlugin[BrokerContext]):
     async def before_ack(self, group: Group) -> None:
         """Called before the group is committed, with every message of it; nobody has been acknowledged.
 
-        Raising, or running longer than ``hooks.timeout``, withholds the acks. The broker then calls again with each
-        message on its own; one that still fails is refused alone.
+        Raising, or running longer than ``hooks.timeout``, withholds the acks. What was added to ``operations`` is then dropped,
+        and the broker calls again with each message on its own: one that still fails is refused alone, with what was added
+        for it; what was added for the others is committed with them.
         """
 
     async def after_ack(self, group: Group) -> None:

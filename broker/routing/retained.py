@@ -2,13 +2,16 @@
 
 They are all held in memory, as the subscriptions are, so that a SUBSCRIBE finds them at its exact place in the order of
 messages; storage keeps them too, and gives them back at start.
+
+A message takes its topic's place once it is *decided*: its group is durable, and neither a hook, an ACL nor storage refused
+it, nor was it stored before. Until then it is *expected*, and a SUBSCRIBE that would find it waits for the next group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from storage.records import Message
+from storage.records import Append, Message
 
 
 class _Node:
@@ -19,18 +22,15 @@ class _Node:
         self.message: Message | None = None
 
 
-class Retained:
-    """A trie of topics, walked by filter."""
+class Topics:
+    """One message per topic, found by filter: a trie of topics."""
 
     def __init__(self) -> None:
         self._root = _Node()
         self.count = 0
 
-    def put(self, message: Message) -> None:
-        """Replace the topic's retained message; an empty payload clears it [MQTT-3.3.1-6, MQTT-3.3.1-7]."""
-        if not message.payload:
-            self.clear(message.topic)
-            return
+    def set(self, message: Message) -> None:
+        """Give its topic this message."""
         node = self._root
         for level in message.topic.split("/"):
             child = node.children.get(level)
@@ -42,7 +42,7 @@ class Retained:
         node.message = message
 
     def clear(self, topic: str) -> None:
-        """Forget the topic's retained message, if it has one."""
+        """Forget the topic's message, if it has one."""
         path = [self._root]
         levels = topic.split("/")
         for level in levels:
@@ -60,7 +60,7 @@ class Retained:
             del path[depth - 1].children[levels[depth - 1]]
 
     def get(self, topic: str) -> Message | None:
-        """The topic's retained message."""
+        """The topic's message."""
         node: _Node | None = self._root
         for level in topic.split("/"):
             node = node.children.get(level) if node is not None else None
@@ -68,8 +68,8 @@ class Retained:
                 return None
         return node.message if node is not None else None
 
-    def match(self, filter_: str, now: int) -> list[Message]:
-        """The retained messages that the filter matches and that have not expired at ``now`` (ms), oldest first."""
+    def match(self, filter_: str) -> list[Message]:
+        """The messages whose topics the filter matches, oldest first."""
         levels = filter_.split("/")
         nodes = [self._root]
         found: list[_Node] = []
@@ -87,8 +87,7 @@ class Retained:
                     following.append(node.children[level])
             nodes = following
         found.extend(nodes)
-        messages = [n.message for n in found if n.message is not None]
-        return sorted((m for m in messages if not m.expires or m.expires > now), key=lambda m: m.id)
+        return sorted((n.message for n in found if n.message is not None), key=lambda m: m.id)
 
     def __iter__(self) -> Iterator[Message]:
         return (n.message for n in _below(self._root) if n.message is not None)
@@ -102,3 +101,57 @@ def _below(node: _Node, hide_system: bool = False) -> Iterator[_Node]:
         node = stack.pop()
         yield node
         stack.extend(node.children.values())
+
+
+class Retained:
+    """The retained messages, and those that may become so with the group under way."""
+
+    def __init__(self) -> None:
+        self._held = Topics()
+        self._expected: list[Append] = []
+        self._open = Topics()
+
+    @property
+    def count(self) -> int:
+        """How many topics have one."""
+        return self._held.count
+
+    def put(self, message: Message) -> None:
+        """Replace the topic's retained message; an empty payload clears it [MQTT-3.3.1-6, MQTT-3.3.1-7]."""
+        if message.payload:
+            self._held.set(message)
+        else:
+            self._held.clear(message.topic)
+
+    def get(self, topic: str) -> Message | None:
+        """The topic's retained message."""
+        return self._held.get(topic)
+
+    def match(self, filter_: str, now: int) -> list[Message]:
+        """The retained messages that the filter matches and that have not expired at ``now`` (ms), oldest first."""
+        return [m for m in self._held.match(filter_) if not m.expires or m.expires > now]
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self._held)
+
+    # --- the group under way -----------------------------------------------------------------------------------------
+
+    def expect(self, append: Append) -> None:
+        """A message to be retained is in the group that is being built."""
+        self._expected.append(append)
+        self._open.set(append.message)
+
+    def undecided(self, filter_: str) -> bool:
+        """Whether what the filter finds hangs on the group that is being built."""
+        return bool(self._expected) and bool(self._open.match(filter_))
+
+    def decide(self) -> list[Message]:
+        """The group is durable: take those of its messages that were accepted; which they are, in order."""
+        if not self._expected:
+            return []
+        accepted = [a.message for a in self._expected if a.error is None and a.original is None]
+        for message in accepted:
+            self.put(message)
+        self._expected = []
+        self._open = Topics()
+        return accepted

@@ -14,7 +14,7 @@ from broker.counters import Counters
 from broker.hooks import Group, GroupPlugin
 from broker.pipeline import OVERHEAD, HookFailed, Pipeline, Step
 from storage.errors import FencedOut, MessageRefused, StorageUnavailable
-from storage.records import Append, Message, Operation, Release
+from storage.records import Append, DeviceKey, Message, Operation, Release
 from tests.support.broker import until
 
 TIMEOUT = 10
@@ -68,6 +68,9 @@ class Recorder:
     def route(self, append: Append) -> None:
         self.events.append(("route", append.message.topic))
         append.message.id = len(self.events)
+
+    def decided(self, group: Group) -> None:
+        """Nothing hangs on it here."""
 
     def committed(self, group: Group) -> None:
         for append in group.appends:
@@ -332,6 +335,53 @@ async def test_a_hook_sees_the_group_before_the_commit_and_may_add_to_it() -> No
     bench.pipeline.submit(message("a"))
     await bench.settled()
     assert bench.store.tried[0][1] is extra
+    await bench.stop()
+
+
+async def test_what_a_hook_adds_survives_when_another_message_makes_it_fail() -> None:
+    """The call that failed counts for nothing, also what it added; so do the culprit's operations."""
+
+    async def before_ack(self: object, group: Group) -> None:
+        for append in list(group.appends):
+            group.operations.append(Release(DeviceKey("u/a", append.message.topic), 1))
+            if append.message.topic == "bad":
+                raise ValueError(append.message.topic)
+
+    bench = Bench(plugin(before_ack=before_ack))
+    for name in ("a", "bad", "b"):
+        bench.pipeline.submit(message(name))
+    await bench.settled()
+    await bench.stop()
+    assert bench.recorder.acked == ["a", "b"]
+    assert list(bench.recorder.refused) == ["bad"]
+    assert [op.device.client_id for op in bench.store.committed if isinstance(op, Release)] == ["a", "b"]
+
+
+class Behind(Mark):
+    """Can be applied once a message is decided."""
+
+    def ready(self) -> bool:
+        return self.recorder.events[-1][0] != "route"
+
+
+async def test_a_step_that_hangs_on_a_message_before_it_waits_for_the_next_group() -> None:
+    """Nothing overtakes it, and what sources may submit counts what was put back."""
+    bench = Bench(pending_bytes=5 * OVERHEAD)
+    store, recorder, source = bench.store, bench.recorder, Source()
+    store.gated = True
+    for item in (message("a"), Behind(recorder, "step"), message("b"), message("c"), message("d")):
+        bench.pipeline.submit(item)
+    assert bench.pipeline.full
+    bench.pipeline.pause(source)
+    await until(lambda: len(store.tried) == 1)
+    assert recorder.events == [("route", "a")]
+    assert bench.pipeline.pending == 4
+    assert source.resumed.is_set()
+    store.let(2)
+    await bench.settled()
+    assert [name for what, name in recorder.events if what != "ack"] == ["a", "step", "b", "c", "d", "step"]
+    assert recorder.acked == ["a", "b", "c", "d"]
+    assert len(store.tried) == 2
     await bench.stop()
 
 

@@ -8,8 +8,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from broker.routing.retained import Retained
 from broker.topics import matches
-from storage.records import Message
+from storage.records import Append, Message
 from tests.core.strategies import filters, names
+
+outcomes = st.sampled_from(["", "refused", "repeat"])
 
 
 class RetainedAgainstDict(RuleBasedStateMachine):
@@ -31,10 +33,29 @@ class RetainedAgainstDict(RuleBasedStateMachine):
         self.retained.put(Message(1, topic, "u/a", "d", 0, 1, b"", True))
         self.held.pop(topic, None)
 
-    @rule(topic=names)
-    def clear(self, topic: str) -> None:
-        self.retained.clear(topic)
-        self.held.pop(topic, None)
+    @rule(
+        appends=st.lists(st.tuples(names, st.sampled_from(["", "refused", "repeat"]), st.sampled_from([b"", b"x"]))),
+        name=filters,
+    )
+    def group(self, appends: list[tuple[str, str, bytes]], name: str) -> None:
+        """Until it is decided, a group changes nothing, and who would find one of its messages hears so."""
+        accepted = []
+        for topic, outcome, payload in appends:
+            self.last_id += 1
+            append = Append(Message(self.last_id, topic, "u/a", "d", 0, 1, payload, True), retain=True)
+            self.retained.expect(append)
+            append.error = ValueError() if outcome == "refused" else None
+            append.original = (1, 1) if outcome == "repeat" else None
+            if not outcome:
+                accepted.append(append.message)
+        assert self.retained.undecided(name) == any(matches(name, topic) for topic, _, _ in appends)
+        self.all_of_them()
+        assert self.retained.decide() == accepted
+        assert not self.retained.undecided(name)
+        for message in accepted:
+            self.held.pop(message.topic, None)
+            if message.payload:
+                self.held[message.topic] = message
 
     @rule(name=filters, now=st.integers(1, 12))
     def match(self, name: str, now: int) -> None:
@@ -52,8 +73,8 @@ class RetainedAgainstDict(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for topic in self.held:
-            self.retained.clear(topic)
-        assert not self.retained._root.children, "branches without messages are left behind"
+            self.retained.put(Message(0, topic, "u/a", "d", 0, 1, b"", True))
+        assert not self.retained._held._root.children, "branches without messages are left behind"
 
 
 TestRetained = RetainedAgainstDict.TestCase

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 
 from broker.hooks import Group, GroupPlugin
 from broker.packets.model import PubAck, Publish, SubAck, Subscribe
 from broker.packets.properties import Properties, Property
-from tests.support.broker import Broker, running
+from tests.support.broker import Broker, running, until
 from tests.support.wire import Client
 
 RETAIN_AS_PUBLISHED, ONLY_NEW, NEVER = 8, 0x10, 0x20
@@ -212,4 +215,60 @@ async def test_a_refused_message_leaves_the_retained_one_before_it() -> None:
         await reader.subscribe("#")
         assert (await reader.message()).payload == b"good"
         await reader.quiet()
-        assert broker.server._displaced == {}
+
+
+FIRST = {Property.USER_PROPERTY: [("message-id", "1")]}
+REFUSED: dict[str, Publish] = {
+    "by a hook": Publish("t", b"bad", 1, retain=True, packet_id=2),
+    "by storage": Publish("t", b"other content", 1, retain=True, packet_id=2, properties=FIRST),
+    "as a repeat": Publish("t", b"first", 1, retain=True, packet_id=2, properties=FIRST),
+    "by the ACL": Publish("denied/t", b"x", 1, retain=True, packet_id=2),
+}
+
+
+@KINDS
+@pytest.mark.parametrize("how", REFUSED)
+async def test_a_subscription_behind_a_refused_message_gets_the_one_before_it(url: str, durable: bool, how: str) -> None:
+    """Both in one group: whatever refuses the message, nobody is given it (laws 1 and 7)."""
+    plugins: dict[str, dict[str, object]] = {f"{__name__}.Refusing": {}, "tests.support.auth_plugins.Fence": {}}
+    async with running(url, errors=True, plugins=plugins) as broker:
+        client, other = await make(broker, durable, "client", 5), await broker.client("other", 5)
+        await client.publish("t", b"first", 1, retain=True, properties=FIRST)
+        await client.publish("t", b"before", 1, retain=True)
+        async with in_one_group(broker, other, 2):
+            client.send(REFUSED[how], Subscribe(9, [("#", 1)]))
+        acks = [await client.receive() for _ in range(2)]
+        assert {type(ack) for ack in acks} == {PubAck, SubAck}
+        message = await client.message()
+        assert (message.payload, message.retain) == (b"before", True)
+        await client.quiet()
+
+
+@KINDS
+async def test_a_subscription_behind_an_accepted_message_gets_it_once(stored: Broker, version: int, durable: bool) -> None:
+    client, other = await make(stored, durable, "client", version), await stored.client("other")
+    await client.publish("t/1", b"before", 1, retain=True)
+    async with in_one_group(stored, other, 6):
+        client.send(
+            Publish("t/1", b"", 1, retain=True, packet_id=1),
+            Publish("t/2", b"2", 1, retain=True, packet_id=2),
+            Subscribe(9, [("t/+", 1)]),
+            Publish("t/3", b"3", 1, retain=True, packet_id=3),
+            Subscribe(10, [("t/3", 1)]),
+            Publish("t/4", b"4", 1, retain=True, packet_id=4),
+        )
+    packets = [await client.receive() for _ in range(10)]
+    messages = [(p.payload, p.retain) for p in packets if isinstance(p, Publish)]
+    assert messages == [(b"2", True), (b"3", False), (b"3", True), (b"4", False)]
+    await client.quiet()
+
+
+@asynccontextmanager
+async def in_one_group(broker: Broker, other: Client, count: int) -> AsyncIterator[None]:
+    """What is sent while entered, ``count`` operations, waits for one group."""
+    async with broker.held() as commits:
+        other.send(Publish("elsewhere", b"", 1, packet_id=1))
+        await commits.arrived()
+        yield
+        await until(lambda: broker.server.pipeline.pending == count)
+    await other.expect(PubAck)

@@ -1,8 +1,12 @@
-"""An enhanced authentication plugin that does what the client's data says."""
+"""Plugins that decide: one that authenticates as the client's data says, and one that keeps everybody out of `denied/`."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
+
+from amqtt.broker import BrokerContext
+from amqtt.plugins.base import BaseTopicPlugin
 
 from broker.hooks import Accepted, AuthExchange, AuthStart, Challenge, Denied, EnhancedAuthPlugin
 from broker.packets.codes import ReasonCode
@@ -40,3 +44,13 @@ class _Obedient:
         if word == b"crash":
             raise RuntimeError("the password is sesame")
         raise Denied("no")
+
+
+class Fence(BaseTopicPlugin):
+    """Topics and filters that begin with `denied/` are for nobody."""
+
+    def __init__(self, context: BrokerContext) -> None:
+        super().__init__(context)
+
+    async def topic_filtering(self, *, session: Any = None, topic: str | None = None, action: Any = None) -> bool:
+        return not str(topic).startswith("denied/")
