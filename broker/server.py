@@ -19,6 +19,7 @@ from broker.clock import Wheel
 from broker.config.settings import Settings
 from broker.connection.connection import Connection
 from broker.connection.handle_publish import Inbound
+from broker.connection.storage_timeout import Overdue
 from broker.counters import Counters
 from broker.delivery.delivery import Delivery
 from broker.delivery.shares import Share, Shares
@@ -35,7 +36,6 @@ from broker.routing.retained import Retained
 from broker.routing.trie import Trie
 from broker.sessions.session import Session
 from broker.sessions.sessions import Sessions
-from broker.storage_timeout import Overdue
 from storage.errors import StorageUnavailable
 from storage.factory import open_url
 from storage.interface import Storage

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from broker.packets.codes import ProtocolViolation
-from broker.topics import matches, validate_filter
+from broker.packets.topics import matches, validate_filter
 
 Mode = Literal["sync", "store", "none"]
 

@@ -16,9 +16,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from broker import topics
 from broker.amqtt.server_view import Services, Undecided
 from broker.hooks import Group, GroupPlugin, Request, RequestPlugin
+from broker.packets import topics
 from broker.packets.codes import ProtocolViolation
 from broker.packets.properties import Properties, Property, encode_property_body
 from plugins.search import BadQuery, SearchError, SearchPlugin

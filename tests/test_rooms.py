@@ -15,7 +15,7 @@ from broker.config import settings as config
 
 ROOT = Path(__file__).resolve().parents[1]
 DRIVERS = {"sqlite3", "aiosqlite", "pymongo", "bson", "motor", "mongomotor", "mongoengine", "redis"}
-SANS_IO = ["broker/packets", "broker/topics.py", "broker/routing/trie.py", "broker/sessions/window.py"]
+SANS_IO = ["broker/packets", "broker/routing", "broker/sessions/window.py"]
 IO = {"asyncio", "socket", "ssl", "selectors", "threading", "subprocess", "concurrent", "uvloop", "websockets", "logging"}
 STORAGE_FOR_BROKER = {"storage", "storage.records", "storage.interface", "storage.errors", "storage.factory"}
 SERVICES = {"fastapi", "starlette", "uvicorn", "meilisearch", "apscheduler"}

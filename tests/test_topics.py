@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from paho.mqtt.client import topic_matches_sub
 
 from broker.packets.codes import MalformedPacket, ReasonCode, TopicFilterInvalid, TopicNameInvalid
-from broker.topics import matches, parse_share, validate_filter, validate_name
+from broker.packets.topics import matches, parse_share, validate_filter, validate_name
 
 
 @pytest.mark.parametrize("topic", ["a", "/", "//", "a/b", " ", "$SYS/x", "a b/你好", "\ufeffa", "x" * 65535, "你" * 21845])

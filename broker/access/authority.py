@@ -29,7 +29,7 @@ from typing import Any, Protocol
 from amqtt.contexts import Action
 from amqtt.plugins.authentication import AnonymousAuthPlugin
 
-from broker.amqtt.session import LightSession
+from broker.access.amqtt_session import LightSession
 from broker.seldom import Seldom
 
 logger = logging.getLogger(__name__)

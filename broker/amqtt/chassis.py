@@ -22,11 +22,11 @@ from amqtt.plugins.logging_amqtt import EventLoggerPlugin, PacketLoggerPlugin
 from amqtt.plugins.manager import PluginManager
 from amqtt.session import IncomingApplicationMessage
 
+from broker.access.amqtt_session import LightSession
 from broker.access.authority import SessionInfo
 from broker.amqtt.packets import to_amqtt
-from broker.amqtt.plugin_config import checked
 from broker.amqtt.server_view import ServerView, SessionState
-from broker.amqtt.session import LightSession
+from broker.config.plugin_settings import checked
 from broker.errors import StartError
 from broker.hooks import EnhancedAuthPlugin, GroupPlugin, JobPlugin, RequestPlugin, StoragePlugin, SyncPlugin
 from broker.packets.model import Packet

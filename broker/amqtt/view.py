@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from broker import topics
 from broker.amqtt.server_view import DeviceState, ServerStatus, SessionState, Undecided
 from broker.counters import Counters
+from broker.packets import topics
 from broker.packets.codes import ProtocolViolation
 from broker.pipeline import Step
 from broker.sessions.readers import Operations, Readers

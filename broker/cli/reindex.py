@@ -12,9 +12,9 @@ from typing import Any
 import click
 from amqtt.utils import import_string
 
-from broker.amqtt.plugin_config import checked
 from broker.cli.ask import Gone, RunningBroker, running_broker
 from broker.cli.settings import CANNOT_START, WRONG_CONFIGURATION, Failure, config_option, data_option, read_settings
+from broker.config.plugin_settings import checked
 from broker.config.settings import DEFAULT_URL, PLUGIN_ALIASES, Settings
 from broker.errors import StartError
 from storage.errors import StorageError, StorageInUse

@@ -12,7 +12,7 @@ from amqtt.plugins.authentication import AnonymousAuthPlugin
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.utils import import_string
 
-from broker.amqtt.plugin_config import checked
+from broker.config.plugin_settings import checked
 from broker.config.settings import Settings, is_loopback, split_bind
 from broker.errors import StartError
 from broker.hooks import EnhancedAuthPlugin

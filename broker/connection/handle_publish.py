@@ -17,7 +17,7 @@ from broker.hooks import REQUEST_TOPIC, Refusal, Request
 from broker.packets.codes import PacketType, ReasonCode, TopicAliasInvalid
 from broker.packets.encoder import ack_frame
 from broker.packets.model import PubAck, Publish, PubRec
-from broker.packets.properties import EMPTY, Properties, Property, encode_property_body
+from broker.packets.properties import EMPTY, FORWARDED, Properties, Property, encode_property_body
 from broker.packets.wire import shown
 from storage.errors import MessageRefused
 from storage.records import Append, Message
@@ -26,15 +26,6 @@ if TYPE_CHECKING:
     from broker.config.settings import Mqtt
     from broker.connection.connection import Connection
     from broker.sessions.session import Session
-
-TRAVELS = (
-    Property.PAYLOAD_FORMAT,
-    Property.CONTENT_TYPE,
-    Property.RESPONSE_TOPIC,
-    Property.CORRELATION_DATA,
-    Property.USER_PROPERTY,
-)
-"""The properties that go with the message to its receivers, unaltered and in order [MQTT-3.3.2-15 to 18]."""
 
 MESSAGE_ID = "message-id"
 """The user property by which a publisher names its message, so that sending it again stores it once."""
@@ -230,9 +221,9 @@ def _submit_request(connection: Connection, session: Session, packet: Publish) -
 def _take_properties(connection: Connection, append: Append, properties: Properties) -> None:
     message = append.message
     now = connection.server.ids.now()
-    travels: Properties = {key: properties[key] for key in TRAVELS if key in properties}
-    if travels:
-        message.properties = encode_property_body(travels)
+    forwarded: Properties = {key: properties[key] for key in FORWARDED if key in properties}
+    if forwarded:
+        message.properties = encode_property_body(forwarded)
     if Property.MESSAGE_EXPIRY in properties:
         # An interval of 0 expires at once: nobody who is not connected right now is given it.
         message.expires = now + max(1, properties[Property.MESSAGE_EXPIRY] * 1000)

@@ -18,10 +18,10 @@ from broker.packets.model import SubAck, UnsubAck
 from broker.packets.model import Subscribe as SubscribePacket
 from broker.packets.model import Unsubscribe as UnsubscribePacket
 from broker.packets.properties import Property
+from broker.packets.topics import parse_share
 from broker.packets.wire import shown
 from broker.pipeline import Step
 from broker.sessions.session import NOT_YET
-from broker.topics import parse_share
 from storage import records
 from storage.records import InboxEntry, Message, Operation, Subscription
 

@@ -20,9 +20,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from broker.delivery.feeds import Taken
+from broker.packets.topics import parse_share
 from broker.pipeline import Step
 from broker.sessions.window import PUBLISHED_1, RELEASED, Slot
-from broker.topics import parse_share
 from storage.records import (
     NEVER,
     CloseSession,

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from broker import topics
-from broker.packets import wire
+from broker.packets import topics, wire
 from broker.packets.codes import MalformedPacket, PacketType, ProtocolError, ReasonCode, UnsupportedVersion
 from broker.packets.model import (
     MQTT_3_1,

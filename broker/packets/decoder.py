@@ -24,7 +24,7 @@ from broker.packets.codes import (
 )
 from broker.packets.model import MQTT_3_1, MQTT_3_1_1, MQTT_5, Packet, PubAck, Publish
 from broker.packets.properties import EMPTY, Property, decode_properties
-from broker.topics import validate_name
+from broker.packets.topics import validate_name
 
 MAX_PACKET_SIZE: Final = wire.MAX_VARINT + 5
 """The largest packet that MQTT can express, with its fixed header."""

@@ -66,6 +66,15 @@ class _NoProperties(Properties):
 
 EMPTY: Final[Properties] = _NoProperties()
 
+FORWARDED: Final = (
+    Property.PAYLOAD_FORMAT,
+    Property.CONTENT_TYPE,
+    Property.RESPONSE_TOPIC,
+    Property.CORRELATION_DATA,
+    Property.USER_PROPERTY,
+)
+"""The properties that go with the message to its receivers, unaltered and in order [MQTT-3.3.2-15 to 18]."""
+
 WILL: Final = 0
 """Stands for the will's properties, inside CONNECT, where a packet type is asked for."""
 

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from broker.packets.codes import ReasonCode
+from broker.packets.topics import parse_share
 from broker.pipeline import Step
 from broker.sessions import wills
 from broker.sessions.session import NOT_YET, Session
-from broker.topics import parse_share
 from storage.records import (
     NEVER,
     CloseSession,

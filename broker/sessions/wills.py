@@ -6,9 +6,8 @@ import json
 import uuid
 from typing import Any
 
-from broker.connection.handle_publish import TRAVELS
 from broker.packets.model import Will
-from broker.packets.properties import Properties, Property, encode_property_body
+from broker.packets.properties import FORWARDED, Properties, Property, encode_property_body
 from storage.records import Append, DeviceKey, Message
 
 _REMEMBERED = 86_400_000
@@ -18,7 +17,7 @@ _REMEMBERED = 86_400_000
 def pack(will: Will) -> bytes:
     """A will as storage keeps it."""
     properties = will.properties
-    travels: Properties = {key: properties[key] for key in TRAVELS if key in properties}
+    forwarded: Properties = {key: properties[key] for key in FORWARDED if key in properties}
     fields: dict[str, Any] = {
         "topic": will.topic,
         "qos": will.qos,
@@ -26,7 +25,7 @@ def pack(will: Will) -> bytes:
         "delay": properties.get(Property.WILL_DELAY, 0),
         "expiry": properties.get(Property.MESSAGE_EXPIRY, 0),
         "id": uuid.uuid4().hex,
-        "properties": (encode_property_body(travels) if travels else b"").hex(),
+        "properties": (encode_property_body(forwarded) if forwarded else b"").hex(),
     }
     head = json.dumps(fields, separators=(",", ":")).encode()
     return len(head).to_bytes(4, "big") + head + will.payload

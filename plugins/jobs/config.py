@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from broker.config.settings import parse_duration
 from broker.packets.codes import ProtocolViolation
-from broker.topics import matches, validate_filter
+from broker.packets.topics import matches, validate_filter
 from plugins.jobs.schedule import Schedule
 
 

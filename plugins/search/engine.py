@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from broker.packets.codes import ProtocolViolation
-from broker.topics import matches, validate_filter
+from broker.packets.topics import matches, validate_filter
 
 MAX_LIMIT = 100
 MAX_TOTAL = 1000

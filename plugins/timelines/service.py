@@ -10,8 +10,8 @@ from typing import Any, TypeVar, cast
 
 from amqtt.contexts import Action
 
-from broker import topics
 from broker.amqtt.server_view import DeviceState, Services, Undecided
+from broker.packets import topics
 from broker.packets.codes import ProtocolViolation
 from broker.sessions.readers import DeviceProblem, NoDevice, Superseded
 from plugins.timelines.errors import Away, Conflict, Forbidden, NotFound, Problem, TooLarge, Unprocessable

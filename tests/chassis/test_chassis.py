@@ -322,7 +322,7 @@ async def test_the_light_session_is_an_amqtt_session():
 
     from amqtt.session import Session
 
-    from broker.amqtt.session import LightSession
+    from broker.access.amqtt_session import LightSession
 
     theirs, ours = Session(), LightSession()
     for name, value in vars(theirs).items():

@@ -18,8 +18,8 @@ from broker.packets.decoder import Decoder
 from broker.packets.encoder import encode
 from broker.packets.model import Connect, Packet, PubAck, PubComp, Publish, PubRec, PubRel
 from broker.packets.model import Subscribe as SubscribePacket
+from broker.packets.topics import matches
 from broker.server import Server
-from broker.topics import matches
 from storage.memory import MemoryStorage
 from storage.records import Append, InboxEntry, Message, Operation
 from tests.support.broker import Loud, settings

@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from broker.packets.topics import matches
 from broker.routing.retained import Retained
-from broker.topics import matches
 from storage.records import Append, Message
 from tests.core.strategies import filters, names
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from broker.packets.topics import matches
 from broker.routing.trie import Trie
-from broker.topics import matches
 from storage.records import Subscription
 from tests.core.strategies import filters, names
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broker.amqtt.plugin_config import checked
+from broker.config.plugin_settings import checked
 from broker.hooks import Group
 from plugins.search import Progress, Query, SearchPlugin, SearchUnavailable, SearchUnusable
 from storage.memory import MemoryStorage

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from broker.topics import matches
+from broker.packets.topics import matches
 from storage.factory import open_url
 from storage.interface import Catalogue
 from storage.records import Device as StoredDevice

@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from storage.errors import IdempotencyConflict, MessageRefused
 from storage.interface import Pointer
-from storage.memory_state import MemoryState
+from storage.memory.state import MemoryState
 from storage.records import (
     Append,
     CloseSession,

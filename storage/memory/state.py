@@ -9,7 +9,7 @@ from storage.interface import Membership
 from storage.records import DropTokens, JobState, Join, MarkRead, SaveJob, SaveToken, Token
 
 if TYPE_CHECKING:
-    from storage.memory import MemoryStorage
+    from storage.memory.storage import MemoryStorage
 
 
 class MemoryState:
