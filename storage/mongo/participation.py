@@ -47,7 +47,8 @@ async def read_positions(state: State, pairs: list[tuple[str, str]]) -> dict[tup
 async def expired_between(state: State, topic: str, after: int, now: int) -> int:
     """See `storage.interface.Participation`."""
     after = max(after, state.pruned_topics.get(topic, 0))
-    query = {"topic": {"$eq": topic}, "seq": {"$gt": after}, "expires": {"$gt": 0, "$lte": now}}
+    last = (await state.topic_head(topic)).seq  # more may be stored while they are counted
+    query = {"topic": {"$eq": topic}, "seq": {"$gt": after, "$lte": last}, "expires": {"$gt": 0, "$lte": now}}
     with storage_errors():
         return await state.collections.store.count_documents(query)
 

@@ -58,6 +58,8 @@ async def read_pointers(state: State, user: str, after: int, limit: int) -> list
     with storage_errors():
         cursor = state.collections.sync.find({"user": {"$eq": user}, "seq": {"$gt": after}}, {"seq": 1, "mid": 1})
         entries = await cursor.sort("seq", 1).limit(limit).to_list(None)
+        if (before := state.inbox_before(user)) is not None:
+            entries = [entry for entry in entries if entry["seq"] <= before]
         for some in batches({entry["mid"] for entry in entries}, 1000):
             # The bounds help a server that looks up no list in an index: see `storage.mongo.reads`.
             query = {"mid": {"$in": some, "$gte": min(some), "$lte": max(some)}}

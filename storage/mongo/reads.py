@@ -24,18 +24,15 @@ def _range(field: str, name: str, after: int, before: int) -> Raw:
 
 async def read_inbox(state: State, user: str, after: int, limit: int, max_bytes: int) -> list[InboxEntry]:
     """See `storage.interface.InboxReader`."""
-    ceiling = 0
-    if state.plan is not None and not state.shared and (before := state.before_inboxes.get(user)) is not None:
-        ceiling = before + 1
     after = max(after, state.pruned_inboxes.get(user, 0))
     if limit < 1:
         return []
     with storage_errors():
-        cursor = state.collections.sync.find(_range("user", user, after, ceiling)).sort("seq", 1).limit(limit)
+        cursor = state.collections.sync.find(_range("user", user, after, 0)).sort("seq", 1).limit(limit)
         entries = await cursor.to_list(None)
-    page, size = [], 0
+    before, page, size = state.inbox_before(user), [], 0
     for entry in entries:
-        if size >= max_bytes:
+        if size >= max_bytes or (before is not None and entry["seq"] > before):
             break
         page.append(entry)
         size += entry["size"]
@@ -74,35 +71,43 @@ async def read_conversation(
     state: State, topic: str, after: int, before: int, limit: int, newest_first: bool, max_bytes: int
 ) -> list[Message]:
     """See `storage.interface.ConversationReader`."""
-    if state.plan is not None and not state.shared and (head := state.before_topics.get(topic)) is not None:
-        before = min(before or head.seq + 1, head.seq + 1)
     after = max(after, state.pruned_topics.get(topic, 0))
-    query = _range("topic", topic, after, before)
-    return await _page(state.collections.store, query, [("seq", -1 if newest_first else 1)], limit, max_bytes)
+    order = [("seq", -1 if newest_first else 1)]
+    page, cut = await _page(state, _range("topic", topic, after, _committed(state, topic, before)), order, limit, max_bytes)
+    if cut and newest_first:  # what is under way came first: the page begins below it
+        page, _ = await _page(state, _range("topic", topic, after, _committed(state, topic, before)), order, limit, max_bytes)
+    return page
+
+
+def _committed(state: State, topic: str, before: int) -> int:
+    head = state.topic_before(topic)
+    return before if head is None else min(before or head.seq + 1, head.seq + 1)
 
 
 async def _page(
-    collection: Collection, query: Raw, sort: list[tuple[str, int]], limit: int, max_bytes: int, state: State | None = None
-) -> list[Message]:
+    state: State, query: Raw, sort: list[tuple[str, int]], limit: int, max_bytes: int
+) -> tuple[list[Message], bool]:
+    """Messages of the store, up to the first that is not committed, and whether there was one."""
     page: list[Message] = []
     size = 0
     if limit < 1:
-        return page
+        return page, False
     with storage_errors():
-        async with collection.find(query).sort(sort).limit(limit).batch_size(min(limit, _PAGE)) as cursor:
+        async with state.collections.store.find(query).sort(sort).limit(limit).batch_size(min(limit, _PAGE)) as cursor:
             async for document in cursor:
-                if state is not None and state.is_hidden(document["mid"]):
-                    break
+                if state.is_hidden(document["mid"]):
+                    return page, True
                 page.append(message(document))
                 size += len(document["payload"])
                 if size >= max_bytes:
                     break
-    return page
+    return page, False
 
 
 async def read_tail(state: State, after_id: int, limit: int, max_bytes: int) -> list[Message]:
     """See `storage.interface.Tail`."""
-    return await _page(state.collections.store, {"mid": {"$gt": after_id}}, [("mid", 1)], limit, max_bytes, state)
+    page, _ = await _page(state, {"mid": {"$gt": after_id}}, [("mid", 1)], limit, max_bytes)
+    return page
 
 
 async def sequence_at(state: State, topic: str, time: int) -> int:
@@ -120,11 +125,9 @@ async def sequence_at(state: State, topic: str, time: int) -> int:
 
 async def read_message(state: State, message_id: int) -> Message | None:
     """See `storage.interface.ConversationReader`."""
-    if state.is_hidden(message_id):
-        return None
     with storage_errors():
         document = await state.collections.store.find_one({"mid": {"$eq": message_id}})
-    return message(document) if document else None
+    return message(document) if document and not state.is_hidden(message_id) else None
 
 
 async def last_id(state: State) -> int:

@@ -81,25 +81,38 @@ class State:
 
     async def topic_head(self, topic: str) -> Head:
         """The last committed entry of a conversation."""
-        if self.plan is not None and not self.shared and (before := self.before_topics.get(topic)) is not None:
+        before = self.topic_before(topic)
+        if before is not None:
             return before
         if self.serving and not self.shared and (known := self.topics.get(topic)) is not None:
             return known
         last = await self.last_entry(self.collections.store, "topic", topic)
         with storage_errors():
             floor = await self.collections.conversations.find_one({"_id": topic})
-        return head_of(last, floor)
+        return self.topic_before(topic) or head_of(last, floor)
 
     async def inbox_head(self, user: str) -> int:
         """The last committed sequence of an inbox."""
-        if self.plan is not None and not self.shared and (before := self.before_inboxes.get(user)) is not None:
+        before = self.inbox_before(user)
+        if before is not None:
             return before
         if self.serving and not self.shared and (known := self.inboxes.get(user)) is not None:
             return known
         last = await self.last_entry(self.collections.sync, "user", user)
         with storage_errors():
             floor = await self.collections.users.find_one({"_id": user})
-        return head_of(last, floor).seq
+        before = self.inbox_before(user)
+        return head_of(last, floor).seq if before is None else before
+
+    # A group may begin, and write, while a read is on its way: a reader asks these of what came back, never before alone.
+
+    def topic_before(self, topic: str) -> Head | None:
+        """Where a conversation ended before the group under way; None where that does not write to it."""
+        return self.before_topics.get(topic) if self.plan is not None and not self.shared else None
+
+    def inbox_before(self, user: str) -> int | None:
+        """Where an inbox ended before the group under way; None where that does not write to it."""
+        return self.before_inboxes.get(user) if self.plan is not None and not self.shared else None
 
     def is_hidden(self, message_id: int) -> bool:
         """Whether a message belongs to the group under way."""
