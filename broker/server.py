@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from broker.access.authority import Authority
 from broker.amqtt.chassis import BrokerEvents, Chassis
-from broker.amqtt.interceptor import tapped
+from broker.amqtt.interceptor import intercepted
 from broker.amqtt.view import View
 from broker.clock import Wheel
 from broker.config.settings import Settings
@@ -31,6 +31,7 @@ from broker.packets.codes import PacketType, ReasonCode
 from broker.packets.encoder import ack_frame, encode
 from broker.packets.model import PubAck, PubRec
 from broker.packets.properties import Properties, Property
+from broker.packets.wire import shown
 from broker.pipeline import Pipeline
 from broker.routing.retained import Retained
 from broker.routing.trie import Trie
@@ -153,7 +154,7 @@ class Server:
             connect_timeout=settings.mqtt.connect_timeout,
             counters=self.counters,
         )
-        make = tapped(self.chassis, lambda listener: Connection(self, listener))
+        make = intercepted(self.chassis, lambda listener: Connection(self, listener))
         opened = await self._listeners.open(settings.listeners, make)
         self.addresses = {name: addresses[0] for name, addresses in opened.items()}
 
@@ -309,7 +310,7 @@ class Server:
         self.clients += 1
         self.clients_maximum = max(self.clients_maximum, self.clients)
         self.chassis.client_connected(connection.info)
-        log.debug("connected: %s", connection.name)
+        log.debug("connected: %s as %s", connection.name, shown(connection.info.identity.user_key))
 
     def disconnected(self, connection: Connection, *, was_open: bool) -> None:
         """A client's connection ended."""

@@ -30,11 +30,13 @@ from amqtt.contexts import Action
 from amqtt.plugins.authentication import AnonymousAuthPlugin
 
 from broker.access.amqtt_session import LightSession
-from broker.seldom import Seldom
+from broker.packets.wire import shown
+from broker.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 
 _ANSWERS = 256  # per connection: some 40 KB at worst
+_REFUSALS = 16  # of which the plugin is known, per connection
 _WAIT_FACTOR = 10  # how many time limits a CONNECT may wait for its turn at a blocking plugin
 _RETRY = 30.0  # seconds between two attempts to get an answer, at most
 
@@ -104,13 +106,14 @@ class Identity:
 class SessionInfo:
     """What is kept per connection for plugins: next to nothing until one of them wants to see it."""
 
-    __slots__ = ("_answers", "_asked", "_held", "_session", "identity", "request")
+    __slots__ = ("_answers", "_asked", "_held", "_refused", "_session", "identity", "request")
 
     def __init__(self, identity: Identity, request: AuthRequest) -> None:
         self.identity = identity
         self.request = request
         self._session = identity.session
         self._answers: dict[tuple[str, str], tuple[bool, float]] | None = None
+        self._refused: dict[tuple[str, str], str] | None = None  # by which plugin; of the last refusals
         self._asked: dict[tuple[str, str], asyncio.Task[bool | None]] | None = None
         self._held: tuple[tuple[str, str], bool] | None = None
 
@@ -209,7 +212,7 @@ class Authority:
         self._keep = acl_cache_seconds if self._cacheable else 0.0
         self._threads: ThreadPoolExecutor | None = None
         self._turn = asyncio.Semaphore(2)
-        self.refusals = Seldom(logger, 1.0)
+        self.refusals = RateLimitedLog(logger, 1.0)
         self.open = not self._topic
         """True where no topic plugin is loaded: everything may be done, and nobody has to be asked."""
         if not self._auth:
@@ -231,8 +234,7 @@ class Authority:
             request.password = session.password = None
         given = [answer for answer in answers if answer is not None]
         if not given or not all(given):
-            why = "no plugin knew it" if not given else "a plugin said no"
-            logger.info("client %r from %s refused: %s", request.client_id, request.address, why)
+            self._log_refused_login(request, answers)
             return None
         verified = {_verifies(plugin) for (plugin, _), yes in zip(self._auth, answers, strict=True) if yes}
         identity = self._identity(request, verified, session if keep or "attributes" in session.__dict__ else None)
@@ -252,9 +254,39 @@ class Authority:
             return False
         return None if answer is None else bool(answer)
 
-    def log_refusal(self, session: SessionInfo, what: str) -> None:
-        """Tell whoever writes the rules that a client was refused something; of a flood, one a second."""
-        self.refusals.warning("client %r of %s: %s", session.client_id, session.identity.user_key, what)
+    def _log_refused_login(self, request: AuthRequest, answers: Sequence[bool | None]) -> None:
+        refusing = [type(plugin).__name__ for (plugin, _), yes in zip(self._auth, answers, strict=True) if yes is False]
+        why = f"{', '.join(refusing)} said no" if refusing else "no auth plugin knows it"
+        user = "no user name" if request.username is None else f"user {shown(request.username)}"
+        self.refusals.warning(
+            "client %s at %s:%d, %s: refused: %s",
+            shown(request.client_id),
+            request.address,
+            request.port,
+            user,
+            why,
+            key=(request.address, request.username, request.client_id),
+        )
+
+    def log_refusal(self, session: SessionInfo, action: Action, topic: str, why: str = "") -> None:
+        """Tell whoever writes the rules that a client was refused something, and by which plugin; of a flood a bounded part.
+
+        ``why`` stands where it was no plugin that refused.
+        """
+        asked = topic.split("/", 2)[-1] if topic.startswith("$share/") else topic
+        plugin = (session._refused or {}).get((action, asked))
+        user = session.identity.user_key
+        self.refusals.warning(
+            "client %s at %s:%d, %s: may not %s %s: %s",
+            shown(session.client_id),
+            session.request.address,
+            session.request.port,
+            f"user {shown(session.identity.username)}" if session.identity.username is not None else "anonymous",
+            action.value,
+            shown(topic),
+            why or (f"{plugin} said no" if plugin else "not authorized"),
+            key=(user, action, topic),
+        )
 
     # --- may it ----------------------------------------------------------------------------------------------------
 
@@ -312,7 +344,7 @@ class Authority:
         for plugin, ask in self._topic:
             try:
                 if not await ask(session=session.session, topic=topic, action=action):
-                    return self._remember(session, action, topic, False)
+                    return self._refuse(session, action, topic, plugin)
             except Exception as error:  # noqa: BLE001 - as above
                 self._log_failed(plugin, session, action, topic, error)
                 return None
@@ -323,11 +355,20 @@ class Authority:
         for plugin, _ in self._topic:
             try:
                 if not _finish(plugin.topic_filtering(session=session.session, topic=topic, action=action)):
-                    return self._remember(session, action, topic, False)
+                    return self._refuse(session, action, topic, plugin)
             except Exception as error:  # noqa: BLE001 - as above
                 self._log_failed(plugin, session, action, topic, error)
                 return False
         return self._remember(session, action, topic, True)
+
+    def _refuse(self, session: SessionInfo, action: Action, topic: str, plugin: object) -> bool:
+        refused = session._refused
+        if refused is None:
+            refused = session._refused = {}
+        if len(refused) >= _REFUSALS:
+            del refused[next(iter(refused))]
+        refused[action, topic] = type(plugin).__name__
+        return self._remember(session, action, topic, False)
 
     def _remember(self, session: SessionInfo, action: Action, topic: str, allowed: bool) -> bool:
         if self._keep:

@@ -30,7 +30,7 @@ from broker.config.plugin_settings import checked
 from broker.errors import StartError
 from broker.hooks import EnhancedAuthPlugin, GroupPlugin, JobPlugin, RequestPlugin, StoragePlugin, SyncPlugin
 from broker.packets.model import Packet
-from broker.seldom import Seldom
+from broker.rate_limited_log import RateLimitedLog
 from storage.records import Message
 
 __all__ = ["BrokerEvents", "Chassis", "ChassisContext", "MQTTEvents", "Plugins"]
@@ -228,7 +228,7 @@ class Chassis:
         self._timeout = hook_timeout
         self._queue: asyncio.Queue[Callback | None] = asyncio.Queue(event_queue)
         self._worker: asyncio.Task[None] | None = None
-        self._overrun = Seldom(logger, 10.0)
+        self._overrun = RateLimitedLog(logger, 10.0)
         self.context = ChassisContext(server, self._later)
         self.plugins = _load(plugins, self.context)
         self._callbacks = _listeners(self.plugins.callbacks)

@@ -1,6 +1,6 @@
-"""Packets as plugins hear of them, overheard between the socket and the connection.
+"""Packets as plugins hear of them, between the socket and the connection.
 
-amqtt's plugins may listen to every packet. Where one does, each connection gets a `Tap` around it that decodes both
+amqtt's plugins may listen to every packet. Where one does, each connection gets an `Interceptor` around it that decodes both
 directions once more; where none does, connections are as they were, and the hot path knows nothing of it.
 """
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 _HEARD = (MQTTEvents.PACKET_RECEIVED, MQTTEvents.PACKET_SENT, BrokerEvents.MESSAGE_RECEIVED)
 
 
-def tapped(chassis: Chassis, make: Callable[[str], Connection]) -> Callable[[str], Any]:
-    """``make`` itself, or, where a plugin listens to packets, what makes the same connection with a tap."""
+def intercepted(chassis: Chassis, make: Callable[[str], Connection]) -> Callable[[str], Any]:
+    """``make`` itself, or, where a plugin listens to packets, what makes the same connection with an interceptor."""
     if not any(chassis.listens(event) for event in _HEARD):
         return make
-    return lambda listener: Tap(chassis, make(listener))
+    return lambda listener: Interceptor(chassis, make(listener))
 
 
-class Tap:
+class Interceptor:
     """A connection with listeners: passes everything on, after it told the plugins' queue."""
 
     __slots__ = (
@@ -62,7 +62,7 @@ class Tap:
         return getattr(self._connection, "info", None)  # there from authentication on
 
     def connection_made(self, transport: Any) -> None:
-        self._connection.connection_made(TappedTransport(transport, self.sent))
+        self._connection.connection_made(InterceptedTransport(transport, self.sent))
 
     def data_received(self, data: bytes) -> None:
         if not self._connection.closed:
@@ -91,7 +91,7 @@ class Tap:
             self._chassis.message_received(info, message, packet.packet_id)
 
 
-class TappedTransport:
+class InterceptedTransport:
     """A transport whose writes are overheard."""
 
     def __init__(self, transport: Any, sent: Callable[[bytes], None]) -> None:

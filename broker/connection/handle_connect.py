@@ -150,6 +150,7 @@ async def _check_will(connection: Connection, packet: Connect) -> tuple[int, str
         return ReasonCode.NOT_AUTHORIZED, f"will topic {shown(will.topic)} is reserved for the broker"
     authority = connection.server.authority
     if not authority.open and not await authority.allowed(connection.info, Action.PUBLISH, will.topic):
+        authority.log_refusal(connection.info, Action.PUBLISH, will.topic)
         return ReasonCode.NOT_AUTHORIZED, f"publishing a will to {shown(will.topic)} is not allowed"
     return None
 

@@ -199,7 +199,8 @@ def _submit(connection: Connection, session: Session, packet: Publish, error: Ex
             append.received = (session.key, packet.packet_id)
     if error is not None:
         server.counters.acl_denied += 1
-        server.authority.log_refusal(connection.info, str(error))
+        why = "the broker's own" if server.reserved(packet.topic) else ""
+        server.authority.log_refusal(connection.info, Action.PUBLISH, packet.topic, why)
         append.error = error
     connection.unstored += 1
     server.pipeline.submit(append)

@@ -19,7 +19,6 @@ from broker.packets.model import Subscribe as SubscribePacket
 from broker.packets.model import Unsubscribe as UnsubscribePacket
 from broker.packets.properties import Property
 from broker.packets.topics import parse_share
-from broker.packets.wire import shown
 from broker.pipeline import Step
 from broker.sessions.session import NOT_YET
 from storage import records
@@ -81,8 +80,8 @@ def _own(client_id: str, filter_: str) -> bool:
 def _submit(connection: Connection, packet: SubscribePacket, refusals: list[int]) -> None:
     for (filter_, _), refusal in zip(packet.subscriptions, refusals, strict=True):
         if refusal:
-            why = ReasonCode(refusal).name.lower().replace("_", " ")
-            connection.server.authority.log_refusal(connection.info, f"subscribing to {shown(filter_)} is refused: {why}")
+            why = "" if refusal == ReasonCode.NOT_AUTHORIZED else ReasonCode(refusal).name.lower().replace("_", " ")
+            connection.server.authority.log_refusal(connection.info, Action.SUBSCRIBE, filter_, why)
     reasons = [refusal or options & 3 for (_, options), refusal in zip(packet.subscriptions, refusals, strict=True)]
     if connection.version < 5:
         reasons = [reason if reason < 0x80 else 0x80 for reason in reasons]

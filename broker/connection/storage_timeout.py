@@ -20,7 +20,7 @@ from broker.connection.handle_publish import Inbound
 from broker.hooks import Refusal
 from broker.packets.codes import ReasonCode
 from broker.pipeline import Pipeline, Step
-from broker.seldom import Seldom
+from broker.rate_limited_log import RateLimitedLog
 from storage.records import Append
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Overdue:
         self._timeout = timeout
         self._marks: deque[tuple[float, Append | Step]] = deque()
         """What was the newest item at some time: it and what was before it have waited since then at least."""
-        self._told = Seldom(log, 10.0)
+        self._told = RateLimitedLog(log, 10.0)
         if timeout:
             self._again()
 

@@ -20,7 +20,7 @@ from broker.config.settings import Listener, Tls
 from broker.counters import Counters
 from broker.errors import StartError
 from broker.net.websocket import WebSocketProtocol
-from broker.seldom import Seldom
+from broker.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Gate:
         self.open: set[Socket] = set()
         self._counters = counters
         self._empty = asyncio.Event()
-        self._log = Seldom(logger, 10.0)
+        self._log = RateLimitedLog(logger, 10.0)
 
     def admit(self, one: Socket) -> bool:
         if self.limit and len(self.open) >= self.limit:
