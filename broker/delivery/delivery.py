@@ -216,9 +216,11 @@ class Delivery:
                         feeds[feed] = None
             if not append.recipients and found.recipients:
                 # Not due to any inbox by policy: whoever is connected and keeps up gets it live.
-                for session in found.grants:
-                    if isinstance(session, Session) and session.durable and session.connection is not None:
-                        feed = session.connection.feed
+                for subscriber in found.grants:
+                    if not isinstance(subscriber, Session):
+                        subscriber.live(message)
+                    elif subscriber.durable and subscriber.connection is not None:
+                        feed = subscriber.connection.feed
                         if feed is not None:
                             feed.transient(message)
                             feeds[feed] = None

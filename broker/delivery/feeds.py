@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Coroutine
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from amqtt.contexts import Action
 
@@ -73,6 +73,15 @@ def _neighbours(one: Slot, next_: Slot) -> bool:
     return one.timeline == next_.timeline and 0 < next_.seq - one.seq <= 8
 
 
+class Extra(NamedTuple):
+    """A message that no timeline of the device holds. ``share``: as a member of that group, after others that ``passed`` it."""
+
+    message: Message
+    retained: bool
+    share: Share | None
+    passed: tuple[Session, ...]
+
+
 class Taken(Enum):
     """What became of a message that a member of a group was given: QoS 0 is written, and done with that."""
 
@@ -111,7 +120,7 @@ class Feed:
         # Queues as lists in reverse, or None while empty: an empty deque takes 600 bytes of every idle connection.
         self._page: list[InboxEntry] = []
         self._resend: list[Slot] = []
-        self._extras: deque[tuple[Message, bool]] | None = None
+        self._extras: deque[Extra] | None = None
         self._extras_bytes = 0
         self._durable_first = False
         self._holding = False
@@ -123,6 +132,10 @@ class Feed:
     def start(self) -> None:
         """Send again what was in flight, then go on from the cursor."""
         self._resend = self.session.window.pending()[::-1]
+        for filter_ in self.session.shares:
+            share = self.delivery.shares.find(filter_)
+            if share is not None:
+                share.came()
         self.pump()
 
     def close(self) -> None:
@@ -195,15 +208,20 @@ class Feed:
         if self.session.shares:
             self.delivery.pump_shares(self.session)
 
-    def _take_extras(self, extras: deque[tuple[Message, bool]], frames: list[bytes]) -> bool:
+    def _take_extras(self, extras: deque[Extra], frames: list[bytes]) -> bool:
         """Add frames for what waits outside the timeline; True if none of it is left."""
         while extras:
-            message, retained = extras[0]
-            if not self._give(message, self._subscriptions(message), frames, 0, retained=retained):
+            extra = extras[0]
+            message, share = extra.message, extra.share
+            before = len(frames), len(self.session.window)
+            granted = self._subscriptions(message) if share is None else share.granted(self.session)
+            if not self._give(message, granted, frames, 0, retained=extra.retained):
                 return False
             extras.popleft()
-            if not retained:
+            if not extra.retained:
                 self._extras_bytes -= len(message.payload)
+            if share is not None and before == (len(frames), len(self.session.window)):
+                share.live(message, (*extra.passed, self.session))
         self._extras = None
         return True
 
@@ -345,20 +363,25 @@ class Feed:
         """Retained messages for a new subscription that has no inbox to put them in; `pump` follows."""
         if self._extras is None:
             self._extras = deque()
-        self._extras.extend((message, True) for message in messages)
+        self._extras.extend(Extra(message, True, None, ()) for message in messages)
 
-    def transient(self, message: Message) -> None:
-        """A message that no inbox holds: written soon, or never; `pump` follows.
+    @property
+    def waiting(self) -> int:
+        """How many messages wait that no timeline holds."""
+        return 0 if self._extras is None else len(self._extras)
+
+    def transient(self, message: Message, share: Share | None = None, passed: tuple[Session, ...] = ()) -> None:
+        """A message that no inbox holds, of a subscription of its own or of a group's: written soon, or never; `pump` follows.
 
         Where there is no room, QoS 0 is dropped and counted; QoS 1 and 2, which cannot be kept, disconnect the device.
         """
         if self._extras is None:
             self._extras = deque()
         if len(self._extras) < TAIL_RECENT and self._extras_bytes < BATCH:
-            self._extras.append((message, False))
+            self._extras.append(Extra(message, False, share, passed))
             self._extras_bytes += len(message.payload)
             return
-        granted = self._subscriptions(message)
+        granted = self._subscriptions(message) if share is None else share.granted(self.session)
         if min(message.qos, max((s.options & 3 for s in granted), default=0)):
             self.delivery.counters.slow_disconnects += 1
             self.connection.disconnect(ReasonCode.QUOTA_EXCEEDED, "too slow for messages that are not stored")
@@ -474,7 +497,7 @@ class Feed:
     def _parts_again(self, entry: InboxEntry, slot: Slot, member: Subscription | None) -> tuple[bytes, bytes] | None:
         """The frame of a message that was in flight, with DUP; None where it can or may not be sent any more."""
         message = entry.message
-        if message is None or (message.expires and message.expires <= time.time() * 1000):
+        if message is None:  # but never for its expiry, since its delivery began before [MQTT-4.3.3-7, MQTT-4.4.0-1]
             return None
         granted = self._subscriptions(message) if member is None else (member,)
         flags = 2 if slot.state is PUBLISHED_1 else 4

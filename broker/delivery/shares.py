@@ -4,7 +4,9 @@ A group has an inbox of its own (`s/<share name>/<filter>`) and its own offset i
 what is published while no member is connected waits, and is neither lost nor given twice.
 
 - Each message goes to one member, the connected one with the most room of the next few in turn. Who may not have it, or
-  takes nothing so large, leaves it to the others; it is given up where all who are connected do [MQTT-3.1.2-25].
+  takes nothing so large, leaves it to the others. Where all who are connected do, it is kept for the absent members while
+  their sessions live, and the group goes on; it is given up where no member is left that could take it [MQTT-3.1.2-25].
+- A message that is not kept for inboxes (`$SYS`, policies `store` and `none`) goes to one member that is connected, or to none.
 - QoS 1 that a member did not acknowledge goes to another when its connection ends. QoS 2 in progress stays with its member
   and ends with the member's session [MQTT-4.8.2-4, MQTT-4.8.2-5].
 - The last member that unsubscribes ends the group; one whose members merely left is kept for ``share_expiry``.
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
 _CANDIDATES = 8
 """How many members in turn are compared by their room for one message."""
 
+MOST_KEPT = 1000
+"""Messages kept for absent members; with so many the group waits for one of them, and drops nothing."""
+
 
 class Share:
     """One group: its members, and how far it got in its inbox.
@@ -56,6 +61,7 @@ class Share:
     """
 
     __slots__ = (
+        "_kept",
         "_page",
         "_redo",
         "_server",
@@ -86,6 +92,8 @@ class Share:
         self.received: set[int] = set()
         self.saving = False
         self._redo: list[int] = []
+        self._kept: list[int] = []
+        """What only an absent member could take: pending, and offered to all again when a member comes or goes."""
         self._page: deque[InboxEntry] = deque()
         self._task: asyncio.Task[None] | None = None
 
@@ -117,11 +125,24 @@ class Share:
         if session not in self.members:
             self.turn.append(session)
         self.members[session] = subscription
+        self.came()
+
+    def came(self) -> None:
+        """A member is here that may take what was kept; `pump` follows."""
+        if self._kept:
+            self._redo = sorted(self._redo + self._kept)
+            self._kept = []
+
+    def granted(self, session: Session) -> tuple[Subscription, ...]:
+        """The member's subscription; none where it is no member any more."""
+        subscription = self.members.get(session)
+        return () if subscription is None else (subscription,)
 
     def leave(self, session: Session) -> None:
         """The member unsubscribed, or its session ended: what it had not acknowledged goes to the others."""
         if self.members.pop(session, None) is not None:
             self.turn.remove(session)
+        self.came()  # to give up what was kept for this one alone
         self.hand_back(session, ended=True)
 
     def hand_back(self, session: Session, *, ended: bool = False) -> None:
@@ -194,11 +215,16 @@ class Share:
             return False
         message = entry.message
         taken: Taken | None = Taken.NOT
-        if message is not None and (not message.expires or message.expires > self._server.ids.now()):
+        if message is not None and not self._expired(message):
             taken = self._offer(entry, message, touched)
             if taken is None:
                 return False
-        if taken is not Taken.IN_FLIGHT:
+        if taken is Taken.NOT and message is not None and not self._expired(message) and self._somebody_absent():
+            if len(self._kept) >= MOST_KEPT:
+                return False
+            self._kept.append(entry.seq)
+            self.pending[entry.seq] = None
+        elif taken is not Taken.IN_FLIGHT:
             self._done(entry.seq)
         self._passed(entry)
         self.touch()
@@ -229,6 +255,12 @@ class Share:
                 self.pending[entry.seq] = member
             return taken
 
+    def _expired(self, message: Message) -> bool:
+        return 0 < message.expires <= self._server.ids.now()
+
+    def _somebody_absent(self) -> bool:
+        return any(member.connection is None for member in self.members)
+
     def _others(self, passed: set[Session]) -> bool:
         """Whether a member is here that has not passed the message over, and only has no room now."""
         return any(member.connection is not None and member not in passed for member in self.members)
@@ -254,6 +286,25 @@ class Share:
         for session in away:  # to the end, so that they are not looked at first for every message
             self.turn.remove(session)
             self.turn.append(session)
+        return best
+
+    def live(self, message: Message, passed: tuple[Session, ...] = ()) -> None:
+        """Give a message that no inbox holds to a connected member that has not ``passed`` it, if there is one."""
+        member = self._choose(passed) or self._least_waiting(passed)
+        if member is not None:
+            feed = member.connection.feed if member.connection is not None else None
+            assert feed is not None
+            self._took_turn(member)
+            feed.transient(message, self, passed)
+            feed.pump()
+
+    def _least_waiting(self, passed: Container[Session]) -> Session | None:
+        """Of the connected members, none of whom has room now, the one that owes itself the least."""
+        best, fewest = None, 0
+        for session in self.turn:
+            feed = session.connection.feed if session.connection is not None else None
+            if feed is not None and session not in passed and (best is None or feed.waiting < fewest):
+                best, fewest = session, feed.waiting
         return best
 
     def _took_turn(self, member: Session) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from amqtt.contexts import Action
 
+from broker.delivery import shares
 from broker.packets.model import PubAck, PubComp, Publish, PubRec, PubRel
 from broker.packets.properties import Property
-from tests.support.broker import Broker, running
+from storage.records import Message
+from tests.support.broker import Broker, running, until
 from tests.support.wire import Client
 
 SHARE = "$share/g/t/#"
@@ -188,20 +191,135 @@ async def test_a_slow_member_gets_less(version: int, slow: bool) -> None:
 
 @pytest.mark.parametrize("qos", [0, 1, 2])
 async def test_v5_what_is_too_large_for_a_member_goes_to_another(stored: Broker, qos: int) -> None:
-    """[MQTT-3.1.2-25]: and where all who are here take nothing so large, the group goes on without it."""
-    small = await stored.durable("small", 5, properties={Property.MAXIMUM_PACKET_SIZE: 100})
-    large, sender = await stored.durable("large", 5), await stored.client("sender")
-    for member in (small, large):
-        await member.subscribe("$share/g/t/#", options=qos)
+    """[MQTT-3.1.2-25]: and where only an absent one takes it, the group goes on without it, and it is kept for that one."""
+    small, large, sender = await small_and_large(stored, qos)
     for number in range(20):
         await sender.publish("t", str(number).encode() + b" " * 200, qos)
     assert [int((await large.message()).payload) for _ in range(20)] == list(range(20))
     await stored.lose(large, "large")
-    await sender.publish("t", b"x" * 200, qos)
-    await sender.publish("t", b"small enough", qos)
-    assert (await small.message()).payload == b"small enough"
+    for number in range(3):
+        await sender.publish("t", str(number).encode() + b" " * 200, qos)
+        await sender.publish("t", b"small enough", qos)
+        assert (await small.message()).payload == b"small enough"
     large = await stored.durable("large", 5)
+    assert [int((await large.message()).payload) for _ in range(3)] == list(range(3))
     await large.quiet()
+    await small.quiet()
+    (share,) = stored.server.shares
+    await until(lambda: share.offset == share.cursor)
+
+
+async def small_and_large(broker: Broker, qos: int = 1) -> tuple[Client, Client, Client]:
+    """Two members, of which one takes no large messages, and a sender."""
+    small = await broker.durable("small", 5, properties={Property.MAXIMUM_PACKET_SIZE: 100})
+    large = await broker.durable("large", 5)
+    for member in (small, large):
+        await member.subscribe("$share/g/t/#", options=qos)
+    return small, large, await broker.client("sender")
+
+
+async def test_v5_what_is_kept_for_an_absent_member_survives_a_restart(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/broker.db"
+    async with running(url) as broker:
+        small, large, sender = await small_and_large(broker)
+        await large.leave()
+        await sender.publish("t", b"x" * 200)
+        await sender.publish("t", b"small enough")
+        assert (await small.message()).payload == b"small enough"
+        await small.ping()
+    async with running(url) as broker:
+        small = await broker.durable("small", 5, properties={Property.MAXIMUM_PACKET_SIZE: 100})
+        await small.quiet()
+        large = await broker.durable("large", 5)
+        assert (await large.message()).payload == b"x" * 200
+        await small.quiet()
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["unsubscribed", "ended"])
+async def test_v5_what_is_kept_for_a_member_is_given_up_with_it(stored: Broker, ended: bool) -> None:
+    small, large, sender = await small_and_large(stored)
+    await stored.lose(large, "large")
+    await sender.publish("t", b"x" * 200)
+    await small.quiet()
+    (share,) = stored.server.shares
+    assert (share.offset, share.cursor) == (0, 1)
+    if ended:
+        (session,) = stored.server.sessions.named("large")
+        stored.server.sessions.remove(session)
+    else:
+        large = await stored.durable("large", 5, properties={Property.MAXIMUM_PACKET_SIZE: 100})
+        await large.unsubscribe("$share/g/t/#")
+    await until(lambda: share.offset == 1)
+    await small.quiet()
+
+
+async def test_v5_a_group_waits_with_very_much_that_only_an_absent_member_could_take(
+    stored: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rather than to drop any of it, or to remember without end."""
+    monkeypatch.setattr(shares, "MOST_KEPT", 3)
+    small, large, sender = await small_and_large(stored)
+    await stored.lose(large, "large")
+    for number in range(5):
+        await sender.publish("t", str(number).encode() + b" " * 200)
+    await sender.publish("t", b"small enough")
+    await small.quiet()
+    (share,) = stored.server.shares
+    assert share.cursor == 3
+    large = await stored.durable("large", 5)
+    got = await collect([small, large], 6)
+    assert sorted(payload.strip() for one in got for payload in one) == [b"0", b"1", b"2", b"3", b"4", b"small enough"]
+
+
+LIVE_ONLY = {
+    "persistence": {
+        "url": "memory://",
+        "policies": [{"filter": "store/#", "mode": "store"}, {"filter": "none/#", "mode": "none"}],
+    }
+}
+
+
+@pytest.mark.parametrize("topic", ["store/1", "none/1", "$SYS/test"])
+@pytest.mark.parametrize("qos", [0, 1, 2])
+@pytest.mark.parametrize("durable", [False, True], ids=["clean", "durable"])
+async def test_live_only_messages_go_to_one_connected_member(version: int, topic: str, qos: int, durable: bool) -> None:
+    async with running(plugins=LIVE_ONLY) as broker:
+        sender = await broker.client("sender")
+        clients = [await (broker.durable if durable else broker.client)(f"m{number}", version) for number in range(2)]
+        for client in clients:
+            await client.subscribe(f"$share/g/{topic}", options=qos)
+        for number in range(6):
+            if topic.startswith("$SYS"):
+                broker.server.publish_transient(Message(0, topic, "", "", 0, qos, b"%d" % number))
+            else:
+                await sender.publish(topic, b"%d" % number, qos)
+        got = await collect(clients, 6)
+        assert flat(got) == list(range(6))
+        assert [len(one) for one in got] == [3, 3]
+        for client in clients:
+            await client.quiet()
+
+
+async def test_v5_live_only_messages_that_one_member_cannot_take_go_to_another() -> None:
+    async with running(plugins=LIVE_ONLY) as broker:
+        small = await broker.client("small", 5, properties={Property.MAXIMUM_PACKET_SIZE: 100})
+        large, sender = await broker.client("large", 5), await broker.client("sender")
+        for member in (small, large):
+            await member.subscribe("$share/g/none/#", options=1)
+        for number in range(4):
+            await sender.publish("none/1", str(number).encode() + b" " * 200)
+        assert [int(m.payload) for m in await large.messages(4)] == list(range(4))
+        await small.quiet()
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_live_only_messages_wait_a_moment_for_a_member_that_has_no_room(qos: int) -> None:
+    async with running(plugins=LIVE_ONLY, mqtt={"inflight_window": 1}) as broker:
+        member, sender = await broker.client("m"), await broker.client("sender")
+        await member.subscribe("$share/g/none/#", options=qos)
+        for number in range(5):
+            await sender.publish("none/1", b"%d" % number, qos)
+        assert [int(m.payload) for m in await member.messages(5)] == list(range(5))
 
 
 async def test_what_a_member_may_not_receive_goes_to_another(stored: Broker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,17 +94,26 @@ async def test_a_message_that_did_not_wait_keeps_its_expiry(broker: Broker) -> N
         assert (await reader.message()).properties == {Property.MESSAGE_EXPIRY: interval}
 
 
-async def test_an_expired_message_does_not_hold_the_offset_back(stored: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader, sender = await stored.durable("reader", 5), await stored.client("sender", 5)
-    await reader.subscribe("t", options=1)
-    await sender.publish("t", b"in flight", 1, properties={Property.MESSAGE_EXPIRY: 20})
-    await reader.message(finish=False)
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_what_was_in_flight_is_sent_again_also_when_it_expired(
+    stored: Broker, monkeypatch: pytest.MonkeyPatch, qos: int
+) -> None:
+    """[MQTT-4.3.3-7, MQTT-4.4.0-1]: its delivery has begun. What never was sent is passed over, and holds no offset back."""
+    reader = await stored.durable("reader", 5, properties={Property.RECEIVE_MAXIMUM: 1})
+    sender = await stored.client("sender", 5)
+    await reader.subscribe("t", options=qos)
+    for payload in (b"in flight", b"never sent"):
+        await sender.publish("t", payload, qos, properties={Property.MESSAGE_EXPIRY: 20})
+    first = await reader.message(finish=False)
     await stored.lose(reader, "reader")
     later(monkeypatch, 30)
     reader = await stored.durable("reader", 5)
+    again = await reader.message()
+    assert (again.packet_id, again.payload, again.dup) == (first.packet_id, b"in flight", True)
+    assert again.properties[Property.MESSAGE_EXPIRY] == 0
     await reader.quiet()
     (session,) = stored.server.sessions.named("reader")
-    await until(lambda: session.window.offset(session.cursor) == session.cursor == 1)
+    await until(lambda: session.window.offset(session.cursor) == session.cursor == 2)
 
 
 def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
