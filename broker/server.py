@@ -88,7 +88,11 @@ class Server:
         self.clock = Wheel(asyncio.get_running_loop())
         self.chassis = Chassis(settings.plugin_classes(), self.view, hook_timeout=settings.hooks.timeout)
         self.authority = Authority(
-            self.chassis.plugins, timeout=settings.hooks.timeout, acl_cache_seconds=settings.hooks.acl_cache_seconds
+            self.chassis.plugins,
+            timeout=settings.hooks.timeout,
+            acl_cache_seconds=settings.hooks.acl_cache_seconds,
+            login_cache_seconds=settings.hooks.login_cache_seconds,
+            patience=settings.mqtt.connect_timeout,
         )
         self.requests = self.chassis.request_plugin
         plugin = self.chassis.storage_plugin

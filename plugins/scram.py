@@ -16,10 +16,16 @@ from broker.packets.codes import ReasonCode
 
 
 class ScramPlugin(EnhancedAuthPlugin, BaseAuthPlugin):
-    """Knows the users of one file, which `tideline passwd --scram` keeps; it is read when the broker starts."""
+    """Knows the users of one file, which `tideline passwd --scram` keeps.
+
+    It is read when the broker starts, and again by `tideline reload`.
+    """
 
     methods = (METHOD,)
     blocking = True  # `authenticate` computes for some 10 ms
+    remember = True
+    reloadable = True
+    needs_identity = True
 
     @dataclass
     class Config:
@@ -29,6 +35,8 @@ class ScramPlugin(EnhancedAuthPlugin, BaseAuthPlugin):
         """The credentials, one user a line."""
         passwords: bool = True
         """Whether the users may also send user name and password in CONNECT, as 3.1.1 and the HTTP API do."""
+        anonymous: bool = False
+        """Whether clients whom no plugin verified are let in too, where AnonymousAuthPlugin lets them."""
 
         def __post_init__(self) -> None:
             read(Path(self.file))
@@ -38,6 +46,12 @@ class ScramPlugin(EnhancedAuthPlugin, BaseAuthPlugin):
         self._users = read(Path(self.config.file))
         self._iterations = next((c.iterations for c in self._users.values()), ITERATIONS)
         self._secret = secrets.token_bytes(32)
+        self.needs_identity = not self.config.anonymous
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """What a user is known by; one that changes is a user whose connections end at a reload."""
+        return {name: str(credential) for name, credential in self._users.items()}
 
     def begin(self, start: AuthStart) -> AuthExchange:
         """A client begins to authenticate, by password or by nothing else."""

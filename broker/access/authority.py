@@ -8,6 +8,8 @@
   name says so with a class attribute ``verifies = None``, or ``verifies = "client_id"``.
 - Something may be done when every topic plugin says yes; None is a no here, as it is in amqtt. With no topic plugin
   everything may.
+- Passwords are checked on threads, by turns, and remembered for a while (`broker.access.logins`).
+- A plugin with an attribute ``needs_identity = True`` lets nobody in whom no plugin verified, whatever the others say.
 - A plugin that raises or takes longer than ``hooks.timeout`` has said no; only whether a device may receive a message is
   asked again until there is an answer, because a no would lose the message for good. The log gets the exception's type
   and place, never its text, which may hold a credential.
@@ -22,7 +24,6 @@ import logging
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ from amqtt.contexts import Action
 from amqtt.plugins.authentication import AnonymousAuthPlugin
 
 from broker.access.amqtt_session import LightSession
+from broker.access.logins import Busy, Logins
 from broker.packets.wire import shown
 from broker.rate_limited_log import RateLimitedLog
 
@@ -37,7 +39,8 @@ logger = logging.getLogger(__name__)
 
 _ANSWERS = 256  # per connection: some 40 KB at worst
 _REFUSALS = 16  # of which the plugin is known, per connection
-_WAIT_FACTOR = 10  # how many time limits a CONNECT may wait for its turn at a blocking plugin
+_WAIT_FACTOR = 10  # how many time limits a question about a topic may wait for its turn at a blocking plugin
+_TOPIC_QUESTIONS = 2000  # of one user at one address that may wait for it
 _RETRY = 30.0  # seconds between two attempts to get an answer, at most
 
 # amqtt's plugins that block the loop in a coroutine that never awaits (Argon2, LDAP): they run on a thread.
@@ -46,6 +49,8 @@ _BLOCKING = {
     ("amqtt.contrib.ldap", "UserAuthLdapPlugin"),
     ("amqtt.contrib.ldap", "TopicAuthLdapPlugin"),
 }
+# amqtt's plugins that answer by user name and password alone: what they said may be remembered.
+_REMEMBER = {("amqtt.plugins.authentication", "FileAuthPlugin")}
 # amqtt's plugins whose answer is a quick computation in a coroutine that never awaits: asked on the spot, without a task.
 _IMMEDIATE = {
     ("amqtt.plugins.topic_checking", "TopicAccessControlListPlugin"),
@@ -55,6 +60,9 @@ _IMMEDIATE = {
 _VERIFIES_CLIENT_ID = {("amqtt.contrib.cert", "UserAuthCertPlugin")}
 
 Asker = Callable[..., Awaitable[Any]]
+
+_BUSY = object()
+"""The answer of a plugin whose turn did not come."""
 
 OWN = "$sync/"
 """The broker's answers to a device. No plugin is asked: the broker itself sees to it that each device has only its own."""
@@ -201,43 +209,80 @@ def blame(error: BaseException) -> str:
 
 
 class Authority:
-    """Asks the plugins. ``timeout`` and ``acl_cache_seconds`` are seconds; 0 for the latter keeps no answer."""
+    """Asks the plugins. All times are seconds.
 
-    def __init__(self, plugins: AuthPlugins, *, timeout: float = 5.0, acl_cache_seconds: float = 60.0) -> None:
+    ``acl_cache_seconds`` and ``login_cache_seconds``: how long answers are kept; 0 keeps none. ``patience``: how long a
+    login may wait for its turn where passwords are checked.
+    """
+
+    def __init__(
+        self,
+        plugins: AuthPlugins,
+        *,
+        timeout: float = 5.0,
+        acl_cache_seconds: float = 60.0,
+        login_cache_seconds: float = 900.0,
+        patience: float = 10.0,
+    ) -> None:
         self._timeout = timeout
-        self._auth = [(plugin, self._asker(plugin, "authenticate")) for plugin in plugins.auth_plugins]
-        self._topic = [(plugin, self._asker(plugin, "topic_filtering")) for plugin in plugins.topic_plugins]
-        self._immediate = all(self._is(plugin, "topic_filtering", "immediate", _IMMEDIATE) for plugin, _ in self._topic)
-        self._cacheable = all(getattr(plugin, "cacheable", True) for plugin, _ in self._topic)
-        self._keep = acl_cache_seconds if self._cacheable else 0.0
-        self._threads: ThreadPoolExecutor | None = None
-        self._turn = asyncio.Semaphore(2)
+        self._acl_cache_seconds = acl_cache_seconds
+        self._logins = Logins(patience=patience, limit=timeout, remember=login_cache_seconds)
+        self._questions = Logins(patience=timeout * _WAIT_FACTOR, limit=timeout, per_user=_TOPIC_QUESTIONS)
         self.refusals = RateLimitedLog(logger, 1.0)
-        self.open = not self._topic
+        self.generation = 0
+        """Counts `use`: what was found out before no longer holds."""
+        self.open = False
         """True where no topic plugin is loaded: everything may be done, and nobody has to be asked."""
+        self.use(plugins)
         if not self._auth:
             logger.warning("no auth plugin is configured: clients without enhanced authentication will be refused")
 
+    def use(self, plugins: AuthPlugins) -> None:
+        """Ask these plugins from now on, and remember nothing that others said.
+
+        The caller has the connections forget what they may do (`SessionInfo.forget_answers`).
+        """
+        self.generation += 1
+        self._logins.forget()
+        self._auth = [(plugin, self._login_asker(plugin, number)) for number, plugin in enumerate(plugins.auth_plugins)]
+        self._topic = [(plugin, self._topic_asker(plugin)) for plugin in plugins.topic_plugins]
+        self._needs_identity = any(getattr(plugin, "needs_identity", False) for plugin in plugins.auth_plugins)
+        self._immediate = all(self._is(plugin, "topic_filtering", "immediate", _IMMEDIATE) for plugin, _ in self._topic)
+        cacheable = all(getattr(plugin, "cacheable", True) for plugin, _ in self._topic)
+        self._keep = self._acl_cache_seconds if cacheable else 0.0
+        self.open = not self._topic
+
     def close(self) -> None:
         """Give the threads back. What still runs on one ends with the process at the latest."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        self._logins.close()
+        self._questions.close()
 
     # --- who is it -------------------------------------------------------------------------------------------------
 
     async def authenticate(self, request: AuthRequest) -> Identity | None:
-        """Who the client is, or None where it is refused. Never raises on account of a plugin."""
-        session = session_of(request)
-        answers = await asyncio.gather(*(self._ask_auth(plugin, ask, session) for plugin, ask in self._auth))
+        """Who the client is, or None where it is refused. Never raises on account of a plugin.
+
+        Raises `Busy` where its password could not be looked at in time.
+        """
+        generation = 0
+        while generation != self.generation:  # other plugins meanwhile: what the old ones said counts for nothing
+            generation = self.generation
+            session = session_of(request)
+            answers = await asyncio.gather(*(self._ask_auth(plugin, ask, session) for plugin, ask in self._auth))
+        if any(answer is _BUSY for answer in answers) and not any(answer is False for answer in answers):
+            raise Busy
         keep = bool(self._topic)
         if not keep:
             request.password = session.password = None
         given = [answer for answer in answers if answer is not None]
-        if not given or not all(given):
+        if not given or not all(answer is True for answer in given):
             self._log_refused_login(request, answers)
             return None
         verified = {_verifies(plugin) for (plugin, _), yes in zip(self._auth, answers, strict=True) if yes}
         identity = self._identity(request, verified, session if keep or "attributes" in session.__dict__ else None)
+        if identity.anonymous and self._needs_identity:
+            self._log_refused_login(request, answers, "no plugin verified who it is")
+            return None
         _settle(session, identity)
         return identity
 
@@ -246,17 +291,19 @@ class Authority:
             return Identity(f"u/{request.username}", request.username, False, session)
         return Identity(f"c/{request.client_id}", None, verified <= {None, "username"}, session)
 
-    async def _ask_auth(self, plugin: object, ask: Asker, session: LightSession) -> bool | None:
+    async def _ask_auth(self, plugin: object, ask: Asker, session: LightSession) -> bool | object | None:
         try:
             answer = await ask(session=session)
+        except Busy:
+            return _BUSY
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the client is refused, and hears no reason
             logger.error("client %r refused: %s failed: %s", session.client_id, type(plugin).__name__, blame(error))
             return False
         return None if answer is None else bool(answer)
 
-    def _log_refused_login(self, request: AuthRequest, answers: Sequence[bool | None]) -> None:
+    def _log_refused_login(self, request: AuthRequest, answers: Sequence[object], why: str = "") -> None:
         refusing = [type(plugin).__name__ for (plugin, _), yes in zip(self._auth, answers, strict=True) if yes is False]
-        why = f"{', '.join(refusing)} said no" if refusing else "no auth plugin knows it"
+        why = why or (f"{', '.join(refusing)} said no" if refusing else "no auth plugin knows it")
         user = "no user name" if request.username is None else f"user {shown(request.username)}"
         self.refusals.warning(
             "client %s at %s:%d, %s: refused: %s",
@@ -395,35 +442,48 @@ class Authority:
     def _is(plugin: object, method: str, attribute: str, known: set[tuple[str, str]]) -> bool:
         return bool(getattr(plugin, attribute, _origin(plugin, method) in known))
 
-    def _asker(self, plugin: Any, method: str) -> Asker:
-        """How to call a plugin's method: with the time limit, and on a thread if it blocks.
+    def _login_asker(self, plugin: Any, number: int) -> Asker:
+        """How to ask a plugin who a client is: with the time limit, and by turns on a thread if it blocks.
 
-        A plugin of your own that blocks and never awaits says so with a class attribute ``blocking = True``.
+        A plugin of your own that blocks and never awaits says so with a class attribute ``blocking = True``; one whose answer
+        depends on user name and password alone, and is None without a user name, with ``remember = True``.
         """
-        function = getattr(plugin, method)
-        blocking = self._is(plugin, method, "blocking", _BLOCKING)
+        function = plugin.authenticate
+        if not self._is(plugin, "authenticate", "blocking", _BLOCKING):
+            return self._limited(function)
+        logins = self._logins
+        remember = self._is(plugin, "authenticate", "remember", _REMEMBER)
 
+        async def ask(session: LightSession) -> Any:
+            address, user = session.remote_address or "", session.username or ""
+            mark = None
+            if remember:
+                if not user:
+                    return None
+                mark = logins.mark(number, user, session.password)
+                known = logins.known(mark, address)
+                if known is not None:
+                    return known
+            return await logins.ask(address, user, lambda: _finish(function(session=session)), mark)
+
+        return ask
+
+    def _topic_asker(self, plugin: Any) -> Asker:
+        """The same for a question about a topic."""
+        function = plugin.topic_filtering
+        if not self._is(plugin, "topic_filtering", "blocking", _BLOCKING):
+            return self._limited(function)
+
+        async def ask(session: LightSession, topic: str, action: Action) -> Any:
+            address, user = session.remote_address or "", session.username or ""
+            call = lambda: _finish(function(session=session, topic=topic, action=action))  # noqa: E731
+            return await self._questions.ask(address, user, call, login=False)
+
+        return ask
+
+    def _limited(self, function: Callable[..., Awaitable[Any]]) -> Asker:
         async def ask(**arguments: Any) -> Any:
-            if blocking:
-                return await self._ask_on_thread(function, arguments)
             async with asyncio.timeout(self._timeout):
                 return await function(**arguments)
 
         return ask
-
-    async def _ask_on_thread(self, function: Callable[..., Coroutine[Any, Any, Any]], arguments: dict[str, Any]) -> Any:
-        """Wait for a turn, then for the answer. A thread that hangs keeps its turn, so that no more work piles up behind it."""
-        async with asyncio.timeout(self._timeout * _WAIT_FACTOR):
-            await self._turn.acquire()
-        loop = asyncio.get_running_loop()
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(2, "auth")
-        work = self._threads.submit(lambda: _finish(function(**arguments)))
-        work.add_done_callback(lambda _: _on_loop(loop, self._turn.release))
-        async with asyncio.timeout(self._timeout):
-            return await asyncio.wrap_future(work)
-
-
-def _on_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(call)

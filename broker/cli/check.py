@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from broker.cli.settings import WRONG_CONFIGURATION, Failure, config_option, config_path, read_settings
-from broker.config.check import plugin_problems, warnings
+from broker.config.check import certificate_problems, plugin_problems, warnings
 from broker.config.settings import Listener, Settings
 from broker.config.sources import without_password
 
@@ -19,7 +19,7 @@ def check(config: Path | None, strict: bool) -> None:
     """Validate the configuration: what is wrong, where, and what would be right."""
     settings = read_settings(config)
     name = str(config_path(config) or "the defaults")
-    if problems := plugin_problems(settings):
+    if problems := plugin_problems(settings) + certificate_problems(settings):
         raise Failure([f"{name}: {problem}" for problem in problems], WRONG_CONFIGURATION)
     found = warnings(settings)
     for warning in found:

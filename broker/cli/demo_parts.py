@@ -20,7 +20,8 @@ import paho.mqtt.client as mqtt
 import yaml
 from paho.mqtt.enums import CallbackAPIVersion
 
-from broker.cli.passwd import hashed, write
+from broker.access.password_file import hashed
+from broker.cli.passwd import write
 from broker.own_process import own_command, own_environment
 
 TOPIC = "chat/family"
@@ -239,7 +240,7 @@ def write_config(folder: Path, port: int, password: str) -> Path:
         "plugins": {
             "persistence": {"url": f"sqlite:///{folder.absolute()}/data/tideline.db"},
             "sync": {},
-            "amqtt.plugins.authentication.FileAuthPlugin": {"password_file": str(folder.absolute() / "passwords.txt")},
+            "passwords": {"file": str(folder.absolute() / "passwords.txt")},
         },
     }
     config.write_text(yaml.safe_dump(settings, sort_keys=False))

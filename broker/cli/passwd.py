@@ -1,5 +1,4 @@
-"""``tideline passwd``: the password file that amqtt's FileAuthPlugin reads, with Argon2 hashes, or with ``--scram`` the
-credentials file of Tideline's own scram plugin."""
+"""``tideline passwd``: the password file of the passwords plugin, or with ``--scram`` that of the scram plugin."""
 
 from __future__ import annotations
 
@@ -9,9 +8,8 @@ import tempfile
 from pathlib import Path
 
 import click
-from pwdlib import PasswordHash
-from pwdlib.hashers.argon2 import Argon2Hasher
 
+from broker.access.password_file import generated, hashed
 from broker.access.scram import METHOD, Credential
 from broker.cli.settings import Failure
 
@@ -22,12 +20,12 @@ from broker.cli.settings import Failure
 @click.option("--delete", is_flag=True, help="Remove the user.")
 @click.option("--scram", is_flag=True, help="Keep SCRAM-SHA-256 credentials instead of Argon2 hashes.")
 @click.option("--stdin", is_flag=True, help="Read the password from standard input instead of asking for it.")
-def passwd(file: Path, user: str | None, delete: bool, scram: bool, stdin: bool) -> None:
+@click.option("--generate", is_flag=True, help="Make a random password and print it: the choice for devices.")
+def passwd(file: Path, user: str | None, delete: bool, scram: bool, stdin: bool, generate: bool) -> None:
     """Add USER to the password FILE, or change the password; without USER list who is in it.
 
-    FILE is made where it is missing, readable by its owner only. Name it in config.yaml under
-    amqtt.plugins.authentication.FileAuthPlugin as password_file, or with --scram under scram as file; the broker reads it
-    when it starts.
+    FILE is made where it is missing, readable by its owner only. Name it in config.yaml as file under passwords, or with
+    --scram under scram; the broker reads it when it starts, and at `tideline reload`.
     """
     lines = _read(file)
     if user is None:
@@ -43,14 +41,16 @@ def passwd(file: Path, user: str | None, delete: bool, scram: bool, stdin: bool)
         click.echo(f"{user} removed from {file}")
         return
     _refuse_mixture(file, lines, scram)
-    entry = f"{user}:{(_credential if scram else hashed)(_ask(stdin))}"
+    made = ""
+    if generate:
+        made, kept = generated()
+        entry = f"{user}:{_credential(made) if scram else kept}"
+    else:
+        entry = f"{user}:{(_credential if scram else hashed)(_ask(stdin))}"
     write(file, [entry if _name(line) == user else line for line in lines] + ([] if known else [entry]))
-    click.echo(f"{user} {'changed' if known else 'added'} in {file}")
-
-
-def hashed(password: str) -> str:
-    """An Argon2id hash as FileAuthPlugin verifies it."""
-    return PasswordHash((Argon2Hasher(),)).hash(password)
+    click.echo(f"{user} {'changed' if known else 'added'} in {file}", err=bool(made))
+    if made:
+        click.echo(made)  # alone on standard output, and nowhere else
 
 
 def _credential(password: str) -> str:
@@ -63,7 +63,7 @@ def _credential(password: str) -> str:
 def _refuse_mixture(file: Path, lines: list[str], scram: bool) -> None:
     for line in lines:
         if _name(line) and line.partition(":")[2].startswith(f"{METHOD}$") is not scram:
-            kind = "Argon2 hashes" if scram else "SCRAM credentials (--scram)"
+            kind = "password hashes" if scram else "SCRAM credentials (--scram)"
             raise Failure([f"{file}: holds {kind}; each kind needs a file of its own"], 2)
 
 

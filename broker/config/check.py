@@ -13,12 +13,13 @@ from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.utils import import_string
 
 from broker.config.plugin_settings import checked
-from broker.config.settings import Settings, is_loopback, split_bind
+from broker.config.settings import Settings, Tls, is_loopback, split_bind
 from broker.errors import StartError
 from broker.hooks import EnhancedAuthPlugin
+from broker.net.listeners import server_context
 
 _TLS_FILES = ("certfile", "keyfile", "cafile")
-_PLUGIN_FILES = {*_TLS_FILES, "password_file"}
+_PLUGIN_FILES = set(_TLS_FILES)
 _EVERYWHERE = {"0.0.0.0", "::"}
 _IN_THE_CLEAR = "without TLS: passwords and messages travel in the clear"
 
@@ -34,11 +35,34 @@ def plugin_problems(settings: Settings) -> list[str]:
     return problems
 
 
+def certificate_problems(settings: Settings) -> list[str]:
+    """Every certificate that can be read and would not serve: no PEM, or not the one of its key. A line each."""
+    problems = []
+    for where, tls in _tls(settings):
+        if all(_readable(path) for path in (tls.certfile, tls.keyfile, tls.cafile) if path is not None):
+            try:
+                server_context(where, tls, "mqtt")
+            except StartError as error:
+                problems.append(str(error))
+    return problems
+
+
+def _tls(settings: Settings) -> Iterator[tuple[str, Tls]]:
+    for listener in settings.listeners:
+        if listener.tls is not None:
+            yield f"listener {listener.name}: tls.", listener.tls
+    for key, options in settings.plugins.items():
+        certfile, keyfile = options.get("certfile"), options.get("keyfile")
+        if isinstance(certfile, str) and certfile:
+            yield f"plugins.{key}: ", Tls(certfile=Path(certfile), keyfile=Path(str(keyfile)) if keyfile else None)
+
+
 def warnings(settings: Settings) -> list[str]:
     """What a person should look at. Needs plugins that `plugin_problems` found nothing wrong with."""
     return [
         *_exposure(settings),
         *_identity(settings),
+        *_anonymous_beside_users(settings),
         *_unreadable(settings),
         *_clashes(settings),
     ]
@@ -73,25 +97,48 @@ def _identity(settings: Settings) -> Iterator[str]:
     plugins = list(_auth(settings))
     enhanced = any(issubclass(import_string(path), EnhancedAuthPlugin) for path in settings.plugin_classes())
     if not plugins and not enhanced:
-        yield "plugins: no authentication plugin, so nobody is let in; add amqtt's FileAuthPlugin or AnonymousAuthPlugin"
+        yield "plugins: no authentication plugin, so nobody is let in; add passwords, or amqtt's AnonymousAuthPlugin"
     elif not enhanced and all(
         issubclass(cls, AnonymousAuthPlugin) and options.get("allow_anonymous", True) is False for cls, options in plugins
     ):
         yield "plugins: no plugin checks a password; clients must send a user name, and it counts for nothing"
 
 
+def _anonymous_beside_users(settings: Settings) -> Iterator[str]:
+    """AnonymousAuthPlugin beside a plugin that checks passwords: seldom meant, and easily left in."""
+    plugins = list(_auth(settings))
+    open_to_all = (issubclass(cls, AnonymousAuthPlugin) and options.get("allow_anonymous", True) for cls, options in plugins)
+    if not any(open_to_all):
+        return
+    for cls, options in plugins:
+        if issubclass(cls, AnonymousAuthPlugin) or getattr(cls, "verifies", "") is None:
+            continue
+        name = cls.__name__
+        if not getattr(cls, "needs_identity", False):
+            yield (
+                f"plugins: beside {name}, AnonymousAuthPlugin lets in whoever sends no user name: "
+                "leave it out unless that is meant"
+            )
+        elif not options.get("anonymous", False):
+            yield f"plugins: beside {name}, AnonymousAuthPlugin lets nobody in: leave it out, or set {name}'s anonymous to true"
+
+
 def _auth(settings: Settings) -> Iterator[tuple[type, dict[str, object]]]:
     for path, options in settings.plugin_classes().items():
         cls = import_string(path)
         if issubclass(cls, BaseAuthPlugin):
-            yield cls, {str(name).replace("-", "_"): value for name, value in options.items()}
+            yield cls, checked(path, options)
 
 
 def _unreadable(settings: Settings) -> Iterator[str]:
     """Files that must be there and cannot be read: a listener without its certificate, or nobody's password."""
     for where, path in (*_listener_files(settings), *_plugin_files(settings)):
-        if not (path.is_file() and os.access(path, os.R_OK)):
+        if not _readable(path):
             yield f"{where} {path} cannot be read"
+
+
+def _readable(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.R_OK)
 
 
 def _listener_files(settings: Settings) -> Iterator[tuple[str, Path]]:

@@ -6,18 +6,30 @@ import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from amqtt.plugins.authentication import FileAuthPlugin
 from amqtt.plugins.base import BasePlugin
 from amqtt.utils import import_string
 from dacite import Config as DaciteConfig
 from dacite import from_dict
 from dacite.exceptions import DaciteError, DaciteFieldError, MissingValueError, WrongTypeError
 
+from broker.access.password_file import read
 from broker.errors import StartError
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
+_NAMES: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "a mapping",
+    list: "a list",
+    type(None): "empty",
+}
 
 
 def checked(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,7 +52,18 @@ def checked(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise StartError(f"plugins: {path}: {_told(error, config)}") from error
     except (ValueError, TypeError) as error:  # a Config that checks its own values
         raise StartError(f"plugins: {path}: {error}") from error
+    _check_password_file(path, plugin, converted)
     return converted
+
+
+def _check_password_file(path: str, plugin: Any, options: Mapping[str, Any]) -> None:
+    """amqtt's file plugin would find out at each login, and log the line of a file that is none."""
+    file = options.get("password_file")
+    if issubclass(plugin, FileAuthPlugin) and file:
+        try:
+            read(Path(file), amqtt=True)
+        except ValueError as error:
+            raise StartError(f"plugins: {path}: password_file: {error}") from error
 
 
 def _plugin_class(path: str) -> Any:
@@ -113,9 +136,7 @@ def _member(path: str, name: str, text: str, kind: type[Enum]) -> Enum:
 def _called(kind: Any) -> str:
     if is_dataclass(kind):
         return "a mapping of settings"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(
-        kind, getattr(kind, "__name__", str(kind))
-    )
+    return _NAMES.get(get_origin(kind) or kind, getattr(kind, "__name__", str(kind)))
 
 
 def _told(error: DaciteError, config: Any) -> str:

@@ -26,6 +26,7 @@ PLUGIN_ALIASES = {
     "sys": "plugins.sys_topics.SysTopicsPlugin",
     "http": "plugins.http.HttpPlugin",
     "requests": "plugins.sync_requests.SyncRequestsPlugin",
+    "passwords": "plugins.passwords.PasswordsPlugin",
     "scram": "plugins.scram.ScramPlugin",
     "search": "plugins.search.SearchPlugin",
     "jobs": "plugins.jobs.JobsPlugin",
@@ -254,6 +255,9 @@ class Hooks(Section):
     """Committed groups that may wait for a slow plugin after the acknowledgement; more are skipped for it."""
     acl_cache_seconds: Annotated[Duration, Field(ge=0)] = 60.0
     """Seconds that a connection's answers from topic plugins are kept; 0 asks them each time."""
+    login_cache_seconds: Annotated[Duration, Field(ge=0)] = 900.0
+    """Seconds after its last use that a right password of a password file is remembered, as a keyed hash in memory; 0 hashes it
+    at each login."""
 
 
 class Log(Section):

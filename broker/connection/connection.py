@@ -153,6 +153,7 @@ class Connection:
             counters.messages_received += len(packets)
             if self._backlog is not None:
                 self._backlog.extend(packets)
+                self._pause(STALLED)
                 return
             self._process(packets)
         if self.decoder.error is not None and self._backlog is None:
@@ -206,6 +207,8 @@ class Connection:
                 return
             if self._backlog is not None:
                 self._backlog.extend(packets[index + 1 :])
+                if self._backlog:
+                    self._pause(STALLED)
                 break
         if acknowledged and self.feed is not None:
             self.feed.pump()
@@ -229,6 +232,8 @@ class Connection:
             self.close("no CONNECT in time")
         elif self._stage == _CONNECTING and self.enhanced is not None and self.enhanced.exchange is not None:
             self.refuse(ReasonCode.NOT_AUTHORIZED, "authentication took too long")
+        elif self._stage == _CONNECTING and self._task is not None:  # not one that waits for storage only
+            self.refuse(ReasonCode.SERVER_BUSY, "authentication took too long, try again")
 
     def watch_keep_alive(self) -> None:
         """Close the connection once nothing was heard for one and a half keep-alive times [MQTT-3.1.2-22]."""
@@ -247,10 +252,11 @@ class Connection:
 
     # --- waiting for answers -------------------------------------------------------------------------------------------
 
-    def stall(self) -> None:
-        """Process no further packet until `go_on`."""
+    def stall(self, *, listen: bool = False) -> None:
+        """Process no further packet until `go_on`. With ``listen`` the socket is read until one comes."""
         if self._backlog is None:
             self._backlog = deque()
+        if not listen:
             self._pause(STALLED)
 
     @property
@@ -269,9 +275,13 @@ class Connection:
             if self.decoder.error is not None:
                 self._violated(self.decoder.error)
 
-    def run(self, coroutine: Any) -> None:
-        """Stall, and let the coroutine find the answer; it calls `go_on`. Only one runs at a time."""
-        self.stall()
+    def run(self, coroutine: Any, *, listen: bool = False) -> None:
+        """Stall, and let the coroutine find the answer; it calls `go_on`. Only one runs at a time.
+
+        With ``listen`` a client that goes away meanwhile, with nothing behind what it sent, is noticed: `_end` cancels the
+        coroutine.
+        """
+        self.stall(listen=listen)
         task = asyncio.create_task(coroutine, name=f"answer for {self.client_id or self.peer}")
         self._task = task
         task.add_done_callback(self._answered)

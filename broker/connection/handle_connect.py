@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from amqtt.contexts import Action
 
 from broker.access.authority import AuthRequest, Identity, SessionInfo
+from broker.access.logins import Busy
 from broker.connection import handle_auth
 from broker.connection.handle_publish import unacceptable
 from broker.packets.codes import ReasonCode
@@ -63,7 +64,7 @@ def received(connection: Connection, packet: Connect) -> None:
     if Property.AUTHENTICATION_METHOD in packet.properties:
         handle_auth.begin(connection, packet, _request(connection, packet), _let_in)
         return
-    connection.run(_connect(connection, packet))
+    connection.run(_connect(connection, packet), listen=True)
 
 
 def _wishes(connection: Connection, packet: Connect) -> None:
@@ -90,7 +91,11 @@ def _wishes(connection: Connection, packet: Connect) -> None:
 async def _connect(connection: Connection, packet: Connect) -> None:
     server = connection.server
     request = _request(connection, packet)
-    identity = await server.authority.authenticate(request)
+    try:
+        identity = await server.authority.authenticate(request)
+    except Busy:
+        connection.refuse(ReasonCode.SERVER_BUSY, "too many logins at once, try again")
+        return
     if identity is None:
         bad_password = packet.username is not None
         code = ReasonCode.BAD_USER_NAME_OR_PASSWORD if bad_password else ReasonCode.NOT_AUTHORIZED
@@ -109,6 +114,7 @@ async def _let_in(connection: Connection, packet: Connect, identity: Identity, r
         return
     if connection.closed:
         return
+    connection.stall()  # from here on the socket is not read: a session that is being opened is opened to the end
     keep_alive = packet.keep_alive
     cap = server.settings.mqtt.max_keep_alive
     if cap and (keep_alive == 0 or keep_alive > cap) and packet.version >= 5:

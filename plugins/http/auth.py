@@ -22,6 +22,7 @@ from amqtt.plugins.authentication import AnonymousAuthPlugin, FileAuthPlugin
 from starlette.requests import Request
 
 from broker.access.authority import AuthRequest, Identity, SessionInfo
+from broker.access.logins import Busy
 from broker.amqtt.server_view import Services
 from plugins.timelines import OPERATOR, Problem, Who
 from storage.interface import Tokens
@@ -36,6 +37,10 @@ _REMEMBERED, _REMEMBER_SECONDS = 1000, 60
 
 class Unauthorized(Problem):
     status, name, title = 401, "unauthorized", "who are you?"
+
+
+class TooManyLogins(Problem):
+    status, name, title = 503, "too-many-logins", "the broker is busy"
 
 
 def has_users(plugin: object) -> bool:
@@ -108,13 +113,17 @@ class Gate:
             raise Unauthorized("the Basic credentials are not base64 of user:password in UTF-8") from None
         if not colon or not name:
             raise Unauthorized("the Basic credentials need a user name and a password")
-        mark = hmac.digest(self._key, f"{name}\0{password}".encode(), "sha256")
+        said = f"{self._server.authority.generation}\0{name}\0{password}"  # a reload of the users forgets who was known
+        mark = hmac.digest(self._key, said.encode(), "sha256")
         known = self._known.get(mark)
         if known is not None and known[0] > self._server.now():
             return Who(known[1].identity.user_key, known[1])
         address = caller.client.host if caller.client else ""
         request = AuthRequest(_CLIENT_ID, name, password.encode(), address)
-        identity = await self._server.authority.authenticate(request)
+        try:
+            identity = await self._server.authority.authenticate(request)
+        except Busy:
+            raise TooManyLogins("too many logins at once, try again") from None
         if identity is None or identity.username is None:
             raise Unauthorized("wrong user name or password")
         info = SessionInfo(identity, request)

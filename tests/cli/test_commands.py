@@ -12,6 +12,7 @@ from amqtt.plugins.authentication import FileAuthPlugin
 from amqtt.session import Session
 from click.testing import CliRunner, Result
 
+from broker.access.password_file import Passwords, read
 from broker.access.scram import Credential
 from broker.cli.logs import printable
 from broker.cli.main import main
@@ -115,6 +116,21 @@ async def test_passwords_change_and_users_go(tmp_path: Path) -> None:
     assert file.read_text().startswith("# people\n")
     assert file.stat().st_mode & 0o777 == 0o640
     assert os.listdir(tmp_path) == ["passwords.txt"]
+
+
+def test_a_generated_password_is_shown_once_and_lets_in(tmp_path: Path) -> None:
+    file = tmp_path / "passwords.txt"
+    shown = tideline("passwd", file, "meter-7", "--generate")
+    password = shown.stdout.strip()
+    assert len(password) == 43  # 256 bits
+    assert password not in file.read_text()
+    found = Passwords(read(file))
+    assert found.verify("meter-7", password)
+    for user, wrong in (("meter-7", ""), ("meter-7", password[1:]), ("meter-8", password), ("", "")):
+        assert not found.verify(user, wrong)
+    assert tideline("passwd", file, "meter-7", "--generate").stdout.strip() != password
+    scram = tideline("passwd", tmp_path / "scram.txt", "meter-7", "--generate", "--scram").stdout.strip()
+    assert Credential.parse((tmp_path / "scram.txt").read_text().strip().partition(":")[2]).matches(scram)
 
 
 def test_scram_credentials(tmp_path: Path) -> None:

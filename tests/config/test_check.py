@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from broker.config.check import plugin_problems, warnings
+from broker.access.password_file import hashed
+from broker.config.check import certificate_problems, plugin_problems, warnings
 from broker.config.settings import Settings, load
+from tests.support.certificates import Certificates
 
-PASSWORDS = {
-    "TIDELINE__PLUGINS": f"{{persistence: , amqtt.plugins.authentication.FileAuthPlugin: {{password_file: '{__file__}'}}}}"
-}
+ANONYMOUS = "amqtt.plugins.authentication.AnonymousAuthPlugin"
+FILE = "amqtt.plugins.authentication.FileAuthPlugin"
+PASSWORDS = {"TIDELINE__PLUGINS": f"{{persistence: , {FILE}: {{password_file: /dev/null}}}}"}
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
 def test_the_defaults_have_neither() -> None:
@@ -62,15 +69,92 @@ def test_unreadable_certificates_are_warned_of(tmp_path: Path) -> None:
 
 
 def test_files_of_plugins_that_are_not_there_are_warned_of(tmp_path: Path) -> None:
-    file_auth = "amqtt.plugins.authentication.FileAuthPlugin"
-    plugins = f"{{http: {{certfile: {tmp_path}/cert.pem}}, {file_auth}: {{password_file: {tmp_path}/pw}}}}"
-    assert warnings(load(None, {"TIDELINE__PLUGINS": plugins})) == [
-        f"plugins.http: certfile {tmp_path}/cert.pem cannot be read",
-        f"plugins.{file_auth}: password_file {tmp_path}/pw cannot be read",
-    ]
-    (tmp_path / "cert.pem").touch()
+    plugins = f"{{http: {{certfile: {tmp_path}/cert.pem}}, {FILE}: {{password_file: '{tmp_path}/pw'}}}}"
+    (problem,) = plugin_problems(load(None, {"TIDELINE__PLUGINS": plugins}))
+    assert problem == f"plugins: {FILE}: password_file: cannot read {tmp_path}/pw: No such file or directory"
     (tmp_path / "pw").touch()
-    assert warnings(load(None, {"TIDELINE__PLUGINS": plugins})) == []
+    found = load(None, {"TIDELINE__PLUGINS": plugins})
+    assert (plugin_problems(found), warnings(found)) == ([], [f"plugins.http: certfile {tmp_path}/cert.pem cannot be read"])
+    (tmp_path / "cert.pem").touch()
+    assert warnings(found) == []
+    assert "not a PEM certificate" in certificate_problems(found)[0]
+
+
+@pytest.mark.parametrize("where", ["listener", "http"])
+def test_a_certificate_that_does_not_fit_its_key_is_a_problem(certificates: Certificates, where: str) -> None:
+    files = f"{{certfile: '{certificates.server}', keyfile: '{certificates.device_key}'}}"
+    variable = "TIDELINE__LISTENERS__0__TLS" if where == "listener" else "TIDELINE__PLUGINS__HTTP"
+    (problem,) = certificate_problems(load(None, {variable: files}))
+    named = f"certfile {certificates.server} with key {certificates.device_key}"
+    assert problem.endswith(f"{named}: the key does not belong to the certificate")
+    right = files.replace("device.key", "server.key")
+    assert certificate_problems(load(None, {variable: right})) == []
+
+
+ARGON2 = hashed("wonderland")
+
+
+@pytest.mark.parametrize("plugin", [FILE, "passwords"])
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("sesame", "line 1: must be <user>:<hash>"),
+        ("# people\n\nbob:sesame", "line 3: the hash of user 'bob' has no form that is known; it must be Argon2"),
+        ("bob:$2b$12$sesame", "line 1: the hash of user 'bob' is bcrypt"),
+        ("bob:$7$101$sesame$sesame==", "line 1: the hash of user 'bob' is one of mosquitto_passwd"),
+        ("bob:SCRAM-SHA-256$sesame", "line 1: the hash of user 'bob' is a SCRAM credential: name the file under plugins.scram"),
+        (f"alice:{ARGON2}\nbob:{ARGON2[:-9]}!sesame", "line 2: the Argon2 hash of user 'bob' is cut off or damaged"),
+        ("bob:$sha256$sesame", "line 1: the hash of user 'bob' is"),
+    ],
+)
+def test_a_password_file_of_another_kind_is_refused_at_the_start(tmp_path: Path, plugin: str, text: str, problem: str) -> None:
+    """By file and line, and without a word of what stands there."""
+    path = tmp_path / "pw"
+    path.write_text(text)
+    option = "file" if plugin == "passwords" else "password_file"
+    (told,) = plugin_problems(load(None, {"TIDELINE__PLUGINS": f"{{{plugin}: {{{option}: '{path}'}}}}"}))
+    assert problem in told
+    assert str(path) in told
+    assert "sesame" not in told
+
+
+def test_what_amqtt_reads_it_goes_on_reading(tmp_path: Path) -> None:
+    (tmp_path / "pw").write_text(f"# people\n\nalice:{ARGON2}\nalice:{ARGON2}\n")
+    assert plugin_problems(load(None, {"TIDELINE__PLUGINS": f"{{{FILE}: {{password_file: '{tmp_path}/pw'}}}}"})) == []
+
+
+@pytest.mark.parametrize(
+    ("plugins", "warned"),
+    [
+        ("{ANONYMOUS: {}, FILE: {password_file: PW}}", "beside FileAuthPlugin, AnonymousAuthPlugin lets in whoever sends no"),
+        ("{ANONYMOUS: {allow_anonymous: false}, FILE: {password_file: PW}}", ""),
+        ("{ANONYMOUS: {}, passwords: {file: PW}}", "beside PasswordsPlugin, AnonymousAuthPlugin lets nobody in"),
+        ("{ANONYMOUS: {}, scram: {file: PW}}", "beside ScramPlugin, AnonymousAuthPlugin lets nobody in"),
+        ("{ANONYMOUS: {}, scram: {file: PW, anonymous: true}}", ""),
+        ("{ANONYMOUS: {}, scram: {file: PW, anonymous: 'yes'}}", ""),
+        ("{scram: {file: PW}}", ""),
+        ("{passwords: {file: PW}}", ""),
+    ],
+)
+def test_anonymous_beside_passwords_is_warned_of(tmp_path: Path, plugins: str, warned: str) -> None:
+    (tmp_path / "pw").touch()
+    text = plugins.replace("ANONYMOUS", ANONYMOUS).replace("FILE", FILE).replace("PW", f"'{tmp_path}/pw'")
+    found = [line for line in warnings(load(None, {"TIDELINE__PLUGINS": text})) if "beside" in line]
+    assert [warned in line for line in found] == [True] * bool(warned)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("{acl: [a]}", "acl must be a mapping, not a list"),
+        ("{acl: 'a'}", "acl must be a mapping, not text"),
+        ("{acl: }", "acl must be a mapping, not empty"),
+    ],
+)
+def test_the_kinds_of_values_have_plain_names(options: str, problem: str) -> None:
+    acl = "amqtt.plugins.topic_checking.TopicAccessControlListPlugin"
+    (told,) = plugin_problems(load(None, {"TIDELINE__PLUGINS": f"{{{acl}: {options}}}"}))
+    assert told == f"plugins: {acl}: {problem}"
 
 
 @pytest.mark.parametrize(

@@ -393,7 +393,7 @@ async def test_the_same_users_come_with_a_password(scram: Broker, version: int, 
 
 async def test_passwords_may_be_kept_out(tmp_path: Path) -> None:
     (tmp_path / "users").write_text(f"alice:{Credential.make('wonderland', iterations=4096)}\n")
-    plugins = {"plugins.scram.ScramPlugin": {"file": str(tmp_path / "users"), "passwords": False}}
+    plugins = {"plugins.scram.ScramPlugin": {"file": str(tmp_path / "users"), "passwords": False, "anonymous": True}}
     anonymous = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": False}}
     async with running(plugins={**plugins, **anonymous}) as broker:
         client = await broker.socket(5)

@@ -1,0 +1,225 @@
+"""Logging in while passwords take their time: who waits for whom, and what is not checked at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import argon2
+import pytest
+
+from broker.access.password_file import hashed
+from broker.access.scram import Credential
+from broker.packets.codes import ReasonCode
+from broker.packets.model import ConnAck, Connect, Disconnect, PingReq, PingResp, PubAck, Publish
+from tests.support.broker import Broker, running, until
+from tests.support.slow_logins import Gated
+from tests.support.wire import Client
+
+GATED = "tests.support.slow_logins.Gated"
+NOBODY = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": False}}
+
+
+@pytest.fixture
+async def gated() -> AsyncIterator[tuple[Broker, Gated]]:
+    async with running(plugins={GATED: {}}, hooks={"timeout": 20.0}) as broker:
+        plugin = next(p for p in broker.server.chassis.plugins.auth_plugins if isinstance(p, Gated))
+        try:
+            yield broker, plugin
+        finally:
+            plugin.let(1000)
+
+
+async def knock(broker: Broker, user: str, password: str = "", version: int = 4) -> Client:
+    """A client that has sent its CONNECT."""
+    client = await broker.socket(version)
+    client.send(Connect(f"{user}-{password}", version, username=user, password=(password or user).encode()))
+    await client.drained()
+    return client
+
+
+async def occupied(broker: Broker, plugin: Gated) -> list[Client]:
+    """Both threads are busy."""
+    clients = [await knock(broker, "a"), await knock(broker, "b")]
+    await until(lambda: len(plugin.seen) == 2)
+    return clients
+
+
+async def test_an_abandoned_login_is_not_checked(gated: tuple[Broker, Gated], version: int) -> None:
+    broker, plugin = gated
+    first = await occupied(broker, plugin)
+    for number in range(20):
+        await (await knock(broker, f"gone{number}", version=version)).drop()
+    await until(lambda: len(broker.server.connections) == 2)
+    last = await knock(broker, "last")
+    plugin.let(3)
+    for client in (*first, last):
+        assert (await client.expect(ConnAck)).reason == 0
+    assert [user for user, _ in plugin.seen] == ["a", "b", "last"]
+
+
+async def test_what_a_client_sent_behind_its_connect_before_it_went_is_done(gated: tuple[Broker, Gated]) -> None:
+    broker, plugin = gated
+    watcher = await knock(broker, "watcher")
+    plugin.let()
+    await watcher.expect(ConnAck)
+    await watcher.subscribe("#")
+    hasty = await broker.socket()
+    hasty.send(Connect("h", 4, username="h", password=b"h"), Publish("t", b"x"), Disconnect())
+    await hasty.drained()
+    await hasty.drop()
+    plugin.let()
+    assert (await watcher.expect(Publish)).payload == b"x"
+
+
+async def test_what_comes_behind_a_connect_waits(gated: tuple[Broker, Gated]) -> None:
+    broker, plugin = gated
+    client = await knock(broker, "a")
+    await until(lambda: len(plugin.seen) == 1)
+    client.send(PingReq(), Publish("t", b"x", 1, packet_id=1))
+    await client.drained()
+    plugin.let()
+    assert [type(await client.receive()) for _ in range(3)] == [ConnAck, PingResp, PubAck]
+
+
+@pytest.mark.parametrize(("version", "code"), [(4, 3), (5, ReasonCode.SERVER_BUSY)])
+async def test_connect_timeout_holds_while_passwords_are_checked(version: int, code: int) -> None:
+    async with running(plugins={GATED: {}}, mqtt={"connect_timeout": 0.3}, hooks={"timeout": 20.0}) as broker:
+        plugin = next(p for p in broker.server.chassis.plugins.auth_plugins if isinstance(p, Gated))
+        clients = [await knock(broker, user, version=version) for user in "abc"]
+        for client in clients:
+            assert [packet.reason for packet in await client.closed()] == [code]  # type: ignore[union-attr]
+        assert len(plugin.seen) == 2
+        plugin.let(2)
+
+
+async def test_one_credential_is_checked_once_however_many_come_with_it(gated: tuple[Broker, Gated]) -> None:
+    broker, plugin = gated
+    clients = [await broker.socket() for _ in range(50)]
+    for number, client in enumerate(clients):
+        client.send(Connect(f"device{number}", 4, username="fleet", password=b"fleet"))
+        await client.drained()
+    plugin.let()
+    for client in clients:
+        assert (await client.expect(ConnAck)).reason == 0
+    assert len(plugin.seen) == 1
+    again = await knock(broker, "fleet")
+    assert (await again.expect(ConnAck)).reason == 0
+    assert len(plugin.seen) == 1
+
+
+async def test_a_right_password_says_nothing_of_another(gated: tuple[Broker, Gated]) -> None:
+    broker, plugin = gated
+    plugin.let(4)
+    for user, password, right in (("a", "a", True), ("a", "b", False), ("b", "a", False), ("b", "b", True)):
+        ack = await (await knock(broker, user, password)).expect(ConnAck)
+        assert (ack.reason == 0) is right
+    assert len(plugin.seen) == 4
+
+
+async def test_a_wrong_password_that_comes_again_is_not_checked_again(gated: tuple[Broker, Gated]) -> None:
+    broker, plugin = gated
+    plugin.let(10)
+    for _ in range(3):
+        assert (await (await knock(broker, "a", "wrong")).expect(ConnAck)).reason == 4
+    assert (await (await knock(broker, "a")).expect(ConnAck)).reason == 0
+    assert len(plugin.seen) == 2
+
+
+async def test_who_guesses_leaves_a_thread_to_others(gated: tuple[Broker, Gated]) -> None:
+    """All from one address: after a wrong password it has one thread, and of its user names each has its turn."""
+    broker, plugin = gated
+    plugin.let()
+    await (await knock(broker, "mallory", "guess")).expect(ConnAck)
+    guesses = [await knock(broker, "mallory", f"guess{number}") for number in range(6)]
+    await until(lambda: len(plugin.seen) == 2)
+    alice = await knock(broker, "alice")
+    await until(lambda: broker.server.counters.messages_received == 8)
+    assert len(plugin.seen) == 2  # one thread stays free
+    plugin.let(3)
+    assert (await alice.expect(ConnAck)).reason == 0
+    assert [user for user, _ in plugin.seen[:4]] == ["mallory", "mallory", "mallory", "alice"]
+    plugin.let(10)
+    for guess in guesses:
+        assert (await guess.expect(ConnAck)).reason == 4
+
+
+async def test_guesses_at_one_user_name_push_each_other_out(gated: tuple[Broker, Gated]) -> None:
+    broker, plugin = gated
+    first = await occupied(broker, plugin)
+    guesses = [await knock(broker, "alice", f"guess{number}") for number in range(30)]
+    await until(lambda: broker.server.counters.clients_refused == 22)
+    right = await knock(broker, "alice")
+    await until(lambda: broker.server.counters.clients_refused == 23)
+    plugin.let(20)
+    assert (await right.expect(ConnAck)).reason == 0
+    refused = sorted([(await guess.expect(ConnAck)).reason for guess in guesses])
+    assert refused == [3] * 23 + [4] * 7
+    assert len(first) == 2
+
+
+# --- the password file, as tideline passwd writes it -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("logins") / "passwords"
+    path.write_text(f"alice:{hashed('wonderland')}\n")
+    return path
+
+
+def plugins(kind: str, file: Path) -> dict[str, Any]:
+    if kind == "ours":
+        return {"plugins.passwords.PasswordsPlugin": {"file": str(file)}}
+    return {"amqtt.plugins.authentication.FileAuthPlugin": {"password_file": str(file)}, **NOBODY}
+
+
+@pytest.mark.parametrize("kind", ["ours", "amqtt's"])
+async def test_a_fleet_with_one_credential_costs_one_hash(file: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = []
+    verify = argon2.PasswordHasher.verify
+    monkeypatch.setattr(argon2.PasswordHasher, "verify", lambda *a: checked.append(1) or verify(*a))
+    async with running(plugins=plugins(kind, file)) as broker:
+        clients = [await broker.socket() for _ in range(200)]
+        for _ in range(2):  # and again, when all of them come back
+            acks = await asyncio.gather(
+                *(c.connect(f"d{n}", username="alice", password=b"wonderland") for n, c in enumerate(clients))
+            )
+            assert {ack.reason for ack in acks} == {0}
+            clients = [await broker.socket() for _ in range(200)]
+        wrong = await broker.socket()
+        assert (await wrong.connect("w", username="alice", password=b"looking-glass")).reason == 4
+        assert len(checked) == 2
+
+
+async def test_an_unknown_user_costs_what_a_known_one_does(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = []
+    verify = argon2.PasswordHasher.verify
+    monkeypatch.setattr(argon2.PasswordHasher, "verify", lambda *a: checked.append(1) or verify(*a))
+    async with running(plugins=plugins("ours", file)) as broker:
+        client = await broker.socket()
+        assert (await client.connect("c", username="nobody", password=b"wonderland")).reason == 4
+        assert len(checked) == 1
+
+
+@pytest.mark.parametrize(("mixed", "reason"), [(False, 5), (True, 0)])
+async def test_beside_a_password_file_nobody_is_anonymous_unless_it_says_so(file: Path, mixed: bool, reason: int) -> None:
+    """amqtt's anonymous plugin is loaded beside it, and lets in whom it is shown."""
+    options = {"file": str(file), "anonymous": mixed}
+    async with running(plugins={"plugins.passwords.PasswordsPlugin": options}) as broker:
+        assert (await (await broker.socket()).connect("guest")).reason == reason
+        named = await (await broker.socket()).connect("x", username="mallory", password=b"x")
+        assert named.reason == 4
+        right = await (await broker.socket()).connect("y", username="alice", password=b"wonderland")
+        assert right.reason == 0
+
+
+async def test_nor_beside_a_scram_file(tmp_path: Path) -> None:
+    (tmp_path / "scram").write_text(f"alice:{Credential.make('wonderland', iterations=4096)}\n")
+    for passwords in (True, False):
+        options = {"file": str(tmp_path / "scram"), "passwords": passwords}
+        async with running(plugins={"plugins.scram.ScramPlugin": options}) as broker:
+            assert (await (await broker.socket()).connect("guest")).reason == 5
+            assert (await (await broker.socket()).connect("x", username="mallory", password=b"x")).reason == 4
