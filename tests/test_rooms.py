@@ -129,7 +129,12 @@ def test_every_third_party_import_is_declared() -> None:
 
 # --- settings ------------------------------------------------------------------------------------------------------
 
-SECTIONS = {"listeners": config.Listener, "tls": config.Tls, "mqtt": config.Mqtt, "limits": config.Limits}
+SECTIONS: dict[str, type[BaseModel]] = {
+    "listeners": config.Listener,
+    "tls": config.Tls,
+    "mqtt": config.Mqtt,
+    "limits": config.Limits,
+}
 SECTIONS |= {"hooks": config.Hooks, "log": config.Log}
 
 
@@ -143,7 +148,7 @@ def documented(section: str) -> set[str]:
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_setting_is_documented_and_nothing_else(section: str) -> None:
-    model: type[BaseModel] = SECTIONS[section]
+    model = SECTIONS[section]
     assert documented(section) == set(model.model_fields)
     assert all(field.description for field in model.model_fields.values())
 

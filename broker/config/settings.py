@@ -303,7 +303,7 @@ def default_plugins() -> dict[str, dict[str, Any]]:
 class Settings(Section):
     """Everything. ``Settings()`` is what runs without a file: loopback only, embedded store."""
 
-    listeners: Annotated[list[Listener], Field(min_length=1, default_factory=default_listeners)]
+    listeners: Annotated[list[Listener], Field(min_length=1)] = Field(default_factory=default_listeners)
     """Where clients connect."""
     mqtt: Mqtt = Mqtt()
     """The protocol."""
@@ -313,7 +313,7 @@ class Settings(Section):
     """Plugins' time limits."""
     log: Log = Log()
     """Logging."""
-    plugins: Annotated[PluginMap, Field(default_factory=default_plugins)]
+    plugins: PluginMap = Field(default_factory=default_plugins)
     """Plugins by alias or class path, each with its settings, called in this order; ``false`` leaves one out."""
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from amqtt.contexts import Action
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
-from broker.access.authority import AuthRequest, Identity, SessionInfo
+from broker.access.authority import Authority, AuthRequest, Identity, SessionInfo
 from tests.chassis.third_party import OwnTopics
 
 ANONYMOUS = "amqtt.plugins.authentication.AnonymousAuthPlugin"
@@ -41,16 +42,18 @@ def passwords(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestIdentity:
-    async def test_nobody_gets_in_without_an_auth_plugin(self, authority_of, caplog):
+    async def test_nobody_gets_in_without_an_auth_plugin(
+        self, authority_of: Callable[..., Authority], caplog: pytest.LogCaptureFixture
+    ) -> None:
         authority = authority_of({})
         assert await authority.authenticate(request(username="alice", password="x")) is None
         assert "no auth plugin is configured" in caplog.text
 
-    async def test_anonymous(self, authority_of):
+    async def test_anonymous(self, authority_of: Callable[..., Authority]) -> None:
         authority = authority_of({ANONYMOUS: {}})
         assert await authority.authenticate(request()) == Identity("c/phone", None, True)
 
-    async def test_a_user_name_that_nobody_verified_counts_for_nothing(self, authority_of):
+    async def test_a_user_name_that_nobody_verified_counts_for_nothing(self, authority_of: Callable[..., Authority]) -> None:
         authority = authority_of({ANONYMOUS: {"allow_anonymous": True}, TABOO: {}})
         asked = request(username="admin", password="guess")
         identity = await authority.authenticate(asked)
@@ -58,12 +61,12 @@ class TestIdentity:
         # TopicTabooPlugin lets a user called admin do everything
         assert not await authority.allowed(info(identity, asked), Action.PUBLISH, "top-secret")
 
-    async def test_not_even_where_anonymous_wants_a_name(self, authority_of):
+    async def test_not_even_where_anonymous_wants_a_name(self, authority_of: Callable[..., Authority]) -> None:
         authority = authority_of({ANONYMOUS: {"allow_anonymous": False}})
         assert await authority.authenticate(request()) is None
         assert await authority.authenticate(request(username="alice")) == Identity("c/phone", None, True)
 
-    async def test_a_password_from_the_file(self, authority_of, passwords):
+    async def test_a_password_from_the_file(self, authority_of: Callable[..., Authority], passwords: Path) -> None:
         authority = authority_of({FILE: {"password_file": str(passwords)}})
         assert await authority.authenticate(request(username="alice", password="wonderland")) == Identity(
             "u/alice", "alice", False
@@ -72,7 +75,7 @@ class TestIdentity:
         assert await authority.authenticate(request(username="bob", password="wonderland")) is None
         assert await authority.authenticate(request()) is None
 
-    async def test_file_and_anonymous_together(self, authority_of, passwords):
+    async def test_file_and_anonymous_together(self, authority_of: Callable[..., Authority], passwords: Path) -> None:
         authority = authority_of({ANONYMOUS: {}, FILE: {"password_file": str(passwords)}})
         assert await authority.authenticate(request(username="alice", password="wonderland")) == Identity(
             "u/alice", "alice", False
@@ -80,23 +83,27 @@ class TestIdentity:
         assert await authority.authenticate(request()) == Identity("c/phone", None, True)
         assert await authority.authenticate(request(username="alice", password="wrong")) is None
 
-    async def test_one_no_is_enough(self, authority_of):
+    async def test_one_no_is_enough(self, authority_of: Callable[..., Authority]) -> None:
         authority = authority_of({OWN + "Tokens": {}, OWN + "Doorman": {}})
         asked = request(username="alice", password="ecila")
         asked.address = "10.0.0.2"
         assert await authority.authenticate(asked) is None
 
-    async def test_a_plugin_may_say_that_it_verifies_nothing(self, authority_of):
+    async def test_a_plugin_may_say_that_it_verifies_nothing(self, authority_of: Callable[..., Authority]) -> None:
         authority = authority_of({OWN + "Doorman": {}})
         assert await authority.authenticate(request(username="alice")) == Identity("c/phone", None, True)
 
-    async def test_a_password_that_is_no_text_is_refused_quietly(self, authority_of, passwords, caplog):
+    async def test_a_password_that_is_no_text_is_refused_quietly(
+        self, authority_of: Callable[..., Authority], passwords: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         authority = authority_of({FILE: {"password_file": str(passwords)}})
         asked = AuthRequest("phone", "alice", b"\xff\xfe")
         assert await authority.authenticate(asked) is None
         assert "FileAuthPlugin failed: UnicodeEncodeError" in caplog.text
 
-    async def test_the_password_is_forgotten_unless_a_topic_plugin_may_want_it(self, authority_of):
+    async def test_the_password_is_forgotten_unless_a_topic_plugin_may_want_it(
+        self, authority_of: Callable[..., Authority]
+    ) -> None:
         asked = request(username="alice", password="ecila")
         identity = await authority_of({OWN + "Tokens": {}}).authenticate(asked)
         assert asked.password is None
@@ -105,7 +112,7 @@ class TestIdentity:
         identity = await authority_of({OWN + "Tokens": {}, TABOO: {}}).authenticate(asked)
         assert info(identity, asked).session.password == "ecila"
 
-    async def test_what_an_auth_plugin_left_on_the_session_is_there_later(self, authority_of):
+    async def test_what_an_auth_plugin_left_on_the_session_is_there_later(self, authority_of: Callable[..., Authority]) -> None:
         asked = request(username="alice", password="ecila")
         identity = await authority_of({OWN + "Tokens": {}}).authenticate(asked)
         session = info(identity, asked).session
@@ -114,34 +121,45 @@ class TestIdentity:
 
 
 class TestFailures:
-    async def test_a_plugin_that_raises_refuses_and_gives_nothing_away(self, authority_of, caplog):
+    async def test_a_plugin_that_raises_refuses_and_gives_nothing_away(
+        self, authority_of: Callable[..., Authority], caplog: pytest.LogCaptureFixture
+    ) -> None:
         caplog.set_level(logging.DEBUG)
         authority = authority_of({OWN + "Broken": {}, ANONYMOUS: {}})
         assert await authority.authenticate(request(username="alice", password="s3cret")) is None
         assert "Broken failed: ValueError at third_party.py:" in caplog.text
         assert "s3cret" not in caplog.text
 
-    async def test_a_plugin_that_takes_too_long_refuses(self, authority_of, caplog):
+    async def test_a_plugin_that_takes_too_long_refuses(
+        self, authority_of: Callable[..., Authority], caplog: pytest.LogCaptureFixture
+    ) -> None:
         authority = authority_of({OWN + "Stuck": {}}, timeout=0.05)
         assert await authority.authenticate(request()) is None
         assert "Stuck failed: TimeoutError" in caplog.text
 
-    async def test_blocking_plugins_do_not_block_the_loop(self, authority_of):
+    async def test_blocking_plugins_do_not_block_the_loop(self, authority_of: Callable[..., Authority]) -> None:
         authority = authority_of({OWN + "Slow": {}})
         clients = asyncio.gather(*(authority.authenticate(request(f"c{n}", username="u")) for n in range(4)))
         longest, last = 0.0, time.monotonic()
         while not clients.done():
             await asyncio.sleep(0.005)
             longest, last = max(longest, time.monotonic() - last), time.monotonic()
-        assert [identity.user_key for identity in clients.result()] == ["u/u"] * 4
+        assert [identity and identity.user_key for identity in clients.result()] == ["u/u"] * 4
         assert longest < 0.15
 
-    async def test_file_passwords_are_hashed_on_a_thread(self, authority_of, passwords, monkeypatch):
+    async def test_file_passwords_are_hashed_on_a_thread(
+        self, authority_of: Callable[..., Authority], passwords: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         import threading
 
         used = []
         verify = PasswordHash.verify
-        monkeypatch.setattr(PasswordHash, "verify", lambda *a: used.append(threading.current_thread().name) or verify(*a))
+
+        def verified(*values: Any) -> bool:
+            used.append(threading.current_thread().name)
+            return verify(*values)
+
+        monkeypatch.setattr(PasswordHash, "verify", verified)
         await authority_of({FILE: {"password_file": str(passwords)}}).authenticate(
             request(username="alice", password="wonderland")
         )
@@ -149,20 +167,20 @@ class TestFailures:
         assert all(name.startswith("auth") for name in used)
 
 
-async def user(authority, name: str = "alice") -> SessionInfo:
+async def user(authority: Authority, name: str = "alice") -> SessionInfo:
     asked = request(username=name, password=name[::-1])
     return info(await authority.authenticate(asked), asked)
 
 
 class TestTopics:
-    async def test_without_a_topic_plugin_all_is_open(self, authority_of):
+    async def test_without_a_topic_plugin_all_is_open(self, authority_of: Callable[..., Authority]) -> None:
         authority = authority_of({ANONYMOUS: {}})
         session = info(await authority.authenticate(request()))
         assert authority.open
         assert authority.cached(session, Action.PUBLISH, "a") is True
         assert session.seen is None  # nobody asked, so no amqtt session was made
 
-    async def test_amqtts_acl(self, authority_of):
+    async def test_amqtts_acl(self, authority_of: Callable[..., Authority]) -> None:
         acl = {"publish_acl": {"alice": ["alice/#"]}, "acl": {"alice": ["news/+", "alice/#"], "anonymous": ["news/today"]}}
         authority = authority_of({OWN + "Tokens": {}, ANONYMOUS: {}, ACL: acl})
         alice = await user(authority)
@@ -179,23 +197,23 @@ class TestTopics:
         assert not await authority.allowed(nobody, Action.SUBSCRIBE, "alice/x")
 
     @pytest.mark.parametrize("action", list(Action))
-    async def test_every_action_is_asked_about(self, authority_of, action):
+    async def test_every_action_is_asked_about(self, authority_of: Callable[..., Authority], action: Any) -> None:
         authority = authority_of({OWN + "Tokens": {}, OWN + "OwnTopics": {"shared": ["news"]}})
         alice = await user(authority)
         assert [await authority.allowed(alice, action, topic) for topic in ("alice/x", "bob/x", "news")] == [True, False, True]
         assert {asked[1] for asked in OwnTopics.asked} == {str(action)}
 
-    async def test_amqtts_acl_is_answered_on_the_spot(self, authority_of):
+    async def test_amqtts_acl_is_answered_on_the_spot(self, authority_of: Callable[..., Authority]) -> None:
         authority = authority_of({OWN + "Tokens": {}, ACL: {"publish_acl": {"alice": ["a"]}}})
         alice = await user(authority)
         assert authority.cached(alice, Action.PUBLISH, "a") is True
         assert authority.cached(alice, Action.PUBLISH, "b") is False
 
-    async def test_all_plugins_must_agree_and_none_is_a_no(self, authority_of):
+    async def test_all_plugins_must_agree_and_none_is_a_no(self, authority_of: Callable[..., Authority]) -> None:
         authority = authority_of({OWN + "Tokens": {}, OWN + "OwnTopics": {}, OWN + "Undecided": {}})
         assert not await authority.allowed(await user(authority), Action.PUBLISH, "alice/x")
 
-    async def test_an_answer_is_kept(self, authority_of):
+    async def test_an_answer_is_kept(self, authority_of: Callable[..., Authority]) -> None:
         authority = authority_of({OWN + "Tokens": {}, OWN + "OwnTopics": {}})
         alice = await user(authority)
         assert authority.cached(alice, Action.PUBLISH, "alice/x") is None
@@ -208,7 +226,7 @@ class TestTopics:
         assert authority.cached(alice, Action.PUBLISH, "alice/x") is None
         assert OwnTopics.asked == [("alice", "publish", "alice/x"), ("alice", "publish", "bob/x")]
 
-    async def test_but_not_for_ever(self, authority_of, monkeypatch):
+    async def test_but_not_for_ever(self, authority_of: Callable[..., Authority], monkeypatch: pytest.MonkeyPatch) -> None:
         authority = authority_of({OWN + "Tokens": {}, OWN + "OwnTopics": {}}, acl_cache_seconds=60)
         alice = await user(authority)
         assert await authority.allowed(alice, Action.PUBLISH, "alice/x")
@@ -216,19 +234,19 @@ class TestTopics:
         monkeypatch.setattr("broker.access.authority.time.monotonic", lambda: later)
         assert authority.cached(alice, Action.PUBLISH, "alice/x") is None
 
-    async def test_and_not_for_another_connection(self, authority_of):
+    async def test_and_not_for_another_connection(self, authority_of: Callable[..., Authority]) -> None:
         authority = authority_of({OWN + "Tokens": {}, OWN + "OwnTopics": {}})
         assert await authority.allowed(await user(authority), Action.PUBLISH, "alice/x")
         assert authority.cached(await user(authority), Action.PUBLISH, "alice/x") is None
 
-    async def test_a_plugin_may_want_to_be_asked_each_time(self, authority_of):
+    async def test_a_plugin_may_want_to_be_asked_each_time(self, authority_of: Callable[..., Authority]) -> None:
         authority = authority_of({OWN + "Tokens": {}, OWN + "Moody": {}})
         alice = await user(authority)
         for _ in range(3):
             assert await authority.allowed(alice, Action.PUBLISH, "alice/x")
         assert len(OwnTopics.asked) == 3
 
-    async def test_the_same_question_is_asked_once_at_a_time(self, authority_of):
+    async def test_the_same_question_is_asked_once_at_a_time(self, authority_of: Callable[..., Authority]) -> None:
         authority = authority_of({OWN + "Tokens": {}, OWN + "OwnTopics": {}})
         alice = await user(authority)
         OwnTopics.gate = asyncio.Event()
@@ -240,7 +258,7 @@ class TestTopics:
         assert await asyncio.gather(*tasks[1:]) == [True] * 4
         assert len(OwnTopics.asked) == 1
 
-    async def test_what_was_used_last_stays_when_the_cache_is_full(self, authority_of):
+    async def test_what_was_used_last_stays_when_the_cache_is_full(self, authority_of: Callable[..., Authority]) -> None:
         authority = authority_of({OWN + "Tokens": {}, OWN + "OwnTopics": {}})
         alice = await user(authority)
         for number in range(400):
@@ -251,7 +269,9 @@ class TestTopics:
         assert authority.cached(alice, Action.PUBLISH, "alice/399") is True
         assert len(alice._answers or ()) == 256
 
-    async def test_a_failure_is_a_no_that_is_not_kept(self, authority_of, caplog):
+    async def test_a_failure_is_a_no_that_is_not_kept(
+        self, authority_of: Callable[..., Authority], caplog: pytest.LogCaptureFixture
+    ) -> None:
         authority = authority_of({OWN + "Tokens": {}, OWN + "OwnTopics": {}})
         alice = await user(authority)
         OwnTopics.failures = 1
@@ -259,7 +279,9 @@ class TestTopics:
         assert "no answer whether it may publish 'alice/x': OwnTopics failed: ConnectionError" in caplog.text
         assert await authority.allowed(alice, Action.PUBLISH, "alice/x")
 
-    async def test_settle_asks_until_there_is_an_answer(self, authority_of, monkeypatch):
+    async def test_settle_asks_until_there_is_an_answer(
+        self, authority_of: Callable[..., Authority], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         waited = []
 
         async def no_wait(seconds: float) -> None:
@@ -273,7 +295,9 @@ class TestTopics:
         assert authority.cached(alice, Action.RECEIVE, "alice/x") is True
         assert waited == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
 
-    async def test_settle_holds_an_answer_that_is_not_to_be_kept_for_one_look(self, authority_of):
+    async def test_settle_holds_an_answer_that_is_not_to_be_kept_for_one_look(
+        self, authority_of: Callable[..., Authority]
+    ) -> None:
         authority = authority_of({OWN + "Tokens": {}, OWN + "Moody": {}})
         alice = await user(authority)
         await authority.settle(alice, Action.RECEIVE, "bob/x")
@@ -282,7 +306,7 @@ class TestTopics:
         assert authority.cached(alice, Action.RECEIVE, "bob/x") is None
 
 
-async def test_an_idle_connection_costs_next_to_nothing(authority_of):
+async def test_an_idle_connection_costs_next_to_nothing(authority_of: Callable[..., Authority]) -> None:
     authority = authority_of({ANONYMOUS: {}})
     asked = request()
     session = info(await authority.authenticate(asked), asked)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from amqtt.plugins.sys.broker import BrokerSysPlugin
 
 from broker.access.authority import AuthRequest, Identity, SessionInfo
-from broker.amqtt.chassis import BrokerEvents, MQTTEvents
+from broker.amqtt.chassis import BrokerEvents, Chassis, MQTTEvents
 from broker.amqtt.server_view import SessionState
 from broker.errors import StartError
 from broker.hooks import GroupPlugin
 from broker.packets import model
 from storage.records import Message
+from tests.chassis.servers import PlainServer
 
 THIRD = "tests.chassis.third_party."
 EVENTS = "amqtt.plugins.logging_amqtt.EventLoggerPlugin"
@@ -32,18 +35,20 @@ def message(topic: str = "a/b", payload: bytes = b"x", qos: int = 1, retain: boo
 
 
 class TestLoading:
-    async def test_amqtts_own_plugins(self, chassis_of):
+    async def test_amqtts_own_plugins(self, chassis_of: Callable[..., Chassis]) -> None:
         chassis = chassis_of({EVENTS: {}, PACKETS: {}, ANONYMOUS: {"allow_anonymous": False}, SYS: {"sys_interval": 5}})
         assert len(chassis.plugins.plugins) == 4
         assert len(chassis.plugins.auth_plugins) == 1
         assert chassis.plugins.get_plugin("BrokerSysPlugin").config.sys_interval == 5
 
-    async def test_no_warnings_that_nobody_can_act_upon(self, chassis_of, recwarn, caplog):
+    async def test_no_warnings_that_nobody_can_act_upon(
+        self, chassis_of: Callable[..., Chassis], recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+    ) -> None:
         chassis_of({SYS: {}, "amqtt.plugins.topic_checking.TopicAccessControlListPlugin": {"acl": {"a": ["b"]}}})
         assert not recwarn.list
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
-    async def test_our_plugins_are_found_by_what_they_are(self, chassis_of):
+    async def test_our_plugins_are_found_by_what_they_are(self, chassis_of: Callable[..., Chassis]) -> None:
         chassis = chassis_of(
             {
                 "plugins.persistence.PersistencePlugin": {"url": "memory://"},
@@ -54,15 +59,16 @@ class TestLoading:
         assert [type(plugin).__name__ for plugin in chassis.group_plugins] == ["PersistencePlugin"]
         assert isinstance(chassis.group_plugins[0], GroupPlugin)
         assert chassis.storage_plugin is chassis.group_plugins[0]
+        assert chassis.sync_plugin is not None
         assert chassis.sync_plugin.start_position() == "earliest"
 
-    async def test_without_any(self, chassis_of):
+    async def test_without_any(self, chassis_of: Callable[..., Chassis]) -> None:
         chassis = chassis_of({})
         assert chassis.storage_plugin is None
         assert chassis.sync_plugin is None
         assert not any(chassis.listens(event) for event in [*BrokerEvents, *MQTTEvents])
 
-    async def test_text_from_the_environment_becomes_what_the_plugin_wants(self, chassis_of):
+    async def test_text_from_the_environment_becomes_what_the_plugin_wants(self, chassis_of: Callable[..., Chassis]) -> None:
         chassis = chassis_of({THIRD + "Fussy": {"size": "7", "ratio": "2", "name": "x"}, ANONYMOUS: {"allow-anonymous": "no"}})
         config = chassis.plugins.get_plugin("Fussy").config
         assert (config.size, config.ratio, config.name) == (7, 2.0, "x")
@@ -86,20 +92,22 @@ class TestLoading:
             ("plugins.persistence.PersistencePlugin", {"policies": [{"filter": "a", "mode": "some"}]}, "mode"),
         ],
     )
-    async def test_what_is_wrong_is_said_in_one_line(self, chassis_of, path, options, told):
+    async def test_what_is_wrong_is_said_in_one_line(
+        self, chassis_of: Callable[..., Chassis], path: str, options: Any, told: Any
+    ) -> None:
         with pytest.raises(StartError) as caught:
             chassis_of({path: options})
         assert told in str(caught.value)
         assert "\n" not in str(caught.value)
         assert "k3y" not in str(caught.value)
 
-    async def test_one_storage_only(self, chassis_of):
+    async def test_one_storage_only(self, chassis_of: Callable[..., Chassis]) -> None:
         with pytest.raises(StartError, match="only one plugin provides the storage"):
             chassis_of({"plugins.persistence.PersistencePlugin": {"url": "memory://"}, THIRD + "Second": {"url": "memory://"}})
 
 
 class TestEvents:
-    async def test_a_third_party_plugin_hears_everything_in_order(self, chassis_of):
+    async def test_a_third_party_plugin_hears_everything_in_order(self, chassis_of: Callable[..., Chassis]) -> None:
         chassis = chassis_of({THIRD + "Recorder": {}})
         recorder = chassis.plugins.get_plugin("Recorder")
         phone = client()
@@ -146,7 +154,9 @@ class TestEvents:
         assert (connect.client_id, connect.username) == ("phone", "alice")
         assert "s3cret" not in repr(connect)
 
-    async def test_nobody_listens_nothing_is_built(self, chassis_of, monkeypatch):
+    async def test_nobody_listens_nothing_is_built(
+        self, chassis_of: Callable[..., Chassis], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("broker.amqtt.chassis.to_amqtt", lambda packet: pytest.fail("built for nobody"))
         chassis = chassis_of({ANONYMOUS: {}})
         phone = client()
@@ -156,7 +166,7 @@ class TestEvents:
         chassis.client_disconnected(phone)
         assert phone.seen is None
 
-    async def test_the_loggers_cost_nothing_where_they_would_not_log(self, chassis_of):
+    async def test_the_loggers_cost_nothing_where_they_would_not_log(self, chassis_of: Callable[..., Chassis]) -> None:
         for name in ("EventLoggerPlugin", "PacketLoggerPlugin"):
             logging.getLogger(f"broker.plugins.{name}").setLevel(logging.INFO)
         try:
@@ -168,7 +178,7 @@ class TestEvents:
         assert not chassis.listens(BrokerEvents.MESSAGE_RECEIVED)
         assert not chassis.listens(MQTTEvents.PACKET_SENT)
 
-    async def test_the_loggers_log(self, chassis_of, caplog):
+    async def test_the_loggers_log(self, chassis_of: Callable[..., Chassis], caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG, "broker.plugins")
         chassis = chassis_of({EVENTS: {}, PACKETS: {}})
         phone = client()
@@ -178,7 +188,9 @@ class TestEvents:
         assert "### 'on_broker_client_connected' EVENT FIRED ###" in caplog.text
         assert "phone <-in-- PublishPacket" in caplog.text
 
-    async def test_a_slow_or_failing_plugin_holds_up_nobody_for_long(self, chassis_of, server, caplog):
+    async def test_a_slow_or_failing_plugin_holds_up_nobody_for_long(
+        self, chassis_of: Callable[..., Chassis], server: PlainServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
         chassis = chassis_of({THIRD + "Lazy": {}, THIRD + "Clumsy": {}, THIRD + "Recorder": {}}, hook_timeout=0.05)
         recorder = chassis.plugins.get_plugin("Recorder")
         chassis.client_connected(client())
@@ -188,7 +200,9 @@ class TestEvents:
         assert server.counters.hook_errors == 2
         assert "clumsy" in caplog.text
 
-    async def test_events_above_the_bound_are_dropped_and_counted(self, chassis_of, server, caplog):
+    async def test_events_above_the_bound_are_dropped_and_counted(
+        self, chassis_of: Callable[..., Chassis], server: PlainServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
         chassis = chassis_of({THIRD + "Lazy": {}}, hook_timeout=0.01, event_queue=10)
         for _ in range(25):
             chassis.client_connected(client())
@@ -220,22 +234,23 @@ class TestPackets:
             ),
         ],
     )
-    async def test_amqtts_packets_say_the_same(self, packet, wire):
+    async def test_amqtts_packets_say_the_same(self, packet: Any, wire: Any) -> None:
         from broker.amqtt.packets import to_amqtt
 
         built = to_amqtt(packet)
+        assert built is not None
         assert built.to_bytes() == wire
         assert built.fixed_header.remaining_length == len(wire) - 2
         assert repr(built)
 
-    async def test_what_amqtt_does_not_know_is_left_out(self):
+    async def test_what_amqtt_does_not_know_is_left_out(self) -> None:
         from broker.amqtt.packets import to_amqtt
 
         assert to_amqtt(model.Auth()) is None
 
 
 class TestContext:
-    async def test_sessions(self, chassis_of, server):
+    async def test_sessions(self, chassis_of: Callable[..., Chassis], server: PlainServer) -> None:
         phone = client()
         server.states["phone"] = SessionState("c/phone", "phone", True, False, phone, 1, 2, 3)
         server.states["pad"] = SessionState("u/alice", "pad", False, False)
@@ -250,7 +265,7 @@ class TestContext:
         assert context.get_session("pad").transitions.is_disconnected()
         assert context.get_session("nobody") is None
 
-    async def test_subscriptions(self, chassis_of, server):
+    async def test_subscriptions(self, chassis_of: Callable[..., Chassis], server: PlainServer) -> None:
         server.states["phone"] = SessionState("c/phone", "phone", True, True, client())
         server.filters += [("a/#", "phone", 1), ("b", "phone", 0), ("a/#", "gone", 2)]
         found = chassis_of({}).context.subscriptions
@@ -259,7 +274,9 @@ class TestContext:
             "b": [("phone", 0)],
         }
 
-    async def test_broadcast_and_retain_go_through_the_server(self, chassis_of, server):
+    async def test_broadcast_and_retain_go_through_the_server(
+        self, chassis_of: Callable[..., Chassis], server: PlainServer
+    ) -> None:
         context = chassis_of({}).context
         await context.broadcast_message("news", b"1")
         await context.broadcast_message("news", b"2", 1)
@@ -272,7 +289,9 @@ class TestContext:
             ("news", b"4", 0, True, True),
         ]
 
-    async def test_retained_messages_can_be_read_and_written(self, chassis_of, server):
+    async def test_retained_messages_can_be_read_and_written(
+        self, chassis_of: Callable[..., Chassis], server: PlainServer
+    ) -> None:
         context = chassis_of({}).context
         await context.retain_message("a", b"1")
         retained = context.retained_messages
@@ -289,7 +308,9 @@ class TestContext:
         with pytest.raises(KeyError):
             del retained["a"]
 
-    async def test_a_plugin_may_make_a_session_and_subscribe_it(self, chassis_of, server):
+    async def test_a_plugin_may_make_a_session_and_subscribe_it(
+        self, chassis_of: Callable[..., Chassis], server: PlainServer
+    ) -> None:
         context = chassis_of({}).context
         await context.add_subscription("robot", None, None)
         assert context.get_session("robot").transitions.is_disconnected()
@@ -297,7 +318,7 @@ class TestContext:
         assert server.filters == [("a/#", "robot", 1)]
         assert context.get_session("robot").user_key == "c/robot"
 
-    async def test_amqtts_sys_plugin_works_unchanged(self, chassis_of, server):
+    async def test_amqtts_sys_plugin_works_unchanged(self, chassis_of: Callable[..., Chassis], server: PlainServer) -> None:
         chassis = chassis_of({SYS: {"sys_interval": 1}})
         plugin = chassis.plugins.get_plugin("BrokerSysPlugin")
         assert isinstance(plugin, BrokerSysPlugin)
@@ -316,7 +337,7 @@ class TestContext:
         await chassis.fire_and_wait(BrokerEvents.PRE_SHUTDOWN)
 
 
-async def test_the_light_session_is_an_amqtt_session():
+async def test_the_light_session_is_an_amqtt_session() -> None:
     """Every attribute that amqtt's own has is there, with the same default."""
     import pickle
 

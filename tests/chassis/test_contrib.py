@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -11,14 +14,14 @@ from amqtt.contrib import cert
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.access.authority import Authority, AuthRequest, Identity, SessionInfo
-from broker.amqtt.chassis import BrokerEvents
+from broker.amqtt.chassis import BrokerEvents, Chassis
 
 
 def asked(username: str | None, password: str | None, client_id: str = "phone") -> AuthRequest:
     return AuthRequest(client_id, username, None if password is None else password.encode(), "10.0.0.1", 1)
 
 
-async def test_jwt(authority_of):
+async def test_jwt(authority_of: Callable[..., Authority]) -> None:
     secret = "a secret of thirty-two bytes or more"
     claims = {"user_claim": "name", "secret_key": secret}
     topics = {"publish_claim": "may_pub", "subscribe_claim": "may_sub", "receive_claim": "may_rec", "secret_key": secret}
@@ -35,7 +38,7 @@ async def test_jwt(authority_of):
     assert await authority.authenticate(asked("alice", token[:-2])) is None
 
 
-async def test_database(chassis_of, tmp_path):
+async def test_database(chassis_of: Callable[..., Chassis], tmp_path: Path) -> None:
     connection = f"sqlite+aiosqlite:///{tmp_path}/auth.db"
     users, topics = "amqtt.contrib.auth_db.UserAuthDBPlugin", "amqtt.contrib.auth_db.TopicAuthDBPlugin"
     options = {"connection": connection, "sync_schema": True}
@@ -54,7 +57,7 @@ async def test_database(chassis_of, tmp_path):
     assert await authority.authenticate(asked("alice", "wrong")) is None
 
 
-async def test_http(chassis_of):
+async def test_http(chassis_of: Callable[..., Chassis]) -> None:
     seen: list[dict[str, Any]] = []
 
     async def answer(request: Any) -> Any:
@@ -71,6 +74,7 @@ async def test_http(chassis_of):
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
+    assert isinstance(site._server, asyncio.Server)
     port = site._server.sockets[0].getsockname()[1]
     options = {"host": "127.0.0.1", "port": str(port), "request_method": "post"}
     http = "amqtt.contrib.http."
@@ -91,10 +95,10 @@ async def test_http(chassis_of):
     assert len(seen) == 4
 
 
-async def test_certificates_verify_the_client_id_not_the_user_name(authority_of):
+async def test_certificates_verify_the_client_id_not_the_user_name(authority_of: Callable[..., Authority]) -> None:
     key, ca = cert.generate_root_creds("XX", "State", "Town", "Org", "Root")
     _, request = cert.generate_device_csr("XX", "Org", "device", "spiffe://fleet.example/device/phone", "phone.local")
-    der = cert.sign_csr(request, key, ca).public_bytes(Encoding.DER)
+    der: bytes = cert.sign_csr(request, key, ca).public_bytes(Encoding.DER)
 
     class Tls:
         def getpeercert(self, binary_form: bool = False) -> bytes:

@@ -83,7 +83,9 @@ async def connected(server: Server, client: Client, *credentials: str) -> Client
 
 
 @pytest.mark.parametrize("version", [paho.MQTTv311, paho.MQTTv5])
-async def test_passwords_from_a_file(broker, client, passwords, version):
+async def test_passwords_from_a_file(
+    broker: Callable[..., Any], client: Callable[..., Any], passwords: Path, version: int
+) -> None:
     server = await broker({FILE: {"password_file": str(passwords)}})
     assert await asyncio.to_thread(client("phone", version).connect, address(server), "alice", "ecila") == "Success"
     wrong = await asyncio.to_thread(client("pad", version).connect, address(server), "alice", "guess")
@@ -91,7 +93,9 @@ async def test_passwords_from_a_file(broker, client, passwords, version):
     assert await asyncio.to_thread(client("tv", version).connect, address(server)) == "Not authorized"
 
 
-async def test_devices_of_a_user_share_an_inbox_and_a_claimed_name_does_not(broker, client, passwords):
+async def test_devices_of_a_user_share_an_inbox_and_a_claimed_name_does_not(
+    broker: Callable[..., Any], client: Callable[..., Any], passwords: Path
+) -> None:
     server = await broker({FILE: {"password_file": str(passwords)}, ANONYMOUS: {}})
     await connected(server, client("phone"), "alice", "ecila")
     await connected(server, client("pad"), "alice", "ecila")
@@ -100,7 +104,7 @@ async def test_devices_of_a_user_share_an_inbox_and_a_claimed_name_does_not(brok
     assert users == {"phone": "u/alice", "pad": "u/alice", "tv": "c/tv"}
 
 
-async def test_amqtts_acl(broker, client, passwords):
+async def test_amqtts_acl(broker: Callable[..., Any], client: Callable[..., Any], passwords: Path) -> None:
     acl = {"publish_acl": {"alice": ["home/#"]}, "acl": {"alice": ["home/#"], "bob": ["home/door"]}}
     server = await broker({FILE: {"password_file": str(passwords)}, ACL: acl})
     alice = await connected(server, client("phone"), "alice", "ecila")
@@ -115,7 +119,9 @@ async def test_amqtts_acl(broker, client, passwords):
     assert bob.messages.empty()
 
 
-async def test_what_a_client_may_not_is_in_the_log(broker, client, passwords, caplog):
+async def test_what_a_client_may_not_is_in_the_log(
+    broker: Callable[..., Any], client: Callable[..., Any], passwords: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A 3.1.1 publisher is told nothing, so whoever writes the rules must be."""
     acl = {"publish_acl": {"alice": ["home/#"]}, "acl": {"alice": ["home/#"]}}
     server = await broker({FILE: {"password_file": str(passwords)}, ACL: acl})
@@ -132,7 +138,9 @@ async def test_what_a_client_may_not_is_in_the_log(broker, client, passwords, ca
     assert "may not publish '$SYS/x': the broker's own" in caplog.text
 
 
-async def test_a_refused_login_is_in_the_log_with_user_and_plugin(broker, client, passwords, caplog):
+async def test_a_refused_login_is_in_the_log_with_user_and_plugin(
+    broker: Callable[..., Any], client: Callable[..., Any], passwords: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG, "broker")
     server = await broker({FILE: {"password_file": str(passwords)}})
     for name, password in (("bob", "s3cret"), ("bob", "s3cret"), ("eve", "s3cret")):
@@ -146,14 +154,14 @@ async def test_a_refused_login_is_in_the_log_with_user_and_plugin(broker, client
     assert "s3cret" not in caplog.text
 
 
-async def test_version_5_is_told_that_it_may_not(broker, client):
+async def test_version_5_is_told_that_it_may_not(broker: Callable[..., Any], client: Callable[..., Any]) -> None:
     server = await broker({THIRD + "Tokens": {}, THIRD + "OwnTopics": {}})
     alice = await connected(server, client("phone", paho.MQTTv5), "alice", "ecila")
     assert await asyncio.to_thread(alice.publish, "bob/x", b"no") == "Not authorized"
 
 
 @pytest.mark.parametrize("plugin", ["OwnTopics", "Moody"])
-async def test_an_acl_on_all_three_actions(broker, client, plugin):
+async def test_an_acl_on_all_three_actions(broker: Callable[..., Any], client: Callable[..., Any], plugin: Any) -> None:
     server = await broker({THIRD + "Tokens": {}, THIRD + plugin: {"shared": ["#", "bob/x"]}})
     alice = await connected(server, client("phone"), "alice", "ecila")
     bob = await connected(server, client("pad"), "bob", "bob")
@@ -166,7 +174,7 @@ async def test_an_acl_on_all_three_actions(broker, client, plugin):
     assert ("alice", "receive", "alice/no") not in asked
 
 
-async def test_an_acl_service_that_is_away_loses_no_message(broker, client):
+async def test_an_acl_service_that_is_away_loses_no_message(broker: Callable[..., Any], client: Callable[..., Any]) -> None:
     server = await broker({THIRD + "Tokens": {}, THIRD + "OwnTopics": {"shared": ["bob/x", "bob/y"]}})
     alice = await connected(server, client("phone"), "alice", "ecila")
     bob = await connected(server, client("pad"), "bob", "bob")
@@ -178,7 +186,9 @@ async def test_an_acl_service_that_is_away_loses_no_message(broker, client):
     assert OwnTopics.failures == 0
 
 
-async def test_the_packet_logger(broker, client, caplog):
+async def test_the_packet_logger(
+    broker: Callable[..., Any], client: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG, "broker.plugins")
     server = await broker({THIRD + "Tokens": {}, PACKETS: {}})
     alice = await connected(server, client("phone"), "alice", "ecila")
@@ -203,7 +213,9 @@ async def test_the_packet_logger(broker, client, caplog):
 
 
 @pytest.mark.parametrize("version", [paho.MQTTv311, paho.MQTTv5])
-async def test_a_third_party_plugin_hears_everything(broker, client, version):
+async def test_a_third_party_plugin_hears_everything(
+    broker: Callable[..., Any], client: Callable[..., Any], version: int
+) -> None:
     server = await broker({THIRD + "Recorder": {}, ANONYMOUS: {}})
     recorder = server.chassis.plugins.get_plugin("Recorder")
     phone = await connected(server, client("phone", version))
@@ -242,7 +254,7 @@ async def test_a_third_party_plugin_hears_everything(broker, client, version):
     assert recorder.closed
 
 
-async def test_amqtts_sys_topics(broker, client):
+async def test_amqtts_sys_topics(broker: Callable[..., Any], client: Callable[..., Any]) -> None:
     server = await broker({ANONYMOUS: {}, SYS: {"sys_interval": 1}})
     phone = await connected(server, client("phone"))
     assert await asyncio.to_thread(phone.subscribe, "$SYS/broker/#")
@@ -256,7 +268,7 @@ async def test_amqtts_sys_topics(broker, client):
     assert int(found["$SYS/broker/load/bytes/received"]) > 0
 
 
-async def test_our_sys_topics(broker, client):
+async def test_our_sys_topics(broker: Callable[..., Any], client: Callable[..., Any]) -> None:
     server = await broker({ANONYMOUS: {}, "sys": {"interval": 0.1}})
     phone = await connected(server, client("phone"))
     await asyncio.to_thread(phone.publish, "a", b"12345")
@@ -271,7 +283,9 @@ async def test_our_sys_topics(broker, client):
     assert not [message async for message in server.storage.retained()]  # $SYS is kept in memory only
 
 
-async def test_sys_topics_tell_that_storage_is_away(broker, client, monkeypatch):
+async def test_sys_topics_tell_that_storage_is_away(
+    broker: Callable[..., Any], client: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from storage.errors import StorageUnavailable
 
     server = await broker({ANONYMOUS: {}, "sys": {"interval": 0.05}})
@@ -289,7 +303,7 @@ async def test_sys_topics_tell_that_storage_is_away(broker, client, monkeypatch)
     assert (await asyncio.to_thread(phone.receive))[1] == b"available"
 
 
-async def test_policies(broker, client):
+async def test_policies(broker: Callable[..., Any], client: Callable[..., Any]) -> None:
     policies = [{"filter": "telemetry/#", "mode": "store"}, {"filter": "debug/#", "mode": "none"}]
     server = await broker({"persistence": {"url": "memory://", "policies": policies}, ANONYMOUS: {}})
     phone = await connected(server, client("phone", clean_session=False))
@@ -302,7 +316,7 @@ async def test_policies(broker, client):
     assert await server.storage.inbox_head("c/phone") == 1
 
 
-async def test_over_websocket(broker, client):
+async def test_over_websocket(broker: Callable[..., Any], client: Callable[..., Any]) -> None:
     server = await broker({ANONYMOUS: {}}, type="ws")
     phone = client("phone", transport="websockets")
     phone.paho.ws_set_options("/mqtt")
@@ -313,7 +327,7 @@ async def test_over_websocket(broker, client):
         assert len((await asyncio.to_thread(phone.receive))[1]) == size
 
 
-async def test_the_certificate_plugin(broker, client, tmp_path):
+async def test_the_certificate_plugin(broker: Callable[..., Any], client: Callable[..., Any], tmp_path: Path) -> None:
     files = Certificates(tmp_path)
     tls = {"certfile": str(files.server), "keyfile": str(files.server_key), "cafile": str(files.ca)}
     server = await broker({"amqtt.contrib.cert.UserAuthCertPlugin": {"uri_domain": "fleet"}}, tls=tls)

@@ -136,7 +136,7 @@ def _text(path: Path) -> str:
 def until(ask: Callable[[], T], patience: float = PATIENCE) -> T:
     """Ask until the answer is something."""
 
-    async def asking() -> Any:
+    async def asking() -> T:
         async with asyncio.timeout(patience):
             while not (answer := ask()):
                 await asyncio.sleep(0.02)

@@ -87,7 +87,8 @@ async def lets_in(file: Path, user: str, password: str) -> bool | None:
     context.config = FileAuthPlugin.Config(password_file=file)
     session = Session()
     session.username, session.password = user, password
-    return await FileAuthPlugin(context).authenticate(session=session)
+    allowed: bool | None = await FileAuthPlugin(context).authenticate(session=session)
+    return allowed
 
 
 async def test_amqtt_accepts_the_passwords(tmp_path: Path) -> None:

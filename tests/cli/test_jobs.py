@@ -11,6 +11,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 import yaml
+from paho.mqtt.enums import CallbackAPIVersion
 
 from storage.factory import open_url
 from storage.records import Append, Message
@@ -43,7 +44,7 @@ def tideline(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def published(broker: Process, count: int) -> None:
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, "publisher")
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, "publisher")
     client.connect("127.0.0.1", broker.port())
     client.loop_start()
     for number in range(count):

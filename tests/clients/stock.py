@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tests.support.certificates import Certificates
 from tests.support.laws_process import broker_process, free_port
@@ -15,7 +15,7 @@ from tests.support.laws_process import broker_process, free_port
 class Way(NamedTuple):
     """How to connect: ``transport`` as paho names it, and whether over TLS."""
 
-    transport: str = "tcp"
+    transport: Literal["tcp", "websockets"] = "tcp"
     tls: bool = False
 
 

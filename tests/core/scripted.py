@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from broker.connection.connection import Connection
@@ -305,8 +305,8 @@ class World:
             return operations
 
         server.route = routed  # type: ignore[method-assign]
-        self._restore = lambda: setattr(SubscribeStep, "apply", apply)
-        SubscribeStep.apply = applied  # type: ignore[method-assign]
+        self._restore: Callable[[], None] = lambda: setattr(SubscribeStep, "apply", apply)
+        SubscribeStep.apply = applied  # type: ignore[method-assign, assignment]
 
     async def stop(self) -> None:
         self._restore()

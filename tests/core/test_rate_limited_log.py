@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 
+import pytest
+
 from broker.rate_limited_log import LINES, RateLimitedLog
 
 logger = logging.getLogger("broker.flood")
 
 
-def test_one_key_has_a_line_per_interval_and_another_is_not_hidden_by_it(caplog):
+def test_one_key_has_a_line_per_interval_and_another_is_not_hidden_by_it(caplog: pytest.LogCaptureFixture) -> None:
     log = RateLimitedLog(logger, 60)
     for _ in range(1000):
         log.warning("no %s", "a", key="a")
@@ -18,7 +20,7 @@ def test_one_key_has_a_line_per_interval_and_another_is_not_hidden_by_it(caplog)
     assert caplog.messages == ["no a", "no b (999 such lines were left out before this one)"]
 
 
-def test_many_keys_are_bounded_and_counted(caplog):
+def test_many_keys_are_bounded_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     log = RateLimitedLog(logger, 60)
     for number in range(1000):
         log.warning("no %d", number, key=number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.packets.model import Will
-from broker.packets.properties import Property, encode_property_body
+from broker.packets.properties import Properties, Property, encode_property_body
 from broker.sessions import wills
 from storage.memory import MemoryStorage
 from storage.records import DeviceKey
@@ -13,7 +13,7 @@ NOW = 1_700_000_000_000
 
 
 def test_a_will_comes_out_as_it_went_in() -> None:
-    properties = {Property.WILL_DELAY: 5, Property.MESSAGE_EXPIRY: 60, Property.CONTENT_TYPE: "text/plain"}
+    properties: Properties = {Property.WILL_DELAY: 5, Property.MESSAGE_EXPIRY: 60, Property.CONTENT_TYPE: "text/plain"}
     packed = wills.pack(Will("a/b", b"\0gone", 2, True, properties))
     assert wills.delay(packed) == 5
     append = wills.append(packed, DEVICE, NOW)

@@ -102,15 +102,16 @@ async def test_a_user_cannot_act_for_another(users: Site) -> None:
     bob = await users.device("bob", "phone")
     await bob.subscribe("x/#", options=1)
     http = users.caller("alice")
-    for method, path, options in [
+    calls: list[tuple[str, str, dict[str, Any]]] = [
         ("GET", "/devices", {}),
         ("GET", "/devices/phone", {}),
         ("PUT", "/devices/phone/offset", {"json": {"offset": 0}}),
         ("DELETE", "/devices/phone", {}),
         ("GET", "/sync", {"params": {"device": "phone"}}),
         ("GET", "/conversations", {}),
-    ]:
-        options = {**options, "params": {**options.get("params", {}), "user": "u/bob"}}  # type: ignore[dict-item]
+    ]
+    for method, path, options in calls:
+        options = {**options, "params": {**options.get("params", {}), "user": "u/bob"}}
         assert (await http.request(method, path, **options)).status_code == 403, path
     assert (await http.get("/devices/phone")).status_code == 404
     assert (await users.caller("bob").get("/devices/phone")).json()["connected"] is True

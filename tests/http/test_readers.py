@@ -153,7 +153,7 @@ async def test_a_device_made_and_subscribed_over_http(users: Site) -> None:
 
 async def test_a_stock_client_asks_and_is_answered(users: Site) -> None:
     host, port = users.address
-    who = {"username": "alice", "password": "alice-password"}
+    who: dict[str, Any] = {"username": "alice", "password": "alice-password"}
     async with asyncio.timeout(10), aiomqtt.Client(host, port, identifier="phone", clean_session=False, **who) as phone:
         await phone.subscribe("$sync/reply/phone", qos=1)
         await phone.publish("chat/a", "hello", qos=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,12 +51,12 @@ async def test_lag_and_rebuild(tmp_path: Path, store: str) -> None:
 async def test_it_is_for_the_operator(sites: Sites, tmp_path: Path) -> None:
     async with sites(plugins={"search": {"path": str(tmp_path / "search.db")}}) as made:
         for method, path in CALLS:
-            options = {"json": {}} if method == "POST" else {}
+            options: dict[str, Any] = {"json": {}} if method == "POST" else {}
             assert (await made.caller().request(method, path, **options)).status_code == 401
             assert (await made.caller("alice").request(method, path, **options)).status_code == 403
 
 
 async def test_without_the_plugin_it_is_away(tour: Site) -> None:
     for method, path in CALLS:
-        options = {"json": {}} if method == "POST" else {}
+        options: dict[str, Any] = {"json": {}} if method == "POST" else {}
         assert (await tour.caller().request(method, path, **options)).status_code == 503

@@ -55,7 +55,8 @@ async def test_nothing_is_lost_and_nothing_comes_twice(users: Site, seed: int) -
     await laptop.subscribe("chat/#", options=2)
     await laptop.leave()
     sender, http = await users.device("bob", "sender"), users.caller("alice")
-    sent, got = 0, []
+    sent = 0
+    got: list[int] = []
     async with asyncio.timeout(60):
         for _ in range(12):
             for _ in range(dice.randrange(1, 8)):

@@ -28,7 +28,8 @@ actions = st.lists(
 
 async def recount(http: Any, topic: str, position: int, last: int) -> int:
     """How many messages the history gives after the position, up to what was last, in pages of three."""
-    found, cursor = 0, None
+    found: int = 0
+    cursor: str | None = None
     while True:
         given_ = {"cursor": cursor} if cursor else {"after": position, "before": last + 1, "order": "oldest"}
         page = (await http.get(f"/conversations/{topic}/messages", params={**given_, "limit": 3})).json()

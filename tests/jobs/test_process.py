@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import paho.mqtt.client as mqtt
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
 from storage.factory import open_url
 from storage.records import Append, JobState, Message, SaveJob
@@ -31,7 +32,7 @@ class Phone:
         self.received: list[str] = []
         self._port = port
         self._subscribed = threading.Event()
-        self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, "phone", clean_session=False)
+        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, "phone", clean_session=False)
         self.client.username_pw_set("ann", "ann")
         self.client.on_message = lambda client, userdata, message: self.received.append(message.payload.decode())
         self.client.on_subscribe = lambda *args: self._subscribed.set()

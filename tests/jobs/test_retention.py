@@ -143,7 +143,7 @@ async def test_unacknowledged_entries_are_counted_as_far_as_a_run_came(
                 made.jobs.cancel("retention")
             return await prune(topic, before, limit)
 
-        made.storage.prune_conversation = watched  # type: ignore[method-assign]
+        made.storage.prune_conversation = watched  # type: ignore[method-assign, assignment]
         made.jobs.run("retention")
         detail = (await made.jobs.ended("retention"))["last"]["detail"]
         assert (detail["removed"], detail["unacknowledged"]) == (8, 16)
@@ -207,7 +207,7 @@ async def test_many_are_removed_step_by_step_and_a_run_may_be_cancelled_in_betwe
                 made.jobs.cancel("retention")
             return await prune(topic, before, limit)
 
-        made.storage.prune_conversation = watched  # type: ignore[method-assign]
+        made.storage.prune_conversation = watched  # type: ignore[method-assign, assignment]
         made.jobs.run("retention")
         last = (await made.jobs.ended("retention"))["last"]
         assert (last["outcome"], last["detail"]["removed"], steps) == ("cancelled", 20, [10, 10])
@@ -239,7 +239,7 @@ async def test_a_device_that_sets_its_offset_back_during_a_run_is_looked_at_agai
                 await made.server.view.readers.set_offset(key, 5)
             return count
 
-        made.storage.prune_conversation = watched  # type: ignore[method-assign]
+        made.storage.prune_conversation = watched  # type: ignore[method-assign, assignment]
         assert await made.run("retention") == {"conversations": 1, "removed": 5, "spared": 3, "unacknowledged": 0}
         again = await made.durable("phone")
         assert [m.payload for m in await again.messages(3)] == [b"6", b"7", b"8"]

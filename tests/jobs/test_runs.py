@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +133,18 @@ async def test_the_next_run_is_kept_over_a_restart(tmp_path: Path) -> None:
 
 
 async def test_what_was_missed_is_made_up_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugin_module, "CATCH_UP", plugin_module.timedelta(milliseconds=50))
+    monkeypatch.setattr(plugin_module, "CATCH_UP", timedelta(milliseconds=50))
     long_ago = NOW - 400 * 86_400_000
     url = await prepared(tmp_path, JobState("sessions", "1h", long_ago, long_ago - 5, long_ago - 4, "done"))
     runs: list[str] = []
     async with house_at(url, [], {}, sessions={"schedule": "1h"}) as made:
-        start = made.jobs._runs.start  # type: ignore[attr-defined]
-        made.jobs._runs.start = lambda name, by: (runs.append(by), start(name, by))  # type: ignore[attr-defined]
+        start = made.jobs._runs.start
+
+        def started(name: str, by: str) -> Any:
+            runs.append(by)
+            return start(name, by)
+
+        made.jobs._runs.start = started
         await until(lambda: made.jobs.job("sessions")["last"]["started"] > NOW - 60_000)
         job = await made.jobs.ended("sessions")
         assert runs == ["schedule"]
@@ -167,7 +173,7 @@ async def test_a_stop_ends_a_run_at_its_step(tmp_path: Path, caplog: pytest.LogC
             await asyncio.sleep(0.05)
             return await prune(topic, before, limit)
 
-        made.storage.prune_conversation = slow  # type: ignore[method-assign]
+        made.storage.prune_conversation = slow  # type: ignore[method-assign, assignment]
         made.jobs.run("retention")
         await begun.wait()
     assert "job retention: interrupted" in caplog.text

@@ -10,6 +10,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 
 from storage.factory import open_url
@@ -28,12 +29,12 @@ class Device:
         self.got: list[tuple[str, bytes, int]] = []
         self.subscribed = threading.Event()
         options: dict[str, Any] = {"clean_session": False} if version == mqtt.MQTTv311 else {}
-        self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id, protocol=version, **options)
+        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion(version), **options)
         self.client.username_pw_set("bob", "bob")
         self.client.reconnect_delay_set(1, 1)
         self.client.on_connect = lambda client, *_: client.subscribe("laws/#", qos=2)
         self.client.on_subscribe = lambda *_: self.subscribed.set()
-        self.client.on_message = lambda _, __, message: self.got.append((message.topic, message.payload, message.qos))
+        self.client.on_message = lambda _, __, message: self.got.append((message.topic, bytes(message.payload), message.qos))
         keeps: dict[str, Any] = {}
         if version == mqtt.MQTTv5:
             keeps["properties"] = Properties(mqtt.CONNECT >> 4)
@@ -51,7 +52,7 @@ class Publisher:
         self._payloads: dict[int, bytes] = {}
         self._done: set[int] = set()
         # Stock but for one fault: where a start takes so long that it reconnects in vain twice, it would publish again.
-        self.client = Client(mqtt.CallbackAPIVersion.VERSION2, client_id, clean_session=False)
+        self.client = Client(CallbackAPIVersion.VERSION2, client_id, clean_session=False)
         self.client.username_pw_set("alice", "alice")
         self.client.reconnect_delay_set(1, 1)
         # Takes no lock: paho holds one of its own while it calls, which `publish` waits for.
@@ -125,8 +126,8 @@ async def test_what_is_acknowledged_survives_every_kill(tmp_path: Path, seed: in
                 lambda: all(p.acknowledged <= {payload for _, payload, _ in device.got} for p in publishers),  # noqa: B023
                 f"everything at {device.client._client_id!r}",
             )
-        for one in (*publishers, *devices):
-            one.client.loop_stop()
+        for client in (*(p.client for p in publishers), *(d.client for d in devices)):
+            client.loop_stop()
         broker.stop()
         stored = {topic: await _conversation(url, topic) for topic in TOPICS}
         inbox = await _inbox(url, "u/bob")

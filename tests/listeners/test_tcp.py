@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from broker.config.settings import Listener
 from broker.errors import StartError
 from broker.net.listeners import Listeners
+from tests.support.certificates import Certificates
 
 WAIT = 5
 
 
-async def exchange(address: tuple[str, int], data: bytes, size: int, **options: object) -> bytes:
+async def exchange(address: tuple[str, int], data: bytes, size: int, **options: Any) -> bytes:
     reader, writer = await asyncio.open_connection(*address, **options)
     writer.write(data)
     async with asyncio.timeout(WAIT):
@@ -25,7 +28,7 @@ async def exchange(address: tuple[str, int], data: bytes, size: int, **options: 
 
 
 class TestTcp:
-    async def test_data_goes_both_ways(self, running):
+    async def test_data_goes_both_ways(self, running: Callable[..., Any]) -> None:
         server = await running({})
         assert await exchange(server.address, b"hello", 7) == b"<hello>"
         echo = await server.echo()
@@ -34,7 +37,7 @@ class TestTcp:
         assert echo.listener == "l0"
         assert server.listeners.connections == 0
 
-    async def test_several_listeners_at_once(self, running):
+    async def test_several_listeners_at_once(self, running: Callable[..., Any]) -> None:
         server = await running({"name": "a"}, {"name": "b"})
         assert set(server.addresses) == {"a", "b"}
         for name, (address,) in server.addresses.items():
@@ -42,12 +45,12 @@ class TestTcp:
             assert server.echoes[-1].listener == name
 
     @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
-    async def test_ipv6(self, running):
+    async def test_ipv6(self, running: Callable[..., Any]) -> None:
         server = await running({"bind": "[::1]:0"})
         assert server.address[0] == "::1"
         assert await exchange(server.address, b"x", 3) == b"<x>"
 
-    async def test_nodelay_is_set(self, running):
+    async def test_nodelay_is_set(self, running: Callable[..., Any]) -> None:
         server = await running({})
         _, writer = await asyncio.open_connection(*server.address)
         echo = await server.echo()
@@ -55,7 +58,9 @@ class TestTcp:
         assert echo.transport.get_extra_info("peername")[:2] == writer.get_extra_info("sockname")[:2]
         writer.close()
 
-    async def test_over_the_limit_a_client_is_closed_at_once(self, running, caplog):
+    async def test_over_the_limit_a_client_is_closed_at_once(
+        self, running: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
         server = await running({"max_connections": 2})
         kept = [await asyncio.open_connection(*server.address) for _ in range(2)]
         await server.echo(1)
@@ -73,7 +78,7 @@ class TestTcp:
         assert await exchange(server.address, b"x", 3) == b"<x>"
         kept[1][1].close()
 
-    async def test_after_stop_accepting_open_connections_go_on(self, running):
+    async def test_after_stop_accepting_open_connections_go_on(self, running: Callable[..., Any]) -> None:
         server = await running({})
         reader, writer = await asyncio.open_connection(*server.address)
         await server.echo()
@@ -87,7 +92,7 @@ class TestTcp:
         assert await asyncio.wait_for(reader.read(), WAIT) == b""
         writer.close()
 
-    async def test_a_port_can_be_had_again_at_once(self, running):
+    async def test_a_port_can_be_had_again_at_once(self, running: Callable[..., Any]) -> None:
         server = await running({})
         await exchange(server.address, b"close", 3)
         await server.listeners.close()
@@ -102,21 +107,21 @@ class TestBindErrors:
             await listeners.open([Listener.model_validate({"name": "mine", **values})], lambda name: pytest.fail("made"))
         return str(caught.value)
 
-    async def test_in_use(self):
+    async def test_in_use(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             told = await self.fail(bind=f"127.0.0.1:{port}")
         assert told.startswith(f"listener mine: cannot listen on 127.0.0.1:{port}: address already in use; stop what")
 
-    async def test_not_of_this_machine(self):
+    async def test_not_of_this_machine(self) -> None:
         told = await self.fail(bind="192.0.2.1:0")
         assert "this machine does not have that address" in told
 
-    async def test_not_a_name(self):
+    async def test_not_a_name(self) -> None:
         told = await self.fail(bind="no-such-host.invalid:0")
         assert "use an address of this machine" in told
 
-    async def test_all_or_none(self, running):
+    async def test_all_or_none(self, running: Callable[..., Any]) -> None:
         listeners = Listeners(max_packet_size=1024, connect_timeout=1)
         with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:
             port, address = taken.getsockname()[1], free.getsockname()
@@ -132,10 +137,10 @@ class TestBindErrors:
 
 
 class TestTls:
-    def settings(self, certificates, **more):
+    def settings(self, certificates: Certificates, **more: Any) -> Any:
         return {"tls": {"certfile": str(certificates.server), "keyfile": str(certificates.server_key), **more}}
 
-    async def test_data_goes_both_ways(self, running, certificates):
+    async def test_data_goes_both_ways(self, running: Callable[..., Any], certificates: Certificates) -> None:
         server = await running(self.settings(certificates))
         answer = await exchange(server.address, b"hello", 7, ssl=certificates.client(), server_hostname="localhost")
         assert answer == b"<hello>"
@@ -143,14 +148,16 @@ class TestTls:
         assert echo.transport.get_extra_info("ssl_object").version() in ("TLSv1.2", "TLSv1.3")
 
     @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
-    async def test_old_versions_are_refused(self, running, certificates):
+    async def test_old_versions_are_refused(self, running: Callable[..., Any], certificates: Certificates) -> None:
         server = await running(self.settings(certificates))
         context = certificates.client()
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await exchange(server.address, b"x", 3, ssl=context, server_hostname="localhost")
 
-    async def test_a_client_certificate_is_asked_for_and_shown(self, running, certificates):
+    async def test_a_client_certificate_is_asked_for_and_shown(
+        self, running: Callable[..., Any], certificates: Certificates
+    ) -> None:
         server = await running(self.settings(certificates, cafile=str(certificates.ca)))
         context = certificates.client(with_certificate=True)
         assert await exchange(server.address, b"x", 3, ssl=context, server_hostname="localhost") == b"<x>"
@@ -158,7 +165,7 @@ class TestTls:
         assert ("URI", "spiffe://fleet/device/phone") in shown["subjectAltName"]
         assert await exchange(server.address, b"x", 3, ssl=certificates.client(), server_hostname="localhost") == b"<x>"
 
-    async def test_or_required(self, running, certificates):
+    async def test_or_required(self, running: Callable[..., Any], certificates: Certificates) -> None:
         server = await running(self.settings(certificates, cafile=str(certificates.ca), require_client_certificate=True))
         context = certificates.client(with_certificate=True)
         assert await exchange(server.address, b"x", 3, ssl=context, server_hostname="localhost") == b"<x>"
@@ -166,7 +173,7 @@ class TestTls:
             await exchange(server.address, b"x", 3, ssl=certificates.client(), server_hostname="localhost")
         assert len(server.echoes) == 1
 
-    async def test_a_handshake_that_never_ends_is_ended(self, running, certificates):
+    async def test_a_handshake_that_never_ends_is_ended(self, running: Callable[..., Any], certificates: Certificates) -> None:
         server = await running(self.settings(certificates), connect_timeout=0.2)
         reader, writer = await asyncio.open_connection(*server.address)
         async with asyncio.timeout(WAIT):
@@ -186,7 +193,7 @@ class TestTls:
             ({"cafile": "{server_key}"}, "not PEM certificates"),
         ],
     )
-    async def test_what_is_wrong_with_the_files_is_said(self, certificates, change, told):
+    async def test_what_is_wrong_with_the_files_is_said(self, certificates: Certificates, change: Any, told: Any) -> None:
         values = self.settings(certificates)["tls"] | {k: v.format(**vars(certificates)) for k, v in change.items()}
         listener = Listener.model_validate({"name": "secure", "bind": "127.0.0.1:0", "tls": values})
         listeners = Listeners(max_packet_size=1024, connect_timeout=1)

@@ -10,6 +10,7 @@ from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
 from tests.listeners.conftest import TIMEOUT, start
+from tests.support.certificates import Certificates
 
 uvloop = pytest.importorskip("uvloop")
 
@@ -19,7 +20,7 @@ def run(main: Any) -> Any:
         return runner.run(asyncio.wait_for(main, TIMEOUT))
 
 
-def test_tcp_and_the_limit():
+def test_tcp_and_the_limit() -> None:
     async def main() -> None:
         server = await start({"max_connections": 1})
         reader, writer = await asyncio.open_connection(*server.address)
@@ -35,7 +36,7 @@ def test_tcp_and_the_limit():
     run(main())
 
 
-def test_tls(certificates):
+def test_tls(certificates: Certificates) -> None:
     async def main() -> None:
         tls = {"certfile": str(certificates.server), "keyfile": str(certificates.server_key), "cafile": str(certificates.ca)}
         server = await start({"tls": tls})
@@ -52,7 +53,7 @@ def test_tls(certificates):
     run(main())
 
 
-def test_websocket():
+def test_websocket() -> None:
     async def main() -> None:
         server = await start({"type": "ws"})
         host, port = server.address

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import websockets
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.frames import OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, OP_TEXT, Frame
+from websockets.frames import OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, OP_TEXT, Frame, Opcode
 from websockets.typing import Subprotocol
+
+from tests.support.certificates import Certificates
 
 MQTT = [Subprotocol("mqtt")]
 WAIT = 5
@@ -22,16 +26,16 @@ HANDSHAKE = (
 )
 
 
-def url(server, path: str = "/mqtt") -> str:
+def url(server: Any, path: str = "/mqtt") -> str:
     host, port = server.address
     return f"ws://{host}:{port}{path}"
 
 
 def frame(opcode: int, data: bytes, fin: bool = True) -> bytes:
-    return Frame(opcode, data, fin).serialize(mask=True)
+    return Frame(Opcode(opcode), data, fin).serialize(mask=True)
 
 
-async def by_hand(server) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def by_hand(server: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     reader, writer = await asyncio.open_connection(*server.address)
     writer.write(HANDSHAKE)
     async with asyncio.timeout(WAIT):
@@ -52,13 +56,13 @@ async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 class TestHandshake:
     @pytest.mark.parametrize("offer", [["mqtt"], ["mqttv3.1"], ["chat", "mqtt"], ["mqttv3.1", "mqtt"]])
-    async def test_the_subprotocol(self, running, offer):
+    async def test_the_subprotocol(self, running: Callable[..., Any], offer: Any) -> None:
         server = await running({"type": "ws"})
         async with connect(url(server), subprotocols=[Subprotocol(name) for name in offer]) as client:
             assert client.subprotocol == ("mqtt" if "mqtt" in offer else "mqttv3.1")
 
     @pytest.mark.parametrize("offer", [None, ["chat"]])
-    async def test_none_that_we_speak(self, running, offer):
+    async def test_none_that_we_speak(self, running: Callable[..., Any], offer: Any) -> None:
         server = await running({"type": "ws"})
         with pytest.raises(InvalidStatus) as caught:
             async with connect(url(server), subprotocols=offer):
@@ -66,7 +70,7 @@ class TestHandshake:
         assert caught.value.response.status_code == 400
         assert not server.echoes
 
-    async def test_the_path(self, running):
+    async def test_the_path(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws", "path": "/devices"})
         async with connect(url(server, "/devices?x=1"), subprotocols=MQTT):
             pass
@@ -75,7 +79,7 @@ class TestHandshake:
                 pass
         assert caught.value.response.status_code == 404
 
-    async def test_plain_http_gets_an_answer(self, running):
+    async def test_plain_http_gets_an_answer(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws"})
         reader, writer = await asyncio.open_connection(*server.address)
         writer.write(b"GET /mqtt HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -84,7 +88,7 @@ class TestHandshake:
         writer.close()
 
     @pytest.mark.parametrize("rubbish", [b"\x10\x10\x00\x04MQTT\x04\x02\x00\x3c\x00\x04phone\r\n", b"GET / HTTP/1.0\r\n\r\n"])
-    async def test_rubbish_is_closed(self, running, rubbish):
+    async def test_rubbish_is_closed(self, running: Callable[..., Any], rubbish: Any) -> None:
         server = await running({"type": "ws"})
         reader, writer = await asyncio.open_connection(*server.address)
         writer.write(rubbish)
@@ -93,7 +97,7 @@ class TestHandshake:
         writer.close()
         assert not server.echoes
 
-    async def test_in_any_pieces_and_with_frames_right_behind_it(self, running):
+    async def test_in_any_pieces_and_with_frames_right_behind_it(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws"})
         reader, writer = await asyncio.open_connection(*server.address)
         for byte in HANDSHAKE[:-1]:
@@ -105,7 +109,7 @@ class TestHandshake:
         assert await read_frame(reader) == (OP_BINARY, b"<eager>")
         writer.close()
 
-    async def test_a_request_without_end(self, running):
+    async def test_a_request_without_end(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws"})
         reader, writer = await asyncio.open_connection(*server.address)
         writer.write(HANDSHAKE[:-2] + b"X-Long: " + b"x" * 100_000)
@@ -115,7 +119,7 @@ class TestHandshake:
         writer.close()
         assert not server.echoes
 
-    async def test_one_that_never_ends_is_ended(self, running):
+    async def test_one_that_never_ends_is_ended(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws"}, connect_timeout=0.2)
         reader, writer = await asyncio.open_connection(*server.address)
         writer.write(HANDSHAKE[:40])
@@ -123,7 +127,7 @@ class TestHandshake:
             assert await reader.read() == b""
         writer.close()
 
-    async def test_the_limit_counts_here_too(self, running):
+    async def test_the_limit_counts_here_too(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws", "max_connections": 1})
         async with connect(url(server), subprotocols=MQTT):
             with pytest.raises((websockets.InvalidMessage, OSError)):
@@ -133,7 +137,7 @@ class TestHandshake:
 
 
 class TestFrames:
-    async def test_data_goes_both_ways(self, running):
+    async def test_data_goes_both_ways(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws"})
         async with connect(url(server), subprotocols=MQTT, compression=None) as client:
             await client.send(b"hello")
@@ -144,17 +148,17 @@ class TestFrames:
         assert echo.transport.is_closing()
 
     @pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, 300_000])
-    async def test_any_size(self, running, size):
+    async def test_any_size(self, running: Callable[..., Any], size: Any) -> None:
         server = await running({"type": "ws"})
         async with connect(url(server), subprotocols=MQTT, max_size=None) as client:
             await client.send(b"x" * size)
             await client.send(b"end")
             answer = b""
             while not answer.endswith(b"<end>"):
-                answer += await client.recv()
+                answer += await client.recv(decode=False)
         assert answer == (b"<" + b"x" * size + b">" if size else b"") + b"<end>"
 
-    async def test_any_split_of_the_bytes(self, running):
+    async def test_any_split_of_the_bytes(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws"})
         reader, writer = await by_hand(server)
         for byte in frame(OP_BINARY, b"abc"):
@@ -163,7 +167,7 @@ class TestFrames:
         assert await read_frame(reader) == (OP_BINARY, b"<abc>")
         writer.close()
 
-    async def test_a_message_in_fragments_with_a_ping_between(self, running):
+    async def test_a_message_in_fragments_with_a_ping_between(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws"})
         reader, writer = await by_hand(server)
         writer.write(
@@ -174,7 +178,7 @@ class TestFrames:
         assert (await server.echo()).got == b"abc"
         writer.close()
 
-    async def test_several_frames_in_one_read(self, running):
+    async def test_several_frames_in_one_read(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws"})
         reader, writer = await by_hand(server)
         writer.write(b"".join(frame(OP_BINARY, bytes([65 + n])) for n in range(10)))
@@ -182,7 +186,7 @@ class TestFrames:
         writer.close()
 
     @pytest.mark.parametrize("fin", [True, False])
-    async def test_text_is_refused_and_nothing_behind_it_counts(self, running, fin):
+    async def test_text_is_refused_and_nothing_behind_it_counts(self, running: Callable[..., Any], fin: Any) -> None:
         server = await running({"type": "ws"})
         reader, writer = await by_hand(server)
         writer.write(frame(OP_TEXT, b"hi", fin) + (frame(OP_BINARY if fin else OP_CONT, b"later")))
@@ -208,11 +212,11 @@ class TestFrames:
         ],
         ids=["not masked", "stray continuation", "reserved bits", "huge frame", "large frame", "large message"],
     )
-    async def test_what_breaks_the_rules_closes(self, running, bad, code):
+    async def test_what_breaks_the_rules_closes(self, running: Callable[..., Any], bad: Any, code: Any) -> None:
         server = await running({"type": "ws"}, max_packet_size=1000)
         reader, writer = await by_hand(server)
         writer.write(bad)
-        opcode = OP_BINARY
+        opcode: int = OP_BINARY
         while opcode != OP_CLOSE:
             opcode, payload = await read_frame(reader)
         assert int.from_bytes(payload[:2], "big") == code
@@ -224,16 +228,17 @@ class TestFrames:
 
 
 class TestClosing:
-    async def test_the_mqtt_side_closes(self, running):
+    async def test_the_mqtt_side_closes(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws"})
         async with connect(url(server), subprotocols=MQTT) as client:
             await client.send(b"close")
             assert await client.recv() == b"bye"
             with pytest.raises(ConnectionClosed) as caught:
                 await client.recv()
+            assert caught.value.rcvd is not None
             assert caught.value.rcvd.code == 1000
 
-    async def test_nothing_more_is_written_or_taken_in_then(self, running):
+    async def test_nothing_more_is_written_or_taken_in_then(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws"})
         reader, writer = await by_hand(server)
         echo = await server.echo()
@@ -249,7 +254,9 @@ class TestClosing:
         assert echo.got == b""
         writer.close()
 
-    async def test_a_peer_that_does_not_answer_is_cut_off(self, running, monkeypatch):
+    async def test_a_peer_that_does_not_answer_is_cut_off(
+        self, running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("broker.net.websocket.CLOSE_TIMEOUT", 0.1)
         server = await running({"type": "ws"})
         _, writer = await by_hand(server)
@@ -258,7 +265,7 @@ class TestClosing:
         await asyncio.wait_for(echo.lost.wait(), WAIT)
         writer.close()
 
-    async def test_abort(self, running):
+    async def test_abort(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws"})
         async with connect(url(server), subprotocols=MQTT) as client:
             await client.send(b"abort")
@@ -266,7 +273,7 @@ class TestClosing:
                 await client.recv()
             assert caught.value.rcvd is None
 
-    async def test_a_peer_that_just_goes(self, running):
+    async def test_a_peer_that_just_goes(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws"})
         _, writer = await by_hand(server)
         echo = await server.echo()
@@ -276,7 +283,7 @@ class TestClosing:
 
 
 class TestBackPressure:
-    async def test_writing_is_paused_and_resumed(self, running):
+    async def test_writing_is_paused_and_resumed(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws"})
         reader, writer = await by_hand(server)
         echo = await server.echo()
@@ -289,7 +296,7 @@ class TestBackPressure:
                 await reader.read(1 << 20)
         writer.close()
 
-    async def test_reading_is_paused_and_resumed(self, running):
+    async def test_reading_is_paused_and_resumed(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws"})
         reader, writer = await by_hand(server)
         echo = await server.echo()
@@ -303,7 +310,7 @@ class TestBackPressure:
         assert await read_frame(reader) == (OP_BINARY, b"<x>")
         writer.close()
 
-    async def test_pings_cannot_fill_the_memory(self, running):
+    async def test_pings_cannot_fill_the_memory(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws"})
         reader, writer = await by_hand(server)
         echo = await server.echo()
@@ -313,12 +320,12 @@ class TestBackPressure:
             while not echo.got:
                 assert echo.transport.get_write_buffer_size() < 1 << 17
                 await asyncio.sleep(0)
-            reader._limit = 1 << 24
+            reader._limit = 1 << 24  # type: ignore[attr-defined]
             assert b"<end>" in await reader.readuntil(b"<end>")
         writer.close()
 
 
-async def test_over_tls(running, certificates):
+async def test_over_tls(running: Callable[..., Any], certificates: Certificates) -> None:
     tls = {"certfile": str(certificates.server), "keyfile": str(certificates.server_key)}
     server = await running({"type": "ws", "tls": tls})
     host, port = server.address
@@ -329,7 +336,7 @@ async def test_over_tls(running, certificates):
     assert (await server.echo()).transport.get_extra_info("ssl_object") is not None
 
 
-async def test_no_password_is_logged(running, caplog):
+async def test_no_password_is_logged(running: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     server = await running({"type": "ws"})
     reader, writer = await by_hand(server)

@@ -23,7 +23,7 @@ load/publish/dropped/1min load/bytes/received/1min load/bytes/sent/1min load/soc
 shared_subscriptions/count clients/active clients/inactive"""
 
 
-def test_the_figures():
+def test_the_figures() -> None:
     counters = Counters(bytes_received=10, messages_received=3, publish_received=2, clients_connected=4)
     status = ServerStatus(clients_connected=2, clients_disconnected=5, clients_maximum=3, retained=7, storage_available=False)
     told = dict(Figures().changed(counters, status, 61, 10.0))
@@ -44,7 +44,7 @@ def test_the_figures():
     assert {name: told[f"$SYS/broker/{name}"] for name in expected} == expected
 
 
-def test_only_what_changed_is_told_again():
+def test_only_what_changed_is_told_again() -> None:
     figures, counters = Figures(), Counters()
     first = dict(figures.changed(counters, ServerStatus(), 1, 10.0))
     assert len(first) > 50
@@ -55,7 +55,7 @@ def test_only_what_changed_is_told_again():
     assert set(changed) == {"$SYS/broker/bytes/sent"} | {f"$SYS/broker/load/bytes/sent/{n}min" for n in (1, 5, 15)}
 
 
-def test_load_averages_approach_the_rate_per_minute():
+def test_load_averages_approach_the_rate_per_minute() -> None:
     load = Load()
     for second in range(1, 61):
         load.update(second * 10, 1.0)
@@ -69,7 +69,7 @@ def test_load_averages_approach_the_rate_per_minute():
 
 
 class TestPlugin:
-    async def test_values_are_retained_and_need_no_storage(self):
+    async def test_values_are_retained_and_need_no_storage(self) -> None:
         server = PlainServer()
         chassis = Chassis({PATH: {"interval": 0.02}}, server)
         await chassis.fire_and_wait(BrokerEvents.PRE_START)
@@ -86,7 +86,7 @@ class TestPlugin:
             await chassis.close()
         assert server.counters.hook_errors == 0
 
-    async def test_one_value_that_cannot_be_told_does_not_end_the_others(self, caplog):
+    async def test_one_value_that_cannot_be_told_does_not_end_the_others(self, caplog: pytest.LogCaptureFixture) -> None:
         class Choosy(PlainServer):
             async def publish(self, topic: str, payload: bytes, **options: object) -> None:
                 if topic.endswith("uptime"):
@@ -100,7 +100,7 @@ class TestPlugin:
         await chassis.close()
         assert "$SYS/broker/uptime could not be published" in caplog.text
 
-    async def test_interval_0_tells_the_version_only(self):
+    async def test_interval_0_tells_the_version_only(self) -> None:
         server = PlainServer()
         chassis = Chassis({PATH: {"interval": "0"}}, server)
         await chassis.fire_and_wait(BrokerEvents.POST_START)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,11 +35,11 @@ def method(data: bytes = b"", name: str = "OBEY") -> Properties:
     return {**found, Property.AUTHENTICATION_DATA: data} if data else found
 
 
-def hello(data: bytes = b"", name: str = "OBEY", client_id: str = "c", **more: object) -> Connect:
-    return Connect(client_id, 5, properties=method(data, name), **more)  # type: ignore[arg-type]
+def hello(data: bytes = b"", name: str = "OBEY", client_id: str = "c", **more: Any) -> Connect:
+    return Connect(client_id, 5, properties=method(data, name), **more)
 
 
-async def accepted(broker: Broker, user: str = "alice", client_id: str = "c", **more: object) -> Client:
+async def accepted(broker: Broker, user: str = "alice", client_id: str = "c", **more: Any) -> Client:
     client = await broker.socket(5)
     client.send(hello(f"silently {user}".encode(), client_id=client_id, **more))
     assert (await client.expect(ConnAck)).reason == 0

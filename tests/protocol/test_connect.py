@@ -195,6 +195,6 @@ async def test_a_shutdown_sends_clients_to_another_server() -> None:
     async with running(mqtt={"server_reference": "b.example c.example"}) as broker:
         new, old = await broker.client("new", 5), await broker.client("old", 4)
         await broker.server.stop()
-        reference = {Property.SERVER_REFERENCE: "b.example c.example"}
+        reference: Properties = {Property.SERVER_REFERENCE: "b.example c.example"}
         assert await new.closed() == [Disconnect(ReasonCode.USE_ANOTHER_SERVER, reference)]
         assert await old.closed() == []

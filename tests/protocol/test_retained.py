@@ -217,7 +217,7 @@ async def test_a_refused_message_leaves_the_retained_one_before_it() -> None:
         await reader.quiet()
 
 
-FIRST = {Property.USER_PROPERTY: [("message-id", "1")]}
+FIRST: Properties = {Property.USER_PROPERTY: [("message-id", "1")]}
 REFUSED: dict[str, Publish] = {
     "by a hook": Publish("t", b"bad", 1, retain=True, packet_id=2),
     "by storage": Publish("t", b"other content", 1, retain=True, packet_id=2, properties=FIRST),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from broker.packets.codes import ReasonCode
@@ -14,10 +16,10 @@ KINDS = pytest.mark.parametrize("durable", [False, True], ids=["clean", "durable
 
 
 async def make(broker: Broker, durable: bool, name: str, **connect: object) -> Client:
-    return await (broker.durable if durable else broker.client)(name, 5, **connect)  # type: ignore[arg-type]
+    return await (broker.durable if durable else broker.client)(name, 5, **connect)
 
 
-def reasons(packets: list[object]) -> list[int]:
+def reasons(packets: Sequence[object]) -> list[int]:
     return [packet.reason for packet in packets if isinstance(packet, Disconnect)]
 
 
@@ -351,7 +353,7 @@ async def test_a_message_sent_again_under_its_name_is_stored_once(stored: Broker
     reader, sender = await stored.durable("reader", 5), await stored.client("sender", 5)
     await reader.subscribe("t", options=1)
     named: Properties = {Property.USER_PROPERTY: [("message-id", "42")]}
-    answers = []
+    answers: list[PubAck | PubRec] = []
     for packet_id in (1, 2):
         sender.send(Publish("t", b"x", 1, packet_id=packet_id, properties=named))
         answers.append(await sender.expect(PubAck))

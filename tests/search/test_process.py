@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -287,7 +288,7 @@ asyncio.run(main())
 
 
 async def test_it_ends_with_a_broker_that_is_killed(storage: SqliteStorage, path: Path) -> None:
-    settings = process_module.json.dumps(_settings(path))
+    settings = json.dumps(_settings(path))
     broker = await asyncio.create_subprocess_exec(sys.executable, "-c", _BROKER, settings, stdout=asyncio.subprocess.PIPE)
     assert broker.stdout is not None
     async with asyncio.timeout(SOON):

@@ -52,7 +52,7 @@ class SqliteBackend(Backend):
             error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
             raise error
 
-        writer.commit_whole = commit_whole  # type: ignore[method-assign, assignment]
+        writer.commit_whole = commit_whole  # type: ignore[method-assign]
 
     def impossible(self, message: Message) -> Message | None:
         """A topic that is no Unicode text."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from storage.errors import IdempotencyConflict, MessageRefused
 from storage.interface import Storage
-from storage.records import DeviceKey, Release
+from storage.records import Append, DeviceKey, Release
 from tests.storage.backends import Backend
 from tests.storage.samples import START, Maker, collect, fields_of, opened, whole_conversation, whole_inbox
 
@@ -211,7 +213,7 @@ async def test_an_unstored_qos_2_message_is_remembered_as_received(storage: Stor
 # --- idempotency ---------------------------------------------------------------------------------------------------
 
 
-def _keyed(make: Maker, key: str = "k", payload: bytes = b"x", until: int = 1000, **fields: object):  # type: ignore[no-untyped-def]
+def _keyed(make: Maker, key: str = "k", payload: bytes = b"x", until: int = 1000, **fields: Any) -> Append:
     return make.append(to=["u/ann"], payload=payload, idempotency_key=key, idempotency_until=START + until, **fields)
 
 
@@ -238,7 +240,7 @@ async def test_a_repeated_key_within_one_group(storage: Storage, make: Maker) ->
 
 
 @pytest.mark.parametrize("change", [{"payload": b"y"}, {"topic": "other"}])
-async def test_another_content_under_the_same_key_is_refused(storage: Storage, make: Maker, change: dict[str, object]) -> None:
+async def test_another_content_under_the_same_key_is_refused(storage: Storage, make: Maker, change: dict[str, Any]) -> None:
     await storage.commit([_keyed(make)])
     conflict = _keyed(make, **change)
     await storage.commit([conflict, make.append()])

@@ -14,7 +14,7 @@ from storage.factory import open_url
 from storage.mongo import MongoStorage
 from storage.mongo.connection import Address, storage_errors
 from storage.mongo.documents import Collections, bind
-from storage.records import DeviceKey, MarkRead
+from storage.records import Append, DeviceKey, MarkRead, OpenSession, Subscribe
 from tests.storage.samples import Maker, collect, everything, opened, subscribe
 from tests.storage_mongo.groups import TOPICS, USERS, check_laws, content, prepare
 from tests.support import mongo_server
@@ -262,8 +262,13 @@ async def test_the_documents_declare_every_field_and_index(database: str, make: 
 async def test_a_name_that_cannot_be_a_key_is_refused_alone(database: str, make: Maker, name: str) -> None:
     storage = MongoStorage(mongo_server.url(database))
     await storage.open()
-    bad = [make.append(name), make.append(user=name), make.append(to=[name]), opened(DeviceKey("u/x", name))]
-    more = [MarkRead("u/ann", name, 1), subscribe(ANN, name)]
+    bad: list[Append | OpenSession] = [
+        make.append(name),
+        make.append(user=name),
+        make.append(to=[name]),
+        opened(DeviceKey("u/x", name)),
+    ]
+    more: list[MarkRead | Subscribe] = [MarkRead("u/ann", name, 1), subscribe(ANN, name)]
     good = make.append(to=["u/ann"])
     await storage.commit([opened(ANN), *bad, *more, good])
     assert all(op.error is not None for op in [*bad, *more])

@@ -10,7 +10,7 @@ import pytest
 
 from storage.errors import FencedOut, StorageInUse, StorageUnavailable
 from storage.mongo import MongoStorage
-from storage.records import DeviceKey, Progress
+from storage.records import DeviceKey, Operation, Progress
 from tests.storage.samples import Maker, device_fields, opened
 from tests.storage_mongo.groups import check_laws, content
 from tests.storage_mongo.processes import Writer
@@ -107,7 +107,7 @@ async def test_a_node_that_sleeps_within_a_commit_does_not_acknowledge(database:
         return command.collection != "lease" or not cut.is_set()
 
     proxy.pass_on = cut_behind_the_store
-    group = [make.append("a", ["u/ann"]), Progress(ANN, 1, 2, 2, [])]
+    group: list[Operation] = [make.append("a", ["u/ann"]), Progress(ANN, 1, 2, 2, [])]
     with pytest.raises(StorageUnavailable):
         await old.commit(group)
     assert cut.is_set()

@@ -70,7 +70,7 @@ async def _seqs(storage: MongoStorage, after: int) -> list[int]:
 
 
 async def _pointers(storage: MongoStorage) -> list[tuple[int, str, int]]:
-    return [tuple(pointer) for pointer in await storage.read_pointers("u/ann", 0)]
+    return [(*pointer,) for pointer in await storage.read_pointers("u/ann", 0)]
 
 
 async def _conversation(storage: MongoStorage, *, limit: int = 10, newest_first: bool = False) -> list[int]:

@@ -136,7 +136,7 @@ async def test_entries_for_one_device_do_not_hide_what_is_missing(database: str,
     first, second = make.append("a", ["u/ann"]), make.append("b", ["u/bob", "u/ann"])
     storage = await _open(database, proxy)
     await storage.commit([opened(ANN), kept, *make.appends(2, to=["u/ann"])])
-    group = [first, subscribe(ANN, "r", retained=[kept.message]), second]
+    group: list[Operation] = [first, subscribe(ANN, "r", retained=[kept.message]), second]
     proxy.lose_write(2)  # the inboxes are written, and nobody is told
     with pytest.raises(StorageUnavailable):
         await storage.commit(group)

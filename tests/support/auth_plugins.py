@@ -15,7 +15,7 @@ from broker.packets.codes import ReasonCode
 class Obedient(EnhancedAuthPlugin):
     """Methods OBEY and HIDDEN. ``begun`` keeps what it was told of those who came."""
 
-    methods = ("OBEY", "HIDDEN")
+    methods: tuple[str, ...] = ("OBEY", "HIDDEN")
 
     def __init__(self, context: object) -> None:
         super().__init__(context)

@@ -79,7 +79,7 @@ class Broker:
         finally:
             commits.open = True
             commits.let(1000)
-            self.server.storage.commit = commits.real  # type: ignore[method-assign]
+            self.server.storage.commit = commits.real  # type: ignore[method-assign, assignment]
 
     async def close_clients(self) -> None:
         for client in self._clients:

@@ -42,7 +42,7 @@ class AioDevice(Recorder):
             """aiomqtt's queue of messages, which are acknowledged as they go in."""
 
             def _put(self, item: aiomqtt.Message) -> None:
-                record.take(str(item.topic), item.payload, item.qos, item.properties)  # type: ignore[arg-type]
+                record.take(str(item.topic), item.payload, item.qos, item.properties)
                 super()._put(item)
 
         who: dict[str, Any] = {"identifier": self.name, "username": self.user, "password": self.user}

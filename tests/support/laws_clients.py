@@ -14,7 +14,7 @@ import time
 from typing import Any, NamedTuple
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion, MessageState
+from paho.mqtt.enums import CallbackAPIVersion, MessageState, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -138,14 +138,14 @@ class Device(Recorder):
 
     def _make(self) -> mqtt.Client:
         clean = None if self.version == mqtt.MQTTv5 else False
-        client = Client(CallbackAPIVersion.VERSION2, self.name, clean, protocol=self.version)
+        client = Client(CallbackAPIVersion.VERSION2, self.name, clean, protocol=MQTTProtocolVersion(self.version))
         client.username_pw_set(self.user, self.user)
         client.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type]  # seconds; nothing in paho needs them whole
         client.max_inflight_messages_set(OUTSTANDING + 1)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
-        client.on_message = lambda _, __, m: self.take(m.topic, m.payload, m.qos, getattr(m, "properties", None))
+        client.on_message = lambda _, __, m: self.take(m.topic, bytes(m.payload), m.qos, getattr(m, "properties", None))
         return client
 
     def start(self) -> None:

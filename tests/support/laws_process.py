@@ -16,12 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from broker.cli.demo_parts import free_port
+from broker.cli.demo_parts import free_port as free_port  # for the tests that start a broker
 
 PATIENCE = 30.0
 """Seconds after which a test gives up waiting for what must come."""
 ROOT = Path(__file__).resolve().parents[2]
-_NAMES = {"tests.support.laws_auth.NameIsPassword": {}, "tests.support.laws_auth.ForbiddenTopics": {}}
+_NAMES: dict[str, dict[str, object]] = {
+    "tests.support.laws_auth.NameIsPassword": {},
+    "tests.support.laws_auth.ForbiddenTopics": {},
+}
 
 
 def until(condition: Callable[[], Any], what: str | Callable[[], str], timeout: float = PATIENCE) -> None:

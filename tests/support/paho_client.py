@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import queue
-from typing import Any
+from typing import Any, Literal
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 WAIT = 10
+Transport = Literal["tcp", "websockets"]
 
 
 class PahoClient:
     """``version`` is paho's constant. It does not reconnect by itself while a test runs."""
 
-    def __init__(self, name: str, version: int = paho.MQTTv311, transport: str = "tcp", **options: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: int = paho.MQTTv311,
+        transport: Literal["tcp", "websockets"] = "tcp",
+        **options: Any,
+    ) -> None:
         if version != paho.MQTTv5:
             options.setdefault("clean_session", True)
-        self.paho = paho.Client(CallbackAPIVersion.VERSION2, name, protocol=version, transport=transport, **options)
+        self.paho = paho.Client(
+            CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion(version), transport=transport, **options
+        )
         self.connected: queue.Queue[Any] = queue.Queue()
         self.disconnected: queue.Queue[Any] = queue.Queue()
         self.granted: queue.Queue[list[Any]] = queue.Queue()
@@ -48,7 +57,9 @@ class PahoClient:
 
     def subscribe(self, topic: str, qos: int = 1, **more: Any) -> bool:
         """Whether it was granted; ``more`` are options of paho's ``subscribe``."""
-        self.paho.subscribe(topic, **({} if "options" in more else {"qos": qos}), **more)
+        if "options" not in more:
+            more["qos"] = qos
+        self.paho.subscribe(topic, **more)
         return not self.granted.get(timeout=WAIT)[0].is_failure
 
     def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False, **more: Any) -> str:
@@ -63,7 +74,7 @@ class PahoClient:
     def receive(self) -> tuple[str, bytes]:
         """Its topic and payload."""
         message = self.message()
-        return message.topic, message.payload
+        return message.topic, bytes(message.payload)
 
     def close(self) -> None:
         """Disconnect, and end the thread."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from broker.packets.model import PubComp, Publish, PubRec, PubRel
-from broker.packets.properties import Property
+from broker.packets.properties import Properties, Property
 from tests.http.conftest import Site, site
 from tests.support.wire import Client
 
@@ -63,7 +63,7 @@ async def test_a_request_sees_what_was_published_before_it(broker: Site) -> None
 async def test_mqtt_5_answers_go_to_the_response_topic_with_the_correlation(broker: Site) -> None:
     phone = await broker.client("phone", 5)
     await phone.subscribe("answers/here", options=1)
-    properties = {Property.RESPONSE_TOPIC: "answers/here", Property.CORRELATION_DATA: b"\x00\x01"}
+    properties: Properties = {Property.RESPONSE_TOPIC: "answers/here", Property.CORRELATION_DATA: b"\x00\x01"}
     assert await phone.publish("$sync/request", b'{"op": "conversations"}', qos=1, properties=properties) == 0
     answer = await phone.message()
     assert answer.topic == "answers/here"
