@@ -14,8 +14,11 @@ from typing import Generic, Protocol, TypeVar
 class Waiting(Protocol):
     """What can be queued."""
 
-    address: str
-    user: str
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def user(self) -> str: ...
 
 
 T = TypeVar("T", bound=Waiting)
