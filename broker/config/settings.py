@@ -7,10 +7,9 @@ Relative paths are taken from the working directory.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from broker.config import sources as config_sources
 from broker.config.sources import Sources, dotted, shown
+from broker.config.wording import suggest, wanted
 from broker.packets.codes import ReasonCode
 
 PLUGIN_ALIASES = {
@@ -339,7 +339,7 @@ def _name_problems(listeners: list[object], plugins: list[str]) -> Iterator[tupl
             yield ("listeners", index, "name"), f"{name!r} is the name of another listener; each needs its own"
     for key in plugins:
         if key not in PLUGIN_ALIASES and "." not in key:
-            yield ("plugins", key), f"not a plugin{_suggest(key, PLUGIN_ALIASES)} (others go by class path)"
+            yield ("plugins", key), f"not a plugin{suggest(key, PLUGIN_ALIASES)} (others go by class path)"
         elif PLUGIN_ALIASES.get(key) in plugins:
             yield ("plugins", key), f"given twice, also as {PLUGIN_ALIASES[key]}"
 
@@ -387,41 +387,18 @@ def _cross_problems(sources: Sources) -> list[str]:
     return [f"{sources.where(path)}: {problem}" for path, problem in _name_problems(names, keys)]
 
 
-_WANTED: dict[str, Callable[[dict[str, Any]], str]] = {
-    "missing": lambda ctx: "is missing",
-    "int_type": lambda ctx: "must be a whole number",
-    "int_from_float": lambda ctx: "must be a whole number",
-    "float_type": lambda ctx: "must be a number",
-    "finite_number": lambda ctx: "must be a finite number",
-    "bool_type": lambda ctx: "must be true or false",
-    "string_type": lambda ctx: "must be text (put it in quotes)",
-    "list_type": lambda ctx: "must be a list",
-    "dict_type": lambda ctx: "must be a mapping",
-    "model_type": lambda ctx: "must be a mapping of settings",
-    "is_instance_of": lambda ctx: "must be a file path",
-    "greater_than": lambda ctx: f"must be more than {ctx['gt']:g}",
-    "greater_than_equal": lambda ctx: f"must be at least {ctx['ge']}",
-    "less_than_equal": lambda ctx: f"must be at most {ctx['le']}",
-    "literal_error": lambda ctx: f"must be {ctx['expected']}",
-    "string_too_short": lambda ctx: "must not be empty",
-    "too_short": lambda ctx: "needs at least one item",
-    "string_pattern_mismatch": lambda ctx: "must begin with '/'",
-    "value_error": lambda ctx: str(ctx["error"]),
-}
-
-
 def _problem(detail: Any, sources: Sources) -> str:
     """One line for one of pydantic's findings: where, the value, what would be right."""
     path: tuple[str | int, ...] = detail["loc"]
-    where, context = sources.where(path), detail.get("ctx", {})
+    where = sources.where(path)
     if detail["type"] == "extra_forbidden":
-        return f"{where}: unknown{_suggest(str(path[-1]), _known(path[:-1]))}"
-    wanted = _WANTED[detail["type"]](context) if detail["type"] in _WANTED else detail["msg"]
+        return f"{where}: unknown{suggest(str(path[-1]), _known(path[:-1]))}"
+    right = wanted(detail)
     if detail["type"] == "missing":
-        return f"{where} {wanted}"
+        return f"{where} {right}"
     if detail["type"] == "value_error" and isinstance(detail["input"], dict):
-        return f"{where}: {wanted}"
-    return f"{where}: {shown(path, detail['input'])} {wanted}"
+        return f"{where}: {right}"
+    return f"{where}: {shown(path, detail['input'])} {right}"
 
 
 def _known(path: tuple[str | int, ...]) -> list[str]:
@@ -438,9 +415,3 @@ def _known(path: tuple[str | int, ...]) -> list[str]:
             assert issubclass(annotation, BaseModel)
             model = annotation
     return list(model.model_fields)
-
-
-def _suggest(name: str, known: Any) -> str:
-    """``, did you mean 'x'?``, or the list of what there is."""
-    close = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.6)
-    return f", did you mean {close[0]!r}?" if close else f"; there is {', '.join(known)}"

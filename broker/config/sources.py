@@ -46,9 +46,11 @@ def dotted(path: Path) -> str:
 
 
 def shown(path: Path, value: object) -> str:
-    """A value for an error message or a listing: shortened, without a secret or a URL's password."""
+    """A value for an error message: shortened, without a secret or a URL's password, or what a list or mapping holds."""
     if any(isinstance(part, str) and _SECRET.search(part) for part in path):
         return "'***'"
+    if value and isinstance(value, dict | list | tuple):
+        return "a mapping" if isinstance(value, dict) else "a list"
     text = repr(without_password(value) if isinstance(value, str) else value)
     return text if len(text) <= 80 else text[:77] + "..."
 

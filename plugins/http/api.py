@@ -12,11 +12,12 @@ from fastapi import Depends, Query
 from starlette.requests import Request
 
 from broker.amqtt.server_view import Services
+from broker.amqtt.view import BROKER_USER
 from broker.packets.codes import ProtocolViolation
 from broker.packets.wire import check_identifier
 from plugins.http.auth import Gate, acting_for
 from plugins.http.models import ProblemDocument
-from plugins.timelines import Forbidden, Timelines, Unprocessable, Who
+from plugins.timelines import OPERATOR, Forbidden, Timelines, Unprocessable, Who
 from plugins.timelines.errors import TooMany
 from storage.records import DeviceKey
 
@@ -85,11 +86,18 @@ Limit = Annotated[int, Query(ge=1, le=500)]
 
 def checked_user(user: str | None) -> str | None:
     """A user key, or None. Raises `Unprocessable`."""
-    if user is None:
-        return None
-    if not user.startswith(("u/", "c/")) or len(user) < 3:
-        raise Unprocessable(f"user {user[:40]!r}: must be u/<user name> or c/<client id>")
-    return _checked("user", user)
+    return None if user is None else _user_key("user", user)
+
+
+def checked_sender(sender: str) -> str:
+    """A user key, or the broker's own or the operator's; empty is anybody. Raises `Unprocessable`."""
+    return sender if sender in ("", OPERATOR, BROKER_USER) else _user_key("sender", sender)
+
+
+def _user_key(kind: str, text: str) -> str:
+    if not text.startswith(("u/", "c/")) or len(text) < 3:
+        raise Unprocessable(f"{kind} {text[:40]!r}: must be u/<user name> or c/<client id>")
+    return _checked(kind, text)
 
 
 def device_key(who: Who, device: str, user: str | None) -> tuple[Who, DeviceKey]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from importlib import resources
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import RedirectResponse, Response
 
@@ -14,6 +14,7 @@ from plugins.http import account, conversations, devices, errors, search, sync
 from plugins.http.api import Api
 from plugins.http.guard import Guard
 from plugins.http.models import ProblemDocument
+from plugins.http.strict import only_known
 
 VERSION = "1"
 _PAGE_HEADERS = {
@@ -28,7 +29,7 @@ def make(api: Api, extra: Iterable[APIRouter], *, hosts: Collection[str] | None,
     app = FastAPI(title="Tideline", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.api = api
     for router in (conversations.router, devices.router, sync.router, search.router, account.router, *extra):
-        app.include_router(router, prefix="/v1")
+        app.include_router(router, prefix="/v1", dependencies=[Depends(only_known)])
     errors.install(app)
     _document(app)
     app.add_middleware(Guard, hosts=hosts, max_body=max_body)
@@ -45,6 +46,8 @@ def _document(app: FastAPI) -> None:
                 "basic": {"type": "http", "scheme": "basic"},
                 "bearer": {"type": "http", "scheme": "bearer"},
             }
+            for operation in (call for path in schema["paths"].values() for call in path.values()):
+                operation["summary"] = operation["description"].partition("\n")[0].partition(". ")[0].removesuffix(".")
             schema["security"] = [{"basic": []}, {"bearer": []}, {}]
             app.openapi_schema = schema
         return app.openapi_schema

@@ -23,6 +23,7 @@ from plugins.http.models import (
     moment,
 )
 from plugins.http.rendering import reply, tagged
+from plugins.timelines import Unprocessable
 from plugins.timelines.messages import message_properties, payload_bytes, rendered
 from plugins.timelines.service import Draft, Range
 
@@ -93,14 +94,21 @@ async def publish(
     payload = payload_bytes(body.payload, body.encoding)
     kind = body.content_type or ("application/json" if body.encoding == "json" else None)
     pairs = tuple((pair[0], pair[1]) for pair in body.properties)
-    draft = Draft(
-        topic, payload, body.qos, body.retain, body.expiry, kind, pairs, body.encoding != "base64", key=idempotency_key or ""
-    )
+    text = body.encoding != "base64"
+    draft = Draft(topic, payload, body.qos, body.retain, body.expiry, kind, pairs, text, key=_key(idempotency_key))
     try:
         receipt, repeated = await api.timelines.publish(who, draft, window=api.server.settings.mqtt.idempotency_window)
     except Undecided:
         return reply({"id": "", "topic": topic, "seq": 0, "time": None, "state": "pending"}, 202, {"Retry-After": "5"})
     return reply({**receipt, "state": "stored"}, 200 if repeated else 201, {"Location": f"/v1/messages/{receipt['id']}"})
+
+
+def _key(header: str | None) -> str:
+    """An Idempotency-Key as text, which it is over MQTT; the framework takes the bytes of a header for Latin-1."""
+    try:
+        return "" if header is None else header.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        raise Unprocessable(f"Idempotency-Key {header!r}: is not UTF-8") from None
 
 
 @router.get("/conversations/{topic:path}/position", response_model=Position, responses=responses())
@@ -127,7 +135,7 @@ async def read_message(request: Request, message_id: str, api: ApiDep, who: Acti
     responses={**responses(), 200: {"content": {"application/octet-stream": {}}, "description": "the payload's bytes"}},
 )
 async def read_payload(message_id: str, api: ApiDep, who: Caller) -> Response:
-    """One message's payload, byte for byte; its content type is in `X-Content-Type`, since it is not ours to vouch for."""
+    """One message's payload, byte for byte. Its content type is in `X-Content-Type`, since it is not ours to vouch for."""
     message = await api.timelines.message(who, message_id)
     kind = str(message_properties(message).get(Property.CONTENT_TYPE, ""))
     headers = {"X-Content-Type-Options": "nosniff", "Content-Disposition": "attachment", "Cache-Control": "private"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -12,8 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.amqtt.server_view import Undecided
+from broker.config.sources import dotted, shown
+from broker.config.wording import wanted
 from plugins.http.rendering import dumps
+from plugins.http.strict import fields_of
 from plugins.timelines.errors import Problem
+from plugins.timelines.fields import unknown
 from plugins.timelines.service import problem_of
 from storage.errors import StorageError
 
@@ -36,6 +41,17 @@ def told(problem: Problem) -> Response:
     return answer(problem.status, problem.name, problem.title, problem.detail, headers, **problem.extra)
 
 
+def said(finding: Mapping[str, Any], fields: Collection[str]) -> str:
+    """One of pydantic's findings: where, the value, what would be right."""
+    place, *path = finding["loc"]
+    if finding["type"] == "extra_forbidden":
+        return unknown("field", str(path[-1]), fields).detail
+    where = f"{place}.{dotted(tuple(path))}" if path else str(place)
+    if finding["type"] == "missing":
+        return f"{where} {wanted(finding)}"
+    return f"{where}: {shown(tuple(path), finding['input'])} {wanted(finding)}"
+
+
 def install(app: FastAPI) -> None:
     """Have every error of the app told so."""
 
@@ -46,15 +62,21 @@ def install(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        found = [{"where": ".".join(map(str, e["loc"])), "what": e["msg"]} for e in error.errors()]
-        detail = "; ".join(f"{e['where']}: {e['what']}" for e in found[:3])
-        malformed = any(e["type"] == "json_invalid" for e in error.errors())
-        if malformed:
-            return answer(400, "malformed", "not JSON", detail)
+        for finding in error.errors():
+            if finding["type"] == "json_invalid":
+                place = f"at character {finding['loc'][-1]}: {finding['ctx']['error']}"
+                return answer(400, "malformed", "not JSON", f"the body is not JSON, {place}")
+        route = request.scope.get("route")
+        found = [{"where": ".".join(map(str, e["loc"])), "what": said(e, fields_of(route))} for e in error.errors()]
+        detail = "; ".join(e["what"] for e in found[:3])
         return answer(422, "invalid", "a value is not valid", detail, errors=found[:20])
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if error.status_code == 400 and isinstance(error.__cause__, UnicodeDecodeError | RecursionError):
+            nested = isinstance(error.__cause__, RecursionError)
+            told = "the body is nested too deeply" if nested else "the body is not UTF-8"
+            return answer(400, "malformed", "not JSON", told)
         name, detail = {
             404: ("not-found", f"no such path: {request.url.path}; /docs lists them"),
             405: ("method", f"{request.method} is not for {request.url.path}; /docs lists what is"),

@@ -1,4 +1,5 @@
-"""What no request gets past: a wrong Host (DNS rebinding), another site's page in a browser, and a body that is too large.
+"""What no request gets past: a wrong Host (DNS rebinding), another site's page in a browser, a path or query that is not
+UTF-8, and a body that is too large.
 
 State is changed by JSON only, which a page of another site cannot send without asking first, and it is never answered yes.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection
+from urllib.parse import unquote_to_bytes
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -15,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from plugins.http.errors import answer
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
+_NOT_FOR_HEAD = {"/v1/sync"}  # its GET claims a device, and may stream
 _PAGES = {"/", "/docs", "/openapi.json"}
 
 
@@ -35,6 +38,8 @@ class Guard:
         if refusal is not None:
             await answer(*refusal)(scope, receive, send)
             return
+        if scope["method"] == "HEAD" and scope["path"] not in _NOT_FOR_HEAD:
+            scope = {**scope, "method": "GET"}  # uvicorn, which has the method, sends the headers alone
         await self._bounded(scope, receive, send)
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str, str, str] | None:
@@ -42,6 +47,9 @@ class Guard:
         if self._hosts is not None and not self._ours(_hostname(host)):
             return 421, "host", "wrong host", f"host {host[:80]!r} is not one of ours; config names them under http: hosts"
         path, method = scope["path"], scope["method"]
+        for part, raw in (("path", scope["raw_path"]), ("query", scope["query_string"])):
+            if (wrong := _not_utf8(raw)) is not None:
+                return 422, "invalid", "a value is not valid", f"{part}: {wrong!r} is not UTF-8, percent-encoded"
         foreign = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
@@ -83,6 +91,16 @@ class Guard:
 
 class TooLong(HTTPException):
     """A body passed its limit, and had not said its length."""
+
+
+def _not_utf8(raw: bytes) -> str | None:
+    """The percent-encoded bytes that are no UTF-8 (``%E9``), or None: what stands in their place would be another topic."""
+    data = unquote_to_bytes(raw)
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return "".join(f"%{byte:02X}" for byte in data[error.start : error.end])
+    return None
 
 
 def _hostname(host: str) -> str:

@@ -15,53 +15,78 @@ Milliseconds = Annotated[int, Field(description="milliseconds since 1970")]
 
 
 class Body(BaseModel):
-    """A request's body: nothing unknown in it."""
+    """A request's body: nothing unknown in it. The fields' docstrings are their documentation, on `/docs` too."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+Pair = Annotated[list[Annotated[str, Field(max_length=4096)]], Field(min_length=2, max_length=2)]
 
 
 class NewMessage(Body):
-    """A message to publish. ``payload`` is text, or with ``encoding`` any JSON value, or base64."""
+    """A message to publish."""
 
     payload: Any
+    """A string; with `"encoding": "json"` any JSON value."""
     encoding: Literal["text", "json", "base64"] = "text"
+    """What `payload` is: the text itself, a JSON value, or base64 of the bytes."""
     content_type: Annotated[str | None, Field(max_length=256)] = None
+    """The MQTT 5 content type; `application/json` where `encoding` is json and nothing is said."""
     qos: Annotated[int, Field(ge=0, le=2)] = 1
+    """The quality of service that subscribers get at most."""
     retain: bool = False
-    expiry: Annotated[int, Field(ge=0, le=0xFFFFFFFF, description="seconds; 0 is never")] = 0
-    properties: Annotated[
-        list[Annotated[list[Annotated[str, Field(max_length=4096)]], Field(min_length=2, max_length=2)]], Field(max_length=32)
-    ] = []
+    """Whether it becomes the topic's retained message."""
+    expiry: Annotated[int, Field(ge=0, le=0xFFFFFFFF)] = 0
+    """Seconds after which it is no longer delivered or shown; 0 is never."""
+    properties: Annotated[list[Pair], Field(max_length=32)] = []
+    """MQTT 5 user properties: `[["name", "value"], …]`."""
 
 
 class ReadPosition(Body):
-    """How far the user has read. Without ``back`` it only moves forward, so that a late device undoes nothing."""
+    """How far the user has read."""
 
     position: Sequence
+    """The sequence of the last message that was read."""
     back: bool = False
+    """Whether it may move back. Without it a late device undoes nothing."""
 
 
 class OffsetBody(Body):
+    """Where a device goes on."""
+
     offset: Sequence
+    """The device gets the inbox entries after this one."""
 
 
 class AckBody(Body):
-    """Everything up to ``offset`` is done. ``epoch`` is what the sync call answered."""
+    """An acknowledgement: everything up to an offset is done."""
 
     device: Annotated[str, Field(min_length=1, max_length=1024)]
+    """The client id of the device."""
     epoch: Annotated[int, Field(ge=1, le=MAX_INT)]
+    """What the call to `/v1/sync` answered."""
     offset: Sequence
+    """The last entry that is done: `next` of the page, once its entries are safe."""
     user: Annotated[str | None, Field(max_length=1024)] = None
+    """For operators: whom to act for, u/name or c/client-id."""
 
 
 class SubscriptionBody(Body):
+    """A subscription of a device."""
+
     filter: Annotated[str, Field(min_length=1, max_length=65535)]
+    """An MQTT topic filter."""
     qos: Annotated[int, Field(ge=0, le=2)] = 1
+    """The quality of service that the device gets at most."""
 
 
 class NewToken(Body):
+    """A bearer token to make."""
+
     label: Annotated[str, Field(max_length=200)] = ""
-    lifetime: Annotated[int, Field(ge=1, le=10 * 365 * 86400, description="seconds")] = 30 * 86400
+    """What it is for, to tell tokens apart in the list."""
+    lifetime: Annotated[int, Field(ge=1, le=10 * 365 * 86400)] = 30 * 86400
+    """Seconds until it is refused."""
 
 
 class Message(BaseModel):

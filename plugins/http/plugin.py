@@ -25,6 +25,7 @@ from plugins.http import app as application
 from plugins.http.api import Api
 from plugins.http.auth import Gate
 from plugins.http.operator_file import OperatorFile
+from plugins.http.protocol import Protocol
 from plugins.timelines import Participants
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ class HttpPlugin(GroupPlugin):
     async def _serve(self, app: Any, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=Protocol,
             ws="none",
             lifespan="off",
             loop="none",

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from plugins.http.api import Acting, Api, ApiDep, Operator, responses
+from plugins.http.api import Acting, Api, ApiDep, Operator, checked_sender, responses
 from plugins.http.models import MAX_INT, Hits, IndexState, Rebuild, moment
 from plugins.http.rendering import reply
 from plugins.search import BadQuery, Rebuilding, SearchError, SearchPlugin, SearchUnavailable
@@ -40,6 +40,7 @@ async def search(
     wait: Annotated[float, Query(ge=0, le=60, description="seconds to wait for either")] = 5.0,
 ) -> Response:
     """Find messages. Hits, totals and pages are those of an index that holds only what the caller may read."""
+    sender = checked_sender(sender)
     plugin = _plugin(api)
     try:
         await _indexed(api, who, plugin, conversation, min_seq, wait_indexed, min(wait, api.max_wait))

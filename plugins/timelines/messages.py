@@ -97,7 +97,7 @@ def payload_bytes(value: Any, encoding: str) -> bytes:
         if encoding == "json":
             return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
         if not isinstance(value, str):
-            raise Unprocessable(f"payload: must be a string where encoding is {encoding}")
+            raise Unprocessable(f'payload: must be a string where encoding is {encoding}; other JSON needs "encoding": "json"')
         return base64.b64decode(value, validate=True) if encoding == "base64" else value.encode()
     except binascii.Error as error:
         raise Unprocessable(f"payload: not base64: {error}") from error

@@ -109,7 +109,7 @@ def test_the_files_plugins_replace_the_defaults_in_their_order(tmp_path: Path) -
         ),
         ("plugins:\n  persistance: {}", "plugins.persistance (line 2): not a plugin, did you mean 'persistence'?"),
         ("plugins:\n  sync: 3", "plugins.sync (line 2): 3 must be a mapping"),
-        ("plugins: [sync]", "plugins (line 1): ['sync'] must be a mapping of plugins to their settings"),
+        ("plugins: [sync]", "plugins (line 1): a list must be a mapping of plugins to their settings"),
         (
             "plugins:\n  sync:\n  plugins.sync.InboxPlugin:",
             "plugins.sync (line 2): given twice, also as plugins.sync.InboxPlugin",

@@ -160,6 +160,29 @@ async def test_a_bad_request_is_answered_with_what_is_wrong(broker: Site, payloa
     assert 400 <= answer["error"]["status"] < 500 or answer["error"]["name"] == "unavailable", answer
 
 
+@pytest.mark.parametrize(
+    ("payload", "told"),
+    [
+        (b'{"op": "history", "topic": "a", "aftr": 1}', "aftr: unknown field, did you mean 'after'?"),
+        (b'{"op": "device", "user": "u/eve"}', "user: unknown field; there is device"),
+        (b'{"op": "history", "topic": "a", "limit": 0}', "limit: 0 must be a whole number of 1 to 500"),
+        (b'{"op": "history", "topic": "a", "after": "1"}', "after: '1' must be a whole number"),
+        (b'{"op": "history", "topic": "a", "topic": "b"}', "topic: given twice"),
+        (b'{"op": "history"}', "topic is missing"),
+        (b'{"op": "histry"}', "op 'histry': must be one of history, message"),
+        (b'{"topic": "a"}', "op is missing"),
+        (b'{"op": "conversations", "id": [1]}', "id: a list must be a number, or text"),
+        (b'{"op": "read", "topic": "a", "position": 1, "back": 1}', "back: 1 must be true or false"),
+    ],
+)
+async def test_what_a_request_does_not_take_is_refused_by_name(broker: Site, payload: bytes, told: str) -> None:
+    phone = await listening(broker, "phone")
+    await phone.publish("$sync/request", payload, qos=1)
+    error = json.loads((await phone.message()).payload)["error"]
+    assert error["status"] == 422
+    assert told in error["detail"]
+
+
 async def test_qos_2_requests_are_answered_once(broker: Site, version: int) -> None:
     phone = await listening(broker, "phone", version)
     phone.send(Publish("$sync/request", b'{"op": "conversations"}', 2, False, False, 77, {}))

@@ -42,24 +42,57 @@ const send = async (method, path, fields, body, output) => {
   output.textContent = `${response.status} ${response.statusText}\n${shown}`;
 };
 
+const resolved = (schema, all) => {
+  if (schema.$ref) return resolved(all[schema.$ref.split("/").pop()], all);
+  const some = (schema.anyOf || []).filter((one) => one.type !== "null").map((one) => resolved(one, all));
+  return some.length ? { ...some[0], ...schema } : schema;
+};
+
+const told = (schema) => {
+  const words = [schema.enum ? schema.enum.join(" | ") : schema.type || "any JSON value"];
+  if (schema.minimum !== undefined) words.push(`${schema.minimum} or more`);
+  if (schema.maximum !== undefined && schema.maximum < 2 ** 53) words.push(`at most ${schema.maximum}`);
+  if (schema.default !== undefined && schema.default !== null) words.push(`default ${JSON.stringify(schema.default)}`);
+  return words.join(", ");
+};
+
+const field = (schema, parent) => {
+  if (!schema.enum) return make("input", undefined, parent);
+  const select = make("select", undefined, parent);
+  for (const value of ["", ...schema.enum]) make("option", value, select);
+  return select;
+};
+
+const showBody = (body, parent, all) => {
+  const schema = resolved(body.content["application/json"].schema, all);
+  const names = Object.keys(schema.properties || {});
+  const list = names.length ? make("dl", undefined, parent) : null;
+  for (const name of names) {
+    const one = resolved(schema.properties[name], all);
+    make("dt", `${name}${(schema.required || []).includes(name) ? " *" : ""}: ${told(one)}`, list);
+    make("dd", one.description, list);
+  }
+  const area = make("textarea", JSON.stringify(example(schema, all), null, 2), parent);
+  area.rows = 6;
+  return area;
+};
+
 const show = (method, path, operation, parent, all) => {
   const details = make("details", undefined, parent);
   const summary = make("summary", undefined, details);
   make("b", method.toUpperCase(), summary);
   summary.append(path);
-  make("p", operation.description || operation.summary, details);
+  make("i", operation.summary, summary);
+  make("p", operation.description, details);
   const fields = (operation.parameters || []).map((parameter) => {
+    const schema = resolved(parameter.schema, all);
     const label = make("label", undefined, details);
     make("span", parameter.name + (parameter.required ? " *" : ""), label);
-    const input = make("input", undefined, label);
-    if (parameter.description || parameter.schema.description) label.append(" " + (parameter.description || parameter.schema.description));
+    const input = field(schema, label);
+    label.append(` ${[told(schema), parameter.description || schema.description].filter(Boolean).join(": ")}`);
     return [parameter, input];
   });
-  let body = null;
-  if (operation.requestBody) {
-    body = make("textarea", JSON.stringify(example(operation.requestBody.content["application/json"].schema, all), null, 2), details);
-    body.rows = 6;
-  }
+  const body = operation.requestBody ? showBody(operation.requestBody, details, all) : null;
   const button = make("button", "Send", details);
   const output = make("pre", "", details);
   button.addEventListener("click", () => {
