@@ -300,7 +300,7 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
         except SearchError as error:
             raise Away(f"search cannot answer now: {error}") from error
         hits = [{**rendered(found.message), "highlight": found.highlight} for found in page.hits]
-        return {"hits": hits, "total": page.total}
+        return {"hits": hits, "total": page.total, "total_exact": page.exact}
 
 
 def _parsed(payload: bytes) -> dict[str, Any]:

@@ -227,8 +227,11 @@ class Hit(BaseModel):
 
 
 class Hits(BaseModel):
+    """One page. ``total`` is at most 1000; there may be more hits where ``total_exact`` is false."""
+
     hits: list[Hit]
     total: int
+    total_exact: bool
     next: str | None
 
 

@@ -63,7 +63,7 @@ async def search(
     except SearchError as error:
         raise Away(f"search cannot answer now: {error}", retry_after=5) from error
     hits = [{**rendered(found.message), "highlight": found.highlight} for found in page.hits]
-    return reply({"hits": hits, "total": page.total, "next": page.next or None})
+    return reply({"hits": hits, "total": page.total, "total_exact": page.exact, "next": page.next or None})
 
 
 @router.get("/search/index", response_model=IndexState, responses=responses())

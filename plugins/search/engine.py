@@ -24,7 +24,7 @@ from broker.packets.topics import matches, validate_filter
 
 MAX_LIMIT = 100
 MAX_TOTAL = 1000
-"""Hits are counted up to here; a total of `MAX_TOTAL` means "this many or more"."""
+"""Hits are counted up to here."""
 MAX_QUERY = 1000
 
 
@@ -130,11 +130,15 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One page. ``total`` counts the hits of all pages, up to `MAX_TOTAL`. ``next`` is empty on the last page."""
+    """One page. ``total`` counts the hits of all pages, up to `MAX_TOTAL`; where there may be more, it is not ``exact``.
+
+    ``next`` is empty on the last page.
+    """
 
     hits: list[Hit]
     total: int
     next: str = ""
+    exact: bool = True
 
 
 class Writer(Protocol):

@@ -102,17 +102,18 @@ class Reader:
         cursor = decode_cursor(query, 3)
         if cursor is None:
             found, typos = self._with_typos(terms, lambda expression: self._rowids(query, scope, expression, ascending, _NOW))
-            page, total = found[: query.limit], min(len(found), MAX_TOTAL)
+            page, counted = found[: query.limit], len(found)
             more = len(found) > query.limit
             top = self._newest(query, scope, self._expression(terms, typos)) if more and ascending else max(found, default=0)
         else:
             top, last, typos = cursor[0], cursor[1], bool(cursor[2])
             expression = self._expression(terms, typos)
-            total = min(len(self._rowids(query, scope, expression, ascending, top)), MAX_TOTAL)
+            counted = len(self._rowids(query, scope, expression, ascending, top))
             page = self._rowids(query, scope, expression, ascending, top, after=last, limit=query.limit + 1)
             more = len(page) > query.limit
             del page[query.limit :]
-        return Results(self._hits(page), total, encode_cursor(query, top, page[-1], int(typos)) if more else "")
+        following = encode_cursor(query, top, page[-1], int(typos)) if more else ""
+        return Results(self._hits(page), min(counted, MAX_TOTAL), following, counted <= MAX_TOTAL)
 
     def _newest(self, query: Query, scope: _Scope, expression: str) -> int:
         """The newest match. Later pages go up to it, and not to the newest message of the index: cursors can be read."""
@@ -171,7 +172,7 @@ class Reader:
         offset, top, mode = decode_cursor(query, 3) or (0, _NOW, -1)
 
         def newest(expression: str) -> list[int]:
-            return self._rowids(query, scope, expression, False, top, limit=RANKED)
+            return self._rowids(query, scope, expression, False, top, limit=RANKED + 1)
 
         if mode < 0:
             found, typos = self._with_typos(terms, newest)
@@ -179,11 +180,14 @@ class Reader:
             typos = bool(mode)
             found = newest(self._expression(terms, typos))
         top = max(found, default=0)
-        total = min(len(found), MAX_TOTAL)
-        ranked = self._ranked(found, terms)[:MAX_TOTAL] if len(found) > 1 else found
+        exact = len(found) <= RANKED
+        del found[RANKED:]
+        total = len(found)
+        ranked = self._ranked(found, terms) if total > 1 else found
         page = ranked[offset : offset + query.limit]
         offset += query.limit
-        return Results(self._hits(page), total, encode_cursor(query, offset, top, int(typos)) if offset < total else "")
+        following = encode_cursor(query, offset, top, int(typos)) if offset < total else ""
+        return Results(self._hits(page), total, following, exact)
 
     def _ranked(self, rowids: Sequence[int], terms: Sequence[Term]) -> list[int]:
         """The best first: terms often in a short text, whole words before prefixes, words together before words apart.
@@ -329,7 +333,7 @@ class _Snapshot:
 
 
 def _quoted(tokens: Sequence[str]) -> str:
-    # Tokens hold letters, digits and marks only: nothing to escape.
+    # Tokens hold letters, digits, marks and private characters only: nothing to escape.
     return f'"{" ".join(tokens)}"'
 
 

@@ -1,7 +1,11 @@
 """The Meilisearch engine.
 
 Meilisearch does not find a Chinese word inside a longer one by itself. So it gets a derived field, ``grams``: our tokens,
-joined by spaces; and a run of solitary characters in a query is sent as a quoted phrase. Text itself is not sent.
+joined by spaces; and a phrase of a query is sent in quotes. Symbols, which it takes for separators, are sent as words. Text
+itself is not sent.
+
+Its phrases have no prefixes, and its prefixes forgive typos where ours do not. A query that ends in such a one is asked with
+the last word on its own, and what comes back, up to `MAX_TOTAL` messages, is looked through here.
 
 An index is two of Meilisearch's: ``<name>`` has the messages, ``<name>_state`` the position, the tokeniser's version and the
 names of the conversations. The position lives beside what it describes, so that a server that lost its data is filled again; it
@@ -15,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -33,14 +38,14 @@ from plugins.search.engine import (
     encode_cursor,
 )
 from plugins.search.meili_server import MeiliServer, Refused
-from plugins.search.terms import ONE_TYPO, TWO_TYPOS, Term, parse
+from plugins.search.terms import ONE_TYPO, TWO_TYPOS, Term, parse, phrase_places
 from plugins.search.text import BREAK, TOKENISER, tokens
 
 log = logging.getLogger("tideline.search")
 
 SETTINGS: dict[str, Any] = {
     "searchableAttributes": ["grams"],
-    "displayedAttributes": ["id", "topic", "seq", "user", "device", "ts"],
+    "displayedAttributes": ["id", "topic", "seq", "user", "device", "ts", "grams"],
     "filterableAttributes": ["id", "conversation", "sender", "seq", "ts"],
     "sortableAttributes": ["ts"],
     # What is found as written comes before what is found through typos, also when sorted by time; recency breaks ties.
@@ -64,25 +69,46 @@ def digest(name: str) -> str:
 
 def grams(text: str) -> str:
     """Our tokens as Meilisearch will cut them again: a full stop is a separator that no phrase reaches across."""
-    return " ".join("." if token == BREAK else token for token in tokens(text))
+    return _sent(["." if token == BREAK else token for token in tokens(text)])
+
+
+def _sent(found: Sequence[str]) -> str:
+    """Tokens with spaces between them, and symbols as words that nobody writes."""
+    return _SYMBOL.sub(lambda symbol: f"ƾ{ord(symbol[0]):06x}", " ".join(found))
+
+
+_SYMBOL = re.compile("[\U000f0000-\U0010ffff]")
 
 
 def query_text(terms: Sequence[Term]) -> str:
     """The terms in Meilisearch's query language."""
     parts = []
     for term in terms:
-        if term.prefix or term.typos:
-            parts.append(term.tokens[0])
-            continue
-        run: list[str] = []
-        for token in (*term.tokens, BREAK):
-            if token != BREAK:
-                run.append(token)
-            elif run:
-                parts.append(f'"{" ".join(run)}"')
-                run = []
+        alone = 1 if term.prefix or term.typos else 0
+        size = len(term.tokens) - alone
+        parts += [f'"{_sent(run)}"' for run in _runs(term.tokens[:size])]
+        parts += [_sent([token]) for token in term.tokens[size:]]
     # The last word of a query is a prefix there, unless something follows it.
     return " ".join(parts) + ("" if terms and terms[-1].prefix else " ")
+
+
+def _runs(phrase: Sequence[str]) -> list[list[str]]:
+    """A phrase cut at its breaks, which are separators there."""
+    runs: list[list[str]] = [[]]
+    for token in phrase:
+        if token == BREAK:
+            runs.append([])
+        else:
+            runs[-1].append(token)
+    return [run for run in runs if run]
+
+
+def _needs_a_look(terms: Sequence[Term]) -> bool:
+    """Whether the server finds too much for a query: what it ends in is a phrase, or a word that forgives no typo."""
+    if not terms or not terms[-1].prefix:
+        return False
+    last = terms[-1]
+    return len(last.tokens) > 1 or (not last.typos and len(_sent(last.tokens)) >= ONE_TYPO)
 
 
 class MeiliEngine:
@@ -179,10 +205,18 @@ class MeiliEngine:
             raise SearchUnavailable(str(error)) from error
         if answer is None:
             return Results([], 0)
-        hits = [Hit(int(hit["id"]), hit["topic"], hit["seq"], hit["user"], hit["device"], hit["ts"]) for hit in answer["hits"]]
-        total = int(answer["totalHits"])
+        found, total = answer["hits"], int(answer["totalHits"])
+        exact = total <= MAX_TOTAL  # the server counts further than it gives
+        if _needs_a_look(terms):
+            last = [_sent([token]) for token in terms[-1].tokens]
+            found = [hit for hit in found if phrase_places(hit["grams"].split(), last, True)]
+            total = len(found)
+            found = found[(page - 1) * query.limit : page * query.limit]
+        total = min(total, MAX_TOTAL)
+        hits = [Hit(int(hit["id"]), hit["topic"], hit["seq"], hit["user"], hit["device"], hit["ts"]) for hit in found]
         more = page * query.limit < total
-        return Results(hits, total, encode_cursor(query, page + 1, until or time.time_ns() // 1_000_000 + 1) if more else "")
+        following = encode_cursor(query, page + 1, until or time.time_ns() // 1_000_000 + 1) if more else ""
+        return Results(hits, total, following, exact)
 
     def _ask(
         self, client: meilisearch.Client, live: _Pair, query: Query, terms: list[Term], page: int, until: int
@@ -197,10 +231,11 @@ class MeiliEngine:
             if not allowed:
                 return None
             filters.append(f"conversation IN [{_quoted(allowed)}]")
+        looked_at = _needs_a_look(terms)
         options: dict[str, Any] = {
-            "page": page,
-            "hitsPerPage": query.limit,
-            "attributesToRetrieve": _RETRIEVED,
+            "page": 1 if looked_at else page,
+            "hitsPerPage": MAX_TOTAL if looked_at else query.limit,
+            "attributesToRetrieve": [*_RETRIEVED, "grams"] if looked_at else _RETRIEVED,
             "matchingStrategy": "all",
             "locales": ["cmn"],
         }

@@ -40,11 +40,12 @@ class FoundMessage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of an answer. ``total`` counts all pages' hits, up to `engine.MAX_TOTAL`; ``next`` is empty on the last."""
+    """One page of an answer: see `engine.Results`."""
 
     hits: list[FoundMessage]
     total: int
     next: str = ""
+    exact: bool = True
 
 
 @dataclass(slots=True)
@@ -185,7 +186,7 @@ class SearchPlugin(GroupPlugin):
         now = _now()
         messages = [message for message in found if message is not None and not 0 < message.expires <= now]
         hits = await asyncio.to_thread(_highlighted, messages, query.q) if messages else []
-        return Page(hits, results.total, results.next)
+        return Page(hits, results.total, results.next, results.exact)
 
     async def topics(self, after: str = "", limit: int = 1000) -> list[str]:
         """Conversations of the index by name: for a permission that must be awaited, to be asked before `search`."""

@@ -2,9 +2,10 @@
 
 A query is words and "phrases", all of which a message must have:
 
-- the last word also matches as a prefix, unless white space or a closing quote follows it;
-- a run of characters of a script without spaces between words (Chinese and the like), and a word that punctuation cuts
-  (``a@b.c``), is a phrase;
+- what was typed without a space is a phrase (``a@b.c``, ``AB-1234``, ``会议``), except that punctuation between two symbols
+  or two characters of a script without spaces (Chinese and the like) stands for a space;
+- the last word, or the last part of one, also matches as a prefix, unless white space or a closing quote follows it, or it is
+  the end of a contraction (``can't``);
 - a word of 5 letters or more forgives one typo, of 9 or more two, where nothing matches it as written. Digits forgive nothing.
 """
 
@@ -23,6 +24,8 @@ MAX_TERMS = 10
 ONE_TYPO, TWO_TYPOS = 5, 9
 """Letters from which on a word forgives one typo, and two."""
 
+_CONTRACTED = re.compile("['’ʼ＇](?:[dmst]|ll|re|ve)$", re.IGNORECASE)
+"""As a prefix, the end of ``can't`` would find "can take"."""
 _QUOTES = re.compile('["“”„‟«»＂]')
 
 
@@ -35,7 +38,7 @@ class Term(NamedTuple):
 
 
 def parse(q: str) -> list[Term]:
-    """The terms of a query, at most `MAX_TERMS`; empty where it has no letter or digit."""
+    """The terms of a query, at most `MAX_TERMS`; empty where it has no letter, digit or symbol."""
     terms: list[Term] = []
     parts = _QUOTES.split(scrub(q))
     for number, part in enumerate(parts):
@@ -50,22 +53,18 @@ def parse(q: str) -> list[Term]:
 
 
 def _word_terms(word: str, last: bool) -> Iterator[Term]:
-    """The terms of what was typed without a space: one, or several where punctuation or a prefix cuts it."""
-    run: list[str] = []
+    """The terms of what was typed without a space: one, or several where a break cuts it."""
+    runs: list[list[str]] = [[]]
     for token in tokens(word):
         if token == BREAK:
-            yield Term(tuple(run))
-            run = []
+            runs.append([])
         else:
-            run.append(token)
-    if not run:
-        return
-    if last and not solitary(run[-1]):
-        if run[:-1]:
-            yield Term(tuple(run[:-1]))
-        yield Term((run[-1],), prefix=True, typos=typos_allowed(run[-1]))
-    else:
-        yield Term(tuple(run), typos=typos_allowed(run[0]) if len(run) == 1 else 0)
+            runs[-1].append(token)
+    *first, run = (tuple(run) for run in runs)
+    yield from map(Term, first)
+    if run:
+        prefix = last and not solitary(run[-1]) and not _CONTRACTED.search(word)
+        yield Term(run, prefix, typos_allowed(run[0]) if len(run) == 1 else 0)
 
 
 def typos_allowed(word: str) -> int:
@@ -149,16 +148,22 @@ def matches(text: str, terms: Sequence[Term]) -> list[tuple[int, int]]:
 
 
 def _term_matches(placed: list[Span], term: Term) -> list[tuple[int, int]]:
-    *first, last = term.tokens
     size = len(term.tokens)
-    found = []
-    for at in range(size - 1, len(placed)):
-        token = placed[at].token
-        if token != last and not (term.prefix and token.startswith(last)):
-            continue
-        begin = at - size + 1
-        if all(placed[begin + i].token == wanted for i, wanted in enumerate(first)):
-            found.append((placed[begin].start, placed[at].end))
+    found = [
+        (placed[at].start, placed[at + size - 1].end)
+        for at in phrase_places([span.token for span in placed], term.tokens, term.prefix)
+    ]
     if not found and term.typos:
-        found = [(span.start, span.end) for span in placed if near(last, span.token, term.typos)]
+        found = [(span.start, span.end) for span in placed if near(term.tokens[-1], span.token, term.typos)]
     return found
+
+
+def phrase_places(found: Sequence[str], phrase: Sequence[str], prefix: bool) -> list[int]:
+    """Where in the tokens of a text those of a phrase stand next to each other; with ``prefix`` the last may be longer."""
+    *first, last = phrase
+    size = len(first)
+    return [
+        at - size
+        for at in range(size, len(found))
+        if (found[at] == last or (prefix and found[at].startswith(last))) and list(found[at - size : at]) == first
+    ]

@@ -4,11 +4,18 @@ Rules, which index and query keep alike:
 
 - Case, width, ligatures and accents don't count: NFKD, casefold, marks removed, NFC. Kana keep their voicing marks and
   Hangul its syllables, since there they make another word.
-- A character of a script that writes no spaces between words (Chinese, Japanese, Korean, Thai, Lao, Khmer, Burmese) and an
-  emoji is a token of its own, so that a word is found inside a longer one. A run of them in a query is a phrase.
+- A character of a script that writes no spaces between words (Chinese, Japanese, Korean, Thai, Lao, Khmer, Burmese) is a
+  token of its own, so that a word is found inside a longer one. A run of them in a query is a phrase.
+- So is a symbol: what Unicode calls one (emoji, arrows, mathematics, currency, box drawing, Braille, music), some signs that
+  it calls punctuation (``§ ‰ ‼``), and code points without a meaning yet or with a private one. An emoji of several symbols
+  (skin tone, joiner, keycap) is a phrase of them; the two letters of a flag are one token.
+- ASCII symbols (``# $ % & + < = > @ ^``) are tokens in runs: ``C++`` is ``c`` and ``++``.
 - Where anything stands between two such characters, a `BREAK` token keeps a phrase from reaching across it: a
   search for a word written without spaces finds exactly the texts that contain it.
-- Anything else is cut into runs of letters and digits.
+- Anything else is cut into runs of letters and digits; punctuation only separates.
+
+In a token a symbol is moved to the planes for private use (``+``, U+002B, to U+10002B), where one range has them all, and
+where no engine takes them for separators.
 
 Whoever changes what `tokens` answers raises `TOKENISER`: an index made by another version is rebuilt.
 """
@@ -21,7 +28,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-TOKENISER = 1
+TOKENISER = 2
 """Version of `tokens`."""
 
 BREAK = "\ue000"
@@ -39,13 +46,26 @@ _SOLITARY = (
     "\u3005-\u3007\u3021-\u3029\u3031-\u3035\u303b\u3041-\u3096\u3099\u309a\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
     "\u2e80-\u2fdf\u3105-\u312f\u31a0-\u31bf\u3400-\u4dbf\u4e00-\u9fff\ua000-\ua48c\uf900-\ufaff"
     "\U0001b000-\U0001b2ff\U00020000-\U0003ffff"
-    "\u2600-\u27bf\U0001f000-\U0001faff"  # symbols and emoji
+    "\U000f0000-\U000fffff\U00100080-\U0010ffff"  # symbols, but those of ASCII
 )
+_ASCII_SYMBOL = "[\U00100000-\U0010007f]"
+_FLAG_LETTER = "[\U000ff1e6-\U000ff1ff]"
+_KEYCAP = "\u20e3"
+_TAGS = frozenset(map(chr, range(0xE0020, 0xE0080)))
+"""Invisible letters, which spell the flags of regions."""
+_SIGNS = frozenset("#$%&+<=>@^§¶†‡‰‱※⁂‼‽⁇⁈⁉〰〽" + _KEYCAP) | _TAGS
+"""What counts as a symbol, though Unicode calls it punctuation or a mark; and the symbols of ASCII."""
+_NO_SIGNS = frozenset("`|~\u2044\ufffc\ufffd" + BREAK)
+"""What does not, though Unicode calls it a symbol: it marks up text, divides ``½``, or stands for what is not there."""
+_AS_WRITTEN = frozenset("‼⁇⁈⁉№™℠ℹⓂ㊗㊙\U0001f201\U0001f202\U0001f21a\U0001f22f\U0001f250\U0001f251") | frozenset(
+    map(chr, range(0x1F232, 0x1F23B))
+)
+"""Signs and emoji that compatibility would take for the letters or marks that they show."""
 _ACCENTS = (
     "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670"
-    "\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
+    "\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20e2\u20e4-\u20ff\ufe20-\ufe2f"
 )
-_INVISIBLE = "\u00ad\u200b-\u200f\u2060-\u2064\ufe00-\ufe0f\ufeff"
+_INVISIBLE = "\u00ad\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0100-\U000e01ef"
 _JOINING = _ACCENTS + "\u1160-\u11ff\ud7b0-\ud7fb\u3099\u309a\uff9e\uff9f"
 
 
@@ -57,20 +77,41 @@ def _marks() -> str:
 
 
 _DROPPED = re.compile(f"[{_ACCENTS}{_INVISIBLE}]+")
+_INVISIBLES = re.compile(f"[{_INVISIBLE}]+")
 _HAS_JOINING = re.compile(f"[{_JOINING}]")
 _CLUSTER = re.compile(f"(?s:.)[{_JOINING}]*")
 _SOLO = re.compile(f"[{_SOLITARY}]")
 _WORD = f"[^\\W_{_SOLITARY}]"
 _MARK = f"[{_marks()}]"
-_GAP = re.compile(f"(?<=[{_SOLITARY}])(?:(?!{_MARK})[\\W_](?<![{_SOLITARY}]))+(?=[{_SOLITARY}])")
-_TOKEN = re.compile(f"[{_SOLITARY}{BREAK}]|(?:{_WORD}|{_MARK})+")
-_ASCII_TOKEN = re.compile(r"[a-z0-9]+")
+_GAP = re.compile(f"(?<=[{_SOLITARY}])(?:(?!{_MARK}|{_ASCII_SYMBOL})[\\W_](?<![{_SOLITARY}]))+(?=[{_SOLITARY}])")
+_TOKEN = re.compile(f"{_FLAG_LETTER}{{2}}|[{_SOLITARY}{BREAK}]|(?:{_WORD}|{_MARK})+|{_ASCII_SYMBOL}+")
+_ASCII_TOKEN = re.compile(f"[a-z0-9]+|{_ASCII_SYMBOL}+")
+
+
+def _is_symbol(character: str) -> bool:
+    if character in _SIGNS:
+        return True
+    return unicodedata.category(character) in ("So", "Sm", "Sc", "Sk", "Cn", "Co") and character not in _NO_SIGNS
+
+
+def _moved(symbol: str) -> str:
+    """A symbol as tokens have it. Some code points that mean nothing share their place with others."""
+    code = ord(symbol)
+    if code >= 0xF0000:
+        return symbol
+    return chr(0x100000 + code if code < 0x10000 else 0xF0000 | code & 0xFFFF)
 
 
 def _fold(cluster: str) -> str:
     """One character and what joins it, folded."""
+    if cluster[0] in _AS_WRITTEN:
+        return _moved(cluster[0])
+    whole = unicodedata.normalize("NFKC", _INVISIBLES.sub("", cluster))
+    if len(whole) == 1 and _is_symbol(whole):
+        return _moved(whole)  # ≠ is not an = with an accent
     spread = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", cluster).casefold())
-    return unicodedata.normalize("NFC", _DROPPED.sub("", spread)).replace(BREAK, " ")
+    folded = unicodedata.normalize("NFC", _DROPPED.sub("", spread)).replace(BREAK, " ")
+    return "".join([_moved(character) if _is_symbol(character) else character for character in folded])
 
 
 class _Folds(dict[int, str]):
@@ -85,17 +126,29 @@ _FOLDS = _Folds()
 
 
 def fold(text: str) -> str:
-    """Text with case, width, ligatures and accents taken away."""
+    """Text with case, width, ligatures and accents taken away, and symbols moved."""
     if text.isascii():
-        return text.lower()
+        text = text.lower()
+        for symbol, moved in _ASCII_SYMBOLS:  # most texts have few: ten looks are faster than a table
+            if symbol in text:
+                text = text.replace(symbol, moved)
+        return text
     if _HAS_JOINING.search(text):
-        return "".join(map(_fold, _CLUSTER.findall(text)))
-    return text.translate(_FOLDS)
+        folded = "".join([_FOLDS[ord(part)] if len(part) == 1 else _fold(part) for part in _CLUSTER.findall(text)])
+    else:
+        folded = text.translate(_FOLDS)
+    return folded.replace(*_STAR_KEYCAP)
+
+
+_ASCII_SYMBOLS = [(symbol, _moved(symbol)) for symbol in sorted(_SIGNS) if symbol.isascii()]
+_STAR_KEYCAP = ("*" + _moved(_KEYCAP), _moved("*") + _moved(_KEYCAP))
+"""Everywhere else ``*`` marks bold text."""
 
 
 def tokens(text: str) -> list[str]:
     """The tokens of a text in order, at most `MAX_TOKENS`."""
-    found = _ASCII_TOKEN.findall(text.lower()) if text.isascii() else _TOKEN.findall(_GAP.sub(BREAK, fold(text)))
+    folded = fold(text)
+    found = _ASCII_TOKEN.findall(folded) if text.isascii() else _TOKEN.findall(_GAP.sub(BREAK, folded))
     if len(found) > MAX_TOKENS:
         del found[MAX_TOKENS:]
     if max(map(len, found), default=0) > MAX_WORD:
@@ -104,8 +157,8 @@ def tokens(text: str) -> list[str]:
 
 
 def solitary(token: str) -> bool:
-    """Whether the token is a single character of a script without spaces, or the break between two."""
-    return len(token) == 1 and (token == BREAK or _SOLO.match(token) is not None)
+    """Whether the token is a character of a script without spaces, a symbol, a flag, or the break between two of them."""
+    return token == BREAK or _SOLO.match(token) is not None
 
 
 class Span(NamedTuple):
@@ -139,7 +192,7 @@ def _placed(text: str) -> tuple[str, list[tuple[int, int]]]:
         parts.append(folded)
         places.extend([(at, end)] * len(folded))
         at = end
-    return "".join(parts), places
+    return "".join(parts).replace(*_STAR_KEYCAP), places
 
 
 # --- what a payload says ---------------------------------------------------------------------------------------------

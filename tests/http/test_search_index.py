@@ -48,6 +48,22 @@ async def test_lag_and_rebuild(tmp_path: Path, store: str) -> None:
         assert (await http.get("/search", params={"q": "common "})).json()["total"] == 20
 
 
+EMOJI = "⭐⏰⌚⌛⏳⏩⏸▶◀⬛⬜⬆⬇⭕↩⤴‼⁉〰©✅➡❤👍😀🚀"
+
+
+async def test_each_emoji_finds_its_message(tmp_path: Path) -> None:
+    async with site("memory://", plugins={"search": {"path": str(tmp_path / "search.db"), "gather": 0.0}}) as made:
+        http = made.caller()
+        last = ""
+        for number, emoji in enumerate(EMOJI):
+            sent = await http.post("/conversations/a/messages", json={"payload": f"note {emoji} number {number}"})
+            last = sent.json()["id"]
+        totals = {}
+        for emoji in EMOJI:
+            totals[emoji] = (await http.get("/search", params={"q": emoji, "wait_indexed": last})).json()["total"]
+        assert totals == dict.fromkeys(EMOJI, 1)
+
+
 async def test_it_is_for_the_operator(sites: Sites, tmp_path: Path) -> None:
     async with sites(plugins={"search": {"path": str(tmp_path / "search.db")}}) as made:
         for method, path in CALLS:

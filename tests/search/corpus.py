@@ -67,6 +67,16 @@ MESSAGES = _told(
     ("home/kitchen/temp", "c/sensor", "8"),  # 32
     ("home/kitchen/temp", "c/sensor", '"48.2"'),  # 33: a JSON string
     ("home/kitchen/temp", "c/sensor", '{"value": 48.2, "unit": "celsius"}'),  # 34
+    ("shop/orders", "u/eve", "order AB-1234 was sent to kay@sample.net on 2026-11-28"),  # 35
+    ("shop/orders", "u/eve", "AB has 99 of 1234; kay wrote at 11:28 in 2026, from sample to net"),  # 36
+    ("shop/orders", "u/eve", "192.168.0.1 cannot: can't reach a/b/c"),  # 37
+    ("shop/orders", "u/eve", "c/b/a can take 1.0.168.192, a to b to c"),  # 38
+    ("code", "u/lin", "C++ and .NET, or C# with R&D for #tideline"),  # 39
+    ("code", "u/lin", "C has no plus; vitamin C, tideline, networks, R and D"),  # 40
+    ("code", "u/lin", "ask @tideline: a>=b → 50% of €20 ≠ $20, ½ ≤ §5™"),  # 41
+    ("code", "u/lin", "ask tideline: a=b, 50 of 20 = 5"),  # 42
+    ("emoji", "u/mo", "⭐ ok 👍 ok 🇩🇪🇺🇸 ok 1️⃣ ok 👨‍👩‍👧 ok ❤️"),  # 43
+    ("emoji", "u/mo", "© ok 👍🏽 ok 🇪🇺 ok 2️⃣ 1 ok 👨👩 ok 👧 ok (╯°□°)╯"),  # 44
 )
 
 
@@ -115,7 +125,53 @@ CASES = [
     Case("a part of it", {22}, {"q": "example "}),
     Case("an underscore", {22}, {"q": "foo_bar"}),
     Case("a version number", {4}, {"q": "2.10.3 "}),
-    Case("an emoji", {23}, {"q": "👍"}),
+    Case("an emoji", {23, 43, 44}, {"q": "👍"}),
+    # joined
+    Case("letters and digits", {35}, {"q": "AB-1234 "}),
+    Case("the last part is a prefix", {35}, {"q": "ab-12"}),
+    Case("unless a space follows", set(), {"q": "ab-12 "}),
+    Case("as its parts they are words", {35, 36}, {"q": "ab 1234 "}),
+    Case("an address", {35}, {"q": "kay@sample.net"}),
+    Case("the beginning of one", {35}, {"q": "kay@sam"}),
+    Case("a date", {35}, {"q": "2026-11-28"}),
+    Case("the beginning of a date", {35}, {"q": "2026-11"}),
+    Case("an IP address", {37}, {"q": "192.168.0.1 "}),
+    Case("the beginning of an IP address", {37}, {"q": "192.168"}),
+    Case("a contraction is no prefix", {37}, {"q": "can't"}),
+    Case("with another apostrophe", {37}, {"q": "CAN’T "}),
+    Case("a path", {37}, {"q": "a/b/c"}),
+    Case("the end of a path", {37}, {"q": "b/c"}),
+    Case("no typo in what is joined", set(), {"q": "kay@sampel.net"}),
+    Case("nor where it ends", set(), {"q": "kay@sampel"}),
+    Case("nor in the last part of a word with symbols", set(), {"q": "#tidelinr"}),
+    Case("two joined words", {35}, {"q": "ab-1234 2026-1"}),
+    # symbols
+    Case("C++", {39}, {"q": "C++"}),
+    Case("C#", {39}, {"q": "c# "}),
+    Case("a dot in front is none", {35, 36, 39}, {"q": ".NET "}),
+    Case("an and sign", {39}, {"q": "r&d"}),
+    Case("a hashtag", {39}, {"q": "#tideline"}),
+    Case("a mention", {41}, {"q": "@tide"}),
+    Case("its word", {39, 40, 41, 42}, {"q": "tideline"}),
+    Case("an arrow", {41}, {"q": "→"}),
+    Case("a currency", {41}, {"q": "€20"}),
+    Case("another one", {41}, {"q": "$20"}),
+    Case("a percentage", {41}, {"q": "50% "}),
+    Case("mathematics", {41}, {"q": "≤"}),
+    Case("a struck symbol is another one", {41}, {"q": "≠"}),
+    Case("and not what is struck", {42}, {"q": "= "}),
+    Case("a paragraph", {41}, {"q": "§5"}),
+    Case("a trademark", {41}, {"q": "™"}),
+    Case("a copyright", {44}, {"q": "©"}),
+    Case("a star", {43}, {"q": "⭐"}),
+    Case("a heart without its variation", {43}, {"q": "❤"}),
+    Case("a skin tone", {23, 44}, {"q": "👍🏽"}),
+    Case("a flag", {44}, {"q": "🇪🇺"}),
+    Case("two flags", {43}, {"q": "🇩🇪🇺🇸"}),
+    Case("a keycap", {43}, {"q": "1️⃣"}),
+    Case("a family", {43}, {"q": "👨‍👩‍👧"}),
+    Case("a kaomoji", {44}, {"q": "(╯°□°)╯"}),
+    Case("an emoji that nothing has", set(), {"q": "⏰"}),
     # prefixes
     Case("the last word is a prefix", {1, 2, 3, 24, 26}, {"q": "meeti"}),
     Case("only the last one", set(), {"q": "mond room "}),

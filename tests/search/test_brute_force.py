@@ -1,12 +1,14 @@
-"""Counts equal a plain substring search, whatever was added and removed before."""
+"""What is found is what a plain search through the texts finds, whatever was added and removed before."""
 
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
 from plugins.search.engine import Document, Engine, Query
+from plugins.search.terms import matches, parse
 from tests.search.corpus import START
 
 LETTERS = "会议题天明三点开"
@@ -87,3 +89,51 @@ async def _compare(engine: Engine, kept: dict[int, Document], query: Query) -> N
     if query.sort != "relevance":
         times = [kept[id].time for id in found]
         assert times == sorted(times, reverse=query.sort == "newest")
+
+
+PARTS = ["ab", "abc", "12", "1234", "192", "168", "0", "foo", "barbaz", "barbax", "can", "t", "tell"]
+GAPS = [" ", "-", "_", ".", "/", "'", ", ", ":", "@", " @ ", "#", "+"]
+SEPARATES, SYMBOLS = r"[ \-_./',:]", "@#+"
+
+
+def _written(rng: random.Random, size: int, gaps: list[str]) -> list[str]:
+    """Parts and what stands between them, by turns."""
+    written = [rng.choice(PARTS)]
+    for _ in range(size):
+        written += [rng.choice(gaps), rng.choice(PARTS)]
+    return written
+
+
+def _by_hand(written: list[str], whole: bool) -> re.Pattern[str]:
+    """The texts that have the parts side by side: symbols as they are, and any punctuation where there is some."""
+    pattern = r"(?<![a-z0-9])"
+    for part in written:
+        if part.isalnum():
+            pattern += part
+        elif part in SYMBOLS:
+            pattern += f"{SEPARATES}*{re.escape(part)}{SEPARATES}*"
+        else:
+            pattern += f"{SEPARATES}+"
+    return re.compile(pattern + (r"(?![a-z0-9])" if whole else ""))
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_what_is_written_joined_is_found_side_by_side(engine: Engine, seed: int) -> None:
+    rng = random.Random(seed)
+    texts = {number: "".join(_written(rng, rng.randint(2, 7), GAPS)) for number in range(1, 401)}
+    await engine.index([Document(n, "t", n, "u/a", "d", START + n, text) for n, text in texts.items()], 400)
+    found_some = 0
+    for _ in range(120):
+        written = _written(rng, rng.randint(1, 3), [gap for gap in GAPS if " " not in gap])
+        if rng.random() < 0.5:
+            written[-1] = written[-1][: rng.randint(1, len(written[-1]))]
+        end = rng.choice(["", " "])
+        q = "".join(written) + end
+        hand = _by_hand(written, whole=bool(end) or q.endswith(("'t", "'d", "'s", "'m", "'ll", "'re", "'ve")))
+        expected = {number for number, text in texts.items() if hand.search(text)}
+        results = await engine.search(Query(q=q, limit=100, sort=rng.choice(["relevance", "newest", "oldest"])))
+        assert results.total == len(expected), q
+        assert {hit.id for hit in results.hits} <= expected, q
+        assert {number for number, text in texts.items() if matches(text, parse(q))} == expected, q
+        found_some += bool(expected)
+    assert found_some > 25

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 
 from plugins.search.engine import BadQuery, Document, Engine, Query
 from tests.search.corpus import CASES, START, documents
+
+SORTS: tuple[Literal["relevance", "newest", "oldest"], ...] = ("relevance", "newest", "oldest")
 
 
 @pytest.fixture
@@ -65,8 +69,17 @@ async def test_what_arrives_between_two_pages_does_not_shift_them(engine: Engine
 
 
 async def test_a_total_ends_at_a_thousand(engine: Engine) -> None:
-    await engine.index([Document(n, "t", n, "u/a", "d", START + n, "common") for n in range(1, 1102)], 1101)
-    assert (await engine.search(Query(q="common "))).total == 1000
+    await engine.index([Document(n, "t", n, "u/a", "d", START + n, f"common a-{n}") for n in range(1, 1001)], 1000)
+    for q, sort in itertools.product(("common ", "a-", "a-1 OR", ""), SORTS):
+        results = await engine.search(Query(q=q, sort=sort))
+        assert (results.total, results.exact) == (0 if "OR" in q else 1000, True)
+    await engine.index([Document(n, "t", n, "u/a", "d", START + n, f"common a-{n}") for n in range(1001, 1102)], 1101)
+    for q, sort in itertools.product(("common ", "a-", ""), SORTS):
+        results = await engine.search(Query(q=q, sort=sort))
+        assert (results.total, results.exact) == (1000, False)
+        again = await engine.search(Query(q=q, sort=sort, cursor=results.next))
+        assert (again.total, again.exact) == (1000, False)
+        assert not {hit.id for hit in again.hits} & {hit.id for hit in results.hits}
 
 
 async def test_the_same_message_again_changes_nothing(filled: Engine) -> None:
@@ -132,16 +145,16 @@ async def test_a_rebuild_becomes_the_index_and_keeps_its_position(filled: Engine
     made = [document for document in documents() if document.id != 6]
     await rebuild.index(made, 28)
     assert (await filled.search(Query(q="会议"))).total == 2, "the live index answers meanwhile"
-    await filled.index([Document(40, "chat/new", 1, "u/a", "d", START, "会议")], 40)
+    await filled.index([Document(400, "chat/new", 1, "u/a", "d", START, "会议")], 400)
     await rebuild.forget("chat/ops", 2)
     await rebuild.delete([26])
-    await rebuild.index([Document(40, "chat/new", 1, "u/a", "d", START, "会议")], 40)
+    await rebuild.index([Document(400, "chat/new", 1, "u/a", "d", START, "会议")], 400)
     await rebuild.swap()
-    assert {hit.id for hit in (await filled.search(Query(q="会议"))).hits} == {29, 40}
+    assert {hit.id for hit in (await filled.search(Query(q="会议"))).hits} == {29, 400}
     assert {hit.id for hit in (await filled.search(Query(q="deployment"))).hits} == {5}
-    assert await filled.position() == 40
+    assert await filled.position() == 400
     assert "chat/new" in await filled.topics()
-    await filled.index([Document(41, "chat/new", 2, "u/a", "d", START, "会议")], 41)
+    await filled.index([Document(401, "chat/new", 2, "u/a", "d", START, "会议")], 401)
     assert (await filled.search(Query(q="会议"))).total == 3
 
 

@@ -14,6 +14,7 @@ import pytest
 from plugins.search.meili import grams, query_text
 from plugins.search.terms import parse
 from tests.search.test_brute_force import JOINTS, LETTERS
+from tests.search.test_text import SYMBOLS
 
 milli = pytest.importorskip("milli", reason="milli is not installed (no wheel for this python)")
 
@@ -45,3 +46,11 @@ def test_words_prefixes_typos_and_phrases(tmp_path: Path, q: str, found: set[int
     index = milli.Index(str(tmp_path))
     index.add_documents([{"id": 0, "grams": grams("The meeting room")}, {"id": 1, "grams": grams("我的iPhone15手机")}])
     assert set(index.search(query_text(parse(q)))) == found
+
+
+def test_symbols_are_words(tmp_path: Path) -> None:
+    index = milli.Index(str(tmp_path))
+    symbols = SYMBOLS + "#$%&+<=>@^"
+    index.add_documents([{"id": number, "grams": grams(f"note {symbol} here")} for number, symbol in enumerate(symbols)])
+    found = {symbol: index.search(query_text(parse(f"{symbol} "))) for symbol in symbols}
+    assert found == {symbol: [number] for number, symbol in enumerate(symbols)}

@@ -22,6 +22,13 @@ WRITTEN = st.text(
 )
 
 
+def shown(token: str) -> str:
+    """A token with its symbols where they belong."""
+    return "".join(
+        chr(ord(c) - 0x100000) if c >= "\U00100000" else chr(ord(c) - 0xE0000) if c >= "\U000f0000" else c for c in token
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -42,6 +49,19 @@ WRITTEN = st.text(
         ("\u1112\u116c\u110b\u1174", "회 의"),
         ("दुनिया", "दुनिया"),
         ("👨‍👩‍👧 x", "👨 👩 👧 x"),
+        ("🎉 🎉🎉 a 🎉", f"🎉 {BREAK} 🎉 🎉 a 🎉"),
+        ("❤️ ❤", f"❤ {BREAK} ❤"),
+        ("👍🏽", "👍 🏽"),
+        ("🇩🇪🇺🇸 🇩", f"🇩🇪 🇺🇸 {BREAK} 🇩"),
+        ("1️⃣ #️⃣ *️⃣ **b**", "1 \u20e3 # \u20e3 * \u20e3 b"),
+        ("C++ C# R&D a=b", "c ++ c # r & d a = b"),
+        ("会+议 ¥5 5€ 5％ #a @b", f"会 + 议 {BREAK} ¥ 5 5 € 5 % # a @ b"),
+        ("≠ = =\u0338 ≮", f"≠ = ≠ {BREAK} ≮"),
+        ("A™ ℹ️ ‼ ㊗ 🈁 ㎏", f"a ™ {BREAK} ℹ {BREAK} ‼ {BREAK} ㊗ {BREAK} 🈁 kg"),
+        ("¯\\_(ツ)_/¯ ░ ⠓⠑ 𝄞", f"ツ {BREAK} ░ {BREAK} ⠓ ⠑ {BREAK} 𝄞"),
+        ("葛\U000e0100城", "葛 城"),
+        ("\u2066so\u2069ft", "soft"),
+        ("*a* `b` ~c~ d|e", "a b c d e"),
         ("so\u00adft zero\u200bwidth", "soft zerowidth"),
         (f"a{BREAK}b 会{BREAK}议", f"a b 会 {BREAK} 议"),
         ("", ""),
@@ -49,7 +69,35 @@ WRITTEN = st.text(
     ],
 )
 def test_tokens(text: str, expected: str) -> None:
-    assert tokens(text) == expected.split()
+    assert [shown(token) for token in tokens(text)] == expected.split()
+
+
+# A symbol of every kind that people type, and code points that nobody has given a meaning yet.
+SYMBOLS = (
+    "⭐⏰⌚⌛⏳⏩⏸▶◀⬛⬜⬆⬇⭕↩⤴‼⁉〰〽©®™ℹⓂ✅➡❤👍😀🚀㊗㊙🈁🈚🅰🀄🃏🏴♀♂⚧✈☎☮♻☯"
+    "€£¥₿¢₹→←↔⇒⟹±×÷≈≠≤≥∞∑∏∫√∂∆∈∉∀∃∅∩∪⊂⊄⌘⌥⏎§¶†‡‰※°№✓✗★☆♥♠♪♫♯𝄞𝄢─│┌█▓░▲●◯◆⠿⠓☰䷀"
+    "\U0001f8ff\U0001fac9\U0001faff\U0001fbff\u05ff\uf8ff\U00050000\U000effff"
+)
+
+
+@pytest.mark.parametrize("symbol", SYMBOLS)
+def test_a_symbol_is_found_and_nothing_else(symbol: str) -> None:
+    (term,) = parse(symbol)
+    assert matches(f"note {symbol} number 7", [term]) == [(5, 6)]
+    assert matches(f"so{symbol}joined", [term]) == [(2, 3)]
+    assert matches(f"开{symbol}会", [term]) == [(1, 2)]
+    assert matches(f"no {SYMBOLS.replace(symbol, '')} number 7 m i tm c", [term]) == []
+
+
+ENGLAND, SCOTLAND = ("🏴" + "".join(chr(0xE0000 + ord(c)) for c in code) + "\U000e007f" for code in ("gbeng", "gbsct"))
+PARTS = f"👍 🏽 👍🏿 👨 👩 👧 👩‍👨‍👧 🏳️ 🌈 🏴 {SCOTLAND} 🇩🇪🇺🇸 🇪 🇺 1 #1 # * ❤️ 🔥 2️⃣ ♡"
+
+
+@pytest.mark.parametrize("emoji", ["👍🏽", "👨‍👩‍👧", "🏳️‍🌈", ENGLAND, "🇪🇺", "1️⃣", "#️⃣", "*️⃣", "❤️‍🔥", "♥️"])
+def test_an_emoji_of_several_symbols_is_found_and_no_part_of_another(emoji: str) -> None:
+    terms = parse(emoji)
+    assert matches(f"note {emoji} number", terms) == [(5, 5 + len(emoji.rstrip("\ufe0f")))]
+    assert matches(PARTS, terms) == []
 
 
 @given(WRITTEN)
@@ -129,8 +177,12 @@ def test_parsing_a_query() -> None:
     assert parse("三点，别") == [Term(("三", "点")), Term(("别",))]
     assert parse('"三点，别"') == [Term(("三", "点", BREAK, "别"))]
     assert parse("iphone手机") == [Term(("iphone", "手", "机"))]
-    assert parse("微信pay") == [Term(("微", "信")), Term(("pay",), True)]
+    assert parse("微信pay") == [Term(("微", "信", "pay"), True)]
     assert parse("a.b ") == [Term(("a", "b"))]
+    assert parse("AB-1234") == [Term(("ab", "1234"), True)]
+    assert parse("foo_bar x/y/z") == [Term(("foo", "bar")), Term(("x", "y", "z"), True)]
+    assert parse("can't") == parse("can’t ") == [Term(("can", "t"))]
+    assert parse("l'homme") == [Term(("l", "homme"), True)]
     assert parse("same same same ") == [Term(("same",))]
     assert parse("!?") == parse("") == parse('""') == []
     assert len(parse(" ".join(f"w{n}" for n in range(50)))) == MAX_TERMS
@@ -182,6 +234,9 @@ def test_near_is_the_distance_by_definition(one: str, other: str, typos: int) ->
         ("ﾃｽﾄです", "テスト", "<mark>ﾃｽﾄ</mark>です"),
         ("aba", "b ", "aba"),
         ("new york new", '"new york"', "<mark>new york</mark> new"),
+        ("AB 1234, AB of 1234, ab_12345", "AB-1234", "<mark>AB 1234</mark>, AB of 1234, <mark>ab_12345</mark>"),
+        ("C++ and C", "c++", "<mark>C++</mark> and C"),
+        ("up ⬆️ here", "⬆", "up <mark>⬆</mark>️ here"),
         ("会会会", "会会", "<mark>会会会</mark>"),
         ("nothing here", "", "nothing here"),
         ("", "x", ""),
