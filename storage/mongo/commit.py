@@ -17,6 +17,7 @@ from pymongo import DeleteOne
 from storage.errors import MessageRefused, StorageUnavailable
 from storage.mongo.connection import DUPLICATE_KEY, storage_errors
 from storage.mongo.documents import Raw
+from storage.mongo.late import finish_late
 from storage.mongo.lease import Lease
 from storage.mongo.load import inbox_heads, load, places, stored_messages, topic_heads
 from storage.mongo.plan import Plan
@@ -64,15 +65,24 @@ class Writer:
                 await self._finish(run)
             run = None
         if run is None:
-            view = await load(self._state, group, self._lease.next_version())
+            version = self._lease.next_version()
+            view = await load(self._state, group, version)
+            if self._state.late.met:  # one of the topics ends with a message that came late
+                await finish_late(self._state)
+                view = await load(self._state, group, version)
             run = self._run = _Run(Plan(group, view))
         await self._finish(run)
+
+    async def finish_late(self) -> None:
+        """See `storage.mongo.late.finish_late`. A group that is kept to be tried again goes first."""
+        await self._lease.confirm()
+        if self._state.plan is None:
+            await finish_late(self._state)
 
     async def _finish(self, run: _Run) -> None:
         if self._state.plan is None:
             await self._begin(run)
         while run.phase < 3:
-            await self._lease.confirm()
             await (self._store, self._sync, self._write_state)[run.phase](run)
             run.phase, run.at, run.stuck = run.phase + 1, 0, 0
         await self._lease.confirm()
@@ -120,6 +130,7 @@ class Writer:
 
     async def _store(self, run: _Run) -> None:
         while run.at < len(run.plan.store):
+            await self._lease.confirm()
             chunk = _chunk(run.plan.store, run.at)
             written, code = await insert(self._state.collections.store, chunk)
             run.at += written
@@ -140,6 +151,9 @@ class Writer:
             plan.view.stored.update(own)
         else:
             plan.view.topics.update(await topic_heads(self._state, {document["topic"] for document in rest}, fresh=True))
+            if self._state.late.met:
+                users = await finish_late(self._state) & plan.view.inboxes.keys()
+                plan.view.inboxes.update(await inbox_heads(self._state, users, fresh=True))
         await self._patience(run, progress + len(own))
         self._again(run)
 
@@ -149,6 +163,7 @@ class Writer:
         if self._others is not None:
             await self._others.finish_earlier(run.plan)
         while run.at < len(run.plan.sync):
+            await self._lease.confirm()
             chunk = _chunk(run.plan.sync, run.at)
             written, code = await insert(self._state.collections.sync, chunk)
             run.at += written
@@ -214,6 +229,7 @@ class Writer:
     # --- phase 3: devices, subscriptions, retained messages, keys, registries ---------------------------------------
 
     async def _write_state(self, run: _Run) -> None:
+        await self._lease.confirm()
         await write_state(self._state, run.plan.writes(), run.plan.view.version)
 
 

@@ -190,7 +190,8 @@ class Jobs(Document):  # type: ignore[misc]
 
 
 class LeaseRecord(Document):  # type: ignore[misc]
-    """Who serves the database. ``done``: every message with an id up to it has its fan-out finished.
+    """Who serves the database. ``done``: every message with an id up to it has its fan-out finished. ``late``: what may still
+    come of earlier holders, see `storage.mongo.watches`; ``settled`` 1: nothing, from the one that gave the lease back.
 
     Or what a writer without a lease is storing: ids, publishers, and where the inboxes ended before.
     """
@@ -204,6 +205,8 @@ class LeaseRecord(Document):  # type: ignore[misc]
     ttl = LongField()
     expires_at = LongField()
     done = LongField()
+    late = ListField(ListField())
+    settled = IntField()
     mids = ListField(LongField())
     publishers = ListField(StringField())
     heads = ListField(ListField())

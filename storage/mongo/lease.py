@@ -22,6 +22,7 @@ from pymongo.errors import DuplicateKeyError
 from storage.errors import FencedOut, StorageError, StorageInUse, StorageUnavailable
 from storage.mongo.connection import storage_errors
 from storage.mongo.documents import Collection, Raw
+from storage.mongo.watches import Watches
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Lease:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.token = 0
         self.done = 0
+        self.watches = Watches()
         self.was_shared = False
         """Whether writers without a lease were ever at work; set by `acquire`."""
         self._counter = 0
@@ -48,10 +50,15 @@ class Lease:
         self._lost = False
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def base(self) -> int:
+        """What every version of this holder is above, and every version of an earlier one below."""
+        return self.token << TOKEN_SHIFT
+
     def next_version(self) -> int:
         """The version of the next group; higher than every earlier one of this or an earlier holder."""
         self._counter += 1
-        return (self.token << TOKEN_SHIFT) | self._counter
+        return self.base | self._counter
 
     # --- taking it -------------------------------------------------------------------------------------------------
 
@@ -103,12 +110,23 @@ class Lease:
 
     async def _take(self, record: Raw) -> bool:
         token = max(record["token"], record["shared"]) + 1
+        self.watches.load(record.get("late", []))
+        if record["token"] and not record.get("settled"):
+            self.watches.add(token << TOKEN_SHIFT, record["done"])
+        late = self.watches.stored()
         sent = time.monotonic()
         with storage_errors(opening=True):
             result = await self._collection.update_one(
                 {"_id": _ID, "token": record["token"], "beat": record["beat"], "owner": record["owner"]},
                 {
-                    "$set": {"owner": self.owner, "token": token, "ttl": self._ms, "expires_at": self._expiry()},
+                    "$set": {
+                        "owner": self.owner,
+                        "token": token,
+                        "ttl": self._ms,
+                        "expires_at": self._expiry(),
+                        "late": late,
+                        "settled": 0,
+                    },
                     "$inc": {"beat": 1},
                 },
             )
@@ -138,7 +156,10 @@ class Lease:
         with storage_errors():
             result = await self._collection.update_one(
                 {"_id": _ID, "owner": self.owner, "token": self.token},
-                {"$inc": {"beat": 1}, "$set": {"done": self.done, "expires_at": self._expiry()}},
+                {
+                    "$inc": {"beat": 1},
+                    "$set": {"done": self.done, "late": self.watches.stored(), "expires_at": self._expiry()},
+                },
             )
         if not result.matched_count:
             self._lost = True
@@ -160,8 +181,11 @@ class Lease:
             else:
                 pause = self._ms / 4000
 
-    async def release(self) -> None:
-        """Give the lease back; where storage is away it runs out by itself."""
+    async def release(self, *, settled: bool) -> None:
+        """Give the lease back; where storage is away it runs out by itself.
+
+        ``settled``: nothing that was sent may still come.
+        """
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -172,7 +196,15 @@ class Lease:
             with storage_errors():
                 await self._collection.update_one(
                     {"_id": _ID, "owner": self.owner, "token": self.token},
-                    {"$set": {"owner": "", "done": self.done, "expires_at": 0}},
+                    {
+                        "$set": {
+                            "owner": "",
+                            "done": self.done,
+                            "late": self.watches.stored(),
+                            "settled": int(settled),
+                            "expires_at": 0,
+                        }
+                    },
                 )
         except StorageError as error:
             log.warning("could not give the lease back, it runs out in %g s: %s", self._ms / 1000, error)

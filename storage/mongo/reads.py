@@ -72,10 +72,13 @@ async def read_conversation(
 ) -> list[Message]:
     """See `storage.interface.ConversationReader`."""
     after = max(after, state.pruned_topics.get(topic, 0))
-    order = [("seq", -1 if newest_first else 1)]
-    page, cut = await _page(state, _range("topic", topic, after, _committed(state, topic, before)), order, limit, max_bytes)
-    if cut and newest_first:  # what is under way came first: the page begins below it
-        page, _ = await _page(state, _range("topic", topic, after, _committed(state, topic, before)), order, limit, max_bytes)
+    query = _range("topic", topic, after, _committed(state, topic, before))
+    if not newest_first:
+        page, _ = await _page(state, query, ("seq", 1), limit, max_bytes)
+        return page
+    page, hidden = await _page(state, query, ("seq", -1), limit, max_bytes)
+    if hidden:  # it came first: the page begins below it
+        page, _ = await _page(state, _range("topic", topic, after, hidden), ("seq", -1), limit, max_bytes)
     return page
 
 
@@ -84,29 +87,31 @@ def _committed(state: State, topic: str, before: int) -> int:
     return before if head is None else min(before or head.seq + 1, head.seq + 1)
 
 
-async def _page(
-    state: State, query: Raw, sort: list[tuple[str, int]], limit: int, max_bytes: int
-) -> tuple[list[Message], bool]:
-    """Messages of the store, up to the first that is not committed, and whether there was one."""
+async def _page(state: State, query: Raw, order: tuple[str, int], limit: int, max_bytes: int) -> tuple[list[Message], int]:
+    """Messages of the store, and the last sequence that was hidden: what is not committed yet ends a page that rises, and is
+    passed over in one that falls."""
     page: list[Message] = []
-    size = 0
+    size = hidden = 0
     if limit < 1:
-        return page, False
+        return page, hidden
     with storage_errors():
-        async with state.collections.store.find(query).sort(sort).limit(limit).batch_size(min(limit, _PAGE)) as cursor:
+        async with state.collections.store.find(query).sort([order]).limit(limit).batch_size(min(limit, _PAGE)) as cursor:
             async for document in cursor:
-                if state.is_hidden(document["mid"]):
-                    return page, True
+                if state.is_hidden(document):
+                    hidden = document["seq"]
+                    if order[1] > 0:
+                        break
+                    continue
                 page.append(message(document))
                 size += len(document["payload"])
                 if size >= max_bytes:
                     break
-    return page, False
+    return page, hidden
 
 
 async def read_tail(state: State, after_id: int, limit: int, max_bytes: int) -> list[Message]:
     """See `storage.interface.Tail`."""
-    page, _ = await _page(state, {"mid": {"$gt": after_id}}, [("mid", 1)], limit, max_bytes)
+    page, _ = await _page(state, {"mid": {"$gt": after_id}}, ("mid", 1), limit, max_bytes)
     return page
 
 
@@ -127,7 +132,7 @@ async def read_message(state: State, message_id: int) -> Message | None:
     """See `storage.interface.ConversationReader`."""
     with storage_errors():
         document = await state.collections.store.find_one({"mid": {"$eq": message_id}})
-    return message(document) if document and not state.is_hidden(message_id) else None
+    return message(document) if document and not state.is_hidden(document) else None
 
 
 async def last_id(state: State) -> int:

@@ -24,38 +24,39 @@ from storage.records import content_digest
 _PAGE = 256
 
 
-async def recover(state: State, done: int, *, was_shared: bool) -> int:
-    """Finish what was interrupted; how many inbox entries were missing.
+async def recover(state: State, done: int, *, was_shared: bool) -> tuple[int, int]:
+    """Finish what was interrupted; how many inbox entries were missing, and up to which id all is finished now.
 
     Messages up to id ``done`` are known to be complete. ``was_shared``: several writers have written at the same time.
     """
-    groups = await _last_groups(state, done)
+    groups, highest = await _last_groups(state, done)
     added = 0
     if groups:
         last = set() if was_shared else {document["mid"] for document in groups[max(groups)]}
         pending = in_order(document for group in groups.values() for document in group)
         added = await fan_out(state, pending, _given(state, last))
-        await _apply_state(state, pending)
+        await apply_state(state, pending)
     await _finish_removals(state)
     await forget_announcements(state)
     with storage_errors():
         await state.collections.retained.delete_many({"gone": 1})
-    return added
+    return added, highest
 
 
-async def _last_groups(state: State, done: int) -> dict[int, list[Raw]]:
-    """Messages of the last group of each holder, by its token, without their payloads."""
+async def _last_groups(state: State, done: int) -> tuple[dict[int, list[Raw]], int]:
+    """Messages of the last group of each holder, by its token, without their payloads, and the highest id that was seen."""
     groups: dict[int, list[Raw]] = {}
+    highest = done
     with storage_errors():
         cursor = state.collections.store.find({"mid": {"$gt": done}}, {"payload": 0, "properties": 0})
         async for document in cursor:
-            version = document["v"]
+            version, highest = document["v"], max(highest, document["mid"])
             group = groups.setdefault(version >> TOKEN_SHIFT, [])
             if group and version > group[0]["v"]:
                 group.clear()
             if not group or version == group[0]["v"]:
                 group.append(document)
-    return groups
+    return groups, highest
 
 
 def _given(state: State, last: set[int]) -> Given:
@@ -86,7 +87,8 @@ async def _at_the_end(state: State, user: str, mids: set[int]) -> set[int]:
         query["seq"] = {"$lt": page[-1]["seq"]}
 
 
-async def _apply_state(state: State, pending: list[Raw]) -> None:
+async def apply_state(state: State, pending: list[Raw]) -> None:
+    """What messages do beside their inbox entries (registries, packet ids, retained messages, keys), unless later ones did."""
     for version in sorted({document["v"] for document in pending}):
         group = [document for document in pending if document["v"] == version]
         writes = [Write("conversations", "register", d["topic"], dict(NO_FLOOR)) for d in group if d["seq"] == 1]

@@ -12,6 +12,7 @@ from storage.mongo.connection import storage_errors
 from storage.mongo.documents import Collection, Collections, Raw
 from storage.mongo.plan import Plan
 from storage.mongo.view import Head
+from storage.mongo.watches import Watches
 from storage.records import DeviceKey
 
 K = TypeVar("K")
@@ -66,11 +67,16 @@ class State:
     pruned_topics: dict[str, int] = field(default_factory=dict)
     """Floors of removals under way: what is left below is not read any more."""
     pruned_inboxes: dict[str, int] = field(default_factory=dict)
+    late: Watches = field(default_factory=Watches)
 
     async def last_entry(self, collection: Collection, name: str, value: str) -> Raw | None:
         """The newest entry of a timeline."""
+        fields = {"seq": 1, "time": 1, "mid": 1, "v": 1}
         with storage_errors():
-            return await collection.find_one({name: {"$eq": value}}, {"seq": 1, "time": 1}, sort=[("seq", -1)])
+            last = await collection.find_one({name: {"$eq": value}}, fields, sort=[("seq", -1)])
+        if last is not None and collection is self.collections.store:
+            self.late.meets(last)
+        return last
 
     async def first_entry(self, collection: Collection, name: str, value: str, above: int = 0) -> Raw | None:
         """The oldest entry of a timeline with a sequence over ``above``."""
@@ -114,9 +120,9 @@ class State:
         """Where an inbox ended before the group under way; None where that does not write to it."""
         return self.before_inboxes.get(user) if self.plan is not None and not self.shared else None
 
-    def is_hidden(self, message_id: int) -> bool:
-        """Whether a message belongs to the group under way."""
-        return self.plan is not None and message_id in self.plan.mids
+    def is_hidden(self, document: Raw) -> bool:
+        """Whether a message of the store is not to be seen yet: of the group under way, or one that came late."""
+        return self.late.meets(document) or (self.plan is not None and document["mid"] in self.plan.mids)
 
 
 def head_of(last: Raw | None, floor: Raw | None) -> Head:

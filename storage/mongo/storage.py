@@ -12,6 +12,7 @@ from storage.mongo import participation, reads
 from storage.mongo.commit import Writer
 from storage.mongo.connection import Address, Connection, storage_errors
 from storage.mongo.documents import Collections
+from storage.mongo.late import finish_late, keep_looking
 from storage.mongo.lease import Lease
 from storage.mongo.prune import prune, read_pointers
 from storage.mongo.recovery import recover
@@ -45,6 +46,7 @@ class MongoStorage:
         self._opened: State | None = None
         self._lease: Lease | None = None
         self._writer: Writer | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
         self._committing: asyncio.Task[None] | None = None
 
@@ -77,13 +79,25 @@ class MongoStorage:
         with storage_errors(opening=True):
             await connection.bound.ensure_indexes()
             await collections.meta.update_one({"_id": "schema"}, {"$set": {"version": SCHEMA}}, upsert=True)
+        state.late = lease.watches
         await self._recover(state, lease)
-        self._writer = Writer(state, lease)
+        self._writer = writer = Writer(state, lease)
         self._opened = state
 
+        async def look() -> None:
+            async with self._turn:
+                await writer.finish_late()
+
+        pause = self._address.lease_ms / 1000
+        self._looking = asyncio.create_task(keep_looking(state, pause, look), name="mongodb late messages")
+
     async def _recover(self, state: State, lease: Lease) -> None:
-        if not state.shared and (missing := await recover(state, lease.done, was_shared=lease.was_shared)):
-            log.warning("finished an interrupted commit: %d inbox entries were missing", missing)
+        if not state.shared:
+            missing, highest = await recover(state, lease.done, was_shared=lease.was_shared)
+            if missing:
+                log.warning("finished an interrupted commit: %d inbox entries were missing", missing)
+            lease.watches.recovered(lease.base, highest)
+            await finish_late(state)
         state.last_id = await reads.last_id(state)
         with storage_errors():
             newest = await state.collections.store.find_one({}, {"time": 1}, sort=[("mid", -1)])
@@ -103,10 +117,14 @@ class MongoStorage:
     async def _disconnect(self) -> None:
         lease, self._lease = self._lease, None
         connection, self._connection = self._connection, None
-        self._opened = None
+        state, self._opened = self._opened, None
         try:
+            if self._looking is not None:
+                self._looking.cancel()
+                await asyncio.gather(self._looking, return_exceptions=True)
+                self._looking = None
             if lease is not None:
-                await lease.release()
+                await lease.release(settled=state is not None and state.plan is None)
         finally:
             if connection is not None:
                 await connection.close()
