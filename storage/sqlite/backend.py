@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +15,7 @@ from storage.records import Operation
 from storage.sqlite import queries, retention
 from storage.sqlite.checkpoint import Checkpointer
 from storage.sqlite.connection import connect_writer, translate
-from storage.sqlite.disk import FreeSpace, ServingLock
+from storage.sqlite.disk import FreeSpace, ServingLock, refuse_empty
 from storage.sqlite.reading import Reading
 from storage.sqlite.schema import migrate
 from storage.sqlite.threads import Worker
@@ -36,7 +37,7 @@ class SqliteStorage(Reading):
     ) -> None:
         super().__init__(Path(path).expanduser(), busy_timeout)
         self._read_only = read_only
-        self._space = FreeSpace(self._path.parent, low_water_bytes)
+        self._space = FreeSpace(self._path, low_water_bytes)
         self._lock = ServingLock(self._path)
         self._write_worker: Worker | None = None
         self._writer: GroupWriter | None = None
@@ -63,7 +64,8 @@ class SqliteStorage(Reading):
             raise StorageUnusable(f"{self._path.parent} cannot be created: {error.strerror}") from error
         self._lock.take()
         try:
-            connection = connect_writer(self._path, create=True, busy_timeout=self._busy_timeout)
+            self._create()
+            connection = connect_writer(self._path, create=False, busy_timeout=self._busy_timeout)
             try:
                 self._prepare(connection)
                 writer = GroupWriter(self._path, connection, self._space, self._busy_timeout)
@@ -74,6 +76,32 @@ class SqliteStorage(Reading):
         except sqlite3.Error as error:
             raise _unusable(error, self._path) from error
         return writer
+
+    def _create(self) -> None:
+        """Make the database where there is none: whole, under another name first, so that an empty file is none of ours."""
+        path = self._path.resolve()
+        wal, new = path.with_name(path.name + "-wal"), path.with_name(path.name + ".new")
+        if path.exists():
+            refuse_empty(path)
+            return
+        if wal.exists() and wal.stat().st_size:
+            raise StorageUnusable(
+                f"{path} is missing, and its log {wal.name} is there: restore both from a backup, "
+                f"or remove {wal.name} to begin anew"
+            )
+        new.unlink(missing_ok=True)
+        connection = connect_writer(new, create=True, busy_timeout=self._busy_timeout)
+        try:
+            migrate(connection, str(path))
+        finally:
+            connection.close()
+        new.rename(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+        log.info("%s: a new database", path)
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Migrate; check after an unclean stop; note that from here on the stop is unclean."""

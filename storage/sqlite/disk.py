@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from storage.errors import StorageInUse, StorageUnavailable, StorageUnusable
+
+
+def refuse_empty(database: Path) -> None:
+    """Raises `StorageUnusable` for a file of no bytes, which SQLite would take for a new database: ours are never so short."""
+    if database.is_file() and not database.stat().st_size:
+        raise StorageUnusable(
+            f"{database} is empty (0 bytes), which no database of Tideline's ever is: restore it from a backup, "
+            "or remove the file to begin anew"
+        )
 
 
 class ServingLock:
@@ -48,30 +57,36 @@ class ServingLock:
 
 
 class FreeSpace:
-    """Refuses to write when the disk is nearly full; asks the system at most once a second."""
+    """Refuses what would take the disk below its low-water mark.
 
-    def __init__(self, directory: Path, low_water_bytes: int) -> None:
-        self._directory = directory
+    What is written goes into the log, and from there into the database: it takes its room twice. What stands in the log
+    already, and has no place in the database yet, will take its room as surely as if it had it. The system is asked before
+    each group: a second of writing may be more than the whole mark.
+    """
+
+    def __init__(self, database: Path, low_water_bytes: int) -> None:
+        self._database = database
+        self._log = database.with_name(database.name + "-wal")
         self._low_water = low_water_bytes
-        self._asked_at = float("-inf")
-        self._free = 0
 
-    def check(self, reusable: int = 0) -> None:
-        """Raises `StorageUnavailable` below the low-water mark; ``reusable`` bytes inside the database count as free."""
-        now = time.monotonic()
-        if now - self._asked_at >= 1:
-            try:
-                state = os.statvfs(self._directory)
-            except OSError as error:
-                raise StorageUnavailable(f"{self._directory} cannot be asked for its free space: {error.strerror}") from error
-            self._free = state.f_bavail * state.f_frsize
-            self._asked_at = now
-        if self._free + reusable < self._low_water:
-            raise StorageUnavailable(
-                f"{self._directory} has {self._free >> 20} MiB left, less than {self._low_water >> 20} MiB"
-            )
+    def check(self, size: int, inside: Callable[[], tuple[int, int]]) -> None:
+        """Raises `StorageUnavailable` where ``size`` more bytes are too many.
 
-    @property
-    def low(self) -> bool:
-        """Whether the last answer was below the mark, not counting what is reusable."""
-        return self._free < self._low_water
+        ``inside`` tells the database's whole size, what is only in the log included, and how much of it is free to be used
+        again. It is asked only where the space gets tight.
+        """
+        directory = self._database.parent
+        try:
+            state = os.statvfs(directory)
+            free = state.f_bavail * state.f_frsize
+            log = self._log.stat().st_size if self._log.exists() else 0
+            if free - log - 2 * size >= self._low_water:
+                return
+            whole, reusable = inside()
+            owed = max(0, whole - self._database.stat().st_size)
+        except OSError as error:
+            raise StorageUnavailable(f"{directory} cannot be asked for its free space: {error.strerror}") from error
+        # What is free inside the database serves it and not its log, which a part of the mark is kept for.
+        if free - owed - 2 * size + reusable < self._low_water or free - owed - size < self._low_water // 4:
+            promised = f", of which {owed >> 20} MiB are promised to its log" if owed >> 20 else ""
+            raise StorageUnavailable(f"{directory} has {free >> 20} MiB left{promised}, less than {self._low_water >> 20} MiB")

@@ -14,6 +14,7 @@ from storage.interface import Membership, Pointer
 from storage.records import Device, DeviceKey, InboxEntry, JobState, Message, Token
 from storage.sqlite import pages, participation, queries, retention
 from storage.sqlite.connection import REOPEN, connect_reader, primary_code, translate
+from storage.sqlite.disk import refuse_empty
 from storage.sqlite.schema import check_version
 from storage.sqlite.threads import Worker
 
@@ -34,6 +35,7 @@ class Reading:
         self._reading: list[sqlite3.Connection] = []
 
     async def _start_reading(self) -> None:
+        refuse_empty(self._path)
         self._read_worker = Worker("tideline-read", READERS)
         await self._read(lambda connection: check_version(connection, str(self._path)))
 

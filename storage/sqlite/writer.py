@@ -55,6 +55,9 @@ _ENTRY_OF = """
 
 _NOTHING = bytearray()
 
+ROW = 256
+"""Bytes counted for a message beside its payload, and for an inbox entry, with their places in the indexes."""
+
 Once = tuple[str, int, int, int]
 """Digest in hexadecimal, message id, conversation sequence, until."""
 
@@ -179,27 +182,31 @@ class GroupWriter:
         topics: set[str] = set()
         users: set[str] = set()
         keyed = []
+        size = 0
         for op in group:
             if type(op) is Append and op.error is None:
+                if op.store or op.retain:
+                    size += ROW + len(op.message.payload) + ROW * len(op.recipients)
                 if op.store:
                     topics.add(op.message.topic)
                     if op.recipients:
                         users.update(op.recipients)
                 if op.idempotency_key:
                     keyed.append((op.message.user, op.idempotency_key))
+        if size:
+            self._space.check(size, self._inside)
         if topics:
-            self._check_space(connection)
             self._topic_heads = self._conversations.load(connection, topics)
             self._user_heads = self._inboxes.load(connection, users)
         self._once = self._read_once(connection, keyed) if keyed else {}
 
-    def _check_space(self, connection: sqlite3.Connection) -> None:
-        reusable = 0
-        if self._space.low:
-            ((pages,),) = connection.execute("PRAGMA freelist_count").fetchall()
-            ((size,),) = connection.execute("PRAGMA page_size").fetchall()
-            reusable = pages * size
-        self._space.check(reusable)
+    def _inside(self) -> tuple[int, int]:
+        """Bytes of the database, and those of them that are free, as of the last commit."""
+        connection = self.connection
+        ((size,),) = connection.execute("PRAGMA page_size").fetchall()
+        ((pages,),) = connection.execute("PRAGMA page_count").fetchall()
+        ((unused,),) = connection.execute("PRAGMA freelist_count").fetchall()
+        return pages * size, unused * size
 
     def _read_once(self, connection: sqlite3.Connection, keyed: list[tuple[str, str]]) -> dict[tuple[str, str], Once]:
         ((found,),) = connection.execute(_ONCE, (json.dumps(keyed),)).fetchall()

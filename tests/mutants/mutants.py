@@ -523,8 +523,8 @@ MUTANTS = (
         6,
         "a full disk is written on",
         "storage/sqlite/disk.py",
-        "        if self._free + reusable < self._low_water:\n",
-        "        if False:\n",
+        "            if free - log - 2 * size >= self._low_water:\n",
+        "            if True:\n",
         "tests/storage_sqlite",
     ),
     # --- 7. plugins and refusals --------------------------------------------------------------------------------------

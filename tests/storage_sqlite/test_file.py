@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import sqlite3
@@ -18,10 +19,12 @@ from storage.records import DeviceKey
 from storage.sqlite import SqliteStorage
 from storage.sqlite.connection import connect_checkpointer
 from tests.storage.samples import Maker, opened
+from tests.storage_sqlite.filler import LOW_WATER
 from tests.storage_sqlite.writer import COMMITS
 
 ROOT = Path(__file__).parents[2]
 FULL = 2
+LEFT = b"what a crash left"
 
 
 @pytest.fixture
@@ -106,6 +109,18 @@ def holes(path: Path) -> None:
         file.write(b"\xa5" * (size - 8192))
 
 
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def left(path: Path) -> None:
+    path.write_bytes(LEFT)
+
+
+def files(path: Path) -> list[str]:
+    return sorted(file.name for file in path.parent.iterdir())
+
+
 def torn(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
@@ -149,6 +164,54 @@ async def test_below_the_low_water_mark_no_message_is_taken_and_devices_go_on(pa
     await storage.commit([message])
     assert (message.message.seq, list(message.inbox_seqs)) == (1, [1])
     await storage.close()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_an_empty_file_is_told_and_left_alone(path: Path, read_only: bool) -> None:
+    """SQLite would take it for a new database, and its log for nothing: a broker would begin anew without a word."""
+    await (await filled(path)).close()
+    log = path.with_name(path.name + "-wal")
+    emptied(path)
+    left(log)
+    storage = SqliteStorage(path, read_only=read_only)
+    with pytest.raises(StorageUnusable, match=r"is empty .0 bytes.*restore it from a backup, or remove the file"):
+        await storage.open()
+    await storage.close()
+    assert content(path) == b""
+    assert content(log) == LEFT
+
+
+async def test_a_log_without_its_database_is_told_and_left_alone(path: Path) -> None:
+    log = path.with_name(path.name + "-wal")
+    left(log)
+    storage = SqliteStorage(path)
+    with pytest.raises(StorageUnusable, match=r"is missing, and its log tideline.db-wal is there"):
+        await storage.open()
+    await storage.close()
+    assert files(path) == ["tideline.db-wal", "tideline.db.lock"]
+    assert content(log) == LEFT
+
+
+async def test_a_first_start_that_was_killed_leaves_no_empty_file(path: Path) -> None:
+    """What it had begun has another name, and the next start makes it anew."""
+    left(path.with_name(path.name + ".new"))
+    await (await filled(path)).close()
+    assert files(path) == ["tideline.db", "tideline.db.lock"]
+
+
+@pytest.mark.parametrize("payload", [1000, 1 << 20, 24 << 20], ids=["small", "a MiB", "larger than the mark allows"])
+def test_a_fast_writer_stops_at_the_low_water_mark(payload: int) -> None:
+    """On a disk of its own: below the mark there is what the log still needs, and what devices go on with, and it is left."""
+    fill = f"exec {sys.executable} -m tests.storage_sqlite.filler /mnt/t.db {payload}"
+    inside = ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs -o size=160m tmpfs /mnt && {fill}"]
+    done = subprocess.run(inside, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    if "unshare failed" in done.stderr or "mount" in done.stderr:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["refused"].startswith("/mnt has ")
+    assert found["least"] >= LOW_WATER, found
+    assert found["stored"] > 0
 
 
 async def test_a_file_that_another_program_holds_is_waited_for_and_told(path: Path) -> None:
