@@ -15,7 +15,7 @@ from broker.access.authority import Authority
 from broker.amqtt.chassis import BrokerEvents, Chassis
 from broker.amqtt.interceptor import intercepted
 from broker.amqtt.view import View
-from broker.clock import Wheel
+from broker.clock import ServerTime, Wheel
 from broker.config.settings import Settings
 from broker.connection.connection import Connection
 from broker.connection.handle_publish import Inbound
@@ -25,7 +25,7 @@ from broker.delivery.delivery import Delivery
 from broker.delivery.shares import Share, Shares
 from broker.errors import StartError
 from broker.hooks import REQUEST_TOPIC, Group, RequestPlugin
-from broker.ids import Ids
+from broker.ids import Ids, time_of
 from broker.net.listeners import Listeners
 from broker.packets.codes import PacketType, ReasonCode
 from broker.packets.encoder import ack_frame, encode
@@ -50,11 +50,12 @@ log = logging.getLogger(__name__)
 class Server:
     """One broker node. Make it and `start` it inside a running event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, time: ServerTime | None = None) -> None:
         self.settings = settings
         self.receive_maximum = settings.mqtt.receive_maximum
         self.counters = Counters()
-        self.ids = Ids()
+        self.time = time or ServerTime()
+        self.ids = Ids(time=self.time)
         self.trie: Trie[Session | Share] = Trie(settings.limits.match_cache)
         self.retained = Retained()
         self.sessions = Sessions(self)
@@ -63,7 +64,6 @@ class Server:
         self.view = View(self)
         self.clients = 0
         self.clients_maximum = 0
-        self.started_at = time.time()
         self.addresses: dict[str, tuple[str, int]] = {}
         self.storage: Storage
         self.chassis: Chassis
@@ -127,7 +127,7 @@ class Server:
 
     def _build(self) -> None:
         settings = self.settings
-        self.delivery = Delivery(self.storage, self.trie, self.authority, self.counters, settings.limits)
+        self.delivery = Delivery(self.storage, self.trie, self.authority, self.counters, settings.limits, self.time)
         self.pipeline = Pipeline(
             self.storage,
             self,
@@ -143,6 +143,7 @@ class Server:
     async def _load(self) -> None:
         last = await self.storage.last_id()
         self.ids.start_after(last)
+        self.time.not_before(time_of(last))
         self.delivery.last_id = last
         async for message in self.storage.retained():
             self.retained.put(message)

@@ -99,9 +99,9 @@ class Append:
     ``store`` False keeps it out of the conversation; with recipients it is then refused. ``retain`` replaces the
     topic's retained message, or clears it where the payload is empty. ``received`` is the inbound QoS 2 state
     (device, packet id) that becomes durable together with the message, also for a repeat; a device that is not kept has
-    none. ``idempotency_key`` makes the append happen once per (message.user, key) for message times before
-    ``idempotency_until``: a repeat with equal topic and payload stores nothing and answers ``original``; one with
-    another content gets an ``error``.
+    none. ``idempotency_key`` makes the append happen once per (message.user, key) from ``idempotency_at`` (0: the message's
+    time) to ``idempotency_until``, both in ms of one clock: a repeat with equal topic and payload stores nothing and answers
+    ``original``; one with another content gets an ``error``.
 
     Filled by commit: ``message.seq``, ``message.time`` (raised where the conversation is ahead),
     ``inbox_seqs`` (parallel to ``recipients``), ``original`` (message id and conversation sequence of the one stored earlier
@@ -111,6 +111,7 @@ class Append:
 
     __slots__ = (
         "error",
+        "idempotency_at",
         "idempotency_key",
         "idempotency_until",
         "inbox_seqs",
@@ -133,6 +134,7 @@ class Append:
         received: tuple[DeviceKey, int] | None = None,
         idempotency_key: str = "",
         idempotency_until: int = 0,
+        idempotency_at: int = 0,
         error: Exception | None = None,
         origin: object = None,
         matched: object = None,
@@ -144,6 +146,7 @@ class Append:
         self.received = received
         self.idempotency_key = idempotency_key
         self.idempotency_until = idempotency_until
+        self.idempotency_at = idempotency_at
         self.inbox_seqs: Sequence[int] = ()
         self.original: tuple[int, int] | None = None
         self.error = error

@@ -131,7 +131,10 @@ class Services(ServerView, Protocol):
     def auth_plugins(self) -> list[object]: ...
 
     def now(self) -> int:
-        """Server time, ms."""
+        """The time (ms) that what expires is stored in and compared with: it never steps (`broker.clock`)."""
+
+    def wall(self) -> int:
+        """What the machine's clock says (ms): what messages are stamped with, and people are shown."""
 
     async def append_within(self, append: Append, timeout: float) -> Append:
         """Take a message through the pipeline as any publisher's; returns when it is durable, with its id, seq and time.

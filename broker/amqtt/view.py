@@ -154,7 +154,10 @@ class View:
         return next((p for p in self._server.chassis.plugins.plugins if isinstance(p, kind)), None)
 
     def now(self) -> int:
-        return self._server.ids.now()
+        return self._server.time.now()
+
+    def wall(self) -> int:
+        return self._server.time.wall()
 
     async def append_within(self, append: Append, timeout: float) -> Append:
         deadline = asyncio.get_running_loop().time() + timeout

@@ -38,6 +38,7 @@ from broker.packets.properties import EMPTY, Properties, Property
 
 if TYPE_CHECKING:
     from broker.access.authority import SessionInfo
+    from broker.clock import Timer
     from broker.delivery.feeds import Feed
     from broker.server import Server
     from broker.sessions.session import Session
@@ -46,6 +47,9 @@ log = logging.getLogger(__name__)
 
 # Why the socket is not read.
 STALLED, PIPELINE_FULL, TOO_MUCH_PENDING, ANSWERS_UNREAD = 1, 2, 4, 8
+
+PROGRESS = 4096
+"""Bytes of one packet that count as being heard, as the packet itself will."""
 
 CLOSE_GRACE = 2.0
 """Seconds that a closed connection has to take what was written to it."""
@@ -61,9 +65,11 @@ class Connection:
 
     __slots__ = (
         "_backlog",
+        "_partial",
         "_paused",
         "_stage",
         "_task",
+        "_timer",
         "_transport",
         "alias_limit",
         "aliases",
@@ -123,9 +129,11 @@ class Connection:
         self.writable = False
         self._transport: Any = None
         self._backlog: deque[Packet] | None = None
+        self._partial = 0  # bytes since a packet was whole, or since as many as PROGRESS
         self._paused = 0
         self._stage = _NEW
         self._task: asyncio.Task[None] | None = None
+        self._timer: Timer | None = None  # what the connection has to do next, or to have been sent
 
     # --- asyncio's callbacks -------------------------------------------------------------------------------------------
 
@@ -139,7 +147,7 @@ class Connection:
         self.server.connections.add(self)
         clock = self.server.clock
         self.last_received = clock.now()
-        clock.at(self.last_received + self.server.settings.mqtt.connect_timeout, self._check_connected)
+        self._timer = clock.at(self.last_received + self.server.settings.mqtt.connect_timeout, self._check_connected)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: process the packets that they complete."""
@@ -147,8 +155,11 @@ class Connection:
             return
         counters = self.server.counters
         counters.bytes_received += len(data)
-        self.last_received = self.server.clock.now()
         packets = self.decoder.feed(data)
+        self._partial += len(data)
+        if packets or self._partial >= PROGRESS:
+            self.last_received = self.server.clock.now()
+            self._partial = 0
         if packets:
             counters.messages_received += len(packets)
             if self._backlog is not None:
@@ -167,6 +178,7 @@ class Connection:
         """The socket is gone."""
         self.server.connections.discard(self)
         self.writable = False
+        self._set_timer(None)
         self._end("connection lost" if exc is None else f"connection lost: {exc}")
 
     def pause_writing(self) -> None:
@@ -235,10 +247,16 @@ class Connection:
         elif self._stage == _CONNECTING and self._task is not None:  # not one that waits for storage only
             self.refuse(ReasonCode.SERVER_BUSY, "authentication took too long, try again")
 
-    def watch_keep_alive(self) -> None:
-        """Close the connection once nothing was heard for one and a half keep-alive times [MQTT-3.1.2-22]."""
-        if self._stage == _CLOSED or not self.keep_alive:
-            return
+    def _set_timer(self, timer: Timer | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = timer
+
+    def _watch_keep_alive(self) -> None:
+        """Close the connection once nothing was heard for one and a half keep-alive times [MQTT-3.1.2-22].
+
+        Heard is a whole packet, and each `PROGRESS` bytes of a larger one.
+        """
         clock = self.server.clock
         now = clock.now()
         if self._paused & ~ANSWERS_UNREAD:
@@ -248,7 +266,7 @@ class Connection:
             self.server.counters.keep_alive_timeouts += 1
             self.disconnect(ReasonCode.KEEP_ALIVE_TIMEOUT, f"nothing heard for {now - self.last_received:.1f} s")
         else:
-            clock.at(deadline, self.watch_keep_alive)
+            self._set_timer(clock.at(deadline, self._watch_keep_alive))
 
     # --- waiting for answers -------------------------------------------------------------------------------------------
 
@@ -302,6 +320,8 @@ class Connection:
 
     def _resume(self, reason: int) -> None:
         if self._paused & reason:
+            if self._paused & ~ANSWERS_UNREAD:
+                self.last_received = self.server.clock.now()  # until now it could not be heard
             self._paused &= ~reason
             if not self._paused and self._stage != _CLOSED:
                 self._transport.resume_reading()
@@ -403,8 +423,12 @@ class Connection:
         self._stage = _CONNECTING
 
     def opened(self) -> None:
-        """CONNACK was sent."""
+        """CONNACK was sent; from here on the keep alive counts."""
         self._stage = _OPEN
+        timer = None
+        if self.keep_alive:
+            timer = self.server.clock.after(self.keep_alive * 1.5, self._watch_keep_alive)
+        self._set_timer(timer)
 
     def _violated(self, violation: ProtocolViolation) -> None:
         self.server.counters.protocol_errors += 1
@@ -444,11 +468,7 @@ class Connection:
         log.log(level, "closing %s: %s", self.name, why)
         self._end(why)
         self._transport.close()
-        self.server.clock.at(self.server.clock.now() + CLOSE_GRACE, self._abort)
-
-    def _abort(self) -> None:
-        if self in self.server.connections:
-            self._transport.abort()
+        self._set_timer(self.server.clock.after(CLOSE_GRACE, self._transport.abort))
 
     def _end(self, why: str) -> None:
         if self._stage == _CLOSED:

@@ -24,6 +24,7 @@ from broker.packets.properties import Properties, Property
 from broker.packets.wire import shown
 
 if TYPE_CHECKING:
+    from broker.clock import Timer
     from broker.connection.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ LetIn = Callable[["Connection", Connect, Identity, AuthRequest, Properties], Cor
 class Enhanced:
     """What a connection keeps of its enhanced authentication. ``exchange`` is the one under way."""
 
-    __slots__ = ("begun", "connect", "exchange", "let_in", "method", "plugin", "request")
+    __slots__ = ("connect", "exchange", "let_in", "method", "plugin", "request", "timer")
 
     def __init__(self, plugin: EnhancedAuthPlugin, connect: Connect, request: AuthRequest, let_in: LetIn) -> None:
         self.plugin = plugin
@@ -43,8 +44,8 @@ class Enhanced:
         self.request = request
         self.let_in = let_in
         self.exchange: AuthExchange | None = None
-        self.begun = 1
-        """How many exchanges there were."""
+        self.timer: Timer | None = None
+        """The end of an exchange that began after CONNACK; the one before that has the connection's."""
 
     def properties(self, data: bytes) -> Properties:
         """Method and data, as AUTH and CONNACK carry them."""
@@ -84,14 +85,12 @@ def received(connection: Connection, packet: Auth) -> None:
 
 def _begin_again(connection: Connection, enhanced: Enhanced) -> None:
     """An exchange on an open connection has a time limit of its own."""
-    enhanced.begun += 1
-    number, clock = enhanced.begun, connection.server.clock
 
-    def check() -> None:
-        if enhanced.begun == number and enhanced.exchange is not None and not connection.closed:
+    def too_long() -> None:
+        if not connection.closed:
             _fail(connection, ReasonCode.NOT_AUTHORIZED, "authentication took too long")
 
-    clock.at(clock.now() + connection.server.settings.mqtt.connect_timeout, check)
+    enhanced.timer = connection.server.clock.after(connection.server.settings.mqtt.connect_timeout, too_long)
 
 
 async def _step(connection: Connection, enhanced: Enhanced, data: bytes) -> None:
@@ -109,6 +108,8 @@ async def _step(connection: Connection, enhanced: Enhanced, data: bytes) -> None
         connection.go_on()
         return
     enhanced.exchange = None
+    if enhanced.timer is not None:
+        enhanced.timer.cancel()
     connect, enhanced.connect = enhanced.connect, None
     if connect is not None:
         identity = Identity(f"u/{answer.username}", answer.username, False)

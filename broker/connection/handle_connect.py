@@ -186,8 +186,6 @@ def _answer(connection: Connection, packet: Connect, proof: Properties, session:
     connection.opened()
     server = connection.server
     server.counters.clients_connected += 1
-    if connection.keep_alive:
-        server.clock.at(server.clock.now() + connection.keep_alive * 1.5, connection.watch_keep_alive)
     server.connected(connection)
 
 
@@ -216,16 +214,16 @@ def _offer(connection: Connection, packet: Connect, session: Session) -> Propert
 
 
 def disconnect(connection: Connection, packet: Disconnect) -> None:
-    """The client leaves: its will is given up [MQTT-3.14.4-3], unless it asks for it with reason 4."""
+    """The client leaves. Only a valid DISCONNECT with reason 0 gives its will up [MQTT-3.1.2-10, 3.14.4-3]."""
     session = connection.session
     if session is None:
         connection.close("client gave its authentication up", logging.DEBUG)
         return
-    connection.will_wanted = packet.reason == ReasonCode.DISCONNECT_WITH_WILL
     expiry = packet.properties.get(Property.SESSION_EXPIRY)
     if expiry is not None:
-        if expiry and not session.expiry:
+        if expiry and (connection.extras is None or not connection.extras.asked_expiry):
             connection.disconnect(ReasonCode.PROTOCOL_ERROR, "a session that was to end now cannot be kept")  # 3.14.2.2.2
             return
         session.expiry = min(expiry, connection.server.settings.mqtt.max_session_expiry)
+    connection.will_wanted = packet.reason != ReasonCode.SUCCESS
     connection.close("client disconnected", logging.DEBUG)

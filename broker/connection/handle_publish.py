@@ -221,7 +221,7 @@ def _submit_request(connection: Connection, session: Session, packet: Publish) -
 
 def _take_properties(connection: Connection, append: Append, properties: Properties) -> None:
     message = append.message
-    now = connection.server.ids.now()
+    now = connection.server.time.now()
     forwarded: Properties = {key: properties[key] for key in FORWARDED if key in properties}
     if forwarded:
         message.properties = encode_property_body(forwarded)
@@ -231,6 +231,7 @@ def _take_properties(connection: Connection, append: Append, properties: Propert
     for name, value in properties.get(Property.USER_PROPERTY, ()):
         if name == MESSAGE_ID:
             append.idempotency_key = value
+            append.idempotency_at = now
             append.idempotency_until = now + int(connection.server.settings.mqtt.idempotency_window * 1000)
             break
 

@@ -145,7 +145,7 @@ class SubscribeStep(Step):
                 subscription.since = NOT_YET if session.durable else server.ids.last
             handling = subscription.options >> 4
             if handling == 0 or (handling == 1 and known is None):
-                for message in server.retained.match(filter_, server.ids.now()):
+                for message in server.retained.match(filter_, server.time.now()):
                     retained[message.topic] = message
             session.subscriptions[filter_] = subscription
             server.trie.add(filter_, session, subscription)

@@ -42,7 +42,7 @@ class Overdue:
             self._again()
 
     def _again(self) -> None:
-        self._clock.at(self._clock.now() + self._timeout / _STEPS, self._look)
+        self._clock.after(self._timeout / _STEPS, self._look)
 
     def _look(self) -> None:
         now = self._clock.now()

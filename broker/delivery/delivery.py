@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from broker.clock import ServerTime
 from broker.counters import Counters
 from broker.delivery.feeds import Feed, InboxFeed, TailFeed
 from broker.pipeline import Pipeline, Step
@@ -129,12 +130,14 @@ class Delivery:
         authority: Authority,
         counters: Counters,
         limits: Limits,
+        time: ServerTime,
     ) -> None:
         self.reader = reader
         self.trie = trie
         self.authority = authority
         self.counters = counters
         self.limits = limits
+        self.time = time
         self.pipeline: Pipeline  # set by the server: each needs the other
         self.shares: Shares
         self.last_id = 0

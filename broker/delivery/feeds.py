@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Coroutine
 from enum import Enum
@@ -288,7 +287,7 @@ class Feed:
         flags = qos << 1
         if retained or (message.retain and options & _RETAIN_AS_PUBLISHED):
             flags |= 1
-        if message.expires and message.expires <= time.time() * 1000:
+        if message.expires and message.expires <= self.delivery.time.now():
             return True
         parts = self._parts(message, flags, granted, seq)
         if connection.max_packet_size and len(parts[0]) + len(parts[1]) + (2 if qos else 0) > connection.max_packet_size:
@@ -326,7 +325,7 @@ class Feed:
         identifiers = [s.identifier for s in granted if s.identifier]
         extra = connection.server.message_properties(message, self.session, seq) if told else ()
         alias, known = connection.alias_for(message.topic) if aliased else (0, False)
-        return personal_parts(message, flags, int(time.time() * 1000), identifiers, extra, alias, known)
+        return personal_parts(message, flags, self.delivery.time.now(), identifiers, extra, alias, known)
 
     # --- messages of shared subscriptions --------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ from storage.records import (
 )
 
 if TYPE_CHECKING:
+    from broker.clock import Timer
     from broker.delivery.delivery import Inbox
     from broker.delivery.feeds import Feed
     from broker.server import Server
@@ -75,6 +76,7 @@ class Share:
         "received",
         "saving",
         "timeline",
+        "timer",
         "turn",
     )
 
@@ -83,6 +85,8 @@ class Share:
         self.inbox = inbox
         self.filter = filter_
         self.timeline: Inbox | None = None
+        self.timer: Timer | None = None
+        """The group's end, while it has no members."""
         self.opened = False
         """The group is stored, and ``cursor`` is known: messages are given out."""
         self.members: dict[Session, Subscription] = {}
@@ -120,8 +124,15 @@ class Share:
 
     # --- members -------------------------------------------------------------------------------------------------------
 
+    def no_timer(self) -> None:
+        """The group does not end."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
     def join(self, session: Session, subscription: Subscription) -> None:
         """Add a member, or replace its options."""
+        self.no_timer()
         if session not in self.members:
             self.turn.append(session)
         self.members[session] = subscription
@@ -256,7 +267,7 @@ class Share:
             return taken
 
     def _expired(self, message: Message) -> bool:
-        return 0 < message.expires <= self._server.ids.now()
+        return 0 < message.expires <= self._server.time.now()
 
     def _somebody_absent(self) -> bool:
         return any(member.connection is None for member in self.members)
@@ -355,6 +366,7 @@ class Share:
 
     def close(self) -> None:
         """Nobody reads any more."""
+        self.no_timer()
         self.opened = False
         if self._task is not None:
             self._task.cancel()
@@ -434,7 +446,7 @@ class Shares:
             share = self._make(inbox, filter_)
             inner = Subscription(filter_, 2, since=-1)
             self._server.trie.add(filter_, share, inner)
-            opening = OpenSession(share.key, 0, True, NEVER, at=self._server.ids.now())
+            opening = OpenSession(share.key, 0, True, NEVER, at=self._server.time.wall())
             operations = [opening, Subscribe(share.key, 0, [inner])]
             self._server.delivery.open_share(share, 0)
             self._server.pipeline.submit(OpenShare(share, opening))
@@ -464,8 +476,8 @@ class Shares:
         return []
 
     def _expire_later(self, share: Share) -> None:
-        clock = self._server.clock
-        clock.at(clock.now() + self._server.settings.mqtt.share_expiry, lambda: self._expire(share))
+        share.no_timer()
+        share.timer = self._server.clock.after(self._server.settings.mqtt.share_expiry, lambda: self._expire(share))
 
     def _expire(self, share: Share) -> None:
         if not share.members and self._shares.get(share.inbox) is share:

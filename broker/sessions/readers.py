@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -155,7 +154,7 @@ class Readers:
 
     async def _due(self, key: DeviceKey, entry: InboxEntry, info: SessionInfo | None) -> bool:
         message = entry.message
-        if message is None or (message.expires and message.expires <= time.time() * 1000):
+        if message is None or (message.expires and message.expires <= self._server.time.now()):
             return False
         if entry.target:
             if entry.target != key.client_id:
@@ -273,13 +272,14 @@ class ClaimSession(Awaited):
         super().__init__()
         self._session = session
         self._fresh = fresh
-        now = server.ids.now()
         session.epoch += 1
         self.epoch = session.epoch
         # A will that is still to come is given up, as by a connection that continues the session [MQTT-3.1.3-9].
         session.will, session.will_at = None, 0
         server.sessions.prolong(session)
-        self._opening = OpenSession(session.key, self.epoch, fresh, session.expiry, None, server.start_position(), at=now)
+        self._opening = OpenSession(
+            session.key, self.epoch, fresh, session.expiry, None, server.start_position(), at=server.time.wall()
+        )
         self._closing = CloseSession(session.key, self.epoch, False, session.expiry, session.expires_at)
 
     def apply(self) -> list[Operation]:

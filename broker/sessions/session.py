@@ -12,6 +12,7 @@ from broker.sessions.window import Window
 from storage.records import Device, DeviceKey, Inflight, InflightState, Progress, Subscription
 
 if TYPE_CHECKING:
+    from broker.clock import Timer
     from broker.connection.connection import Connection
 
 TRANSIENT = "~"
@@ -37,6 +38,7 @@ class Session:
         "saving",
         "shares",
         "subscriptions",
+        "timer",
         "will",
         "will_at",
         "window",
@@ -58,6 +60,8 @@ class Session:
         """Inbound QoS 2: packet id to who waits for its PUBREC; None once the message is stored."""
         self.will: bytes | None = None
         self.will_at = 0
+        self.timer: Timer | None = None
+        """The session's next deadline, while nobody is connected."""
         self.ended = False
         """It was removed, at a place in the order that is past: nothing of it is stored any more."""
         self.saving: object = None
@@ -67,6 +71,12 @@ class Session:
     def durable(self) -> bool:
         """The session outlives its connection."""
         return bool(self.inbox)
+
+    def no_timer(self) -> None:
+        """No deadline counts any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
     def placed(self, filter_: str, since: int) -> None:
         """The place of a new filter is known. A SUBSCRIBE that replaced it meanwhile has the same place."""

@@ -102,12 +102,19 @@ class Sessions:
                 server.trie.add(filter_, session, subscription)
             else:
                 session.shares.add(filter_)
-        now = server.ids.now()
-        if not session.expires_at and session.expiry != NEVER:
-            session.expires_at = now + session.expiry * 1000
-        if session.will is not None and not session.will_at:
-            session.will_at = now + wills.delay(session.will) * 1000
+        self._anchor(session)
         self._schedule(session)
+
+    def _anchor(self, session: Session) -> None:
+        """Give a stored session its deadlines. None is further away than if the connection had ended now: the machine's clock
+        may have been wrong when they were stored."""
+        now = self._server.time.now()
+        if session.expiry != NEVER:
+            latest = now + session.expiry * 1000
+            session.expires_at = min(session.expires_at or latest, latest)
+        if session.will is not None:
+            latest = now + wills.delay(session.will) * 1000
+            session.will_at = min(session.will_at or latest, latest)
 
     # --- opening ---------------------------------------------------------------------------------------------------
 
@@ -123,7 +130,7 @@ class Sessions:
             old.connection.disconnect(ReasonCode.SESSION_TAKEN_OVER, "taken over by a newer connection")
             old = self._sessions.get(key)
         if old is not None and self._overdue(old):
-            self._due(old, old.epoch)
+            self._due(old)
             old = self._sessions.get(key)
         if old is not None and clean:
             self._forget(old)
@@ -135,6 +142,7 @@ class Sessions:
             session = Session(key, durable=expiry > 0, window=self._server.settings.mqtt.inflight_window)
             session.epoch = old.epoch if old is not None else 0
             self._sessions[key] = session
+        session.no_timer()
         session.epoch += 1
         session.connection = connection
         session.will, session.will_at, session.expires_at = will, 0, 0
@@ -146,10 +154,11 @@ class Sessions:
     def _forget(self, session: Session) -> None:
         """A clean start ends the session that there was; a will that it delays is due."""
         if session.will is not None:
-            self._server.pipeline.submit(wills.append(session.will, session.key, self._server.ids.now()))
+            self._server.pipeline.submit(wills.append(session.will, session.key, self._server.time))
             session.will = None
         closing = self._closing(session, delete=True) if session.durable else None
         self._server.pipeline.submit(EndStep(self._server, session, closing))
+        session.no_timer()
         if self._sessions.get(session.key) is session:
             del self._sessions[session.key]
 
@@ -169,7 +178,7 @@ class Sessions:
         if session.shares:
             server.shares.detach(session)
         server.disconnected(connection, was_open=connection.was_open)
-        now = server.ids.now()
+        now = server.time.now()
         ends_now = not session.expiry
         will, delayed_until = session.will, 0
         session.will = None
@@ -178,7 +187,7 @@ class Sessions:
             if wait:
                 session.will, delayed_until = will, now + wait * 1000
             else:
-                server.pipeline.submit(wills.append(will, session.key, now))
+                server.pipeline.submit(wills.append(will, session.key, server.time))
         session.will_at = delayed_until
         session.expires_at = 0 if session.expiry == NEVER else now + session.expiry * 1000
         if ends_now:
@@ -199,22 +208,20 @@ class Sessions:
     # --- deadlines of sessions that nobody is connected to ---------------------------------------------------------------
 
     def _schedule(self, session: Session) -> None:
+        session.no_timer()
         due = [at for at in (session.expires_at, session.will_at if session.will is not None else 0) if at]
         if due:
-            wait = max(0, min(due) - self._server.ids.now()) / 1000
-            epoch = session.epoch
-            clock = self._server.clock
-            clock.at(clock.now() + wait, lambda: self._due(session, epoch))
+            wait = max(0, min(due) - self._server.time.now()) / 1000
+            session.timer = self._server.clock.after(wait, lambda: self._due(session))
 
-    def _due(self, session: Session, epoch: int) -> None:
-        """A deadline of a disconnected session passed; it means nothing if the device came back meanwhile."""
-        if session.epoch != epoch or session.connection is not None or self._sessions.get(session.key) is not session:
-            return
+    def _due(self, session: Session) -> None:
+        """A deadline of a disconnected session passed."""
+        session.no_timer()
         server = self._server
-        now = server.ids.now()
+        now = server.time.now()
         expired = 0 < session.expires_at <= now
         if session.will is not None and (expired or session.will_at <= now):
-            server.pipeline.submit(wills.append(session.will, session.key, now))
+            server.pipeline.submit(wills.append(session.will, session.key, server.time))
             session.will, session.will_at = None, 0
             if not expired:
                 server.pipeline.submit(EndStep(server, session, self._closing(session, delete=False), keep=True))
@@ -226,11 +233,11 @@ class Sessions:
             self._schedule(session)
 
     def expire(self, session: Session) -> bool:
-        """End a session whose time has passed, if it has, as the clock would have: it may not have, where the system's time
-        jumped or the machine slept. Whether it ended."""
-        if session.connection is not None or not 0 < session.expires_at <= self._server.ids.now():
+        """End a session whose time has passed, if it has, as the clock would have: it may not have, where the machine
+        slept. Whether it ended."""
+        if session.connection is not None or not 0 < session.expires_at <= self._server.time.now():
             return False
-        self._due(session, session.epoch)
+        self._due(session)
         return self._sessions.get(session.key) is not session
 
     def _overdue(self, session: Session) -> bool:
@@ -238,7 +245,7 @@ class Sessions:
 
         Above all after a crash: then every will is due at once, and its device may be back before the first tick.
         """
-        now = self._server.ids.now()
+        now = self._server.time.now()
         will_due = session.will is not None and session.will_at <= now
         return session.connection is None and (will_due or 0 < session.expires_at <= now)
 
@@ -251,7 +258,7 @@ class Sessions:
 
     def prolong(self, session: Session) -> None:
         """The session's time begins again, as when a connection ends now."""
-        session.expires_at = 0 if session.expiry == NEVER else self._server.ids.now() + session.expiry * 1000
+        session.expires_at = 0 if session.expiry == NEVER else self._server.time.now() + session.expiry * 1000
         self._schedule(session)
 
     async def add_subscription(self, client_id: str, filter_: str, qos: int) -> int:
@@ -270,6 +277,7 @@ class Sessions:
         """End a session by hand: its connection is closed, and all its state is gone."""
         if session.connection is not None:
             session.connection.disconnect(ReasonCode.ADMINISTRATIVE_ACTION, "the session was removed")
+        session.no_timer()
         if self._sessions.get(session.key) is session:
             del self._sessions[session.key]
             self._server.pipeline.submit(EndStep(self._server, session, self._closing(session, delete=True)))
@@ -300,7 +308,7 @@ class OpenStep(Step):
         self._operation: OpenSession | None = None
         if session.durable or session.will is not None:
             start = server.start_position()
-            self._operation = OpenSession(session.key, session.epoch, fresh, expiry, session.will, start, at=server.ids.now())
+            self._operation = OpenSession(session.key, session.epoch, fresh, expiry, session.will, start, at=server.time.wall())
 
     def apply(self) -> list[Operation]:
         # Clean sessions without a will leave no trace in storage.
@@ -378,7 +386,7 @@ class PlaceSubscription(Step):
         if session.connection is not None or session.cursor:
             return [self._operation]
         # The session may be new: opening is what creates it in storage, and changes nothing where it is there.
-        opening = OpenSession(session.key, session.epoch, False, session.expiry, at=self._server.ids.now())
+        opening = OpenSession(session.key, session.epoch, False, session.expiry, at=self._server.time.wall())
         return [opening, self._operation]
 
     def done(self) -> None:

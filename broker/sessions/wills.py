@@ -6,6 +6,7 @@ import json
 import uuid
 from typing import Any
 
+from broker.clock import ServerTime
 from broker.packets.model import Will
 from broker.packets.properties import FORWARDED, Properties, Property, encode_property_body
 from storage.records import Append, DeviceKey, Message
@@ -36,8 +37,8 @@ def delay(packed: bytes) -> int:
     return int(_fields(packed)["delay"])
 
 
-def append(packed: bytes, device: DeviceKey, now: int) -> Append:
-    """The will as a message of its device; its expiry counts from ``now`` (ms), when it is published.
+def append(packed: bytes, device: DeviceKey, time: ServerTime) -> Append:
+    """The will as a message of its device; its expiry counts from now, when it is published.
 
     It carries a key of its own: after a crash in the middle of its commit it is published again, and must be stored once.
     """
@@ -45,10 +46,13 @@ def append(packed: bytes, device: DeviceKey, now: int) -> Append:
     payload = packed[4 + int.from_bytes(packed[:4], "big") :]
     message = Message(0, fields["topic"], device.user, device.client_id, 0, fields["qos"], payload, fields["retain"])
     message.properties = bytes.fromhex(fields["properties"])
+    now = time.now()
     if fields["expiry"]:
         message.expires = now + fields["expiry"] * 1000
     key = f"will/{fields['id']}"
-    return Append(message, retain=fields["retain"], idempotency_key=key, idempotency_until=now + _REMEMBERED)
+    return Append(
+        message, retain=fields["retain"], idempotency_key=key, idempotency_at=now, idempotency_until=now + _REMEMBERED
+    )
 
 
 def _fields(packed: bytes) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from contextlib import aclosing
 from typing import cast
 
 from broker.amqtt.server_view import Services
+from broker.ids import time_of
 from plugins.jobs.config import Retention, Rule
 from plugins.jobs.waiting import Cut, Waiting
 from plugins.jobs.work import Work
@@ -26,6 +27,8 @@ STEP = 500
 _TOGETHER = 20_000
 """Conversations for which the inboxes are read once."""
 _NAMED = 5
+_AHEAD = 60_000
+"""Milliseconds that a message may be stamped ahead of the clock before the clock is taken to have been wrong."""
 
 
 class RetentionJob:
@@ -67,7 +70,7 @@ class RetentionJob:
             work.count("conversations")
             rule = self._config.rule(topic)
             if rule is not None and rule.removes and first <= last:
-                before = await self._before(rule, topic, last)
+                before = await self._before(rule, topic, first, last)
                 if before > first:
                     cuts[topic] = Cut(first, before, rule.even_unacknowledged)
                     work.total += before - first
@@ -79,15 +82,34 @@ class RetentionJob:
         if cuts:
             yield cuts
 
-    async def _before(self, rule: Rule, topic: str, last: int) -> int:
+    async def _before(self, rule: Rule, topic: str, first: int, last: int) -> int:
         """The first sequence that the rule keeps."""
         before = 0
         if rule.max_messages is not None:
             before = last - rule.max_messages + 1
         if rule.seconds is not None:
-            oldest = self._server.now() - int(rule.seconds * 1000)
-            before = max(before, await self._server.storage.sequence_at(topic, oldest))
+            before = max(before, await self._not_older(topic, first, last, int(rule.seconds * 1000)))
         return min(before, last + 1)
+
+    async def _not_older(self, topic: str, first: int, last: int, age: int) -> int:
+        """The first sequence that is not older than ``age`` (ms).
+
+        Where all that is kept is stamped with a time to come, the machine's clock was wrong once, and as times do not go back
+        within a conversation, they tell nothing from there on: when the ids were given does.
+        """
+        storage, wall = self._server.storage, self._server.wall()
+        found = await storage.sequence_at(topic, wall - age)
+        if found > first or await storage.sequence_at(topic, wall + _AHEAD) > first:
+            return found
+        low, high, oldest = first, last + 1, self._server.now() - age
+        while low < high:
+            middle = (low + high) // 2
+            page = await storage.read_conversation(topic, after=middle - 1, limit=1)
+            if page and time_of(page[0].id) < oldest:
+                low = middle + 1
+            else:
+                high = middle
+        return low
 
     async def _apply(self, cuts: dict[str, Cut], work: Work, lost: list[str]) -> None:
         work.what = "asking the inboxes what is waited for"

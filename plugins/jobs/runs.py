@@ -6,6 +6,7 @@ import asyncio
 import difflib
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,7 +84,7 @@ class Runs:
         job = self._job(name)
         if name in self._runs:
             raise JobBusy(f"job {name!r} is running already")
-        run = self._runs[name] = _Run(by, self._server.now(), Work(self._share))
+        run = self._runs[name] = _Run(by, self._server.wall(), Work(self._share))
         self._ledger.change(name, started=run.started, ended=0, outcome=RUNNING, detail="{}")
         run.task = asyncio.create_task(self._run(job, run), name=f"job {name}")
 
@@ -123,7 +124,7 @@ class Runs:
         return job
 
     async def _run(self, job: Job, run: _Run) -> None:
-        outcome = INTERRUPTED
+        outcome, began = INTERRUPTED, time.monotonic()
         log.info("job %s: started by %s", job.name, run.by)
         try:
             await job.run(run.work)
@@ -137,9 +138,9 @@ class Runs:
             log.exception("job %s failed", job.name)
         finally:
             del self._runs[job.name]
-            now = self._server.now()
+            now = self._server.wall()
             detail = json.dumps(run.work.told, ensure_ascii=False)
             self._ledger.change(job.name, ended=now, outcome=outcome, detail=detail)
             level = logging.WARNING if outcome == FAILED else logging.INFO
-            log.log(level, "job %s: %s after %.1f s, %s", job.name, outcome, (now - run.started) / 1000, detail)
+            log.log(level, "job %s: %s after %.1f s, %s", job.name, outcome, time.monotonic() - began, detail)
             self._ended(job.name, outcome, now)

@@ -1,5 +1,5 @@
 """Ending sessions whose time has passed. The broker's clock ends each at its time; this finds what that clock did not see pass,
-where the system's time jumped or the machine slept, and ends it in the same way."""
+where the machine slept, and ends it in the same way."""
 
 from __future__ import annotations
 

@@ -8,11 +8,12 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from amqtt.broker import BrokerContext
 
+from broker.amqtt.server_view import Services
 from broker.hooks import Group, GroupPlugin
 from plugins.persistence import PersistencePlugin
 from plugins.search.compare import Differences
@@ -183,7 +184,7 @@ class SearchPlugin(GroupPlugin):
         if self._storage is None:
             raise SearchUnavailable("the search index is not open")
         found = await asyncio.gather(*(self._storage.read_message(hit.id) for hit in results.hits))
-        now = _now()
+        now = cast(Services, self.context.server).now()
         messages = [message for message in found if message is not None and not 0 < message.expires <= now]
         hits = await asyncio.to_thread(_highlighted, messages, query.q) if messages else []
         return Page(hits, results.total, results.next, results.exact)

@@ -230,6 +230,7 @@ class Timelines:
         message.properties = content_properties(draft.content_type, list(draft.properties), draft.text)
         message.expires = now + draft.expiry * 1000 if draft.expiry else 0
         append = Append(message, retain=draft.retain, idempotency_key=draft.key)
+        append.idempotency_at = now
         append.idempotency_until = now + int(window * 1000) if draft.key else 0
         try:
             done = await self.server.append_within(append, self._timeout)

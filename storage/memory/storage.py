@@ -208,7 +208,7 @@ class MemoryStorage:
     def _repeated(self, op: Append) -> bool:
         message = op.message
         once = self._once.get((message.user, op.idempotency_key))
-        if once is None or once.until <= message.time:
+        if once is None or once.until <= (op.idempotency_at or message.time):
             return False
         if once.digest != content_digest(message):
             raise IdempotencyConflict(f"idempotency key {op.idempotency_key!r} was used for another message")
@@ -220,7 +220,8 @@ class MemoryStorage:
         key = (message.user, op.idempotency_key)
         self._once.pop(key, None)
         self._once[key] = _Once(content_digest(message), (message.id, message.seq), op.idempotency_until)
-        while len(self._once) > self._max_messages or next(iter(self._once.values())).until <= message.time:
+        now = op.idempotency_at or message.time
+        while len(self._once) > self._max_messages or next(iter(self._once.values())).until <= now:
             self._once.popitem(last=False)
 
     def _head(self, user: str) -> int:

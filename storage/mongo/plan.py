@@ -162,7 +162,7 @@ class Plan:
     def _repeated(self, op: Append) -> bool:
         key = once_key(op.message.user, op.idempotency_key)
         found = self._once.get(key) or self.view.once.get(key)
-        if found is None or found["until"] <= op.message.time or found["mid"] == op.message.id:
+        if found is None or found["until"] <= (op.idempotency_at or op.message.time) or found["mid"] == op.message.id:
             return False
         if found["digest"] != content_digest(op.message):
             raise IdempotencyConflict(f"idempotency key {op.idempotency_key!r} was used for another message")

@@ -376,7 +376,7 @@ class GroupWriter:
             key = (message.user, op.idempotency_key)
             self._once[key] = (digest.hex().upper(), message.id, message.seq, op.idempotency_until)
             batch.once += (*key, digest, message.id, message.seq, op.idempotency_until)
-            batch.now = max(batch.now, message.time)
+            batch.now = max(batch.now, op.idempotency_at or message.time)
 
     def _is_repeat(self, op: Append) -> bool:
         message = op.message
@@ -384,7 +384,7 @@ class GroupWriter:
         if once is None:
             return False
         digest, id, seq, until = once
-        if until <= message.time or id == message.id:
+        if until <= (op.idempotency_at or message.time) or id == message.id:
             return False
         if digest != content_digest(message).hex().upper():
             raise IdempotencyConflict(f"idempotency key {op.idempotency_key!r} was used for another message")

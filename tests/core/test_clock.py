@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.clock import TICK, Wheel
+from broker.clock import TICK, ServerTime, Timer, Wheel
 
 
 class Loop:
@@ -81,7 +82,11 @@ def test_a_call_may_set_the_next(late: float, offset: float) -> None:
     wheel = Wheel(loop)  # type: ignore[arg-type]
     wheel.start()
     came: list[float] = []
-    wheel.at(10.5, lambda: wheel.at(10.5 + offset, lambda: came.append(loop.now)))
+
+    def again() -> None:
+        wheel.at(10.5 + offset, lambda: came.append(loop.now))
+
+    wheel.at(10.5, again)
     loop.advance(10.5 + late)
     loop.advance(20.0)
     assert len(came) == 1
@@ -111,6 +116,81 @@ def test_nothing_is_called_after_stop() -> None:
     wheel.stop()
     loop.advance(5.0)
     assert came == []
+
+
+@given(deadlines=st.lists(times, max_size=20), cancelled=st.sets(st.integers(0, 19)), when=times)
+def test_what_is_cancelled_is_not_called_and_not_kept(deadlines: list[float], cancelled: set[int], when: float) -> None:
+    loop = Loop(0.0)
+    wheel = Wheel(loop)  # type: ignore[arg-type]
+    wheel.start()
+    came: list[int] = []
+    timers = [wheel.at(deadline, lambda number=number: came.append(number)) for number, deadline in enumerate(deadlines)]  # type: ignore[misc]
+    loop.advance(when)
+    before = list(came)
+    for number in cancelled:
+        if number < len(timers):
+            timers[number].cancel()
+            timers[number].cancel()  # changes nothing
+    assert sum(map(len, wheel._slots.values())) == len(set(range(len(timers))) - cancelled - set(before))
+    loop.advance(100.0)
+    assert sorted(came) == sorted(set(before) | (set(range(len(timers))) - cancelled))
+    assert wheel._slots == {}
+
+
+def test_a_call_may_cancel_another_of_its_tick() -> None:
+    loop = Loop(0.0)
+    wheel = Wheel(loop)  # type: ignore[arg-type]
+    wheel.start()
+    timers: list[Timer] = []
+    came: list[int] = []
+
+    def call(number: int) -> None:
+        came.append(number)
+        timers[1 - number].cancel()
+
+    timers += [wheel.at(1.0, partial(call, number)) for number in range(2)]
+    loop.advance(2.0)
+    assert came == [0]
+
+
+# --- the time of what expires ----------------------------------------------------------------------------------------
+
+
+class Machine:
+    """A machine's clocks: time passes, and somebody sets the wall clock."""
+
+    def __init__(self) -> None:
+        self.up = 1000.0
+        self.error = 0.0
+
+    def time(self) -> ServerTime:
+        return ServerTime(lambda: 1_700_000_000 + self.up + self.error, lambda: self.up)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(-1e9, 1e9))))
+def test_what_expires_is_measured_in_a_time_that_never_steps(steps: list[tuple[float, float]]) -> None:
+    machine = Machine()
+    time = machine.time()
+    began, up = time.now(), machine.up
+    for passed, error in steps:
+        machine.up, machine.error = machine.up + passed, error
+        assert abs(time.now() - began - (machine.up - up) * 1000) <= 2
+        assert abs(time.wall() - (1_700_000_000 + machine.up + error) * 1000) <= 1
+
+
+def test_it_goes_on_where_it_was_at_the_next_start() -> None:
+    """A start in a wrong year leaves times of that year behind; what is stored then still ends in its time."""
+    machine = Machine()
+    machine.error = 3650 * 86400.0
+    last = machine.time().now()
+    machine.error = 0.0
+    time = machine.time()
+    time.not_before(last)
+    assert last <= time.now() <= last + 1
+    machine.up += 5
+    assert abs(time.now() - last - 5000) <= 2
+    time.not_before(last - 1)
+    assert abs(time.now() - last - 5000) <= 2
 
 
 async def test_with_a_real_loop() -> None:

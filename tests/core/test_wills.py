@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker.clock import ServerTime
 from broker.packets.model import Will
 from broker.packets.properties import Properties, Property, encode_property_body
 from broker.sessions import wills
@@ -12,11 +13,15 @@ DEVICE = DeviceKey("u/ann", "phone")
 NOW = 1_700_000_000_000
 
 
+def at(now: int) -> ServerTime:
+    return ServerTime(lambda: now / 1000, lambda: 0.0)
+
+
 def test_a_will_comes_out_as_it_went_in() -> None:
     properties: Properties = {Property.WILL_DELAY: 5, Property.MESSAGE_EXPIRY: 60, Property.CONTENT_TYPE: "text/plain"}
     packed = wills.pack(Will("a/b", b"\0gone", 2, True, properties))
     assert wills.delay(packed) == 5
-    append = wills.append(packed, DEVICE, NOW)
+    append = wills.append(packed, DEVICE, at(NOW))
     message = append.message
     assert (message.topic, message.payload, message.qos, message.retain) == ("a/b", b"\0gone", 2, True)
     assert (message.user, message.device, append.retain) == (*DEVICE, True)
@@ -29,7 +34,7 @@ async def test_a_will_that_is_published_again_after_a_crash_is_stored_once() -> 
     storage = MemoryStorage()
     packed, other = (wills.pack(Will("a/b", b"gone", 1, False)) for _ in range(2))
     for number, one in enumerate((packed, packed, other)):
-        append = wills.append(one, DEVICE, NOW + number)
+        append = wills.append(one, DEVICE, at(NOW + number))
         append.message.id = number + 1
         await storage.commit([append])
     assert [message.id for message in await storage.read_conversation("a/b")] == [1, 3]

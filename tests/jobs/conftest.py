@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from broker.clock import ServerTime
 from broker.hooks import JobPlugin
 from storage.interface import Storage
 from tests.support import mongo_server
@@ -41,9 +42,11 @@ class House(Broker):
 
 
 @asynccontextmanager
-async def house_at(url: str, rules: list[dict[str, Any]], plugins: dict[str, Any], **jobs: Any) -> AsyncIterator[House]:
+async def house_at(
+    url: str, rules: list[dict[str, Any]], plugins: dict[str, Any], time: ServerTime | None = None, **jobs: Any
+) -> AsyncIterator[House]:
     options = {"retention": {**QUIET, "rules": rules}, "inboxes": QUIET, "sessions": QUIET, "index": QUIET, "share": 1.0}
-    async with running(url, plugins={"jobs": {**options, **jobs}, **plugins}) as broker:
+    async with running(url, time=time, plugins={"jobs": {**options, **jobs}, **plugins}) as broker:
         house = House(broker)
         try:
             yield house

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from broker.clock import ServerTime
 from plugins.jobs import retention
 from storage.factory import open_url
 from storage.records import Append, Message
@@ -50,6 +51,23 @@ async def test_the_first_rule_that_matches_decides(house: MakeHouse) -> None:
         assert made.server.counters.messages_removed == 8
         await fill(made, "log/x", 1)
         assert await made.storage.conversation_bounds("log/x") == (6, 6)
+
+
+async def test_messages_of_a_clock_that_was_wrong_grow_old_all_the_same(house: MakeHouse) -> None:
+    """All that is kept is stamped ten years ahead, and what comes after it in the conversation too: times do not go back."""
+    year = 365 * 86400.0
+    error = 10 * year
+    clocks = ServerTime(lambda: time.time() + error)
+    async with house([{"filter": "chat/#", "max_age": "1h"}], time=clocks) as made:
+        await fill(made, "chat/a", 5)
+        error = 0.0
+        await fill(made, "chat/a", 2)
+        await fill(made, "chat/b", 2)
+        assert (await made.run("retention"))["removed"] == 0
+        clocks.not_before(clocks.now() + 3_601_000)
+        await fill(made, "chat/a", 1)
+        assert (await made.run("retention"))["removed"] == 7
+        assert await made.storage.conversation_bounds("chat/a") == (8, 8)
 
 
 async def test_what_a_device_has_not_acknowledged_is_spared(house: MakeHouse) -> None:

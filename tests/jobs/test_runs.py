@@ -50,15 +50,14 @@ async def test_a_job_that_cannot_be_done_says_why(house: MakeHouse) -> None:
 
 @pytest.mark.inside
 async def test_a_session_whose_time_passed_while_the_clock_did_not_see_it_ends(
-    house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+    house: MakeHouse,
 ) -> None:
     async with house() as made:
         phone = await made.client("phone", 5, clean=False, expiry=60)
         await made.lose(phone, "phone")
         await made.lose(await made.durable("tablet", 5), "tablet")
         assert await made.run("sessions") == {"sessions": 2, "expired": 0}
-        now = made.server.ids.now()
-        monkeypatch.setattr(made.server.ids, "now", lambda: now + 61_000)
+        made.server.time.not_before(made.server.time.now() + 61_000)
         assert await made.run("sessions") == {"sessions": 2, "expired": 1}
         assert [session.key.client_id for session in made.server.sessions] == ["tablet"]
         await until(lambda: made.server.pipeline.pending == 0)

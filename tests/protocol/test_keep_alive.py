@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from broker.connection.connection import PROGRESS
 from broker.packets.codes import ReasonCode
+from broker.packets.encoder import encode
 from broker.packets.model import Disconnect, PubAck, Publish, Will
-from tests.support.broker import Broker, running
+from tests.support.broker import Broker, running, until
 
 
 async def test_a_silent_client_is_closed_after_one_and_a_half_times(broker: Broker, version: int) -> None:
@@ -63,3 +65,71 @@ async def test_a_client_that_the_broker_does_not_read_is_not_timed_out(version: 
             assert (await publisher.expect(PubAck)).packet_id == n
         await publisher.ping()
         assert broker.server.counters.keep_alive_timeouts == 1
+
+
+# --- a packet that comes in pieces -----------------------------------------------------------------------------------
+
+
+async def test_bytes_of_a_packet_that_never_ends_are_not_heard(broker: Broker, version: int) -> None:
+    """[MQTT-3.1.2-22]: only a whole packet counts, however many bytes of one trickle in."""
+    client = await broker.client("c", version, keep_alive=1)
+    clock = broker.server.clock
+    began = clock.now()
+    client.send_bytes(b"\x30\xff\x7f")  # a PUBLISH of 16,383 bytes
+    closing = asyncio.create_task(client.closed())
+    while not closing.done():
+        client.send_bytes(b"\0")
+        await asyncio.wait([closing], timeout=0.2)
+    assert clock.now() - began <= 3
+
+
+async def test_a_large_packet_that_makes_progress_is_heard(broker: Broker, version: int) -> None:
+    """It is read for as long as it takes, where each keep alive brings some kilobytes of it."""
+    watcher = await broker.client("watcher")
+    await watcher.subscribe("t")
+    client = await broker.client("c", version, keep_alive=1)
+    silent = await broker.client("silent", keep_alive=1)
+    closing = asyncio.create_task(silent.closed())
+    data = encode(Publish("t", bytes(30 * PROGRESS)), version)
+    pieces = [data[at : at + PROGRESS] for at in range(0, len(data), PROGRESS)]
+    while len(pieces) > 1 or not closing.done():  # so that it takes longer than the keep alive allows
+        if len(pieces) > 1:
+            client.send_bytes(pieces.pop(0))
+        await asyncio.wait([closing], timeout=0.2)
+    client.send_bytes(pieces[0])
+    assert len((await watcher.message()).payload) == 30 * PROGRESS
+    await client.ping()
+    assert broker.server.counters.keep_alive_timeouts == 1
+
+
+async def test_a_client_that_was_not_read_has_its_whole_time_again(version: int) -> None:
+    """Its socket was paused until just before it would have been timed out: its PINGREQ may still stand in the kernel."""
+    async with running(limits={"connection_pending": 3}) as broker:
+        publisher = await broker.client("p", version, keep_alive=2)
+        (connection,) = broker.server.connections
+        async with broker.held() as commits:
+            publisher.send(*(Publish("t", b"", 1, packet_id=n) for n in range(1, 11)))
+            await commits.arrived()
+            paused = connection.last_received
+            await until(lambda: broker.server.clock.now() > paused + 1)
+        for n in range(1, 11):
+            assert (await publisher.expect(PubAck)).packet_id == n
+        assert connection.last_received > paused + 1
+
+
+# --- what is left of a connection ------------------------------------------------------------------------------------
+
+
+async def test_a_connection_that_ended_leaves_no_deadline(broker: Broker, version: int) -> None:
+    """Neither its keep alive, nor the session's end, stays in memory for as long as the client asked for."""
+    slots = broker.server.clock._slots
+    before = sum(map(len, slots.values()))
+    for number in range(30):
+        client = await broker.durable("c", version, keep_alive=65535)
+        if number % 3 == 0:
+            await client.leave()
+        elif number % 3 == 1:
+            await broker.lose(client, "c")
+    await broker.client("c", version)  # ends the session, and has no keep alive itself
+    await until(lambda: len(broker.server.connections) == 1)
+    await until(lambda: sum(map(len, slots.values())) == before)

@@ -179,9 +179,7 @@ async def test_v5_an_expired_one_is_given_to_nobody_new(stored: Broker) -> None:
     sender = await stored.client("sender", 5)
     await sender.publish("short", b"x", 1, retain=True, properties={Property.MESSAGE_EXPIRY: 1})
     await sender.publish("long", b"x", 1, retain=True, properties={Property.MESSAGE_EXPIRY: 1000})
-    ids = stored.server.ids
-    later = ids.now() + 1500
-    ids._clock = lambda: later / 1000
+    stored.server.time.not_before(stored.server.time.now() + 1500)
     reader = await stored.client("reader", 5)
     await reader.subscribe("short", "long")
     assert (await reader.message()).topic == "long"

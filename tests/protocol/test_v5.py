@@ -73,14 +73,14 @@ async def test_versions_exchange_messages(stored: Broker) -> None:
 # --- expiry ----------------------------------------------------------------------------------------------------------
 
 
-async def test_expiry_counts_down_while_a_message_waits(stored: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_expiry_counts_down_while_a_message_waits(stored: Broker) -> None:
     """[MQTT-3.3.2-6]"""
     reader, sender = await stored.durable("reader", 5), await stored.client("sender", 5)
     await reader.subscribe("t", options=1)
     await stored.lose(reader, "reader")
     await sender.publish("t", b"x", 1, properties={Property.MESSAGE_EXPIRY: 100})
     await sender.publish("t", b"gone", 1, properties={Property.MESSAGE_EXPIRY: 20})
-    later(monkeypatch, 30)
+    later(stored, 30)
     reader = await stored.durable("reader", 5)
     message = await reader.message()
     assert message.payload == b"x"
@@ -97,9 +97,7 @@ async def test_a_message_that_did_not_wait_keeps_its_expiry(broker: Broker) -> N
 
 
 @pytest.mark.parametrize("qos", [1, 2])
-async def test_what_was_in_flight_is_sent_again_also_when_it_expired(
-    stored: Broker, monkeypatch: pytest.MonkeyPatch, qos: int
-) -> None:
+async def test_what_was_in_flight_is_sent_again_also_when_it_expired(stored: Broker, qos: int) -> None:
     """[MQTT-4.3.3-7, MQTT-4.4.0-1]: its delivery has begun. What never was sent is passed over, and holds no offset back."""
     reader = await stored.durable("reader", 5, properties={Property.RECEIVE_MAXIMUM: 1})
     sender = await stored.client("sender", 5)
@@ -108,7 +106,7 @@ async def test_what_was_in_flight_is_sent_again_also_when_it_expired(
         await sender.publish("t", payload, qos, properties={Property.MESSAGE_EXPIRY: 20})
     first = await reader.message(finish=False)
     await stored.lose(reader, "reader")
-    later(monkeypatch, 30)
+    later(stored, 30)
     reader = await stored.durable("reader", 5)
     again = await reader.message()
     assert (again.packet_id, again.payload, again.dup) == (first.packet_id, b"in flight", True)
@@ -118,12 +116,9 @@ async def test_what_was_in_flight_is_sent_again_also_when_it_expired(
     await until(lambda: session.window.offset(session.cursor) == session.cursor == 2)
 
 
-def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Everybody's clock goes this far ahead."""
-    import time
-
-    real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() + seconds)
+def later(broker: Broker, seconds: int) -> None:
+    """So much time passes."""
+    broker.server.time.not_before(broker.server.time.now() + seconds * 1000)
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.packets.codes import ReasonCode
-from broker.packets.model import Will
+from broker.packets.model import Disconnect, Will
 from broker.packets.properties import Property
 from tests.support.broker import Broker, running, until
 from tests.support.wire import Client
@@ -118,6 +118,44 @@ async def test_v5_disconnect_with_will(stored: Broker, watcher: Client) -> None:
     client = await stored.client("c", 5, will=will())
     await client.leave(ReasonCode.DISCONNECT_WITH_WILL)
     assert (await watcher.message()).payload == b"gone"
+
+
+@pytest.mark.parametrize(
+    "goodbye",
+    [
+        pytest.param(b"\xe0\x07\x00\x05\x11\x00\x00\x00\x64", id="a session to be kept that was to end"),
+        pytest.param(b"\xe0\x01\x7f", id="a reason that there is not"),
+        pytest.param(b"\xe1\x00", id="flags that must be 0"),
+        pytest.param(b"\xe0\x02\x00\x05", id="properties that are missing"),
+    ],
+)
+async def test_v5_a_goodbye_that_is_refused_leaves_it(stored: Broker, watcher: Client, goodbye: bytes) -> None:
+    """[MQTT-3.1.2-8]: it is no DISCONNECT, whatever of it can be read."""
+    client = await stored.client("c", 5, will=will())
+    client.send_bytes(goodbye)
+    (told,) = await client.closed()
+    assert isinstance(told, Disconnect)
+    assert (await watcher.message()).payload == b"gone"
+    await watcher.quiet()
+
+
+@pytest.mark.parametrize("reason", [ReasonCode.UNSPECIFIED_ERROR, ReasonCode.QUOTA_EXCEEDED, ReasonCode.ADMINISTRATIVE_ACTION])
+async def test_v5_a_goodbye_with_an_error_leaves_it(stored: Broker, watcher: Client, reason: ReasonCode) -> None:
+    """[MQTT-3.1.2-10]: only one with reason 0 takes it along."""
+    client = await stored.client("c", 5, will=will())
+    await client.leave(reason)
+    assert (await watcher.message()).payload == b"gone"
+
+
+async def test_v5_a_goodbye_may_name_another_expiry_than_the_one_that_was_granted() -> None:
+    """3.14.2.2.2 forbids it after a CONNECT without one, and not where the server granted less than was asked."""
+    async with running(mqtt={"max_session_expiry": 0}) as broker:
+        watcher = await broker.client("watcher", 5)
+        await watcher.subscribe("will/#")
+        client = await broker.client("c", 5, expiry=50, will=will())
+        client.send(Disconnect(0, {Property.SESSION_EXPIRY: 100}))
+        assert await client.closed() == []
+        await watcher.quiet()
 
 
 async def test_v5_will_properties_travel(stored: Broker, watcher: Client) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from broker.clock import ServerTime
 from broker.config.settings import Settings
 from broker.server import Server
 from storage.records import Operation
@@ -137,13 +138,18 @@ class Loud(logging.Handler):
 
 
 @asynccontextmanager
-async def running(url: str = "memory://", *, errors: bool = False, **overrides: Any) -> AsyncIterator[Broker]:
-    """A broker with the `settings` given, stopped at the end. An error in the log fails the test unless ``errors``."""
+async def running(
+    url: str = "memory://", *, errors: bool = False, time: ServerTime | None = None, **overrides: Any
+) -> AsyncIterator[Broker]:
+    """A broker with the `settings` given, stopped at the end. An error in the log fails the test unless ``errors``.
+
+    ``time`` are clocks that a test sets.
+    """
     loud = Loud()
     loggers = [logging.getLogger(name) for name in ("broker", "storage", "plugins", "asyncio")]
     for logger in loggers:
         logger.addHandler(loud)
-    server = Server(settings(url, **overrides))
+    server = Server(settings(url, **overrides), time)
     try:
         await server.start()
         broker = Broker(server)
