@@ -127,6 +127,19 @@ def test_every_third_party_import_is_declared() -> None:
                 )
 
 
+def test_no_test_sleeps_to_wait() -> None:
+    """`tests.support.until` asks until something is there; any other sleep says what it is instead."""
+    sleeps = re.compile(r"\bsleep\((?!0\))")
+    found = [
+        f"{path.relative_to(ROOT)}:{number} {line.strip()}"
+        for path in modules("tests")
+        if path.name not in ("until.py", "test_rooms.py", "mutants.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if sleeps.search(line) and "not a wait: " not in line
+    ]
+    assert found == []
+
+
 # --- settings ------------------------------------------------------------------------------------------------------
 
 SECTIONS: dict[str, type[BaseModel]] = {

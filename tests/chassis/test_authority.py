@@ -142,7 +142,7 @@ class TestFailures:
         clients = asyncio.gather(*(authority.authenticate(request(f"c{n}", username="u")) for n in range(4)))
         longest, last = 0.0, time.monotonic()
         while not clients.done():
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.005)  # not a wait: a pulse that must not stop
             longest, last = max(longest, time.monotonic() - last), time.monotonic()
         assert [identity and identity.user_key for identity in clients.result()] == ["u/u"] * 4
         assert longest < 0.15

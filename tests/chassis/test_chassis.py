@@ -18,6 +18,7 @@ from broker.hooks import GroupPlugin
 from broker.packets import model
 from storage.records import Message
 from tests.chassis.servers import PlainServer
+from tests.support.until import until
 
 THIRD = "tests.chassis.third_party."
 EVENTS = "amqtt.plugins.logging_amqtt.EventLoggerPlugin"
@@ -194,9 +195,7 @@ class TestEvents:
         chassis = chassis_of({THIRD + "Lazy": {}, THIRD + "Clumsy": {}, THIRD + "Recorder": {}}, hook_timeout=0.05)
         recorder = chassis.plugins.get_plugin("Recorder")
         chassis.client_connected(client())
-        async with asyncio.timeout(5):
-            while not recorder.heard:
-                await asyncio.sleep(0.01)
+        await until(lambda: recorder.heard)
         assert server.counters.hook_errors == 2
         assert "clumsy" in caplog.text
 

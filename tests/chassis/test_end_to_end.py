@@ -19,6 +19,7 @@ from tests.chassis.third_party import OwnTopics
 from tests.support.certificates import Certificates
 from tests.support.paho_client import WAIT
 from tests.support.paho_client import PahoClient as Client
+from tests.support.until import until
 
 ANONYMOUS = "amqtt.plugins.authentication.AnonymousAuthPlugin"
 FILE = "amqtt.plugins.authentication.FileAuthPlugin"
@@ -223,9 +224,7 @@ async def test_a_third_party_plugin_hears_everything(
     await asyncio.to_thread(phone.publish, "a/b", b"hello", 2, True)
     await asyncio.to_thread(phone.receive)
     phone.paho.unsubscribe("a/#")
-    async with asyncio.timeout(WAIT):
-        while not recorder.named("unsubscribed"):
-            await asyncio.sleep(0.01)
+    await until(lambda: recorder.named("unsubscribed"))
     await asyncio.to_thread(phone.close)
     await server.stop()
     assert recorder.heard[:2] == [("pre_start", {}), ("post_start", {})]

@@ -102,7 +102,7 @@ class Slow(BaseAuthPlugin):
     blocking = True
 
     async def authenticate(self, *, session: Any) -> bool | None:
-        time.sleep(0.2)  # noqa: ASYNC251 - blocking is the point
+        time.sleep(0.2)  # noqa: ASYNC251 - not a wait: blocking is the point
         return True
 
 

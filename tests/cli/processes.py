@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import queue
@@ -11,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+
+from tests.support.until import wait_until
 
 T = TypeVar("T")
 
@@ -105,7 +106,7 @@ class Api:
     def __init__(self, broker: Process, folder: Path) -> None:
         broker.port()
         broker.line("storing")
-        told = json.loads(until(lambda: _text(folder / "data" / "operator.json")))
+        told = json.loads(wait_until(lambda: _text(folder / "data" / "operator.json")))
         self.client = httpx.Client(
             base_url=f"{told['url']}/v1", headers={"Authorization": f"Bearer {told['secret']}"}, timeout=30
         )
@@ -131,15 +132,3 @@ class Api:
 
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
-
-
-def until(ask: Callable[[], T], patience: float = PATIENCE) -> T:
-    """Ask until the answer is something."""
-
-    async def asking() -> T:
-        async with asyncio.timeout(patience):
-            while not (answer := ask()):
-                await asyncio.sleep(0.02)
-            return answer
-
-    return asyncio.run(asking())

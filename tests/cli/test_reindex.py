@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from storage.factory import open_url
-from tests.cli.processes import PATIENCE, Api, Process, command, environment, serving, until
+from tests.cli.processes import PATIENCE, Api, Process, command, environment, serving
 from tests.search.stores import Publisher
+from tests.support.until import wait_until
 
 ROOT = str(Path(__file__).resolve().parents[2])
 SMALL_PAGES = {"TIDELINE__PLUGINS__SEARCH__BATCH": "20"}
@@ -62,7 +63,7 @@ def api(filled: Path) -> Iterator[tuple[Process, Api]]:
 
 def test_a_running_broker_does_it_and_goes_on_meanwhile(filled: Path, api: tuple[Process, Api]) -> None:
     broker, made = api
-    assert until(lambda: made.search(q="common ")["total"] == 350)
+    assert wait_until(lambda: made.search(q="common ")["total"] == 350)
     asking = _command(filled)
     published = 0
     while asking.poll() is None:
@@ -82,12 +83,12 @@ def test_a_running_broker_does_it_and_goes_on_meanwhile(filled: Path, api: tuple
 
 def test_it_is_called_off_by_an_interrupt(filled: Path, api: tuple[Process, Api]) -> None:
     _, made = api
-    assert until(lambda: made.search(q="common ")["total"] == 350)
+    assert wait_until(lambda: made.search(q="common ")["total"] == 350)
     for _ in range(3000 // 100):
         for n in range(100):
             made.client.post("/conversations/chat/b/messages", json={"payload": f"more {n}"})
     asking = _command(filled)
-    until(lambda: (made.state()["rebuild"] or {}).get("state"))
+    wait_until(lambda: (made.state()["rebuild"] or {}).get("state"))
     asking.send_signal(signal.SIGINT)
     code, _, err = _done(asking)
     state = made.state()["rebuild"]["state"]
@@ -102,7 +103,7 @@ def test_without_a_broker_it_does_it_itself(filled: Path) -> None:
     assert "100%  350 messages" in err
     with serving(filled) as broker:
         made = Api(broker, filled)
-        assert until(lambda: made.search(q="common ")["total"] == 350)
+        assert wait_until(lambda: made.search(q="common ")["total"] == 350)
         made.client.close()
 
 
@@ -115,7 +116,7 @@ def test_killed_on_the_way_it_leaves_the_index_as_it_was(filled: Path) -> None:
     killed.communicate()
     with serving(filled) as broker:
         made = Api(broker, filled)
-        assert until(lambda: made.search(q="common ")["total"] == 350)
+        assert wait_until(lambda: made.search(q="common ")["total"] == 350)
         made.client.close()
     assert _reindex(filled)[:2] == (0, "the search index was made again from 350 messages\n")
 

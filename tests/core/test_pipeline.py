@@ -15,7 +15,7 @@ from broker.hooks import Group, GroupPlugin
 from broker.pipeline import OVERHEAD, HookFailed, Pipeline, Step
 from storage.errors import FencedOut, MessageRefused, StorageUnavailable
 from storage.records import Append, DeviceKey, Message, Operation, Release
-from tests.support.broker import until
+from tests.support.until import until
 
 TIMEOUT = 10
 

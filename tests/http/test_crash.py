@@ -8,7 +8,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.laws_process import BrokerProcess, free_port, until
+from tests.support.laws_process import BrokerProcess, free_port
+from tests.support.until import wait_until
 
 KILLS = 3
 
@@ -74,18 +75,18 @@ def test_history_is_what_was_published_after_kills(tmp_path: Path) -> None:
                 except httpx.HTTPError:
                     return False
 
-            until(answers, "the API answers")
+            wait_until(answers, "the API answers")
             http.get("/v1/sync", params={"device": "laptop"})
             http.post("/v1/devices/laptop/subscriptions", json={"filter": "room/#"})
             for _ in range(KILLS):
                 count = sum(len(poster.stored) for poster in posters) + dice.randrange(20, 60)
-                until(lambda: sum(len(poster.stored) for poster in posters) >= count, "messages were stored")  # noqa: B023
+                wait_until(lambda: sum(len(poster.stored) for poster in posters) >= count, "messages were stored")  # noqa: B023
                 page = http.get("/v1/sync", params={"device": "laptop", "limit": 10}).json()
                 ack = {"device": "laptop", "epoch": page["epoch"], "offset": page["next"]}
                 offset = http.post("/v1/sync/ack", json=ack).json()["offset"]
                 broker.kill()
                 broker.start()
-                until(answers, "the API answers")
+                wait_until(answers, "the API answers")
                 assert http.get("/v1/devices/laptop").json()["offset"] == offset
             for poster in posters:
                 poster.finish()

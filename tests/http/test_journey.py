@@ -11,7 +11,7 @@ import pytest
 
 from tests.http.conftest import Site
 from tests.support import mongo_server
-from tests.support.broker import until
+from tests.support.until import until
 
 
 @pytest.fixture(params=["sqlite", "mongodb"])

@@ -12,6 +12,7 @@ import pytest
 from broker.packets.model import Disconnect, PubAck, PubComp, Publish, PubRec, PubRel
 from broker.sessions.window import Window
 from tests.http.conftest import Site
+from tests.support.until import until
 
 
 async def prepared(site: Site, count: int = 3, qos: int = 1) -> Any:
@@ -68,6 +69,12 @@ async def test_the_offset_survives_a_restart(sites: Any, tmp_path: Any) -> None:
         assert (await laptop.message()).payload == b"3"
 
 
+async def claimed(http: Any) -> dict[str, Any] | None:
+    """The page of a reader that has the laptop, once the connection before it has ended."""
+    page: dict[str, Any] = (await http.get("/sync", params={"device": "laptop"})).json()
+    return page if page["epoch"] else None
+
+
 async def test_what_was_in_flight_over_mqtt_is_acknowledged_over_http(users: Site) -> None:
     await prepared(users)
     laptop = await users.device("alice", "laptop")
@@ -75,9 +82,8 @@ async def test_what_was_in_flight_over_mqtt_is_acknowledged_over_http(users: Sit
         await laptop.expect(Publish)  # never acknowledged
     await laptop.drop()
     http = users.caller("alice")
-    async with asyncio.timeout(5):
-        while not (page := (await http.get("/sync", params={"device": "laptop"})).json())["epoch"]:
-            await asyncio.sleep(0.01)
+    page = await until(lambda: claimed(http))
+    assert page is not None
     assert page["offset"] == 0
     await http.post("/sync/ack", json={"device": "laptop", "epoch": page["epoch"], "offset": 2})
     laptop = await users.device("alice", "laptop")
@@ -96,9 +102,8 @@ async def test_a_qos_2_exchange_is_ended_after_its_message_was_acknowledged_over
     await laptop.expect(PubRel)
     await laptop.drop()
     http = users.caller("alice")
-    async with asyncio.timeout(5):
-        while not (page := (await http.get("/sync", params={"device": "laptop"})).json())["epoch"]:
-            await asyncio.sleep(0.01)
+    page = await until(lambda: claimed(http))
+    assert page is not None
     answer = await http.post("/sync/ack", json={"device": "laptop", "epoch": page["epoch"], "offset": 1})
     assert answer.json() == {"offset": 1}
     laptop = await users.device("alice", "laptop")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.http.conftest import Site, site
-from tests.support.broker import until
+from tests.support.until import until
 
 Sites = Callable[..., AbstractAsyncContextManager[Site]]
 CALLS = [("GET", "/search/index"), ("POST", "/search/reindex"), ("DELETE", "/search/reindex")]

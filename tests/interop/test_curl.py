@@ -6,7 +6,7 @@ import json
 
 from tests.interop.conftest import Site
 from tests.interop.programs import Program, needs, ok, run
-from tests.support.laws_process import until
+from tests.support.until import wait_until
 
 pytestmark = needs("curl", "Debian's curl")
 
@@ -14,7 +14,7 @@ pytestmark = needs("curl", "Debian's curl")
 def test_what_curl_publishes_is_in_the_history(shared: Site, name: str) -> None:
     ok("curl", "-s", "-d", "21.5", f"mqtt://localhost:{shared.port}/{name}/temp")
     url = f"http://localhost:{shared.ports['http']}/v1/conversations/{name}/temp/messages"
-    until(lambda: run("curl", "-sf", url).returncode == 0, "the message is stored")  # QoS 0 says nothing of it
+    wait_until(lambda: run("curl", "-sf", url).returncode == 0, "the message is stored")  # QoS 0 says nothing of it
     (message,) = json.loads(ok("curl", "-sf", url))["messages"]
     assert (message["payload"], message["qos"]) == ("21.5", 0)
 

@@ -8,7 +8,8 @@ import shlex
 
 from tests.interop.conftest import Site
 from tests.interop.programs import Program, needs, ok, run
-from tests.support.laws_process import ROOT, until
+from tests.support.laws_process import ROOT
+from tests.support.until import wait_until
 
 pytestmark = [needs("mosquitto_pub", "Debian's mosquitto-clients"), needs("curl", "Debian's curl")]
 
@@ -54,7 +55,7 @@ def test_each_call_that_the_api_s_page_shows(shared: Site) -> None:
     stored = json.loads(ok(*publish))
     assert stored["state"] == "stored"
     device = f"http://localhost:{shared.ports['http']}/v1/devices/laptop"
-    until(lambda: '"connected":false' in run("curl", "-s", device).stdout, "the laptop's connection is gone")
+    wait_until(lambda: '"connected":false' in run("curl", "-s", device).stdout, "the laptop's connection is gone")
     page = json.loads(ok(*sync))
     assert page["entries"][-1]["message"]["id"] == stored["id"]
     acknowledge = [

@@ -11,7 +11,8 @@ import pytest
 
 from tests.interop.conftest import Site
 from tests.interop.programs import Program, needs, ok
-from tests.support.laws_process import free_port, until
+from tests.support.laws_process import free_port
+from tests.support.until import wait_until
 
 pytestmark = [
     needs("mosquitto", "Debian's mosquitto"),
@@ -52,7 +53,7 @@ def linked(far: Program, near: int, topic: str) -> None:
         published(near, topic, "ping")
         return bool(far.seen("ping"))
 
-    until(through, "the bridge passes messages on")
+    wait_until(through, "the bridge passes messages on")
 
 
 def test_messages_go_both_ways(
@@ -104,7 +105,7 @@ def test_what_was_published_while_the_bridge_was_away_is_fetched(
             published(site.port, "down/a", str(number))
         assert lag(site, "edge") >= 20  # and a ping, where the link went first
         with bridge(site):
-            until(lambda: lag(site, "edge") == 0, "the bridge has fetched it all")
+            wait_until(lambda: lag(site, "edge") == 0, "the bridge has fetched it all")
 
 
 def lag(site: Site, device: str) -> int:

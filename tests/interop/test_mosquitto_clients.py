@@ -11,7 +11,7 @@ import pytest
 
 from tests.interop.conftest import Site
 from tests.interop.programs import Program, needs, ok, run
-from tests.support.laws_process import until
+from tests.support.until import wait_until
 
 pytestmark = needs("mosquitto_pub", "Debian's mosquitto-clients")
 
@@ -107,7 +107,7 @@ def test_a_shared_subscription_gives_each_message_to_one(shared: Site, name: str
     with subscribed(shared, *options) as one, subscribed(shared, *options) as two:
         sent = [str(n) for n in range(40)]
         ok("mosquitto_pub", *where(shared), "-q", "1", "-t", name, "-l", stdin="\n".join(sent) + "\n")
-        until(lambda: sum(len(program.seen("MESSAGE ")) for program in (one, two)) == len(sent), "all have come")
+        wait_until(lambda: sum(len(program.seen("MESSAGE ")) for program in (one, two)) == len(sent), "all have come")
         got = [line.split()[-1] for program in (one, two) for line in program.seen("MESSAGE ")]
         assert sorted(got) == sorted(sent)
 
@@ -134,7 +134,7 @@ def test_an_expired_message_does_not_come(shared: Site, name: str) -> None:
         sub.stop()
     publish(shared, name, "milk", "-V", "mqttv5", "-q", "1", "-D", "publish", "message-expiry-interval", "1")
     publish(shared, name, "honey", "-V", "mqttv5", "-q", "1")
-    time.sleep(1.1)  # what is tested is that time passes
+    time.sleep(1.1)  # not a wait: what is tested is that time passes
     with subscribed(shared, *durable) as sub:
         assert received(sub).endswith("honey")
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.interop.conftest import Site
 from tests.interop.programs import Program, needs, ok
-from tests.support.laws_process import until
+from tests.support.until import wait_until
 
 pytestmark = needs("paho_c_pub", "Debian's paho.mqtt.c-examples")
 WAYS = list(itertools.product(("tcp", "ws", "tls", "wss"), ("311", "5")))
@@ -33,7 +33,7 @@ def subscriber(shared: Site, way: list[str], name: str, *options: str) -> Progra
         ok("paho_c_pub", f"{name}/hears", *way, "-i", f"{name}-asks", "-q", "1", "-m", f"ping {next(number)}")
         return any("ping" in line for line in program.seen(""))
 
-    until(hears, "paho_c_sub is subscribed")
+    wait_until(hears, "paho_c_sub is subscribed")
     return program
 
 

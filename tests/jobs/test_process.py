@@ -19,7 +19,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from storage.factory import open_url
 from storage.records import Append, JobState, Message, SaveJob
 from tests.support import mongo_server
-from tests.support.laws_process import BrokerProcess, free_port, until
+from tests.support.laws_process import BrokerProcess, free_port
+from tests.support.until import wait_until
 
 KILLS = 3
 WAITING = 40
@@ -122,7 +123,7 @@ def kill_and_look(broker: BrokerProcess, operator: Operator, count: int) -> None
     dice = random.Random(5)
     broker.start()
     try:
-        until(operator.answers, "the API answers")
+        wait_until(operator.answers, "the API answers")
         with Phone(broker.port):
             pass
         for number in range(WAITING):
@@ -131,9 +132,9 @@ def kill_and_look(broker: BrokerProcess, operator: Operator, count: int) -> None
         for kill in range(1, KILLS + 1):
             operator.ask("POST", "/jobs/retention/run", json={})
             wanted = dice.randrange(1, count // (KILLS + 2))
-            until(lambda: (operator.job("retention")["running"] or {"done": count})["done"] >= wanted, "it removes")  # noqa: B023
+            wait_until(lambda: (operator.job("retention")["running"] or {"done": count})["done"] >= wanted, "it removes")  # noqa: B023
             broker.restart()
-            until(operator.answers, "the API answers")
+            wait_until(operator.answers, "the API answers")
             last = operator.job("retention")["last"]
             assert (last["outcome"], last["ended"]) == ("interrupted", None)
             before, (first, seqs) = first, operator.history("bulk")
@@ -141,14 +142,14 @@ def kill_and_look(broker: BrokerProcess, operator: Operator, count: int) -> None
             assert seqs == list(range(first, count + 1))
             assert operator.history("chat/a") == (1, list(range(1, WAITING + 1)))
         operator.ask("POST", "/jobs/retention/run", json={})
-        until(lambda: operator.job("retention")["running"] is None, "it ends", 90)
+        wait_until(lambda: operator.job("retention")["running"] is None, "it ends", 90)
         last = operator.job("retention")["last"]
         assert last["outcome"] == "done"
         assert last["detail"]["removed"] == count - 10 - (first - 1)
         assert last["detail"]["spared"] == WAITING - 10
         assert operator.history("bulk") == (count - 9, list(range(count - 9, count + 1)))
         with Phone(broker.port) as phone:
-            until(lambda: len(phone.received) >= WAITING, "the phone gets what it missed")
+            wait_until(lambda: len(phone.received) >= WAITING, "the phone gets what it missed")
             assert phone.received == [str(number) for number in range(WAITING)]
         broker.stop()
     finally:
@@ -176,8 +177,8 @@ async def test_what_was_due_while_the_broker_was_down_is_made_up_for(tmp_path: P
 def start_late(broker: BrokerProcess, operator: Operator, now: int) -> None:
     broker.start()
     try:
-        until(operator.answers, "the API answers")
-        until(lambda: (operator.job("retention")["last"] or {"started": 0})["started"] > now, "retention was made up for")
+        wait_until(operator.answers, "the API answers")
+        wait_until(lambda: (operator.job("retention")["last"] or {"started": 0})["started"] > now, "retention was made up for")
         job = operator.job("retention")
         assert (job["last"]["outcome"], job["last"]["detail"]["removed"]) == ("done", 20)
         assert 0 < job["next_run"] - now - 6 * 3_600_000 < 60_000
@@ -185,7 +186,7 @@ def start_late(broker: BrokerProcess, operator: Operator, now: int) -> None:
         assert operator.job("sessions")["last"]["started"] == now - 5000
         planned = [job["next_run"] for job in operator.ask("GET", "/jobs")["jobs"]]
         broker.restart()
-        until(operator.answers, "the API answers")
+        wait_until(operator.answers, "the API answers")
         assert [job["next_run"] for job in operator.ask("GET", "/jobs")["jobs"]] == planned, "also over SIGKILL"
         broker.stop()
     finally:

@@ -20,7 +20,7 @@ from storage.interface import Jobs
 from storage.records import DeviceKey, JobState, SaveJob
 from tests.jobs.conftest import QUIET, MakeHouse, house_at
 from tests.jobs.test_retention import fill, reader
-from tests.support.broker import until
+from tests.support.until import until
 
 NOW = int(time.time() * 1000)
 
@@ -87,7 +87,7 @@ async def test_pacing_leaves_others_their_time_and_ends_where_it_is_told_to() ->
     with pytest.raises(Stopped):
         await work.pause()
     with pytest.raises(Stopped):
-        await work.until(asyncio.sleep(10))
+        await work.until(asyncio.sleep(10))  # not a wait: work that would take long
 
 
 async def test_a_state_is_saved_once_storage_is_back(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ async def test_a_stop_ends_a_run_at_its_step(tmp_path: Path, caplog: pytest.LogC
 
         async def slow(topic: str, before: int, limit: int = 1000) -> int:
             begun.set()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # not a wait: a slow step
             return await prune(topic, before, limit)
 
         made.storage.prune_conversation = slow  # type: ignore[method-assign, assignment]

@@ -10,7 +10,8 @@ from pathlib import Path
 from broker.packets.model import PubAck, Publish, Will
 from tests.support import laws_check as law
 from tests.support.laws_process import PATIENCE, BrokerProcess, broker_process
-from tests.support.laws_wire import Collector, Flood, dropping, enter, until
+from tests.support.laws_wire import Collector, Flood, dropping, enter
+from tests.support.until import until
 
 CANNOT_START = 3
 LATE = 1.0

@@ -10,7 +10,8 @@ from broker.packets.model import Packet, PubAck, PubComp, Publish, PubRec, PubRe
 from broker.packets.properties import Properties, Property
 from tests.support import laws_check as law
 from tests.support.laws_process import BrokerProcess, broker_process
-from tests.support.laws_wire import dropping, enter, until
+from tests.support.laws_wire import dropping, enter
+from tests.support.until import until
 from tests.support.wire import Client
 
 IMPLEMENTATION_SPECIFIC = 0x83

@@ -15,7 +15,8 @@ from paho.mqtt.properties import Properties
 
 from storage.factory import open_url
 from tests.support.laws_clients import Client
-from tests.support.laws_process import BrokerProcess, broker_process, until
+from tests.support.laws_process import BrokerProcess, broker_process
+from tests.support.until import wait_until
 
 KILLS = 6
 WINDOW = 100
@@ -81,10 +82,10 @@ def _kill_while_publishing(broker: BrokerProcess, publishers: list[Publisher], d
         for publisher in publishers:
             for _ in range(150):
                 publisher.publish()
-        until(lambda: sum(len(p.acknowledged) for p in publishers) >= target, "acknowledgements before the kill")  # noqa: B023
+        wait_until(lambda: sum(len(p.acknowledged) for p in publishers) >= target, "acknowledgements before the kill")  # noqa: B023
         broker.kill()
         broker.start()
-    until(lambda: not any(p.waiting for p in publishers), "everything acknowledged")
+    wait_until(lambda: not any(p.waiting for p in publishers), "everything acknowledged")
 
 
 async def _conversation(url: str, topic: str) -> list[bytes]:
@@ -118,11 +119,11 @@ async def test_what_is_acknowledged_survives_every_kill(tmp_path: Path, seed: in
     url = f"sqlite:///{tmp_path}/laws.db"
     with broker_process(tmp_path, url) as broker:
         devices = [Device(broker.port, "phone", mqtt.MQTTv311), Device(broker.port, "laptop", mqtt.MQTTv5)]
-        until(lambda: all(d.subscribed.is_set() for d in devices), "subscriptions")
+        wait_until(lambda: all(d.subscribed.is_set() for d in devices), "subscriptions")
         publishers = [Publisher(broker.port, "sensor", TOPICS[0], 1), Publisher(broker.port, "meter", TOPICS[1], 2)]
         _kill_while_publishing(broker, publishers, random.Random(seed))
         for device in devices:
-            until(
+            wait_until(
                 lambda: all(p.acknowledged <= {payload for _, payload, _ in device.got} for p in publishers),  # noqa: B023
                 f"everything at {device.client._client_id!r}",
             )

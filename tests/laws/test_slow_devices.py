@@ -13,7 +13,8 @@ from pathlib import Path
 
 from broker.packets.model import Publish
 from tests.support.laws_process import PATIENCE, ROOT, BrokerProcess, broker_process
-from tests.support.laws_wire import Collector, dropping, enter, until
+from tests.support.laws_wire import Collector, dropping, enter
+from tests.support.until import until
 from tests.support.wire import Client
 
 OTHERS = 1000

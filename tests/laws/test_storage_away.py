@@ -11,8 +11,9 @@ import pytest
 
 from tests.support import laws_check as law
 from tests.support.laws_process import BrokerProcess, broker_process
-from tests.support.laws_wire import Collector, Flood, dropping, enter, until
+from tests.support.laws_wire import Collector, Flood, dropping, enter
 from tests.support.mongo_server import MongoServer
+from tests.support.until import until
 
 PUBLISHERS = 3
 SIZE = 4000
@@ -74,7 +75,7 @@ async def _nothing_moves(floods: list[Flood], broker: BrokerProcess, before: int
     acked = [len(flood.acked) for flood in floods]
     deadline = asyncio.get_running_loop().time() + AWAY
     while asyncio.get_running_loop().time() < deadline:  # what must not happen has to be given time to happen
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # not a wait: time in which nothing may happen
         assert [len(flood.acked) for flood in floods] == acked, "acknowledged without storage"
         assert broker.rss - before < GROWTH, f"the broker grew by {broker.rss - before >> 20} MiB"
         for flood in floods:

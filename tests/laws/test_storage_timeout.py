@@ -9,8 +9,9 @@ from broker.packets.model import PubAck, PubComp, Publish, PubRec, PubRel
 from tests.laws.test_storage_away import LIMITS, Outage
 from tests.support import laws_check as law
 from tests.support.laws_process import BrokerProcess, broker_process
-from tests.support.laws_wire import dropping, enter, until
+from tests.support.laws_wire import dropping, enter
 from tests.support.mongo_server import MongoServer
+from tests.support.until import until
 from tests.support.wire import Client
 
 TIMEOUT = 0.6

@@ -16,8 +16,9 @@ from broker.packets.model import Auth, ConnAck, Connect, Disconnect, PingReq, Pi
 from broker.packets.properties import Properties, Property
 from broker.server import Server
 from tests.support.auth_plugins import Obedient
-from tests.support.broker import Broker, running, settings, until
+from tests.support.broker import Broker, running, settings
 from tests.support.scram_client import ScramClient
+from tests.support.until import until
 from tests.support.wire import Client
 
 OBEDIENT = "tests.support.auth_plugins.Obedient"

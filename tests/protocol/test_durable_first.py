@@ -18,7 +18,8 @@ from broker.packets.model import (
     UnsubAck,
     Unsubscribe,
 )
-from tests.support.broker import Broker, until
+from tests.support.broker import Broker
+from tests.support.until import until
 from tests.support.wire import Client
 
 

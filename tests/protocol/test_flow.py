@@ -6,7 +6,8 @@ import asyncio
 import socket
 
 from broker.packets.model import Disconnect, PubAck, Publish
-from tests.support.broker import Broker, running, until
+from tests.support.broker import Broker, running
+from tests.support.until import until
 from tests.support.wire import Client
 
 BIG = b"x" * 50_000
@@ -108,11 +109,15 @@ async def test_a_client_that_reads_no_answers_is_not_read_either() -> None:
         assert connection is not None
         connection._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         sent = 0
+
+        def taken_or_paused() -> bool:
+            return bool(connection._paused) or client.unsent == 0
+
         async with asyncio.timeout(30):
             while not connection._paused:
                 client.send_bytes(b"\xc0\x00" * 10_000)
                 sent += 10_000
-                await until(lambda: connection._paused != 0 or client.unsent == 0)
+                await until(taken_or_paused)
         assert buffered(broker, "c") < 1 << 20
         await other.ping()
         client.resume()

@@ -8,7 +8,8 @@ from broker.connection.connection import PROGRESS
 from broker.packets.codes import ReasonCode
 from broker.packets.encoder import encode
 from broker.packets.model import Disconnect, PubAck, Publish, Will
-from tests.support.broker import Broker, running, until
+from tests.support.broker import Broker, running
+from tests.support.until import until
 
 
 async def test_a_silent_client_is_closed_after_one_and_a_half_times(broker: Broker, version: int) -> None:

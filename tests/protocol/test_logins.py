@@ -14,8 +14,9 @@ from broker.access.password_file import hashed
 from broker.access.scram import Credential
 from broker.packets.codes import ReasonCode
 from broker.packets.model import ConnAck, Connect, Disconnect, PingReq, PingResp, PubAck, Publish
-from tests.support.broker import Broker, running, until
+from tests.support.broker import Broker, running
 from tests.support.slow_logins import Gated
+from tests.support.until import until
 from tests.support.wire import Client
 
 GATED = "tests.support.slow_logins.Gated"

@@ -11,7 +11,8 @@ from broker.hooks import Group, GroupPlugin, Refusal
 from broker.packets.codes import ReasonCode as R
 from broker.packets.model import Disconnect, Publish
 from broker.packets.properties import Properties, Property
-from tests.support.broker import Broker, running, until
+from tests.support.broker import Broker, running
+from tests.support.until import until
 from tests.support.wire import Client
 
 MEMORY = 1 << 20

@@ -10,7 +10,8 @@ import pytest
 from broker.hooks import Group, GroupPlugin
 from broker.packets.model import PubAck, Publish, SubAck, Subscribe
 from broker.packets.properties import Properties, Property
-from tests.support.broker import Broker, running, until
+from tests.support.broker import Broker, running
+from tests.support.until import until
 from tests.support.wire import Client
 
 RETAIN_AS_PUBLISHED, ONLY_NEW, NEVER = 8, 0x10, 0x20

@@ -9,7 +9,8 @@ import pytest
 from broker.packets.codes import ReasonCode
 from broker.packets.model import Connect, Disconnect, PingResp, PubAck, Will
 from broker.packets.properties import Property
-from tests.support.broker import Broker, running, until
+from tests.support.broker import Broker, running
+from tests.support.until import until
 from tests.support.wire import Client, Closed
 
 KEEP: dict[int, dict[str, Any]] = {4: {}, 5: {"expiry": 3600}}

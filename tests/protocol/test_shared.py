@@ -12,7 +12,8 @@ from broker.delivery import shares
 from broker.packets.model import PubAck, PubComp, Publish, PubRec, PubRel
 from broker.packets.properties import Property
 from storage.records import Message
-from tests.support.broker import Broker, running, until
+from tests.support.broker import Broker, running
+from tests.support.until import until
 from tests.support.wire import Client
 
 SHARE = "$share/g/t/#"

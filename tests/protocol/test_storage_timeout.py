@@ -9,7 +9,8 @@ import pytest
 from broker.packets.codes import ReasonCode
 from broker.packets.model import PingReq, PingResp, PubAck, PubComp, Publish, PubRec, PubRel
 from broker.packets.properties import Property
-from tests.support.broker import Broker, running, until
+from tests.support.broker import Broker, running
+from tests.support.until import until
 
 TIMEOUT = 0.4
 

@@ -9,7 +9,8 @@ import pytest
 from broker.packets.codes import ReasonCode
 from broker.packets.model import PubAck, Publish, SubAck, Subscribe, UnsubAck, Unsubscribe
 from broker.packets.properties import Property
-from tests.support.broker import Broker, running, until
+from tests.support.broker import Broker, running
+from tests.support.until import until
 from tests.support.wire import Client
 
 NO_LOCAL, RETAIN_AS_PUBLISHED = 4, 8

@@ -9,7 +9,8 @@ import pytest
 from broker.packets.codes import ReasonCode
 from broker.packets.model import Disconnect, PubAck, PubComp, Publish, PubRec, PubRel
 from broker.packets.properties import Properties, Property
-from tests.support.broker import Broker, running, until
+from tests.support.broker import Broker, running
+from tests.support.until import until
 from tests.support.wire import Client
 
 KINDS = pytest.mark.parametrize("durable", [False, True], ids=["clean", "durable"])

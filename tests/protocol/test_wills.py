@@ -7,7 +7,8 @@ import pytest
 from broker.packets.codes import ReasonCode
 from broker.packets.model import Disconnect, Will
 from broker.packets.properties import Property
-from tests.support.broker import Broker, running, until
+from tests.support.broker import Broker, running
+from tests.support.until import until
 from tests.support.wire import Client
 
 

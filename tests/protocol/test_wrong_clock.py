@@ -14,8 +14,9 @@ from broker.clock import ServerTime
 from broker.packets.model import Will
 from broker.packets.properties import Property
 from storage.records import DeviceKey
-from tests.support.broker import Broker, running, until
+from tests.support.broker import Broker, running
 from tests.support.laws_process import BrokerProcess
+from tests.support.until import until
 from tests.support.wire import Client
 
 YEARS = 3650 * 86400.0

@@ -14,6 +14,7 @@ from plugins.search.fts5 import Fts5Engine
 from plugins.search.indexer import Indexer, Progress
 from plugins.search.meili import MeiliEngine
 from tests.search.stores import MadeUpStore
+from tests.support.until import until
 
 
 def _tell(text: str) -> None:
@@ -42,8 +43,7 @@ async def main(kind: str, where: str, size: int, kept: int, reindex: bool) -> No
         await indexer.reindex(report)
         _tell("swapped")
     await indexer.wait_indexed(size, 60)
-    while indexer._reconcile_after is not None:
-        await asyncio.sleep(0.005)
+    await until(lambda: indexer._reconcile_after is None)
     await indexer.stop()
     await engine.close()
     _tell("done")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.cli.processes import Api, Process, serving, until
+from tests.cli.processes import Api, Process, serving
+from tests.support.until import wait_until
 
 
 def _publish_until_killed(broker: Process, api: Api, rng: random.Random, number: int) -> dict[str, str]:
@@ -52,7 +53,7 @@ def test_what_was_acknowledged_is_found_once_whatever_is_killed(tmp_path: Path) 
         try:
             stored = sum(api.client.get(f"/conversations/chat/{n}/messages").json()["last"] for n in range(3))
             assert stored >= len(acknowledged)
-            assert until(lambda: api.search(q="common ")["total"] == stored)
+            assert wait_until(lambda: api.search(q="common ")["total"] == stored)
             found = _found(api)
             assert len(found) == len(set(found)) == stored
             assert set(acknowledged) <= set(found)

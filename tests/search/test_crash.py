@@ -37,7 +37,7 @@ async def _run_and_kill(kind: str, where: str, kept: int, reindex: bool, rng: ra
         while lines and (line := await process.stdout.readline()):
             seen, lines = line, lines - 1
         if rng:
-            await asyncio.sleep(rng.random() * 0.02)  # some instant within the work, not a wait for it
+            await asyncio.sleep(rng.random() * 0.02)  # not a wait: some instant within the work
             if process.returncode is None:
                 process.send_signal(signal.SIGKILL)
         await process.wait()

@@ -19,6 +19,7 @@ from storage.errors import StorageUnavailable
 from storage.memory import MemoryStorage
 from storage.records import Message
 from tests.search.stores import MadeUpStore, Publisher, made_up
+from tests.support.until import until
 
 SOON = 20.0
 
@@ -64,10 +65,8 @@ async def _ids(engine: Engine, **query: object) -> set[int]:
     return found
 
 
-async def _until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(SOON):
-        while not condition():
-            await asyncio.sleep(0.005)
+async def _holds(engine: Engine, expected: set[int]) -> bool:
+    return await _ids(engine) == expected
 
 
 async def test_what_is_published_is_found(engine: Engine, storage: MemoryStorage, start: Start) -> None:
@@ -82,15 +81,15 @@ async def test_what_is_published_is_found(engine: Engine, storage: MemoryStorage
     assert await _ids(engine, q="会议") == {2}
     assert await _ids(engine, q="json ") == {4}
     assert await engine.count() == 3, "a binary message has no text"
-    await _until(lambda: indexer.lag().messages == 0)
+    await until(lambda: indexer.lag().messages == 0)
     assert indexer.lag() == (0, 0, 4)
 
 
 async def test_it_looks_by_itself_where_nobody_wakes_it(engine: Engine, storage: MemoryStorage, start: Start) -> None:
     indexer = start(storage, engine, poll=0.02)
-    await _until(lambda: indexer._position is not None)
+    await until(lambda: indexer._position is not None)
     await Publisher(storage).publish("unannounced")
-    await _until(lambda: indexer.lag().position == 1)
+    await until(lambda: indexer.lag().position == 1)
 
 
 async def test_waiting_for_what_never_comes_ends(engine: Engine, storage: MemoryStorage, start: Start) -> None:
@@ -119,7 +118,7 @@ async def test_a_backlog_is_read_in_pages(tmp_path: Path, start: Start) -> None:
 async def test_lag_counts_what_was_announced_and_ends_at_zero(engine: Engine, start: Start) -> None:
     store = MadeUpStore(0)
     indexer = start(store, engine)
-    await _until(lambda: indexer._position is not None)
+    await until(lambda: indexer._position is not None)
     gate = asyncio.Event()
     read = store.read_tail
 
@@ -132,10 +131,10 @@ async def test_lag_counts_what_was_announced_and_ends_at_zero(engine: Engine, st
     indexer.notify(10)
     indexer.notify(20)
     assert indexer.lag().messages == 30
-    await _until(lambda: indexer.lag().milliseconds >= 10)
+    await until(lambda: indexer.lag().milliseconds >= 10)
     gate.set()
     assert await indexer.wait_indexed(30, SOON)
-    await _until(lambda: indexer.lag().messages == 0)
+    await until(lambda: indexer.lag().messages == 0)
     assert indexer.lag().milliseconds == 0
 
 
@@ -149,9 +148,11 @@ async def test_removed_messages_leave_the_index(engine: Engine, storage: MemoryS
     indexer.forget("chat/a", 5)
     indexer.forget("chat/a", 8)
     indexer.forget("chat/a", 3)
-    async with asyncio.timeout(SOON):
-        while await engine.count() != 4:
-            await asyncio.sleep(0.005)
+
+    async def forgotten() -> bool:
+        return await engine.count() == 4
+
+    await until(forgotten)
     assert await _ids(engine, q="common ") == {8, 9, 10, 11}
 
 
@@ -160,7 +161,7 @@ async def test_a_page_read_before_a_removal_does_not_bring_it_back(
 ) -> None:
     publisher = Publisher(storage)
     indexer = start(storage, engine)
-    await _until(lambda: indexer._position is not None)
+    await until(lambda: indexer._position is not None)
     held, gate = asyncio.Event(), asyncio.Event()
     index = engine.index
 
@@ -177,9 +178,7 @@ async def test_a_page_read_before_a_removal_does_not_bring_it_back(
     await storage.prune_conversation("chat/a", 2)
     indexer.forget("chat/a", 2)
     gate.set()
-    async with asyncio.timeout(SOON):
-        while await _ids(engine) != {2}:
-            await asyncio.sleep(0.005)
+    await until(lambda: _holds(engine, {2}))
 
 
 async def test_removals_that_a_crash_missed_are_found_at_the_next_start(engine: Engine, start: Start) -> None:
@@ -188,9 +187,7 @@ async def test_removals_that_a_crash_missed_are_found_at_the_next_start(engine: 
     await first.stop()
     start(MadeUpStore(200, kept=150), engine)
     expected = {number for number in range(150, 201) if made_up(number).payload != b"\xff\xfe"}
-    async with asyncio.timeout(SOON):
-        while await _ids(engine) != expected:
-            await asyncio.sleep(0.01)
+    await until(lambda: _holds(engine, expected))
 
 
 async def test_more_removals_than_are_remembered_are_found_by_comparing(
@@ -199,15 +196,13 @@ async def test_more_removals_than_are_remembered_are_found_by_comparing(
     store = MadeUpStore(70)
     indexer = start(store, engine)
     assert await indexer.wait_indexed(70, SOON)
-    await _until(lambda: indexer._reconcile_after is None)
+    await until(lambda: indexer._reconcile_after is None)
     monkeypatch.setattr(indexer_module, "_PENDING_REMOVALS", 2)
     store.kept = 60
     for topic in range(7):
         indexer.forget(f"t/{topic}", 8)
     expected = {number for number in range(60, 71) if made_up(number).payload != b"\xff\xfe"}
-    async with asyncio.timeout(SOON):
-        while await _ids(engine) != expected:
-            await asyncio.sleep(0.01)
+    await until(lambda: _holds(engine, expected))
 
 
 class _Moody:
@@ -341,7 +336,7 @@ async def test_a_reindex_that_is_cancelled_leaves_the_index_as_it_was(engine: En
         await going.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await _until(lambda: indexer._reindex is None)
+    await until(lambda: indexer._reindex is None)
     assert await _ids(engine) == before
     assert await indexer.reindex() == 300
     assert await _ids(engine) == before
@@ -383,7 +378,7 @@ async def test_another_tokeniser_starts_a_rebuild_by_itself(
     engine = Fts5Engine(tmp_path / "search.db")
     await engine.open()
     indexer = start(MadeUpStore(100), engine)
-    await _until(lambda: not engine.stale)
+    await until(lambda: not engine.stale)
     assert await engine.count() > 80
     await indexer.stop()
     await engine.close()
@@ -398,7 +393,7 @@ async def test_a_store_that_was_replaced_by_an_older_one_is_indexed_anew(
     await first.stop()
     restored = MadeUpStore(60)
     indexer = start(restored, engine)
-    await _until(lambda: indexer._position is not None and not indexer._asked and indexer._reindex is None)
+    await until(lambda: indexer._position is not None and not indexer._asked and indexer._reindex is None)
     assert await _ids(engine) == {number for number in range(1, 61) if made_up(number).payload != b"\xff\xfe"}
     restored.size = 90
     indexer.notify(30)
@@ -410,7 +405,7 @@ async def test_conversations_that_the_store_never_had_leave_the_index(engine: En
     await engine.index([Document(n, "elsewhere", n, "u/a", "d", 5, "common") for n in range(1, 6)], 5)
     indexer = start(MadeUpStore(20), engine)
     assert await indexer.wait_indexed(20, SOON)
-    await _until(lambda: indexer._reconcile_after is None)
+    await until(lambda: indexer._reconcile_after is None)
     assert await _ids(engine, q="common ") == set()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 
@@ -14,6 +15,7 @@ from plugins.search.meili import MeiliEngine, grams, query_text
 from plugins.search.terms import parse
 from tests.search.corpus import START, documents
 from tests.search.meili_stub import MeiliStub
+from tests.support.until import until
 
 
 @pytest.fixture
@@ -32,12 +34,12 @@ def _document(number: int, text: str = "common", topic: str = "t") -> Document:
 
 async def _asked_about_a_task(stub: MeiliStub) -> None:
     """Wait until the adapter has asked about a task that is not done."""
-    async with asyncio.timeout(10):
-        while True:
-            waiting = [f"GET /tasks/{task['uid']}" for task in stub.tasks if task["status"] == "enqueued"]
-            if any(request in waiting for request in stub.requests[-5:]):
-                return
-            await asyncio.sleep(0.01)
+
+    def asked() -> bool:
+        waiting = [f"GET /tasks/{task['uid']}" for task in stub.tasks if task["status"] == "enqueued"]
+        return any(request in waiting for request in stub.requests[-5:])
+
+    await until(asked)
 
 
 def test_what_is_sent() -> None:
@@ -116,9 +118,7 @@ async def test_a_task_outlives_an_absence_of_the_server(engine: MeiliEngine, stu
     await _asked_about_a_task(stub)
     stub.unavailable = True
     seen = len(stub.requests)
-    async with asyncio.timeout(10):
-        while len(stub.requests) < seen + 3:
-            await asyncio.sleep(0.01)
+    await until(lambda: len(stub.requests) >= seen + 3)
     assert not writing.done()
     stub.unavailable = False
     stub.flowing.set()
@@ -154,13 +154,13 @@ async def test_a_server_that_is_away_is_asked_again_later(
     with pytest.raises(SearchUnavailable):
         await engine.index([_document(2)], 2)
     stub.unavailable = False
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                assert (await engine.search(Query(q="common"))).total == 1
-                break
-            except SearchUnavailable:
-                await asyncio.sleep(0.02)
+
+    async def found() -> int:
+        with contextlib.suppress(SearchUnavailable):
+            return (await engine.search(Query(q="common"))).total
+        return 0
+
+    assert await until(found) == 1
 
 
 async def test_nobody_listens() -> None:

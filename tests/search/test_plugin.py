@@ -17,6 +17,7 @@ from storage.memory import MemoryStorage
 from storage.records import Append, Message
 from tests.search.meili_stub import MeiliStub
 from tests.search.stores import Publisher
+from tests.support.until import until
 
 
 class _Context:
@@ -75,9 +76,11 @@ async def test_what_the_store_has_no_longer_is_not_shown(plugin: SearchPlugin, s
     await storage.prune_conversation("chat/a", 3)
     assert [hit.message.seq for hit in (await plugin.search(Query(q="common "))).hits] == [3]
     plugin.forget("chat/a", 3)
-    async with asyncio.timeout(10):
-        while (await plugin.search(Query(q="common "))).total != 1:
-            await asyncio.sleep(0.005)
+
+    async def forgotten() -> bool:
+        return (await plugin.search(Query(q="common "))).total == 1
+
+    await until(forgotten)
 
 
 async def test_a_writer_can_wait_for_its_own_sequence(plugin: SearchPlugin, storage: MemoryStorage) -> None:
@@ -99,9 +102,7 @@ async def test_lag_and_reindex(plugin: SearchPlugin, storage: MemoryStorage) -> 
     assert await plugin.reindex(seen.append) == 50
     assert seen[-1] == Progress(50, 1.0)
     assert (await plugin.search(Query(q="common "))).total == 50
-    async with asyncio.timeout(10):
-        while plugin.lag().messages:
-            await asyncio.sleep(0.005)
+    await until(lambda: not plugin.lag().messages)
     assert plugin.lag() == (0, 0, 50)
 
 

@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from storage.sqlite import SqliteStorage
 from tests.search.stores import Publisher
 from tests.search.test_fts5 import check_file
 from tests.support import mongo_server
+from tests.support.until import until
 
 SOON = 60.0
 
@@ -64,10 +65,8 @@ def _settings(path: Path, **measures: object) -> dict[str, object]:
     return {"storage": url, "path": str(path), "batch": 2000, "share": 1.0, "poll": 2.0, **measures}
 
 
-async def _until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(SOON):
-        while not condition():
-            await asyncio.sleep(0.005)
+async def counts(searcher: Fts5Searcher, expected: int) -> bool:
+    return await searcher.count() == expected
 
 
 async def _ids(searcher: Fts5Searcher, **query: object) -> list[int]:
@@ -86,7 +85,7 @@ def _exists(pid: int) -> bool:
 
 async def _running(indexer: IndexerProcess) -> int:
     """The process that is open, once there is one."""
-    await _until(lambda: indexer._open and indexer.pid)
+    await until(lambda: indexer._open and indexer.pid)
     assert indexer.pid is not None
     return indexer.pid
 
@@ -102,7 +101,7 @@ async def test_what_is_published_here_is_found_here(
     assert indexer.lag().messages >= 2
     assert await indexer.wait_indexed(3, SOON)
     assert await _ids(searcher, q="会议") == [2]
-    await _until(lambda: indexer.lag().messages == 0)
+    await until(lambda: indexer.lag().messages == 0)
     assert indexer.lag() == (0, 0, 3)
     assert indexer.pid not in (None, os.getpid())
     assert not await indexer.wait_indexed(4, 0.05)
@@ -143,15 +142,13 @@ async def test_kills_leave_neither_hole_nor_double(
             await storage.prune_conversation("chat/a", kept)
             indexer.forget("chat/a", kept)
         pid = await _running(indexer)
-        await asyncio.sleep(rng.random() * 0.1)  # some instant within the work, not a wait for it
+        await asyncio.sleep(rng.random() * 0.1)  # not a wait: some instant within the work
         if indexer.pid == pid:
             os.kill(pid, signal.SIGKILL)
-        await _until(lambda pid=pid: indexer.pid != pid)  # type: ignore[misc]
+        await until(lambda pid=pid: indexer.pid != pid)  # type: ignore[misc]
     assert await indexer.wait_indexed(publisher.last, SOON)
     expected = list(range(kept, publisher.last + 1))
-    async with asyncio.timeout(SOON):
-        while await searcher.count() != len(expected):
-            await asyncio.sleep(0.02)
+    await until(lambda: counts(searcher, len(expected)))
     assert (await searcher.search(Query(q="common ", limit=1))).total == min(1000, len(expected))
     found = await _ids(searcher)
     assert found == expected[: len(found)]
@@ -189,7 +186,7 @@ async def test_a_reindex_outlives_the_process_and_ends_equal_to_the_live_index(
             indexer.forget("chat/b", before)
         found = await searcher.search(Query(q="word3 ", limit=1))
         assert found.total > 40, "the live index stays in use"
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.005)  # not a wait: the pace of the publisher
     assert await rebuilding >= 600 - 200
     assert len(killed) == 2
     assert reports[-1].fraction == 1.0
@@ -200,9 +197,11 @@ async def test_a_reindex_outlives_the_process_and_ends_equal_to_the_live_index(
     beside = IndexerProcess(_settings(followed._path), gather=0.0)
     beside.start()
     assert await beside.wait_indexed(publisher.last, SOON)
-    async with asyncio.timeout(SOON):
-        while await searcher.count() != await followed.count():
-            await asyncio.sleep(0.02)
+
+    async def same() -> bool:
+        return await searcher.count() == await followed.count()
+
+    await until(same)
     for query in ({}, {"q": "common "}, {"q": "word5 "}, {"conversations": {"chat/b"}}, {"q": "meanwhile", "sender": "u/ann"}):
         assert await _ids(searcher, **query) == await _ids(followed, **query)
     assert await searcher.topics() == await followed.topics()
@@ -267,22 +266,24 @@ async def test_a_process_that_is_frozen_costs_no_memory_and_catches_up(
     finally:
         os.kill(pid, signal.SIGCONT)
     assert await indexer.wait_indexed(102, SOON)
-    async with asyncio.timeout(SOON):
-        while await _ids(searcher) != list(range(3, 103)):
-            await asyncio.sleep(0.02)
-    await _until(lambda: indexer.lag().messages == 0)
+
+    async def forgotten() -> bool:
+        return await _ids(searcher) == list(range(3, 103))
+
+    await until(forgotten)
+    await until(lambda: indexer.lag().messages == 0)
 
 
 _BROKER = """
 import asyncio, json, sys
 from plugins.search.process import IndexerProcess
+from tests.support.until import until
 async def main():
     indexer = IndexerProcess(json.loads(sys.argv[1]))
     indexer.start()
-    while not indexer._open:
-        await asyncio.sleep(0.01)
+    await until(lambda: indexer._open)
     print(indexer.pid, flush=True)
-    await asyncio.sleep(60)
+    await asyncio.Event().wait()
 asyncio.run(main())
 """
 
@@ -298,7 +299,7 @@ async def test_it_ends_with_a_broker_that_is_killed(storage: SqliteStorage, path
     successor = Fts5Engine(path, patience=SOON)
     await successor.open()  # the lock is free: nobody else writes
     await successor.close()
-    await _until(lambda: not _exists(pid))
+    await until(lambda: not _exists(pid))
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "mongo"])
@@ -313,16 +314,14 @@ async def test_every_store_is_read_beside_its_broker(path: Path, backend: str, c
     for round in range(2):
         indexer = IndexerProcess({**_settings(path), "storage": url}, gather=0.0)
         indexer.start()
-        await _until(lambda indexer=indexer: indexer._position is not None)  # type: ignore[misc]
+        await until(lambda indexer=indexer: indexer._position is not None)  # type: ignore[misc, arg-type]
         await publisher.publish("common one", "会议 two")
         indexer.notify(2)
         assert await indexer.wait_indexed(publisher.last, SOON)
         assert await _ids(searcher, q="会议") == [publisher.last]
         await storage.prune_conversation("chat/a", publisher.last + 1)
         indexer.forget("chat/a", publisher.last + 1)
-        async with asyncio.timeout(SOON):
-            while await searcher.count():
-                await asyncio.sleep(0.02)
+        await until(lambda: counts(searcher, 0))
         await indexer.stop()
         assert "ahead of the store" not in caplog.text, round
     await searcher.close()
@@ -350,7 +349,7 @@ async def test_a_store_that_is_not_there_is_waited_for(path: Path, caplog: pytes
     """What keeps the process from beginning is in the broker's log."""
     indexer = IndexerProcess(_settings(path), gather=0.0)
     indexer.start()
-    await _until(lambda: "tideline.db cannot be opened" in caplog.text)
+    await until(lambda: "tideline.db cannot be opened" in caplog.text)
     storage = SqliteStorage(path.with_name("tideline.db"))
     await storage.open()
     await Publisher(storage).publish("late")

@@ -12,6 +12,7 @@ from broker.clock import ServerTime
 from broker.config.settings import Settings
 from broker.server import Server
 from storage.records import Operation
+from tests.support.until import until
 from tests.support.wire import Client
 
 ANONYMOUS = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
@@ -85,13 +86,6 @@ class Broker:
     async def close_clients(self) -> None:
         for client in self._clients:
             await client.drop()
-
-
-async def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
-    """Wait for what the broker does by itself and tells no client."""
-    async with asyncio.timeout(timeout):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 class Commits:

@@ -12,6 +12,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tests.support.laws_clients import FOR_EVER, Plan, PublisherRecord, Pulse, Recorder, Sent
+from tests.support.until import until
 
 RECONNECT = 0.05
 """Seconds until it connects again."""
@@ -74,8 +75,7 @@ class AioDevice(Recorder):
                 self.dropped()
 
     async def _left(self) -> None:
-        while not self._leaving.is_set():
-            await asyncio.sleep(0.05)
+        await until(self._leaving.is_set, patience=float("inf"))
 
     @staticmethod
     async def _until_one_ends(*work: Awaitable[Any]) -> None:
@@ -118,7 +118,7 @@ class AioPublisher(AioDevice, PublisherRecord):
             self._open = None
             message.acked = True
             self.pulse.beat(ack=True)
-            await asyncio.sleep(self.dice.uniform(0, self.pace))
+            await asyncio.sleep(self.dice.uniform(0, self.pace))  # not a wait: the publisher's pace
         await super()._work(client)
 
     def dropped(self) -> None:

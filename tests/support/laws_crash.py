@@ -175,7 +175,7 @@ class CrashRun:
         try:
             async with asyncio.timeout(PATIENCE):
                 while behind:
-                    await asyncio.sleep(0.1)
+                    await asyncio.sleep(0.1)  # not a wait: between two looks at the whole storage
                     behind = [f"{p.name}: not acknowledged" for p in self.world.publishers if not _all_acked(p)]
                     async for device in storage.devices():
                         head = await storage.inbox_head(device.key.user)

@@ -9,14 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from broker.cli.demo_parts import free_port as free_port  # for the tests that start a broker
+from tests.support.until import wait_until
 
 PATIENCE = 30.0
 """Seconds after which a test gives up waiting for what must come."""
@@ -25,16 +24,6 @@ _NAMES: dict[str, dict[str, object]] = {
     "tests.support.laws_auth.NameIsPassword": {},
     "tests.support.laws_auth.ForbiddenTopics": {},
 }
-
-
-def until(condition: Callable[[], Any], what: str | Callable[[], str], timeout: float = PATIENCE) -> None:
-    """Wait for a condition that nothing tells us about; what was waited for is named in the failure."""
-    deadline = time.monotonic() + timeout
-    pause = threading.Event()
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"after {timeout:g} s still not: {what if isinstance(what, str) else what()}")
-        pause.wait(0.01)
 
 
 def rss(pid: int) -> int:
@@ -84,7 +73,7 @@ class BrokerProcess:
 
     def ready(self) -> None:
         """Returns once the process accepts connections."""
-        until(self._listens, lambda: f"the broker listens; its log:\n{self.log[-3000:]}")
+        wait_until(self._listens, lambda: f"the broker listens; its log:\n{self.log[-3000:]}")
 
     def _listens(self) -> bool:
         assert self.process is not None

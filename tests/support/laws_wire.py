@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from broker.packets.model import PingReq, PingResp, PubAck, Publish
 from tests.support.laws_process import BrokerProcess
+from tests.support.until import until
 from tests.support.wire import Client, Closed
 
 PATIENCE = 30.0
@@ -26,14 +26,6 @@ async def enter(
     ack = await client.connect(name, clean=clean, username=user, password=user.encode(), **connect)
     assert ack.reason == 0, ack
     return client
-
-
-async def until(condition: Callable[[], Any], what: str | Callable[[], str], timeout: float = PATIENCE) -> None:
-    """Wait for a condition that nothing tells us about."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"after {timeout:g} s still not: {what if isinstance(what, str) else what()}"
-        await asyncio.sleep(0.01)
 
 
 class Flood:
@@ -72,7 +64,7 @@ class Flood:
 
     async def _keep_alive(self) -> None:
         while True:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)  # not a wait: a keep alive
             self._client.send(PingReq())
 
     def check(self) -> None:

@@ -39,7 +39,7 @@ async def _again(storage: MongoStorage, group: list[Operation]) -> None:
         try:
             await storage.commit(group)
         except StorageUnavailable:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # not a wait: between two tries
         else:
             return
 
@@ -50,7 +50,7 @@ async def _open(url: str, shared: bool) -> MongoStorage:
         try:
             await storage.open()
         except (StorageUnavailable, StorageInUse):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # not a wait: between two tries
         else:
             return storage
 
