@@ -16,6 +16,7 @@ from broker.amqtt.chassis import BrokerEvents, Chassis
 from broker.amqtt.interceptor import intercepted
 from broker.amqtt.view import View
 from broker.clock import ServerTime, Wheel
+from broker.config.plugins import LEFT_OUT
 from broker.config.settings import Settings
 from broker.connection.connection import Connection
 from broker.connection.handle_publish import Inbound
@@ -38,7 +39,6 @@ from broker.routing.trie import Trie
 from broker.sessions.session import Session
 from broker.sessions.sessions import Sessions
 from storage.errors import StorageUnavailable
-from storage.factory import open_url
 from storage.interface import Storage
 from storage.records import Append, Message, Subscription
 
@@ -95,8 +95,11 @@ class Server:
             patience=settings.mqtt.connect_timeout,
         )
         self.requests = self.chassis.request_plugin
-        plugin = self.chassis.storage_plugin
-        self.storage = plugin.storage() if plugin is not None else open_url("memory://")
+        if self.chassis.storage_plugin is None:  # nothing is lost because nobody said where to keep it
+            raise StartError(f"persistence: {LEFT_OUT['persistence']}")
+        if self.chassis.sync_plugin is None:
+            raise StartError(f"sync: {LEFT_OUT['sync']}")
+        self.storage = self.chassis.storage_plugin.storage()
         try:
             await self.chassis.fire_and_wait(BrokerEvents.PRE_START)
             await self._open_storage()
@@ -285,7 +288,8 @@ class Server:
     def start_position(self) -> str:
         """Where a device that never connected before starts in its user's inbox."""
         plugin = self.chassis.sync_plugin
-        return plugin.start_position() if plugin is not None else "latest"
+        assert plugin is not None
+        return str(plugin.start_position())
 
     def message_properties(self, message: Message, session: Session, seq: int) -> list[tuple[str, str]]:
         """What an MQTT 5 receiver that asked is told about a stored message (docs/mqtt.md)."""

@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from broker.config import settings as config
+from broker.config.plugins import ALIASES
 
 ROOT = Path(__file__).resolve().parents[1]
 DRIVERS = {"sqlite3", "aiosqlite", "pymongo", "bson", "motor", "mongomotor", "mongoengine", "redis"}
@@ -170,5 +171,5 @@ def test_every_section_and_plugin_is_documented() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     for section in config.Settings.model_fields:
         assert f"\n## {section}\n" in text
-    for alias, path in config.PLUGIN_ALIASES.items():
+    for alias, path in ALIASES.items():
         assert f"| `{alias}` | `{path}` |" in text

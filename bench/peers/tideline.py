@@ -72,7 +72,7 @@ class TidelineInMemory(Tideline):
 
     name = "tideline-memory"
     title = "Tideline memory"
-    ack_means = "in memory, as Tideline without persistence"
+    ack_means = "in memory, with persistence: memory://"
 
     @property
     def storage_url(self) -> str:

@@ -27,7 +27,7 @@ def check(config: Path | None, strict: bool) -> None:
     click.echo(f"{name}: ok" + (f", {len(found)} warning{'s' * (len(found) > 1)}" if found else ""))
     for listener in settings.listeners:
         click.echo(f"  {listener.name:<12} {listener_url(listener, listener.host, listener.port)}")
-    click.echo(f"  {'storage':<12} {storage_url(settings)}")
+    click.echo(f"  {'storage':<12} {storage_url(settings)}{' (nothing survives a restart)' * settings.keeps_nothing}")
     click.echo(f"  {'plugins':<12} {', '.join(settings.plugins) or 'none'}")
     if strict and found:
         raise click.exceptions.Exit(1)
@@ -42,6 +42,4 @@ def listener_url(listener: Listener, host: str, port: int) -> str:
 
 def storage_url(settings: Settings) -> str:
     """Where the messages go, without a password."""
-    if "persistence" in settings.plugins:
-        return without_password(str(settings.plugins["persistence"].get("url", "sqlite:///data/tideline.db")))
-    return "memory:// (nothing survives a restart)"
+    return without_password(settings.storage_url) or "as a plugin says"

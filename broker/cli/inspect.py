@@ -200,9 +200,9 @@ def _show(rows: Callable[[Storage], Rows], *, config: Path | None, data: Path | 
 
 def _configured(config: Path | None) -> str:
     settings = read_settings(config)
-    if "persistence" not in settings.plugins:
-        raise Failure(["the configuration has no persistence plugin; give --data or --url"], 2)
-    return str(settings.plugins["persistence"].get("url", "sqlite:///data/tideline.db"))
+    if not settings.storage_url:
+        raise Failure(["the configuration leaves storage to another plugin; give --data or --url"], 2)
+    return settings.storage_url
 
 
 def _run(work: Callable[[], Awaitable[None]]) -> None:

@@ -11,7 +11,7 @@ from broker.cli.logs import configure
 from broker.cli.serve import loop_factory, one_line, stop_on_signals
 from broker.cli.settings import CANNOT_START, WRONG_CONFIGURATION, Failure
 from broker.config.check import plugin_problems
-from broker.config.settings import DEFAULT_URL, PLUGIN_ALIASES, Log, Settings
+from broker.config.settings import Log, Settings
 from broker.errors import StartError
 from broker.hooks import JobPlugin, NoSuchJob
 from broker.server import Server
@@ -59,8 +59,7 @@ async def remembered(settings: Settings) -> list[Told]:
 def run_here(settings: Settings, name: str, shown: Callable[[Told], None]) -> Told:
     """Run a job to its end, or until SIGINT or SIGTERM; its outcome. Raises `Failure`."""
     _url(settings)
-    wanted = {key for alias in _NEEDED for key in (alias, PLUGIN_ALIASES[alias])}
-    plugins = {key: options for key, options in settings.plugins.items() if key in wanted}
+    plugins = {key: options for key, options in settings.plugins.items() if key in _NEEDED}
     bare = settings.model_copy(update={"plugins": {**plugins, **_NOBODY}})
     if problems := plugin_problems(bare):
         raise Failure(problems, WRONG_CONFIGURATION)
@@ -108,8 +107,8 @@ async def _to_its_end(plugin: JobPlugin, name: str, shown: Callable[[Told], None
 
 def _url(settings: Settings) -> str:
     """Where the messages are. Raises `Failure` where nothing survives a broker."""
-    options = settings.plugins.get("persistence", settings.plugins.get(PLUGIN_ALIASES["persistence"]))
-    url = "memory://" if options is None else str(options.get("url", DEFAULT_URL))
-    if url.startswith("memory:"):
+    if settings.keeps_nothing:
         raise Failure(["no broker runs, and memory:// keeps nothing without one"], CANNOT_START)
-    return url
+    if not settings.storage_url:
+        raise Failure(["no broker runs, and only its plugin knows where the messages are"], CANNOT_START)
+    return settings.storage_url

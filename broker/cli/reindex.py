@@ -15,12 +15,13 @@ from amqtt.utils import import_string
 from broker.cli.ask import Gone, RunningBroker, running_broker
 from broker.cli.settings import CANNOT_START, WRONG_CONFIGURATION, Failure, config_option, data_option, read_settings
 from broker.config.plugin_settings import checked
-from broker.config.settings import DEFAULT_URL, PLUGIN_ALIASES, Settings
+from broker.config.plugins import ALIASES
+from broker.config.settings import Settings
 from broker.errors import StartError
 from storage.errors import StorageError, StorageInUse
 from storage.factory import open_url
 
-_PLUGIN = PLUGIN_ALIASES["search"]
+_PLUGIN = ALIASES["search"]
 _LOOK = 0.3
 
 
@@ -101,10 +102,11 @@ def _asked(running: RunningBroker) -> int:
 
 async def _alone(settings: Settings, options: Mapping[str, Any]) -> int:
     """Under the lock of `tideline serve`."""
-    persistence = settings.plugins.get("persistence")
-    url = "memory://" if persistence is None else str(persistence.get("url", DEFAULT_URL))
-    if url.startswith("memory:"):
+    url = settings.storage_url
+    if settings.keeps_nothing:
         raise Failure(["the configuration stores in memory only, so without a broker there is nothing to index"], CANNOT_START)
+    if not url:
+        raise Failure(["no broker runs, and only its plugin knows where the messages are"], CANNOT_START)
     plugin = import_string(_PLUGIN)
     storage, bar = open_url(url), Bar()
     try:

@@ -55,6 +55,11 @@ def serve(config: Path | None, data: Path | None) -> None:
     log.info("core: %s", "compiled" if compiled() else "pure Python (make compile makes it faster)")
     for warning in warnings(settings):
         log.warning("%s", warning)
+    if settings.keeps_nothing:
+        log.warning(
+            "storage is %s, as the configuration says: every message, session and retained message is lost when this ends",
+            settings.storage_url,
+        )
     gc.freeze()
     gc.set_threshold(GARBAGE_AFTER)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:

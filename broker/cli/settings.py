@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from broker.config.settings import ConfigError, Settings, load
+from broker.config.sources import without_password
 
 WRONG_CONFIGURATION = 2
 CANNOT_START = 3
@@ -75,12 +76,9 @@ def read_settings(config: Path | None, data: Path | None = None) -> Settings:
         settings = load(path, environ)
         if data is None:
             return settings
-        if "persistence" not in settings.plugins or "://" not in str(settings.plugins["persistence"].get("url", "sqlite://")):
-            raise ConfigError(["--data: the configuration has no persistence plugin"])
-        if not str(settings.plugins["persistence"].get("url", "sqlite://")).startswith("sqlite://"):
-            raise ConfigError(
-                ["--data: the configuration stores elsewhere; leave --data out, or change plugins.persistence.url"]
-            )
+        if not settings.storage_url.startswith("sqlite://"):
+            place = without_password(settings.storage_url) or "where a plugin says"
+            raise ConfigError([f"--data: the configuration stores elsewhere ({place}); leave --data out"])
         for alias, (option, pattern) in _DATA_FILES.items():
             if alias in settings.plugins:
                 environ[f"TIDELINE__PLUGINS__{alias.upper()}__{option.upper()}"] = repr(pattern.format(data))

@@ -13,9 +13,10 @@ from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.utils import import_string
 
 from broker.config.plugin_settings import checked
+from broker.config.plugins import LEFT_OUT
 from broker.config.settings import Settings, Tls, is_loopback, split_bind
 from broker.errors import StartError
-from broker.hooks import EnhancedAuthPlugin
+from broker.hooks import EnhancedAuthPlugin, StoragePlugin, SyncPlugin
 from broker.net.listeners import server_context
 
 _TLS_FILES = ("certfile", "keyfile", "cafile")
@@ -32,7 +33,15 @@ def plugin_problems(settings: Settings) -> list[str]:
             checked(path, options)
         except StartError as error:
             problems.append(str(error))
-    return problems
+    return problems or [f"{name}: {problem}" for name, problem in _left_out(settings)]
+
+
+def _left_out(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Storage or inboxes that were left to another plugin, where none takes them. Needs plugins that can be imported."""
+    classes = [import_string(path) for path in settings.plugin_classes()]
+    for name, kind in (("persistence", StoragePlugin), ("sync", SyncPlugin)):
+        if not any(issubclass(cls, kind) for cls in classes):
+            yield name, LEFT_OUT[name]
 
 
 def certificate_problems(settings: Settings) -> list[str]:

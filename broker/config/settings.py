@@ -13,27 +13,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
+from broker.config import plugins as plugin_names
 from broker.config import sources as config_sources
+from broker.config.plugins import default_plugins
+from broker.config.sources import Path as Place
 from broker.config.sources import Sources, dotted, shown
 from broker.config.wording import suggest, wanted
 from broker.packets.codes import ReasonCode
-
-PLUGIN_ALIASES = {
-    "persistence": "plugins.persistence.PersistencePlugin",
-    "sync": "plugins.sync.InboxPlugin",
-    "sys": "plugins.sys_topics.SysTopicsPlugin",
-    "http": "plugins.http.HttpPlugin",
-    "requests": "plugins.sync_requests.SyncRequestsPlugin",
-    "passwords": "plugins.passwords.PasswordsPlugin",
-    "scram": "plugins.scram.ScramPlugin",
-    "search": "plugins.search.SearchPlugin",
-    "jobs": "plugins.jobs.JobsPlugin",
-}
-"""Short names of Tideline's own plugins; any other key under ``plugins`` is a class path."""
-
-DEFAULT_URL = "sqlite:///data/tideline.db"
 
 
 class ConfigError(Exception):
@@ -286,20 +283,6 @@ def default_listeners() -> list[Listener]:
     ]
 
 
-def default_plugins() -> dict[str, dict[str, Any]]:
-    """The embedded store, the inboxes, ``$SYS``, the HTTP API, the search index, and whoever can connect may do everything."""
-    return {
-        "persistence": {"url": DEFAULT_URL},
-        "sync": {"start": "latest"},
-        "sys": {"interval": 10},
-        "http": {"bind": "127.0.0.1:8080", "operator_file": "data/operator.json"},
-        "requests": {},
-        "jobs": {},
-        "search": {"engine": "embedded", "path": "data/search.db"},
-        "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True},
-    }
-
-
 class Settings(Section):
     """Everything. ``Settings()`` is what runs without a file: loopback only, embedded store."""
 
@@ -314,17 +297,46 @@ class Settings(Section):
     log: Log = Log()
     """Logging."""
     plugins: PluginMap = Field(default_factory=default_plugins)
-    """Plugins by alias or class path, each with its settings, called in this order; ``false`` leaves one out."""
+    """Plugins by alias or class path, each with its settings, called in this order; ``false`` leaves one out.
+
+    ``persistence`` and ``sync`` are always among them, unless `false` leaves them to another maker's plugin."""
+
+    _sources: Sources = PrivateAttr(default_factory=Sources)  # which is no part of what is equal
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plugins_in_one_form(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        found = plugin_names.gathered(data)
+        for path, problem in found.problems:
+            raise ValueError(f"{dotted(path)}: {problem}")
+        return found.data
 
     @model_validator(mode="after")
     def _names_fit_together(self) -> Settings:
-        for path, problem in _name_problems([listener.name for listener in self.listeners], list(self.plugins)):
+        for path, problem in (*_same_names([item.name for item in self.listeners]), *plugin_names.name_problems(self.plugins)):
             raise ValueError(f"{dotted(path)}: {problem}")
         return self
 
+    def where(self, path: Place) -> str:
+        """A setting's path as it was written, with its line or variable where it was: ``persistence.url (line 3)``."""
+        return self._sources.where(path)
+
     def plugin_classes(self) -> dict[str, dict[str, Any]]:
         """Class path → settings, in order: the ``plugins`` mapping that amqtt's plugin manager takes."""
-        return {PLUGIN_ALIASES.get(key, key): dict(options) for key, options in self.plugins.items()}
+        return {plugin_names.ALIASES.get(key, key): dict(options) for key, options in self.plugins.items()}
+
+    @property
+    def storage_url(self) -> str:
+        """Where messages are stored; empty where another maker's plugin knows. May hold a password."""
+        options = self.plugins.get("persistence")
+        return "" if options is None else str(options.get("url", plugin_names.DEFAULT_URL))
+
+    @property
+    def keeps_nothing(self) -> bool:
+        """Whether everything is lost when the process ends."""
+        return self.storage_url.startswith("memory:")
 
     @property
     def loopback_only(self) -> bool:
@@ -332,16 +344,11 @@ class Settings(Section):
         return all(is_loopback(listener.host) for listener in self.listeners)
 
 
-def _name_problems(listeners: list[object], plugins: list[str]) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """What is wrong with the names of listeners and plugins: (path, problem)."""
+def _same_names(listeners: list[object]) -> Iterator[tuple[Place, str]]:
+    """Listeners that share a name: (path, problem)."""
     for index, name in enumerate(listeners):
         if name is not None and name in listeners[:index]:
             yield ("listeners", index, "name"), f"{name!r} is the name of another listener; each needs its own"
-    for key in plugins:
-        if key not in PLUGIN_ALIASES and "." not in key:
-            yield ("plugins", key), f"not a plugin{suggest(key, PLUGIN_ALIASES)} (others go by class path)"
-        elif PLUGIN_ALIASES.get(key) in plugins:
-            yield ("plugins", key), f"given twice, also as {PLUGIN_ALIASES[key]}"
 
 
 # --- loading -------------------------------------------------------------------------------------------------------
@@ -366,10 +373,10 @@ def build(sources: Sources, environ: Mapping[str, str]) -> Settings:
     """Settings from what a file said and the environment; raises `ConfigError`."""
     for key in [key for key, value in sources.data.items() if value is None and key in Settings.model_fields]:
         del sources.data[key]
-    sources.data.setdefault("plugins", default_plugins())
     sources.data.setdefault("listeners", [item.model_dump(exclude_none=True) for item in default_listeners()])
-    config_sources.overlay_environment(sources, environ, PLUGIN_ALIASES)
-    problems = [*sources.problems, *_cross_problems(sources)]
+    problems = _gather(sources)
+    config_sources.overlay_environment(sources, environ, plugin_names.ALIASES, plugin_names.ALWAYS)
+    problems = [*sources.problems, *problems, *_gather(sources), *_cross_problems(sources)]
     try:
         settings = Settings.model_validate(sources.data)
     except ValidationError as error:
@@ -377,14 +384,23 @@ def build(sources: Sources, environ: Mapping[str, str]) -> Settings:
         raise ConfigError(problems) from None
     if problems:
         raise ConfigError(problems)
+    settings._sources = sources
     return settings
 
 
+def _gather(sources: Sources) -> list[str]:
+    """Bring the plugins into the one form; what is wrong on the way."""
+    found = plugin_names.gathered(sources.data)
+    sources.data = found.data
+    sources.written |= found.written
+    return [f"{sources.where(path)}: {problem}" for path, problem in found.problems]
+
+
 def _cross_problems(sources: Sources) -> list[str]:
-    listeners, plugins = sources.data["listeners"], sources.data["plugins"]
+    listeners, named = sources.data["listeners"], sources.data["plugins"]
     names = [item.get("name") for item in listeners if isinstance(item, dict)] if isinstance(listeners, list) else []
-    keys = list(plugins) if isinstance(plugins, dict) else []
-    return [f"{sources.where(path)}: {problem}" for path, problem in _name_problems(names, keys)]
+    found = [*_same_names(names), *(plugin_names.name_problems(named) if isinstance(named, dict) else ())]
+    return [f"{sources.where(path)}: {problem}" for path, problem in found]
 
 
 def _problem(detail: Any, sources: Sources) -> str:
@@ -392,6 +408,8 @@ def _problem(detail: Any, sources: Sources) -> str:
     path: tuple[str | int, ...] = detail["loc"]
     where = sources.where(path)
     if detail["type"] == "extra_forbidden":
+        if path[-1] in plugin_names.ALIASES and len(path) == 1:
+            return f"{where}: unknown here, it belongs under plugins"
         return f"{where}: unknown{suggest(str(path[-1]), _known(path[:-1]))}"
     right = wanted(detail)
     if detail["type"] == "missing":
@@ -403,6 +421,8 @@ def _problem(detail: Any, sources: Sources) -> str:
 
 def _known(path: tuple[str | int, ...]) -> list[str]:
     """The setting names that may stand at a path."""
+    if not path:
+        return [*Settings.model_fields, *plugin_names.ALWAYS]
     model: type[BaseModel] = Settings
     for part in path:
         if part == "listeners":

@@ -8,7 +8,7 @@ A `Path` here is a tuple of mapping keys and list indexes, such as ("listeners",
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -25,16 +25,27 @@ _SECRET = re.compile(r"password(?!_file)|passwd|secret|token|api_?key|master_?ke
 class Sources:
     """Merged raw data, where each value was said, and what could not be read at all."""
 
-    data: dict[str, Any] = field(default_factory=dict)
-    origins: dict[Path, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict, compare=False)
+    origins: dict[Path, str] = field(default_factory=dict, compare=False)
+    problems: list[str] = field(default_factory=list, compare=False)
+    written: dict[Path, Path] = field(default_factory=dict, compare=False)
+    """Paths in ``data`` that were written as another one."""
 
     def where(self, path: Path) -> str:
-        """``mqtt.inflight_window (line 12)``, with the nearest place that is known."""
+        """``mqtt.inflight_window (line 12)``, as it was written, with the nearest place that is known."""
+        written = self.as_written(path)
         for length in range(len(path), 0, -1):
-            if path[:length] in self.origins:
-                return f"{dotted(path)} ({self.origins[path[:length]]})"
-        return dotted(path)
+            for known in (path, written):
+                if known[:length] in self.origins:
+                    return f"{dotted(known)} ({self.origins[known[:length]]})"
+        return dotted(written)
+
+    def as_written(self, path: Path) -> Path:
+        """The path in the file, or in the names of variables, of one in ``data``."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.written:
+                return (*self.written[path[:length]], *path[length:])
+        return path
 
 
 def dotted(path: Path) -> str:
@@ -155,23 +166,29 @@ def parse_scalar(text: str) -> Any:
     return value
 
 
-def overlay_environment(sources: Sources, environ: Mapping[str, str], plugin_names: Iterable[str]) -> None:
+def overlay_environment(
+    sources: Sources, environ: Mapping[str, str], plugin_names: Iterable[str], at_the_top: Collection[str]
+) -> None:
     """Lay every ``TIDELINE__SECTION__KEY`` variable over the data, in the order of their names.
 
     List items go by index; the index after the last one adds an item. Plugins go by alias, or by class path or class name
-    with every other character than a letter or digit replaced by ``_``.
+    with every other character than a letter or digit replaced by ``_``; those ``at_the_top`` may be named there.
     """
     names = list(plugin_names)
-    for variable in sorted(environ, key=_numeric_order):
-        if variable.startswith(ENVIRONMENT_PREFIX):
-            keys = variable.removeprefix(ENVIRONMENT_PREFIX).split("__")
-            problem = _lay(sources, keys, variable, parse_scalar(environ[variable]), names)
-            if problem:
-                sources.problems.append(f"{variable}: {problem}")
+    laid = [(_keys(variable, at_the_top), variable) for variable in environ if variable.startswith(ENVIRONMENT_PREFIX)]
+    for keys, variable in sorted(laid, key=lambda item: _numeric_order(item[0])):
+        problem = _lay(sources, keys, variable, parse_scalar(environ[variable]), names)
+        if problem:
+            sources.problems.append(f"{variable}: {problem}")
 
 
-def _numeric_order(variable: str) -> list[tuple[int, str]]:
-    return [(int(part) if part.isdecimal() else -1, part) for part in variable.split("__")]
+def _keys(variable: str, at_the_top: Collection[str]) -> list[str]:
+    keys = variable.removeprefix(ENVIRONMENT_PREFIX).split("__")
+    return ["PLUGINS", *keys] if keys[0].lower() in at_the_top else keys
+
+
+def _numeric_order(keys: list[str]) -> list[tuple[int, str]]:
+    return [(int(part) if part.isdecimal() else -1, part) for part in keys]
 
 
 def _lay(sources: Sources, keys: list[str], variable: str, value: Any, plugin_names: list[str]) -> str | None:
@@ -200,7 +217,8 @@ def _lay(sources: Sources, keys: list[str], variable: str, value: Any, plugin_na
             target.setdefault(index, None)
         if final:
             target[index] = value
-            sources.origins = {p: o for p, o in sources.origins.items() if p[: len(path)] != path}
+            for stale in (path, sources.as_written(path)):
+                sources.origins = {p: o for p, o in sources.origins.items() if p[: len(stale)] != stale}
             sources.origins[path] = f"environment {variable}"
         elif target[index] is None or (path[0] == "plugins" and target[index] is False):
             target[index] = [] if keys[depth + 1].isdecimal() else {}

@@ -7,7 +7,7 @@ manager, closed on shutdown. These base classes add what amqtt lacks:
 - `EnhancedAuthPlugin` authenticates clients by the AUTH exchange of MQTT 5.
 - `RequestPlugin` answers what devices ask by publishing to `$sync/request`.
 - `JobPlugin` runs jobs: retention and the like.
-- `StoragePlugin` says where groups are committed. Without one, the broker uses a bounded in-memory storage.
+- `StoragePlugin` says where groups are committed. One is needed.
 
 Their order in config.yaml is the order in which they are called.
 """

@@ -1,9 +1,9 @@
 """`memory://`: a bounded storage that keeps nothing over a restart.
 
-What stands behind the broker when no persistence plugin is configured, and a reference for the other backends. It keeps the
-newest messages: past ``max_messages`` or ``max_bytes`` the oldest leave their conversation and every inbox, so that the
-first kept sequences move. Devices, retained messages and the heads of inboxes are kept whole; a conversation that has
-been empty for ``max_messages`` messages forgets its head and starts at 1 again.
+For those who say so, and a reference for the other backends. It keeps the newest messages: past ``max_messages`` or
+``max_bytes`` the oldest leave their conversation and every inbox, so that the first kept sequences move. Devices, retained
+messages and the heads of inboxes are kept whole; a conversation that has been empty for ``max_messages`` messages forgets its
+head and starts at 1 again.
 """
 
 from __future__ import annotations

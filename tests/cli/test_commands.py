@@ -46,6 +46,16 @@ def test_check_is_content_with_the_shipped_file() -> None:
     assert "sqlite:///data/tideline.db" in shown.output
 
 
+def test_check_says_where_a_configuration_without_a_word_about_it_stores(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("plugins:\n  amqtt.plugins.authentication.AnonymousAuthPlugin:\n")
+    shown = tideline("check", "-c", path, "--strict")
+    assert shown.exit_code == 0, shown.output
+    assert "storage      sqlite:///data/tideline.db\n" in shown.output
+    path.write_text("persistence: memory://\n")
+    assert "storage      memory:// (nothing survives a restart)\n" in tideline("check", "-c", path).output
+
+
 def test_check_says_what_is_wrong_and_where(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("mqtt:\n  inflight_windw: 4\n")

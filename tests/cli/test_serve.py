@@ -48,6 +48,35 @@ def test_a_config_file_in_the_directory_is_found(tmp_path: Path) -> None:
     assert any(line["message"] == "configuration: config.yaml" for line in lines)
 
 
+def test_a_configuration_that_names_other_plugins_alone_keeps_everything(tmp_path: Path) -> None:
+    """`plugins:` with an authentication plugin and nothing else: not a word about storage, and nothing is lost by it."""
+    (tmp_path / "config.yaml").write_text("plugins:\n  amqtt.plugins.authentication.AnonymousAuthPlugin:\n")
+    with serving(tmp_path) as broker:
+        with socket.create_connection(("127.0.0.1", broker.port()), PATIENCE) as client:
+            client.settimeout(PATIENCE)
+            client.sendall(CONNECT + b"\x32\x09\x00\x03a/b\x00\x01hi")
+            answer = client.makefile("rb")
+            assert answer.read(8) == b"\x20\x02\x00\x00" + b"\x40\x02\x00\x01"
+        assert broker.line("storing") == "storing sqlite:///data/tideline.db"
+        broker.signal(signal.SIGKILL)
+        broker.wait()
+    shown = subprocess.run(
+        command("inspect", "messages", "a/b"), cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert "hi" in shown.stdout, shown.stderr
+
+
+def test_a_broker_that_keeps_nothing_says_so(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("persistence: memory://\n")
+    with serving(tmp_path) as broker:
+        assert broker.line("storing") == "storing memory://"
+        broker.signal(signal.SIGTERM)
+        assert broker.wait() == 0
+        (warning,) = [line for line in broker.log.splitlines() if "memory://" in line]
+    assert " warning " in warning
+    assert "every message, session and retained message is lost when this ends" in warning
+
+
 def fails(tmp_path: Path, *arguments: str, **variables: str) -> tuple[int, str]:
     """(exit code, what `serve` said as an error); there is exactly one line of it and no traceback."""
     done = subprocess.run(
