@@ -25,7 +25,9 @@ class Counters:
     connections_total: int = 0
     """Sockets that were accepted and served."""
     connections_refused: int = 0
-    """Sockets closed at once because a listener's ``max_connections`` was reached."""
+    """Sockets closed at once because a listener's ``max_connections`` was reached, or no file descriptor was left."""
+    handshakes_failed: int = 0
+    """Sockets that did not get as far as MQTT: the TLS or WebSocket handshake failed, or the client speaks something else."""
     clients_connected: int = 0
     """CONNECTs that were answered with success."""
     clients_refused: int = 0

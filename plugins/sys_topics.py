@@ -126,6 +126,7 @@ def _own(counters: Counters, status: ServerStatus) -> Iterator[tuple[str, object
     yield own + "groups/messages", counters.group_messages
     yield own + "connections/total", counters.connections_total
     yield own + "connections/refused", counters.connections_refused
+    yield own + "handshakes/failed", counters.handshakes_failed
     yield own + "clients/refused", counters.clients_refused
     yield own + "clients/slow", counters.slow_disconnects
     yield own + "acl/denied", counters.acl_denied

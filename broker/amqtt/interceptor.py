@@ -44,6 +44,7 @@ class Interceptor:
         "eof_received",
         "pause_writing",
         "resume_writing",
+        "write_failed",
     )
 
     def __init__(self, chassis: Chassis, connection: Connection) -> None:
@@ -56,6 +57,7 @@ class Interceptor:
         self.eof_received = connection.eof_received
         self.pause_writing = connection.pause_writing
         self.resume_writing = connection.resume_writing
+        self.write_failed = connection.write_failed
 
     @property
     def _info(self) -> SessionInfo | None:

@@ -181,6 +181,14 @@ class Connection:
         self._set_timer(None)
         self._end("connection lost" if exc is None else f"connection lost: {exc}")
 
+    def write_failed(self, rest: Any) -> None:
+        """The client takes nothing more. What it had sent, perhaps a DISCONNECT, still counts: it is read from ``rest``."""
+        self._transport = rest
+        self.writable = False
+        if self._paused & ~ANSWERS_UNREAD:
+            rest.pause_reading()
+        self._resume(ANSWERS_UNREAD)
+
     def pause_writing(self) -> None:
         """The socket's buffer is above its high-water mark: write nothing."""
         self.writable = False

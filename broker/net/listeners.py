@@ -1,9 +1,6 @@
 """The sockets that clients connect to: TCP, TLS, WebSocket and secure WebSocket, several at once.
 
 A listener makes one `Connection` per client and feeds it; it knows nothing of MQTT. No task per connection.
-
-Over ``max_connections`` a client is accepted and closed at once, counted, and logged now and then: it hears at once that
-it must try elsewhere or later, and cannot fill the kernel's queue. A TLS client is counted when its handshake is done.
 """
 
 from __future__ import annotations
@@ -14,13 +11,16 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any
 
 from broker.config.settings import Listener, Tls
 from broker.counters import Counters
 from broker.errors import StartError
+from broker.net.accept import Acceptor, shown
+from broker.net.gate import Gate
+from broker.net.stream import Connection, Stream
+from broker.net.tls import TlsProtocol
 from broker.net.websocket import WebSocketProtocol
-from broker.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 
@@ -29,105 +29,10 @@ _LEAST_MESSAGE = 1 << 16  # a WebSocket message may hold several small packets
 
 Address = tuple[str, int]
 
-
-class Connection(Protocol):
-    """What serves one client: called as an `asyncio.Protocol` is. The transport is a socket's, or a WebSocket's face of one."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None: ...
-
-    def data_received(self, data: bytes) -> None: ...
-
-    def eof_received(self) -> bool | None: ...
-
-    def connection_lost(self, exc: Exception | None) -> None: ...
-
-    def pause_writing(self) -> None: ...
-
-    def resume_writing(self) -> None: ...
-
-
 MakeConnection = Callable[[str], Connection]
 """Makes the connection of one client of the listener with this name."""
 
-
-class Gate:
-    """Counts one listener's open connections, and says when there are too many."""
-
-    __slots__ = ("_counters", "_empty", "_log", "limit", "name", "open")
-
-    def __init__(self, name: str, limit: int, counters: Counters) -> None:
-        self.name = name
-        self.limit = limit
-        self.open: set[Socket] = set()
-        self._counters = counters
-        self._empty = asyncio.Event()
-        self._log = RateLimitedLog(logger, 10.0)
-
-    def admit(self, one: Socket) -> bool:
-        if self.limit and len(self.open) >= self.limit:
-            self._counters.connections_refused += 1
-            self._log.warning("listener %s: connection refused, max_connections %d are open", self.name, self.limit)
-            return False
-        self._counters.connections_total += 1
-        self.open.add(one)
-        return True
-
-    def leave(self, one: Socket) -> None:
-        self.open.discard(one)
-        if not self.open:
-            self._empty.set()
-
-    async def clear(self) -> None:
-        """Abort whatever is open, and wait until its connections know."""
-        if self.open:
-            self._empty.clear()
-            for one in list(self.open):
-                one.transport.abort()
-            await self._empty.wait()
-
-
-class Socket(asyncio.Protocol):
-    """One accepted socket: passes everything on, and counts.
-
-    ``made`` makes what serves it: an MQTT connection, or a WebSocket around one.
-    """
-
-    __slots__ = ("_gate", "_made", "_served", "transport")
-
-    def __init__(self, gate: Gate, made: Callable[[], Any]) -> None:
-        self._gate = gate
-        self._made = made
-        self._served: Any = None
-        self.transport: asyncio.Transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
-        if not self._gate.admit(self):
-            self.transport.abort()
-            return
-        self._served = self._made()
-        self._served.connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        if self._served is not None:
-            self._served.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        return self._served.eof_received() if self._served is not None else None
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        served, self._served = self._served, None
-        self._gate.leave(self)
-        if served is not None:
-            served.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        if self._served is not None:
-            self._served.pause_writing()
-
-    def resume_writing(self) -> None:
-        if self._served is not None:
-            self._served.resume_writing()
+Serve = Callable[[Stream], Connection]
 
 
 class Listeners:
@@ -137,7 +42,7 @@ class Listeners:
         self._max_message = max(max_packet_size, _LEAST_MESSAGE)
         self._timeout = connect_timeout
         self._counters = counters if counters is not None else Counters()
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._gates: list[Gate] = []
 
     async def open(self, settings: Sequence[Listener], make_connection: MakeConnection) -> dict[str, list[Address]]:
@@ -149,9 +54,7 @@ class Listeners:
         try:
             contexts = [_context(listener) for listener in settings]
             for listener, context in zip(settings, contexts, strict=True):
-                server = await self._listen(listener, context, make_connection)
-                self._servers.append(server)
-                addresses[listener.name] = [sock.getsockname()[:2] for sock in server.sockets]
+                addresses[listener.name] = await self._listen(listener, context, make_connection)
                 logger.info(
                     "listener %s: %s on %s", listener.name, kind(listener), ", ".join(map(shown, addresses[listener.name]))
                 )
@@ -160,32 +63,28 @@ class Listeners:
             raise
         return addresses
 
-    async def _listen(self, listener: Listener, context: ssl.SSLContext | None, make: MakeConnection) -> asyncio.Server:
+    async def _listen(self, listener: Listener, context: ssl.SSLContext | None, make: MakeConnection) -> list[Address]:
         gate = Gate(listener.name, listener.max_connections, self._counters)
-        self._gates.append(gate)
-        made = self._maker(listener, make)
-        loop = asyncio.get_running_loop()
-        host = None if listener.host in ("", "*") else listener.host
+        served = self._inside(listener, make)
+        if context is not None:
+            served = self._in_tls(context, served)
         try:
-            return await loop.create_server(
-                lambda: Socket(gate, made),
-                host,
-                listener.port,
-                ssl=context,
-                ssl_handshake_timeout=self._timeout if context else None,
-                ssl_shutdown_timeout=self._timeout if context else None,
-                backlog=_BACKLOG,
-                reuse_address=True,
-            )
+            sockets = await bound(listener.host, listener.port)
         except OSError as error:
             raise StartError(f"listener {listener.name}: cannot listen on {listener.bind}: {advice(error)}") from error
+        self._gates.append(gate)
+        self._acceptors += [Acceptor(one, gate, lambda peer: Stream(gate, peer, served)) for one in sockets]
+        return [one.getsockname()[:2] for one in sockets]
 
-    def _maker(self, listener: Listener, make: MakeConnection) -> Callable[[], Any]:
+    def _inside(self, listener: Listener, make: MakeConnection) -> Serve:
         name = listener.name
         if listener.type != "ws":
-            return lambda: make(name)
+            return lambda stream: make(name)
         path, largest, timeout = listener.path, self._max_message, self._timeout
-        return lambda: WebSocketProtocol(path, largest, timeout, lambda: make(name))
+        return lambda stream: WebSocketProtocol(stream, path, largest, timeout, lambda _: make(name))
+
+    def _in_tls(self, context: ssl.SSLContext, inside: Serve) -> Serve:
+        return lambda stream: TlsProtocol(stream, context, self._timeout, inside)
 
     @property
     def connections(self) -> int:
@@ -194,9 +93,9 @@ class Listeners:
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; open connections go on."""
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
 
     async def close(self) -> None:
         """Stop accepting, and abort the connections that are still open. The caller has closed those that deserve a goodbye."""
@@ -206,14 +105,41 @@ class Listeners:
         self._gates.clear()
 
 
+async def bound(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on every address of a host name; an empty one, or ``*``, is all of this machine's. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    name = None if host in ("", "*") else host
+    found = await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+            if sockets and not port:
+                address = (address[0], sockets[0].getsockname()[1], *address[2:])
+            sockets.append(_listening(family, address))
+    except BaseException:
+        for one in sockets:
+            one.close()
+        raise
+    return sockets
+
+
+def _listening(family: int, address: tuple[Any, ...]) -> socket.socket:
+    one = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind(address)
+        one.listen(_BACKLOG)
+    except BaseException:
+        one.close()
+        raise
+    return one
+
+
 def kind(listener: Listener) -> str:
     """What a listener speaks, for people."""
     return {"tcp": ("MQTT", "MQTT over TLS"), "ws": ("WebSocket", "secure WebSocket")}[listener.type][listener.tls is not None]
-
-
-def shown(address: Address) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def advice(error: OSError) -> str:

@@ -3,6 +3,8 @@
 - Subprotocol ``mqtt`` (``mqttv3.1`` for old clients) [MQTT-6.0.0-3, -4]; binary frames only [MQTT-6.0.0-1], a text frame
   closes with 1003. Frames and packets need not line up [MQTT-6.0.0-2]: what arrives is handed on as it comes.
 - The handshake must be complete within ``handshake_timeout``; the path must be the listener's.
+- What the client sent before its Close frame counts (RFC 6455 5.5.1), and nothing behind ours does. While reading is paused,
+  the end waits with the packets that it came behind.
 - A frame, and a message of several, may hold at most ``max_message`` bytes; a larger one closes with 1009.
 - No compression: it would cost each connection more memory than everything else.
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
@@ -22,10 +24,9 @@ from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
-if TYPE_CHECKING:
-    from broker.net.listeners import Connection
-
-logger = logging.getLogger(__name__)
+from broker.net.stream import Connection, Stream
+from broker.net.tls import spoken
+from broker.packets.wire import shown
 
 SUBPROTOCOLS = [Subprotocol("mqtt"), Subprotocol("mqttv3.1")]
 CLOSE_TIMEOUT = 5.0  # seconds for the peer to answer our close frame
@@ -64,13 +65,13 @@ class WebSocketTransport(asyncio.Transport):
         return self._protocol.closing or self._transport.is_closing()
 
     def pause_reading(self) -> None:
-        self._transport.pause_reading()
+        self._protocol.pause_reading()
 
     def resume_reading(self) -> None:
-        self._transport.resume_reading()
+        self._protocol.resume_reading()
 
     def is_reading(self) -> bool:
-        return self._transport.is_reading()
+        return not self._protocol.paused
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._transport.get_extra_info(name, default)
@@ -88,30 +89,49 @@ class WebSocketTransport(asyncio.Transport):
         return False
 
 
-class WebSocketProtocol(asyncio.Protocol):
-    """One socket. ``made`` makes the MQTT connection once the handshake is done, within ``timeout`` seconds.
+class WebSocketProtocol:
+    """One socket. ``make`` makes the MQTT connection once the handshake is done, within ``timeout`` seconds.
 
     The handshake is read apart from the frames, because websockets' state for it would keep the request's headers, 3 KB,
     for as long as the connection lasts.
     """
 
-    __slots__ = ("_connection", "_frames", "_head", "_made", "_max_message", "_path", "_timer", "_transport")
+    __slots__ = (
+        "_connection",
+        "_ended",
+        "_ends_later",
+        "_frames",
+        "_head",
+        "_make",
+        "_max_message",
+        "_path",
+        "_stream",
+        "_timer",
+        "_transport",
+        "paused",
+    )
 
-    def __init__(self, path: str, max_message: int, timeout: float, made: Callable[[], Connection]) -> None:
+    def __init__(
+        self, stream: Stream, path: str, max_message: int, timeout: float, make: Callable[[Stream], Connection]
+    ) -> None:
+        self._stream = stream
         self._path = path
         self._max_message = max_message
-        self._made = made
+        self._make = make
         self._head = b""
         self._frames: Protocol | None = None
         self._connection: Connection | None = None
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._ended = False  # we closed, or broke off: nothing that comes counts
+        self._ends_later = False  # the client closed; the MQTT connection is not done with what came before
+        self.paused = False
         self._start_timer(timeout)
 
     # --- from the socket -------------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
 
     def data_received(self, data: bytes) -> None:
         frames = self._frames
@@ -121,22 +141,33 @@ class WebSocketProtocol(asyncio.Protocol):
         if frames is None or not data or frames.eof_sent:  # eof_sent: closing, nothing that follows counts
             return
         frames.receive_data(data)
+        # `frames` is ahead: where a Close is among these frames, or a fault behind them, it is closing already.
         for event in frames.events_received():
-            if isinstance(event, Frame):
+            if isinstance(event, Frame) and not self._ended:
                 self._frame(event)
         self._flush()
 
-    def eof_received(self) -> None:
-        """The peer sends no more; the transport closes by itself."""
+    def eof_received(self) -> bool | None:
+        """The client sends no more; the transport closes by itself."""
         if self._frames is not None:
             self._frames.receive_eof()
+        elif self._head:
+            self._refused("it left in the middle of the WebSocket handshake")
+        return None
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.connection_lost(error)
+            connection.connection_lost(exc)
         self._transport = None
+
+    def write_failed(self, rest: asyncio.Transport) -> None:
+        self._transport = rest
+        if self.paused:
+            rest.pause_reading()
+        if self._connection is not None:
+            self._connection.write_failed(WebSocketTransport(self, rest))
 
     def pause_writing(self) -> None:
         if self._connection is not None:
@@ -146,27 +177,30 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._connection is not None:
             self._connection.resume_writing()
 
-    # --- the protocol ----------------------------------------------------------------------------------------------
+    # --- the handshake ---------------------------------------------------------------------------------------------
 
     def _handshake(self, data: bytes) -> bytes:
         """Gather the request; once it is whole and accepted, make the connection. What came behind the request is returned."""
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None or self._ended or transport.is_closing():
             return b""
         self._head += data
         head, end, rest = self._head.partition(b"\r\n\r\n")
-        if not end:
-            if len(head) > _HEAD_LIMIT or not head.startswith(b"GET "[: len(head)]):
-                logger.info("websocket handshake refused: not an HTTP request")
-                transport.abort()
+        if not head.startswith(b"GET "[: len(head)]):
+            self._refused(f"{spoken(head)}, where a WebSocket is expected")
+            transport.abort()
+        elif not end and len(head) > _HEAD_LIMIT:
+            self._refused(f"a WebSocket request of more than {_HEAD_LIMIT} bytes")
+            transport.abort()
+        if not end or self._ended:
             return b""
         self._head = b""
         if not self._accept(head + end, transport):
-            transport.close()
+            self._end_stream(transport, failed=True)
             return b""
         self._stop_timer()
         self._frames = Protocol(Side.SERVER, max_size=self._max_message, logger=_quiet)
-        self._connection = self._made()
+        self._connection = self._make(self._stream)
         self._connection.connection_made(WebSocketTransport(self, transport))
         return rest
 
@@ -174,21 +208,30 @@ class WebSocketProtocol(asyncio.Protocol):
         """Answer the request; whether it was accepted."""
         protocol = ServerProtocol(subprotocols=SUBPROTOCOLS, logger=_quiet)
         protocol.receive_data(request)
+        why = ""
         for event in protocol.events_received():
             if isinstance(event, Request):
-                if event.path.partition("?")[0] == self._path:
+                path = event.path.partition("?")[0]
+                if path == self._path:
                     response = protocol.accept(event)
                 else:
+                    why = f"path {shown(path)}; MQTT is at {self._path}"
                     response = protocol.reject(404, f"MQTT is at {self._path}.\n")
                 protocol.send_response(response)
         transport.writelines(filter(None, protocol.data_to_send()))
         if protocol.state is not State.OPEN:
-            logger.info("websocket handshake refused: %s", protocol.handshake_exc or "wrong path")
+            self._refused(f"WebSocket handshake refused: {why or protocol.handshake_exc or 'not HTTP/1.1'}")
         return protocol.state is State.OPEN
 
+    def _refused(self, why: str) -> None:
+        self._ended = True
+        self._stream.handshake_failed(why)
+
+    # --- frames ----------------------------------------------------------------------------------------------------
+
     def _frame(self, frame: Frame) -> None:
-        """Hand the bytes of a frame on; what comes after our close frame, or the rest of a text message, goes nowhere."""
-        if self._connection is None or self.closing:
+        """Hand the bytes of a frame on."""
+        if self._connection is None:
             return
         if frame.opcode is Opcode.TEXT:
             self.close(CloseCode.UNSUPPORTED_DATA, "MQTT needs binary frames")
@@ -203,12 +246,20 @@ class WebSocketProtocol(asyncio.Protocol):
         crowded = frames.state is State.OPEN and transport.get_write_buffer_size() > _PONG_ROOM
         for data in writes:
             if not data:
-                self._end_stream(transport, failed=frames.parser_exc is not None)
-            elif not (crowded and data[0] & 0x0F == Opcode.PONG):
+                self._over(transport, failed=frames.parser_exc is not None)
+            elif not (crowded and data[0] & 0x0F == Opcode.PONG) and not transport.is_closing():
                 transport.write(data)
+
+    def _over(self, transport: asyncio.Transport, *, failed: bool) -> None:
+        """Nothing more is exchanged, once the MQTT connection is done with what came."""
+        if self.paused and not self._ended:
+            self._ends_later = True
+        else:
+            self._end_stream(transport, failed=failed)
 
     def _end_stream(self, transport: asyncio.Transport, *, failed: bool) -> None:
         """Nothing more is written. A peer that reads nothing, or never ends its own stream, gets `CLOSE_TIMEOUT`."""
+        self._ended, self._ends_later = True, False
         if failed and transport.can_write_eof():
             transport.write_eof()  # to close with its bytes unread would reset, and lose the reason that we gave
         else:
@@ -219,7 +270,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     @property
     def closing(self) -> bool:
-        """Whether nothing more is sent or taken in."""
+        """Whether nothing more is sent."""
         return self._frames is None or self._frames.state is not State.OPEN
 
     def send(self, data: bytes) -> None:
@@ -229,20 +280,40 @@ class WebSocketProtocol(asyncio.Protocol):
             frames.send_binary(data)
             self._transport.writelines(frames.data_to_send())
 
+    def pause_reading(self) -> None:
+        self.paused = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self.paused = False
+        if self._transport is None:
+            return
+        if self._ends_later:
+            self._end_stream(self._transport, failed=False)
+        else:
+            self._transport.resume_reading()
+
     def close(self, code: int, reason: str = "") -> None:
         """Start the closing handshake; the socket is closed when the peer answers, or after `CLOSE_TIMEOUT`."""
-        frames = self._frames
-        if frames is None or frames.state is not State.OPEN:
+        frames, transport = self._frames, self._transport
+        if frames is None or transport is None or self._ended:
             return
-        frames.send_close(code, reason)
-        self._flush()
-        self._start_timer(CLOSE_TIMEOUT)
+        self._ended = True
+        if self.paused and not self._ends_later:
+            self.resume_reading()  # for the peer's answer
+        if frames.state is State.OPEN:
+            frames.send_close(code, reason)
+            self._flush()
+            self._start_timer(CLOSE_TIMEOUT)
+        elif self._ends_later:
+            self._end_stream(transport, failed=False)
 
     def _expired(self) -> None:
         self._timer = None
         if self._transport is not None:
-            if self._connection is None:
-                logger.info("websocket handshake not completed in time")
+            if self._frames is None and not self._ended:
+                self._refused("the WebSocket handshake was not completed in time")
             self._transport.abort()
 
     def _start_timer(self, seconds: float) -> None:

@@ -48,6 +48,10 @@ class Echo:
         self.events.append("lost")
         self.lost.set()
 
+    def write_failed(self, rest: asyncio.Transport) -> None:
+        self.events.append("write failed")
+        self.transport = rest
+
     def pause_writing(self) -> None:
         self.events.append("pause")
 
