@@ -186,7 +186,7 @@ class MeiliEngine:
 
     def _index(self) -> _Pair:
         if not self._opened:
-            raise SearchUnavailable("the search index is not open")
+            raise SearchUnavailable(self._server.away or "the search index is not open")
         return self._live
 
     # --- searching ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import meilisearch
 import requests
-from meilisearch.errors import MeilisearchApiError, MeilisearchError
+from meilisearch.errors import MeilisearchApiError, MeilisearchError, MeilisearchTimeoutError
 from meilisearch.models.task import Task, TaskInfo
 
 from plugins.search.engine import SearchError, SearchUnavailable, SearchUnusable
@@ -53,6 +53,8 @@ class MeiliServer:
         self._writers = ThreadPoolExecutor(_WRITING, "meilisearch-write")
         self._waiting = 0
         self._away_until = 0.0
+        self.away = ""
+        """Why the server did not answer when it last did not; empty before that."""
         self._backoff = _FIRST_BACKOFF
         self._closed = False
 
@@ -65,7 +67,7 @@ class MeiliServer:
     async def search(self, ask: Callable[[meilisearch.Client], T]) -> T:
         """A read for a person who waits: refused at once while the server is known to be away, or too many wait."""
         if time.monotonic() < self._away_until:
-            raise SearchUnavailable("meilisearch is away")
+            raise SearchUnavailable(self.away)
         if self._waiting >= _WAITING:
             raise SearchUnavailable(f"{self._waiting} searches are under way: try again")
         self._waiting += 1
@@ -135,8 +137,7 @@ class MeiliServer:
         except MeilisearchApiError as error:
             raise self._told(error) from None
         except (MeilisearchError, requests.RequestException) as error:
-            self._gone()
-            raise SearchUnavailable(f"meilisearch at {self._url}: {type(error).__name__}") from None
+            raise self._gone(self._explained(error)) from None
 
     def _told(self, error: MeilisearchApiError) -> SearchError:
         status: Any = error.status_code
@@ -146,10 +147,28 @@ class MeiliServer:
                 "settings, search and tasks"
             )
         if status == 408 or status == 429 or status >= 500:
-            self._gone()
-            return SearchUnavailable(f"meilisearch at {self._url} answers {status}")
-        return Refused(str(error.code or status), error.message)
+            return self._gone(f"Meilisearch at {self._url} answers {status}: look into its log")
+        if error.code is None:
+            return self._gone(
+                f"what answers at {self._url} ({status}) is no Meilisearch server: correct `url` of the search plugin"
+            )
+        return Refused(str(error.code), error.message)
 
-    def _gone(self) -> None:
+    def _explained(self, error: Exception) -> str:
+        """What is wrong between the server and us, and what to do."""
+        correct = "or correct `url` of the search plugin"
+        cause = error.__cause__ or error
+        if isinstance(cause, requests.exceptions.SSLError):
+            return f"the certificate of Meilisearch at {self._url} cannot be verified, or it speaks no TLS: mend it, {correct}"
+        if isinstance(error, MeilisearchTimeoutError) or isinstance(cause, requests.Timeout):
+            return f"Meilisearch at {self._url} did not answer within {self._timeout} s: look into its log, {correct}"
+        if isinstance(cause, requests.ConnectionError):
+            return f"no Meilisearch server answers at {self._url}: start it, {correct}"
+        return f"what answers at {self._url} is no Meilisearch server: {correct[3:]}"
+
+    def _gone(self, why: str) -> SearchUnavailable:
+        """Leave the server alone for a moment, and say why for as long."""
         self._away_until = time.monotonic() + self._backoff
         self._backoff = min(_LONGEST_BACKOFF, self._backoff * 2)
+        self.away = why
+        return SearchUnavailable(why)

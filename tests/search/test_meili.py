@@ -148,7 +148,7 @@ async def test_a_server_that_is_away_is_asked_again_later(
     with pytest.raises(SearchUnavailable, match="503"):
         await engine.search(Query(q="common"))
     asked = len(stub.requests)
-    with pytest.raises(SearchUnavailable, match="away"):
+    with pytest.raises(SearchUnavailable, match="answers 503: look into its log"):
         await engine.search(Query(q="common"))
     assert len(stub.requests) == asked, "a server that is away is left alone for a moment"
     with pytest.raises(SearchUnavailable):
@@ -165,11 +165,42 @@ async def test_a_server_that_is_away_is_asked_again_later(
 
 async def test_nobody_listens() -> None:
     engine = MeiliEngine("http://127.0.0.1:9", "k")
-    with pytest.raises(SearchUnavailable, match="MeilisearchCommunicationError"):
-        await engine.open()
-    with pytest.raises(SearchUnavailable):
-        await engine.search(Query(q="x"))
+    for ask in (engine.open(), engine.search(Query(q="x"))):
+        with pytest.raises(SearchUnavailable) as caught:
+            await ask
+        told = "no Meilisearch server answers at http://127.0.0.1:9: start it, or correct `url` of the search plugin"
+        assert str(caught.value) == told
     await engine.close()
+
+
+async def _told_by(answer: bytes, scheme: str = "http") -> str:
+    """What the adapter says of a server that gives this answer to everything; empty: it never answers."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1 << 16)
+        if answer:
+            writer.write(answer)
+            writer.close()
+        else:
+            await reader.read()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        engine = MeiliEngine(url, "k", timeout=1)
+        with pytest.raises(SearchUnavailable) as caught:
+            await engine.open()
+        await engine.close()
+        return str(caught.value).replace(url, "URL")
+
+
+async def test_what_is_wrong_is_told_in_words() -> None:
+    correct = "correct `url` of the search plugin"
+    html = b"HTTP/1.1 %s\r\nContent-Type: text/html\r\nContent-Length: 7\r\nConnection: close\r\n\r\n<html/>"
+    assert await _told_by(html % b"404 Not Found") == f"what answers at URL (404) is no Meilisearch server: {correct}"
+    assert await _told_by(html % b"200 OK") == f"what answers at URL is no Meilisearch server: {correct}"
+    assert await _told_by(html % b"502 Bad Gateway") == "Meilisearch at URL answers 502: look into its log"
+    assert await _told_by(b"") == f"Meilisearch at URL did not answer within 1 s: look into its log, or {correct}"
+    assert (await _told_by(html, "https")).startswith("the certificate of Meilisearch at URL cannot be verified")
 
 
 async def test_a_wrong_key_is_told_and_no_key_is_ever_shown(stub: MeiliStub, caplog: pytest.LogCaptureFixture) -> None:
