@@ -112,7 +112,6 @@ def kinds(corpus: Corpus, messages: int) -> dict[str, Callable[[], Query]]:
         "filtered: topic filter": lambda: Query(q=english(), topic_filter=f"chat/{rng.randrange(50)}/#"),
         "filtered: sender, second half": lambda: Query(q=english(), sender=f"u/{rng.randrange(SENDERS)}", since=middle),
         "allowed: 1000 conversations": lambda: Query(q=english(), allowed=mine),
-        "allowed: a rule over all": lambda: Query(q=english(), allowed=lambda topic: topic.endswith(("1", "3"))),
     }
 
 

@@ -23,8 +23,8 @@ from broker.hooks import Group, GroupPlugin, Request, RequestPlugin
 from broker.packets import topics
 from broker.packets.codes import ProtocolViolation
 from broker.packets.properties import Properties, Property, encode_property_body
-from plugins.search import BadQuery, SearchError, SearchPlugin
-from plugins.search import Query as SearchQuery
+from plugins.search.service import BadQuery, Search, SearchError
+from plugins.search.service import Query as SearchQuery
 from plugins.timelines import Participants, Problem, Timelines, Unprocessable, Who
 from plugins.timelines.errors import Away, TooMany
 from plugins.timelines.fields import once, unknown
@@ -285,7 +285,7 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
 
     async def _search(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         """Within one conversation, which the device may read."""
-        plugin = self._server.plugin(SearchPlugin)
+        plugin = self._server.plugin(Search)
         if plugin is None:
             raise Away("search is not configured")
         topic = asked.text("topic")

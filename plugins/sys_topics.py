@@ -19,7 +19,7 @@ from amqtt.plugins.base import BasePlugin
 
 from broker.amqtt.server_view import ServerStatus
 from broker.counters import Counters
-from plugins.search import SearchPlugin, SearchUnavailable
+from plugins.search.service import Search, SearchUnavailable
 
 if TYPE_CHECKING:
     from broker.amqtt.chassis import ChassisContext
@@ -138,12 +138,12 @@ def _own(counters: Counters, status: ServerStatus) -> Iterator[tuple[str, object
     yield own + "events/dropped", counters.events_dropped
 
 
-def _search(plugin: SearchPlugin | None) -> Iterator[tuple[str, object]]:
+def _search(plugin: Search | None) -> Iterator[tuple[str, object]]:
     """How far the search index trails the store."""
     if plugin is None:
         return
     try:
-        lag, errors = plugin.lag(), plugin.indexer.errors
+        lag, errors = plugin.lag(), plugin.failures()
     except SearchUnavailable:
         return  # not open yet, or no longer
     yield "tideline/search/lag/messages", lag.messages
@@ -200,7 +200,7 @@ class SysTopicsPlugin(BasePlugin):
             await asyncio.sleep(self.config.interval)
             now = time.monotonic()
             server = self.context.server
-            search = _search(server.plugin(SearchPlugin))
+            search = _search(server.plugin(Search))
             for topic, text in figures.changed(server.counters, server.status(), int(now - started), now - last, search):
                 await self._tell(topic, text)
             last = now

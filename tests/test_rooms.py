@@ -57,6 +57,12 @@ def test_the_broker_knows_no_database_driver() -> None:
     assert offenders(modules("broker"), DRIVERS) == []
 
 
+def test_others_ask_a_search_and_know_no_engine() -> None:
+    paths = [path for path in modules("broker", "plugins") if "search" not in path.relative_to(ROOT).parts]
+    named = {name for path in paths for name, _ in imports(path) if name.startswith("plugins.search")}
+    assert named == {"plugins.search.service"}
+
+
 def test_the_broker_names_plugins_and_never_imports_them() -> None:
     assert offenders(modules("broker"), {"plugins"} | SERVICES) == []
 

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from plugins.http.api import Acting, Api, ApiDep, Operator, checked_sender, responses
 from plugins.http.models import MAX_INT, Hits, IndexState, Rebuild, moment
 from plugins.http.rendering import reply
-from plugins.search import BadQuery, Rebuilding, SearchError, SearchPlugin, SearchUnavailable
-from plugins.search import Query as SearchQuery
+from plugins.search.service import BadQuery, MayRead, Rebuilding, Search, SearchError, SearchUnavailable
+from plugins.search.service import Query as SearchQuery
 from plugins.timelines import NotFound, Unprocessable, Who
 from plugins.timelines.errors import Away
 from plugins.timelines.messages import hex_id, parse_id, rendered
@@ -44,6 +44,7 @@ async def search(
     plugin = _plugin(api)
     try:
         await _indexed(api, who, plugin, conversation, min_seq, wait_indexed, min(wait, api.max_wait))
+        allowed, may_read = await _permission(api, who, conversation)
         query = SearchQuery(
             q=q,
             conversations=None if conversation is None else frozenset(conversation),
@@ -54,10 +55,10 @@ async def search(
             sort=sort,
             limit=limit,
             cursor=cursor,
-            allowed=None if who.operator else await readable_topics(api, who, plugin, conversation),
+            allowed=allowed,
         )
         query.check()
-        page = await plugin.search(query)
+        page = await plugin.search(query, may_read)
     except BadQuery as error:
         raise Unprocessable(str(error)) from error
     except SearchError as error:
@@ -71,7 +72,7 @@ async def index_state(api: ApiDep, who: Operator) -> Response:
     """For the operator: how far the index trails the store, and the rebuild under way, or how the last one ended."""
     plugin = _plugin(api)
     try:
-        lag, errors = plugin.lag(), plugin.indexer.errors
+        lag, errors = plugin.lag(), plugin.failures()
     except SearchUnavailable as error:
         raise Away(str(error), retry_after=5) from error
     rebuild = None if plugin.rebuilding is None else _shown(plugin.rebuilding)
@@ -96,8 +97,8 @@ async def cancel_reindex(api: ApiDep, who: Operator) -> Response:
     return Response(status_code=204)
 
 
-def _plugin(api: Api) -> SearchPlugin:
-    plugin = api.server.plugin(SearchPlugin)
+def _plugin(api: Api) -> Search:
+    plugin = api.server.plugin(Search)
     if plugin is None:
         raise Away("search is not configured")
     return plugin
@@ -107,27 +108,29 @@ def _shown(rebuilding: Rebuilding) -> dict[str, object]:
     return {**asdict(rebuilding), "ended": rebuilding.ended or None, "error": rebuilding.error or None}
 
 
-async def readable_topics(api: Api, who: Who, plugin: SearchPlugin, named: list[str] | None) -> frozenset[str]:
-    """The indexed topics that the caller may read, asked before the search so that nothing else has a part in it."""
+_KNOWN = 1000
+"""Somebody takes part in this many conversations: those found are asked about, instead of listing all before a search."""
+
+
+async def _permission(api: Api, who: Who, named: list[str] | None) -> tuple[frozenset[str] | None, MayRead | None]:
+    """What of the index the caller may read: listed where that is short, or how to ask about a topic; None and None: all."""
+    if who.operator:
+        return None, None
+
+    async def may_read(topic: str) -> bool:
+        return not topic.startswith("$sync/") and await api.timelines.may_read(who, topic)
+
     if named is not None:
-        return frozenset([topic for topic in named if topic and await api.timelines.may_read(who, topic)])
-    found: set[str] = set()
-    after = ""
+        return frozenset([topic for topic in named if topic and await may_read(topic)]), None
     if api.server.authority.open:
-        while page := await api.timelines.takes_part_in(who, after):
-            found.update(page)
-            after = page[-1]
-        return frozenset(found)
-    while topics := await plugin.topics(after, 1000):
-        for topic in topics:
-            if await api.timelines.may_read(who, topic):
-                found.add(topic)
-        after = topics[-1]
-    return frozenset(found)
+        page = await api.timelines.takes_part_in(who, "", _KNOWN)
+        if len(page) < _KNOWN:
+            return frozenset(page), None
+    return None, may_read
 
 
 async def _indexed(
-    api: Api, who: Who, plugin: SearchPlugin, conversation: list[str] | None, min_seq: int | None, message_id: str, wait: float
+    api: Api, who: Who, plugin: Search, conversation: list[str] | None, min_seq: int | None, message_id: str, wait: float
 ) -> None:
     if message_id:
         number = parse_id(message_id)

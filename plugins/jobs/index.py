@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from broker.amqtt.server_view import Services
 from plugins.jobs.work import Failed, Work
-from plugins.search import Differences, SearchPlugin
+from plugins.search.service import Differences, Search
 
 
 class IndexJob:
@@ -20,11 +20,11 @@ class IndexJob:
 
     async def run(self, work: Work) -> None:
         """Compare, at the indexer's pace."""
-        search = self._server.plugin(SearchPlugin)
+        search = self._server.plugin(Search)
         if search is None:
             raise Failed("there is no search index: the search plugin is not configured")
         work.what = "comparing messages"
-        work.total = await search.searcher.count()
+        work.total = await search.count()
         work.told |= asdict(Differences())
 
         def report(found: Differences) -> None:

@@ -23,7 +23,7 @@ from plugins.jobs.runs import Runs
 from plugins.jobs.schedule import NEVER, Schedule
 from plugins.jobs.sessions import SessionsJob
 from plugins.jobs.work import Job
-from plugins.search import SearchPlugin
+from plugins.search.service import Search
 from plugins.timelines.errors import Away
 
 log = logging.getLogger("tideline.jobs")
@@ -94,7 +94,7 @@ class JobsPlugin(JobPlugin):
         sections: dict[str, Scheduled] = {"inboxes": config.inboxes, "sessions": config.sessions}
         if any(rule.removes for rule in config.retention.rules):
             sections["retention"] = config.retention
-        if server.plugin(SearchPlugin) is not None:
+        if server.plugin(Search) is not None:
             sections["index"] = config.index
         for name in self._running[0].names:
             schedule = Schedule.parse(sections[name].schedule) if name in sections else Schedule(NEVER, None)

@@ -17,7 +17,7 @@ from broker.ids import time_of
 from plugins.jobs.config import Retention, Rule
 from plugins.jobs.waiting import Cut, Waiting
 from plugins.jobs.work import Work
-from plugins.search import SearchPlugin, SearchUnavailable
+from plugins.search.service import Search, SearchUnavailable
 from storage.interface import Catalogue
 
 log = logging.getLogger("tideline.jobs")
@@ -148,7 +148,7 @@ class RetentionJob:
 
     def _forget(self, topic: str, before: int) -> None:
         """Take what is gone out of the search index. What a crash makes this miss, the index finds at its next start."""
-        search = self._server.plugin(SearchPlugin)
+        search = self._server.plugin(Search)
         if search is not None:
             try:
                 search.forget(topic, before)

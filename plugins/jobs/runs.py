@@ -15,7 +15,7 @@ from broker.amqtt.server_view import Services
 from broker.hooks import JobBusy, NoSuchJob
 from plugins.jobs.ledger import CANCELLED, DONE, FAILED, INTERRUPTED, RUNNING, Ledger
 from plugins.jobs.work import Failed, Job, Stopped, Work
-from plugins.search import SearchError
+from plugins.search.service import SearchError
 from storage.errors import StorageError
 
 log = logging.getLogger("tideline.jobs")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from plugins.search.engine import Document, Engine
+from plugins.search.service import Differences
 from plugins.search.text import payload_text
 from storage.interface import Catalogue, ConversationReader
 from storage.records import Message
@@ -23,17 +23,6 @@ _AT_ONCE = 1000
 
 class Listed(ConversationReader, Catalogue, Protocol):
     """What of the storage is read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Differences:
-    """What was found so far: messages of the store that were looked at, how many of them the index lacked, and how many
-    messages it had that the store has not, or has no longer. ``conversations`` were compared to their end."""
-
-    conversations: int = 0
-    messages: int = 0
-    missing: int = 0
-    surplus: int = 0
 
 
 def documents(messages: Sequence[Message]) -> list[Document]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
@@ -64,9 +64,8 @@ class Query:
     filter, ``sender`` a user key; ``since`` <= time < ``until`` in ms (0: no bound). ``newest`` and ``oldest`` go by time,
     ``relevance`` by match and, among equals, by time. ``cursor`` is the ``next`` of the page before, asked with the same query.
 
-    ``allowed`` is the caller's permission: the topics, or a function that is called from another thread with one topic and must
-    neither block nor fail; None is no restriction. It restricts everything alike: hits, order, totals and pages are
-    those of an index that holds nothing else.
+    ``allowed`` is the caller's permission: topics, or None for no restriction. It restricts everything alike: hits, order,
+    totals and pages are those of an index that holds nothing else.
     """
 
     q: str = ""
@@ -78,7 +77,7 @@ class Query:
     sort: Literal["relevance", "newest", "oldest"] = "relevance"
     limit: int = 20
     cursor: str = ""
-    allowed: Callable[[str], bool] | AbstractSet[str] | None = None
+    allowed: AbstractSet[str] | None = None
 
     def check(self) -> None:
         """Raise `BadQuery` unless every field has a value that can be answered."""
@@ -103,7 +102,7 @@ class Query:
 
     def named_topics(self) -> set[str] | None:
         """The topics that the query is limited to, as far as they are listed; None where they aren't."""
-        listed = [set(topics) for topics in (self.conversations, self.allowed) if topics is not None and not callable(topics)]
+        listed = [set(topics) for topics in (self.conversations, self.allowed) if topics is not None]
         return set.intersection(*listed) if listed else None
 
     def permits(self, topic: str) -> bool:
@@ -112,9 +111,7 @@ class Query:
             return False
         if self.topic_filter and not matches(self.topic_filter, topic):
             return False
-        if self.allowed is None:
-            return True
-        return self.allowed(topic) if callable(self.allowed) else topic in self.allowed
+        return self.allowed is None or topic in self.allowed
 
 
 class Hit(NamedTuple):
@@ -183,8 +180,16 @@ class Searcher(Protocol):
     async def search(self, query: Query) -> Results:
         """Answer a query. Raises `BadQuery` or `SearchUnavailable`."""
 
+    async def unasked(self, query: Query, denied: AbstractSet[str], limit: int) -> list[str]:
+        """Up to ``limit`` topics of matches that are neither ``denied`` nor in ``query.allowed``: to be asked about.
+
+        They come in the order of the query (relevance: newest first), up to where ``query.allowed`` has as many matches as are
+        counted, and as the page has. With none left, the answer to ``query`` is that of an index without what is denied. Raises
+        as `search`.
+        """
+
     async def topics(self, after: str = "", limit: int = 1000) -> list[str]:
-        """Conversations of the index with a name > ``after``, by name: to authorise them one by one beforehand."""
+        """Conversations of the index with a name > ``after``, by name."""
 
     async def held(self, topic: str, first_seq: int, last_seq: int, limit: int = 1000) -> list[int]:
         """Ids of up to ``limit`` indexed messages of a conversation with ``first_seq`` <= seq <= ``last_seq``, in no order."""

@@ -14,6 +14,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -140,6 +141,11 @@ class Fts5Searcher:
         """Answer a query from one snapshot of the live index."""
         query.check()
         return await self._read(lambda reader: reader.search(query))
+
+    async def unasked(self, query: Query, denied: AbstractSet[str], limit: int) -> list[str]:
+        """Topics of matches that nothing is known about yet."""
+        query.check()
+        return await self._read(lambda reader: reader.unasked(query, denied, limit))
 
     async def topics(self, after: str = "", limit: int = 1000) -> list[str]:
         """Conversations by name."""

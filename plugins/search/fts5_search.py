@@ -4,8 +4,9 @@ Permission and filters are part of the search itself, so that nothing else is ev
 
 - up to `TERMS` conversations, and a sender, are terms of the FTS expression;
 - more conversations, as far as they can be listed, are a set that each match is joined with;
-- where a rule (a function, a wildcard) spans more conversations than are worth listing, each match's conversation is asked,
-  once per query.
+- where a wildcard spans more conversations than are worth listing, each match's conversation is looked at, once per query.
+
+Which conversations must be asked about before (`Reader.unasked`) is read from the matches themselves.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import NamedTuple
 
 from plugins.search.engine import MAX_TOTAL, Hit, Query, Results, SearchUnavailable, decode_cursor, encode_cursor
@@ -42,6 +45,29 @@ class _Scope(NamedTuple):
     join: str = ""
     parameters: tuple[object, ...] = ()
     nothing: bool = False
+
+
+class _Asking:
+    """What is known about topics, and up to ``limit`` of those that nothing is known about, in the order they were met."""
+
+    def __init__(self, allowed: AbstractSet[str], denied: AbstractSet[str], limit: int) -> None:
+        self._allowed = allowed
+        self._denied = denied
+        self._limit = limit
+        self.topics: dict[str, None] = {}
+
+    def known(self, topic: str) -> bool | None:
+        """Whether a topic may be read; None where it is to be asked, which is noted."""
+        if topic in self._allowed:
+            return True
+        if topic in self._denied:
+            return False
+        self.topics[topic] = None
+        return None
+
+    def full(self) -> bool:
+        """Whether no more can be noted."""
+        return len(self.topics) >= self._limit
 
 
 class Reader:
@@ -94,6 +120,61 @@ class Reader:
                 return self._by_relevance(query, terms, scope)
             return self._by_time(query, terms, scope)
 
+    def unasked(self, query: Query, denied: AbstractSet[str], limit: int) -> list[str]:
+        """See `plugins.search.engine.Searcher.unasked`."""
+        terms = parse(query.q)
+        if query.q.strip() and not terms:
+            return []
+        with _Snapshot(self):
+            everything = replace(query, allowed=None)
+            scope = self._scope(everything)
+            if scope.nothing:
+                return []
+            ask = _Asking(query.allowed or frozenset(), denied, limit)
+            by_time = query.sort != "relevance" or not terms
+            ascending = query.sort == "oldest"
+            cursor = decode_cursor(query, 3)
+            top = _NOW if cursor is None else cursor[0 if by_time else 1]
+            for typos in (False, True) if cursor is None else (bool(cursor[2]),):
+                if typos and not any(term.typos for term in terms):
+                    break
+                expression = self._expression(terms, typos)
+                found = self._walk(everything, scope, expression, ascending, top, ask, MAX_TOTAL + 1)
+                if cursor is not None and by_time:
+                    self._walk(everything, scope, expression, ascending, top, ask, query.limit + 1, cursor[1])
+                elif ascending and found > query.limit:
+                    self._walk(everything, scope, expression, False, top, ask, 1)  # where the pages will end
+                if found or ask.topics:
+                    break
+            return list(ask.topics)
+
+    def _walk(
+        self,
+        query: Query,
+        scope: _Scope,
+        expression: str,
+        ascending: bool,
+        top: int,
+        ask: _Asking,
+        enough: int,
+        after: int = -1,
+    ) -> int:
+        """Note the conversations of matches until ``enough`` are permitted; how many are."""
+        if ask.full():
+            return 0
+        numbers: dict[int, bool | None] = {}
+        name = f"SELECT name FROM conversations_{self._generation} WHERE id = ?"
+        permitted = 0
+        for number in self._matches(query, scope, expression, ascending, top, after, -1, "d.conversation"):
+            if number not in numbers:
+                numbers[number] = ask.known(self._db.execute(name, (number,)).fetchone()[0])
+                if ask.full():
+                    break
+            permitted += numbers[number] is True
+            if permitted >= enough:
+                break
+        return permitted
+
     # --- by time -----------------------------------------------------------------------------------------------------
 
     def _by_time(self, query: Query, terms: list[Term], scope: _Scope) -> Results:
@@ -130,6 +211,20 @@ class Reader:
         limit: int = MAX_TOTAL + 1,
     ) -> list[int]:
         """Rowids of matches in time order, not above ``top``."""
+        return list(self._matches(query, scope, expression, ascending, top, after, limit))
+
+    def _matches(
+        self,
+        query: Query,
+        scope: _Scope,
+        expression: str,
+        ascending: bool,
+        top: int,
+        after: int,
+        limit: int,
+        column: str = "",
+    ) -> Iterator[int]:
+        """Rowids of matches in time order, or a column of ``d``; a ``limit`` of -1 is none."""
         g = self._generation
         low, high = query.since * SLOTS, min(top, (query.until + _OVERRUN) * SLOTS if query.until else top)
         if after >= 0:
@@ -152,11 +247,12 @@ class Reader:
             parameters += [query.since, query.until, query.until]
         source = f"docs_{g} d"
         if match:
-            joined = f" CROSS JOIN docs_{g} d ON d.rowid = f.rowid" if scope.join or timed else ""
+            joined = f" CROSS JOIN docs_{g} d ON d.rowid = f.rowid" if scope.join or timed or column else ""
             source = f"fts_{g} f{joined}"
         order = "ASC" if ascending else "DESC"
-        sql = f"SELECT {base}.rowid FROM {source} WHERE {' AND '.join(where)} ORDER BY {base}.rowid {order} LIMIT ?"
-        return [rowid for (rowid,) in self._db.execute(sql, (*parameters, limit))]
+        column = column or f"{base}.rowid"
+        sql = f"SELECT {column} FROM {source} WHERE {' AND '.join(where)} ORDER BY {base}.rowid {order} LIMIT ?"
+        return (value for (value,) in self._db.execute(sql, (*parameters, limit)))
 
     def _hits(self, rowids: Sequence[int]) -> list[Hit]:
         g = self._generation

@@ -20,11 +20,12 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from plugins.search.compare import HIGHEST, Comparison, Differences, documents
+from plugins.search.compare import HIGHEST, Comparison, documents
 from plugins.search.engine import Engine, Rebuild, SearchError, SearchUnavailable, SearchUnusable, Writer
 from plugins.search.pace import Pace
+from plugins.search.service import Differences, Lag
 from storage.errors import StorageError, StorageUnavailable
 from storage.interface import Catalogue, ConversationReader, Tail
 from storage.records import Message
@@ -37,18 +38,6 @@ _PENDING_REMOVALS = 10_000
 
 class Source(Tail, ConversationReader, Protocol):
     """What of the storage an indexer reads."""
-
-
-class Lag(NamedTuple):
-    """How far the index trails the store.
-
-    ``messages`` were committed and are not searchable yet; those of a backlog from before the start count as one until they are
-    read. ``milliseconds`` is about the age of the oldest of them; 0 where there is none.
-    """
-
-    messages: int
-    milliseconds: int
-    position: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ names of the conversations. The position lives beside what it describes, so that
 is written only after the messages' task succeeded. Messages carry ids, so one that comes again replaces itself.
 
 Names of topics and users may be too long to filter by, so filters use digests of them. What a caller may see is a
-list of digests in the filter; there is no shorter way that would not show a conversation that appears meanwhile.
+list of digests in the filter; there is no shorter way that would not show a conversation that appears meanwhile. Which
+conversations are worth asking about is asked of the server: those of the matches, each once.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import logging
 import re
 import time
 from collections.abc import Collection, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Any
 
 import meilisearch
@@ -199,15 +202,21 @@ class MeiliEngine:
         if query.q.strip() and not terms:
             return Results([], 0)
         live = self._index()
+        look = _needs_a_look(terms)
+        shown = {
+            "page": 1 if look else page,
+            "hitsPerPage": MAX_TOTAL if look else query.limit,
+            "attributesToRetrieve": [*_RETRIEVED, "grams"] if look else _RETRIEVED,
+        }
         try:
-            answer = await self._server.search(lambda client: self._ask(client, live, query, terms, page, until))
+            answer = await self._server.search(lambda client: self._ask(client, live, query, terms, until, shown, []))
         except Refused as error:
             raise SearchUnavailable(str(error)) from error
         if answer is None:
             return Results([], 0)
         found, total = answer["hits"], int(answer["totalHits"])
         exact = total <= MAX_TOTAL  # the server counts further than it gives
-        if _needs_a_look(terms):
+        if look:
             last = [_sent([token]) for token in terms[-1].tokens]
             found = [hit for hit in found if phrase_places(hit["grams"].split(), last, True)]
             total = len(found)
@@ -218,11 +227,38 @@ class MeiliEngine:
         following = encode_cursor(query, page + 1, until or time.time_ns() // 1_000_000 + 1) if more else ""
         return Results(hits, total, following, exact)
 
+    async def unasked(self, query: Query, denied: AbstractSet[str], limit: int) -> list[str]:
+        """Topics of matches that nothing is known about yet, best first."""
+        query.check()
+        terms = parse(query.q)
+        allowed = query.allowed or frozenset()
+        if (query.q.strip() and not terms) or len(allowed) > MAX_TOTAL:
+            return []
+        _, until = decode_cursor(query, 2) or (1, 0)
+        live, everything = self._index(), replace(query, allowed=None)
+        distinct = {"page": 1, "hitsPerPage": limit, "attributesToRetrieve": ["topic"], "distinct": "conversation"}
+        known = [digest(topic) for topic in (*allowed, *denied)]
+        filters = [f"conversation NOT IN [{_quoted(known)}]"] if known else []
+        try:
+            answer = await self._server.search(
+                lambda client: self._ask(client, live, everything, terms, until, distinct, filters)
+            )
+        except Refused as error:
+            raise SearchUnavailable(str(error)) from error
+        return [] if answer is None else [hit["topic"] for hit in answer["hits"]]
+
     def _ask(
-        self, client: meilisearch.Client, live: _Pair, query: Query, terms: list[Term], page: int, until: int
+        self,
+        client: meilisearch.Client,
+        live: _Pair,
+        query: Query,
+        terms: list[Term],
+        until: int,
+        shown: dict[str, Any],
+        filters: list[str],
     ) -> dict[str, Any] | None:
-        """The request, in a worker thread; None where the filters leave nothing."""
-        filters = _filters(query, until)
+        """The request, in a worker thread; None where the filters leave nothing. ``shown``: what is to come back."""
+        filters = [*filters, *_filters(query, until)]
         if query.restricted:
             named = query.named_topics()
             seen = live.topics.copy()
@@ -231,11 +267,8 @@ class MeiliEngine:
             if not allowed:
                 return None
             filters.append(f"conversation IN [{_quoted(allowed)}]")
-        looked_at = _needs_a_look(terms)
         options: dict[str, Any] = {
-            "page": 1 if looked_at else page,
-            "hitsPerPage": MAX_TOTAL if looked_at else query.limit,
-            "attributesToRetrieve": [*_RETRIEVED, "grams"] if looked_at else _RETRIEVED,
+            **shown,
             "matchingStrategy": "all",
             "locales": ["cmn"],
         }

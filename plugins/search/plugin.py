@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from amqtt.broker import BrokerContext
@@ -16,11 +16,12 @@ from amqtt.broker import BrokerContext
 from broker.amqtt.server_view import Services
 from broker.hooks import Group, GroupPlugin
 from plugins.persistence import PersistencePlugin
-from plugins.search.compare import Differences
 from plugins.search.engine import Engine, Query, Searcher, SearchError, SearchUnavailable
 from plugins.search.fts5 import Fts5Engine, Fts5Searcher
-from plugins.search.indexer import Indexer, Lag, Progress, Source
+from plugins.search.indexer import Indexer, Progress, Source
+from plugins.search.permission import search_permitted
 from plugins.search.process import IndexerProcess
+from plugins.search.service import Differences, FoundMessage, Lag, MayRead, Page, Rebuilding, Search
 from plugins.search.terms import highlight, parse
 from plugins.search.text import payload_text
 from storage.errors import StorageError
@@ -32,36 +33,7 @@ log = logging.getLogger("tideline.search")
 KEY_VARIABLE = "TIDELINE_MEILISEARCH_KEY"
 
 
-class FoundMessage(NamedTuple):
-    """A hit as the store has it, and its highlight: HTML, with the matches in ``<mark>``."""
-
-    message: Message
-    highlight: str
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One page of an answer: see `engine.Results`."""
-
-    hits: list[FoundMessage]
-    total: int
-    next: str = ""
-    exact: bool = True
-
-
-@dataclass(slots=True)
-class Rebuilding:
-    """A rebuild that was begun by `SearchPlugin.begin_reindex`. Times are ms; ``ended`` is 0 while it runs."""
-
-    state: Literal["running", "done", "failed", "cancelled"] = "running"
-    messages: int = 0
-    fraction: float = 0.0
-    started: int = 0
-    ended: int = 0
-    error: str = ""
-
-
-class SearchPlugin(GroupPlugin):
+class SearchPlugin(GroupPlugin, Search):
     """Makes everything that is stored searchable.
 
     Whoever starts the broker calls `attach` once the storage is open, and the plugin's `close` before the storage is
@@ -110,8 +82,6 @@ class SearchPlugin(GroupPlugin):
                 raise ValueError("url must not hold a user or password: use key")
 
     config: Config
-    errors = SearchError
-    """What `reindex_alone` raises, for callers who know the plugin by its name only."""
 
     def __init__(self, context: BrokerContext) -> None:
         super().__init__(context)
@@ -119,8 +89,6 @@ class SearchPlugin(GroupPlugin):
         self._searcher: Searcher | None = None
         self._indexer: Indexer | IndexerProcess | None = None
         self._rebuild: asyncio.Task[None] | None = None
-        self.rebuilding: Rebuilding | None = None
-        """The rebuild under way, or how the last one ended."""
 
     async def attach(self, storage: Storage, url: str = "") -> None:
         """Open the engine and begin to index ``storage``, which must be open.
@@ -174,13 +142,16 @@ class SearchPlugin(GroupPlugin):
 
     # --- what the API and the jobs ask -------------------------------------------------------------------------------
 
-    async def search(self, query: Query) -> Page:
-        """Answer a query with whole messages and highlights.
+    async def search(self, query: Query, may_read: MayRead | None = None) -> Page:
+        """Answer a query with whole messages and highlights; with ``may_read`` within the topics that it allows.
 
         A message that has expired, or that the store has no longer, is never shown, even where the index still counts it.
         Raises `BadQuery` or `SearchUnavailable`, and `storage.errors.StorageError`.
         """
-        results = await self.searcher.search(query)
+        if may_read is None:
+            results = await self.searcher.search(query)
+        else:
+            results = await search_permitted(self.searcher, query, may_read)
         if self._storage is None:
             raise SearchUnavailable("the search index is not open")
         found = await asyncio.gather(*(self._storage.read_message(hit.id) for hit in results.hits))
@@ -188,10 +159,6 @@ class SearchPlugin(GroupPlugin):
         messages = [message for message in found if message is not None and not 0 < message.expires <= now]
         hits = await asyncio.to_thread(_highlighted, messages, query.q) if messages else []
         return Page(hits, results.total, results.next, results.exact)
-
-    async def topics(self, after: str = "", limit: int = 1000) -> list[str]:
-        """Conversations of the index by name: for a permission that must be awaited, to be asked before `search`."""
-        return await self.searcher.topics(after, limit)
 
     async def wait_indexed(self, message_id: int, timeout: float = 5.0) -> bool:
         """Wait until a stored message, and all before it, can be found; False after ``timeout`` seconds."""
@@ -216,6 +183,14 @@ class SearchPlugin(GroupPlugin):
     def lag(self) -> Lag:
         """How far the index trails the store."""
         return self.indexer.lag()
+
+    def failures(self) -> int:
+        """How often the store or the index could not be reached, or failed."""
+        return self.indexer.errors
+
+    async def count(self) -> int:
+        """How many messages are indexed."""
+        return await self.searcher.count()
 
     def forget(self, topic: str, before_seq: int) -> None:
         """Messages of a conversation with seq < ``before_seq`` were removed from the store: forget them soon."""

@@ -16,9 +16,9 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from broker.own_process import own_command, own_environment
-from plugins.search.compare import Differences
 from plugins.search.engine import SearchError
-from plugins.search.indexer import Lag, Progress
+from plugins.search.indexer import Progress
+from plugins.search.service import Differences, Lag
 
 log = logging.getLogger("tideline.search")
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.http.conftest import ACL, Site, site
+from tests.support.auth_plugins import CountedAcl
 
 Sites = Callable[..., AbstractAsyncContextManager[Site]]
 
@@ -207,3 +208,29 @@ async def test_nothing_leaks(sites: Sites, tmp_path: Any, acl: bool) -> None:
         else:
             assert (await eve.post("/conversations/island/map/messages", json={"payload": "x"})).status_code == 201
             assert (await eve.get("/conversations/island/map/messages")).json()["last"] == 2
+
+
+async def test_a_search_asks_the_acl_about_what_it_finds(sites: Sites, tmp_path: Any) -> None:
+    rules = {"alice": ["#"], "bob": ["town/+", "none"]}
+    plugins: dict[str, Any] = {
+        "search": {"path": str(tmp_path / "search.db"), "gather": 0.0},
+        "tests.support.auth_plugins.CountedAcl": {"publish_acl": rules, "acl": rules},
+    }
+    async with sites(f"sqlite:///{tmp_path}/t.db", plugins) as made:
+        alice, bob = made.caller("alice"), made.caller("bob")
+        for number in range(60):
+            said = "common" + " rare" * (number % 20 == 0)
+            place = "town" if number % 40 else "castle"
+            posted = await alice.post(f"/conversations/{place}%2F{number}/messages", json={"payload": said})
+        await alice.get("/search", params={"q": "common", "wait_indexed": posted.json()["id"]})
+        acl = made.server.view.plugin(CountedAcl)
+        assert acl is not None
+        acl.asked.clear()
+        found = (await bob.get("/search", params={"q": "rare"})).json()
+        assert ([hit["topic"] for hit in found["hits"]], found["total"], found["total_exact"]) == (["town/20"], 1, True)
+        assert {topic for _, topic in acl.asked} == {"castle/0", "town/20", "castle/40"}
+        assert len(acl.asked) <= 6, "whether bob may subscribe to it, and whether he may receive it"
+        acl.asked.clear()
+        again = (await bob.get("/search", params={"q": "rare"})).json()
+        assert again == found
+        assert acl.asked == [], "answers are kept for a while"

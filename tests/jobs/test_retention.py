@@ -264,11 +264,11 @@ async def test_a_device_that_sets_its_offset_back_during_a_run_is_looked_at_agai
 
 
 async def test_the_search_index_forgets_what_is_removed(house: MakeHouse, tmp_path: Path) -> None:
-    from plugins.search import Query, SearchPlugin
+    from plugins.search.service import Query, Search
 
     async with house([ONE], plugins={"search": {"path": str(tmp_path / "s.db")}}) as made:
         await fill(made, "chat/a", 4)
-        search = made.server.view.plugin(SearchPlugin)
+        search = made.server.view.plugin(Search)
         assert search is not None
         assert await search.wait_sequence("chat/a", 4, 10.0)
         assert (await made.run("retention"))["removed"] == 3

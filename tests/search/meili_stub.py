@@ -40,9 +40,10 @@ _KNOWN_SEARCH = {
     "attributesToRetrieve",
     "matchingStrategy",
     "locales",
+    "distinct",
 }
 _LOCALES = {"cmn", "zho", "zh", "jpn", "ja", "kor", "ko", "eng", "en"}
-_CONDITION = re.compile(r'(\w+) (IN|=|<|<=|>|>=) (?:\[(.*)\]|"([^"]*)"|(\d+))')
+_CONDITION = re.compile(r'(\w+) (NOT IN|IN|=|<|<=|>|>=) (?:\[(.*)\]|"([^"]*)"|(\d+))')
 _LARGEST = 1 << 53
 
 
@@ -344,8 +345,8 @@ def _holds(index: _Index, document: dict[str, Any], part: str, code: str) -> boo
     if any(len(value.encode()) > 468 for value in values):
         raise Refusal(400, code, "A filter value is too long.")
     actual = document.get(name)
-    if operator in ("IN", "="):
-        return str(actual) in values
+    if operator in ("IN", "=", "NOT IN"):
+        return (str(actual) in values) == (operator != "NOT IN")
     if not isinstance(actual, int) or number is None:
         raise Refusal(400, code, f"{operator} needs numbers")
     return {"<": actual < int(number), "<=": actual <= int(number), ">": actual > int(number), ">=": actual >= int(number)}[
@@ -374,6 +375,10 @@ def _search(index: _Index, body: dict[str, Any]) -> dict[str, Any]:
             ranked.append(((rank[0], by, rank[1], -time), document))
     ranked.sort(key=lambda item: item[0])
     found = [document for _, document in ranked]
+    if distinct := body.get("distinct"):
+        if distinct not in index.settings["filterableAttributes"]:
+            raise Refusal(400, "invalid_search_distinct", f"Attribute `{distinct}` is not filterable.")
+        found = list({document[distinct]: document for document in reversed(found)}.values())[::-1]
     shown = set(body.get("attributesToRetrieve", ["*"])) & {*index.settings.get("displayedAttributes", ["*"]), "*"}
     hits = [{key: value for key, value in document.items() if key in shown or shown == {"*"}} for document in found]
     del hits[index.settings["pagination"]["maxTotalHits"] :]

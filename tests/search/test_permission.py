@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -13,9 +14,14 @@ import pytest
 import plugins.search.fts5_search as fts5_search
 from plugins.search.engine import Document, Engine, Query
 from plugins.search.fts5 import Fts5Engine
+from plugins.search.permission import MAX_ASKED, search_permitted
+from plugins.search.service import MayRead
 from tests.search.corpus import START
 
 WORDS = ["meeting", "meetings", "report", "budget", "会议", "议题", "预算", "secret", "deployment"]
+
+
+SORTS: tuple[Literal["relevance", "newest", "oldest"], ...] = ("relevance", "newest", "oldest")
 
 
 def _corpus(topics: int) -> list[Document]:
@@ -33,6 +39,18 @@ def _corpus(topics: int) -> list[Document]:
 
 def _may_read(topic: str) -> bool:
     return topic.startswith("open/")
+
+
+class Asked:
+    """Answers whether a topic may be read, and counts how often it was asked."""
+
+    def __init__(self, may_read: Callable[[str], bool] = _may_read) -> None:
+        self._may_read = may_read
+        self.topics: list[str] = []
+
+    async def __call__(self, topic: str) -> bool:
+        self.topics.append(topic)
+        return self._may_read(topic)
 
 
 QUERIES = [
@@ -58,30 +76,30 @@ QUERIES = [
 ]
 
 
-async def _walk(engine: Engine, query: Query) -> list[object]:
+async def _walk(engine: Engine, query: Query, may_read: MayRead | None = None) -> list[object]:
     """Everything that can be seen of the answer, page by page."""
     seen: list[object] = []
     while True:
-        page = await engine.search(query)
-        seen += [page.total, [hit._replace(id=0) for hit in page.hits], bool(page.next)]
+        page = await (engine.search(query) if may_read is None else search_permitted(engine, query, may_read))
+        seen += [page.total, page.exact, [hit._replace(id=0) for hit in page.hits], bool(page.next)]
         if not page.next:
             return seen
         query = replace(query, cursor=page.next)
 
 
-Restrict = Callable[[list[Document]], Query]
-
-
 @pytest.mark.parametrize("topics", [3, 200])
-@pytest.mark.parametrize("kind", ["set", "rule"])
+@pytest.mark.parametrize("kind", ["listed", "asked"])
 async def test_the_answer_is_that_of_an_index_without_the_rest(
     make_engine: Callable[[], Engine], engine: Engine, tmp_path: Path, topics: int, kind: str
 ) -> None:
     everything = _corpus(topics)
     visible = [document for document in everything if _may_read(document.topic)]
-    allowed = _may_read if kind == "rule" else {f"open/{number}" for number in range(topics)}
+    allowed = {f"open/{number}" for number in range(topics)}
     await engine.index(everything, 301)
-    with_all = [await _walk(engine, replace(query, limit=7, allowed=allowed)) for query in QUERIES]
+    if kind == "listed":
+        with_all = [await _walk(engine, replace(query, limit=7, allowed=allowed)) for query in QUERIES]
+    else:
+        with_all = [await _walk(engine, replace(query, limit=7), Asked()) for query in QUERIES]
     await engine.delete([document.id for document in everything if document not in visible])
     alone = [await _walk(engine, replace(query, limit=7)) for query in QUERIES]
     assert with_all == alone
@@ -90,7 +108,7 @@ async def test_the_answer_is_that_of_an_index_without_the_rest(
 
 @pytest.fixture
 async def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fts5Engine]:
-    """The embedded engine where conversations are too many to list, so that each match is asked about."""
+    """The embedded engine where conversations are too many to list, so that those of the matches are looked at."""
     monkeypatch.setattr(fts5_search, "LISTED", 5)
     engine = Fts5Engine(tmp_path / "wide.db")
     await engine.open()
@@ -98,23 +116,20 @@ async def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     await engine.close()
 
 
-async def test_asking_about_each_match_leaks_nothing_either(wide: Fts5Engine) -> None:
+async def test_a_wide_topic_filter_leaks_nothing_either(wide: Fts5Engine) -> None:
     everything = _corpus(50)
     await wide.index(everything, 301)
-    asked: list[str] = []
-
-    def allowed(topic: str) -> bool:
-        asked.append(topic)
-        return _may_read(topic)
-
-    with_all = []
-    for query in QUERIES:
-        asked.clear()
-        with_all.append(await _walk(wide, replace(query, limit=100, allowed=allowed)))
-        pages = 1 + sum(1 for part in with_all[-1] if part is True)
-        assert len(asked) <= 100 * pages, "a conversation is asked about once per page"
+    with_all = [await _walk(wide, replace(query, limit=100), Asked()) for query in QUERIES]
     await wide.delete([document.id for document in everything if not _may_read(document.topic)])
     assert with_all == [await _walk(wide, replace(query, limit=100)) for query in QUERIES]
+
+
+async def test_no_topic_is_asked_about_twice_for_a_page(engine: Engine) -> None:
+    await engine.index(_corpus(200), 301)
+    for query in QUERIES:
+        asked = Asked()
+        await search_permitted(engine, query, asked)
+        assert len(asked.topics) == len(set(asked.topics))
 
 
 async def test_permission_is_asked_anew_for_every_page(engine: Engine) -> None:
@@ -124,7 +139,8 @@ async def test_permission_is_asked_anew_for_every_page(engine: Engine) -> None:
         assert first.total == 30
         second = await engine.search(Query(q="common ", sort=sort, limit=10, cursor=first.next, allowed=set()))
         assert (second.hits, second.total, second.next) == ([], 0, "")
-        third = await engine.search(Query(q="common ", sort=sort, limit=10, cursor=first.next, allowed=lambda topic: False))
+        query = Query(q="common ", sort=sort, limit=10, cursor=first.next)
+        third = await search_permitted(engine, query, Asked(lambda topic: False))
         assert (third.hits, third.total, third.next) == ([], 0, "")
 
 
@@ -162,11 +178,11 @@ def _adversary(rng: random.Random) -> tuple[list[Document], list[Query]]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("kind", ["set", "rule"])
+@pytest.mark.parametrize("kind", ["listed", "asked"])
 async def test_not_even_cursors_and_typos_differ_from_an_index_without_the_rest(tmp_path: Path, seed: int, kind: str) -> None:
     """Against an index that never held the rest: what was deleted would leave its words behind."""
     everything, queries = _adversary(random.Random(seed))
-    allowed = _may_read if kind == "rule" else {f"open/{number}" for number in range(4)}
+    allowed = {f"open/{number}" for number in range(4)}
     found = 0
     with_all, alone = Fts5Engine(tmp_path / "all.db"), Fts5Engine(tmp_path / "alone.db")
     for engine, held in ((with_all, everything), (alone, [d for d in everything if _may_read(d.topic)])):
@@ -175,7 +191,10 @@ async def test_not_even_cursors_and_typos_differ_from_an_index_without_the_rest(
     for query in queries:
         cursor = ""
         while True:
-            one = await with_all.search(replace(query, cursor=cursor, allowed=allowed))
+            if kind == "listed":
+                one = await with_all.search(replace(query, cursor=cursor, allowed=allowed))
+            else:
+                one = await search_permitted(with_all, replace(query, cursor=cursor), Asked())
             other = await alone.search(replace(query, cursor=cursor))
             assert one == other, query
             found += len(one.hits)
@@ -192,4 +211,81 @@ async def test_a_conversation_that_appears_meanwhile_is_not_shown_before_it_was_
     await engine.index([Document(1, "t/1", 1, "u/a", "d", START, "common")], 1)
     await engine.index([Document(2, "t/2", 1, "u/a", "d", START, "common")], 2)
     assert (await engine.search(Query(q="common ", allowed=known))).total == 1
-    assert (await engine.search(Query(q="common ", allowed=lambda topic: topic in known))).total == 1
+    assert (await search_permitted(engine, Query(q="common "), Asked(known.__contains__))).total == 1
+
+
+TOPICS = 100_000
+
+
+@pytest.fixture(scope="module")
+def crowded_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A message in each of 100,000 topics: all have "common", a few "rare"; twenty more of one topic are the oldest."""
+    path = tmp_path_factory.mktemp("crowded") / "search.db"
+    asyncio.run(_crowd(Fts5Engine(path)))
+    return path
+
+
+async def _crowd(engine: Fts5Engine) -> None:
+    await engine.open()
+    old = [Document(n, "mine/0", n, "u/a", "d", START + n, "common ancient") for n in range(1, 21)]
+    await engine.index(old, 20)
+    for first in range(21, TOPICS, 5000):
+        batch = [
+            Document(n, f"t/{n}", 1, "u/a", "d", START + n, "common rare" if n % 20_000 == 7 else "common")
+            for n in range(first, min(first + 5000, TOPICS))
+        ]
+        await engine.index(batch, batch[-1].id)
+    await engine.close()
+
+
+@pytest.fixture
+async def crowded(crowded_file: Path) -> AsyncIterator[Fts5Engine]:
+    """The engine with a hundred thousand topics."""
+    engine = Fts5Engine(crowded_file)
+    await engine.open()
+    yield engine
+    await engine.close()
+
+
+RARE = {f"t/{n}" for n in range(21, TOPICS) if n % 20_000 == 7}
+
+
+async def test_a_search_asks_about_what_it_finds(crowded: Fts5Engine) -> None:
+    for sort in SORTS:
+        for may_read, total in ((lambda topic: True, 4), (lambda topic: topic == "t/40007", 1), (lambda topic: False, 0)):
+            asked = Asked(may_read)
+            results = await search_permitted(crowded, Query(q="rare", sort=sort), asked)
+            assert set(asked.topics) == RARE
+            assert (results.total, results.exact) == (total, True)
+    asked = Asked(lambda topic: False)
+    assert (await search_permitted(crowded, Query(q="common", sender="u/z"), asked)).hits == []
+    assert asked.topics == []
+
+
+async def test_somebody_who_may_read_everything_is_asked_about_one_answer(crowded: Fts5Engine) -> None:
+    for sort in SORTS:
+        seen: list[int] = []
+        query = Query(q="common ", sort=sort, limit=100)
+        while True:
+            asked = Asked(lambda topic: True)
+            results = await search_permitted(crowded, query, asked)
+            assert len(asked.topics) < 2 * 1024
+            assert (results.total, results.exact) == (1000, False)
+            seen += [hit.id for hit in results.hits]
+            if not results.next or len(seen) > 1500:
+                break
+            query = replace(query, cursor=results.next)
+        newest = list(range(TOPICS - 1, 0, -1))
+        assert seen == {"newest": newest, "oldest": newest[::-1], "relevance": newest}[sort][: len(seen)]
+        assert len(seen) >= 1000
+
+
+async def test_somebody_who_may_read_next_to_nothing_is_told_that_it_was_too_much(crowded: Fts5Engine) -> None:
+    for sort, total in (("newest", 0), ("relevance", 0), ("oldest", 20)):
+        asked = Asked(lambda topic: topic == "mine/0")
+        results = await search_permitted(crowded, Query(q="common ", sort=sort), asked)  # type: ignore[arg-type]
+        assert len(asked.topics) == len(set(asked.topics)) == MAX_ASKED
+        assert (results.total, results.exact, {hit.topic for hit in results.hits} <= {"mine/0"}) == (total, False, True)
+    asked = Asked(lambda topic: topic == "mine/0")
+    narrower = await search_permitted(crowded, Query(q="common ", topic_filter="mine/#"), asked)
+    assert (narrower.total, narrower.exact) == (20, True)

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 import plugins.search.process as process_module
-from plugins.search.compare import Differences
 from plugins.search.engine import Query
 from plugins.search.fts5 import Fts5Engine, Fts5Searcher
 from plugins.search.indexer import Progress
 from plugins.search.process import IndexerProcess
+from plugins.search.service import Differences
 from storage.factory import open_url
 from storage.sqlite import SqliteStorage
 from tests.search.stores import Publisher

@@ -7,6 +7,7 @@ from typing import Any
 
 from amqtt.broker import BrokerContext
 from amqtt.plugins.base import BaseTopicPlugin
+from amqtt.plugins.topic_checking import TopicAccessControlListPlugin
 
 from broker.hooks import Accepted, AuthExchange, AuthStart, Challenge, Denied, EnhancedAuthPlugin
 from broker.packets.codes import ReasonCode
@@ -54,3 +55,16 @@ class Fence(BaseTopicPlugin):
 
     async def topic_filtering(self, *, session: Any = None, topic: str | None = None, action: Any = None) -> bool:
         return not str(topic).startswith("denied/")
+
+
+class CountedAcl(TopicAccessControlListPlugin):
+    """amqtt's topic ACL, which notes what it is asked."""
+
+    def __init__(self, context: BrokerContext) -> None:
+        super().__init__(context)
+        self.asked: list[tuple[Any, str | None]] = []
+
+    async def topic_filtering(self, *, session: Any = None, topic: str | None = None, action: Any = None) -> bool | None:
+        self.asked.append((action, topic))
+        answer: bool | None = await super().topic_filtering(session=session, topic=topic, action=action)
+        return answer
