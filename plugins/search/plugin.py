@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 from amqtt.broker import BrokerContext
@@ -88,6 +88,7 @@ class SearchPlugin(GroupPlugin, Search):
         self._storage: Storage | None = None
         self._searcher: Searcher | None = None
         self._indexer: Indexer | IndexerProcess | None = None
+        self._clock: Callable[[], int] = _now
         self._rebuild: asyncio.Task[None] | None = None
 
     async def attach(self, storage: Storage, url: str = "") -> None:
@@ -117,7 +118,8 @@ class SearchPlugin(GroupPlugin, Search):
 
     async def on_broker_post_start(self) -> None:
         """The storage is open: begin."""
-        server = self.context.server
+        server: Services = self.context.server
+        self._clock = server.now
         persistence = server.plugin(PersistencePlugin)
         url = "" if persistence is None else str(persistence.config.url)
         await self.attach(server.storage, "" if url.startswith("memory:") else url)
@@ -155,7 +157,7 @@ class SearchPlugin(GroupPlugin, Search):
         if self._storage is None:
             raise SearchUnavailable("the search index is not open")
         found = await asyncio.gather(*(self._storage.read_message(hit.id) for hit in results.hits))
-        now = cast(Services, self.context.server).now()
+        now = self._clock()
         messages = [message for message in found if message is not None and not 0 < message.expires <= now]
         hits = await asyncio.to_thread(_highlighted, messages, query.q) if messages else []
         return Page(hits, results.total, results.next, results.exact)
