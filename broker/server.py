@@ -17,7 +17,7 @@ from broker.amqtt.interceptor import intercepted
 from broker.amqtt.view import View
 from broker.clock import ServerTime, Wheel
 from broker.config.plugins import LEFT_OUT
-from broker.config.settings import Settings
+from broker.config.settings import Listener, Settings
 from broker.connection.connection import Connection
 from broker.connection.handle_publish import Inbound
 from broker.connection.storage_timeout import Overdue
@@ -34,6 +34,7 @@ from broker.packets.model import PubAck, PubRec
 from broker.packets.properties import Properties, Property
 from broker.packets.wire import shown
 from broker.pipeline import Pipeline
+from broker.reload import Reload
 from broker.routing.retained import Retained
 from broker.routing.trie import Trie
 from broker.sessions.session import Session
@@ -74,6 +75,7 @@ class Server:
         self.requests: RequestPlugin | None = None
         self._listeners: Listeners | None = None
         self._ended = asyncio.Event()
+        self.reload = Reload(self)
         self.failure: str = ""
         """Why the server ended by itself, if it did."""
 
@@ -170,6 +172,11 @@ class Server:
     def listening(self) -> bool:
         """Whether clients can connect."""
         return self._listeners is not None
+
+    async def renew_certificate(self, listener: Listener) -> None:
+        """Use these certificate files for the listener's handshakes from now on. Raises `StartError` and keeps the old ones."""
+        if self._listeners is not None:
+            await self._listeners.renew(listener)
 
     async def serve_forever(self) -> None:
         """Wait until `stop` was called, or the server had to end by itself (``failure`` then says why)."""

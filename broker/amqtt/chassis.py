@@ -10,6 +10,7 @@ slow plugin delays the others' events, never a client. Where nobody listens, fir
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
@@ -18,6 +19,8 @@ from typing import Any
 from amqtt.broker import BrokerContext, RetainedApplicationMessage
 from amqtt.errors import PluginError, PluginLoadError
 from amqtt.events import BrokerEvents, Events, MQTTEvents
+from amqtt.plugins.authentication import FileAuthPlugin
+from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 from amqtt.plugins.logging_amqtt import EventLoggerPlugin, PacketLoggerPlugin
 from amqtt.plugins.manager import PluginManager
 from amqtt.session import IncomingApplicationMessage
@@ -26,7 +29,7 @@ from broker.access.amqtt_session import LightSession
 from broker.access.authority import SessionInfo
 from broker.amqtt.packets import to_amqtt
 from broker.amqtt.server_view import ServerView, SessionState
-from broker.config.plugin_settings import checked
+from broker.config.plugin_settings import checked, plugin_class
 from broker.errors import StartError
 from broker.hooks import EnhancedAuthPlugin, GroupPlugin, JobPlugin, RequestPlugin, StoragePlugin, SyncPlugin
 from broker.packets.model import Packet
@@ -43,6 +46,16 @@ NAMESPACE = "broker.plugins"
 _LOGGED_AT_DEBUG = frozenset(BrokerEvents) - {BrokerEvents.CLIENT_CONNECTED, BrokerEvents.CLIENT_DISCONNECTED}
 # What amqtt 0.12 warns of and its users can do nothing about: psutil's future, and an option whose successor it refuses.
 _NOT_FOR_US = ("psutil", "'subscribe-acl'")
+# amqtt's plugins that have no state beyond their settings, and no events: a reload builds them anew.
+_RELOADABLE = {
+    ("amqtt.plugins.authentication", "AnonymousAuthPlugin"),
+    ("amqtt.plugins.authentication", "FileAuthPlugin"),
+    ("amqtt.plugins.topic_checking", "TopicAccessControlListPlugin"),
+    ("amqtt.plugins.topic_checking", "TopicTabooPlugin"),
+    ("amqtt.contrib.jwt", "UserAuthJwtPlugin"),
+    ("amqtt.contrib.jwt", "TopicAuthJwtPlugin"),
+}
+_FIXED = (GroupPlugin, StoragePlugin, SyncPlugin, RequestPlugin, JobPlugin)
 _OFFLINE = 1000  # sessions that plugins made and that the server does not know yet
 
 Callback = Callable[..., Awaitable[None]]
@@ -194,11 +207,17 @@ class Plugins(PluginManager):
 
     @property
     def auth_plugins(self) -> Sequence[Any]:
-        return self._auth_plugins  # type: ignore[no-any-return]
+        return self._auth_plugins
 
     @property
     def topic_plugins(self) -> Sequence[Any]:
-        return self._topic_plugins  # type: ignore[no-any-return]
+        return self._topic_plugins
+
+    def put(self, plugins: Sequence[Any]) -> None:
+        """Have these plugins from now on, in this order."""
+        self._plugins[:] = plugins
+        self._auth_plugins = [plugin for plugin in plugins if isinstance(plugin, BaseAuthPlugin)]
+        self._topic_plugins = [plugin for plugin in plugins if isinstance(plugin, BaseTopicPlugin)]
 
     @property
     def callbacks(self) -> Mapping[str, list[Callback]]:
@@ -231,6 +250,8 @@ class Chassis:
         self._overrun = RateLimitedLog(logger, 10.0)
         self.context = ChassisContext(server, self._later)
         self.plugins = _load(plugins, self.context)
+        self.by_path: dict[str, Any] = dict(zip(plugins, self.plugins.plugins, strict=True))
+        """Class path → plugin, in the order of config.yaml."""
         self._callbacks = _listeners(self.plugins.callbacks)
 
         loaded = self.plugins.plugins
@@ -242,6 +263,48 @@ class Chassis:
         self.job_plugin = _only(loaded, JobPlugin, "runs jobs")
         self.auth_methods = _methods(plugin for plugin in loaded if isinstance(plugin, EnhancedAuthPlugin))
         """Enhanced authentication: the plugin of each method."""
+
+    # --- reload ----------------------------------------------------------------------------------------------------
+
+    def renewable(self, path: str) -> bool:
+        """Whether plugins of this class path can be built anew, added and removed while the broker runs."""
+        try:
+            found = plugin_class(path)
+        except StartError:
+            return False
+        if not issubclass(found, BaseAuthPlugin | BaseTopicPlugin) or issubclass(found, _FIXED):
+            return False
+        return bool(getattr(found, "reloadable", (found.__module__, found.__name__) in _RELOADABLE))
+
+    async def renew(self, plugins: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+        """Build all that are `renewable` anew, and have them in this order from now on; the caller `retire`s those returned.
+
+        Raises `StartError` naming what cannot be loaded, and nothing has changed. The others must be those of the start.
+        """
+        wanted = {path: options for path, options in plugins.items() if self.renewable(path)}
+        loop = asyncio.get_running_loop()
+        built = await asyncio.to_thread(_load, wanted, copy.copy(self.context), loop)
+        by_path = dict(zip(wanted, built.plugins, strict=True))
+        together = {path: by_path.get(path) or self.by_path[path] for path in plugins}
+        methods = _methods(plugin for plugin in together.values() if isinstance(plugin, EnhancedAuthPlugin))
+        gone = [plugin for path, plugin in self.by_path.items() if together.get(path) is not plugin]
+        self.by_path, self.auth_methods = together, methods
+        self.plugins.put(list(together.values()))
+        return gone
+
+    async def retire(self, plugins: Iterable[Any]) -> None:
+        """Close plugins that nobody asks any more."""
+        for plugin in plugins:
+            await self._call(plugin.close)
+
+    def credentials(self) -> dict[str, Mapping[str, str]]:
+        """Class path → user name → what the user is known by, of the plugins that can be built anew and say so."""
+        found = {}
+        for path, plugin in self.by_path.items():
+            users = plugin._users if isinstance(plugin, FileAuthPlugin) else getattr(plugin, "credentials", None)
+            if users is not None and self.renewable(path):
+                found[path] = users
+        return found
 
     # --- events ----------------------------------------------------------------------------------------------------
 
@@ -361,13 +424,15 @@ class Chassis:
             await self._call(plugin.close)
 
 
-def _load(plugins: Mapping[str, Mapping[str, Any]], context: ChassisContext) -> Plugins:
+def _load(
+    plugins: Mapping[str, Mapping[str, Any]], context: ChassisContext, loop: asyncio.AbstractEventLoop | None = None
+) -> Plugins:
     """Let amqtt load the plugins, and say in one sentence what was wrong if it can't."""
     context.config = {"plugins": {path: checked(path, options) for path, options in plugins.items()}}
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            loaded = Plugins(NAMESPACE, context)
+            loaded = Plugins(NAMESPACE, context, loop)
     except (PluginError, PluginLoadError) as error:
         cause: BaseException = error
         while cause.__cause__ is not None:

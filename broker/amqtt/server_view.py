@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from broker.access.authority import SessionInfo
+from broker.config.changes import Reloaded
 from broker.counters import Counters
 from storage.records import Append, DeviceKey, Message, Operation
 
@@ -148,6 +149,9 @@ class Services(ServerView, Protocol):
 
     async def within(self, work: Awaitable[T], timeout: float) -> T:
         """Await what `readers` does; `Undecided` after ``timeout`` seconds, and it goes on in the background."""
+
+    async def reload(self) -> Reloaded:
+        """Read users, access rules, certificates and settings again (docs/configuration.md)."""
 
     @property
     def listening(self) -> bool:

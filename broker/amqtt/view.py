@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from broker.amqtt.server_view import DeviceState, ServerStatus, SessionState, Undecided
+from broker.config.changes import Reloaded
 from broker.counters import Counters
 from broker.packets import topics
 from broker.packets.codes import ProtocolViolation
@@ -214,6 +215,9 @@ class View:
         except asyncio.CancelledError:
             task.add_done_callback(_forget)
             raise
+
+    async def reload(self) -> Reloaded:
+        return await self._server.reload()
 
     @property
     def listening(self) -> bool:

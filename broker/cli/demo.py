@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -35,6 +36,9 @@ def demo(keep: Path | None, pace: float | None) -> None:
     with tempfile.TemporaryDirectory(prefix="tideline-demo-") as temporary:
         folder = keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
+        for name in ("SIGHUP", "SIGTERM"):  # the broker outlives both, and is to end with the demo
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), _leave)
         story = Story(folder, _say, (1.5 if sys.stdout.isatty() else 0.0) if pace is None else pace)
         try:
             good = _tell(story)
@@ -66,6 +70,10 @@ def _tell(story: Story) -> bool:
     good = story.verdict()
     _say(f"({time.monotonic() - started:.1f} s)")
     return good
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``tideline serve | check | inspect | jobs | reindex | demo | passwd``.
+"""The command line: ``tideline serve | check | reload | inspect | jobs | reindex | demo | passwd``.
 
 Exit codes, the same everywhere: 0 done; 1 found what should not be (`check --strict`, `demo`), or what was asked for was
 refused or failed; 2 the command line or the configuration is wrong; 3 the broker or the storage could not be started or
@@ -15,6 +15,7 @@ from broker.cli.inspect import inspect
 from broker.cli.jobs import jobs
 from broker.cli.passwd import passwd
 from broker.cli.reindex import reindex
+from broker.cli.reload import reload
 from broker.cli.serve import serve
 
 
@@ -24,5 +25,5 @@ def main() -> None:
     """An MQTT broker that stores first, then syncs."""
 
 
-for command in (serve, check, inspect, jobs, reindex, demo, passwd):
+for command in (serve, check, reload, inspect, jobs, reindex, demo, passwd):
     main.add_command(command)

@@ -25,10 +25,12 @@ from broker.cli.settings import (
     config_path,
     data_option,
     read_settings,
+    settings_of,
 )
 from broker.config.check import plugin_problems, warnings
 from broker.config.settings import Settings
 from broker.errors import StartError
+from broker.reload import Reload
 from broker.server import Server
 from storage.errors import StorageError
 
@@ -43,7 +45,8 @@ again and again took a tenth of the event loop's time."""
 @config_option
 @data_option
 def serve(config: Path | None, data: Path | None) -> None:
-    """Run the broker until SIGTERM or SIGINT; a second signal ends it at once, which loses nothing either.
+    """Run the broker until SIGTERM or SIGINT; a second signal ends it at once, which loses nothing either. SIGHUP reloads
+    users, access rules, certificates and the log, as `tideline reload` does.
 
     Exit codes: 0 stopped, 2 wrong configuration, 3 could not start, 4 had to end by itself.
     """
@@ -63,7 +66,7 @@ def serve(config: Path | None, data: Path | None) -> None:
     gc.freeze()
     gc.set_threshold(GARBAGE_AFTER)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(run(settings))
+        runner.run(run(settings, lambda: settings_of(config, data)))
 
 
 def compiled() -> bool:
@@ -80,10 +83,13 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def run(settings: Settings) -> None:
-    """Start, say where, serve, stop. Raises `Failure` where that goes wrong."""
+async def run(settings: Settings, read: Callable[[], Settings] | None = None) -> None:
+    """Start, say where, serve, stop. Raises `Failure` where that goes wrong. ``read`` reads the settings again."""
     stopping = stop_on_signals()
     server = Server(settings)
+    server.reload.read = read
+    server.reload.configure_log = configure
+    wanted = reload_on_signal()
     try:
         if not await unless(stopping, server.start()):
             log.info("told to stop before it had started")
@@ -91,9 +97,11 @@ async def run(settings: Settings) -> None:
     except (StartError, StorageError) as error:
         raise Failure([one_line(error)], CANNOT_START) from error
     announce(server)
+    reloads = asyncio.create_task(_reload_when(wanted, server.reload), name="reload")
     try:
         await unless(stopping, server.serve_forever())
     finally:
+        reloads.cancel()
         log.info("stopping")
         await server.stop()
     if server.failure:
@@ -128,6 +136,21 @@ def stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, first)
     return stopping
+
+
+def reload_on_signal() -> asyncio.Event:
+    """Set by each SIGHUP, which ends the process no more."""
+    wanted = asyncio.Event()
+    if hasattr(signal, "SIGHUP"):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, wanted.set)
+    return wanted
+
+
+async def _reload_when(wanted: asyncio.Event, reload: Reload) -> None:
+    while True:
+        await wanted.wait()
+        wanted.clear()
+        await reload()
 
 
 async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

@@ -70,6 +70,14 @@ def config_path(config: Path | None) -> Path | None:
 
 def read_settings(config: Path | None, data: Path | None = None) -> Settings:
     """The settings of a command, with ``--data`` laid over them; ends the command where they are wrong."""
+    try:
+        return settings_of(config, data)
+    except ConfigError as error:
+        raise Failure(error.problems, WRONG_CONFIGURATION) from None
+
+
+def settings_of(config: Path | None, data: Path | None = None) -> Settings:
+    """The same; raises `ConfigError`."""
     path = config_path(config)
     environ = dict(os.environ)
     try:
@@ -85,4 +93,4 @@ def read_settings(config: Path | None, data: Path | None = None) -> Settings:
         return load(path, environ)
     except ConfigError as error:
         name = f"{path}: " if path else ""
-        raise Failure([name + problem for problem in error.problems], WRONG_CONFIGURATION) from None
+        raise ConfigError([name + problem for problem in error.problems]) from None

@@ -12,12 +12,12 @@ from amqtt.plugins.authentication import AnonymousAuthPlugin
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.utils import import_string
 
+from broker.config.certificates import server_context
 from broker.config.plugin_settings import checked
 from broker.config.plugins import LEFT_OUT
 from broker.config.settings import Settings, Tls, is_loopback, split_bind
 from broker.errors import StartError
 from broker.hooks import EnhancedAuthPlugin, StoragePlugin, SyncPlugin
-from broker.net.listeners import server_context
 
 _TLS_FILES = ("certfile", "keyfile", "cafile")
 _PLUGIN_FILES = set(_TLS_FILES)

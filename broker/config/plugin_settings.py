@@ -38,7 +38,7 @@ def checked(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Text where the class wants a number, a truth value or a member of an enumeration is converted: environment variables
     are text. Raises `StartError`.
     """
-    plugin = _plugin_class(path)
+    plugin = plugin_class(path)
     config = plugin.Config
     if not (isinstance(config, type) and is_dataclass(config)):
         raise StartError(f"plugins: {path}: its Config is no dataclass")
@@ -66,7 +66,8 @@ def _check_password_file(path: str, plugin: Any, options: Mapping[str, Any]) -> 
             raise StartError(f"plugins: {path}: password_file: {error}") from error
 
 
-def _plugin_class(path: str) -> Any:
+def plugin_class(path: str) -> Any:
+    """The class of a path. Raises `StartError` where it is no amqtt plugin."""
     try:
         found = import_string(path)
     except Exception as error:  # the plugin's module may do anything

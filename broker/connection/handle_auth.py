@@ -35,7 +35,7 @@ LetIn = Callable[["Connection", Connect, Identity, AuthRequest, Properties], Cor
 class Enhanced:
     """What a connection keeps of its enhanced authentication. ``exchange`` is the one under way."""
 
-    __slots__ = ("connect", "exchange", "let_in", "method", "plugin", "request", "timer")
+    __slots__ = ("connect", "exchange", "generation", "let_in", "method", "plugin", "request", "timer")
 
     def __init__(self, plugin: EnhancedAuthPlugin, connect: Connect, request: AuthRequest, let_in: LetIn) -> None:
         self.plugin = plugin
@@ -44,6 +44,8 @@ class Enhanced:
         self.request = request
         self.let_in = let_in
         self.exchange: AuthExchange | None = None
+        self.generation = 0
+        """Of the access rules (`Authority.generation`) when the exchange began."""
         self.timer: Timer | None = None
         """The end of an exchange that began after CONNACK; the one before that has the connection's."""
 
@@ -124,7 +126,13 @@ async def _ask(connection: Connection, enhanced: Enhanced, data: bytes) -> Chall
     request = enhanced.request
     user = connection.info.identity.username if connection.open else None
     try:
+        authority = connection.server.authority
         if enhanced.exchange is None:
+            enhanced.generation = authority.generation
+            plugin = connection.server.chassis.auth_methods.get(enhanced.method)
+            if plugin is None:
+                raise Denied("the authentication method is not offered any more", ReasonCode.BAD_AUTHENTICATION_METHOD)
+            enhanced.plugin = plugin  # a reload may have put another in its place
             start = AuthStart(enhanced.method, request.client_id, request.username, request.address, request.ssl_object, user)
             enhanced.exchange = enhanced.plugin.begin(start)
         async with asyncio.timeout(connection.server.settings.hooks.timeout):
@@ -135,6 +143,8 @@ async def _ask(connection: Connection, enhanced: Enhanced, data: bytes) -> Chall
         log.error("%s: plugin %s failed: %s", connection.name, type(enhanced.plugin).__name__, blame(error))
         raise Denied("authentication failed here", ReasonCode.UNSPECIFIED_ERROR) from None
     if isinstance(answer, Accepted):
+        if enhanced.generation != authority.generation:
+            raise Denied("the users have changed meanwhile, try again", ReasonCode.SERVER_BUSY)
         if not answer.username or request.username not in (None, answer.username):
             raise Denied("the user name in CONNECT is another", ReasonCode.BAD_USER_NAME_OR_PASSWORD)
         if user not in (None, answer.username):

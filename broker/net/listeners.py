@@ -13,7 +13,8 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from broker.config.settings import Listener, Tls
+from broker.config.certificates import Certificate
+from broker.config.settings import Listener
 from broker.counters import Counters
 from broker.errors import StartError
 from broker.net.accept import Acceptor, shown
@@ -44,6 +45,7 @@ class Listeners:
         self._counters = counters if counters is not None else Counters()
         self._acceptors: list[Acceptor] = []
         self._gates: list[Gate] = []
+        self._certificates: dict[str, Certificate | None] = {}
 
     async def open(self, settings: Sequence[Listener], make_connection: MakeConnection) -> dict[str, list[Address]]:
         """Open all, or none: listener name → addresses that it listens on (a host name may have several).
@@ -52,8 +54,10 @@ class Listeners:
         """
         addresses: dict[str, list[Address]] = {}
         try:
-            contexts = [_context(listener) for listener in settings]
-            for listener, context in zip(settings, contexts, strict=True):
+            self._certificates = {listener.name: _certificate(listener) for listener in settings}
+            for listener in settings:
+                certificate = self._certificates[listener.name]
+                context = certificate.context if certificate is not None else None
                 addresses[listener.name] = await self._listen(listener, context, make_connection)
                 logger.info(
                     "listener %s: %s on %s", listener.name, kind(listener), ", ".join(map(shown, addresses[listener.name]))
@@ -90,6 +94,15 @@ class Listeners:
     def connections(self) -> int:
         """How many sockets are open."""
         return sum(len(gate.open) for gate in self._gates)
+
+    async def renew(self, listener: Listener) -> None:
+        """Use the certificates that this listener's files hold now for handshakes from here on.
+
+        Raises `StartError` naming what does not serve; the old ones stay.
+        """
+        certificate = self._certificates.get(listener.name)
+        if certificate is not None and listener.tls is not None:
+            await asyncio.to_thread(certificate.renew, listener.tls)
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; open connections go on."""
@@ -155,52 +168,7 @@ def advice(error: OSError) -> str:
     return hint.get(error.errno or 0, reason)
 
 
-def _context(listener: Listener) -> ssl.SSLContext | None:
+def _certificate(listener: Listener) -> Certificate | None:
     if listener.tls is None:
         return None
-    return server_context(f"listener {listener.name}: tls.", listener.tls, "http/1.1" if listener.type == "ws" else "mqtt")
-
-
-def server_context(where: str, tls: Tls, protocol: str) -> ssl.SSLContext:
-    """TLS 1.2 and up, with these certificates, for an ALPN protocol.
-
-    Raises `StartError` naming the file that does not serve; ``where`` stands before the setting's name.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-    context.set_alpn_protocols([protocol])
-    _load_certificates(context, where, tls)
-    if tls.cafile is not None:
-        # Without the requirement a certificate is still checked if there is one, for plugins that ask for it.
-        context.verify_mode = ssl.CERT_REQUIRED if tls.require_client_certificate else ssl.CERT_OPTIONAL
-    return context
-
-
-def _load_certificates(context: ssl.SSLContext, where: str, tls: Tls) -> None:
-    def no_passphrase() -> str:
-        raise ValueError("encrypted")  # rather than a prompt on the terminal
-
-    for field, path in (("certfile", tls.certfile), ("keyfile", tls.keyfile), ("cafile", tls.cafile)):
-        try:
-            if path is not None:
-                path.open("rb").close()
-        except OSError as error:
-            raise StartError(f"{where}{field} {path}: {(error.strerror or str(error)).lower()}") from error
-    key = tls.keyfile or tls.certfile
-    try:
-        context.load_cert_chain(tls.certfile, tls.keyfile, no_passphrase)
-    except ValueError as error:
-        raise StartError(f"{where}keyfile {key}: is encrypted; give one without a passphrase") from error
-    except ssl.SSLError as error:
-        why = (
-            "the key does not belong to the certificate"
-            if error.reason == "KEY_VALUES_MISMATCH"
-            else "not a PEM certificate and key"
-        )
-        raise StartError(f"{where}certfile {tls.certfile} with key {key}: {why}") from error
-    if tls.cafile is not None:
-        try:
-            context.load_verify_locations(tls.cafile)
-        except ssl.SSLError as error:
-            raise StartError(f"{where}cafile {tls.cafile}: not PEM certificates") from error
+    return Certificate(f"listener {listener.name}: tls.", listener.tls, "http/1.1" if listener.type == "ws" else "mqtt")

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import RedirectResponse, Response
 
-from plugins.http import account, conversations, devices, errors, search, sync
+from plugins.http import account, conversations, devices, errors, operation, search, sync
 from plugins.http.api import Api
 from plugins.http.guard import Guard
 from plugins.http.models import ProblemDocument
@@ -28,7 +28,8 @@ def make(api: Api, extra: Iterable[APIRouter], *, hosts: Collection[str] | None,
     """The application over an `Api`; ``extra`` are routers of other plugins."""
     app = FastAPI(title="Tideline", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.api = api
-    for router in (conversations.router, devices.router, sync.router, search.router, account.router, *extra):
+    own = (conversations.router, devices.router, sync.router, search.router, account.router, operation.router)
+    for router in (*own, *extra):
         app.include_router(router, prefix="/v1", dependencies=[Depends(only_known)])
     errors.install(app)
     _document(app)

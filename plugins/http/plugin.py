@@ -17,10 +17,11 @@ from fastapi import APIRouter
 
 from broker.amqtt.chassis import ChassisContext
 from broker.amqtt.server_view import Services
+from broker.config.certificates import Certificate
 from broker.config.settings import Tls, is_loopback, split_bind
 from broker.errors import StartError
 from broker.hooks import Group, GroupPlugin
-from broker.net.listeners import advice, server_context
+from broker.net.listeners import advice
 from plugins.http import app as application
 from plugins.http.api import Api
 from plugins.http.auth import Gate
@@ -92,6 +93,7 @@ class HttpPlugin(GroupPlugin):
         self._socket: socket.socket | None = None
         self._task: asyncio.Task[None] | None = None
         self._api: Api | None = None
+        self._certificate: Certificate | None = None
         self._operator = OperatorFile(self.config.operator_file)
 
     async def before_ack(self, group: Group) -> None:
@@ -110,7 +112,7 @@ class HttpPlugin(GroupPlugin):
         config = self.config
         host, port = split_bind(config.bind)
         services = cast(Services, self.context.server)
-        tls = server_context("plugins.http: ", config.tls, "http/1.1") if config.tls else None
+        self._certificate = Certificate("plugins.http: ", config.tls, "http/1.1") if config.tls else None
         try:
             sock = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024)
         except OSError as error:
@@ -125,7 +127,7 @@ class HttpPlugin(GroupPlugin):
         hosts = {host, *config.hosts} if loopback or config.hosts else None
         max_body = services.settings.mqtt.max_packet_size * 2 + (64 << 10)
         app = application.make(api, self.context.shared.get("http routers", ()), hosts=hosts, max_body=max_body)
-        await self._serve(app, sock, tls)
+        await self._serve(app, sock, self._certificate.context if self._certificate is not None else None)
         scheme = "https" if config.certfile else "http"
         log.info("http: %s://%s:%d/v1, documentation at /docs", scheme, *self.address)
         self._operator.write(f"{scheme}://{_reached_by(*self.address)}", config.certfile)
@@ -159,6 +161,13 @@ class HttpPlugin(GroupPlugin):
             await asyncio.sleep(0.01)
         if self._task.done():
             await self._task
+
+    async def renew_certificate(self) -> bool:
+        """Read the certificate again; False where it is plain HTTP. Raises `StartError`, and the old one stays."""
+        if self._certificate is None or self.config.tls is None:
+            return False
+        await asyncio.to_thread(self._certificate.renew, self.config.tls)
+        return True
 
     async def on_broker_pre_shutdown(self) -> None:
         await self.close()

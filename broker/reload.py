@@ -1,0 +1,151 @@
+"""Reload: users, access rules, certificates and the log, without a connection more than must be lost.
+
+- config.yaml is read again. What a running broker cannot take over is named, and waits for the next start.
+- Plugins that say who a client is and what it may do are built anew, all or none, if they are ``reloadable``: their files are
+  read then. What was remembered of answers is forgotten.
+- A user who is gone, or known by something else now, is disconnected; what such a client may do is asked anew.
+- A certificate counts for handshakes from then on.
+- What is wrong is told, and leaves what it is about as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from broker.config.changes import Reloaded, taken_over
+from broker.config.plugins import ALIASES
+from broker.config.settings import ConfigError, Log, Settings
+from broker.errors import StartError
+from broker.packets.codes import ReasonCode
+
+if TYPE_CHECKING:
+    from broker.connection.connection import Connection
+    from broker.server import Server
+
+log = logging.getLogger(__name__)
+
+
+class Reload:
+    """Reloads a server, once at a time.
+
+    ``read`` gives the settings anew and may block; it raises `ConfigError`. Without it the files that the settings name are
+    read again. ``configure_log`` makes a changed ``log`` section hold.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.read: Callable[[], Settings] | None = None
+        self.configure_log: Callable[[Log], None] | None = None
+        self._turn = asyncio.Lock()
+
+    async def __call__(self) -> Reloaded:
+        """Never raises on account of what is in the files."""
+        async with self._turn:
+            told = Reloaded()
+            settings = await self._settings(told)
+            await self._plugins(settings, told)
+            await self._certificates(settings, told)
+            self._log(settings, told)
+        for line in told.done:
+            log.info("reloaded: %s", line)
+        for line in told.failed:
+            log.error("not reloaded, it stays as it was: %s", line)
+        if told.restart:
+            log.warning("changed, but needs a restart: %s", ", ".join(told.restart))
+        return told
+
+    async def _settings(self, told: Reloaded) -> Settings:
+        running = self._server.settings
+        try:
+            wanted = running if self.read is None else await asyncio.to_thread(self.read)
+        except ConfigError as error:
+            told.failed += error.problems
+            return running
+        settings, told.restart = taken_over(running, wanted, self._server.chassis.renewable)
+        return settings
+
+    async def _plugins(self, settings: Settings, told: Reloaded) -> None:
+        server = self._server
+        before = server.chassis.credentials()
+        try:
+            gone = await server.chassis.renew(settings.plugin_classes())
+        except StartError as error:
+            told.failed.append(str(error))
+            return
+        after = server.chassis.credentials()
+        changed = _changed_plugins(server.settings.plugins, settings.plugins)
+        server.settings = server.settings.model_copy(update={"plugins": settings.plugins})
+        server.authority.use(server.chassis.plugins)
+        await server.chassis.retire(gone)
+        told.done += [f"{_key(path)}: {len(users)} user{'s' * (len(users) != 1)}" for path, users in after.items()]
+        told.done += [f"plugins.{key}" for key in changed if ALIASES.get(key, key) not in after]
+        ended = self._apply(_revoked(before, after))
+        if ended:
+            told.done.append(f"{ended} connection{'s' * (ended != 1)} of removed or changed users ended")
+
+    def _apply(self, revoked: set[str]) -> int:
+        """Ask anew what every client may do, and end the connections of these users. How many they were."""
+        ended = 0
+        for connection in list(self._server.connections):
+            info = getattr(connection, "info", None)
+            if info is None:
+                continue
+            info.forget_answers()
+            if info.identity.username in revoked:
+                _end(connection)
+                ended += 1
+        return ended
+
+    async def _certificates(self, settings: Settings, told: Reloaded) -> None:
+        server = self._server
+        for listener in settings.listeners:
+            if listener.tls is None:
+                continue
+            try:
+                await server.renew_certificate(listener)
+            except StartError as error:
+                told.failed.append(str(error))
+                continue
+            told.done.append(f"listener {listener.name}: certificate")
+            listeners = [listener if one.name == listener.name else one for one in server.settings.listeners]
+            server.settings = server.settings.model_copy(update={"listeners": listeners})
+        for path, plugin in server.chassis.by_path.items():
+            renew = getattr(plugin, "renew_certificate", None)
+            try:
+                if renew is not None and await renew():
+                    told.done.append(f"{_key(path)}: certificate")
+            except StartError as error:
+                told.failed.append(str(error))
+
+    def _log(self, settings: Settings, told: Reloaded) -> None:
+        if self.configure_log is None or settings.log == self._server.settings.log:
+            return
+        self.configure_log(settings.log)
+        self._server.settings = self._server.settings.model_copy(update={"log": settings.log})
+        told.done.append(f"log: {settings.log.level}, {settings.log.format}")
+
+
+def _end(connection: Connection) -> None:
+    if connection.open:
+        connection.disconnect(ReasonCode.ADMINISTRATIVE_ACTION, "the user was removed, or has another password now")
+    else:
+        connection.refuse(ReasonCode.NOT_AUTHORIZED, "the user was removed, or has another password now")
+
+
+def _revoked(before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]) -> set[str]:
+    return {
+        name for path, users in before.items() for name, known_by in users.items() if after.get(path, {}).get(name) != known_by
+    }
+
+
+def _changed_plugins(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[str]:
+    changed = [key for key, options in after.items() if before.get(key) != options]
+    return [*changed, *(f"{key} (removed)" for key in before if key not in after)]
+
+
+def _key(path: str) -> str:
+    """What config.yaml calls a plugin."""
+    return "plugins." + next((alias for alias, known in ALIASES.items() if known == path), path)
