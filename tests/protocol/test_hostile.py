@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from broker.packets.codes import ReasonCode
@@ -130,3 +132,25 @@ async def test_one_hostile_client_among_many_packets(broker: Broker, version: in
     await hostile.closed()
     await other.ping()
     assert broker.server.counters.protocol_errors == 1
+
+
+ODD = ["\t", "\1", "\x7f", "\x85", "\uffff", "\ufdd0"]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=ascii)
+async def test_control_and_non_characters_are_taken_or_refused_as_the_page_says(broker: Broker, odd: str) -> None:
+    """1.5.4 leaves it to the server: names that others see, log and match have none, free text may."""
+    page = (Path(__file__).parents[2] / "docs" / "mqtt.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith("| 1.5.4, control")]
+    assert "client ids, user names, topic names and filters; taken everywhere else" in row
+    for packet in (Publish(f"a{odd}", b"", 0), Subscribe(1, [(f"a/{odd}", 0)]), Subscribe(1, [(f"$share/{odd}/a", 0)])):
+        client = await broker.client("odd", 5)
+        client.send(packet)
+        (last,) = await client.closed()
+        assert isinstance(last, Disconnect)
+        assert last.reason == ReasonCode.MALFORMED_PACKET
+    client = await broker.client("odd", 5)
+    await client.subscribe("free")
+    await client.publish("free", odd.encode(), 0, properties={Property.USER_PROPERTY: [(odd, odd)]})
+    message = await client.message()
+    assert message.properties[Property.USER_PROPERTY] == [(odd, odd)]
