@@ -30,6 +30,7 @@ from broker.cli.settings import (
 from broker.config.check import plugin_problems, warnings
 from broker.config.settings import Settings
 from broker.errors import StartError
+from broker.net.gate import raise_descriptor_limit
 from broker.reload import Reload
 from broker.server import Server
 from storage.errors import StorageError
@@ -63,6 +64,7 @@ def serve(config: Path | None, data: Path | None) -> None:
             "storage is %s, as the configuration says: every message, session and retained message is lost when this ends",
             settings.storage_url,
         )
+    raise_descriptor_limit()
     gc.freeze()
     gc.set_threshold(GARBAGE_AFTER)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:

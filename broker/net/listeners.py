@@ -18,7 +18,7 @@ from broker.config.settings import Listener
 from broker.counters import Counters
 from broker.errors import StartError
 from broker.net.accept import Acceptor, shown
-from broker.net.gate import Gate
+from broker.net.gate import Gate, descriptors
 from broker.net.stream import Connection, Stream
 from broker.net.tls import TlsProtocol
 from broker.net.websocket import WebSocketProtocol
@@ -53,6 +53,7 @@ class Listeners:
         Raises `StartError` that names the listener, its address and what to do.
         """
         addresses: dict[str, list[Address]] = {}
+        _warn_of_few_descriptors(settings)
         try:
             self._certificates = {listener.name: _certificate(listener) for listener in settings}
             for listener in settings:
@@ -116,6 +117,18 @@ class Listeners:
         for gate in self._gates:
             await gate.clear()
         self._gates.clear()
+
+
+def _warn_of_few_descriptors(settings: Sequence[Listener]) -> None:
+    most = descriptors()
+    beyond = [f"{one.name} {one.max_connections}" for one in settings if one.max_connections > most]
+    if beyond:
+        logger.warning(
+            "max_connections cannot be reached (%s): the process may have %d connections open; raise its limit of open files "
+            "(ulimit -Hn, LimitNOFILE= of systemd)",
+            ", ".join(beyond),
+            most,
+        )
 
 
 async def bound(host: str, port: int) -> list[socket.socket]:

@@ -119,6 +119,7 @@ class IndexerProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=1 << 20,
+            start_new_session=True,  # a ^C on the broker's terminal is not for this one, not even before it can ignore it
         )
         self._process, self._open = process, False
         self._committed -= self._heard  # what the one before has heard of is in the store for this one to find

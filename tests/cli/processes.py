@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import resource
 import signal
 import subprocess
 import sys
@@ -40,9 +41,9 @@ def command(*arguments: str) -> list[str]:
 
 
 class Process:
-    """``tideline serve``; its standard output as it comes, its log once it has ended."""
+    """``tideline serve``; its standard output as it comes, its log once it has ended. ``files``: its limits of open files."""
 
-    def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, files: Any = None, **variables: str) -> None:
         self._log = folder / f"log-{time.monotonic_ns()}.txt"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -53,6 +54,7 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, files)) if files else None,
             )
         self._lines: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -87,9 +89,9 @@ class Process:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str, **variables: str) -> Iterator[Process]:
+def serving(folder: Path, *arguments: str, files: Any = None, **variables: str) -> Iterator[Process]:
     """A broker process that is gone at the end."""
-    broker = Process(folder, *arguments, **variables)
+    broker = Process(folder, *arguments, files=files, **variables)
     try:
         yield broker
     finally:
