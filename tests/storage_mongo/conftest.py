@@ -28,6 +28,17 @@ async def proxy() -> AsyncIterator[MongoProxy]:
     await proxy.stop()
 
 
+RETRIES = {"off": "retryWrites=false", "on": "retryWrites=true", "on, lost too": "retryWrites=true"}
+
+
+# The driver sends a write again by itself only where the server keeps a session's writes, which nx-27017 does not.
+@pytest.fixture(params=["off"] if mongo_server.GIVEN == "nx-27017" else RETRIES)
+async def retries(request: pytest.FixtureRequest, proxy: MongoProxy) -> str:
+    """An option of the URL: whether the driver sends a write again whose answer was lost; ``proxy`` may lose that too."""
+    proxy.lose_retries = request.param != "on"
+    return RETRIES[request.param]
+
+
 @pytest.fixture
 def killable(tmp_path: Path) -> Iterator[MongoServer]:
     server = MongoServer(tmp_path / "mongo")

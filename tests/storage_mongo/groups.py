@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
+from storage.errors import StorageUnavailable
 from storage.mongo import MongoStorage
 from storage.mongo.documents import Collections
 from storage.records import (
@@ -52,6 +54,14 @@ async def prepare(storage: MongoStorage, make: Maker) -> list[Operation]:
         SaveJob(JobState("sweep", "daily", 9, 1, 2, "done")),
         make.append("a", USERS),
     ]
+
+
+async def told(storage: MongoStorage, group: Sequence[Operation]) -> bool:
+    """Commit; False where its outcome is unknown."""
+    with suppress(StorageUnavailable):
+        await storage.commit(group)
+        return True
+    return False
 
 
 async def content(storage: MongoStorage) -> dict[str, object]:

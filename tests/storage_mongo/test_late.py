@@ -158,7 +158,7 @@ async def test_what_comes_after_two_changes_of_holder_is_found(
     await other.start()
     async with _frozen(database, proxy, make, "store") as old:
         await old.commit(make.append("a", ["u/ann"], device="late"))
-        second = MongoStorage(mongo_server.url(database, LEASE + "&serverSelectionTimeoutMS=300", through=other.port))
+        second = MongoStorage(mongo_server.url(database, LEASE + "&serverSelectionTimeoutMS=2000", through=other.port))
         await second.open()
         await second.commit([make.append("b", ["u/ann"])])
         if clean:

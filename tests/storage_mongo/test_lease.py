@@ -73,7 +73,7 @@ async def test_the_lease_of_a_killed_node_runs_out(database: str) -> None:
 
 async def test_a_node_that_was_cut_off_finds_itself_fenced(database: str, proxy: MongoProxy, make: Maker) -> None:
     """It wakes up after another one took over: it acknowledges nothing, and none of its writes has an effect."""
-    old = MongoStorage(mongo_server.url(database, LEASE + "&serverSelectionTimeoutMS=300", through=proxy.port))
+    old = MongoStorage(mongo_server.url(database, LEASE + "&serverSelectionTimeoutMS=2000", through=proxy.port))
     await old.open()
     await old.commit([opened(ANN), make.append("a", ["u/ann"])])
     await proxy.stop()
@@ -161,7 +161,7 @@ async def test_a_stale_state_write_changes_nothing(database: str, proxy: MongoPr
 
 async def test_a_server_that_was_away_longer_than_the_lease_is_served_on(database: str, proxy: MongoProxy, make: Maker) -> None:
     """Nobody else took it: the node renews the lease and goes on."""
-    storage = MongoStorage(mongo_server.url(database, LEASE + "&serverSelectionTimeoutMS=200", through=proxy.port))
+    storage = MongoStorage(mongo_server.url(database, LEASE + "&serverSelectionTimeoutMS=2000", through=proxy.port))
     await storage.open()
     await proxy.stop()
     group = [make.append("a", ["u/ann"])]

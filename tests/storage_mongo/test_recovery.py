@@ -38,7 +38,7 @@ async def _crash(
 
 
 async def _open(database: str, proxy: MongoProxy | None = None, *, shared: bool = False) -> MongoStorage:
-    options = LEASE + "&serverSelectionTimeoutMS=300"
+    options = LEASE + "&serverSelectionTimeoutMS=2000"
     storage = MongoStorage(mongo_server.url(database, options, through=proxy.port if proxy else 0), shared=shared)
     await storage.open()
     return storage

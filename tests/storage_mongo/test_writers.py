@@ -115,7 +115,7 @@ async def _crash_over(database: str, group: list[Append], writes: int) -> None:
         left -= command.name in WRITES
         return left >= 0
 
-    async with _proxied(database, "serverSelectionTimeoutMS=300") as (storage, proxy):
+    async with _proxied(database, "serverSelectionTimeoutMS=1000") as (storage, proxy):
         proxy.pass_on = pass_on
         with suppress(StorageUnavailable):
             await storage.commit(group)

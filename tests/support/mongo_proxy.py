@@ -41,6 +41,9 @@ class MongoProxy:
         self.pass_on: Callable[[Command], bool] = lambda command: True
         self.held: Callable[[], Awaitable[object] | None] = lambda: None
         self.lost: list[Command] = []
+        self.lose_retries = True
+        """Whether the answer is lost again when the driver sends the same write again, which it does where it can."""
+        self._lost_writes: set[str] = set()
         self.bodies: list[dict[str, Any]] | None = None
         """Set to a list to have the body of every command, which has all but the documents of a write."""
 
@@ -81,6 +84,17 @@ class MongoProxy:
 
         self.lose = lose
 
+    def _loses(self, command: Command, body: dict[str, Any]) -> bool:
+        write = f"{body.get('lsid')} {body['txnNumber']}" if "txnNumber" in body else ""
+        if self.lose_retries and write in self._lost_writes:
+            return True
+        if not self.lose(command):
+            return False
+        self.lost.append(command)
+        if write:
+            self._lost_writes.add(write)
+        return True
+
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -100,12 +114,12 @@ class MongoProxy:
             while True:
                 data, request_id, _ = await _message(reader)
                 if (command := _command(data)) is not None:
+                    body = decode(data[21 : 21 + int.from_bytes(data[21:25], "little")])
                     if self.bodies is not None:
-                        self.bodies.append(decode(data[21 : 21 + int.from_bytes(data[21:25], "little")]))
+                        self.bodies.append(body)
                     if not self.pass_on(command):
                         return
-                    if self.lose(command):
-                        self.lost.append(command)
+                    if self._loses(command, body):
                         losing.add(request_id)
                 if (held := self.held()) is not None:
                     await held
