@@ -36,12 +36,13 @@ from broker.packets.wire import shown
 from broker.pipeline import Pipeline
 from broker.reload import Reload
 from broker.routing.retained import Retained
+from broker.routing.subscriptions import Subscriptions
 from broker.routing.trie import Trie
 from broker.sessions.session import Session
 from broker.sessions.sessions import Sessions
 from storage.errors import StorageUnavailable
 from storage.interface import Storage
-from storage.records import Append, Message, Subscription
+from storage.records import Append, Message
 
 __all__ = ["Server", "StartError"]
 
@@ -71,6 +72,7 @@ class Server:
         self.authority: Authority
         self.pipeline: Pipeline
         self.delivery: Delivery
+        self.subscriptions: Subscriptions
         self.clock: Wheel
         self.requests: RequestPlugin | None = None
         self._listeners: Listeners | None = None
@@ -141,6 +143,18 @@ class Server:
             hook_timeout=settings.hooks.timeout,
             after_queue=settings.hooks.after_queue,
             on_fenced=self._fenced,
+        )
+        self.subscriptions = Subscriptions(
+            limits=settings.mqtt,
+            ids=self.ids,
+            time=self.time,
+            trie=self.trie,
+            retained=self.retained,
+            groups=self.shares,
+            access=self.authority,
+            given=self.delivery,
+            events=self.chassis,
+            submit=self.pipeline.submit,
         )
         self.delivery.pipeline = self.pipeline
         self.delivery.shares = self.shares
@@ -288,10 +302,6 @@ class Server:
         """Whether clients may not publish to this topic, whatever an ACL says."""
         return topic.startswith(("$SYS/", "$share/", "$sync/")) or topic == "$SYS"
 
-    def stored_retained(self, message: Message) -> bool:
-        """Whether a retained message is in storage; what was published without it, as the broker's own, has no id."""
-        return message.id != 0
-
     def start_position(self) -> str:
         """Where a device that never connected before starts in its user's inbox."""
         plugin = self.chassis.sync_plugin
@@ -333,15 +343,3 @@ class Server:
         if was_open:
             self.clients -= 1
             self.chassis.client_disconnected(connection.info)
-
-    def subscribed(self, connection: Connection, granted: dict[str, Subscription]) -> None:
-        """Filters of a client are in force."""
-        for filter_, subscription in granted.items():
-            if filter_.startswith("$sync/") and self.requests is not None and connection.session is not None:
-                self.requests.listening(connection.session.key, filter_)
-            self.chassis.client_subscribed(connection.info, filter_, subscription.options & 3)
-
-    def unsubscribed(self, connection: Connection, filters: Iterable[str]) -> None:
-        """Filters of a client are gone."""
-        for filter_ in filters:
-            self.chassis.client_unsubscribed(connection.info, filter_)

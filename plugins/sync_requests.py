@@ -50,6 +50,8 @@ FIELDS = {
     "sync": ("after", "limit"),
     "set-offset": ("offset", "device"),
     "device": ("device",),
+    "subscribe": ("filter", "qos", "device"),
+    "unsubscribe": ("filter", "device"),
     "read": ("topic", "position", "back"),
     "position": ("topic",),
     "search": ("topic", "q", "limit"),
@@ -154,6 +156,8 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
             "sync": self._sync,
             "set-offset": self._set_offset,
             "device": self._device,
+            "subscribe": self._subscribe,
+            "unsubscribe": self._unsubscribe,
             "read": self._read,
             "position": self._position,
             "search": self._search,
@@ -275,6 +279,16 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
 
     async def _device(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         return await self._timelines.device(DeviceKey(who.user, asked.text("device", request.device.client_id)))
+
+    async def _subscribe(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        key = DeviceKey(who.user, asked.text("device", request.device.client_id))
+        await self._timelines.subscribe(who, key, asked.text("filter"), asked.number("qos", 1, 2))
+        return await self._timelines.device(key)
+
+    async def _unsubscribe(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        key = DeviceKey(who.user, asked.text("device", request.device.client_id))
+        await self._timelines.unsubscribe(key, asked.text("filter"))
+        return await self._timelines.device(key)
 
     async def _read(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         topic, position = asked.text("topic"), asked.number("position")

@@ -26,7 +26,7 @@ from amqtt.plugins.manager import PluginManager
 from amqtt.session import IncomingApplicationMessage
 
 from broker.access.amqtt_session import LightSession
-from broker.access.authority import SessionInfo
+from broker.access.authority import OWN, SessionInfo
 from broker.amqtt.packets import to_amqtt
 from broker.amqtt.server_view import ServerView, SessionState
 from broker.config.plugin_settings import checked, plugin_class
@@ -34,7 +34,7 @@ from broker.errors import StartError
 from broker.hooks import EnhancedAuthPlugin, GroupPlugin, JobPlugin, RequestPlugin, StoragePlugin, SyncPlugin
 from broker.packets.model import Packet
 from broker.rate_limited_log import RateLimitedLog
-from storage.records import Message
+from storage.records import DeviceKey, Message
 
 __all__ = ["BrokerEvents", "Chassis", "ChassisContext", "MQTTEvents", "Plugins"]
 
@@ -336,13 +336,16 @@ class Chassis:
         if BrokerEvents.CLIENT_DISCONNECTED in self._callbacks:
             self.fire(BrokerEvents.CLIENT_DISCONNECTED, client_id=info.client_id, client_session=info.session)
 
-    def client_subscribed(self, info: SessionInfo, filter: str, qos: int) -> None:
+    def client_subscribed(self, device: DeviceKey, filter: str, qos: int) -> None:
+        """A device has a filter, whoever asked for it."""
+        if self.request_plugin is not None and filter.startswith(OWN):
+            self.request_plugin.listening(device, filter)
         if BrokerEvents.CLIENT_SUBSCRIBED in self._callbacks:
-            self.fire(BrokerEvents.CLIENT_SUBSCRIBED, client_id=info.client_id, topic=filter, qos=qos)
+            self.fire(BrokerEvents.CLIENT_SUBSCRIBED, client_id=device.client_id, topic=filter, qos=qos)
 
-    def client_unsubscribed(self, info: SessionInfo, filter: str) -> None:
+    def client_unsubscribed(self, device: DeviceKey, filter: str) -> None:
         if BrokerEvents.CLIENT_UNSUBSCRIBED in self._callbacks:
-            self.fire(BrokerEvents.CLIENT_UNSUBSCRIBED, client_id=info.client_id, topic=filter)
+            self.fire(BrokerEvents.CLIENT_UNSUBSCRIBED, client_id=device.client_id, topic=filter)
 
     def message_received(self, info: SessionInfo, message: Message, packet_id: int = 0) -> None:
         """A client sent a message; whether it may is not known yet."""

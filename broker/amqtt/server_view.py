@@ -105,9 +105,11 @@ class ServerView(Protocol):
         """
 
     async def add_subscription(self, client_id: str, filter: str, qos: int) -> int:
-        """Subscribe the session of a client id, made durable where there is none (for the anonymous user of that client id).
+        """Subscribe the session of a client id as its own SUBSCRIBE would, made durable where there is none (for the anonymous
+        user of that client id). Of several users' sessions the connected one is meant.
 
-        The granted QoS, or 0x80 where the filter is invalid or an ACL forbids it.
+        The granted QoS, or 0x80 where the filter is invalid or beyond a limit, or an ACL forbids it. Raises ValueError for
+        a QoS that there is not.
         """
 
 

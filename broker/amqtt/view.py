@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from broker.access.authority import AuthRequest, Identity, SessionInfo
 from broker.amqtt.server_view import DeviceState, ServerStatus, SessionState, Undecided
 from broker.config.changes import Reloaded
 from broker.counters import Counters
 from broker.packets import topics
-from broker.packets.codes import ProtocolViolation
+from broker.packets.codes import ProtocolViolation, ReasonCode
 from broker.pipeline import Step
 from broker.sessions.readers import Operations, Readers
 from broker.sessions.session import Session
@@ -95,11 +96,7 @@ class View:
         return (_state(session) for session in list(self._server.sessions))
 
     def session(self, client_id: str) -> SessionState | None:
-        found = None
-        for session in self._server.sessions.named(client_id):
-            found = session
-            if session.connection is not None:
-                break
+        found = _chosen(self._server.sessions.named(client_id))
         return _state(found) if found is not None else None
 
     def subscriptions(self) -> Iterable[tuple[str, str, int]]:
@@ -263,11 +260,32 @@ class View:
         return True
 
     async def add_subscription(self, client_id: str, filter: str, qos: int) -> int:
-        try:
-            topics.validate_filter(filter)
-        except ProtocolViolation:
-            return 0x80
-        return await self._server.sessions.add_subscription(client_id, filter, qos)
+        if qos not in (0, 1, 2):
+            raise ValueError(f"QoS {qos}: must be 0, 1 or 2")
+        server = self._server
+        session = _chosen(server.sessions.named(client_id))
+        if session is None:
+            key = DeviceKey(f"c/{client_id}", client_id)
+            if await server.subscriptions.refusal(client_id, filter, _info(key)):
+                return ReasonCode.UNSPECIFIED_ERROR
+            await self.readers.claim(key)
+            session = server.sessions.get(key)
+        if session is None:
+            return ReasonCode.UNSPECIFIED_ERROR
+        connection = session.connection
+        info = connection.info if connection is not None and connection.open else _info(session.key)
+        return min(await self.readers.subscribe_session(session, filter, qos, info), ReasonCode.UNSPECIFIED_ERROR)
+
+
+def _chosen(sessions: list[Session]) -> Session | None:
+    """Of the sessions of one client id the one that is meant: the connected one, if there is one."""
+    return next((session for session in sessions if session.connection is not None), sessions[-1] if sessions else None)
+
+
+def _info(key: DeviceKey) -> SessionInfo:
+    """Whom the ACL is asked about for a device that is not connected."""
+    name = key.user[2:] if key.user.startswith("u/") else None
+    return SessionInfo(Identity(key.user, name, name is None), AuthRequest(key.client_id, name))
 
 
 def _offset(session: Session) -> int:

@@ -255,6 +255,16 @@ class Delivery:
             for entry in entries:
                 self._recent_bytes += inbox.push(entry, self.limits.recent_entries)
 
+    def subscribed(self, session: Session, unstored: list[Message], entries: list[InboxEntry]) -> None:
+        """Filters of a session are in force: give it what is retained for them, ``unstored`` or as ``entries`` of its inbox."""
+        if entries:
+            self.wake_inbox(session.inbox, entries)
+        feed = session.connection.feed if session.connection is not None else None
+        if feed is not None:
+            if unstored:
+                feed.retained(unstored)
+            feed.pump()
+
     # --- progress --------------------------------------------------------------------------------------------------
 
     def touch(self, session: Session) -> None:

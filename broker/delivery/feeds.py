@@ -101,7 +101,6 @@ class Feed:
         "_page",
         "_resend",
         "_task",
-        "awaits_filter",
         "client_id",
         "closed",
         "connection",
@@ -125,8 +124,6 @@ class Feed:
         self._holding = False
         self._outbox: list[bytes] = []
         self._task: asyncio.Task[None] | None = None
-        self.awaits_filter = False
-        """A new device that starts before the head: its cursor stays until the first SUBSCRIBE says what is due to it."""
 
     def start(self) -> None:
         """Send again what was in flight, then go on from the cursor."""
@@ -568,7 +565,7 @@ class InboxFeed(Feed):
         entry = inbox.find(cursor + 1)
         if entry is None:
             if not self.session.subscriptions:
-                if not self.awaits_filter:
+                if not self.session.awaits_filter:
                     self.session.cursor = inbox.head  # nothing is due to a device without subscriptions
                     self.delivery.touch(self.session)
                 return None

@@ -18,7 +18,6 @@ from broker.delivery.feeds import InboxFeed
 from broker.packets.codes import ReasonCode
 from broker.pipeline import Step
 from broker.sessions.session import NOT_YET, Session
-from broker.sessions.sessions import PlaceSubscription
 from storage.records import (
     CloseSession,
     DeviceKey,
@@ -93,6 +92,11 @@ class Operations(Awaited):
 
     def apply(self) -> list[Operation]:
         return self._operations
+
+
+def _always() -> bool:
+    """Whoever awaits the answer does not go away."""
+    return True
 
 
 class Readers:
@@ -234,19 +238,25 @@ class Readers:
         self._server.sessions.remove(session)
         await self._submitted(Operations([]))
 
-    async def subscribe(self, key: DeviceKey, filter_: str, qos: int) -> None:
-        """Subscribe a durable device as its own SUBSCRIBE would. Raises `NoDevice`, and `DeviceProblem` at its limit."""
-        session = self._durable(key)
-        most = self._server.settings.mqtt.max_subscriptions
-        if filter_ not in session.subscriptions and len(session.subscriptions) >= most:
-            raise DeviceProblem(f"device {key.client_id!r} has {most} subscriptions, as many as it may")
-        step = PlaceSubscription(self._server, session, filter_, qos)
-        self._server.pipeline.submit(step)
-        await step.placed.wait()
+    async def subscribe(self, key: DeviceKey, filter_: str, qos: int, info: SessionInfo | None) -> int:
+        """Subscribe a durable device as its own SUBSCRIBE would; SUBACK's code. ``info`` is whom the ACL is asked about, if
+        anybody. Raises `NoDevice`."""
+        return await self.subscribe_session(self._durable(key), filter_, qos, info)
+
+    async def subscribe_session(self, session: Session, filter_: str, qos: int, info: SessionInfo | None) -> int:
+        """The same for any session, once it is durable where the session is."""
+        codes: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        wanted = [Subscription(filter_, qos)]
+        asking = self._server.subscriptions.subscribe(session, wanted, info, _always, codes.set_result)
+        if asking is not None:
+            await asking
+        return (await asyncio.shield(codes))[0]
 
     async def unsubscribe(self, key: DeviceKey, filter_: str) -> bool:
         """Take a filter out of a durable device; False where it has none such. Raises `NoDevice`."""
-        return (await self._submitted(TakeSubscription(self._server, self._durable(key), filter_))).had
+        codes: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self._server.subscriptions.unsubscribe(self._durable(key), [filter_], _always, codes.set_result)
+        return (await asyncio.shield(codes))[0] == ReasonCode.SUCCESS
 
     async def _submitted(self, step: S) -> S:
         self._server.pipeline.submit(step)
@@ -288,6 +298,7 @@ class ClaimSession(Awaited):
     def done(self) -> None:
         if self._fresh:
             self._session.cursor = self._opening.offset
+            self._session.awaits_filter = self._opening.offset < self._opening.head
         super().done()
 
 
@@ -343,27 +354,3 @@ class MoveOffset(Awaited):
         if session.connection is not None and session.connection.feed is not None:
             session.connection.feed.pump()
         super().done()
-
-
-class TakeSubscription(Awaited):
-    """Takes one filter out of a session."""
-
-    def __init__(self, server: Server, session: Session, filter_: str) -> None:
-        super().__init__()
-        self._server = server
-        self._session = session
-        self._filter = filter_
-        self.had = False
-
-    def apply(self) -> list[Operation]:
-        session = self._session
-        if session.subscriptions.pop(self._filter, None) is None:
-            return []
-        self.had = True
-        gone: list[Operation] = []
-        if self._filter in session.shares:
-            session.shares.discard(self._filter)
-            gone += self._server.shares.leave(session, self._filter, unsubscribed=True)
-        else:
-            self._server.trie.remove(self._filter, session)
-        return [*gone, Unsubscribe(session.key, session.epoch, [self._filter])]

@@ -26,6 +26,7 @@ class Session:
     """One device's state. ``epoch`` rises with each connection; whoever holds an older one changes nothing any more."""
 
     __slots__ = (
+        "awaits_filter",
         "connection",
         "cursor",
         "ended",
@@ -56,6 +57,8 @@ class Session:
         """Which of the filters are shared subscriptions."""
         self.window = Window(window)
         self.cursor = 0
+        self.awaits_filter = False
+        """A new device that starts before the head: its cursor stays until its first filter says what is due to it."""
         self.received: dict[int, Connection | None] = {}
         """Inbound QoS 2: packet id to who waits for its PUBREC; None once the message is stored."""
         self.will: bytes | None = None

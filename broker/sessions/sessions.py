@@ -11,15 +11,13 @@ Every change takes its place in the order of groups, as a step; the state in sto
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from broker.packets.codes import ReasonCode
-from broker.packets.topics import parse_share
 from broker.pipeline import Step
 from broker.sessions import wills
-from broker.sessions.session import NOT_YET, Session
+from broker.sessions.session import Session
 from storage.records import (
     NEVER,
     CloseSession,
@@ -27,8 +25,6 @@ from storage.records import (
     DeviceKey,
     OpenSession,
     Operation,
-    Subscribe,
-    Subscription,
 )
 
 if TYPE_CHECKING:
@@ -97,11 +93,7 @@ class Sessions:
             return
         session = Session.load(device, server.settings.mqtt.inflight_window)
         self._sessions[device.key] = session
-        for filter_, subscription in session.subscriptions.items():
-            if parse_share(filter_) is None:
-                server.trie.add(filter_, session, subscription)
-            else:
-                session.shares.add(filter_)
+        server.subscriptions.load(session)
         self._anchor(session)
         self._schedule(session)
 
@@ -261,18 +253,6 @@ class Sessions:
         session.expires_at = 0 if session.expiry == NEVER else self._server.time.now() + session.expiry * 1000
         self._schedule(session)
 
-    async def add_subscription(self, client_id: str, filter_: str, qos: int) -> int:
-        """Subscribe the anonymous user's durable session of this client id, made where there is none; returns the QoS."""
-        key = DeviceKey(f"c/{client_id}", client_id)
-        session = self._sessions.get(key)
-        if session is None:
-            session = self.create(key)
-            session.epoch = 1
-        step = PlaceSubscription(self._server, session, filter_, qos)
-        self._server.pipeline.submit(step)
-        await step.placed.wait()
-        return qos
-
     def remove(self, session: Session) -> None:
         """End a session by hand: its connection is closed, and all its state is gone."""
         if session.connection is not None:
@@ -328,7 +308,8 @@ class OpenStep(Step):
         if not connection.open:
             return
         feed = connection.feed = self._server.delivery.attach(session, head)
-        feed.awaits_filter = self._fresh and session.cursor < head
+        if self._fresh:
+            session.awaits_filter = session.cursor < head
         feed.start()
         connection.go_on()
 
@@ -349,47 +330,7 @@ class EndStep(Step):
         if not self._keep:
             session, server = self._session, self._server
             session.ended = True
-            for filter_ in session.subscriptions:
-                if filter_ in session.shares:
-                    operations += server.shares.leave(session, filter_, unsubscribed=False)
-                else:
-                    server.trie.remove(filter_, session)
-            session.subscriptions, session.shares = {}, set()
+            operations += server.subscriptions.ended(session)
         if self._operation is not None:
             operations.append(self._operation)
         return operations
-
-
-class PlaceSubscription(Step):
-    """A subscription that a plugin gives to a session, connected or not."""
-
-    __slots__ = ("_operation", "_server", "_session", "_subscription", "placed")
-
-    def __init__(self, server: Server, session: Session, filter_: str, qos: int) -> None:
-        self._server = server
-        self._session = session
-        self._subscription = Subscription(filter_, qos)
-        self._operation: Subscribe | None = None
-        self.placed = asyncio.Event()
-
-    def apply(self) -> list[Operation]:
-        session, subscription = self._session, self._subscription
-        known = session.subscriptions.get(subscription.filter)
-        since = known.since if known is not None else NOT_YET if session.durable else self._server.ids.last
-        subscription.since = since
-        session.subscriptions[subscription.filter] = subscription
-        self._server.trie.add(subscription.filter, session, subscription)
-        if not session.durable:
-            return []
-        copy = Subscription(subscription.filter, subscription.options, 0, -1 if since == NOT_YET else since)
-        self._operation = Subscribe(session.key, session.epoch, [copy])
-        if session.connection is not None or session.cursor:
-            return [self._operation]
-        # The session may be new: opening is what creates it in storage, and changes nothing where it is there.
-        opening = OpenSession(session.key, session.epoch, False, session.expiry, at=self._server.time.wall())
-        return [opening, self._operation]
-
-    def done(self) -> None:
-        if self._operation is not None:
-            self._session.placed(self._subscription.filter, self._operation.subscriptions[0].since)
-        self.placed.set()

@@ -12,7 +12,7 @@ from amqtt.contexts import Action
 
 from broker.amqtt.server_view import DeviceState, Services, Undecided
 from broker.packets import topics
-from broker.packets.codes import ProtocolViolation
+from broker.packets.codes import ProtocolViolation, ReasonCode
 from broker.sessions.readers import DeviceProblem, NoDevice, Superseded
 from plugins.timelines.errors import Away, Conflict, Forbidden, NotFound, Problem, TooLarge, Unprocessable
 from plugins.timelines.messages import content_properties, hex_id, parse_id, rendered, rendered_entry
@@ -283,16 +283,21 @@ class Timelines:
         return _device(state, await self.server.storage.inbox_head(key.user))
 
     async def subscribe(self, who: Who, key: DeviceKey, filter_: str, qos: int) -> None:
-        """Subscribe a device, as far as the caller may."""
-        try:
-            topics.validate_filter(filter_)
-        except ProtocolViolation as violation:
-            raise Unprocessable(violation.text) from violation
-        if filter_.startswith(("$share/", "$sync/")) or filter_.count("/") >= self.server.settings.mqtt.max_topic_levels:
-            raise Unprocessable(f"filter {filter_[:80]!r} cannot be subscribed to from here")
-        if who.asked is not None and not await self.server.authority.allowed(who.asked, Action.SUBSCRIBE, filter_):
-            raise Forbidden(f"subscribing to {filter_[:80]!r} is not allowed")
-        await self.carried_out(self.server.readers.subscribe(key, filter_, qos))
+        """Subscribe a device as its own SUBSCRIBE would, as far as the caller may."""
+        code = await self.carried_out(self.server.readers.subscribe(key, filter_, qos, who.asked))
+        shown = f"filter {filter_[:80]!r}"
+        if code == ReasonCode.NOT_AUTHORIZED:
+            raise Forbidden(f"{shown}: subscribing is not allowed")
+        if code == ReasonCode.QUOTA_EXCEEDED:
+            most = self.server.settings.mqtt.max_subscriptions
+            raise Unprocessable(f"device {key.client_id[:80]!r} has {most} subscriptions, as many as it may")
+        if code >= ReasonCode.UNSPECIFIED_ERROR:
+            raise Unprocessable(f"{shown}: not valid, or of more than {self.server.settings.mqtt.max_topic_levels} levels")
+
+    async def unsubscribe(self, key: DeviceKey, filter_: str) -> None:
+        """Take a filter out of a device."""
+        if not await self.carried_out(self.server.readers.unsubscribe(key, filter_)):
+            raise NotFound(f"filter {filter_[:80]!r}: the device has none such")
 
     # --- inboxes -------------------------------------------------------------------------------------------------------
 

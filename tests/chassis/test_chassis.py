@@ -16,7 +16,7 @@ from broker.amqtt.server_view import SessionState
 from broker.errors import StartError
 from broker.hooks import GroupPlugin
 from broker.packets import model
-from storage.records import Message
+from storage.records import DeviceKey, Message
 from tests.chassis.servers import PlainServer
 from tests.support.until import until
 
@@ -25,6 +25,8 @@ EVENTS = "amqtt.plugins.logging_amqtt.EventLoggerPlugin"
 PACKETS = "amqtt.plugins.logging_amqtt.PacketLoggerPlugin"
 SYS = "amqtt.plugins.sys.broker.BrokerSysPlugin"
 ANONYMOUS = "amqtt.plugins.authentication.AnonymousAuthPlugin"
+
+DEVICE = DeviceKey("c/phone", "phone")
 
 
 def client(name: str = "phone") -> SessionInfo:
@@ -116,11 +118,11 @@ class TestEvents:
         await chassis.fire_and_wait(BrokerEvents.POST_START)
         chassis.packet_received(None, model.Connect("phone", username="alice", password=b"s3cret"))
         chassis.client_connected(phone)
-        chassis.client_subscribed(phone, "a/#", 1)
+        chassis.client_subscribed(DEVICE, "a/#", 1)
         chassis.message_received(phone, message(), 9)
         chassis.message_broadcast(phone, message(), 9)
         chassis.retained(message(retain=True))
-        chassis.client_unsubscribed(phone, "a/#")
+        chassis.client_unsubscribed(DEVICE, "a/#")
         chassis.packet_sent(phone, model.PubAck(9))
         chassis.client_disconnected(phone)
         await chassis.close()

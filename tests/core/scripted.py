@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from broker.connection.connection import Connection
-from broker.connection.handle_subscribe import SubscribeStep
 from broker.packets.decoder import Decoder
 from broker.packets.encoder import encode
 from broker.packets.model import Connect, Packet, PubAck, PubComp, Publish, PubRec, PubRel
 from broker.packets.model import Subscribe as SubscribePacket
 from broker.packets.topics import matches
+from broker.routing.subscriptions import SubscribeStep
 from broker.server import Server
 from storage.memory import MemoryStorage
 from storage.records import Append, InboxEntry, Message, Operation
@@ -298,10 +298,8 @@ class World:
             self.events.append(("message", append.message.topic, append.message.payload))
 
         def applied(step: SubscribeStep) -> Any:
-            closed = step._connection.closed
             operations = apply(step)
-            if not closed:
-                self.events.extend(("filter", step._connection, name) for name in step._granted)
+            self.events.extend(("filter", step._request.session, granted.filter) for granted in step._granted)
             return operations
 
         server.route = routed  # type: ignore[method-assign]
@@ -317,9 +315,10 @@ class World:
         """What the device must have been given by the end, in order: to a clean session, of its last connection."""
         names: list[str] = []
         wanted = []
+        session = device.connection.session if device.connection is not None else None
         for kind, one, two in self.events:
             if kind == "filter":
-                if one.client_id == device.client_id and (device.durable or one is device.connection):
+                if one.key.client_id == device.client_id and (device.durable or one is session):
                     names.append(two)
             elif any(matches(name, one) for name in names):
                 wanted.append(two)

@@ -123,10 +123,10 @@ MUTANTS = (
     Mutant(
         1,
         "SUBACK before the subscription is durable",
-        "broker/connection/handle_subscribe.py",
-        "        retained: dict[str, Message] = {}\n        groups: list[Operation] = []\n",
-        "        connection.send(SubAck(self._packet_id, list(self._reasons)))\n"
-        "        retained: dict[str, Message] = {}\n        groups: list[Operation] = []\n",
+        "broker/routing/subscriptions.py",
+        "        operations: list[Operation] = []\n        retained: dict[str, Message] = {}\n",
+        "        request.answer(request.codes)\n"
+        "        operations: list[Operation] = []\n        retained: dict[str, Message] = {}\n",
         f"tests/protocol/test_subscribe.py {SCRIPTED}",
     ),
     Mutant(
@@ -270,9 +270,9 @@ MUTANTS = (
     Mutant(
         3,
         "since moved by SUBSCRIBE again, in memory",
-        "broker/connection/handle_subscribe.py",
-        "                subscription.since = known.since\n",
-        "                subscription.since = NOT_YET if session.durable else server.ids.last\n",
+        "broker/routing/subscriptions.py",
+        "            subscription.since = known.since\n",
+        "            subscription.since = NOT_YET if session.durable else house.ids.last\n",
         f"{SCRIPTED} tests/protocol/test_subscribe.py",
     ),
     Mutant(

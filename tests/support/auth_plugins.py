@@ -1,4 +1,4 @@
-"""Plugins that decide: one that authenticates as the client's data says, and one that keeps everybody out of `denied/`."""
+"""Plugins that decide: two that authenticate, as the client's data says or anybody, and one that lets nobody into `denied/`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from amqtt.broker import BrokerContext
-from amqtt.plugins.base import BaseTopicPlugin
+from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 from amqtt.plugins.topic_checking import TopicAccessControlListPlugin
 
 from broker.hooks import Accepted, AuthExchange, AuthStart, Challenge, Denied, EnhancedAuthPlugin
@@ -47,11 +47,15 @@ class _Obedient:
         raise Denied("no")
 
 
+class Anybody(BaseAuthPlugin):
+    """Everybody is who they say they are."""
+
+    async def authenticate(self, *, session: Any) -> bool | None:
+        return bool(session.username)
+
+
 class Fence(BaseTopicPlugin):
     """Topics and filters that begin with `denied/` are for nobody."""
-
-    def __init__(self, context: BrokerContext) -> None:
-        super().__init__(context)
 
     async def topic_filtering(self, *, session: Any = None, topic: str | None = None, action: Any = None) -> bool:
         return not str(topic).startswith("denied/")

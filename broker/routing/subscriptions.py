@@ -1,0 +1,358 @@
+"""The one way in which filters enter a session and leave it.
+
+SUBSCRIBE and UNSUBSCRIBE, the plugin API, HTTP, requests over MQTT, and what storage gives back at start all come here.
+
+- Each filter is judged by itself: a valid one, not too deep, below `$sync/` only the device's own topics, then the ACL,
+  which is asked for the filter inside a `$share/…`. The others are not held up by one that is refused.
+- What is granted takes its place in the order of messages as one step, up to ``max_subscriptions``; the answer has a code
+  per filter, in order [MQTT-3.8.4-5, 3.9.3-1], and follows durability, as do the plugins' events.
+- A filter that the session has is replaced and keeps its ``since`` [MQTT-3.8.4-3]. A new one starts at its place, and the
+  first ones of a device that starts before the head of its inbox (`session.awaits_filter`) at its cursor.
+- Retained messages are those that are decided at that place: behind a message that may yet be refused, the step waits for
+  the next group. New filters get them as Retain Handling says [MQTT-3.3.1-9 to 11], shared ones get none (4.8.2). A
+  durable session gets them through its inbox, connected or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from amqtt.contexts import Action
+
+from broker.access.authority import OWN
+from broker.packets.codes import ProtocolViolation, ReasonCode
+from broker.packets.topics import SHARE, parse_share, validate_filter
+from broker.pipeline import Step
+from broker.sessions.session import NOT_YET
+from storage import records
+from storage.records import DeviceKey, InboxEntry, Message, Operation, Subscription
+
+if TYPE_CHECKING:
+    from broker.access.authority import SessionInfo
+    from broker.clock import ServerTime
+    from broker.config.settings import Mqtt
+    from broker.ids import Ids
+    from broker.routing.retained import Retained
+    from broker.sessions.session import Session
+
+_NEW_ONLY, _NEVER = 1, 2
+"""Retain Handling."""
+
+Answer = Callable[[list[int]], None]
+Present = Callable[[], bool]
+
+
+class Access(Protocol):
+    """Who may subscribe to what."""
+
+    @property
+    def open(self) -> bool:
+        """Everybody may do everything."""
+
+    async def allowed(self, session: SessionInfo, action: Action, topic: str) -> bool: ...
+
+    def log_refusal(self, session: SessionInfo, action: Action, topic: str, why: str = "") -> None: ...
+
+
+class Filters(Protocol):
+    """The trie of filters that are not shared."""
+
+    def add(self, filter_: str, subscriber: Session, subscription: Subscription) -> None: ...
+
+    def remove(self, filter_: str, subscriber: Session) -> bool: ...
+
+
+class Groups(Protocol):
+    """The shared subscriptions. Both answer with what is to be stored for it."""
+
+    def join(self, session: Session, subscription: Subscription) -> list[Operation]: ...
+
+    def leave(self, session: Session, filter_: str, *, unsubscribed: bool) -> list[Operation]: ...
+
+
+class Given(Protocol):
+    """How what is retained reaches a device."""
+
+    def subscribed(self, session: Session, unstored: list[Message], entries: list[InboxEntry]) -> None:
+        """Filters of a session are in force: for them, ``unstored`` messages, and ``entries`` that came into its inbox."""
+
+
+class Events(Protocol):
+    """What plugins are told."""
+
+    def client_subscribed(self, device: DeviceKey, filter: str, qos: int) -> None: ...
+
+    def client_unsubscribed(self, device: DeviceKey, filter: str) -> None: ...
+
+
+class Subscriptions:
+    """Subscribes and unsubscribes sessions."""
+
+    def __init__(
+        self,
+        *,
+        limits: Mqtt,
+        ids: Ids,
+        time: ServerTime,
+        trie: Filters,
+        retained: Retained,
+        groups: Groups,
+        access: Access,
+        given: Given,
+        events: Events,
+        submit: Callable[[Step], None],
+    ) -> None:
+        self.limits = limits
+        self.ids = ids
+        self.time = time
+        self.trie = trie
+        self.retained = retained
+        self.groups = groups
+        self.given = given
+        self.events = events
+        self._access = access
+        self._submit = submit
+
+    # --- at start, and at the end of a session -------------------------------------------------------------------------
+
+    def load(self, session: Session) -> None:
+        """Take up a stored session's filters. Those of shared subscriptions join their groups when all sessions are loaded."""
+        for filter_, subscription in session.subscriptions.items():
+            if filter_.startswith(SHARE):
+                session.shares.add(filter_)
+            else:
+                self.trie.add(filter_, session, subscription)
+
+    def ended(self, session: Session) -> list[Operation]:
+        """The session ends at this place in the order: its filters match no more. Returns what is to be stored for that."""
+        operations: list[Operation] = []
+        for filter_ in list(session.subscriptions):
+            operations += self.take_out(session, filter_, unsubscribed=False)
+        return operations
+
+    # --- subscribing ---------------------------------------------------------------------------------------------------
+
+    def subscribe(
+        self, session: Session, wanted: Sequence[Subscription], info: SessionInfo | None, present: Present, answer: Answer
+    ) -> Coroutine[object, object, None] | None:
+        """Submit a request; ``answer`` is called with the codes. Where an ACL has to be asked first, returns what does so.
+
+        ``info`` is whom the ACL is asked about, None for whoever may do everything. Nothing is done where ``present`` is
+        False at the request's place in the order.
+        """
+        codes = [self._judge(session.key.client_id, subscription.filter) for subscription in wanted]
+        request = _Request(session, wanted, codes, present, answer)
+        if info is None or self._access.open:
+            self._judged(request, info)
+            return None
+        return self._ask(request, info)
+
+    async def refusal(self, client_id: str, filter_: str, info: SessionInfo | None) -> int:
+        """Why a filter cannot be granted to a device; 0 where it can, as far as that depends on nothing but the two."""
+        code = self._judge(client_id, filter_)
+        if code or info is None or await self._access.allowed(info, Action.SUBSCRIBE, _inner(filter_)):
+            return code
+        return ReasonCode.NOT_AUTHORIZED
+
+    def _judge(self, client_id: str, filter_: str) -> int:
+        """0, or why this filter cannot be granted to anybody here."""
+        if filter_.count("/") >= self.limits.max_topic_levels:
+            return ReasonCode.TOPIC_FILTER_INVALID
+        try:
+            validate_filter(filter_)
+            parse_share(filter_)
+        except ProtocolViolation as violation:
+            return violation.code
+        if OWN in filter_ and not _own(client_id, filter_):
+            return ReasonCode.NOT_AUTHORIZED
+        return 0
+
+    async def _ask(self, request: _Request, info: SessionInfo) -> None:
+        for place, subscription in enumerate(request.wanted):
+            if not request.codes[place]:
+                request.codes[place] = await self.refusal(request.session.key.client_id, subscription.filter, info)
+        self._judged(request, info)
+
+    def _judged(self, request: _Request, info: SessionInfo | None) -> None:
+        for subscription, code in zip(request.wanted, request.codes, strict=True):
+            if code and info is not None:
+                why = "" if code == ReasonCode.NOT_AUTHORIZED else ReasonCode(code).name.lower().replace("_", " ")
+                self._access.log_refusal(info, Action.SUBSCRIBE, subscription.filter, why)
+        self._submit(SubscribeStep(self, request))
+
+    # --- unsubscribing -------------------------------------------------------------------------------------------------
+
+    def unsubscribe(self, session: Session, filters: Sequence[str], present: Present, answer: Answer) -> None:
+        """Submit a request; ``answer`` is called with a code per filter: 0, or 0x11 where there was no such subscription."""
+        self._submit(UnsubscribeStep(self, session, filters, present, answer))
+
+    def take_out(self, session: Session, filter_: str, *, unsubscribed: bool) -> list[Operation]:
+        """Take out a filter that the session has; what is to be stored for its group, where it is shared."""
+        del session.subscriptions[filter_]
+        if filter_ not in session.shares:
+            self.trie.remove(filter_, session)
+            return []
+        session.shares.discard(filter_)
+        return self.groups.leave(session, filter_, unsubscribed=unsubscribed)
+
+
+class _Request:
+    """Filters that somebody wants for a session. ``codes`` is 0 for each that is granted, until the step is applied."""
+
+    __slots__ = ("answer", "codes", "present", "session", "wanted")
+
+    def __init__(
+        self, session: Session, wanted: Sequence[Subscription], codes: list[int], present: Present, answer: Answer
+    ) -> None:
+        self.session = session
+        self.wanted = wanted
+        self.codes = codes
+        self.present = present
+        self.answer = answer
+
+    @property
+    def granted(self) -> list[Subscription]:
+        """What was not refused. Of a filter that comes twice, the last one counts [MQTT-3.8.4-3]."""
+        pairs = zip(self.wanted, self.codes, strict=True)
+        return list({wanted.filter: wanted for wanted, code in pairs if code < 0x80}.values())
+
+
+class SubscribeStep(Step):
+    """The granted filters of one request, at their place in the order."""
+
+    def __init__(self, subscriptions: Subscriptions, request: _Request) -> None:
+        self._subscriptions = subscriptions
+        self._request = request
+        self._granted: list[Subscription] = []
+        self._unstored: list[Message] = []
+        self._operation: records.Subscribe | None = None
+
+    def ready(self) -> bool:
+        """What is retained for the filters is decided."""
+        undecided = self._subscriptions.retained.undecided
+        return not any(undecided(subscription.filter) for subscription in self._request.granted)
+
+    def apply(self) -> list[Operation]:
+        """From this place on the filters match; look up the retained messages as of this place."""
+        request, session = self._request, self._request.session
+        if session.ended or not request.present():
+            request.codes = [ReasonCode.UNSPECIFIED_ERROR] * len(request.codes)
+            return []
+        self._keep_quota(session)
+        self._granted = request.granted
+        request.codes = [code or wanted.options & 3 for wanted, code in zip(request.wanted, request.codes, strict=True)]
+        operations: list[Operation] = []
+        retained: dict[str, Message] = {}
+        for subscription in self._granted:
+            operations += self._put_in(session, subscription, retained)
+        messages = sorted(retained.values(), key=lambda message: message.id)
+        # What was published without storage, as the broker's own topics are, has no id, and goes into no inbox.
+        self._unstored = [message for message in messages if not (message.id and session.durable)]
+        if not session.durable or not self._granted:
+            return operations
+        start = session.cursor if session.awaits_filter else -1
+        copies = [
+            Subscription(s.filter, s.options, s.identifier, start if s.since == NOT_YET else s.since) for s in self._granted
+        ]
+        stored = [message for message in messages if message.id]
+        self._operation = records.Subscribe(session.key, session.epoch, copies, stored)
+        operations.append(self._operation)
+        if stored:
+            operations.append(records.Join([(session.key.user, message.topic) for message in stored]))
+        return operations
+
+    def _keep_quota(self, session: Session) -> None:
+        """Refuse the new filters that a session may not have any more, however many came in one packet or at once."""
+        request = self._request
+        new = [s.filter for s in request.granted if s.filter not in session.subscriptions]
+        room = self._subscriptions.limits.max_subscriptions - len(session.subscriptions)
+        beyond = set(new[max(0, room) :])
+        for place, wanted in enumerate(request.wanted):
+            if wanted.filter in beyond and not request.codes[place]:
+                request.codes[place] = ReasonCode.QUOTA_EXCEEDED
+
+    def _put_in(self, session: Session, subscription: Subscription, retained: dict[str, Message]) -> list[Operation]:
+        """The filter matches from here on; adds what is ``retained`` for it. Returns what is to be stored for its group."""
+        house, filter_ = self._subscriptions, subscription.filter
+        known = session.subscriptions.get(filter_)
+        session.subscriptions[filter_] = subscription
+        if filter_.startswith(SHARE):
+            session.shares.add(filter_)
+            return house.groups.join(session, subscription)
+        if known is not None:
+            subscription.since = known.since
+        else:
+            subscription.since = NOT_YET if session.durable else house.ids.last
+        house.trie.add(filter_, session, subscription)
+        handling = subscription.options >> 4
+        if handling != _NEVER and not (handling == _NEW_ONLY and known is not None):
+            for message in house.retained.match(filter_, house.time.now()):
+                retained[message.topic] = message
+        return []
+
+    def done(self) -> None:
+        """Say what was granted, and begin to deliver."""
+        request, operation, house = self._request, self._operation, self._subscriptions
+        session = request.session
+        entries: list[InboxEntry] = []
+        if operation is not None:  # also where the connection is gone: the session has the filter
+            session.awaits_filter = False
+            for copy in operation.subscriptions:
+                session.placed(copy.filter, copy.since)
+            target = session.key.client_id
+            pairs = zip(operation.retained, operation.retained_seqs, strict=True) if operation.retained_seqs else ()
+            entries = [InboxEntry(seq, message, target) for message, seq in pairs]
+        request.answer(request.codes)
+        for subscription in self._granted:
+            house.events.client_subscribed(session.key, subscription.filter, subscription.options & 3)
+        if self._granted:
+            house.given.subscribed(session, self._unstored, entries)
+
+
+class UnsubscribeStep(Step):
+    """The filters of one request to unsubscribe, at their place in the order."""
+
+    def __init__(
+        self, subscriptions: Subscriptions, session: Session, filters: Sequence[str], present: Present, answer: Answer
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._session = session
+        self._filters = filters
+        self._present = present
+        self._answer = answer
+        self._codes: list[int] = []
+
+    def apply(self) -> list[Operation]:
+        """From this place on the filters match no more."""
+        session, gone = self._session, []
+        if session.ended or not self._present():
+            return []
+        operations: list[Operation] = []
+        for filter_ in self._filters:
+            if filter_ in session.subscriptions:
+                operations += self._subscriptions.take_out(session, filter_, unsubscribed=True)
+                gone.append(filter_)
+                self._codes.append(ReasonCode.SUCCESS)
+            else:
+                self._codes.append(ReasonCode.NO_SUBSCRIPTION_EXISTED)
+        if gone and session.durable:
+            operations.append(records.Unsubscribe(session.key, session.epoch, gone))
+        return operations
+
+    def done(self) -> None:
+        """Say which of them there were."""
+        self._answer(self._codes or [ReasonCode.NO_SUBSCRIPTION_EXISTED] * len(self._filters))
+        if self._codes:
+            for filter_ in self._filters:
+                self._subscriptions.events.client_unsubscribed(self._session.key, filter_)
+
+
+def _inner(filter_: str) -> str:
+    share = parse_share(filter_)
+    return share[1] if share else filter_
+
+
+def _own(client_id: str, filter_: str) -> bool:
+    """Whether a filter is not below `$sync/`, or names one of the topics there that are this device's own (docs/sync.md)."""
+    return not _inner(filter_).startswith(OWN) or filter_ in (f"{OWN}reply/{client_id}", f"{OWN}events/{client_id}")
