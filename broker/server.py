@@ -34,6 +34,7 @@ from broker.packets.model import PubAck, PubRec
 from broker.packets.properties import Properties, Property
 from broker.packets.wire import shown
 from broker.pipeline import Pipeline
+from broker.rate_limited_log import RateLimitedLog
 from broker.reload import Reload
 from broker.routing.retained import Retained
 from broker.routing.subscriptions import Subscriptions
@@ -56,6 +57,8 @@ class Server:
         self.settings = settings
         self.receive_maximum = settings.mqtt.receive_maximum
         self.counters = Counters()
+        self.strangers = RateLimitedLog(log, 10.0)
+        """Tells who connects and does not speak MQTT."""
         self.time = time or ServerTime()
         self.ids = Ids(time=self.time)
         self.trie: Trie[Session | Share] = Trie(settings.limits.match_cache)

@@ -35,6 +35,7 @@ from broker.packets.model import (
     Unsubscribe,
 )
 from broker.packets.properties import EMPTY, Properties, Property
+from broker.packets.strangers import spoken
 
 if TYPE_CHECKING:
     from broker.access.authority import SessionInfo
@@ -168,7 +169,10 @@ class Connection:
                 return
             self._process(packets)
         if self.decoder.error is not None and self._backlog is None:
-            self._violated(self.decoder.error)
+            if self._stage == _NEW:
+                self._stranger(self.decoder.error, data)
+            else:
+                self._violated(self.decoder.error)
 
     def eof_received(self) -> bool:
         """The client closed its half; there is nothing more to say to it."""
@@ -437,6 +441,19 @@ class Connection:
         if self.keep_alive:
             timer = self.server.clock.after(self.keep_alive * 1.5, self._watch_keep_alive)
         self._set_timer(timer)
+
+    def _stranger(self, violation: ProtocolViolation, data: bytes) -> None:
+        """No CONNECT could be read: somebody mixed up two ports, or looks for what is here. Of many a bounded part is told."""
+        what = spoken(data)
+        if what == "plain MQTT":
+            self._violated(violation)
+            return
+        self.server.counters.handshakes_failed += 1
+        host = self.peer.rpartition(":")[0]
+        self.server.strangers.warning(
+            "listener %s: %s: %s, where MQTT is expected", self.listener, self.peer, what, key=(host, what)
+        )
+        self.close(f"{what}, not MQTT", logging.DEBUG)
 
     def _violated(self, violation: ProtocolViolation) -> None:
         self.server.counters.protocol_errors += 1

@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from broker.net.stream import Connection, Stream
+from broker.packets.strangers import TLS, spoken
 
 logger = logging.getLogger(__name__)
 
 _RECORD = 1 << 14  # bytes in a TLS record, at most
-_CLIENT_HELLO = b"\x16\x03"  # how each TLS stream begins
 
 
 class TlsTransport(asyncio.Transport):
@@ -119,7 +119,7 @@ class TlsProtocol:
             return
         if not self._heard:
             self._heard = True
-            if not data.startswith(_CLIENT_HELLO[: len(data)]):
+            if not data.startswith(TLS[: len(data)]):
                 self._fail(f"{spoken(data)}, where TLS is expected")
                 return
         self._incoming.write(data)
@@ -279,10 +279,9 @@ _REASONS = {
     "TLSV1_ALERT_UNKNOWN_CA": "the client does not trust our certificate: it does not know who signed it",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the client does not accept our certificate",
     "SSLV3_ALERT_BAD_CERTIFICATE": "the client does not accept our certificate",
-    "TLSV1_ALERT_DECRYPT_ERROR": "the client could not verify our signature",
+    "TLSV1_ALERT_DECRYPT_ERROR": "the client does not accept our certificate: a signature does not verify",
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the client finds that our certificate has expired",
 }
-_HTTP = (b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI", b"CONN", b"PRI ")
 
 
 def reason(error: Exception) -> str:
@@ -291,14 +290,3 @@ def reason(error: Exception) -> str:
         return f"the client's certificate is not accepted: {error.verify_message}"
     code = getattr(error, "reason", None) or str(error)
     return _REASONS.get(code) or "TLS failed: " + code.lower().replace("_", " ")
-
-
-def spoken(data: bytes) -> str:
-    """What a client seems to speak, from its first bytes."""
-    if data.startswith(_CLIENT_HELLO):
-        return "TLS"
-    if data.startswith(_HTTP):
-        return "plain HTTP"
-    if data[0] == 0x10:
-        return "plain MQTT"
-    return f"bytes {data[:4].hex(' ')}"

@@ -25,7 +25,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from broker.net.stream import Connection, Stream
-from broker.net.tls import spoken
+from broker.packets.strangers import spoken
 from broker.packets.wire import shown
 
 SUBPROTOCOLS = [Subprotocol("mqtt"), Subprotocol("mqttv3.1")]

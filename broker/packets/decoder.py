@@ -152,6 +152,8 @@ class Decoder:
             if stop - at > limit:
                 raise PacketTooLarge(f"packet has {stop - at} bytes, at most {limit} are accepted")
             if stop > end:
+                if not version and self._from_client and first != 0x10:
+                    raise ProtocolError("the first packet is not CONNECT")  # nothing to wait for [MQTT-3.1.0-1]
                 self._wanted = stop - at
                 return at
 
