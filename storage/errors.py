@@ -3,7 +3,8 @@
 StorageError
 ├── StorageUnavailable    away, locked, full or slow: acknowledge nothing, try the same group again later
 ├── StorageUnusable       the data or the URL is wrong: a person must act; the broker does not start
-│   └── StorageInUse      another broker serves this data
+│   ├── StorageInUse      another broker serves this data
+│   └── NoDatabase        nothing is there, and this caller only looks at what is
 ├── FencedOut             this node lost its lease: stop serving at once
 └── MessageRefused        this one message can never be stored; the rest of its group commits
     └── IdempotencyConflict   the same key was used for another content
@@ -24,6 +25,10 @@ class StorageUnusable(StorageError):
 
 class StorageInUse(StorageUnusable):
     """Another process serves this data."""
+
+
+class NoDatabase(StorageUnusable):
+    """Nothing was ever stored at this address. Only raised where the backend is opened to be read."""
 
 
 class FencedOut(StorageError):

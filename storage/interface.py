@@ -133,7 +133,8 @@ class Storage(Committer, InboxReader, ConversationReader, Tail, State, Pruner, P
     async def open(self) -> None:
         """Create or migrate the schema, take the lease, recover an interrupted commit.
 
-        Raises `StorageInUse`, `StorageUnusable` with what to do, or `StorageUnavailable`.
+        Raises `StorageInUse`, `StorageUnusable` with what to do, or `StorageUnavailable`; opened to be read only, also
+        `NoDatabase`, where it would have to make one.
         """
 
     async def close(self) -> None:

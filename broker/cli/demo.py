@@ -35,7 +35,7 @@ def demo(keep: Path | None, pace: float | None) -> None:
         raise Failure([f"--keep {keep}: must be new or empty"], 2)
     with tempfile.TemporaryDirectory(prefix="tideline-demo-") as temporary:
         folder = keep or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in ("SIGHUP", "SIGTERM"):  # the broker outlives both, and is to end with the demo
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), _leave)

@@ -9,7 +9,7 @@ from typing import Any
 
 from broker.cli.logs import configure
 from broker.cli.serve import loop_factory, one_line, stop_on_signals
-from broker.cli.settings import CANNOT_START, WRONG_CONFIGURATION, Failure
+from broker.cli.settings import CANNOT_START, WRONG_CONFIGURATION, Failure, require_database
 from broker.config.check import plugin_problems
 from broker.config.settings import Log, Settings
 from broker.errors import StartError
@@ -58,7 +58,6 @@ async def remembered(settings: Settings) -> list[Told]:
 
 def run_here(settings: Settings, name: str, shown: Callable[[Told], None]) -> Told:
     """Run a job to its end, or until SIGINT or SIGTERM; its outcome. Raises `Failure`."""
-    _url(settings)
     plugins = {key: options for key, options in settings.plugins.items() if key in _NEEDED}
     bare = settings.model_copy(update={"plugins": {**plugins, **_NOBODY}})
     if problems := plugin_problems(bare):
@@ -69,6 +68,7 @@ def run_here(settings: Settings, name: str, shown: Callable[[Told], None]) -> To
 
 
 async def _run(settings: Settings, name: str, shown: Callable[[Told], None]) -> Told:
+    await require_database(_url(settings))
     stopping = stop_on_signals()
     server = Server(settings)
     try:

@@ -13,7 +13,15 @@ import click
 from amqtt.utils import import_string
 
 from broker.cli.ask import Gone, RunningBroker, running_broker
-from broker.cli.settings import CANNOT_START, WRONG_CONFIGURATION, Failure, config_option, data_option, read_settings
+from broker.cli.settings import (
+    CANNOT_START,
+    WRONG_CONFIGURATION,
+    Failure,
+    config_option,
+    data_option,
+    read_settings,
+    require_database,
+)
 from broker.config.plugin_settings import checked
 from broker.config.plugins import ALIASES
 from broker.config.settings import Settings
@@ -107,6 +115,7 @@ async def _alone(settings: Settings, options: Mapping[str, Any]) -> int:
         raise Failure(["the configuration stores in memory only, so without a broker there is nothing to index"], CANNOT_START)
     if not url:
         raise Failure(["no broker runs, and only its plugin knows where the messages are"], CANNOT_START)
+    await require_database(url)
     plugin = import_string(_PLUGIN)
     storage, bar = open_url(url), Bar()
     try:

@@ -11,6 +11,8 @@ import click
 
 from broker.config.settings import ConfigError, Settings, load
 from broker.config.sources import without_password
+from storage.errors import NoDatabase, StorageError
+from storage.factory import open_url
 
 WRONG_CONFIGURATION = 2
 CANNOT_START = 3
@@ -58,6 +60,22 @@ def data_option(command: F) -> F:
         type=click.Path(file_okay=False, path_type=Path),
         help="Directory of the embedded data, instead of the one in the configuration.",
     )(command)
+
+
+async def require_database(url: str) -> None:
+    """End the command where nothing is stored at ``url``: it works on what there is, and a wrong --data must not make more.
+
+    What else is wrong is left for who opens it.
+    """
+    storage = open_url(url, read_only=True)
+    try:
+        await storage.open()
+    except NoDatabase as error:
+        raise Failure([f"{error}; is --data, or persistence in the configuration, the right one?"], CANNOT_START) from None
+    except StorageError:
+        pass
+    finally:
+        await storage.close()
 
 
 def config_path(config: Path | None) -> Path | None:

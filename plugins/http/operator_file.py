@@ -14,6 +14,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from storage.private import make_folder
+
 log = logging.getLogger(__name__)
 
 
@@ -32,7 +34,7 @@ class OperatorFile:
         if certfile:
             told["certfile"] = str(Path(certfile).absolute())
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")  # mode 0600
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump(told, file)

@@ -24,6 +24,7 @@ from plugins.search.engine import Document, Query, Results, SearchError, SearchU
 from plugins.search.fts5_index import Generation, connect, drop_others, live_generation, new_generation, tokeniser_of
 from plugins.search.fts5_search import Reader
 from plugins.search.text import TOKENISER
+from storage.private import make_file, make_folder
 
 log = logging.getLogger("tideline.search")
 
@@ -59,6 +60,7 @@ class WriteLock:
         """Blocks for up to ``patience`` seconds. Raises `SearchUnavailable` where somebody else goes on writing."""
         if self._file is not None:
             return
+        make_file(self._path)
         file = open(self._path, "a+", encoding="ascii")  # noqa: SIM115 - held until `release`
         deadline = time.monotonic() + self._patience
         while True:
@@ -109,7 +111,7 @@ class Fts5Searcher:
     def _connected(self) -> sqlite3.Connection:
         _require_fts5()
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             try:
                 return connect(self._path)
             except sqlite3.OperationalError:

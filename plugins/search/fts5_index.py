@@ -21,6 +21,7 @@ from pathlib import Path
 from plugins.search.engine import Document
 from plugins.search.terms import ONE_TYPO
 from plugins.search.text import TOKENISER, solitary, tokens
+from storage.private import make_file
 
 SCHEMA = 1
 SLOTS = 4096
@@ -50,6 +51,7 @@ _TABLES = (
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection that writes, to a file with a live generation: made where there is none, or another schema's."""
+    make_file(path)
     db = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA journal_mode = WAL")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 
-from storage.errors import StorageError, StorageUnavailable, StorageUnusable
+from storage.errors import NoDatabase, StorageError, StorageUnavailable, StorageUnusable
 from storage.interface import Membership, Pointer
 from storage.mongo import participation, reads
 from storage.mongo.commit import Writer
@@ -72,6 +72,8 @@ class MongoStorage:
             )
         state = State(collections, shared=self._shared, serving=not self._read_only)
         if self._read_only:
+            if schema is None:
+                raise NoDatabase(f"database {self._address.database!r}: there is nothing of tideline's in it")
             self._opened = state
             return
         self._lease = lease = Lease(collections.lease, self._address.database, self._address.lease_ms)

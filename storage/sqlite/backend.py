@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from storage.errors import StorageUnusable
+from storage.errors import NoDatabase, StorageUnusable
+from storage.private import make_file, make_folder
 from storage.records import Operation
 from storage.sqlite import queries, retention
 from storage.sqlite.checkpoint import Checkpointer
@@ -48,6 +49,8 @@ class SqliteStorage(Reading):
     async def open(self) -> None:
         """See `storage.interface.Storage`. After an unclean stop the structure of the whole file is checked first."""
         try:
+            if self._read_only and not self._path.exists():
+                raise NoDatabase(f"{self._path}: there is no database")
             if not self._read_only:
                 self._write_worker = Worker("tideline-write")
                 self._writer = await self._write_worker.run(self._open)
@@ -59,13 +62,13 @@ class SqliteStorage(Reading):
 
     def _open(self) -> GroupWriter:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
         except OSError as error:
             raise StorageUnusable(f"{self._path.parent} cannot be created: {error.strerror}") from error
         self._lock.take()
         try:
             self._create()
-            connection = connect_writer(self._path, create=False, busy_timeout=self._busy_timeout)
+            connection = connect_writer(self._path, busy_timeout=self._busy_timeout)
             try:
                 self._prepare(connection)
                 writer = GroupWriter(self._path, connection, self._space, self._busy_timeout)
@@ -75,6 +78,8 @@ class SqliteStorage(Reading):
                 raise
         except sqlite3.Error as error:
             raise _unusable(error, self._path) from error
+        except OSError as error:
+            raise StorageUnusable(f"{self._path} cannot be made: {error.strerror}") from error
         return writer
 
     def _create(self) -> None:
@@ -90,7 +95,8 @@ class SqliteStorage(Reading):
                 f"or remove {wal.name} to begin anew"
             )
         new.unlink(missing_ok=True)
-        connection = connect_writer(new, create=True, busy_timeout=self._busy_timeout)
+        make_file(new)
+        connection = connect_writer(new, busy_timeout=self._busy_timeout)
         try:
             migrate(connection, str(path))
         finally:

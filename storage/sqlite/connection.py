@@ -55,9 +55,9 @@ def translate(error: sqlite3.Error, path: str) -> StorageError:
     return StorageUnusable(f"{path} {_WRONG.get(code, 'failed')} ({error})")
 
 
-def connect_writer(path: Path, *, create: bool, busy_timeout: float) -> sqlite3.Connection:
+def connect_writer(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
     """The one connection that writes: write-ahead log, an fsync before a commit returns."""
-    connection = _connect(path, "rwc" if create else "rw", busy_timeout, statements=512)
+    connection = _connect(path, "rw", busy_timeout, statements=512)
     try:
         ((mode,),) = connection.execute("PRAGMA journal_mode=WAL").fetchall()
         if mode != "wal":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from storage.errors import StorageInUse, StorageUnavailable, StorageUnusable
+from storage.private import make_file
 
 
 def refuse_empty(database: Path) -> None:
@@ -34,6 +35,7 @@ class ServingLock:
     def take(self) -> None:
         """Raises `StorageInUse` where somebody has it."""
         try:
+            make_file(self._path)
             file = open(self._path, "a+", encoding="ascii")  # noqa: SIM115 - held until `release`
         except OSError as error:
             raise StorageUnusable(f"{self._path} cannot be written: {error.strerror}") from error

@@ -111,7 +111,7 @@ class GroupWriter:
     def connection(self) -> sqlite3.Connection:
         """The connection, opened again where an error had closed it."""
         if self._connection is None:
-            self._connection = connect_writer(self._path, create=False, busy_timeout=self._busy_timeout)
+            self._connection = connect_writer(self._path, busy_timeout=self._busy_timeout)
         return self._connection
 
     def close(self) -> None:

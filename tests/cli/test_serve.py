@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.processes import PATIENCE, command, environment, serving
+from tests.cli.processes import PATIENCE, Api, command, environment, serving
 
 CONNECT = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c"
 MEMORY = {"TIDELINE__PLUGINS__PERSISTENCE__URL": "memory://"}
@@ -64,6 +65,23 @@ def test_a_configuration_that_names_other_plugins_alone_keeps_everything(tmp_pat
         command("inspect", "messages", "a/b"), cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
     )
     assert "hi" in shown.stdout, shown.stderr
+
+
+def test_what_it_makes_is_its_owners_alone(tmp_path: Path) -> None:
+    """The database with its log and shared memory, the search index, the locks, the operator's file; beside others' folders."""
+    (tmp_path / "there").mkdir(mode=0o755)
+    before = os.umask(0o022)
+    try:
+        with serving(tmp_path, "-d", "there/new/data") as broker:
+            api = Api(broker, tmp_path / "there" / "new")
+            api.search(q="x", wait_indexed=api.post("a/b", "x")["id"], wait=60)
+            made = sorted((tmp_path / "there").rglob("*"))
+            modes = {path.name: oct(path.stat().st_mode & 0o777) for path in made}
+    finally:
+        os.umask(before)
+    assert {"tideline.db", "tideline.db-wal", "tideline.db-shm", "tideline.db.lock", "search.db", "search.db-wal"} <= set(modes)
+    assert modes == {path.name: "0o700" if path.is_dir() else "0o600" for path in made}
+    assert oct((tmp_path / "there").stat().st_mode & 0o777) == "0o755"
 
 
 def test_a_broker_that_keeps_nothing_says_so(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import socket
 import time
 
 import pytest
+from pymongo import AsyncMongoClient
 from pymongo.errors import AutoReconnect
 
-from storage.errors import StorageUnavailable, StorageUnusable
+from storage.errors import NoDatabase, StorageUnavailable, StorageUnusable
 from storage.factory import open_url
 from storage.mongo import MongoStorage
 from storage.mongo.connection import Address, storage_errors
@@ -215,13 +216,20 @@ async def test_a_reader_beside_the_broker_sees_all_and_changes_nothing(database:
     await broker.close()
 
 
-async def test_a_reader_of_an_empty_database_creates_nothing(database: str) -> None:
+async def test_a_reader_of_an_empty_database_is_told_so_and_creates_nothing(database: str) -> None:
     reader = MongoStorage(mongo_server.url(database), read_only=True)
-    await reader.open()
-    assert await reader.last_id() == 0
-    assert await collect(reader.devices()) == []
-    assert await reader.collections.store.database.list_collection_names() == []
+    with pytest.raises(NoDatabase, match="nothing of tideline's"):
+        await reader.open()
     await reader.close()
+    async with AsyncMongoClient[dict[str, object]](mongo_server.url(database)) as client:
+        assert await client[database].list_collection_names() == []
+    broker = MongoStorage(mongo_server.url(database))
+    await broker.open()
+    assert await broker.last_id() == 0
+    await reader.open()
+    assert await collect(reader.devices()) == []
+    await reader.close()
+    await broker.close()
 
 
 async def test_a_later_schema_is_not_touched(database: str) -> None:
