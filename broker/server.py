@@ -39,6 +39,7 @@ from broker.reload import Reload
 from broker.routing.retained import Retained
 from broker.routing.subscriptions import Subscriptions
 from broker.routing.trie import Trie
+from broker.sessions.old_end import OldEnd
 from broker.sessions.session import Session
 from broker.sessions.sessions import Sessions
 from storage.errors import StorageUnavailable
@@ -64,6 +65,7 @@ class Server:
         self.trie: Trie[Session | Share] = Trie(settings.limits.match_cache)
         self.retained = Retained()
         self.sessions = Sessions(self)
+        self.old_end = OldEnd()
         self.shares = Shares(self)
         self.connections: set[Connection] = set()
         self.view = View(self)

@@ -13,6 +13,7 @@ from storage.records import Append, DeviceKey, Message, Operation
 if TYPE_CHECKING:
     from broker.access.authority import Authority
     from broker.config.settings import Settings
+    from broker.sessions.old_end import OldEnd
     from broker.sessions.readers import Readers
     from storage.interface import Storage
 
@@ -122,6 +123,10 @@ class Services(ServerView, Protocol):
     @property
     def storage(self) -> Storage:
         """The open storage, to read from. Writing goes through `append` and `commit`."""
+
+    @property
+    def old_end(self) -> OldEnd:
+        """Held by whoever removes from the old end of timelines."""
 
     @property
     def authority(self) -> Authority: ...

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from broker.access.authority import Authority
     from broker.config.settings import Settings
     from broker.server import Server
+    from broker.sessions.old_end import OldEnd
     from storage.interface import Storage
 
 T = TypeVar("T")
@@ -135,6 +136,10 @@ class View:
     @property
     def settings(self) -> Settings:
         return self._server.settings
+
+    @property
+    def old_end(self) -> OldEnd:
+        return self._server.old_end
 
     @property
     def storage(self) -> Storage:

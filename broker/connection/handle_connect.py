@@ -120,14 +120,27 @@ async def _let_in(connection: Connection, packet: Connect, identity: Identity, r
     if cap and (keep_alive == 0 or keep_alive > cap) and packet.version >= 5:
         keep_alive = cap
     connection.keep_alive = keep_alive
+    key, expiry = DeviceKey(identity.user_key, packet.client_id), _expiry(connection, packet)
+    begins = expiry > 0 and server.start_position() != "latest"
+    if begins and not await _begin(connection, key.user):
+        return
     server.sessions.open(
         connection,
-        DeviceKey(identity.user_key, packet.client_id),
+        key,
         clean=packet.clean_start,
-        expiry=_expiry(connection, packet),
+        expiry=expiry,
+        begins=begins,
         will=wills.pack(packet.will) if packet.will is not None else None,
         opened=lambda session, present: _answer(connection, packet, proof, session, present),
     )
+
+
+async def _begin(connection: Connection, user: str) -> bool:
+    """Begin behind the inbox's head, once nothing is removed there. False where the client has gone meanwhile."""
+    await connection.server.old_end.begin(user)
+    if connection.closed:
+        connection.server.old_end.begun()
+    return not connection.closed
 
 
 def _request(connection: Connection, packet: Connect) -> AuthRequest:

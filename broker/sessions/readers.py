@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from broker.access.authority import SessionInfo
     from broker.server import Server
+    from broker.sessions.old_end import OldEnd
 
 _NO_LOCAL = 0x04
 _EXAMINED = 4096
@@ -125,11 +126,16 @@ class Readers:
                 return Claim(0, session.window.offset(session.cursor) if session.durable else 0)
             session.connection.disconnect(ReasonCode.SESSION_TAKEN_OVER, "taken over by a reader over HTTP")
             session = sessions.get(key)
-        fresh = session is None
-        if session is None:
-            session = sessions.create(key)
-        step = ClaimSession(self._server, session, fresh=fresh)
-        await self._submitted(step)
+        if session is not None:
+            step = ClaimSession(self._server, session, fresh=False)
+            await self._submitted(step)
+            return Claim(step.epoch, session.window.offset(session.cursor))
+        async with self._beginning(key.user):
+            session, fresh = sessions.get(key), False
+            if session is None:
+                session, fresh = sessions.create(key), True
+            step = ClaimSession(self._server, session, fresh=fresh)
+            await self._submitted(step)
         return Claim(step.epoch, session.window.offset(session.cursor))
 
     async def page(self, key: DeviceKey, after: int, limit: int, max_bytes: int, info: SessionInfo | None) -> InboxPage:
@@ -225,8 +231,9 @@ class Readers:
         head = await self._server.storage.inbox_head(key.user)
         if offset > head:
             raise DeviceProblem(f"offset {offset} is past the head of the inbox, {head}")
-        step = MoveOffset(self._server, self._durable(key), offset)
-        return (await self._submitted(step)).offset
+        async with self._beginning(key.user):
+            step = MoveOffset(self._server, self._durable(key), offset)
+            return (await self._submitted(step)).offset
 
     # --- devices -----------------------------------------------------------------------------------------------------
 
@@ -258,10 +265,36 @@ class Readers:
         self._server.subscriptions.unsubscribe(self._durable(key), [filter_], _always, codes.set_result)
         return (await asyncio.shield(codes))[0] == ReasonCode.SUCCESS
 
+    @asynccontextmanager
+    async def _beginning(self, user: str) -> AsyncIterator[None]:
+        """Nothing is removed from the inbox, or of what it points to; also not before storage has what was submitted."""
+        old_end = self._server.old_end
+        await old_end.begin(user)
+        try:
+            yield
+        except asyncio.CancelledError:  # the caller waits no longer; what it submitted is durable before this is
+            self._server.pipeline.submit(Begun(old_end))
+            raise
+        except BaseException:
+            old_end.begun()
+            raise
+        else:
+            old_end.begun()
+
     async def _submitted(self, step: S) -> S:
         self._server.pipeline.submit(step)
         await step.finished  # type: ignore[attr-defined]
         return step
+
+
+class Begun(Step):
+    """Ends a beginning once all that was submitted before is durable."""
+
+    def __init__(self, old_end: OldEnd) -> None:
+        self._old_end = old_end
+
+    def done(self) -> None:
+        self._old_end.begun()
 
 
 class Saved:

@@ -111,9 +111,20 @@ class Sessions:
     # --- opening ---------------------------------------------------------------------------------------------------
 
     def open(
-        self, connection: Connection, key: DeviceKey, *, clean: bool, expiry: int, will: bytes | None, opened: Opened
+        self,
+        connection: Connection,
+        key: DeviceKey,
+        *,
+        clean: bool,
+        expiry: int,
+        begins: bool,
+        will: bytes | None,
+        opened: Opened,
     ) -> None:
-        """Give the connection its session; ``opened(session, present)`` is called once that is durable."""
+        """Give the connection its session; ``opened(session, present)`` is called once that is durable.
+
+        ``begins``: `OldEnd.begin` was awaited for it.
+        """
         old = self._sessions.get(key)
         if old is not None and old.connection is not None:
             self._server.counters.takeovers += 1
@@ -139,7 +150,9 @@ class Sessions:
         session.connection = connection
         session.will, session.will_at, session.expires_at = will, 0, 0
         connection.session = session
-        step = OpenStep(self._server, connection, session, expiry, fresh=not present, present=present, opened=opened)
+        step = OpenStep(
+            self._server, connection, session, expiry, fresh=not present, present=present, begins=begins, opened=opened
+        )
         session.expiry = expiry
         self._server.pipeline.submit(step)
 
@@ -266,7 +279,7 @@ class Sessions:
 class OpenStep(Step):
     """The opening of a session at its place in the order."""
 
-    __slots__ = ("_connection", "_fresh", "_opened", "_operation", "_present", "_server", "_session")
+    __slots__ = ("_begins", "_connection", "_fresh", "_opened", "_operation", "_present", "_server", "_session")
 
     def __init__(
         self,
@@ -277,8 +290,10 @@ class OpenStep(Step):
         *,
         fresh: bool,
         present: bool,
+        begins: bool,
         opened: Opened,
     ) -> None:
+        self._begins = begins
         self._server = server
         self._connection = connection
         self._session = session
@@ -295,15 +310,22 @@ class OpenStep(Step):
         return [] if self._operation is None else [self._operation]
 
     def done(self) -> None:
+        try:
+            self._opened_durably()
+        finally:
+            if self._begins:
+                self._server.old_end.begun()
+
+    def _opened_durably(self) -> None:
         session, connection = self._session, self._connection
+        if self._operation is not None and self._fresh:
+            session.cursor = self._operation.offset
         if connection.closed or session.connection is not connection:
             return
         operation = self._operation
         head = 0
         if operation is not None:
             head = operation.head
-            if self._fresh:
-                session.cursor = operation.offset
         self._opened(session, self._present)
         if not connection.open:
             return

@@ -1,7 +1,7 @@
 """Trimming inboxes: removing entries that every living device has acknowledged, but for the newest of them.
 
-The lowest offset is asked for right before each step, with nothing awaited in between: a device that is being opened counts
-with offset 0 until its place is known. The conversations keep their messages.
+The lowest offset is asked for where no device can begin before it (`broker.sessions.old_end`), so that it holds at the moment
+of the removal. The conversations keep their messages.
 """
 
 from __future__ import annotations
@@ -39,13 +39,22 @@ class InboxesJob:
     async def _trim(self, user: str, first: int, last: int, work: Work) -> None:
         count = STEP
         while count == STEP:
-            lowest = self._server.lowest_offset(user)
-            before = (last if lowest is None else min(last, lowest)) + 1 - self._keep
-            wanted = max(0, min(STEP, before - first))
-            count = await self._server.storage.prune_inbox(user, before, wanted) if wanted else 0
+            count = await self._step(user, first, last)
             first += count
             work.count("removed", count)
             work.done += count
             self._server.counters.entries_trimmed += count
             if count:
                 await work.pause()
+
+    async def _step(self, user: str, first: int, last: int) -> int:
+        if not self._wanted(user, first, last):
+            return 0  # without anybody waiting for it
+        async with self._server.old_end.removing():
+            wanted = self._wanted(user, first, last)
+            return await self._server.storage.prune_inbox(user, first + wanted, wanted) if wanted else 0
+
+    def _wanted(self, user: str, first: int, last: int) -> int:
+        lowest = self._server.lowest_offset(user)
+        before = (last if lowest is None else min(last, lowest)) + 1 - self._keep
+        return max(0, min(STEP, before - first))

@@ -113,9 +113,13 @@ class RetentionJob:
 
     async def _apply(self, cuts: dict[str, Cut], work: Work, lost: list[str]) -> None:
         work.what = "asking the inboxes what is waited for"
-        waiting = Waiting(self._server, cuts, STEP)
-        await waiting.look(work)
-        work.what = "removing messages"
+        with self._server.old_end.watching() as began:
+            waiting = Waiting(self._server, cuts, STEP, began)
+            await waiting.look(work)
+            work.what = "removing messages"
+            await self._remove_all(cuts, waiting, work, lost)
+
+    async def _remove_all(self, cuts: dict[str, Cut], waiting: Waiting, work: Work, lost: list[str]) -> None:
         for topic, cut in cuts.items():
             reached = cut.first
             try:
@@ -132,11 +136,12 @@ class RetentionJob:
         """Remove what is to go and may, step by step; the first sequence that is left, after each."""
         reached, count = cut.first, STEP
         while count == STEP:
-            await waiting.look_again(work)
-            spared = None if cut.forced else waiting.first(topic)
-            before = cut.before if spared is None else min(cut.before, spared)
-            wanted = max(0, min(STEP, before - reached))
-            count = await self._server.storage.prune_conversation(topic, before, wanted) if wanted else 0
+            async with self._server.old_end.removing():
+                await waiting.look_again()
+                spared = None if cut.forced else waiting.first(topic)
+                before = cut.before if spared is None else min(cut.before, spared)
+                wanted = max(0, min(STEP, before - reached))
+                count = await self._server.storage.prune_conversation(topic, before, wanted) if wanted else 0
             reached += count
             work.count("removed", count)
             work.done += count

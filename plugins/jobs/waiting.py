@@ -1,13 +1,12 @@
 """What devices still wait for: the messages past the offset of a living device, of those that retention would remove.
 
 What is past the lowest offset of an inbox counts as waited for, whatever the device's filters: an offset can only be behind
-what its device is due, never ahead. In flight is not acknowledged, and a shared group is a reader like others. A device that
-comes while the run goes on, or sets its offset back, is looked at again within a second.
+what its device is due, never ahead. In flight is not acknowledged, and a shared group is a reader like others. Where a device
+has begun while the run goes on, or was set back (`broker.sessions.old_end`), its inbox is looked at again before the next step.
 """
 
 from __future__ import annotations
 
-import time
 from array import array
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -16,7 +15,6 @@ from broker.amqtt.server_view import Services
 from plugins.jobs.work import Work
 
 PAGE = 5000
-_LOOK_AGAIN = 1.0
 
 
 class Cut(NamedTuple):
@@ -33,17 +31,19 @@ class Cut(NamedTuple):
 class Waiting:
     """What somebody waits for of what is to go by ``cuts``, which are removed ``step`` messages at a time.
 
+    ``began`` are the inboxes in which a device has begun since they were looked at.
+
     Of a conversation the lowest sequence is remembered; of a forced one how many entries wait for the messages of each step.
     """
 
-    def __init__(self, server: Services, cuts: Mapping[str, Cut], step: int) -> None:
+    def __init__(self, server: Services, cuts: Mapping[str, Cut], step: int, began: set[str]) -> None:
         self._server = server
         self._cuts = cuts
         self._step = step
         self._lowest: dict[str, int] = {}
         self._entries: dict[str, array[int]] = {}
         self._offsets: dict[str, int] = {}
-        self._looked = 0.0
+        self._began = began
 
     def first(self, topic: str) -> int | None:
         """The lowest sequence that somebody waits for; None where nobody does."""
@@ -59,19 +59,17 @@ class Waiting:
         """Read what the inboxes point to, from their lowest offsets on."""
         for user, offset in (await self._server.lowest_offsets()).items():
             await self._read(user, offset, work)
-        self._looked = time.monotonic()
 
-    async def look_again(self, work: Work) -> None:
-        """Now and then: read what has come into view since, by an offset that is lower than it was, or new."""
-        if time.monotonic() - self._looked < _LOOK_AGAIN:
-            return
-        for user, offset in (await self._server.lowest_offsets()).items():
-            before = self._offsets.get(user)
-            if before is None or offset < before:
-                await self._read(user, offset, work, before)
-        self._looked = time.monotonic()
+    async def look_again(self) -> None:
+        """Read what has come into view since, by an offset that is lower than it was, or new. To be awaited where nobody can
+        begin; those who did are few."""
+        while self._began:
+            user = self._began.pop()
+            offset, before = self._server.lowest_offset(user), self._offsets.get(user)
+            if offset is not None and (before is None or offset < before):
+                await self._read(user, offset, None, before)
 
-    async def _read(self, user: str, offset: int, work: Work, until: int | None = None) -> None:
+    async def _read(self, user: str, offset: int, work: Work | None, until: int | None = None) -> None:
         """Look at an inbox's entries past ``offset``, up to ``until``. What comes into it meanwhile is newer than any cut."""
         self._offsets[user] = offset
         after = offset
@@ -82,7 +80,8 @@ class Waiting:
                 cut = self._cuts.get(topic)
                 if cut is not None and cut.first <= seq < cut.before and (until is None or after <= until):
                     self._note(topic, seq, cut)
-            await work.pause()
+            if work is not None:
+                await work.pause()
             if len(page) < limit:
                 break
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 
 from broker.clock import ServerTime
-from plugins.jobs import retention
+from broker.sessions.old_end import OldEnd
+from plugins.jobs import inboxes, retention
 from storage.factory import open_url
 from storage.records import Append, Message
-from tests.jobs.conftest import House, MakeHouse
+from tests.jobs.conftest import House, MakeHouse, house_at
+from tests.support.until import until
 from tests.support.wire import Client
 
 ALL = {"filter": "#", "max_messages": 0}
@@ -237,8 +240,8 @@ async def test_many_are_removed_step_by_step_and_a_run_may_be_cancelled_in_betwe
 async def test_a_device_that_sets_its_offset_back_during_a_run_is_looked_at_again(
     house: MakeHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Within a step: it waits for the step's end, and is looked at before the next."""
     monkeypatch.setattr(retention, "STEP", 2)
-    monkeypatch.setattr("plugins.jobs.waiting._LOOK_AGAIN", 0.0)
     async with house([ALL]) as made:
         phone = await reader(made, "phone", "chat/#")
         await fill(made, "chat/a", 8)
@@ -246,21 +249,79 @@ async def test_a_device_that_sets_its_offset_back_during_a_run_is_looked_at_agai
         await phone.ping()
         key = next(s.key for s in made.server.sessions if s.key.client_id == "phone")
         prune = made.storage.prune_conversation
-        moved = False
+        moving: list[asyncio.Task[int]] = []
 
         async def watched(topic: str, before: int, limit: int = 1000) -> int:
-            nonlocal moved
-            count = await prune(topic, before, limit)
-            if not moved:
-                moved = True
+            if not moving:
                 await made.lose(phone, "phone")
-                await made.server.view.readers.set_offset(key, 5)
-            return count
+                moving.append(asyncio.create_task(made.server.view.readers.set_offset(key, 5)))
+            return await prune(topic, before, limit)
 
         made.storage.prune_conversation = watched  # type: ignore[method-assign, assignment]
         assert await made.run("retention") == {"conversations": 1, "removed": 5, "spared": 3, "unacknowledged": 0}
+        assert await moving[0] == 5
         again = await made.durable("phone")
         assert [m.payload for m in await again.messages(3)] == [b"6", b"7", b"8"]
+
+
+@pytest.mark.parametrize("kind", ["inboxes", "retention"])
+async def test_a_new_device_that_starts_at_the_earliest_loses_nothing_to_the_next_step(
+    url: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its CONNECT comes while a step removes: it begins where that ends, and what is after it stays until it has it."""
+    monkeypatch.setattr(retention, "STEP", 10)
+    monkeypatch.setattr(inboxes, "STEP", 10)
+    plugins = {"sync": {"start": "earliest"}, "tests.support.laws_auth.NameIsPassword": {}}
+    ann: dict[str, Any] = {"username": "ann", "password": b"ann"}
+    async with house_at(url, [ALL], plugins, inboxes={"schedule": "never", "keep": 0}) as made:
+        phone = await made.durable("phone", **ann)
+        await phone.subscribe("chat/#", options=1)
+        publisher = await made.client("publisher", username="bob", password=b"bob")
+        for number in range(1, 31):
+            await publisher.publish("chat/a", b"%d" % number)
+        await phone.messages(30)
+        await phone.leave()
+        name = "prune_inbox" if kind == "inboxes" else "prune_conversation"
+        prune = getattr(made.storage, name)
+        comes: list[asyncio.Task[Client]] = []
+
+        async def watched(timeline: str, before: int, limit: int = 1000) -> int:
+            if not comes:
+                comes.append(asyncio.create_task(made.durable("tablet", **ann)))
+                await until(lambda: made.server.old_end.waiting == 1)
+            return int(await prune(timeline, before, limit))
+
+        setattr(made.storage, name, watched)
+        assert (await made.run(kind))["removed"] == 10
+        tablet = await comes[0]
+        await tablet.subscribe("chat/#", options=1)
+        assert [m.payload for m in await tablet.messages(20)] == [b"%d" % number for number in range(11, 31)]
+
+
+async def test_one_begins_or_another_removes() -> None:
+    old_end = OldEnd()
+    order: list[str] = []
+
+    async def remove(name: str) -> None:
+        async with old_end.removing():
+            order.append(f"{name} removes")
+            await asyncio.sleep(0)
+            order.append(f"{name} removed")
+
+    async def begin(user: str) -> None:
+        await old_end.begin(user)
+        order.append(f"{user} begins")
+        await asyncio.sleep(0)
+        order.append(f"{user} began")
+        old_end.begun()
+
+    with old_end.watching() as began:
+        async with asyncio.timeout(5):
+            await asyncio.gather(begin("u/a"), begin("u/b"), remove("one"), begin("u/c"), remove("two"), begin("u/d"))
+        assert began == {"u/a", "u/b", "u/c", "u/d"}
+    assert sorted(order[:4]) == ["u/a began", "u/a begins", "u/b began", "u/b begins"]
+    assert order[4:8] == ["one removes", "one removed", "two removes", "two removed"]  # before those who came after
+    assert sorted(order[8:]) == ["u/c began", "u/c begins", "u/d began", "u/d begins"]
 
 
 async def test_the_search_index_forgets_what_is_removed(house: MakeHouse, tmp_path: Path) -> None:
