@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import Session
+from scramp import ScramException, ScramMechanism
 
-from broker.access.scram import ITERATIONS, METHOD, Credential, Exchange, ProofError, ScramError
+from broker.access.scram import ITERATIONS, METHOD, Credential, prepared
 from broker.hooks import Accepted, AuthExchange, AuthStart, Challenge, Denied, EnhancedAuthPlugin
 from broker.packets.codes import ReasonCode
+
+_WRONG = "unknown user or wrong password"
 
 
 class ScramPlugin(EnhancedAuthPlugin, BaseAuthPlugin):
@@ -45,6 +49,7 @@ class ScramPlugin(EnhancedAuthPlugin, BaseAuthPlugin):
         super().__init__(context)
         self._users = read(Path(self.config.file))
         self._iterations = next((c.iterations for c in self._users.values()), ITERATIONS)
+        self._by_prepared = {form: name for name in self._users if (form := _form(name)) != name}
         self._secret = secrets.token_bytes(32)
         self.needs_identity = not self.config.anonymous
 
@@ -55,7 +60,7 @@ class ScramPlugin(EnhancedAuthPlugin, BaseAuthPlugin):
 
     def begin(self, start: AuthStart) -> AuthExchange:
         """A client begins to authenticate, by password or by nothing else."""
-        return _Steps(Exchange(self._find))
+        return _Steps(self._find_prepared)
 
     async def authenticate(self, *, session: Session) -> bool | None:
         """User name and password in CONNECT; None without a name."""
@@ -63,6 +68,11 @@ class ScramPlugin(EnhancedAuthPlugin, BaseAuthPlugin):
             return None
         credential, known = self._find(session.username)
         return credential.matches(session.password or "") and known
+
+    def _find_prepared(self, username: str) -> tuple[str, Credential, bool]:
+        """The same by a name as SASLprep writes it."""
+        name = self._by_prepared.get(username, username)
+        return name, *self._find(name)
 
     def _find(self, username: str) -> tuple[Credential, bool]:
         found = self._users.get(username)
@@ -73,27 +83,52 @@ class ScramPlugin(EnhancedAuthPlugin, BaseAuthPlugin):
 
 
 class _Steps:
-    """The messages of one exchange, in their order."""
+    """The messages of one exchange, in their order. ``find`` gives user name, credential, and whether there is such a user.
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-        self._challenged = False
-        self._greeted = False
+    Channel binding is not offered: TLS is between client and listener, which may be a proxy.
+    """
+
+    def __init__(self, find: Callable[[str], tuple[str, Credential, bool]], nonce: str | None = None) -> None:
+        self._find = find
+        self._exchange = ScramMechanism(METHOD).make_server(self._keys, s_nonce=nonce)
+        self._username = ""
+        self._known = self._challenged = self._greeted = False
+
+    def _keys(self, username: str) -> tuple[bytes, bytes, bytes, int]:
+        self._username, credential, self._known = self._find(username)
+        return credential.salt, credential.stored_key, credential.server_key, credential.iterations
 
     async def step(self, data: bytes) -> Challenge | Accepted:
         """An empty first message is a client that waits for the server to speak."""
+        if not data and not self._challenged and not self._greeted:
+            self._greeted = True
+            return Challenge(b"")
         try:
-            if self._challenged:
-                return Accepted(self._exchange.username, self._exchange.final(data))
-            if not data and not self._greeted:
-                self._greeted = True
-                return Challenge(b"")
-            self._challenged = True
-            return Challenge(self._exchange.first(data))
-        except ProofError as error:
-            raise Denied(str(error), ReasonCode.BAD_USER_NAME_OR_PASSWORD) from error
-        except ScramError as error:
-            raise Denied(str(error)) from error
+            return self._final(data.decode()) if self._challenged else self._first(data.decode())
+        except UnicodeDecodeError:
+            raise Denied("the message is not UTF-8") from None
+        except ScramException as error:
+            if error.server_error is not None and error.server_error.value == "invalid-proof":
+                raise Denied(_WRONG, ReasonCode.BAD_USER_NAME_OR_PASSWORD) from error
+            raise Denied(f"SCRAM: {error.args[0]}") from error
+
+    def _first(self, message: str) -> Challenge:
+        self._challenged = True
+        self._exchange.set_client_first(message)
+        return Challenge(self._exchange.get_server_first().encode())
+
+    def _final(self, message: str) -> Accepted:
+        self._exchange.set_client_final(message)
+        if not self._known:  # a client that knows the keys which an unknown user was given
+            raise Denied(_WRONG, ReasonCode.BAD_USER_NAME_OR_PASSWORD)
+        return Accepted(self._username, self._exchange.get_server_final().encode())
+
+
+def _form(name: str) -> str:
+    try:
+        return prepared(name)
+    except ValueError:
+        return name
 
 
 def read(path: Path) -> dict[str, Credential]:

@@ -28,6 +28,7 @@ THREADS: Final = 2
 
 _PER_USER = 8  # passwords of one user name at one address that wait
 _PER_ADDRESS = 2000  # a fleet behind one address
+_PENALTY = 1.0  # seconds until who found no place is told: it would come back at once
 _SUSPECTS = 10_000
 _SUSPECT_SECONDS = 60.0
 _RIGHT = 20_000
@@ -51,6 +52,7 @@ class _Turn:
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     answer: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     waiting: int = 0
+    pushed_out: bool = False
 
 
 class Logins:
@@ -126,6 +128,8 @@ class Logins:
                     await turn.begun.wait()
             except TimeoutError:
                 raise Busy from None
+            if turn.pushed_out:
+                await asyncio.sleep(_PENALTY)
             async with asyncio.timeout(self._limit):
                 return await asyncio.shield(turn.answer)
         finally:
@@ -136,6 +140,7 @@ class Logins:
 
     def _refuse(self, turn: _Turn) -> None:
         self._settled(turn)
+        turn.pushed_out = True
         turn.begun.set()
         turn.answer.set_exception(Busy())
 

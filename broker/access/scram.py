@@ -1,9 +1,6 @@
-"""SCRAM-SHA-256 (RFC 5802, RFC 7677): what a server keeps of a password, and its side of the exchange. No I/O.
+"""What is kept of a password for SCRAM-SHA-256 (RFC 5802, RFC 7677): two keys derived from it, which let nobody log in.
 
-- The password never travels, and what is kept does not let anybody log in: it holds two keys that are derived from it.
-- The client proves that it knows the password, and is then given proof that the server does.
-- An unknown user is answered like a known one, and refused at the same step.
-- Channel binding is not offered: TLS is between client and listener, which may be a proxy.
+The exchange itself is scramp's (`plugins.scram`).
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ import hmac
 import secrets
 import stringprep
 import unicodedata
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,14 +31,6 @@ _PROHIBITED = (
     stringprep.in_table_c8,
     stringprep.in_table_c9,
 )
-
-
-class ScramError(Exception):
-    """The client's message is not what SCRAM wants here. Its text names what was wrong, never a secret."""
-
-
-class ProofError(ScramError):
-    """The client does not know the password, or there is no such user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +56,13 @@ class Credential:
         rounds, _, keys = rest.partition("$")
         count, _, salt = rounds.partition(":")
         stored, _, server = keys.partition(":")
-        if method != METHOD or not count.isascii() or not count.isdigit() or int(count) < 1:
+        if method != METHOD or not count.isascii() or not count.isdigit():
             raise ValueError(f"must be {METHOD}$<iterations>:<salt>$<stored key>:<server key>")
         found = cls(int(count), _decoded(salt), _decoded(stored), _decoded(server))
-        if not found.salt or len(found.stored_key) != 32 or len(found.server_key) != 32:
-            raise ValueError("a key of 32 bytes, or the salt, is missing")
+        if len(found.salt) < 12 or len(found.stored_key) != 32 or len(found.server_key) != 32:
+            raise ValueError("a key of 32 bytes, or the salt of at least 12, is missing")
+        if not 4096 <= found.iterations <= 10_000_000:
+            raise ValueError(f"{found.iterations} iterations: must be 4096 to 10000000")
         return found
 
     def __str__(self) -> str:
@@ -87,68 +77,6 @@ class Credential:
         return hmac.compare_digest(made.stored_key, self.stored_key)
 
 
-class Exchange:
-    """One exchange: `first` for the client's first message, then `final` for its last; both give the server's answer.
-
-    ``find`` gives a user's credential, or for an unknown one a made-up credential and False.
-    """
-
-    __slots__ = ("_auth_message", "_credential", "_find", "_header", "_known", "_nonce", "username")
-
-    def __init__(self, find: Callable[[str], tuple[Credential, bool]], nonce: str | None = None) -> None:
-        self.username = ""
-        self._find = find
-        self._nonce = secrets.token_urlsafe(18) if nonce is None else nonce
-        self._header = ""
-        self._auth_message = ""
-        self._credential: Credential
-        self._known = False
-
-    def first(self, message: bytes) -> bytes:
-        """client-first-message to server-first-message. Raises `ScramError`."""
-        flag, authorize, bare = _three(_text(message))
-        if flag.startswith("p="):
-            raise ScramError("channel binding is not offered")
-        if flag not in ("n", "y"):
-            raise ScramError("the message does not begin with a channel binding flag")
-        fields = bare.split(",")
-        if len(fields) < 2 or not fields[0].startswith("n=") or not fields[1].startswith("r="):
-            raise ScramError("user name and nonce must come first")
-        self.username = _saslname(fields[0][2:])
-        if authorize and (not authorize.startswith("a=") or _saslname(authorize[2:]) != self.username):
-            raise ScramError("nobody may act as somebody else")
-        if len(fields[1]) < 10:
-            raise ScramError("the nonce is too short")
-        self._header = f"{flag},{authorize},"
-        self._nonce = fields[1][2:] + self._nonce
-        self._credential, self._known = self._find(self.username)
-        answer = f"r={self._nonce},s={_b64(self._credential.salt)},i={self._credential.iterations}"
-        self._auth_message = f"{bare},{answer}"
-        return answer.encode()
-
-    def final(self, message: bytes) -> bytes:
-        """client-final-message to server-final-message: the client is ``username``. Raises `ScramError`."""
-        without_proof, comma, proof = _text(message).rpartition(",p=")
-        fields = without_proof.split(",")
-        if not comma or len(fields) < 2 or not fields[0].startswith("c=") or not fields[1].startswith("r="):
-            raise ScramError("channel binding, nonce and proof are needed")
-        try:
-            header, given = _decoded(fields[0][2:]), _decoded(proof)
-        except ValueError:
-            raise ScramError("channel binding and proof must be Base64") from None
-        if header != self._header.encode():
-            raise ScramError("the channel binding is not that of the first message")
-        if fields[1][2:] != self._nonce:
-            raise ScramError("the nonce is not that of this exchange")
-        said = f"{self._auth_message},{without_proof}".encode()
-        signature = _hmac(self._credential.stored_key, said)
-        key = bytes(a ^ b for a, b in zip(given, signature, strict=False))
-        proved = hmac.compare_digest(hashlib.sha256(key).digest(), self._credential.stored_key)
-        if not (proved and self._known and len(given) == len(signature)):
-            raise ProofError("unknown user or wrong password")
-        return b"v=" + _b64(_hmac(self._credential.server_key, said)).encode()
-
-
 def prepared(password: str) -> str:
     """A password as SASLprep (RFC 4013) has it compared. Raises ValueError for characters that it prohibits."""
     mapped = "".join(" " if stringprep.in_table_c12(c) else c for c in password if not stringprep.in_table_b1(c))
@@ -161,27 +89,6 @@ def prepared(password: str) -> str:
     if any(right_to_left) and (any(map(stringprep.in_table_d2, text)) or not (right_to_left[0] and right_to_left[-1])):
         raise ValueError("the password mixes writing directions")
     return text
-
-
-def _text(message: bytes) -> str:
-    try:
-        return message.decode()
-    except UnicodeDecodeError:
-        raise ScramError("the message is not UTF-8") from None
-
-
-def _three(text: str) -> tuple[str, str, str]:
-    parts = text.split(",", 2)
-    if len(parts) < 3:
-        raise ScramError("the message is no client-first-message")
-    return parts[0], parts[1], parts[2]
-
-
-def _saslname(text: str) -> str:
-    name = text.replace("=2C", ",").replace("=3D", "=")
-    if not name or name.replace("=", "=3D").replace(",", "=2C") != text:
-        raise ScramError("the user name is empty or not encoded as it must be")
-    return name
 
 
 def _hmac(key: bytes, data: bytes) -> bytes:

@@ -382,7 +382,7 @@ async def test_scram_refuses_what_is_none(scram: Broker) -> None:
     client.send(Connect("c", 5, properties={**named(b"hello"), Property.REQUEST_PROBLEM_INFORMATION: 1}))
     ack = await client.expect(ConnAck)
     assert ack.reason == ReasonCode.NOT_AUTHORIZED
-    assert ack.properties[Property.REASON_STRING] == "the message is no client-first-message"
+    assert ack.properties[Property.REASON_STRING] == "SCRAM: The client sent a malformed first message"
 
 
 @pytest.mark.parametrize(("password", "accepted"), [(b"wonderland", True), (b"wrong", False), (b"", False), (None, False)])
