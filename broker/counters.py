@@ -12,7 +12,8 @@ class Counters:
     bytes_received: int = 0
     bytes_sent: int = 0
     messages_received: int = 0
-    messages_sent: int = 0
+    control_sent: int = 0
+    """Packets sent that are not PUBLISH."""
     publish_received: int = 0
     publish_sent: int = 0
     publish_dropped: int = 0
@@ -59,3 +60,8 @@ class Counters:
     """Connections closed because of what the client sent."""
     keep_alive_timeouts: int = 0
     takeovers: int = 0
+
+    @property
+    def messages_sent(self) -> int:
+        """Packets sent, of every type."""
+        return self.control_sent + self.publish_sent

@@ -254,20 +254,23 @@ class Server:
     def committed(self, group: Group) -> None:
         """The group is durable: acknowledge its publishers, then deliver."""
         acks: dict[Connection, list[bytes]] = {}
+        stored = 0
         for append in group.appends:
             origin = append.origin
+            if append.store and append.error is None and append.original is None:
+                stored += 1
             if origin is not None:
                 try:
                     origin.stored(append, acks)  # type: ignore[attr-defined]
                 except Exception:  # one connection's fault must not cost the others their acks
                     log.exception("acknowledging a stored message failed")
         for connection, frames in acks.items():
-            self.counters.messages_sent += len(frames)
+            self.counters.control_sent += len(frames)
             try:
                 connection.write_frames(frames)
             except Exception:
                 log.exception("writing acknowledgements to %s failed", connection.name)
-        self.counters.messages_stored += len(group.appends)
+        self.counters.messages_stored += stored
         if self.chassis.listens(BrokerEvents.MESSAGE_BROADCAST):
             self._tell_broadcasts(group.appends)
         self.delivery.deliver(group.appends)

@@ -355,6 +355,11 @@ class Connection:
 
     # --- packets out -----------------------------------------------------------------------------------------------------
 
+    def write_packet(self, frame: bytes) -> None:
+        """Write one encoded packet that is not PUBLISH."""
+        self.server.counters.control_sent += 1
+        self._write(frame)
+
     def write_frames(self, frames: list[bytes]) -> None:
         """Write encoded packets; the caller has looked at `writable` where it can wait."""
         self._write(b"".join(frames))
@@ -378,8 +383,7 @@ class Connection:
                 k: v for k, v in properties.items() if k not in (Property.REASON_STRING, Property.USER_PROPERTY)
             }
             return self.send(packet)
-        self.server.counters.messages_sent += 1
-        self._write(data)
+        self.write_packet(data)
         return True
 
     def reason(self, text: str) -> Properties:
@@ -509,8 +513,7 @@ class Connection:
 
 
 def _pingreq(connection: Connection, packet: PingReq) -> None:
-    connection.server.counters.messages_sent += 1
-    connection.write_frames([PINGRESP])
+    connection.write_packet(PINGRESP)
 
 
 def _disconnect(connection: Connection, packet: Disconnect) -> None:

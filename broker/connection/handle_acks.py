@@ -62,7 +62,7 @@ def pubrec(connection: Connection, packet: PubRec) -> None:
     elif connection.version >= 5:
         connection.send(PubRel(packet.packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND))
     else:
-        connection.write_frames([ack_frame(PacketType.PUBREL, packet.packet_id)])
+        connection.write_packet(ack_frame(PacketType.PUBREL, packet.packet_id))
 
 
 def pubcomp(connection: Connection, packet: PubComp) -> None:
@@ -86,7 +86,7 @@ def pubrel(connection: Connection, packet: PubRel) -> None:
         if connection.version >= 5 and not connection.resumed:
             connection.send(PubComp(packet.packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND))
         else:
-            connection.write_frames([ack_frame(PacketType.PUBCOMP, packet.packet_id)])
+            connection.write_packet(ack_frame(PacketType.PUBCOMP, packet.packet_id))
         return
     connection.server.pipeline.submit(ReleaseStep(connection, session, packet.packet_id))
 
@@ -108,5 +108,5 @@ class ReleaseStep(Step):
     def done(self) -> None:
         connection = self._connection
         if not connection.closed:
-            connection.write_frames([ack_frame(PacketType.PUBCOMP, self._packet_id)])
+            connection.write_packet(ack_frame(PacketType.PUBCOMP, self._packet_id))
             connection.inbound_finished()

@@ -93,7 +93,7 @@ class Inbound:
             connection.close(f"message refused: {error}")
         elif self.qos:
             kind = PacketType.PUBACK if self.qos == 1 else PacketType.PUBREC
-            connection.write_frames([ack_frame(kind, self.packet_id)])
+            connection.write_packet(ack_frame(kind, self.packet_id))
 
 
 class Asked(Inbound):
@@ -141,6 +141,7 @@ def received(connection: Connection, packet: Publish) -> None:
     """Take a message into the pipeline."""
     server = connection.server
     server.counters.publish_received += 1
+    server.counters.publish_bytes_received += len(packet.payload)
     session = connection.session
     assert session is not None
     if packet.properties is not EMPTY and Property.TOPIC_ALIAS in packet.properties and not _resolve_alias(connection, packet):
@@ -258,6 +259,6 @@ def _resolve_alias(connection: Connection, packet: Publish) -> bool:
 def _again(connection: Connection, session: Session, packet_id: int) -> None:
     """A QoS 2 message that came before [MQTT-4.3.3-10]: acknowledge it if it is stored, else when it will be."""
     if session.received[packet_id] is None:
-        connection.write_frames([ack_frame(PacketType.PUBREC, packet_id)])
+        connection.write_packet(ack_frame(PacketType.PUBREC, packet_id))
     else:
         session.received[packet_id] = connection

@@ -291,6 +291,9 @@ class Feed:
             self.delivery.counters.publish_dropped += 1
             connection.forget_alias(message.topic)
             return True
+        counters = self.delivery.counters
+        counters.publish_sent += 1
+        counters.publish_bytes_sent += len(message.payload)
         if not qos:
             frames.append(parts[0])
             frames.append(parts[1])
@@ -400,6 +403,7 @@ class Feed:
 
     def pubrel(self, slot: Slot) -> None:
         """Send PUBREL, once the state that it stands for is durable."""
+        self.delivery.counters.control_sent += 1
         frames = [ack_frame(PacketType.PUBREL, slot.packet_id)]
         share = self.delivery.shares.by_inbox(slot.timeline) if slot.timeline else None
         if share is not None:
@@ -445,6 +449,7 @@ class Feed:
                 run.append(slot)
             self._resend.pop()
         if frames:
+            self.delivery.counters.control_sent += len(frames)
             self.connection.write_frames(frames)
         if run:
             self._wait_for(self._resend_run(run), "resend")
@@ -484,6 +489,8 @@ class Feed:
                 self.pubrel(slot)
                 continue
             frames += (parts[0], slot.packet_id.to_bytes(2, "big"), parts[1])
+            self.delivery.counters.publish_sent += 1
+            self.delivery.counters.publish_bytes_sent += len(entry.message.payload) if entry and entry.message else 0
         self._resend += [slot for slot in reversed(run) if slot.seq > reached]
         self._task = None
         if frames:
