@@ -63,8 +63,9 @@ class _Reindex:
 class Indexer:
     """Feeds ``engine`` from ``source``.
 
-    ``batch``: messages of a page at most. ``gather``: seconds to wait after a wake-up so that a page is worth its transaction.
-    ``share``: the part of the time, up to 1, that live indexing may work. ``poll``: seconds after which it looks without being
+    ``batch``, ``page_bytes``: messages of a page at most, and about how large they may be together. ``gather``: seconds to wait
+    after a wake-up so that a page is worth its transaction. ``share``: the part of the time, up to 1, that live indexing may
+    work; where it ``yields``, less in a burst (`plugins.search.pace`). ``poll``: seconds after which it looks without being
     woken. ``opened`` says that the engine is open already; otherwise it is opened here, with back-off. Without ``follow`` the
     live index is left as it is and only rebuilds are made. ``moved`` is called when the position or the lag is another one.
     """
@@ -75,8 +76,10 @@ class Indexer:
         engine: Engine,
         *,
         batch: int = 500,
+        page_bytes: int = 1 << 20,
         gather: float = 0.05,
         share: float = 0.5,
+        yields: bool = True,
         poll: float = 2.0,
         opened: bool = True,
         follow: bool = True,
@@ -85,8 +88,9 @@ class Indexer:
         self._source = source
         self._engine = engine
         self._batch = batch
+        self._page_bytes = page_bytes
         self._gather = gather
-        self._pace = Pace(share)
+        self._pace = Pace(share, yields=yields)
         self._poll = poll
         self._opened = opened
         self._follows = follow
@@ -289,7 +293,7 @@ class Indexer:
         """Index the next page of the tail."""
         assert self._position is not None
         notified = self._notified
-        page = await self._source.read_tail(self._position, self._batch)
+        page = await self._source.read_tail(self._position, self._batch, self._page_bytes)
         if page:
             await self._feed(self._engine, page)
             self._move(page[-1].id)
@@ -376,7 +380,7 @@ class Indexer:
         if work.done.done():  # nobody waits for it any more
             await self._abandon()
             return False
-        page = await self._source.read_tail(work.position, self._batch)
+        page = await self._source.read_tail(work.position, self._batch, self._page_bytes)
         if page:
             await self._feed(work.rebuild, page)
             work.first = work.first or page[0].id

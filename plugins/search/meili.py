@@ -7,9 +7,10 @@ itself is not sent.
 Its phrases have no prefixes, and its prefixes forgive typos where ours do not. A query that ends in such a one is asked with
 the last word on its own, and what comes back, up to `MAX_TOTAL` messages, is looked through here.
 
-An index is two of Meilisearch's: ``<name>`` has the messages, ``<name>_state`` the position, the tokeniser's version and the
-names of the conversations. The position lives beside what it describes, so that a server that lost its data is filled again; it
-is written only after the messages' task succeeded. Messages carry ids, so one that comes again replaces itself.
+Beside the messages an index has documents of our own, which no search finds: ``state`` has the position and the tokeniser's
+version, and one for each conversation its name. They live beside what they describe, so that a server that lost its data is
+filled again, and they come in one task with the messages, which the server carries out as a whole: after a crash of either side
+the position says what is there. Messages carry ids, so one that comes again replaces itself.
 
 Names of topics and users may be too long to filter by, so filters use digests of them. What a caller may see is a
 list of digests in the filter; there is no shorter way that would not show a conversation that appears meanwhile. Which
@@ -19,6 +20,8 @@ conversations are worth asking about is asked of the server: those of the matche
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 import logging
 import re
 import time
@@ -28,6 +31,7 @@ from dataclasses import replace
 from typing import Any
 
 import meilisearch
+from meilisearch.models.task import TaskInfo
 
 from plugins.search.engine import (
     MAX_TOTAL,
@@ -48,8 +52,8 @@ log = logging.getLogger("tideline.search")
 
 SETTINGS: dict[str, Any] = {
     "searchableAttributes": ["grams"],
-    "displayedAttributes": ["id", "topic", "seq", "user", "device", "ts", "grams"],
-    "filterableAttributes": ["id", "conversation", "sender", "seq", "ts"],
+    "displayedAttributes": ["id", "topic", "seq", "user", "device", "ts", "grams", "position", "tokeniser"],
+    "filterableAttributes": ["id", "conversation", "sender", "seq", "ts", "own"],
     "sortableAttributes": ["ts"],
     # What is found as written comes before what is found through typos, also when sorted by time; recency breaks ties.
     "rankingRules": ["words", "typo", "sort", "proximity", "exactness", "ts:desc"],
@@ -58,7 +62,8 @@ SETTINGS: dict[str, Any] = {
     # One language for index and query: guessing it per text would normalise the two differently.
     "localizedAttributes": [{"attributePatterns": ["grams"], "locales": ["cmn"]}],
 }
-STATE_SETTINGS: dict[str, Any] = {"searchableAttributes": ["id"]}
+_MESSAGES = "ts >= 0"
+"""A filter that leaves our own documents out."""
 
 _RETRIEVED = ["id", "topic", "seq", "user", "device", "ts"]
 _PAGE = 1000
@@ -122,7 +127,7 @@ class MeiliEngine:
 
     def __init__(self, url: str, key: str = "", *, name: str = "tideline", timeout: int = 10) -> None:
         self._server = MeiliServer(url, key, timeout)
-        self._live = _Pair(self._server, name)
+        self._live = _Index(self._server, name)
         self._next = f"{name}_next"
         self._rebuild: _MeiliRebuild | None = None
         self._opened = False
@@ -165,7 +170,7 @@ class MeiliEngine:
 
     async def held(self, topic: str, first_seq: int, last_seq: int, limit: int = 1000) -> list[int]:
         """Ids of a stretch of a conversation."""
-        uid = self._index().messages
+        uid = self._index().uid
         where = f'conversation = "{digest(topic)}" AND seq >= {first_seq} AND seq <= {last_seq}'
         asked = {"filter": where, "fields": ["id"], "limit": limit}
         page = await self._server.call(lambda client: client.index(uid).get_documents(asked))
@@ -173,21 +178,21 @@ class MeiliEngine:
 
     async def count(self) -> int:
         """How many messages are indexed."""
-        uid = self._index().messages
-        stats = await self._server.call(lambda client: client.index(uid).get_stats())
-        return int(stats.number_of_documents)
+        uid, asked = self._index().uid, {"filter": _MESSAGES, "fields": ["id"], "limit": 1}
+        page = await self._server.call(lambda client: client.index(uid).get_documents(asked))
+        return int(page.total)
 
     async def rebuild(self) -> _MeiliRebuild:
         """Begin an empty index beside the live one."""
         if self._rebuild is not None:
             await self._rebuild.discard()
-        pair = _Pair(self._server, self._next)
-        await pair.remove()
-        await pair.create()
-        self._rebuild = _MeiliRebuild(self, pair)
+        index = _Index(self._server, self._next)
+        await index.remove()
+        await index.create()
+        self._rebuild = _MeiliRebuild(self, index)
         return self._rebuild
 
-    def _index(self) -> _Pair:
+    def _index(self) -> _Index:
         if not self._opened:
             raise SearchUnavailable(self._server.away or "the search index is not open")
         return self._live
@@ -250,7 +255,7 @@ class MeiliEngine:
     def _ask(
         self,
         client: meilisearch.Client,
-        live: _Pair,
+        live: _Index,
         query: Query,
         terms: list[Term],
         until: int,
@@ -259,6 +264,8 @@ class MeiliEngine:
     ) -> dict[str, Any] | None:
         """The request, in a worker thread; None where the filters leave nothing. ``shown``: what is to come back."""
         filters = [*filters, *_filters(query, until)]
+        if not terms:
+            filters.append(_MESSAGES)
         if query.restricted:
             named = query.named_topics()
             seen = live.topics.copy()
@@ -276,7 +283,7 @@ class MeiliEngine:
             options["filter"] = " AND ".join(filters)
         if query.sort != "relevance":
             options["sort"] = ["ts:desc" if query.sort == "newest" else "ts:asc"]
-        answer: dict[str, Any] = client.index(live.messages).search(query_text(terms) if terms else "", options)
+        answer: dict[str, Any] = client.index(live.uid).search(query_text(terms) if terms else "", options)
         return answer
 
 
@@ -297,46 +304,41 @@ def _quoted(values: Sequence[str]) -> str:
     return ", ".join(f'"{value}"' for value in values)
 
 
-class _Pair:
-    """The two Meilisearch indexes of one of ours, and what is in the second."""
+class _Index:
+    """One of Meilisearch's indexes, and what our own documents in it say."""
 
-    def __init__(self, server: MeiliServer, name: str) -> None:
+    def __init__(self, server: MeiliServer, uid: str) -> None:
         self._server = server
-        self.messages = name
-        self.state = f"{name}_state"
+        self.uid = uid
         self.at = 0
         self.tokeniser = TOKENISER
         self.topics: set[str] = set()
         self._unsaved: set[str] = set()
 
     async def create(self) -> None:
-        """Make the indexes where they are missing, and apply the settings."""
-        for uid, settings in ((self.messages, SETTINGS), (self.state, STATE_SETTINGS)):
-            try:
-                await self._server.run(lambda client, uid=uid: client.create_index(uid, {"primaryKey": "id"}))  # type: ignore[misc]
-            except Refused as error:
-                if error.code != "index_already_exists":
-                    raise
-            await self._server.run(
-                lambda client, uid=uid, settings=settings: client.index(uid).update_settings(settings)  # type: ignore[misc]
-            )
+        """Make the index where it is missing, and apply the settings."""
+        try:
+            await self._server.run(lambda client: client.create_index(self.uid, {"primaryKey": "id"}))
+        except Refused as error:
+            if error.code != "index_already_exists":
+                raise
+        await self._server.run(lambda client: client.index(self.uid).update_settings(SETTINGS))
 
     async def remove(self) -> None:
-        """Delete both indexes, as far as they exist."""
-        for uid in (self.messages, self.state):
-            try:
-                await self._server.run(lambda client, uid=uid: client.delete_index(uid))  # type: ignore[misc]
-            except Refused as error:
-                if error.code != "index_not_found":
-                    raise
+        """Delete the index, if it exists."""
+        try:
+            await self._server.run(lambda client: client.delete_index(self.uid))
+        except Refused as error:
+            if error.code != "index_not_found":
+                raise
 
     async def load(self) -> None:
         """Read the position and the conversations."""
         offset = 0
         self.topics.clear()
         while True:
-            asked = {"offset": offset, "limit": _PAGE}
-            page = await self._server.call(lambda client, asked=asked: client.index(self.state).get_documents(asked))  # type: ignore[misc]
+            asked = {"filter": "own = 1", "offset": offset, "limit": _PAGE}
+            page = await self._server.call(lambda client, asked=asked: client.index(self.uid).get_documents(asked))  # type: ignore[misc]
             for document in map(dict, page.results):
                 if document["id"] == "state":
                     self.at, self.tokeniser = int(document["position"]), int(document["tokeniser"])
@@ -347,26 +349,33 @@ class _Pair:
                 return
 
     async def index(self, batch: Sequence[Document], position: int) -> None:
-        """Add messages; then write the position and new conversations."""
-        if batch:
-            # Known before their messages can be found: nobody is asked about a conversation too late.
-            fresh = {document.topic for document in batch} - self.topics
-            self.topics |= fresh
-            self._unsaved |= fresh
-            await self._add(batch)
+        """Add messages, new conversations and the position, in one task where the server takes them all."""
+        # Known before their messages can be found: nobody is asked about a conversation too late.
+        fresh = {document.topic for document in batch} - self.topics
+        self.topics |= fresh
+        self._unsaved |= fresh
         unsaved = sorted(self._unsaved)
-        state: list[dict[str, Any]] = [{"id": f"t{digest(topic)}", "topic": topic} for topic in unsaved]
-        state.append({"id": "state", "position": str(position), "tokeniser": self.tokeniser})
-        await self._server.run(lambda client: client.index(self.state).add_documents(state, "id"))
+        own: list[dict[str, Any]] = [{"id": f"t{digest(topic)}", "own": 1, "topic": topic} for topic in unsaved]
+        own.append({"id": "state", "own": 1, "position": str(position), "tokeniser": self.tokeniser})
+        try:
+            await self._send(batch, own)
+        except Refused as error:
+            if not batch:
+                raise
+            await self._apart(batch, error)
+            await self._send([], own)
         self._unsaved -= set(unsaved)
         self.at = position
 
-    async def _add(self, batch: Sequence[Document]) -> None:
-        made = [_fields(document) for document in batch]
-        try:
-            await self._server.run(lambda client: client.index(self.messages).add_documents(made, "id"))
-        except Refused as error:
-            await self._apart(batch, error)
+    async def _send(self, batch: Sequence[Document], own: Sequence[dict[str, Any]]) -> None:
+        """One task. Documents become lines in the worker thread, one at a time, so that the event loop goes on meanwhile."""
+
+        def add(client: meilisearch.Client) -> TaskInfo:
+            made = itertools.chain(map(_fields, batch), own)
+            lines = [json.dumps(document, ensure_ascii=False) for document in made]
+            return client.index(self.uid).add_documents_ndjson("\n".join(lines).encode(), "id")
+
+        await self._server.run(add)
 
     async def _apart(self, batch: Sequence[Document], error: Refused) -> None:
         """One message that cannot be indexed must not keep out the others: halve the batch until it is alone."""
@@ -374,8 +383,11 @@ class _Pair:
             log.error("message %d cannot be indexed and is left out of search: %s", batch[0].id, error)
             return
         half = len(batch) // 2
-        await self._add(batch[:half])
-        await self._add(batch[half:])
+        for part in (batch[:half], batch[half:]):
+            try:
+                await self._send(part, [])
+            except Refused as refused:
+                await self._apart(part, refused)
 
     async def delete(self, ids: Collection[int]) -> None:
         """Remove messages by id."""
@@ -387,12 +399,12 @@ class _Pair:
         """Remove the old end of a conversation; a task only where there is something to remove."""
         old = f'conversation = "{digest(topic)}" AND seq < {before_seq}'
         asked = {"filter": old, "limit": 1, "attributesToRetrieve": ["id"]}
-        found = await self._server.call(lambda client: client.index(self.messages).search("", asked))
+        found = await self._server.call(lambda client: client.index(self.uid).search("", asked))
         if found["hits"]:
             await self._delete(old)
 
     async def _delete(self, what: str) -> None:
-        await self._server.run(lambda client: client.index(self.messages).delete_documents(filter=what))
+        await self._server.run(lambda client: client.index(self.uid).delete_documents(filter=what))
 
 
 def _fields(document: Document) -> dict[str, Any]:
@@ -410,16 +422,16 @@ def _fields(document: Document) -> dict[str, Any]:
 
 
 class _MeiliRebuild:
-    """A pair of indexes that fill beside the live ones."""
+    """An index that fills beside the live one."""
 
-    def __init__(self, engine: MeiliEngine, pair: _Pair) -> None:
+    def __init__(self, engine: MeiliEngine, index: _Index) -> None:
         self._engine = engine
-        self._pair: _Pair | None = pair
+        self._filled: _Index | None = index
 
-    def _filling(self) -> _Pair:
-        if self._pair is None:
+    def _filling(self) -> _Index:
+        if self._filled is None:
             raise SearchError("the rebuild is over")
-        return self._pair
+        return self._filled
 
     async def position(self) -> int:
         """The position of the new index."""
@@ -438,24 +450,23 @@ class _MeiliRebuild:
         await self._filling().forget(topic, before_seq)
 
     async def swap(self) -> None:
-        """Change names with the live indexes, both pairs in one task, then remove the old ones."""
+        """Change names with the live index, then remove the old one."""
         filled, live, server = self._filling(), self._engine._live, self._engine._server
         topics = filled.topics.copy()
         # Searches under way see the one index or the other: until the swap is done, the conversations of both are known.
         live.topics |= topics
-        pairs: Any = [{"indexes": [live.messages, filled.messages]}, {"indexes": [live.state, filled.state]}]
         try:
-            await server.run(lambda client: client.swap_indexes(pairs))
+            await server.run(lambda client: client.swap_indexes([{"indexes": [live.uid, filled.uid]}]))
         except SearchUnavailable as error:
             # Whether it was queued is not known, and swapping twice would undo it. Either index is right, so give up.
             raise SearchError(f"the new index may not be in use: {error}") from error
         live.at, live.tokeniser, live.topics, live._unsaved = filled.at, filled.tokeniser, topics, set()
-        self._pair = self._engine._rebuild = None
+        self._filled = self._engine._rebuild = None
         await filled.remove()
 
     async def discard(self) -> None:
         """Remove what was built."""
-        pair, self._pair = self._pair, None
-        if pair is not None:
+        filled, self._filled = self._filled, None
+        if filled is not None:
             self._engine._rebuild = None
-            await pair.remove()
+            await filled.remove()

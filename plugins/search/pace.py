@@ -9,10 +9,14 @@ _YIELDING = 0.5
 
 
 class Pace:
-    """Says how long to rest after a page behind which there is more. ``share``: the part of the time, up to 1, to work in."""
+    """Says how long to rest after a page behind which there is more.
 
-    def __init__(self, share: float) -> None:
+    ``share``: the part of the time, up to 1, to work in. Without ``yields`` it is never less, as where the work is a server's.
+    """
+
+    def __init__(self, share: float, *, yields: bool = True) -> None:
         self._share = share
+        self._yields = yields
         self._stored = 0
         self._looked = 0.0
 
@@ -25,6 +29,6 @@ class Pace:
         stored, elapsed = self._stored, now - self._looked
         self._stored, self._looked = 0, now
         share = self._share
-        if stored * worked > _HOPELESS * indexed * elapsed:
+        if self._yields and stored * worked > _HOPELESS * indexed * elapsed:
             share = min(share, _YIELDING)
         return worked * (1 / share - 1)

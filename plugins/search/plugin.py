@@ -30,6 +30,10 @@ from storage.records import Message
 
 log = logging.getLogger("tideline.search")
 
+BATCH = 2000
+SERVER_BATCH, SERVER_BYTES = 10_000, 8 << 20
+"""A server takes a time for each task, however small, so that one has all that waits, within these bounds."""
+
 KEY_VARIABLE = "TIDELINE_MEILISEARCH_KEY"
 
 
@@ -53,24 +57,24 @@ class SearchPlugin(GroupPlugin, Search):
         key: str = field(default="", repr=False)
         """Meilisearch's API key. Better given as TIDELINE_MEILISEARCH_KEY in the environment. Never logged."""
         index: str = "tideline"
-        """Meilisearch's index; ``<index>_state`` and, while rebuilding, ``<index>_next…`` are used too."""
+        """Meilisearch's index; while rebuilding, ``<index>_next`` is used too."""
         timeout: int = 10
         """Seconds that one request to Meilisearch may take."""
-        batch: int = 2000
-        """Messages of one index transaction at most, 1 to 10000."""
+        batch: int = 0
+        """Messages of one index transaction at most, 1 to 10000; 0 is 2000, and 10000 with Meilisearch."""
         gather: float = 0.05
         """Seconds that the indexer waits for more messages before it writes."""
         share: float = 0.0
         """The part of the time, 0.01 to 1, that the indexer may work while there is a backlog; 0 is all of it in a process of
-        its own, and half of it in the broker's."""
+        its own and with Meilisearch, and half of it in the broker's process."""
         poll: float = 2.0
         """Seconds after which the indexer looks at the store without being woken."""
 
         def __post_init__(self) -> None:
             if self.engine not in ("embedded", "meilisearch"):
                 raise ValueError(f"engine {self.engine!r}: must be embedded or meilisearch")
-            if not 1 <= self.batch <= 10_000:
-                raise ValueError(f"batch {self.batch}: must be 1 to 10000")
+            if not 0 <= self.batch <= 10_000:
+                raise ValueError(f"batch {self.batch}: must be 1 to 10000, or 0")
             if self.share and not 0.01 <= self.share <= 1:
                 raise ValueError(f"share {self.share}: must be 0.01 to 1, or 0")
             if self.timeout < 1 or self.gather < 0 or self.poll <= 0:
@@ -106,7 +110,7 @@ class SearchPlugin(GroupPlugin, Search):
         if config.engine == "embedded" and url:
             searcher = Fts5Searcher(config.path)
             await searcher.open()
-            measures = {"batch": config.batch, "share": config.share or 1.0, "poll": config.poll}
+            measures = {"batch": config.batch or BATCH, "share": config.share or 1.0, "poll": config.poll}
             indexer = IndexerProcess({"storage": url, "path": config.path, **measures}, gather=config.gather)
         else:
             searcher = engine = make_engine(config)
@@ -254,7 +258,7 @@ class SearchPlugin(GroupPlugin, Search):
         config = cls.Config(**options)
         engine = make_engine(config)
         await engine.open()
-        indexer = Indexer(source, engine, batch=config.batch, gather=0, share=1, follow=False)
+        indexer = Indexer(source, engine, batch=config.batch or BATCH, gather=0, share=1, follow=False)
         indexer.start()
         try:
             return await indexer.reindex(lambda progress: report(progress.messages, progress.fraction))
@@ -289,15 +293,13 @@ def make_engine(config: SearchPlugin.Config) -> Engine:
 
 def make_indexer(source: Source, engine: Engine, config: SearchPlugin.Config) -> Indexer:
     """An indexer with a configuration's measures, not started yet."""
-    return Indexer(
-        source,
-        engine,
-        batch=config.batch,
-        gather=config.gather,
-        share=config.share or 0.5,
-        poll=config.poll,
-        opened=config.engine == "embedded",
-    )
+    if config.engine == "meilisearch":
+        measures: dict[str, Any] = {"batch": SERVER_BATCH, "page_bytes": SERVER_BYTES, "share": 1.0, "yields": False}
+    else:
+        measures = {"batch": BATCH, "share": 0.5}
+    chosen = {name: value for name, value in (("batch", config.batch), ("share", config.share)) if value}
+    embedded = config.engine == "embedded"
+    return Indexer(source, engine, gather=config.gather, poll=config.poll, opened=embedded, **measures | chosen)
 
 
 def _highlighted(messages: list[Message], q: str) -> list[FoundMessage]:

@@ -149,10 +149,11 @@ class MeiliStub:
         if request.command in ("POST", "PUT", "PATCH"):
             if len(raw) > self.largest_body:
                 raise Refusal(413, "payload_too_large", "The provided payload reached the size limit.")
-            if request.headers.get("Content-Type") != "application/json":
+            kind = request.headers.get("Content-Type")
+            if kind not in ("application/json", "application/x-ndjson"):
                 raise Refusal(415, "missing_content_type", "A Content-Type header is missing.")
             try:
-                body = json.loads(raw)
+                body = json.loads(raw) if kind == "application/json" else [json.loads(line) for line in raw.splitlines()]
             except ValueError as error:
                 raise Refusal(400, "malformed_payload", "The json payload provided is malformed.") from error
         with self._lock:
@@ -347,6 +348,8 @@ def _holds(index: _Index, document: dict[str, Any], part: str, code: str) -> boo
     actual = document.get(name)
     if operator in ("IN", "=", "NOT IN"):
         return (str(actual) in values) == (operator != "NOT IN")
+    if actual is None:
+        return False
     if not isinstance(actual, int) or number is None:
         raise Refusal(400, code, f"{operator} needs numbers")
     return {"<": actual < int(number), "<=": actual <= int(number), ">": actual > int(number), ">=": actual >= int(number)}[

@@ -97,4 +97,4 @@ async def test_meilisearch_is_filled_without_hole_or_double_over_kills(stub: Mei
         kept += rng.choice([0, 40])
     assert await _run_and_kill("meilisearch", stub.url, kept, reindex=True, rng=None)
     assert await _check(MeiliEngine(stub.url, stub.key), kept, whole=True) == SIZE
-    assert sorted(stub.indexes) == ["tideline", "tideline_state"]
+    assert sorted(stub.indexes) == ["tideline"]

@@ -6,15 +6,19 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 import plugins.search.meili_server as meili_server
 from plugins.search.engine import Document, Query, SearchError, SearchUnavailable, SearchUnusable
 from plugins.search.meili import MeiliEngine, grams, query_text
+from plugins.search.plugin import SearchPlugin, make_indexer
 from plugins.search.terms import parse
+from storage.memory import MemoryStorage
 from tests.search.corpus import START, documents
 from tests.search.meili_stub import MeiliStub
+from tests.search.stores import Publisher
 from tests.support.until import until
 
 
@@ -81,7 +85,7 @@ async def test_a_task_that_ends_badly_moves_nothing(
     with pytest.raises(SearchUnavailable, match=ending[0]):
         await engine.index([_document(1)], 1)
     assert await engine.position() == 0
-    assert stub.indexes["tideline_state"].documents == {}
+    assert stub.indexes["tideline"].documents == {}
     await engine.index([_document(1)], 1)
     assert (await engine.search(Query(q="common"))).total == 1
 
@@ -93,7 +97,8 @@ async def test_a_position_that_cannot_be_written_is_not_taken_for_written(engine
         await engine.index([], 9)
     assert await engine.position() == 3
     await engine.index([_document(9, topic="new")], 9)
-    assert {document.get("topic") for document in stub.indexes["tideline_state"].documents.values()} == {None, "new"}
+    own = [document for document in stub.indexes["tideline"].documents.values() if document.get("own")]
+    assert {document.get("topic") for document in own} == {None, "new"}
 
 
 async def test_one_bad_message_does_not_keep_out_the_others(
@@ -271,7 +276,7 @@ async def test_a_swap_is_one_task_and_an_unknown_outcome_ends_the_rebuild(engine
     await rebuild.index([_document(1, "new")], 1)
     await rebuild.swap()
     assert len([task for task in stub.tasks if task["type"] == "indexSwap"]) == 2
-    assert sorted(stub.indexes) == ["tideline", "tideline_state"]
+    assert sorted(stub.indexes) == ["tideline"]
     assert (await engine.search(Query(q="new "))).total == 1
 
 
@@ -282,3 +287,49 @@ async def test_closing_ends_a_wait(engine: MeiliEngine, stub: MeiliStub) -> None
     await engine.close()
     with pytest.raises(SearchUnavailable, match="closed"):
         await writing
+
+
+def _added(stub: MeiliStub) -> list[dict[str, Any]]:
+    return [task for task in stub.tasks if task["type"] == "documentAdditionOrUpdate"]
+
+
+async def test_messages_conversations_and_position_are_one_task(engine: MeiliEngine, stub: MeiliStub) -> None:
+    await engine.index([_document(n, topic=f"t/{n}") for n in range(1, 6)], 5)
+    assert len(_added(stub)) == 1
+    stub.endings.append(("documentAdditionOrUpdate", "canceled", None))
+    with pytest.raises(SearchUnavailable):
+        await engine.index([_document(6, topic="new")], 6)
+    again = MeiliEngine(stub.url, stub.key)
+    await again.open()
+    assert (await again.position(), await again.topics()) == (5, [f"t/{n}" for n in range(1, 6)])
+    await again.index([_document(6, topic="new")], 6)
+    assert (await again.position(), await again.count()) == (6, 6)
+    await again.close()
+
+
+async def test_our_own_documents_are_found_by_no_search(engine: MeiliEngine) -> None:
+    await engine.index([_document(1), _document(2, topic="own")], 2)
+    for query in (Query(), Query(sort="oldest"), Query(q="state"), Query(q="own "), Query(conversations=["own", "t"])):
+        results = await engine.search(query)
+        assert {hit.id for hit in results.hits} == ({1, 2} if not query.q else set())
+        assert results.total == len(results.hits)
+    assert await engine.count() == 2
+    assert set(await engine.unasked(Query(), frozenset(), 10)) == {"t", "own"}
+
+
+async def test_what_waits_is_one_task(stub: MeiliStub) -> None:
+    stub.task_seconds = 0.2
+    storage = MemoryStorage()
+    await storage.open()
+    publisher = Publisher(storage)
+    for _ in range(60):
+        await publisher.publish(*["common text"] * 100)
+    engine = MeiliEngine(stub.url, stub.key)
+    indexer = make_indexer(storage, engine, SearchPlugin.Config(engine="meilisearch", url=stub.url, gather=0.0))
+    indexer.start()
+    assert await indexer.wait_indexed(publisher.last, 60)
+    assert await engine.count() == 6000
+    assert len(_added(stub)) == 1
+    await indexer.stop()
+    await engine.close()
+    await storage.close()
