@@ -42,7 +42,7 @@ from broker.routing.trie import Trie
 from broker.sessions.old_end import OldEnd
 from broker.sessions.session import Session
 from broker.sessions.sessions import Sessions
-from storage.errors import StorageUnavailable
+from storage.errors import StorageInUse, StorageUnavailable
 from storage.interface import Storage
 from storage.records import Append, Message
 
@@ -88,8 +88,9 @@ class Server:
 
     # --- life ------------------------------------------------------------------------------------------------------
 
-    async def start(self, *, listen: bool = True) -> None:
+    async def start(self, *, listen: bool = True, standby: bool = False) -> None:
         """Open everything; returns once clients can connect. Without ``listen`` nobody can: for jobs beside no broker.
+        With ``standby`` it waits, for as long as it takes, until no other broker serves the data.
 
         Raises `StartError` for what the configuration or the machine must change, and `storage.errors.StorageError`.
         """
@@ -111,7 +112,7 @@ class Server:
         self.storage = self.chassis.storage_plugin.storage()
         try:
             await self.chassis.fire_and_wait(BrokerEvents.PRE_START)
-            await self._open_storage()
+            await self._open_storage(standby=standby)
             self._build()
             await self._load()
             self.pipeline.start(self.chassis.group_plugins)
@@ -124,18 +125,25 @@ class Server:
             await self.stop()
             raise
 
-    async def _open_storage(self) -> None:
+    async def _open_storage(self, *, standby: bool) -> None:
         deadline = time.monotonic() + 30
+        told = ""
         while True:
             try:
                 await self.storage.open()
                 return
+            except StorageInUse as error:
+                if not standby:
+                    raise
+                if str(error) != told:
+                    told = str(error)
+                    log.info("standing by: %s", told)
             except StorageUnavailable as error:
                 # A database that starts together with the broker gets a moment to come up.
-                if time.monotonic() >= deadline:
+                if not standby and time.monotonic() >= deadline:
                     raise
                 log.warning("storage is not available yet: %s", error)
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(0.5)
 
     def _build(self) -> None:
         settings = self.settings

@@ -45,7 +45,8 @@ again and again took a tenth of the event loop's time."""
 @click.command(short_help="Run the broker.")
 @config_option
 @data_option
-def serve(config: Path | None, data: Path | None) -> None:
+@click.option("--standby", is_flag=True, help="Where another broker serves the data, wait until it has ended.")
+def serve(config: Path | None, data: Path | None, standby: bool) -> None:
     """Run the broker until SIGTERM or SIGINT; a second signal ends it at once, which loses nothing either. SIGHUP reloads
     users, access rules, certificates and the log, as `tideline reload` does.
 
@@ -68,7 +69,7 @@ def serve(config: Path | None, data: Path | None) -> None:
     gc.freeze()
     gc.set_threshold(GARBAGE_AFTER)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(run(settings, lambda: settings_of(config, data)))
+        runner.run(run(settings, lambda: settings_of(config, data), standby=standby))
 
 
 def compiled() -> bool:
@@ -85,15 +86,18 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def run(settings: Settings, read: Callable[[], Settings] | None = None) -> None:
-    """Start, say where, serve, stop. Raises `Failure` where that goes wrong. ``read`` reads the settings again."""
+async def run(settings: Settings, read: Callable[[], Settings] | None = None, *, standby: bool = False) -> None:
+    """Start, say where, serve, stop. Raises `Failure` where that goes wrong.
+
+    ``read`` reads the settings again. ``standby``: see `Server.start`.
+    """
     stopping = stop_on_signals()
     server = Server(settings)
     server.reload.read = read
     server.reload.configure_log = configure
     wanted = reload_on_signal()
     try:
-        if not await unless(stopping, server.start()):
+        if not await unless(stopping, server.start(standby=standby)):
             log.info("told to stop before it had started")
             return
     except (StartError, StorageError) as error:

@@ -190,8 +190,10 @@ class Jobs(Document):  # type: ignore[misc]
 
 
 class LeaseRecord(Document):  # type: ignore[misc]
-    """Who serves the database. ``done``: every message with an id up to it has its fan-out finished. ``late``: what may still
-    come of earlier holders, see `storage.mongo.watches`; ``settled`` 1: nothing, from the one that gave the lease back.
+    """Who serves the database, and in which process (`storage.mongo.process`).
+
+    ``done``: every message with an id up to it has its fan-out finished. ``late``: what may still come of earlier holders (see
+    `storage.mongo.watches`); ``settled`` 1: nothing, from the one that gave the lease back.
 
     Or what a writer without a lease is storing: ids, publishers, and where the inboxes ended before.
     """
@@ -199,6 +201,7 @@ class LeaseRecord(Document):  # type: ignore[misc]
     meta = _meta("lease")
     key = StringField(primary_key=True)
     owner = StringField()
+    process = StringField()
     token = LongField()
     shared = LongField()
     beat = LongField()

@@ -1,10 +1,12 @@
 """One serving node per database: a lease with a fencing token.
 
-No two clocks are compared. The holder writes a new ``beat`` every quarter of the lease's time and trusts the lease for four
+No two clocks are compared. The holder writes a new ``beat`` every eighth of the lease's time and trusts the lease for four
 fifths of it, counted from before the last beat was sent. Whoever wants the lease watches the document, and takes it only after
-it saw no new beat for the whole time, or where the holder gave it back. Taking it raises the token, which is the high part of
-the version of every state write: a holder that slept and wakes up finds that its writes change nothing and that it may not
-acknowledge.
+it saw no new beat for the whole time, or where the holder gave it back. A quarter of the time is enough where the holder was a
+process of this machine that has ended: two beats are awaited all the same, as copies of a machine may look alike.
+
+Taking it raises the token, which is the high part of the version of every state write: a holder that slept and wakes up finds
+that its writes change nothing and that it may not acknowledge. What it had sent to the store before: `storage.mongo.watches`.
 """
 
 from __future__ import annotations
@@ -16,20 +18,32 @@ import os
 import secrets
 import socket
 import time
+from dataclasses import dataclass
 
 from pymongo.errors import DuplicateKeyError
 
 from storage.errors import FencedOut, StorageError, StorageInUse, StorageUnavailable
 from storage.mongo.connection import storage_errors
 from storage.mongo.documents import Collection, Raw
+from storage.mongo.process import has_ended, this_process
 from storage.mongo.watches import Watches
 
 log = logging.getLogger(__name__)
 
 _ID = "serving"
 _TRUSTED = 0.8
+_BEATS = 8
+"""In a lease's time."""
 TOKEN_SHIFT = 40
 """A version's bits below the token."""
+
+
+@dataclass(slots=True)
+class Sighting:
+    """What was last seen of the holder, and since when. It may outlast an attempt to take the lease."""
+
+    mark: tuple[int, int] = (-1, -1)
+    since: float = 0.0
 
 
 class Lease:
@@ -62,22 +76,24 @@ class Lease:
 
     # --- taking it -------------------------------------------------------------------------------------------------
 
-    async def acquire(self) -> None:
+    async def acquire(self, seen: Sighting) -> None:
         """Take the lease and keep it until `release`.
 
-        Waits for the lease of a crashed holder to run out. Raises `StorageInUse` where a living holder keeps it.
+        Waits for the lease of a crashed holder to run out, counted from what an earlier attempt has ``seen``. Raises
+        `StorageInUse` where a living holder keeps it.
         """
         began = time.monotonic()
-        seen, since, renewed = (-1, -1), began, False
+        renewed = False
         while True:
             record = await self._record()
             now = time.monotonic()
             wait = max(record["ttl"], self._ms) / 1000
             mark = (record["token"], record["beat"])
-            if mark != seen:
-                renewed = seen != (-1, -1)
-                seen, since = mark, now
-            if not record["owner"] or now - since >= wait:
+            if mark != seen.mark:
+                renewed = seen.since > 0
+                seen.mark, seen.since = mark, now
+            silent = wait / 4 if has_ended(record.get("process", "")) else wait
+            if not record["owner"] or now - seen.since >= silent:
                 if await self._take(record):
                     break
             elif renewed and now - began >= wait:
@@ -121,6 +137,7 @@ class Lease:
                 {
                     "$set": {
                         "owner": self.owner,
+                        "process": this_process(),
                         "token": token,
                         "ttl": self._ms,
                         "expires_at": self._expiry(),
@@ -167,19 +184,19 @@ class Lease:
         self._valid_until = max(self._valid_until, sent + self._ms / 1000 * _TRUSTED)
 
     async def _keep(self) -> None:
-        pause = self._ms / 4000
+        pause = self._ms / 1000 / _BEATS
         while True:
             await asyncio.sleep(pause)
             try:
                 await self.renew()
             except StorageUnavailable as error:
                 log.warning("could not renew the lease: %s", error)
-                pause = self._ms / 16000
+                pause = self._ms / 1000 / _BEATS / 2
             except FencedOut as error:
                 log.critical("%s", error)
                 return
             else:
-                pause = self._ms / 4000
+                pause = self._ms / 1000 / _BEATS
 
     async def release(self, *, settled: bool) -> None:
         """Give the lease back; where storage is away it runs out by itself.

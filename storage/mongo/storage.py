@@ -13,7 +13,7 @@ from storage.mongo.commit import Writer
 from storage.mongo.connection import Address, Connection, storage_errors
 from storage.mongo.documents import Collections
 from storage.mongo.late import finish_late, keep_looking
-from storage.mongo.lease import Lease
+from storage.mongo.lease import Lease, Sighting
 from storage.mongo.prune import prune, read_pointers
 from storage.mongo.recovery import recover
 from storage.mongo.state import State
@@ -45,6 +45,7 @@ class MongoStorage:
         self._connection: Connection | None = None
         self._opened: State | None = None
         self._lease: Lease | None = None
+        self._holder = Sighting()
         self._writer: Writer | None = None
         self._looking: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
@@ -53,7 +54,8 @@ class MongoStorage:
     # --- opening ---------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """See `storage.interface.Storage`. Waits up to the lease's time for a crashed predecessor's lease to run out."""
+        """See `storage.interface.Storage`. Waits up to the lease's time for a crashed predecessor's lease to run out; called
+        again after `StorageInUse`, it goes on from what it has seen of the holder."""
         self._connection = Connection.make(self._address)
         try:
             await self._prepare(self._connection)
@@ -77,7 +79,7 @@ class MongoStorage:
             self._opened = state
             return
         self._lease = lease = Lease(collections.lease, self._address.database, self._address.lease_ms)
-        await (lease.share() if self._shared else lease.acquire())
+        await (lease.share() if self._shared else lease.acquire(self._holder))
         with storage_errors(opening=True):
             await connection.bound.ensure_indexes()
             await collections.meta.update_one({"_id": "schema"}, {"$set": {"version": SCHEMA}}, upsert=True)

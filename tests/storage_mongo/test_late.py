@@ -18,6 +18,7 @@ from tests.storage.samples import Maker, collect, opened
 from tests.storage_mongo.groups import check_laws
 from tests.support import mongo_server
 from tests.support.mongo_proxy import WRITES, Command, MongoProxy
+from tests.support.until import until
 
 LEASE = "tideline_lease_ms=600"
 ANN = DeviceKey("u/ann", "phone")
@@ -72,6 +73,13 @@ async def _open(database: str) -> MongoStorage:
     storage = MongoStorage(mongo_server.url(database, LEASE))
     await storage.open()
     return storage
+
+
+async def _reaches(storage: MongoStorage, head: int) -> None:
+    async def there() -> bool:
+        return await storage.inbox_head("u/ann") == head
+
+    await until(there, "it is found")
 
 
 async def _check(storage: MongoStorage, stored: int) -> None:
@@ -129,8 +137,7 @@ async def test_it_is_hidden_until_the_inboxes_have_it(database: str, proxy: Mong
         new = MongoStorage(mongo_server.url(database, "tideline_lease_ms=5000"))
         await new.open()
         await old.thaw()
-        while not await sees(new):
-            pass
+        await until(lambda: sees(new), "the reader sees the message")
         assert [entry.seq for entry in await new.read_inbox("u/ann", 0, 9)] == [1, 2, 3]
         await _check(new, 3)
         await new.close()
@@ -143,8 +150,7 @@ async def test_a_quiet_topic_is_looked_at_by_itself(database: str, proxy: MongoP
         new = await _open(database)
         await new.commit([make.append("b", ["u/ann"], device="other")])
         await old.thaw()
-        while await new.inbox_head("u/new") == 0:
-            pass
+        await until(lambda: new.inbox_head("u/new"), "it is found")
         assert await check_laws(new) == 5
         assert [message.topic for message in await collect(new.retained())] == ["r"]
         await new.close()
@@ -166,8 +172,7 @@ async def test_what_comes_after_two_changes_of_holder_is_found(
         await other.stop()
         third = await _open(database)
         await old.thaw()
-        while await third.inbox_head("u/ann") < 4:
-            pass
+        await _reaches(third, 4)
         await _check(third, 4)
         await third.close()
         await second.close()
@@ -180,8 +185,7 @@ async def test_a_node_asks_for_its_lease_before_each_insert(database: str, proxy
         new = await _open(database)
         await old.thaw()
         assert old.inserts == 1
-        while await new.inbox_head("u/ann") < 1002:
-            pass
+        await _reaches(new, 1002)
         assert await check_laws(new) == 1002
         await new.close()
 

@@ -10,12 +10,15 @@ import pytest
 
 from storage.errors import FencedOut, StorageInUse, StorageUnavailable
 from storage.mongo import MongoStorage
+from storage.mongo.process import this_process
 from storage.records import DeviceKey, Operation, Progress
 from tests.storage.samples import Maker, device_fields, opened
 from tests.storage_mongo.groups import check_laws, content
 from tests.storage_mongo.processes import Writer
+from tests.storage_mongo.test_process import name_of_ended
 from tests.support import mongo_server
 from tests.support.mongo_proxy import Command, MongoProxy
+from tests.support.until import until
 
 LEASE_MS = 600
 LEASE = f"tideline_lease_ms={LEASE_MS}"
@@ -58,17 +61,64 @@ async def test_a_node_waits_for_one_that_is_about_to_stop(database: str) -> None
     await second.close()
 
 
-async def test_the_lease_of_a_killed_node_runs_out(database: str) -> None:
-    url = mongo_server.url(database, LEASE)
+@pytest.mark.parametrize("known", [True, False], ids=["of this machine", "of another"])
+async def test_the_lease_of_a_killed_node_runs_out(database: str, known: bool) -> None:
+    """Soon, where the process was one of this machine: it is seen to have ended."""
+    lease = 8.0
+    url = mongo_server.url(database, f"tideline_lease_ms={lease * 1000:.0f}")
     writer = await Writer.start(url)
     await writer.lines(2)
     await writer.kill()
+    if not known:
+        await _set_process(database, "another")
     began = time.monotonic()
     storage = MongoStorage(url)
     await storage.open()
-    assert time.monotonic() - began >= LEASE_MS / 1000 / 2
+    took = time.monotonic() - began
+    assert took >= lease / 4
+    if this_process():
+        assert (took < lease) == known
     await check_laws(storage, writer.acked)
     await storage.close()
+
+
+async def _set_process(database: str, process: str) -> None:
+    storage = MongoStorage(mongo_server.url(database), read_only=True)
+    await storage.open()
+    await storage.collections.lease.update_one({"_id": "serving"}, {"$set": {"process": process}})
+    await storage.close()
+
+
+async def test_two_that_live_and_look_alike_do_not_take_from_each_other(database: str, make: Maker) -> None:
+    """As copies of one machine do, each of which sees no such process as the other's: the beats tell."""
+    url = mongo_server.url(database, "tideline_lease_ms=2000")
+    first = MongoStorage(url)
+    await first.open()
+    await _set_process(database, name_of_ended())
+    for _ in range(2):
+        second = MongoStorage(url)
+        with pytest.raises(StorageInUse):
+            await second.open()
+    await first.commit([make.append()])
+    await first.close()
+
+
+async def test_one_that_tries_again_goes_on_from_what_it_has_seen(database: str, proxy: MongoProxy) -> None:
+    """It was refused for a living holder, which dies then: its last beat counts from when it was seen."""
+    lease = 3.0
+    options = f"tideline_lease_ms={lease * 1000:.0f}"
+    first = MongoStorage(mongo_server.url(database, options, through=proxy.port))
+    await first.open()
+    second = MongoStorage(mongo_server.url(database, options))
+    with pytest.raises(StorageInUse):
+        await second.open()
+    await proxy.stop()
+    died = time.monotonic()
+    await until(lambda: time.monotonic() - died > lease / 2, "time passes between two attempts")
+    await second.open()
+    assert time.monotonic() - died < lease * 1.45
+    await first.close()
+    await second.close()
 
 
 async def test_a_node_that_was_cut_off_finds_itself_fenced(database: str, proxy: MongoProxy, make: Maker) -> None:

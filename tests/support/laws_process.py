@@ -37,11 +37,21 @@ def rss(pid: int) -> int:
 class BrokerProcess:
     """``tideline serve`` on ``url``, with verified names; ``sections`` are further sections of its configuration.
 
-    Every start listens at the same port; ``listeners`` are further ones. The log of all runs is in one file.
+    ``arguments`` are more of the command's. Every start listens at the same port; ``listeners`` are further ones. The log of
+    all runs is in one file.
     """
 
-    def __init__(self, folder: Path, url: str, *, persistence: dict[str, Any] | None = None, **sections: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        *,
+        persistence: dict[str, Any] | None = None,
+        arguments: tuple[str, ...] = (),
+        **sections: Any,
+    ) -> None:
         self.port = free_port()
+        self._arguments = arguments
         self.process: subprocess.Popen[bytes] | None = None
         self._folder = folder
         self._log = folder / f"broker-{self.port}.log"
@@ -58,7 +68,7 @@ class BrokerProcess:
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "broker.cli", "serve", "--config", str(self._config)],
+                [sys.executable, "-m", "broker.cli", "serve", "--config", str(self._config), *self._arguments],
                 cwd=self._folder,
                 env=environ,
                 stdin=subprocess.DEVNULL,
