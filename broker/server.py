@@ -36,6 +36,7 @@ from broker.packets.wire import shown
 from broker.pipeline import Pipeline
 from broker.rate_limited_log import RateLimitedLog
 from broker.reload import Reload
+from broker.routing.expiry import RetainedExpiry
 from broker.routing.retained import Retained
 from broker.routing.subscriptions import Subscriptions
 from broker.routing.trie import Trie
@@ -117,6 +118,7 @@ class Server:
             await self._load()
             self.pipeline.start(self.chassis.group_plugins)
             self.clock.start()
+            RetainedExpiry(self.retained, self.time, self.clock, self.pipeline.submit)
             Overdue(self.pipeline, self.clock, settings.mqtt.storage_timeout)
             if listen:
                 await self._open_listeners()

@@ -246,6 +246,18 @@ class DropTokens:
     origin: object = None
 
 
+@dataclass(slots=True, eq=False)
+class DropRetained:
+    """Forget retained messages of earlier groups, each (topic, message id); a topic that has another one by now keeps it.
+
+    Their conversations keep them, and `Tail.last_id` does not go back with them.
+    """
+
+    messages: Sequence[tuple[str, int]]
+    error: Exception | None = None
+    origin: object = None
+
+
 class JobState(NamedTuple):
     """What is remembered of a job. Times are ms, 0 is never.
 
@@ -284,6 +296,7 @@ Operation = (
     | MarkRead
     | SaveToken
     | DropTokens
+    | DropRetained
     | SaveJob
 )
 

@@ -10,6 +10,7 @@ it, nor was it stored before. Until then it is *expected*, and a SUBSCRIBE that 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
 
 from storage.records import Append, Message
 
@@ -110,6 +111,8 @@ class Retained:
         self._held = Topics()
         self._expected: list[Append] = []
         self._open = Topics()
+        self._expiring: list[tuple[int, int, str]] = []
+        """A heap of (when it expires, id, topic), also of some that were replaced since."""
 
     @property
     def count(self) -> int:
@@ -118,10 +121,16 @@ class Retained:
 
     def put(self, message: Message) -> None:
         """Replace the topic's retained message; an empty payload clears it [MQTT-3.3.1-6, MQTT-3.3.1-7]."""
-        if message.payload:
-            self._held.set(message)
-        else:
+        if not message.payload:
             self._held.clear(message.topic)
+            return
+        self._held.set(message)
+        if message.expires:
+            if len(self._expiring) > 2 * self.count + 64:  # more than half were replaced: a topic that is published often
+                self._expiring = [(m.expires, m.id, m.topic) for m in self._held if m.expires]
+                heapify(self._expiring)
+            else:
+                heappush(self._expiring, (message.expires, message.id, message.topic))
 
     def get(self, topic: str) -> Message | None:
         """The topic's retained message."""
@@ -133,6 +142,23 @@ class Retained:
 
     def __iter__(self) -> Iterator[Message]:
         return iter(self._held)
+
+    # --- expiry ------------------------------------------------------------------------------------------------------
+
+    def due(self, now: int) -> bool:
+        """Whether there is something for `expire`."""
+        return bool(self._expiring) and self._expiring[0][0] <= now
+
+    def expire(self, now: int, limit: int) -> list[Message]:
+        """Forget up to ``limit`` messages that have expired at ``now`` (ms); those that were forgotten."""
+        gone: list[Message] = []
+        while self.due(now) and len(gone) < limit:
+            _, message_id, topic = heappop(self._expiring)
+            message = self._held.get(topic)
+            if message is not None and message.id == message_id and 0 < message.expires <= now:
+                self._held.clear(topic)
+                gone.append(message)
+        return gone
 
     # --- the group under way -----------------------------------------------------------------------------------------
 

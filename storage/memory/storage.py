@@ -23,6 +23,7 @@ from storage.records import (
     CloseSession,
     Device,
     DeviceKey,
+    DropRetained,
     InboxEntry,
     Message,
     OpenSession,
@@ -128,6 +129,7 @@ class MemoryStorage:
             Unsubscribe: self._unsubscribe,
             Progress: self._progress,
             Release: self._release,
+            DropRetained: self._drop_retained,
         }
         self._state = MemoryState(self)
         self._apply |= self._state.apply
@@ -204,6 +206,11 @@ class MemoryStorage:
         if message.payload:
             self._retained[message.topic] = message
             self._retained_ids[message.id] = message.topic
+
+    def _drop_retained(self, op: DropRetained) -> None:
+        for topic, message_id in op.messages:
+            if self._retained_ids.pop(message_id, None) is not None:
+                del self._retained[topic]
 
     def _repeated(self, op: Append) -> bool:
         message = op.message

@@ -15,6 +15,7 @@ from storage.mongo.view import Finished, Head, View
 from storage.records import (
     Append,
     DeviceKey,
+    DropRetained,
     DropTokens,
     Join,
     MarkRead,
@@ -60,7 +61,7 @@ async def load(state: State, group: Sequence[Operation], version: int) -> View:
         if isinstance(op, MarkRead):
             topics.add(op.topic)
             pairs.add((op.user, op.topic))
-        if isinstance(op, (Join, MarkRead, SaveToken, DropTokens, SaveJob)):
+        if isinstance(op, (Join, MarkRead, SaveToken, DropTokens, DropRetained, SaveJob)):
             continue
         devices.add(op.device)
         users.add(op.device.user)

@@ -24,6 +24,7 @@ from storage.mongo.view import NO_FLOOR, Head, View, Write
 from storage.records import (
     Append,
     CloseSession,
+    DropRetained,
     DropTokens,
     Join,
     MarkRead,
@@ -64,6 +65,7 @@ class Plan:
         self._new_topics: dict[str, None] = {}
         self._new_users: dict[str, None] = {}
         self._retained: dict[str, Raw] = {}
+        self._dropped: list[tuple[str, int]] = []
         self._once: dict[str, Raw] = {}
         self._index = 0
         self._appends: list[tuple[Append, int, int, list[int]]] = []
@@ -83,6 +85,7 @@ class Plan:
             SaveToken: self.participants.save_token,
             DropTokens: self.participants.drop_tokens,
             SaveJob: self.participants.save_job,
+            DropRetained: self._drop_retained,
         }
         for self._index, op in enumerate(group):
             if op.error is None:
@@ -159,6 +162,10 @@ class Plan:
     def _retain(self, message: Message, seq: int, time: int) -> None:
         self._retained[message.topic] = retained_document(message, seq, time)
 
+    def _drop_retained(self, op: DropRetained) -> None:
+        self._dropped += op.messages
+        self.unstored_id = max(self.unstored_id, *(message_id for _, message_id in op.messages))  # it may be nowhere else
+
     def _repeated(self, op: Append) -> bool:
         key = once_key(op.message.user, op.idempotency_key)
         found = self._once.get(key) or self.view.once.get(key)
@@ -179,6 +186,7 @@ class Plan:
         """The state phase. The writes may be made in any order, and again."""
         writes = [*self.sessions.writes(), *self.participants.writes()]
         writes += [Write("retained", "set", topic, document) for topic, document in self._retained.items()]
+        writes += [Write("retained", "remove", topic, {"mid": message_id}) for topic, message_id in self._dropped]
         writes += [Write("idempotency", "set", key, document) for key, document in self._once.items()]
         writes += [Write("conversations", "register", topic, dict(NO_FLOOR)) for topic in self._new_topics]
         writes += [Write("users", "register", user, dict(NO_FLOOR)) for user in self._new_users]

@@ -57,7 +57,7 @@ class View:
 class Write(NamedTuple):
     """One write of the state phase, guarded by the group's version.
 
-    ``fields`` are what is set, or for ``sweep`` what is matched.
+    ``fields`` are what is set, or for ``remove`` and ``sweep`` what is matched.
 
     ``kind``: ``set`` inserts or updates; ``change`` updates; ``remove`` deletes; ``sweep`` deletes a device's subscriptions of
     earlier generations; ``register`` inserts where nothing is; ``raise`` only makes numbers larger.

@@ -38,7 +38,7 @@ def _operation(write: Write, version: int, *, fenced: bool) -> Any:
         case "change":
             return UpdateOne(mine, {"$set": {**write.fields, "v": version}})
         case "remove":
-            return DeleteOne(mine)
+            return DeleteOne({**mine, **write.fields})
         case "sweep":
             return DeleteMany({**write.fields, "generation": {"$lt": version}})
         case "register":

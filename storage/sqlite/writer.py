@@ -20,6 +20,7 @@ from storage.records import (
     Append,
     CloseSession,
     DeviceKey,
+    DropRetained,
     DropTokens,
     Join,
     MarkRead,
@@ -53,6 +54,7 @@ _ENTRY_OF = """
     ORDER BY seq DESC LIMIT 1
 """
 
+_DROP_RETAINED = "DELETE FROM retained WHERE id IN (SELECT value FROM json_each(?))"
 _NOTHING = bytearray()
 
 ROW = 256
@@ -100,6 +102,7 @@ class GroupWriter:
             Unsubscribe: self._unsubscribe,
             Progress: self._progress,
             Release: self._release,
+            DropRetained: self._drop_retained,
             Join: lambda op: participation.join(self._begin(), op),
             MarkRead: self._mark_read,
             SaveToken: lambda op: participation.save_token(self._begin(), op),
@@ -377,6 +380,11 @@ class GroupWriter:
             self._once[key] = (digest.hex().upper(), message.id, message.seq, op.idempotency_until)
             batch.once += (*key, digest, message.id, message.seq, op.idempotency_until)
             batch.now = max(batch.now, op.idempotency_at or message.time)
+
+    def _drop_retained(self, op: DropRetained) -> None:
+        ids = [message_id for _, message_id in op.messages]
+        self._begin().execute(_DROP_RETAINED, (json.dumps(ids),))
+        self._batch.unstored_id = max(self._batch.unstored_id, *ids)  # their rows may have held the highest id
 
     def _is_repeat(self, op: Append) -> bool:
         message = op.message

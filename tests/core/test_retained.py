@@ -28,6 +28,15 @@ class RetainedAgainstDict(RuleBasedStateMachine):
         self.retained.put(message)
         self.held[topic] = message
 
+    @rule(now=st.integers(1, 12), limit=st.integers(1, 3))
+    def expire(self, now: int, limit: int) -> None:
+        """The first to expire go first; those that were replaced are passed over."""
+        wanted = sorted((m for m in self.held.values() if 0 < m.expires <= now), key=lambda m: (m.expires, m.id))[:limit]
+        assert self.retained.expire(now, limit) == wanted
+        for message in wanted:
+            del self.held[message.topic]
+        assert len(self.retained._expiring) <= 2 * self.retained.count + 66 + len(wanted)
+
     @rule(topic=names)
     def put_empty(self, topic: str) -> None:
         self.retained.put(Message(1, topic, "u/a", "d", 0, 1, b"", True))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
+from broker.clock import ServerTime
 from broker.hooks import Group, GroupPlugin
 from broker.packets.model import PubAck, Publish, SubAck, Subscribe
 from broker.packets.properties import Properties, Property
@@ -185,6 +187,48 @@ async def test_v5_an_expired_one_is_given_to_nobody_new(stored: Broker) -> None:
     await reader.subscribe("short", "long")
     assert (await reader.message()).topic == "long"
     await reader.quiet()
+
+
+async def test_v5_an_expired_one_takes_no_place_any_more(stored: Broker) -> None:
+    """Neither in memory nor in storage, nor in what is counted; a topic that has a newer one keeps it."""
+    server = stored.server
+    sender = await stored.client("sender", 5)
+    short: Properties = {Property.MESSAGE_EXPIRY: 1}
+    long: Properties = {Property.MESSAGE_EXPIRY: 1000}
+    for number in range(3):
+        await sender.publish(f"short/{number}", b"x", 1, retain=True, properties=short)
+        await sender.publish("often", b"x", 1, retain=True, properties=short)
+    await sender.publish("often", b"kept", 1, retain=True)
+    await sender.publish("long", b"x", 1, retain=True, properties=long)
+    assert server.view.status().retained == 5
+    server.time.not_before(server.time.now() + 1500)
+    await until(lambda: server.view.status().retained == 2)
+    await sender.publish("short/0", b"again", 1, retain=True, properties=long)
+    kept = {message.topic: message.payload async for message in server.storage.retained()}
+    assert kept == {"often": b"kept", "long": b"x", "short/0": b"again"}
+    reader = await stored.client("reader", 5)
+    await reader.subscribe("#")
+    assert {m.topic: m.payload for m in await reader.messages(3)} == kept
+    await reader.quiet()
+
+
+async def test_v5_what_expired_while_the_broker_was_away_goes_too(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/broker.db"
+    properties: Properties = {Property.MESSAGE_EXPIRY: 1}
+    async with running(url, mqtt={"receive_maximum": 2000}) as broker:
+        sender = await broker.client("sender", 5)
+        for number in range(1500):
+            sender.send(Publish(f"t/{number}", b"x", 1, True, False, number + 1, properties))
+        for _ in range(1500):
+            await sender.expect(PubAck)
+        last = await broker.server.storage.last_id()
+    time = ServerTime()
+    time.not_before(time.now() + 60_000)
+    async with running(url, time=time) as broker:
+        await until(lambda: broker.server.view.status().retained == 0)
+        await (await broker.client("other")).publish("behind", b"x")
+        assert [message async for message in broker.server.storage.retained()] == []
+        assert await broker.server.storage.last_id() > last
 
 
 # --- refused messages ------------------------------------------------------------------------------------------------

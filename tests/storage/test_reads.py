@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from storage.interface import Catalogue, Storage
+from storage.records import DropRetained
 from tests.storage.samples import START, Maker, collect, fields_of
 
 
@@ -133,6 +134,27 @@ async def test_retained_messages_are_replaced_and_cleared(storage: Storage, make
     last = make.append("r/1", retain=True)
     await storage.commit([make.append("r/1", retain=True, payload=b""), last])
     assert [fields_of(m) for m in await collect(storage.retained())] == [fields_of(last.message)]
+
+
+async def test_retained_messages_are_dropped_by_id(storage: Storage, make: Maker) -> None:
+    """One that was replaced meanwhile stays, also in the same group; the last id is not forgotten with its message."""
+    dropped, replaced, kept = (make.append(topic, retain=True) for topic in ("r/1", "r/2", "r/3"))
+    await storage.commit([dropped, replaced, kept])
+    newer, newest = make.append("r/2", retain=True), make.append("r/4", retain=True, store=False)
+    ids = [(append.message.topic, append.message.id) for append in (dropped, replaced, newest)]
+    await storage.commit([newest, make.append("r/5")])
+    drop = DropRetained([*ids, ("never", 77)])
+    await storage.commit([newer, drop])
+    assert drop.error is None
+    assert {m.topic: fields_of(m) for m in await collect(storage.retained())} == {
+        append.message.topic: fields_of(append.message) for append in (newer, kept)
+    }
+    assert await storage.conversation_bounds("r/1") == (1, 1)
+    await storage.commit([drop])
+    last = make.append("r/6", retain=True, store=False)
+    await storage.commit([last])
+    await storage.commit([DropRetained([("r/6", last.message.id)])])
+    assert await storage.last_id() == last.message.id
 
 
 async def test_many_retained_messages(storage: Storage, make: Maker) -> None:
