@@ -31,6 +31,8 @@ class FairQueue(Generic[T]):
         self._per_user = per_user
         self._per_address = per_address
         self._addresses: OrderedDict[str, OrderedDict[str, deque[T]]] = OrderedDict()
+        self._last = ("", "")
+        """Who had the last turn: the next one is another's, also where that one came only now."""
 
     def __len__(self) -> int:
         return sum(len(items) for users in self._addresses.values() for items in users.values())
@@ -51,8 +53,14 @@ class FairQueue(Generic[T]):
         """The next one; None where nothing waits."""
         if not self._addresses:
             return None
+        last_address, last_user = self._last
+        if last_address in self._addresses:
+            self._addresses.move_to_end(last_address)
         address, users = self._addresses.popitem(last=False)
+        if address == last_address and last_user in users:
+            users.move_to_end(last_user)
         user, items = users.popitem(last=False)
+        self._last = (address, user)
         item = items.popleft()
         if items:
             users[user] = items

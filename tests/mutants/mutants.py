@@ -409,7 +409,7 @@ MUTANTS = (
         4,
         "messages overtake one that awaits an ACL's answer",
         "broker/connection/connection.py",
-        "        self.stall()\n        task = asyncio.create_task(coroutine",
+        "        self.stall(listen=listen)\n        task = asyncio.create_task(coroutine",
         "        task = asyncio.create_task(coroutine",
         "tests/chassis tests/protocol",
     ),
