@@ -22,10 +22,10 @@ from broker.cli.settings import (
     read_settings,
     require_database,
 )
+from broker.config.check import settings_problems
 from broker.config.plugin_settings import checked
 from broker.config.plugins import ALIASES
 from broker.config.settings import Settings
-from broker.errors import StartError
 from storage.errors import StorageError, StorageInUse
 from storage.factory import open_url
 
@@ -50,13 +50,11 @@ def reindex(config: Path | None, data: Path | None) -> None:
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    given = settings.plugin_classes()
-    if _PLUGIN not in given:
+    if "search" not in settings.plugins:
         raise Failure(["the configuration has no search plugin"], WRONG_CONFIGURATION)
-    try:
-        return checked(_PLUGIN, given[_PLUGIN])
-    except StartError as error:
-        raise Failure([str(error)], WRONG_CONFIGURATION) from None
+    if problems := settings_problems(settings, "search"):
+        raise Failure(problems, WRONG_CONFIGURATION)
+    return checked(_PLUGIN, settings.plugins["search"])
 
 
 class Bar:

@@ -54,7 +54,7 @@ def serve(config: Path | None, data: Path | None, standby: bool) -> None:
     """
     settings = read_settings(config, data)
     if problems := plugin_problems(settings):
-        raise Failure(problems, WRONG_CONFIGURATION)
+        raise Failure([f"{config_path(config) or 'the defaults'}: {problem}" for problem in problems], WRONG_CONFIGURATION)
     configure(settings.log)
     log.info("configuration: %s", config_path(config) or "the defaults")
     log.info("core: %s", "compiled" if compiled() else "pure Python (make compile makes it faster)")

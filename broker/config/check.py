@@ -13,8 +13,8 @@ from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.utils import import_string
 
 from broker.config.certificates import server_context
-from broker.config.plugin_settings import checked
-from broker.config.plugins import LEFT_OUT
+from broker.config.plugin_settings import WrongSettings, checked
+from broker.config.plugins import ALIASES, LEFT_OUT
 from broker.config.settings import Settings, Tls, is_loopback, split_bind
 from broker.errors import StartError
 from broker.hooks import EnhancedAuthPlugin, StoragePlugin, SyncPlugin
@@ -26,14 +26,18 @@ _IN_THE_CLEAR = "without TLS: passwords and messages travel in the clear"
 
 
 def plugin_problems(settings: Settings) -> list[str]:
-    """Every plugin that cannot be imported or whose settings its ``Config`` refuses, one line each."""
-    problems = []
-    for path, options in settings.plugin_classes().items():
-        try:
-            checked(path, options)
-        except StartError as error:
-            problems.append(str(error))
+    """Every plugin that cannot be imported, and everything in its settings that its ``Config`` refuses, a line each."""
+    problems = [problem for key in settings.plugins for problem in settings_problems(settings, key)]
     return problems or [f"{name}: {problem}" for name, problem in _left_out(settings)]
+
+
+def settings_problems(settings: Settings, key: str) -> list[str]:
+    """What is wrong with one plugin: where it was written, the value, what would be right."""
+    try:
+        checked(ALIASES.get(key, key), settings.plugins[key])
+    except WrongSettings as error:
+        return [f"{settings.where(('plugins', key, *path))}: {text}" for path, text in error.wrong]
+    return []
 
 
 def _left_out(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
+import re
+import types
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from amqtt.plugins.authentication import FileAuthPlugin
 from amqtt.plugins.base import BasePlugin
 from amqtt.utils import import_string
 from dacite import Config as DaciteConfig
 from dacite import from_dict
-from dacite.exceptions import DaciteError, DaciteFieldError, MissingValueError, WrongTypeError
+from dacite.exceptions import DaciteError, DaciteFieldError, MissingValueError
+from dacite.types import is_instance
 
 from broker.access.password_file import read
+from broker.config.sources import Path as Place
+from broker.config.sources import dotted, shown
+from broker.config.wording import listed, suggest
 from broker.errors import StartError
 
-_TRUE = {"true", "yes", "on", "1"}
-_FALSE = {"false", "no", "off", "0"}
+_TRUTH = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
 _NAMES: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -28,30 +32,45 @@ _NAMES: dict[Any, str] = {
     str: "text",
     dict: "a mapping",
     list: "a list",
+    Path: "a file path",
     type(None): "empty",
 }
+_STRICT = DaciteConfig(strict=True)
+
+
+class Wrong(NamedTuple):
+    """One thing that is wrong: where in the plugin's settings, and the value with what would be right."""
+
+    path: Place
+    text: str
+
+
+@dataclass
+class WrongSettings(StartError):
+    """A plugin that cannot be loaded with these settings, or at all."""
+
+    plugin: str
+    wrong: list[Wrong]
+
+    def __str__(self) -> str:
+        told = [f"{dotted(path)}: {text}" if path else text for path, text in self.wrong]
+        return f"plugins: {self.plugin}: {'; '.join(told)}"
 
 
 def checked(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` as the plugin's class will take them; values are never shown, as they may be secrets.
+    """``options`` as the plugin's class will take them.
 
     Text where the class wants a number, a truth value or a member of an enumeration is converted: environment variables
-    are text. Raises `StartError`.
+    are text. Raises `WrongSettings` with everything that is wrong; a secret's value is not in it.
     """
     plugin = plugin_class(path)
     config = plugin.Config
     if not (isinstance(config, type) and is_dataclass(config)):
-        raise StartError(f"plugins: {path}: its Config is no dataclass")
+        raise WrongSettings(path, [Wrong((), "its Config is no dataclass")])
     named = {str(name).replace("-", "_"): value for name, value in options.items()}
-    converted = _converted(path, config, named)
-    if problem := next(_unknown(config, converted, ""), ""):
-        raise StartError(f"plugins: {path}: {problem}")
-    try:
-        from_dict(data_class=config, data=converted, config=DaciteConfig(strict=True))
-    except DaciteError as error:
-        raise StartError(f"plugins: {path}: {_told(error, config)}") from error
-    except (ValueError, TypeError) as error:  # a Config that checks its own values
-        raise StartError(f"plugins: {path}: {error}") from error
+    converted = _converted(config, named)
+    if wrong := [*_wrong_in(config, converted, ())] or [*_refused(config, converted, ())]:
+        raise WrongSettings(path, wrong)
     _check_password_file(path, plugin, converted)
     return converted
 
@@ -63,88 +82,132 @@ def _check_password_file(path: str, plugin: Any, options: Mapping[str, Any]) -> 
         try:
             read(Path(file), amqtt=True)
         except ValueError as error:
-            raise StartError(f"plugins: {path}: password_file: {error}") from error
+            raise WrongSettings(path, [Wrong(("password_file",), str(error))]) from error
 
 
 def plugin_class(path: str) -> Any:
-    """The class of a path. Raises `StartError` where it is no amqtt plugin."""
+    """The class of a path. Raises `WrongSettings` where it is no amqtt plugin."""
     try:
         found = import_string(path)
     except Exception as error:  # the plugin's module may do anything
-        raise StartError(f"plugins: {path}: cannot be imported: {error}") from error
+        raise WrongSettings(path, [Wrong((), f"cannot be imported: {error}")]) from error
     if not (isinstance(found, type) and issubclass(found, BasePlugin)):
-        raise StartError(f"plugins: {path}: is not an amqtt plugin (a class that extends amqtt.plugins.base.BasePlugin)")
+        text = "is not an amqtt plugin (a class that extends amqtt.plugins.base.BasePlugin)"
+        raise WrongSettings(path, [Wrong((), text)])
     return found
 
 
-def _converted(path: str, config: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+def _hints(config: Any) -> dict[str, Any]:
     try:
-        hints = get_type_hints(config)
-    except NameError:  # annotations that only a type checker can resolve: leave the values as they are
-        hints = {}
-    converted = dict(options)
+        return get_type_hints(config)
+    except NameError:  # annotations that only a type checker can resolve: the values stay as they are
+        return {}
+
+
+def _converted(config: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Text made what the class wants, where it can be."""
+    hints, converted = _hints(config), dict(options)
     for name, value in options.items():
         kind = hints.get(name)
-        if isinstance(value, str) and kind in (bool, int, float):
-            converted[name] = _value(path, name, value, kind)
-        elif isinstance(value, str) and isinstance(kind, type) and issubclass(kind, Enum) and not isinstance(value, kind):
-            converted[name] = _member(path, name, value, kind)
-        elif kind is float and type(value) is int:
+        if kind is float and type(value) is int:
             converted[name] = float(value)
+        elif isinstance(value, str) and kind is bool:
+            converted[name] = _TRUTH.get(value.strip().lower(), value)
+        elif isinstance(value, str) and (kind in (int, float) or (isinstance(kind, type) and issubclass(kind, Enum))):
+            try:
+                converted[name] = kind(value)
+            except ValueError:
+                continue  # and is told below
     return converted
 
 
-def _unknown(config: Any, options: Mapping[str, Any], where: str) -> Iterator[str]:
-    """What is set and not known, also in the dataclasses within: dacite would not say where."""
-    names = {field.name for field in fields(config)}
-    for name in sorted(map(str, options.keys() - names)):
-        near = difflib.get_close_matches(name, sorted(names), 1)
-        meant = f"did you mean {where}{near[0]}?" if near else f"it knows {', '.join(sorted(names)) or 'none'}"
-        yield f"unknown setting {where}{name}; {meant}"
+# --- what is wrong ---------------------------------------------------------------------------------------------------
+
+
+def _wrong_in(kind: Any, value: Any, path: Place) -> Iterator[Wrong]:
+    """Every place within ``value`` that is not of its kind. A kind that is not known here is left to dacite."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if is_dataclass(kind) and isinstance(value, Mapping):
+        yield from _wrong_fields(kind, value, path)
+    elif origin is list and isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _wrong_in(arguments[0], item, (*path, index))
+    elif origin is dict and isinstance(value, dict):
+        for name, item in value.items():
+            yield from _wrong_in(arguments[1], item, (*path, str(name)))
+    elif origin in (Union, types.UnionType):
+        tried = [[*_wrong_in(arm, value, path)] for arm in arguments]
+        if all(tried):  # what lies deeper was meant, if anything was
+            deeper = [wrong for wrong in tried if wrong[0].path != path]
+            yield from deeper[0] if deeper else [_mismatch(kind, value, path)]
+    elif not (kind is None or _fits(kind, value)):
+        yield _mismatch(kind, value, path)
+
+
+def _fits(kind: Any, value: Any) -> bool:
     try:
-        hints = get_type_hints(config)
-    except NameError:
-        return
+        return is_instance(value, kind)
+    except TypeError:  # an annotation that dacite cannot make anything of, either
+        return True
+
+
+def _mismatch(kind: Any, value: Any, path: Place) -> Wrong:
+    said, right = shown(path, value), f"must be {_called(kind)}"
+    if value is None or isinstance(value, dict | list):
+        return Wrong(path, f"{right}, not {'empty' if value is None else _called(type(value))}")
+    return Wrong(path, f"{said} {right}")
+
+
+def _wrong_fields(config: Any, options: Mapping[str, Any], path: Place) -> Iterator[Wrong]:
+    names = [field.name for field in fields(config)]
+    for name in map(str, options.keys() - set(names)):
+        yield Wrong((*path, name), f"unknown setting{suggest(name, sorted(names))}")
+    hints, wrong = _hints(config), False
     for name, value in options.items():
-        kind = hints.get(name)
-        if is_dataclass(kind) and isinstance(value, Mapping):
-            yield from _unknown(kind, value, f"{where}{name}.")
-        inner = (*get_args(kind), None)[0]
-        if get_origin(kind) is list and is_dataclass(inner) and isinstance(value, list):
-            for index, item in enumerate(value):
-                if isinstance(item, Mapping):
-                    yield from _unknown(inner, item, f"{where}{name}[{index}].")
+        for found in _wrong_in(hints.get(name), value, (*path, name)):
+            wrong = True
+            yield found
+    if path and not wrong and options.keys() <= set(names):
+        yield from _refused(config, options, path)
 
 
-def _value(path: str, name: str, text: str, kind: Any) -> Any:
+def _refused(config: Any, options: Mapping[str, Any], path: Place) -> Iterator[Wrong]:
+    """What the class itself says against its values, once their types are right."""
     try:
-        if kind is bool:
-            return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[text.strip().lower()]
-        return kind(text)
-    except (KeyError, ValueError):
-        raise StartError(f"plugins: {path}: {name} must be {_called(kind)}") from None
+        from_dict(data_class=config, data=options, config=_STRICT)
+    except MissingValueError as error:
+        yield Wrong((*path, str(error.field_path)), "is missing")
+    except DaciteError as error:
+        inner = (str(error.field_path),) if isinstance(error, DaciteFieldError) and error.field_path else ()
+        yield Wrong((*path, *inner), f"does not fit {_called(config)}")
+    except (ValueError, TypeError) as error:  # a Config that checks its own values, and names the one that is wrong first
+        yield _located(str(error), config, path)
 
 
-def _member(path: str, name: str, text: str, kind: type[Enum]) -> Enum:
-    """A member of an enumeration by its value, which amqtt's strictness would not take."""
-    try:
-        return kind(text)
-    except ValueError:
-        known = ", ".join(str(member.value) for member in kind)
-        raise StartError(f"plugins: {path}: {name} must be one of {known}") from None
+def _located(text: str, config: Any, path: Place) -> Wrong:
+    """``start 'x' must be …`` is about the setting ``start``."""
+    inside = dotted(tuple(part for part in path if isinstance(part, str)))
+    text = text.removeprefix(f"{inside}: ").removeprefix(f"{inside}.")
+    match = re.match(r"(\w+)((?:\.\w+)*)(?:: | (?='))", text) or re.match(r"(\w+)((?:\.\w+)*) (?=[\d-]|must )", text)
+    if match is None or match[1] not in {field.name for field in fields(config)}:
+        return Wrong(path, text)
+    told = re.sub(r"^('[^']*'|\S+): must", r"\1 must", text[match.end() :])
+    return Wrong((*path, match[1], *match[2].split(".")[1:]), told)
 
 
 def _called(kind: Any) -> str:
+    """A type as people say it."""
+    origin, arguments = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
         return "a mapping of settings"
-    return _NAMES.get(get_origin(kind) or kind, getattr(kind, "__name__", str(kind)))
-
-
-def _told(error: DaciteError, config: Any) -> str:
-    """A dacite error in our words."""
-    if isinstance(error, MissingValueError):
-        return f"needs the setting {error.field_path}"
-    if isinstance(error, WrongTypeError):
-        return f"{error.field_path} must be {_called(error.field_type)}, not {_called(type(error.value))}"
-    where = f"{error.field_path}: " if isinstance(error, DaciteFieldError) and error.field_path else ""
-    return f"{where}does not fit {_called(config)}"
+    if origin is Literal:
+        return listed([str(value) for value in arguments])
+    if origin in (Union, types.UnionType):
+        return listed([_called(arm) for arm in arguments])
+    if origin is list and arguments:
+        return f"a list of {_called(arguments[0]).removeprefix('a ')}"
+    if origin is dict and arguments:
+        return f"a mapping of {_called(arguments[0])} to {_called(arguments[1])}"
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return listed([str(member.value) for member in kind])
+    return _NAMES.get(origin or kind, getattr(kind, "__name__", str(kind)))

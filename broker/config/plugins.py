@@ -75,6 +75,7 @@ def gathered(data: Mapping[str, Any]) -> Gathered:
     named: dict[str, Any] = {}
     for key, options in (default_plugins() if plugins is None else plugins).items():
         _put(found, named, str(key), options)
+    first: dict[str, Any] = {}
     given = set(named) if plugins is not None else set()
     for name in ALWAYS:
         if name not in data:
@@ -82,10 +83,11 @@ def gathered(data: Mapping[str, Any]) -> Gathered:
         if name in given:
             written = dotted(found.written.get(("plugins", name), ("plugins", name)))
             found.problems.append(((name,), f"given twice, also as {written}"))
-        named[name] = _spelt_out(name, data[name])
+        named.pop(name, None)
+        first[name] = _spelt_out(name, data[name])
         found.written["plugins", name] = (name,)
-    missing = {name: default_plugins()[name] for name in ALWAYS if name not in named}
-    found.data["plugins"] = {**missing, **named}
+    missing = {name: default_plugins()[name] for name in ALWAYS if name not in {*named, *first}}
+    found.data["plugins"] = {**missing, **first, **named}  # what is kept of a message is settled before others look at it
     return found
 
 

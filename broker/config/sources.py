@@ -18,7 +18,9 @@ import yaml
 Path = tuple[str | int, ...]
 
 ENVIRONMENT_PREFIX = "TIDELINE__"
-_SECRET = re.compile(r"password(?!_file)|passwd|secret|token|api_?key|master_?key|private", re.IGNORECASE)
+_SECRET = re.compile(
+    r"password(?!_file)|passwd|passphrase|secret|token|credential|api_?key|master_?key|private|(?:^|_)key$", re.IGNORECASE
+)
 
 
 @dataclass

@@ -54,5 +54,11 @@ def suggest(name: str, known: Iterable[str], nothing: str = "there is none") -> 
     return f"; there is {', '.join(names)}" if names else f"; {nothing}"
 
 
+def listed(words: Iterable[str]) -> str:
+    """``a, b or c``."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def _items(number: int) -> str:
     return "one item" if number == 1 else f"{number} items"

@@ -135,12 +135,12 @@ def test_a_broker_that_cannot_be_asked_is_told(filled: Path) -> None:
     [
         ({"TIDELINE__PLUGINS__SEARCH": "false"}, "no search plugin"),
         ({"TIDELINE__PLUGINS__PERSISTENCE__URL": "memory://"}, "stores in memory only"),
-        ({"TIDELINE__PLUGINS__SEARCH__BATCH": "0"}, "batch 0: must be 1 to 10000"),
+        ({"TIDELINE__PLUGINS__SEARCH__BATCH": "-1"}, "__BATCH): -1 must be 1 to 10000, or 0"),
         ({"TIDELINE__PLUGINS__SEARCH__PATH": "/proc/none/search.db"}, "search index /proc/none/search.db"),
     ],
 )
-def test_what_cannot_be_indexed_is_told(tmp_path: Path, variables: dict[str, str], expected: str) -> None:
-    code, out, err = _reindex(tmp_path, **variables)
+def test_what_cannot_be_indexed_is_told(filled: Path, variables: dict[str, str], expected: str) -> None:
+    code, out, err = _reindex(filled, **variables)
     assert code in (2, 3)
     assert expected in err
     assert out == ""

@@ -71,7 +71,10 @@ def test_unreadable_certificates_are_warned_of(tmp_path: Path) -> None:
 def test_files_of_plugins_that_are_not_there_are_warned_of(tmp_path: Path) -> None:
     plugins = f"{{http: {{certfile: {tmp_path}/cert.pem}}, {FILE}: {{password_file: '{tmp_path}/pw'}}}}"
     (problem,) = plugin_problems(load(None, {"TIDELINE__PLUGINS": plugins}))
-    assert problem == f"plugins: {FILE}: password_file: cannot read {tmp_path}/pw: No such file or directory"
+    assert (
+        problem
+        == f"plugins.{FILE}.password_file (environment TIDELINE__PLUGINS): cannot read {tmp_path}/pw: No such file or directory"
+    )
     (tmp_path / "pw").touch()
     found = load(None, {"TIDELINE__PLUGINS": plugins})
     assert (plugin_problems(found), warnings(found)) == ([], [f"plugins.http: certfile {tmp_path}/cert.pem cannot be read"])
@@ -146,15 +149,15 @@ def test_anonymous_beside_passwords_is_warned_of(tmp_path: Path, plugins: str, w
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ("{acl: [a]}", "acl must be a mapping, not a list"),
-        ("{acl: 'a'}", "acl must be a mapping, not text"),
-        ("{acl: }", "acl must be a mapping, not empty"),
+        ("{acl: [a]}", "must be a mapping of text to a list of text, not a list"),
+        ("{acl: 'a'}", "'a' must be a mapping of text to a list of text"),
+        ("{acl: }", "must be a mapping of text to a list of text, not empty"),
     ],
 )
 def test_the_kinds_of_values_have_plain_names(options: str, problem: str) -> None:
     acl = "amqtt.plugins.topic_checking.TopicAccessControlListPlugin"
     (told,) = plugin_problems(load(None, {"TIDELINE__PLUGINS": f"{{{acl}: {options}}}"}))
-    assert told == f"plugins: {acl}: {problem}"
+    assert told == f"plugins.{acl}.acl (environment TIDELINE__PLUGINS): {problem}"
 
 
 @pytest.mark.parametrize(
@@ -182,13 +185,68 @@ def test_a_plugin_that_listens_is_looked_at_too() -> None:
 @pytest.mark.parametrize(
     ("plugins", "expected"),
     [
-        ("{no.such.Plugin: {}}", "no.such.Plugin: cannot be imported"),
-        ("{pathlib.Path: {}}", "pathlib.Path: is not an amqtt plugin"),
-        ("{persistence: {ulr: x}}", "unknown setting ulr; did you mean url?"),
-        ("{persistence: {url: [1]}}", "url must be text"),
-        ("{sync: {start: sometimes}}", "start 'sometimes' must be latest"),
+        ("{no.such.Plugin: {}}", "plugins.no.such.Plugin (environment TIDELINE__PLUGINS): cannot be imported"),
+        ("{pathlib.Path: {}}", "plugins.pathlib.Path (environment TIDELINE__PLUGINS): is not an amqtt plugin"),
+        (
+            "{persistence: {ulr: x}}",
+            "persistence.ulr (environment TIDELINE__PLUGINS): unknown setting, did you mean 'url'?",
+        ),
+        ("{persistence: {url: [1]}}", "plugins.persistence.url (environment TIDELINE__PLUGINS): must be text, not a list"),
+        ("{sync: {start: sometimes}}", "plugins.sync.start (environment TIDELINE__PLUGINS): 'sometimes' must be latest"),
     ],
 )
 def test_plugins_that_cannot_be_loaded_are_errors(plugins: str, expected: str) -> None:
     (problem,) = plugin_problems(load(None, {"TIDELINE__PLUGINS": plugins}))
     assert expected in problem
+
+
+def test_all_that_is_wrong_with_plugins_is_told_with_its_line_and_value(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("""\
+persistence:
+  urll: sqlite:///a.db
+  policies:
+    - {filter: a/#, mode: sync}
+    - {filter: b/#, mode: keep}
+    - {filter: c/#/d, mode: none}
+sync:
+  start: soon
+plugins:
+  sys: {interval: often}
+  http:
+    bind: nowhere
+    max_waiting: [1]
+  search:
+    engine: elastic
+    key: [open-sesame]
+  mine:
+    class: amqtt.plugins.topic_checking.TopicAccessControlListPlugin
+    acl: [alice]
+""")
+    acl = "must be a mapping of text to a list of text, not a list"
+    assert plugin_problems(load(path, {})) == [
+        "persistence.urll (line 2): unknown setting, did you mean 'url'?",
+        "persistence.policies[1].mode (line 5): 'keep' must be sync, store or none",
+        "persistence.policies[2] (line 6): topic filter 'c/#/d': '#' must be the whole last level",
+        "sync.start (line 8): 'soon' must be latest, earliest, last:<n> or since:<duration>, such as last:100 or since:24h",
+        "plugins.sys.interval (line 10): 'often' must be a number",
+        "plugins.http.max_waiting (line 13): must be a whole number, not a list",
+        "plugins.search.key (line 16): must be text, not a list",
+        f"plugins.mine.acl (line 19): {acl}",
+    ]
+
+
+def test_what_a_plugin_says_of_its_values_is_told_at_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("plugins:\n  http:\n    max_wait: 5\n    bind: nowhere\n  search:\n    path: x\n    engine: elastic\n")
+    bind, engine = plugin_problems(load(path, {}))
+    assert bind.startswith("plugins.http.bind (line 4): 'nowhere' must be host:port")
+    assert engine == "plugins.search.engine (line 7): 'elastic' must be embedded or meilisearch"
+
+
+def test_a_secret_is_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("plugins:\n  search: {key: 4711}\n  amqtt.contrib.jwt.UserAuthJwtPlugin: {secret_key: 4711}\n")
+    for problem in plugin_problems(load(path, {})):
+        assert "4711" not in problem
+        assert "must be" in problem or "missing" in problem

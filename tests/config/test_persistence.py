@@ -66,6 +66,7 @@ def test_both_may_stand_at_the_top(tmp_path: Path) -> None:
         "sync": {"start": "earliest"},
         "sys": {},
     }
+    assert list(settings.plugins) == ["persistence", "sync", "sys"]
 
 
 def test_at_the_top_they_leave_the_other_plugins_as_they_are(tmp_path: Path) -> None:

@@ -34,21 +34,24 @@ def test_what_is_right(yaml: str) -> None:
 @pytest.mark.parametrize(
     ("yaml", "told"),
     [
-        ("{retension: {}}", "unknown setting retension; did you mean retention?"),
-        ("{retention: {rule: []}}", "unknown setting retention.rule; did you mean retention.rules?"),
+        ("{retension: {}}", "jobs.retension (line 1): unknown setting, did you mean 'retention'?"),
+        ("{retention: {rule: []}}", "jobs.retention.rule (line 1): unknown setting, did you mean 'rules'?"),
         (
             "{retention: {rules: [{filter: a, max_ag: 1d}]}}",
-            "rules[0].max_ag; did you mean retention.rules[0].max_age?",
+            "rules[0].max_ag (line 1): unknown setting, did you mean 'max_age'?",
         ),
-        ("{retention: {rules: [{max_age: 1d}]}}", "needs the setting retention.rules.filter"),
-        ("{retention: {rules: [{filter: a/#/b}]}}", "retention.rules:"),
-        ("{retention: {rules: [{filter: a, max_age: soon}]}}", "max_age 'soon' of 'a' must be a duration"),
-        ("{retention: {rules: [{filter: a, max_messages: -1}]}}", "max_messages -1 of 'a' must be 0 or more"),
-        ("{retention: {rules: [{filter: a, max_messages: many}]}}", "max_messages"),
-        ("{retention: {schedule: daily}}", "schedule 'daily' must be an interval"),
-        ("{inboxes: {keep: -5}}", "inboxes.keep -5: must be 0 or more"),
-        ("{inboxes: 5}", "inboxes must be a mapping of settings"),
-        ("{share: 2}", "share 2: must be 0.01 to 1"),
+        ("{retention: {rules: [{max_age: 1d}]}}", "jobs.retention.rules[0].filter (line 1): is missing"),
+        ("{retention: {rules: [{filter: a/#/b}]}}", "retention.rules[0] (line 1): topic filter 'a/#/b': '#' must"),
+        ("{retention: {rules: [{filter: a, max_age: soon}]}}", "rules[0].max_age (line 1): 'soon' of 'a' must be a duration"),
+        (
+            "{retention: {rules: [{filter: a, max_messages: -1}]}}",
+            "max_messages (line 1): -1 of 'a' must be 0 or more",
+        ),
+        ("{retention: {rules: [{filter: a, max_messages: many}]}}", "max_messages (line 1): 'many' must be a whole number"),
+        ("{retention: {schedule: daily}}", "retention.schedule (line 1): 'daily' must be an interval"),
+        ("{inboxes: {keep: -5}}", "inboxes.keep (line 1): -5 must be 0 or more"),
+        ("{inboxes: 5}", "inboxes (line 1): 5 must be a mapping of settings"),
+        ("{share: 2}", "share (line 1): 2 must be 0.01 to 1"),
     ],
 )
 def test_what_is_wrong(yaml: str, told: str) -> None:
