@@ -83,6 +83,8 @@ class Server:
         self.requests: RequestPlugin | None = None
         self._listeners: Listeners | None = None
         self._ended = asyncio.Event()
+        self.stopping = asyncio.Event()
+        """Set once the broker stops: who waits for storage is told within half of ``shutdown_grace``."""
         self.reload = Reload(self)
         self.failure: str = ""
         """Why the server ended by itself, if it did."""
@@ -216,7 +218,12 @@ class Server:
         self._ended.set()
 
     async def stop(self) -> None:
-        """Say goodbye to the clients, store what was accepted and where every device stands, close everything."""
+        """Say goodbye to the clients, store what was accepted and where every device stands, close everything.
+
+        ``shutdown_grace`` is for all of it together.
+        """
+        deadline = time.monotonic() + self.settings.mqtt.shutdown_grace
+        self.stopping.set()
         if self._listeners is not None:
             self._listeners.stop_accepting()
             await self.chassis.fire_and_wait(BrokerEvents.PRE_SHUTDOWN)
@@ -226,11 +233,11 @@ class Server:
                 connection.disconnect(code, "the server is shutting down")
         if hasattr(self, "pipeline"):
             self.delivery.flush()
-            await self.pipeline.stop(self.settings.mqtt.shutdown_grace)
+            await self.pipeline.stop(max(0.0, deadline - time.monotonic()))
             self.delivery.close()
         self.clock.stop()
         if self._listeners is not None:
-            await self._drain_sockets()
+            await self._drain_sockets(min(deadline, time.monotonic() + 1.0))
             await self._listeners.close()
             self._listeners = None
             await self.chassis.fire_and_wait(BrokerEvents.POST_SHUTDOWN)
@@ -239,9 +246,8 @@ class Server:
         await self.storage.close()
         self._ended.set()
 
-    async def _drain_sockets(self) -> None:
+    async def _drain_sockets(self, deadline: float) -> None:
         """Give what was written last a moment to leave."""
-        deadline = time.monotonic() + min(1.0, self.settings.mqtt.shutdown_grace)
         while self.connections and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
 

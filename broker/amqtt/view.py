@@ -180,25 +180,40 @@ class View:
     async def _room(self, timeout: float) -> None:
         """Wait for room in the pipeline, as a socket that is not read does (law 6)."""
         pipeline = self._server.pipeline
+        deadline = asyncio.get_running_loop().time() + timeout
+        while pipeline.full:
+            turn = Turn()
+            pipeline.pause(turn)
+            come = asyncio.ensure_future(turn.come.wait())
+            try:
+                if not await self._done(come, deadline):
+                    raise StorageUnavailable("the broker is busy: storage does not keep up")
+            finally:
+                come.cancel()
+                pipeline.forget(turn)
+
+    async def _done(self, future: asyncio.Future[Any], deadline: float) -> bool:
+        """Wait for it until the deadline, and not for long once the broker stops; whether it is done. It is not cancelled."""
+        loop = asyncio.get_running_loop()
+        stopping = asyncio.ensure_future(self._server.stopping.wait())
         try:
-            async with asyncio.timeout(timeout):
-                while pipeline.full:
-                    turn = Turn()
-                    pipeline.pause(turn)
-                    try:
-                        await turn.come.wait()
-                    finally:
-                        pipeline.forget(turn)
-        except TimeoutError:
-            raise StorageUnavailable("the broker is busy: storage does not keep up") from None
+            await asyncio.wait(
+                {future, stopping}, timeout=max(0.0, deadline - loop.time()), return_when=asyncio.FIRST_COMPLETED
+            )
+            if stopping.done() and not future.done():
+                left = min(deadline - loop.time(), self._server.settings.mqtt.shutdown_grace / 2)
+                await asyncio.wait({future}, timeout=max(0.0, left))
+        finally:
+            stopping.cancel()
+        return future.done()
 
     async def _answer(self, item: Append | Step, future: asyncio.Future[T], deadline: float) -> T:
         try:
-            await asyncio.wait({future}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+            done = await self._done(future, deadline)
         except asyncio.CancelledError:
             future.add_done_callback(_forget)
             raise
-        if future.done():
+        if done:
             return future.result()
         if self._server.pipeline.withdraw(item):
             raise StorageUnavailable("storage is away")
@@ -208,15 +223,14 @@ class View:
     async def within(self, work: Awaitable[T], timeout: float) -> T:
         task = asyncio.ensure_future(work)
         try:
-            return await asyncio.wait_for(asyncio.shield(task), timeout)
-        except TimeoutError:
-            if task.done():
-                raise
-            task.add_done_callback(_forget)
-            raise Undecided("storage does not answer") from None
+            done = await self._done(task, asyncio.get_running_loop().time() + timeout)
         except asyncio.CancelledError:
             task.add_done_callback(_forget)
             raise
+        if done:
+            return task.result()
+        task.add_done_callback(_forget)
+        raise Undecided("storage does not answer")
 
     async def reload(self) -> Reloaded:
         return await self._server.reload()

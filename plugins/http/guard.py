@@ -6,6 +6,7 @@ State is changed by JSON only, which a page of another site cannot send without 
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Collection
 from urllib.parse import unquote_to_bytes
@@ -86,7 +87,20 @@ class Guard:
                 raise TooLong(413, f"a body has at most {self._max_body} bytes")
             return message
 
-        await self._app(scope, limited, send)
+        started = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, limited, noted)
+        except asyncio.CancelledError:  # uvicorn cancels what has not ended when the broker has to
+            if started:
+                raise
+            stopping = answer(503, "stopping", "the broker stops", "the answer did not come before the broker had to stop")
+            await stopping(scope, receive, send)
 
 
 class TooLong(HTTPException):

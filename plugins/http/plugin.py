@@ -148,7 +148,7 @@ class HttpPlugin(GroupPlugin):
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=3,
+            timeout_graceful_shutdown=max(1, round(cast(Services, self.context.server).settings.mqtt.shutdown_grace)),
             limit_concurrency=self.config.max_waiting + 1000,
             h11_max_incomplete_event_size=HEADERS,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from storage.errors import StorageUnavailable
 from storage.records import Operation
 from tests.http.conftest import HTTP, Site, site
+from tests.support.until import until
 
 
 class Valve:
@@ -76,3 +78,25 @@ async def test_reads_go_on_meanwhile(away: tuple[Site, Valve]) -> None:
     assert (await http.get("/conversations/t/messages")).json()["last"] == 1
     token = await http.post("/tokens", json={})
     assert token.status_code == 503
+
+
+async def test_who_waits_when_the_broker_stops_is_told_503_in_time(caplog: pytest.LogCaptureFixture) -> None:
+    """``shutdown_grace`` is for all of the stop, also where storage never comes back."""
+    slow = {"http": {**HTTP["http"], "storage_timeout": 60}}
+    async with site(plugins=slow, mqtt={"shutdown_grace": 1.0}, errors=True) as made:
+        valve = Valve(made.server.storage)
+        valve.open.clear()
+        http = made.caller()
+        handed = asyncio.create_task(http.post("/conversations/t/messages", json={"payload": "in a group"}))
+        await valve.asked.wait()
+        waiting = asyncio.create_task(http.post("/conversations/t/messages", json={"payload": "behind it"}))
+        await until(lambda: made.server.view.status().pending_messages >= 1)
+        begun = time.monotonic()
+        async with asyncio.timeout(10):
+            await made.server.stop()
+        assert time.monotonic() - begun < 1.0 + 1.0
+        assert (await handed).status_code == 202  # it may still be stored, and the answer says so
+        never = await waiting
+        assert (never.status_code, never.headers["content-type"]) == (503, "application/problem+json")
+        assert "Traceback" not in caplog.text
+        assert "Exception in ASGI" not in caplog.text
