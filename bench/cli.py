@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import filled, machine, search, search_publish, storage_mongodb, table, versions
+from bench import filled, machine, one_user, search, search_publish, storage_mongodb, table, versions
 from bench.drive import Cell, Options
 from bench.peers import PEERS, USUAL
 from bench.rounds import Contestant, run
 from bench.shapes import SHAPES
 
-SECTIONS = (*(shape.name for shape in SHAPES), "filled", "versions", "mongodb", "search")
+SECTIONS = (*(shape.name for shape in SHAPES), "filled", "versions", "one-user", "mongodb", "search")
 
 
 def _names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
@@ -47,6 +47,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--core", type=int, help="pin the generator to this core")
     parser.add_argument("--messages", type=int, help="in 'filled' (5,000,000; quick 200,000) and 'search' (1,000,000; 50,000)")
     parser.add_argument("--filters", type=int, help="subscription filters in 'filled' (default 100,000, quick 10,000)")
+    parser.add_argument(
+        "--devices", type=int, nargs="+", help="of one user in 'one-user' (default 1,500 and 20,000, quick 1,500)"
+    )
     return parser.parse_args(argv)
 
 
@@ -84,6 +87,11 @@ def main(argv: list[str] | None = None) -> None:
     if "versions" in given.only and "tideline" in given.peers:
         more = versions.measure(rounds, options)
         parts += [versions.table(more), table.troubles(more)]
+        cells += more
+    if "one-user" in given.only and "tideline" in given.peers:
+        counts = given.devices or ((1_500,) if given.quick else (1_500, 20_000))
+        more = one_user.measure(rounds, options, counts)
+        parts += [one_user.table(more, counts), table.troubles(more)]
         cells += more
     if "mongodb" in given.only and "tideline" in given.peers:
         parts.append(storage_mongodb.table(storage_mongodb.measure(rounds, options)))

@@ -12,14 +12,24 @@ from bench.reactor import LoadError, Reactor
 class Client:
     """A connection with its CONNECT answered or not yet."""
 
-    def __init__(self, reactor: Reactor, port: int, client_id: str, *, version: int, clean: bool, keep_alive: int = 0) -> None:
-        """Connects and sends CONNECT; `ready` turns true with the CONNACK."""
+    def __init__(
+        self,
+        reactor: Reactor,
+        port: int,
+        client_id: str,
+        *,
+        version: int,
+        clean: bool,
+        keep_alive: int = 0,
+        login: tuple[str, str] | None = None,
+    ) -> None:
+        """Connects and sends CONNECT, as a user where there is a ``login``; `ready` turns true with the CONNACK."""
         self.client_id = client_id
         self.version = version
         self.ready = False
         self.over = False
         self.link = reactor.connect(port, self)
-        self.link.write(wire.connect(client_id, version=version, clean=clean, keep_alive=keep_alive))
+        self.link.write(wire.connect(client_id, version=version, clean=clean, keep_alive=keep_alive, login=login))
 
     def received(self, buffer: bytearray, run: wire.Run) -> None:
         """CONNACK; everything else is unexpected here."""
@@ -119,7 +129,16 @@ class Subscriber(Client):
     """Subscribes to one topic at QoS 1, acknowledges at once, counts, and checks the order."""
 
     def __init__(
-        self, reactor: Reactor, port: int, client_id: str, topic: str, *, size: int, version: int, keep_alive: int = 0
+        self,
+        reactor: Reactor,
+        port: int,
+        client_id: str,
+        topic: str,
+        *,
+        size: int,
+        version: int,
+        keep_alive: int = 0,
+        login: tuple[str, str] | None = None,
     ) -> None:
         """A durable session. An empty topic subscribes to nothing: the session has its subscription already."""
         self._topic = topic
@@ -129,7 +148,7 @@ class Subscriber(Client):
         self.delivered = 0
         self.redelivered = 0
         self.misordered = 0
-        super().__init__(reactor, port, client_id, version=version, clean=False, keep_alive=keep_alive)
+        super().__init__(reactor, port, client_id, version=version, clean=False, keep_alive=keep_alive, login=login)
 
     def on_ready(self) -> None:
         """SUBSCRIBE follows the CONNACK."""
@@ -177,10 +196,12 @@ def wait_ready(reactor: Reactor, clients: Sequence[Client], timeout: float = 60.
     reactor.run_until(lambda: all(client.ready for client in clients), "connecting", timeout)
 
 
-def forget(reactor: Reactor, port: int, client_ids: Sequence[str], version: int) -> None:
+def forget(reactor: Reactor, port: int, client_ids: Sequence[str], version: int, login: tuple[str, str] | None = None) -> None:
     """End durable sessions, so that a later measurement begins clean: connect with a clean session, and leave."""
     for start in range(0, len(client_ids), 50):
-        batch = [Client(reactor, port, name, version=version, clean=True) for name in client_ids[start : start + 50]]
+        batch = [
+            Client(reactor, port, name, version=version, clean=True, login=login) for name in client_ids[start : start + 50]
+        ]
         wait_ready(reactor, batch)
         for client in batch:
             client.close()

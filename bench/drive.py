@@ -53,11 +53,13 @@ class _MemoryWatch(threading.Thread):
         self._mark = ""
         self.first: dict[str, int] = {}
         self.highest: dict[str, int] = {}
+        self.cpu: dict[str, float] = {}
 
     def mark(self, name: str) -> None:
         """A new stretch begins."""
         bytes_now = process.resident(self._pid)
         self.first[name] = self.highest[name] = bytes_now
+        self.cpu[name] = process.cpu_seconds(self._pid)
         self._mark = name
 
     def run(self) -> None:
@@ -76,6 +78,7 @@ def measure(shape: Shape, peer: Peer, options: Options, *, version: int = wire.V
     """Run the shape once on the started peer."""
     spec: dict[str, object] = {"shape": shape.load, "port": peer.port, "run": _unique(), "version": version}
     spec |= {"seconds": options.seconds, **shape.sizes, **(shape.quick if options.quick else {})}
+    spec |= peer.login()
     if options.core is not None:
         spec["core"] = options.core
     cell = Cell(shape.name, peer.name)
@@ -95,7 +98,10 @@ def measure(shape: Shape, peer: Peer, options: Options, *, version: int = wire.V
         cell.figures["others"] = max(0.0, (_others(peer) - others) / (time.monotonic() - began))
         _complete(cell, watch)
         if delivered := cell.figures.get("delivered"):
-            cell.figures["cpu_us"] = (process.cpu_seconds(peer.pid) - cpu) / delivered * 1e6
+            used = process.cpu_seconds(peer.pid) - cpu
+            if "loaded" in watch.cpu:
+                used = watch.cpu["loaded"] - watch.cpu["loading"]
+            cell.figures["cpu_us"] = used / delivered * 1e6
     return cell
 
 

@@ -37,7 +37,15 @@ class Spec:
     devices: int = 100
     messages: int = 1000
     connections: int = 2000
+    others: int = 0
     durable: int = 0
+    user: str = ""
+    password: str = ""
+
+    @property
+    def login(self) -> tuple[str, str] | None:
+        """What subscribers log in with; None for anonymous ones."""
+        return (self.user, self.password) if self.user else None
 
 
 Mark = Callable[[str], None]
@@ -81,7 +89,7 @@ def _finish(reactor: Reactor, publishers: Sequence[Publisher], subscribers: Sequ
 def _leave(reactor: Reactor, spec: Spec, publishers: Sequence[Client], subscribers: Sequence[Subscriber]) -> None:
     for client in (*publishers, *subscribers):
         client.close()
-    forget(reactor, spec.port, [one.client_id for one in subscribers], spec.version)
+    forget(reactor, spec.port, [one.client_id for one in subscribers], spec.version, spec.login)
 
 
 def stream(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
@@ -90,11 +98,20 @@ def stream(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
     The clock runs until the last delivery, so that a broker which acknowledges ahead of its deliveries gains nothing.
     """
     subscribers = [
-        Subscriber(reactor, spec.port, f"{spec.run}-s{pair}-{one}", f"{spec.run}/{pair}", size=spec.size, version=spec.version)
+        Subscriber(
+            reactor,
+            spec.port,
+            f"{spec.run}-s{pair}-{one}",
+            f"{spec.run}/{pair}",
+            size=spec.size,
+            version=spec.version,
+            login=spec.login,
+        )
         for pair in range(spec.pairs)
         for one in range(spec.fan)
     ]
     _wait_subscribed(reactor, subscribers)
+    others = _connect_others(reactor, spec)
     publishers = [
         Publisher(
             reactor,
@@ -108,6 +125,8 @@ def stream(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
         for pair in range(spec.pairs)
     ]
     wait_ready(reactor, publishers)
+    if spec.others:
+        mark("loading")  # connecting so many devices is not what a delivery costs
     for publisher in publishers:
         publisher.start()
     reactor.run_for(spec.warm_up)
@@ -115,10 +134,33 @@ def stream(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
     seconds = reactor.run_for(spec.seconds)
     acked, busy = _acked(publishers) - acked, time.process_time() - busy
     ended = _finish(reactor, publishers, subscribers, spec.fan)
+    if spec.others:
+        mark("loaded")
     figures = _checked(publishers, subscribers, spec.fan)
     figures.update(rate=(figures["delivered"] - before) / (ended - began), ack_rate=acked / seconds, busy=busy / seconds)
-    _leave(reactor, spec, publishers, subscribers)
+    _leave(reactor, spec, publishers, [*subscribers, *others])
     return figures
+
+
+def _connect_others(reactor: Reactor, spec: Spec) -> list[Subscriber]:
+    """``others`` more devices, each on a topic of its own that nobody publishes to."""
+    others: list[Subscriber] = []
+    for start in range(0, spec.others, 200):
+        batch = [
+            Subscriber(
+                reactor,
+                spec.port,
+                f"{spec.run}-o{number}",
+                f"{spec.run}/o{number}",
+                size=spec.size,
+                version=spec.version,
+                login=spec.login,
+            )
+            for number in range(start, min(start + 200, spec.others))
+        ]
+        _wait_subscribed(reactor, batch)
+        others += batch
+    return others
 
 
 def _quantiles(nanoseconds: list[int]) -> tuple[float, float]:

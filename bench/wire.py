@@ -39,14 +39,17 @@ def _frame(first: int, body: bytes) -> bytes:
     return bytes([first]) + varint(len(body)) + body
 
 
-def connect(client_id: str, *, version: int = V311, clean: bool = True, keep_alive: int = 0) -> bytes:
-    """CONNECT without a user name. Durable in version 5 means a session that never expires."""
+def connect(
+    client_id: str, *, version: int = V311, clean: bool = True, keep_alive: int = 0, login: tuple[str, str] | None = None
+) -> bytes:
+    """CONNECT, with user name and password or without. Durable in version 5 means a session that never expires."""
     properties = b""
     if version == V5:
         expiry = b"" if clean else b"\x11\xff\xff\xff\xff"
         properties = varint(len(expiry)) + expiry
-    head = _string("MQTT") + bytes([version, 2 if clean else 0]) + keep_alive.to_bytes(2, "big")
-    return _frame(0x10, head + properties + _string(client_id))
+    flags = (2 if clean else 0) | (0xC0 if login else 0)
+    head = _string("MQTT") + bytes([version, flags]) + keep_alive.to_bytes(2, "big")
+    return _frame(0x10, head + properties + b"".join(_string(text) for text in (client_id, *(login or ()))))
 
 
 def subscribe(packet_id: int, topic_filter: str, *, qos: int = 1, version: int = V311) -> bytes:

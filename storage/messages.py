@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+EXPIRES_AT_ONCE = 1
+"""`Message.expires` of an expiry interval of 0: past for every reader, so only who is live when it is committed is given it."""
+
 
 class DeviceKey(NamedTuple):
     """A device: the user key that owns it and its client id."""

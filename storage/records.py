@@ -17,6 +17,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from storage.errors import MessageRefused
+from storage.messages import EXPIRES_AT_ONCE as EXPIRES_AT_ONCE
 from storage.messages import Append as Append
 from storage.messages import DeviceKey as DeviceKey
 from storage.messages import InboxEntry as InboxEntry

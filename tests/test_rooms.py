@@ -16,7 +16,8 @@ from broker.config.plugins import ALIASES
 
 ROOT = Path(__file__).resolve().parents[1]
 DRIVERS = {"sqlite3", "aiosqlite", "pymongo", "bson", "motor", "mongomotor", "mongoengine", "redis"}
-SANS_IO = ["broker/packets", "broker/routing", "broker/sessions/window.py"]
+SANS_IO = ["broker/packets", "broker/routing", "broker/delivery/machine.py", "broker/delivery/frames.py"]
+SANS_IO += [f"broker/sessions/{name}.py" for name in ("window", "cursor", "timeline", "session")]
 IO = {"asyncio", "socket", "ssl", "selectors", "threading", "subprocess", "concurrent", "uvloop", "websockets", "logging"}
 STORAGE_FOR_BROKER = {"storage", "storage.records", "storage.interface", "storage.errors", "storage.factory"}
 SERVICES = {"fastapi", "starlette", "uvicorn", "meilisearch", "apscheduler"}

@@ -59,6 +59,10 @@ class Peer:
         """Write the configuration into ``home`` for ``port`` and return the command that serves in the foreground."""
         raise NotImplementedError
 
+    def login(self) -> dict[str, str]:
+        """``user`` and ``password`` that subscribers log in with; nothing for anonymous ones."""
+        return {}
+
     def environment(self) -> dict[str, str]:
         """Environment variables in addition to ours."""
         return {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import secrets
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -40,6 +43,10 @@ class Tideline(Peer):
         """Where its data is."""
         return f"sqlite:///{self.home}/tideline.db"
 
+    def more_plugins(self) -> str:
+        """Further lines below ``plugins``."""
+        return ""
+
     def command(self) -> list[str]:
         """Defaults but for the address, the data and the log level."""
         settings = f"""\
@@ -53,7 +60,7 @@ plugins:
   persistence: {{url: "{self.storage_url}"}}
   sync: {{}}
   sys: {{interval: 10}}
-"""
+{self.more_plugins()}"""
         path = self.home / "config.yaml"
         path.write_text(settings)
         return [sys.executable, "-P", *self._before, "-m", "broker.cli", "serve", "--config", str(path)]
@@ -65,6 +72,29 @@ class TidelinePure(Tideline):
     name = "tideline-pure"
     title = "Tideline in pure Python"
     tree = _SOURCES
+
+
+class TidelineOneUser(Tideline):
+    """Tideline with a password file, and one user whose devices the subscribers are."""
+
+    name = "tideline-one-user"
+    title = "Tideline, one user"
+    _USER = "fleet"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._password = secrets.token_urlsafe(32)
+
+    def login(self) -> dict[str, str]:
+        """One credential for all."""
+        return {"user": self._USER, "password": self._password}
+
+    def more_plugins(self) -> str:
+        """Publishers stay anonymous."""
+        path = self.home / "passwords"
+        digest = base64.b64encode(hashlib.sha256(self._password.encode()).digest()).decode()
+        path.write_text(f"{self._USER}:$sha256${digest}\n")
+        return f'  passwords: {{file: "{path}", anonymous: true}}\n'
 
 
 class TidelineInMemory(Tideline):

@@ -246,7 +246,7 @@ class View:
         return min((_offset(s) for s in self._server.sessions.of(user) if s.durable), default=None)
 
     async def lowest_offsets(self) -> dict[str, int]:
-        lowest = {share.inbox: share.offset for share in self._server.shares}
+        lowest: dict[str, int] = {share.inbox: share.offset for share in self._server.shares}
         for number, session in enumerate(list(self._server.sessions), start=1):
             if session.durable and not session.ended:
                 lowest[session.inbox] = min(_offset(session), lowest.get(session.inbox, _offset(session)))
@@ -308,7 +308,7 @@ def _info(key: DeviceKey) -> SessionInfo:
 
 
 def _offset(session: Session) -> int:
-    return session.window.offset(session.cursor)
+    return session.offset
 
 
 def _device_state(session: Session) -> DeviceState:

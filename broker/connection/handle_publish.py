@@ -20,7 +20,7 @@ from broker.packets.model import PubAck, Publish, PubRec
 from broker.packets.properties import EMPTY, FORWARDED, Properties, Property, encode_property_body
 from broker.packets.wire import shown
 from storage.errors import MessageRefused
-from storage.records import Append, Message
+from storage.records import EXPIRES_AT_ONCE, Append, Message
 
 if TYPE_CHECKING:
     from broker.config.settings import Mqtt
@@ -227,8 +227,8 @@ def _take_properties(connection: Connection, append: Append, properties: Propert
     if forwarded:
         message.properties = encode_property_body(forwarded)
     if Property.MESSAGE_EXPIRY in properties:
-        # An interval of 0 expires at once: nobody who is not connected right now is given it.
-        message.expires = now + max(1, properties[Property.MESSAGE_EXPIRY] * 1000)
+        interval = properties[Property.MESSAGE_EXPIRY]
+        message.expires = now + interval * 1000 if interval else EXPIRES_AT_ONCE
     for name, value in properties.get(Property.USER_PROPERTY, ()):
         if name == MESSAGE_ID:
             append.idempotency_key = value

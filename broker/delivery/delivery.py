@@ -1,11 +1,10 @@
-"""Delivery: one loop over one cursor for each connected device.
+"""Delivery: the connected devices, and what a commit means to them.
 
-A commit only wakes the loop. A device at the head of its timeline is served from what the commit left in memory; one that
-is behind reads pages from storage until it is at the head again. Both are the same `Feed.pump`, which takes the next entry
-after the cursor from wherever it is, so that an entry is given once and in order across the switch.
+A commit hands each entry to the devices that it is due to, and wakes them; nothing is done for the others, whose cursors
+stand at the head (`broker.sessions.cursor`). What a device then does with it is its machine's (`broker.delivery.machine`).
 
-Bounds (law 5): a feed holds at most one page; a timeline keeps a few recent entries; a socket above its high-water mark is
-given nothing until it has drained; a full window stops the loop. The backlog itself is in storage.
+Bounds (law 5): a device has at most one page, and a few entries that were pushed, of whose bytes all devices together have a
+limit; a socket above its high-water mark is given nothing until it has drained. The backlog itself is in storage.
 """
 
 from __future__ import annotations
@@ -13,15 +12,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from broker.clock import ServerTime
 from broker.counters import Counters
-from broker.delivery.feeds import Feed, InboxFeed, TailFeed
+from broker.delivery.feeds import Feed
 from broker.pipeline import Pipeline, Step
 from broker.routing.trie import Match, Trie
+from broker.sessions.cursor import Cursor, Head
 from broker.sessions.session import Session
 from storage.errors import StorageError
 from storage.records import Append, InboxEntry, Message, Operation
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_IDLE_AT_ONCE = 100
+
 
 class Reader(Protocol):
     """The reads of storage that delivery needs."""
@@ -45,79 +47,15 @@ class Reader(Protocol):
     async def read_tail(self, after_id: int, limit: int, max_bytes: int = 1 << 20) -> list[Message]: ...
 
 
-class TimelineReader(Protocol):
-    """Whoever goes along an inbox: a device's feed, or a shared subscription group."""
+class Inbox(Head):
+    """A user's timeline, while a device of the user is connected; ``feeds`` by client id."""
 
-    @property
-    def looked_at(self) -> int:
-        """The highest entry that it needs no more from memory."""
+    __slots__ = ("feeds", "key")
 
-    def pump(self) -> None:
-        """There may be something new."""
-
-
-class Inbox:
-    """A user's timeline, while a device of the user is connected.
-
-    ``head`` is the last committed sequence. ``recent`` holds the entries up to it that some device has not looked at yet,
-    without gaps, as far as they fit.
-    """
-
-    __slots__ = ("feeds", "head", "key", "recent", "recent_bytes")
-
-    def __init__(self, key: str, head: int) -> None:
+    def __init__(self, key: str, seq: int) -> None:
+        super().__init__(seq)
         self.key = key
-        self.head = head
-        self.feeds: list[TimelineReader] = []
-        self.recent: deque[InboxEntry] = deque()
-        self.recent_bytes = 0
-
-    def push(self, entry: InboxEntry, max_entries: int) -> int:
-        """Add a committed entry; returns by how many bytes ``recent`` grew."""
-        if entry.seq <= self.head:
-            return 0  # the device that opened the inbox read the head after this entry
-        before = self.recent_bytes
-        if entry.seq != self.head + 1:
-            self.clear()  # the entries between are in storage only, and `recent` must have no gap
-        self.head = entry.seq
-        self.recent.append(entry)
-        if entry.message is not None:
-            self.recent_bytes += len(entry.message.payload)
-        if len(self.recent) > max_entries:
-            oldest = self.recent.popleft()
-            if oldest.message is not None:
-                self.recent_bytes -= len(oldest.message.payload)
-        return self.recent_bytes - before
-
-    def find(self, seq: int) -> InboxEntry | None:
-        """The entry with this sequence, if memory still has it."""
-        recent = self.recent
-        if not recent:
-            return None
-        index = seq - recent[0].seq
-        return recent[index] if 0 <= index < len(recent) else None
-
-    def trim(self) -> int:
-        """Drop what every device has looked at; returns how many bytes that freed."""
-        recent = self.recent
-        lowest = min((feed.looked_at for feed in self.feeds), default=self.head)
-        if lowest >= self.head:
-            freed = self.recent_bytes
-            recent.clear()
-            self.recent_bytes = 0
-            return freed
-        freed = 0
-        while recent and recent[0].seq <= lowest:
-            message = recent.popleft().message
-            freed += len(message.payload) if message is not None else 0
-        self.recent_bytes -= freed
-        return freed
-
-    def clear(self) -> int:
-        """Drop everything; the devices read from storage. Returns how many bytes that freed."""
-        freed, self.recent_bytes = self.recent_bytes, 0
-        self.recent.clear()
-        return freed
+        self.feeds: dict[str, Feed] = {}
 
 
 class Delivery:
@@ -140,107 +78,208 @@ class Delivery:
         self.time = time
         self.pipeline: Pipeline  # set by the server: each needs the other
         self.shares: Shares
-        self.last_id = 0
-        """The id of the last committed message: the head of the tail timeline."""
+        self.tail = Head(0)
+        """The tail of the store, which clean sessions read; its sequences are message ids."""
         self.reads = asyncio.Semaphore(32)
         self.watched: dict[str, set[asyncio.Event]] = {}
         """Who waits for news of an inbox without a connection of its own, by user key."""
         self._inboxes: dict[str, Inbox] = {}
-        self._recent_bytes = 0
+        self._groups: dict[str, Share] = {}
+        self._targeted: dict[str, list[InboxEntry]] = {}
+        """Entries for one device each that the group under way has brought, by user key; `deliver` takes them in order."""
+        self._waiting: dict[Cursor, None] = {}
+        """Cursors with entries that were pushed and not handed out."""
+        self._waiting_bytes = 0
+        self._unsaved: list[Feed] = []
         self._dirty: set[Session | Share] = set()
         self._saver: asyncio.Task[None] | None = None
+
+    @property
+    def last_id(self) -> int:
+        """The id of the last committed message that is stored."""
+        return self.tail.seq
+
+    @last_id.setter
+    def last_id(self, value: int) -> None:
+        self.tail.seq = value
 
     # --- connections -----------------------------------------------------------------------------------------------
 
     def attach(self, session: Session, head: int) -> Feed:
         """Begin to feed the session's connection. ``head`` is its inbox's head as of the commit that opened it."""
         if not session.durable:
-            session.cursor = self.last_id
-            return TailFeed(self, session)
+            cursor = Cursor(self.tail, self.tail.seq)
+            session.attach(cursor)
+            return Feed(self, session, cursor, None)
         inbox = self._inboxes.get(session.inbox)
         if inbox is None:
             inbox = self._inboxes[session.inbox] = Inbox(session.inbox, head)
-        feed = InboxFeed(self, session, inbox)
-        inbox.feeds.append(feed)
+        cursor = Cursor(inbox, session.cursor)
+        session.attach(cursor)
+        feed = inbox.feeds[session.key.client_id] = Feed(self, session, cursor, inbox)
         return feed
 
     def detach(self, feed: Feed) -> None:
         """The feed's connection ended."""
         feed.close()
-        if isinstance(feed, InboxFeed):
-            inbox = feed.inbox
-            inbox.feeds.remove(feed)
+        feed.session.detach()
+        self._drop(feed.cursor)
+        inbox = feed.inbox
+        if inbox is not None:
+            client_id = feed.session.key.client_id
+            if inbox.feeds.get(client_id) is feed:
+                del inbox.feeds[client_id]
             if not inbox.feeds:
-                self._recent_bytes -= inbox.clear()
                 self._inboxes.pop(inbox.key, None)
 
-    def open_share(self, share: Share, head: int) -> None:
+    def open_share(self, share: Share) -> None:
         """Begin to feed a shared subscription group from its inbox."""
-        inbox = self._inboxes[share.inbox] = Inbox(share.inbox, head)
-        inbox.feeds.append(share)
-        share.timeline = inbox
+        self._groups[share.inbox] = share
 
     def close_share(self, share: Share) -> None:
         """The group ended."""
         share.close()
-        inbox = self._inboxes.pop(share.inbox, None)
-        if inbox is not None:
-            self._recent_bytes -= inbox.clear()
-        share.timeline = None
+        self._groups.pop(share.inbox, None)
+        self._drop(share.reader)
 
     # --- commits ---------------------------------------------------------------------------------------------------
 
     def deliver(self, appends: list[Append]) -> None:
-        """Wake the devices that the messages of a committed group are for."""
-        inboxes = self._inboxes
-        max_entries = self.limits.recent_entries
-        woken: dict[Inbox, None] = {}
-        feeds: dict[Feed, None] = {}
-        grown = 0
+        """Hand the messages of a committed group to the devices that they are due to, and wake those."""
+        woken: dict[Feed, None] = {}
+        groups: dict[Share, None] = {}
+        targeted, self._targeted = self._targeted, {}
         for append in appends:
             if append.error is not None or append.original is not None:
                 continue
-            message = append.message
-            if append.store:
-                self.last_id = message.id
-            if append.recipients:
-                for user, seq in zip(append.recipients, append.inbox_seqs, strict=True):
-                    inbox = inboxes.get(user)
-                    if inbox is not None:
-                        grown += inbox.push(InboxEntry(seq, message), max_entries)
-                        woken[inbox] = None
             found = append.matched
             assert isinstance(found, Match)
+            if append.recipients:
+                self._push(append, found, targeted, woken, groups)
+            if append.store:
+                self.tail.seq = append.message.id
             if found.live:
-                for session in found.live:
-                    feed = session.connection.feed if session.connection is not None else None
-                    if isinstance(feed, TailFeed):
-                        feed.push(message, stored=append.store)
-                        feeds[feed] = None
+                self._push_live(append, found, woken)
             if not append.recipients and found.recipients:
-                # Not due to any inbox by policy: whoever is connected and keeps up gets it live.
-                for subscriber in found.grants:
-                    if not isinstance(subscriber, Session):
-                        subscriber.live(message)
-                    elif subscriber.durable and subscriber.connection is not None:
-                        feed = subscriber.connection.feed
-                        if feed is not None:
-                            feed.transient(message)
-                            feeds[feed] = None
-        self._recent_bytes += grown
-        for inbox in woken:
-            for reader in tuple(inbox.feeds):
-                reader.pump()
-            self._recent_bytes -= inbox.trim()
-        for feed in feeds:
+                self._push_unkept(append.message, found, woken)
+        for user, entries in targeted.items():
+            inbox = self._inboxes.get(user)
+            if inbox is not None:
+                self._push_targeted(inbox, entries, woken)
+        for feed in woken:
             feed.pump()
+        for share in groups:
+            share.pump()
         if self.watched:
             for append in appends:
                 for user in append.recipients:
                     self.wake_watchers(user)
-        if self._recent_bytes > self.limits.recent_bytes:
-            for inbox in inboxes.values():
-                self._recent_bytes -= inbox.clear()
+        if self._waiting_bytes > self.limits.recent_bytes:
+            for cursor in list(self._waiting):
+                cursor.fall_behind()
+                self._drop(cursor)
+
+    def _push(
+        self,
+        append: Append,
+        found: Match[Session | Share],
+        targeted: dict[str, list[InboxEntry]],
+        woken: dict[Feed, None],
+        groups: dict[Share, None],
+    ) -> None:
+        """Give the message's inbox entries to the connected devices and the groups that it is due to."""
+        message, recipients, seqs = append.message, append.recipients, append.inbox_seqs
+        whole = recipients is found.recipients
+        for index, user in enumerate(recipients):
+            inbox = self._inboxes.get(user)
+            if inbox is not None:
+                if targeted and user in targeted:
+                    self._push_targeted(inbox, targeted[user], woken, seqs[index])
+                if seqs[index] <= inbox.seq:
+                    continue  # the device that opened the inbox read the head after this entry
+                entry = InboxEntry(seqs[index], message)
+                self._advance(inbox, entry.seq, woken)
+                for reader in found.readers[index if whole else found.recipients.index(user)]:
+                    feed = reader.connection.feed if isinstance(reader, Session) and reader.connection is not None else None
+                    if feed is not None:
+                        feed.cursor.push(entry)
+                        woken[feed] = None
+            elif self._groups:
+                share = self._groups.get(user)
+                if share is not None:
+                    share.push(InboxEntry(seqs[index], message))
+                    groups[share] = None
+
+    def _advance(self, inbox: Inbox, seq: int, woken: dict[Feed, None]) -> None:
+        """Move the head. Where entries between are in storage only, all devices look there."""
+        if seq != inbox.seq + 1:
+            for feed in inbox.feeds.values():
+                feed.cursor.fall_behind()
+                woken[feed] = None
+        inbox.seq = seq
+
+    def _push_targeted(self, inbox: Inbox, entries: list[InboxEntry], woken: dict[Feed, None], before: int = 1 << 62) -> None:
+        """Give entries that are for one device each to those, as far as they come before another one."""
+        while entries and entries[0].seq < before:
+            entry = entries.pop(0)
+            if entry.seq > inbox.seq:
+                self._advance(inbox, entry.seq, woken)
+                feed = inbox.feeds.get(entry.target)
+                if feed is not None:
+                    feed.cursor.push(entry)
+                    woken[feed] = None
+
+    def _push_live(self, append: Append, found: Match[Session | Share], woken: dict[Feed, None]) -> None:
+        """Give the message to the connected clean sessions."""
+        message = append.message
+        entry = InboxEntry(message.id, message)
+        for session in found.live:
+            feed = session.connection.feed if isinstance(session, Session) and session.connection is not None else None
+            if feed is not None:
+                if append.store:
+                    feed.cursor.push(entry)
+                else:
+                    feed.transient(message)
+                woken[feed] = None
+
+    def _push_unkept(self, message: Message, found: Match[Session | Share], woken: dict[Feed, None]) -> None:
+        """Not due to any inbox by policy: whoever is connected and keeps up gets it live."""
+        for subscriber in found.grants:
+            if not isinstance(subscriber, Session):
+                subscriber.live(message)
+            elif subscriber.durable and subscriber.connection is not None:
+                feed = subscriber.connection.feed
+                if feed is not None:
+                    feed.transient(message)
+                    woken[feed] = None
+
+    def count(self, cursor: Cursor) -> None:
+        """Keep the sum of what waits in memory, and what one reader may have of it."""
+        if cursor.waiting > self.limits.recent_entries:
+            cursor.fall_behind()
+        self._waiting_bytes += cursor.bytes - cursor.counted
+        cursor.counted = cursor.bytes
+        if cursor.waiting:
+            self._waiting[cursor] = None
+        else:
+            self._waiting.pop(cursor, None)
+
+    def _drop(self, cursor: Cursor) -> None:
+        self._waiting_bytes -= cursor.counted
+        cursor.counted = 0
+        self._waiting.pop(cursor, None)
+
+    async def read_page(self, session: Session, inbox: Inbox | None, after: int) -> list[InboxEntry]:
+        """Entries after one, of the session's timeline, from storage."""
+        return await self.persist(session.key.client_id, partial(self._read_page, session, inbox, after))
+
+    async def _read_page(self, session: Session, inbox: Inbox | None, after: int) -> list[InboxEntry]:
+        limits = self.limits
+        if inbox is None:
+            messages = await self.reader.read_tail(after, limits.page_entries, limits.page_bytes)
+            return [InboxEntry(message.id, message) for message in messages]
+        limit = min(limits.page_entries, max(64, session.window.room))
+        return await self.reader.read_inbox(inbox.key, after, limit, limits.page_bytes)
 
     def wake_watchers(self, user: str) -> None:
         """An inbox has news for those who watch it."""
@@ -248,12 +287,10 @@ class Delivery:
             event.set()
 
     def wake_inbox(self, user: str, entries: list[InboxEntry]) -> None:
-        """Committed entries that did not come with a message of the group, such as retained ones."""
+        """Entries for one device each that the group under way has brought, such as retained messages; `deliver` follows."""
         self.wake_watchers(user)
-        inbox = self._inboxes.get(user)
-        if inbox is not None:
-            for entry in entries:
-                self._recent_bytes += inbox.push(entry, self.limits.recent_entries)
+        if user in self._inboxes:
+            self._targeted.setdefault(user, []).extend(entries)
 
     def subscribed(self, session: Session, unstored: list[Message], entries: list[InboxEntry]) -> None:
         """Filters of a session are in force: give it what is retained for them, ``unstored`` or as ``entries`` of its inbox."""
@@ -297,8 +334,21 @@ class Delivery:
             dirty, self._dirty = self._dirty, set()
             for reader in dirty:
                 self._save_any(reader)
+            self._save_some_idle()
             await asyncio.sleep(max(0.0, 0.9 - (time.monotonic() - started)))
         self._saver = None
+
+    def _save_some_idle(self) -> None:
+        """Store how far some devices have come that are due nothing: their offsets would hold retention back after a restart.
+
+        In turn, and only where it saves reading a page: it costs a write, and nothing depends on it.
+        """
+        if not self._unsaved:
+            self._unsaved = [feed for inbox in self._inboxes.values() for feed in inbox.feeds.values()]
+        for feed in self._unsaved[-_IDLE_AT_ONCE:]:
+            if not feed.closed and feed.cursor.position - feed.cursor.saved >= self.limits.page_entries:
+                self.save(feed.session)
+        del self._unsaved[-_IDLE_AT_ONCE:]
 
     def _save_any(self, reader: Session | Share) -> None:
         if isinstance(reader, Session):

@@ -45,8 +45,7 @@ def personal_parts(
     """
     body = message.properties
     if message.expires:
-        # Less the whole seconds that it waited. An interval of 0, which is kept as 1 ms, stays 0.
-        left = (max(0, message.expires - now) + 998) // 1000
+        left = (max(0, message.expires - now) + 998) // 1000  # less the whole seconds that it waited
         body += encode_property_body({Property.MESSAGE_EXPIRY: left})
     if identifiers:
         body += encode_property_body({Property.SUBSCRIPTION_IDENTIFIER: list(identifiers)})

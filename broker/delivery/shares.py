@@ -21,11 +21,13 @@ from collections.abc import Container, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from broker.delivery.feeds import Taken
 from broker.packets.topics import parse_share
 from broker.pipeline import Step
+from broker.sessions.cursor import Cursor, Head
+from broker.sessions.timeline import Timeline, group_inbox
 from broker.sessions.window import PUBLISHED_1, RELEASED, Slot
 from storage.records import (
+    EXPIRES_AT_ONCE,
     NEVER,
     CloseSession,
     Device,
@@ -40,7 +42,6 @@ from storage.records import (
 
 if TYPE_CHECKING:
     from broker.clock import Timer
-    from broker.delivery.delivery import Inbox
     from broker.delivery.feeds import Feed
     from broker.server import Server
     from broker.sessions.session import Session
@@ -56,49 +57,50 @@ MOST_KEPT = 1000
 class Share:
     """One group: its members, and how far it got in its inbox.
 
-    ``cursor`` is the last entry given to a member; ``pending`` says which of those before it are not done, and who has them
-    (None: nobody, they are to be given again). ``received`` are those of them that a member has received at QoS 2: nobody is
-    given them again. That is durable before the member hears PUBREL, and so before its own state can forget them.
+    ``reader`` is its cursor, at the last entry given to a member; ``pending`` says which of those before it are not done, and
+    who has them (None: nobody, they are to be given again). ``received`` are those of them that a member has received at QoS
+    2: nobody is given them again. That is durable before the member hears PUBREL, and so before its own state can forget them.
     """
 
     __slots__ = (
         "_kept",
-        "_page",
         "_redo",
+        "_returned",
         "_server",
         "_task",
-        "cursor",
+        "ended",
         "filter",
         "inbox",
         "members",
         "opened",
         "pending",
+        "reader",
         "received",
         "saving",
-        "timeline",
         "timer",
         "turn",
     )
 
-    def __init__(self, server: Server, inbox: str, filter_: str) -> None:
+    def __init__(self, server: Server, inbox: Timeline, filter_: str) -> None:
         self._server = server
         self.inbox = inbox
         self.filter = filter_
-        self.timeline: Inbox | None = None
         self.timer: Timer | None = None
         """The group's end, while it has no members."""
+        self.reader = Cursor(Head(0), 0)
         self.opened = False
-        """The group is stored, and ``cursor`` is known: messages are given out."""
+        """The group is stored, and where its cursor is, is known: messages are given out."""
+        self.ended = False
         self.members: dict[Session, Subscription] = {}
         self.turn: deque[Session] = deque()
-        self.cursor = 0
         self.pending: dict[int, Session | None] = {}
         self.received: set[int] = set()
         self.saving = False
         self._redo: list[int] = []
         self._kept: list[int] = []
         """What only an absent member could take: pending, and offered to all again when a member comes or goes."""
-        self._page: deque[InboxEntry] = deque()
+        self._returned: InboxEntry | None = None
+        """The next entry that is given again."""
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -107,9 +109,9 @@ class Share:
         return DeviceKey(self.inbox, "")
 
     @property
-    def looked_at(self) -> int:
-        """Up to where memory need not keep recent entries for this reader."""
-        return self.cursor
+    def cursor(self) -> int:
+        """The last entry that was given to a member."""
+        return self.reader.position
 
     @property
     def offset(self) -> int:
@@ -187,7 +189,7 @@ class Share:
 
     def restore(self, device: Device) -> None:
         """Take up the stored state; members' own windows say later which pending messages are still with them."""
-        self.cursor = device.cursor
+        self.reader.move(device.cursor)
         self.pending = {entry.seq: None for entry in device.inflight}
         self.received = {entry.seq for entry in device.inflight if entry.state is RELEASED}
 
@@ -201,13 +203,28 @@ class Share:
         }
         newest = max(with_members, default=0)
         self.pending.update(dict.fromkeys(range(self.cursor + 1, newest + 1)))
-        self.cursor = max(self.cursor, newest)
+        self.reader.move(max(self.cursor, newest))
         self.pending.update(with_members)
         for seq in self.received - with_members.keys():
             self._done(seq)
         self._redo = sorted(seq for seq, holder in self.pending.items() if holder is None)
 
     # --- the loop ------------------------------------------------------------------------------------------------------
+
+    def open(self, position: int, head: int) -> None:
+        """The group is stored: give out what follows ``position``."""
+        self.reader.head.seq = max(self.reader.head.seq, head)
+        self.reader.move(position)
+        self.opened = True
+
+    def push(self, entry: InboxEntry) -> None:
+        """A committed entry; `pump` follows."""
+        head = self.reader.head
+        if entry.seq > head.seq:
+            if entry.seq != head.seq + 1:
+                self.reader.fall_behind()
+            head.seq = entry.seq
+            self.reader.push(entry)
 
     def pump(self) -> None:
         """Give out entries for as long as a member has room."""
@@ -218,6 +235,9 @@ class Share:
             pass
         for feed in touched:
             feed.flush()
+        if self.reader.waiting and not any(member.connection is not None for member in self.members):
+            self.reader.fall_behind()
+        self._server.delivery.count(self.reader)
 
     def _give_next(self, touched: dict[Feed, None]) -> bool:
         """Give out one entry. False if there is none, nobody has room for it, or a page is awaited."""
@@ -225,24 +245,29 @@ class Share:
         if entry is None:
             return False
         message = entry.message
-        taken: Taken | None = Taken.NOT
+        holder: Session | None = None
+        done = True
         if message is not None and not self._expired(message):
-            taken = self._offer(entry, message, touched)
-            if taken is None:
+            outcome = self._offer(entry, message, touched)
+            if outcome is None:
                 return False
-        if taken is Taken.NOT and message is not None and not self._expired(message) and self._somebody_absent():
-            if len(self._kept) >= MOST_KEPT:
-                return False
-            self._kept.append(entry.seq)
-            self.pending[entry.seq] = None
-        elif taken is not Taken.IN_FLIGHT:
+            holder, done = outcome
+            if not done and holder is None and message.expires == EXPIRES_AT_ONCE:
+                done = True  # who is absent is not given it
+            elif not done and holder is None:
+                if len(self._kept) >= MOST_KEPT:
+                    return False
+                self._kept.append(entry.seq)
+        if done:
             self._done(entry.seq)
+        else:
+            self.pending[entry.seq] = holder
         self._passed(entry)
         self.touch()
         return True
 
-    def _offer(self, entry: InboxEntry, message: Message, touched: dict[Feed, None]) -> Taken | None:
-        """Find the member that takes the message. None if it must wait, NOT if all who are here may not have it.
+    def _offer(self, entry: InboxEntry, message: Message, touched: dict[Feed, None]) -> tuple[Session | None, bool] | None:
+        """Find the member that takes the message: who has it (None: nobody), and whether it is done with. None if it must wait.
 
         A member that may not receive its topic, or takes nothing so large, leaves it to the others.
         """
@@ -250,23 +275,28 @@ class Share:
         while True:
             member = self._choose(passed)
             if member is None:
-                return Taken.NOT if passed and not self._others(passed) else None
+                return (None, not self._somebody_absent()) if passed and not self._others(passed) else None
             connection = member.connection
             assert connection is not None
             assert connection.feed is not None
-            taken = connection.feed.shared(message, self.members[member], entry.seq, self)
+            in_flight = len(member.window)
+            taken = connection.feed.give_of_group(message, self, entry.seq, self._live(entry))
             if taken is None:
                 return None  # an ACL plugin's answer is awaited; the feed pumps again when it is there
-            if taken is Taken.NOT:
+            if not taken:
                 passed.add(member)
                 continue
             self._took_turn(member)
             touched[connection.feed] = None
-            if taken is Taken.IN_FLIGHT:
-                self.pending[entry.seq] = member
-            return taken
+            return member, len(member.window) == in_flight
+
+    def _live(self, entry: InboxEntry) -> bool:
+        return self.reader.live and entry is not self._returned
 
     def _expired(self, message: Message) -> bool:
+        """Where an interval of 0 is concerned, only a live cursor's member may have it: the feed knows."""
+        if message.expires == EXPIRES_AT_ONCE and self.reader.live and self._returned is None:
+            return False
         return 0 < message.expires <= self._server.time.now()
 
     def _somebody_absent(self) -> bool:
@@ -323,51 +353,47 @@ class Share:
         self.turn.append(member)
 
     def _peek(self) -> InboxEntry | None:
-        inbox = self.timeline
-        assert inbox is not None
-        if self._page:
-            return self._page[0]
+        if self._returned is not None:
+            return self._returned
         if self._redo:
-            self._fetch(self._redo[0] - 1, 1)
+            self._fetch(self._redo[0] - 1, 1, again=True)
             return None
-        if self.cursor >= inbox.head:
-            return None
-        entry = inbox.find(self.cursor + 1)
-        if entry is None and self._choose() is not None:
-            self._fetch(self.cursor, self._server.settings.limits.page_entries)
+        entry = self.reader.peek()
+        if entry is None and self.reader.needs_page:
+            self._fetch(self.reader.position, self._server.settings.limits.page_entries, again=False)
         return entry
 
     def _passed(self, entry: InboxEntry) -> None:
-        if self._page:
-            self._page.popleft()
-        if self._redo and self._redo[0] == entry.seq:
-            del self._redo[0]
-        self.cursor = max(self.cursor, entry.seq)
+        if entry is self._returned:
+            self._returned = None
+            self._redo.remove(entry.seq)
+        else:
+            self.reader.advance(entry)
 
-    def _fetch(self, after: int, limit: int) -> None:
+    def _fetch(self, after: int, limit: int, *, again: bool) -> None:
         if self._choose() is not None:
-            self._task = asyncio.create_task(self._fetch_page(after, limit), name=f"read {self.inbox}")
+            self._task = asyncio.create_task(self._fetch_page(after, limit, again), name=f"read {self.inbox}")
 
-    async def _fetch_page(self, after: int, limit: int) -> None:
-        delivery = self._server.delivery
+    async def _fetch_page(self, after: int, limit: int, again: bool) -> None:
+        delivery, head = self._server.delivery, self.reader.head.seq
         read = partial(delivery.reader.read_inbox, self.inbox, after, limit, self._server.settings.limits.page_bytes)
         page = await delivery.persist(self.inbox, read)
         self._task = None
-        if self._redo and after + 1 == self._redo[0]:
-            if page and page[0].seq == self._redo[0]:
-                self._page.append(page[0])
-            else:  # retention removed it
-                self._done(self._redo.pop(0))
-        elif page:
-            self._page.extend(entry for entry in page if entry.seq > self.cursor)
-        elif self.timeline is not None:
-            self.cursor = max(self.cursor, self.timeline.head)
+        if not again:
+            self.reader.take_page(page, after, head)
+        elif page and page[0].seq == after + 1:
+            if after + 1 in self._redo:
+                self._returned = page[0]
+        elif after + 1 in self._redo:  # retention removed it
+            self._redo.remove(after + 1)
+            self._done(after + 1)
         self.pump()
 
     def close(self) -> None:
         """Nobody reads any more."""
         self.no_timer()
         self.opened = False
+        self.ended = True
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -395,7 +421,7 @@ class SaveShare(Step):
 
     def apply(self) -> list[Operation]:
         self._share.saving = False
-        return [self._share.progress()] if self._share.timeline is not None else []
+        return [] if self._share.ended else [self._share.progress()]
 
 
 class Shares:
@@ -414,7 +440,7 @@ class Shares:
     def load(self, device: Device) -> None:
         """Take a stored group up again."""
         for filter_, subscription in device.subscriptions.items():
-            share = self._make(device.key.user, filter_)
+            share = self._make(Timeline(device.key.user), filter_)
             share.restore(device)
             self._server.trie.add(filter_, share, subscription)
 
@@ -427,19 +453,19 @@ class Shares:
                     self._server.pipeline.submit(StoreShare(operations))
         for share in self._shares.values():
             share.reconcile()
-            self._server.delivery.open_share(share, await self._server.storage.inbox_head(share.inbox))
-            share.opened = True
+            self._server.delivery.open_share(share)
+            share.open(share.cursor, await self._server.storage.inbox_head(share.inbox))
             if not share.members:
                 self._expire_later(share)
 
-    def _make(self, inbox: str, filter_: str) -> Share:
+    def _make(self, inbox: Timeline, filter_: str) -> Share:
         share = self._shares[inbox] = Share(self._server, inbox, filter_)
         return share
 
     def join(self, session: Session, subscription: Subscription) -> list[Operation]:
         """Make the session a member of its `$share/…` filter's group, at this place in the order."""
         name, filter_ = parse_share(subscription.filter) or ("", "")
-        inbox = f"s/{name}/{filter_}"
+        inbox = group_inbox(name, filter_)
         share = self._shares.get(inbox)
         operations: list[Operation] = []
         if share is None:
@@ -448,7 +474,7 @@ class Shares:
             self._server.trie.add(filter_, share, inner)
             opening = OpenSession(share.key, 0, True, NEVER, at=self._server.time.wall())
             operations = [opening, Subscribe(share.key, 0, [inner])]
-            self._server.delivery.open_share(share, 0)
+            self._server.delivery.open_share(share)
             self._server.pipeline.submit(OpenShare(share, opening))
         share.join(session, subscription)
         return operations
@@ -456,7 +482,7 @@ class Shares:
     def find(self, filter_: str) -> Share | None:
         """The group of a `$share/…` filter."""
         parsed = parse_share(filter_)
-        return self._shares.get(f"s/{parsed[0]}/{parsed[1]}") if parsed else None
+        return self._shares.get(group_inbox(*parsed)) if parsed else None
 
     def by_inbox(self, inbox: str) -> Share | None:
         """The group with this inbox key."""
@@ -524,10 +550,8 @@ class OpenShare(Step):
 
     def done(self) -> None:
         share = self._share
-        if share.timeline is not None:
-            share.cursor = self._opening.offset
-            share.timeline.head = max(share.timeline.head, self._opening.head)
-            share.opened = True
+        if not share.ended:
+            share.open(self._opening.offset, self._opening.head)
             share.pump()
 
 

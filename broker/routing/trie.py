@@ -29,15 +29,20 @@ S = TypeVar("S", bound=Subscriber)
 class Match(Generic[S]):
     """Who a topic reaches.
 
-    ``recipients``: the inboxes that get an entry, each once. ``live``: the subscribers without an inbox. ``grants``: for
-    each subscriber its subscriptions that match, in no order.
+    ``recipients``: the inboxes that get an entry, each once; ``readers``, parallel to it: the subscribers of each of them.
+    ``live``: the subscribers without an inbox. ``grants``: for each subscriber its subscriptions that match, in no order.
     """
 
-    __slots__ = ("grants", "live", "recipients")
+    __slots__ = ("grants", "live", "readers", "recipients")
 
     def __init__(self, grants: dict[S, tuple[Subscription, ...]]) -> None:
         self.grants = grants
-        self.recipients: tuple[str, ...] = tuple(dict.fromkeys(s.inbox for s in grants if s.inbox))
+        readers: dict[str, list[S]] = {}
+        for subscriber in grants:
+            if subscriber.inbox:
+                readers.setdefault(subscriber.inbox, []).append(subscriber)
+        self.recipients: tuple[str, ...] = tuple(readers)
+        self.readers: tuple[list[S], ...] = tuple(readers.values())
         self.live: tuple[S, ...] = tuple(s for s in grants if not s.inbox)
 
     def __bool__(self) -> bool:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from amqtt.contexts import Action
 
-from broker.delivery.feeds import InboxFeed
 from broker.packets.codes import ReasonCode
 from broker.pipeline import Step
 from broker.sessions.session import NOT_YET, Session
@@ -123,20 +122,20 @@ class Readers:
         session = sessions.get(key)
         if session is not None and session.connection is not None:
             if not takeover:
-                return Claim(0, session.window.offset(session.cursor) if session.durable else 0)
+                return Claim(0, session.offset if session.durable else 0)
             session.connection.disconnect(ReasonCode.SESSION_TAKEN_OVER, "taken over by a reader over HTTP")
             session = sessions.get(key)
         if session is not None:
             step = ClaimSession(self._server, session, fresh=False)
             await self._submitted(step)
-            return Claim(step.epoch, session.window.offset(session.cursor))
+            return Claim(step.epoch, session.offset)
         async with self._beginning(key.user):
             session, fresh = sessions.get(key), False
             if session is None:
                 session, fresh = sessions.create(key), True
             step = ClaimSession(self._server, session, fresh=fresh)
             await self._submitted(step)
-        return Claim(step.epoch, session.window.offset(session.cursor))
+        return Claim(step.epoch, session.offset)
 
     async def page(self, key: DeviceKey, after: int, limit: int, max_bytes: int, info: SessionInfo | None) -> InboxPage:
         """Entries with sequence > ``after`` that are due to the device, read from storage. Moves nothing.
@@ -219,7 +218,7 @@ class Readers:
         saved = Saved()
         self._server.delivery.save(session).then.append(saved)
         await saved.future
-        return session.window.offset(session.cursor)
+        return session.offset
 
     async def set_offset(self, key: DeviceKey, offset: int) -> int:
         """Make the device go on after ``offset``; the offset, once that is durable.
@@ -349,7 +348,7 @@ class MoveOffset(Awaited):
         if self._server.sessions.get(session.key) is not session:
             return []
         window, offset = session.window, self.offset
-        back = offset < window.offset(session.cursor)
+        back = offset < session.offset
         if not back:
             window.settle(offset)
             session.cursor = max(session.cursor, offset)
@@ -359,8 +358,8 @@ class MoveOffset(Awaited):
             session.cursor = offset
             operations = self._widen()
         feed = session.connection.feed if session.connection is not None else None
-        if isinstance(feed, InboxFeed):
-            feed.moved(back=back)
+        if feed is not None:
+            feed.moved()
         return [*operations, session.progress()]
 
     def _widen(self) -> list[Operation]:

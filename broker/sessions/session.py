@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from broker.sessions.cursor import Cursor
+from broker.sessions.timeline import LIVE_ONLY
 from broker.sessions.window import Window
 from storage.records import Device, DeviceKey, Inflight, InflightState, Progress, Subscription
 
 if TYPE_CHECKING:
     from broker.clock import Timer
     from broker.connection.connection import Connection
-
-TRANSIENT = "~"
-"""The timeline name of in-flight messages that no storage holds; they end with the connection."""
 
 NOT_YET = 1 << 62
 """The ``since`` of a subscription whose place in the inbox is not known before its commit: nothing is due to it."""
@@ -26,15 +25,16 @@ class Session:
     """One device's state. ``epoch`` rises with each connection; whoever holds an older one changes nothing any more."""
 
     __slots__ = (
+        "_position",
         "awaits_filter",
         "connection",
-        "cursor",
         "ended",
         "epoch",
         "expires_at",
         "expiry",
         "inbox",
         "key",
+        "reader",
         "received",
         "saving",
         "shares",
@@ -56,9 +56,11 @@ class Session:
         self.shares: set[str] = set()
         """Which of the filters are shared subscriptions."""
         self.window = Window(window)
-        self.cursor = 0
         self.awaits_filter = False
         """A new device that starts before the head: its cursor stays until its first filter says what is due to it."""
+        self.reader: Cursor | None = None
+        """While it is connected: where it stands on its timeline."""
+        self._position = 0
         self.received: dict[int, Connection | None] = {}
         """Inbound QoS 2: packet id to who waits for its PUBREC; None once the message is stored."""
         self.will: bytes | None = None
@@ -80,6 +82,31 @@ class Session:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+    @property
+    def cursor(self) -> int:
+        """The highest entry of its timeline that was looked at."""
+        return self._position if self.reader is None else self.reader.position
+
+    @cursor.setter
+    def cursor(self, position: int) -> None:
+        self._position = position
+        if self.reader is not None:
+            self.reader.move(position)
+
+    @property
+    def offset(self) -> int:
+        """The highest entry up to which all are done."""
+        return self.window.offset(self.cursor)
+
+    def attach(self, reader: Cursor) -> None:
+        """A connection begins to read the session's timeline."""
+        self.reader = reader
+
+    def detach(self) -> None:
+        """The connection ended: remember where it stood."""
+        self._position = self.cursor
+        self.reader = None
 
     def placed(self, filter_: str, since: int) -> None:
         """The place of a new filter is known. A SUBSCRIBE that replaced it meanwhile has the same place."""
@@ -105,9 +132,12 @@ class Session:
     def progress(self) -> Progress:
         """The offset, cursor and window as they are now, to be stored."""
         inflight = [entry for entry in self.window.snapshot() if not entry.timeline or self._keeps(entry)]
-        return Progress(self.key, self.epoch, self.window.offset(self.cursor), self.cursor, inflight)
+        cursor = self.cursor
+        if self.reader is not None:
+            self.reader.saved = cursor
+        return Progress(self.key, self.epoch, self.window.offset(cursor), cursor, inflight)
 
     @staticmethod
     def _keeps(entry: Inflight) -> bool:
         """Of shared subscriptions only QoS 2 stays with the session; the group gives the rest to another member."""
-        return entry.timeline != TRANSIENT and entry.state is not InflightState.PUBLISHED_1
+        return entry.timeline != LIVE_ONLY and entry.state is not InflightState.PUBLISHED_1

@@ -18,6 +18,7 @@ from broker.packets.codes import ReasonCode
 from broker.pipeline import Step
 from broker.sessions import wills
 from broker.sessions.session import Session
+from broker.sessions.timeline import is_group
 from storage.records import (
     NEVER,
     CloseSession,
@@ -88,7 +89,7 @@ class Sessions:
     def load(self, device: Device) -> None:
         """Take a stored session up again. One that was connected when the broker died counts as disconnected now."""
         server = self._server
-        if device.key.user.startswith("s/"):
+        if is_group(device.key.user):
             server.shares.load(device)
             return
         session = Session.load(device, server.settings.mqtt.inflight_window)

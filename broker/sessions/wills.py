@@ -9,7 +9,7 @@ from typing import Any
 from broker.clock import ServerTime
 from broker.packets.model import Will
 from broker.packets.properties import FORWARDED, Properties, Property, encode_property_body
-from storage.records import Append, DeviceKey, Message
+from storage.records import EXPIRES_AT_ONCE, Append, DeviceKey, Message
 
 _REMEMBERED = 86_400_000
 """Milliseconds for which storage knows that a will was published."""
@@ -24,7 +24,7 @@ def pack(will: Will) -> bytes:
         "qos": will.qos,
         "retain": will.retain,
         "delay": properties.get(Property.WILL_DELAY, 0),
-        "expiry": properties.get(Property.MESSAGE_EXPIRY, 0),
+        "expiry": properties.get(Property.MESSAGE_EXPIRY, 0) or (-1 if Property.MESSAGE_EXPIRY in properties else 0),
         "id": uuid.uuid4().hex,
         "properties": (encode_property_body(forwarded) if forwarded else b"").hex(),
     }
@@ -47,8 +47,8 @@ def append(packed: bytes, device: DeviceKey, time: ServerTime) -> Append:
     message = Message(0, fields["topic"], device.user, device.client_id, 0, fields["qos"], payload, fields["retain"])
     message.properties = bytes.fromhex(fields["properties"])
     now = time.now()
-    if fields["expiry"]:
-        message.expires = now + fields["expiry"] * 1000
+    if fields["expiry"]:  # -1: an interval of 0
+        message.expires = now + fields["expiry"] * 1000 if fields["expiry"] > 0 else EXPIRES_AT_ONCE
     key = f"will/{fields['id']}"
     return Append(
         message, retain=fields["retain"], idempotency_key=key, idempotency_at=now, idempotency_until=now + _REMEMBERED

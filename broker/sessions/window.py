@@ -12,14 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from broker.sessions.timeline import INBOX, SETTLED, Timeline
 from storage.records import Inflight, InflightState
 
 PUBLISHED_1 = InflightState.PUBLISHED_1
 PUBLISHED_2 = InflightState.PUBLISHED_2
 RELEASED = InflightState.RELEASED
-
-ASIDE = "."
-"""The timeline name of what is finished as far as the offset goes, while its packet identifier is still in use."""
 
 
 class Slot:
@@ -27,7 +25,7 @@ class Slot:
 
     __slots__ = ("done", "packet_id", "sent", "seq", "state", "timeline")
 
-    def __init__(self, packet_id: int, seq: int, state: InflightState, timeline: str = "") -> None:
+    def __init__(self, packet_id: int, seq: int, state: InflightState, timeline: Timeline = INBOX) -> None:
         self.packet_id = packet_id
         self.seq = seq
         self.state = state
@@ -69,7 +67,7 @@ class Window:
                 return slot.seq - 1
         return cursor
 
-    def take(self, seq: int, qos: int, timeline: str = "") -> int:
+    def take(self, seq: int, qos: int, timeline: Timeline = INBOX) -> int:
         """Put a message of QoS 1 or 2 in flight and return its packet identifier. The window must not be full."""
         packet_id = self._last_id
         slots = self.slots
@@ -123,7 +121,7 @@ class Window:
             if slot.state is PUBLISHED_1 and not slot.sent:
                 self._finish(slot)
                 continue
-            slot.timeline = ASIDE
+            slot.timeline = SETTLED
             if not slot.sent:
                 slot.state = RELEASED
 
@@ -153,7 +151,7 @@ class Window:
         self.on_wire = 0
         for slot in self._order:
             slot.sent = False
-            if slot.timeline == ASIDE and slot.state is PUBLISHED_2:
+            if slot.timeline == SETTLED and slot.state is PUBLISHED_2:
                 slot.state = RELEASED
 
     @classmethod
@@ -161,7 +159,7 @@ class Window:
         """A window as it was stored, with nothing on the wire."""
         window = cls(limit)
         for entry in entries:
-            slot = Slot(entry.packet_id, entry.seq, entry.state, entry.timeline)
+            slot = Slot(entry.packet_id, entry.seq, entry.state, Timeline(entry.timeline))
             window.slots[entry.packet_id] = slot
             window._order.append(slot)
             window._last_id = max(window._last_id, entry.packet_id)

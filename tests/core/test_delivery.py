@@ -77,7 +77,7 @@ async def play(script: list[Action], *, window: int, page: int, recent: int) -> 
                     await gate.shut()
             else:
                 await world.turn(one)
-            assert world.server.delivery._recent_bytes <= few
+            assert world.server.delivery._waiting_bytes <= few
         await world.quiesce(devices)
         assert world.problems == []
         for device in devices:
@@ -85,9 +85,9 @@ async def play(script: list[Action], *, window: int, page: int, recent: int) -> 
         for device in devices[:3]:
             session = world.server.sessions.named(device.client_id)[0]
             assert len(session.window) == 0
-            assert session.window.offset(session.cursor) == session.cursor
+            assert session.offset == session.cursor
         delivery = world.server.delivery
-        assert delivery._recent_bytes == sum(inbox.recent_bytes for inbox in delivery._inboxes.values())
+        assert (delivery._waiting_bytes, delivery._waiting) == (0, {})
         return sum(len(device.first) for device in devices)
     finally:
         for gate in world.storage.gates:

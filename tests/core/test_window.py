@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from broker.sessions.timeline import group_inbox
 from broker.sessions.window import Window
 from storage.records import Inflight, InflightState
 
@@ -115,7 +116,7 @@ TestWindow.settings = settings(max_examples=200, stateful_step_count=50, deadlin
 
 def test_messages_of_other_timelines_do_not_hold_the_offset_back() -> None:
     window = Window(10)
-    window.take(7, 1, "s/group/filter")
+    window.take(7, 1, group_inbox("group", "filter"))
     assert window.offset(3) == 3
     own = window.take(4, 1)
     assert window.offset(9) == 3

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 PIPELINE = "tests/core/test_pipeline.py"
 SCRIPTED = "tests/core/test_delivery.py"
+CURSOR = "tests/core/test_cursor.py"
+MACHINE = "tests/core/test_machine.py"
 WINDOW = "tests/core/test_window.py"
 CONFORMANCE = "tests/storage"
 SIGKILL = "tests/laws/test_sigkill.py"
@@ -107,17 +109,17 @@ MUTANTS = (
     Mutant(
         1,
         "outbound QoS 2 is sent before its state is durable",
-        "broker/delivery/feeds.py",
-        "            self._durable_first = True\n",
+        "broker/delivery/machine.py",
+        "            self._durable_from = len(frames)\n",
         "            pass\n",
-        "tests/protocol/test_durable_first.py",
+        f"{MACHINE} tests/protocol/test_durable_first.py",
     ),
     Mutant(
         1,
         "PUBREL before its state is durable",
         "broker/delivery/feeds.py",
-        "        if self.session.durable:\n            self._hold(frames, publishes=False)\n",
-        "        if False:\n            self._hold(frames, publishes=False)\n",
+        "        if self.session.durable:\n            self.delivery.save(self.session).then.append(Release(self, frame))\n",
+        "        if False:\n            self.delivery.save(self.session).then.append(Release(self, frame))\n",
         f"{SCRIPTED} tests/protocol/test_durable_first.py",
     ),
     Mutant(
@@ -236,19 +238,19 @@ MUTANTS = (
     ),
     Mutant(
         2,
-        "recent entries with a hole",
+        "entries that no commit brought are passed over",
         "broker/delivery/delivery.py",
-        "        if entry.seq != self.head + 1:\n            self.clear()",
-        "        if False:\n            self.clear()",
-        "tests/core/test_inbox.py",
+        "        if seq != inbox.seq + 1:\n",
+        "        if False:\n",
+        f"{SCRIPTED} tests/laws/test_devices.py tests/protocol/test_one_user.py tests/protocol/test_sessions.py",
     ),
     Mutant(
         2,
         "pages reach into the group under way",
-        "broker/delivery/feeds.py",
-        "        page = [entry for entry in page if entry.seq <= self.inbox.head]\n",
-        "",
-        SCRIPTED,
+        "broker/sessions/cursor.py",
+        " if entry.seq <= self.head.seq]\n",
+        "]\n",
+        f"{CURSOR} {SCRIPTED}",
     ),
     # --- 3. nothing lost, nothing forgotten ---------------------------------------------------------------------------
     Mutant(
@@ -310,18 +312,18 @@ MUTANTS = (
     Mutant(
         3,
         "what was in flight is not sent again",
-        "broker/delivery/feeds.py",
-        "        self._resend = self.session.window.pending()[::-1]\n",
-        "",
-        SCRIPTED,
+        "broker/delivery/machine.py",
+        "        self._again = session.window.pending()[::-1]\n",
+        "        self._again = list[Slot]()\n",
+        f"{MACHINE} {SCRIPTED}",
     ),
     Mutant(
         3,
         "sent again without DUP",
-        "broker/delivery/feeds.py",
+        "broker/delivery/machine.py",
         "        return bytes([head[0] | _DUP]) + head[1:], tail\n",
         "        return head, tail\n",
-        "tests/protocol/test_sessions.py",
+        f"{MACHINE} tests/protocol/test_sessions.py",
     ),
     Mutant(
         3,
@@ -350,8 +352,8 @@ MUTANTS = (
     Mutant(
         3,
         "a retained message to another device of the user",
-        "broker/delivery/feeds.py",
-        "            if entry.target != self.client_id:\n                return True\n",
+        "broker/delivery/machine.py",
+        "            if entry.target != self.session.key.client_id:\n                return True\n",
         "",
         "tests/laws/test_devices.py",
     ),
@@ -378,6 +380,46 @@ MUTANTS = (
         "        if session.will is not None and not session.will_at:\n            session.will_at = now",
         "        session.will = None\n        if False:\n            session.will_at = now",
         "tests/laws/test_lifecycle.py -k wills",
+    ),
+    Mutant(
+        3,
+        "a page that was read for another place is taken",
+        "broker/sessions/cursor.py",
+        "        if self.live or after != self._position:\n",
+        "        if self.live:\n",
+        CURSOR,
+    ),
+    Mutant(
+        3,
+        "a cursor that falls behind passes over what waited",
+        "broker/sessions/cursor.py",
+        "            self._position = self.position\n            self.live = False\n",
+        "            self._position = self.head.seq\n            self.live = False\n",
+        f"{CURSOR} {MACHINE}",
+    ),
+    Mutant(
+        3,
+        "a message that has to wait for room is passed over",
+        "broker/delivery/machine.py",
+        "                if not self._offer(entry, message, frames):\n                    break\n",
+        "                self._offer(entry, message, frames)\n",
+        f"{MACHINE} {SCRIPTED}",
+    ),
+    Mutant(
+        3,
+        "QoS 0 behind a held message counts as written",
+        "broker/delivery/machine.py",
+        "            return False  # held back it would count as written, and be lost with the connection\n",
+        "            pass\n",
+        f"{MACHINE} {SCRIPTED}",
+    ),
+    Mutant(
+        3,
+        "what was to be sent again is forgotten when the offset is set",
+        "broker/delivery/machine.py",
+        "            self._again += self.run[::-1]\n",
+        "",
+        MACHINE,
     ),
     # --- 4. order -----------------------------------------------------------------------------------------------------
     Mutant(
@@ -440,19 +482,28 @@ MUTANTS = (
     # --- 5. bounded memory --------------------------------------------------------------------------------------------
     Mutant(
         5,
-        "recent entries without end",
+        "what waits for a device in memory has no end",
         "broker/delivery/delivery.py",
-        "        if len(self.recent) > max_entries:\n",
+        "        if cursor.waiting > self.limits.recent_entries:\n",
         "        if False:\n",
-        "tests/core/test_inbox.py",
+        f"{SCRIPTED} tests/protocol/test_v5.py",
     ),
     Mutant(
         5,
-        "recent bytes without end",
+        "what waits in memory has no end in bytes",
         "broker/delivery/delivery.py",
-        "        if self._recent_bytes > self.limits.recent_bytes:\n",
+        "        if self._waiting_bytes > self.limits.recent_bytes:\n",
         "        if False:\n",
         SCRIPTED,
+    ),
+    Mutant(
+        5,
+        "a device that is due nothing is looked through",
+        "broker/delivery/delivery.py",
+        "                entry = InboxEntry(seqs[index], message)\n",
+        "                entry = InboxEntry(seqs[index], message)\n"
+        "                woken.update(dict.fromkeys(inbox.feeds.values()))\n",
+        "tests/protocol/test_one_user.py",
     ),
     Mutant(
         5,
@@ -466,8 +517,8 @@ MUTANTS = (
         5,
         "written above the high-water mark",
         "broker/delivery/feeds.py",
-        "        while self._task is None and not self._holding and connection.writable:\n",
-        "        while self._task is None and not self._holding:\n",
+        "        while machine.state == READY and connection.writable:\n",
+        "        while machine.state == READY:\n",
         "tests/laws/test_slow_devices.py tests/protocol/test_flow.py",
     ),
     Mutant(
@@ -481,9 +532,9 @@ MUTANTS = (
     Mutant(
         5,
         "a slow clean session is kept in memory",
-        "broker/delivery/feeds.py",
-        "        if len(self._extras) < TAIL_RECENT and self._extras_bytes < BATCH:\n",
-        "        if True:\n",
+        "broker/delivery/machine.py",
+        "            if len(self._extras) >= _MOST_EXTRAS or self._extras_bytes >= BATCH:\n",
+        "            if False:\n",
         "tests/protocol/test_flow.py tests/laws/test_slow_devices.py",
     ),
     # --- 6. slow down, never drop -------------------------------------------------------------------------------------
