@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import argon2
+import httpx
 import pytest
 
 from broker.access.password_file import hashed
 from broker.access.scram import Credential
 from broker.packets.codes import ReasonCode
 from broker.packets.model import ConnAck, Connect, Disconnect, PingReq, PingResp, PubAck, Publish
+from plugins.http import HttpPlugin
 from tests.support.broker import Broker, running
 from tests.support.slow_logins import Gated
 from tests.support.until import until
@@ -94,6 +96,20 @@ async def test_connect_timeout_holds_while_passwords_are_checked(version: int, c
             assert [packet.reason for packet in await client.closed()] == [code]  # type: ignore[union-attr]
         assert len(plugin.seen) == 2
         plugin.let(2)
+
+
+async def test_the_http_api_says_that_it_is_busy() -> None:
+    http = {"plugins.http.HttpPlugin": {"bind": "127.0.0.1:0", "operator_file": ""}}
+    async with running(plugins={GATED: {}, **http}, mqtt={"connect_timeout": 0.5}, hooks={"timeout": 20.0}) as broker:
+        plugin = next(p for p in broker.server.chassis.plugins.auth_plugins if isinstance(p, Gated))
+        api = broker.server.view.plugin(HttpPlugin)
+        assert api is not None
+        await occupied(broker, plugin)
+        host, port = api.address
+        async with httpx.AsyncClient(base_url=f"http://{host}:{port}", auth=("c", "c")) as client:
+            answer = await client.get("/v1/me")
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:tideline:too-many-logins")
+        plugin.let(10)
 
 
 async def test_one_credential_is_checked_once_however_many_come_with_it(gated: tuple[Broker, Gated]) -> None:
