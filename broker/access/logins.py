@@ -2,7 +2,8 @@
 
 - Addresses take turns, and so do the user names of one address (`broker.access.fair`).
 - An address whose last password was wrong comes after the others for a minute, and never has the last free thread: a flood of
-  wrong passwords leaves others at least that one.
+  wrong passwords leaves others at least that one. What is checked for it yields the processor to the others, where the
+  system knows of threads' priorities (Linux).
 - What nobody waits for any longer is not checked. Waiting has a time limit; whoever waited in vain is told `Busy`.
 - The same user name and password that are being checked already are not checked again: all get the one answer.
 - An answer is remembered where the plugin allows it, by a keyed hash that is in memory only: a right password for
@@ -14,7 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import os
 import secrets
+import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -68,6 +72,7 @@ class Logins:
         self._suspects_queue: FairQueue[_Turn] = FairQueue(per_user=per_user, per_address=_PER_ADDRESS)
         self._running = self._running_suspects = 0
         self._threads: ThreadPoolExecutor | None = None
+        self._suspects_thread: ThreadPoolExecutor | None = None
         self._under_way: dict[bytes, _Turn] = {}
         self._key = secrets.token_bytes(32)
         self._right = _Memory(_RIGHT, remember)
@@ -76,8 +81,9 @@ class Logins:
 
     def close(self) -> None:
         """Give the threads back. What still runs on one ends with the process at the latest."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._suspects_thread):
+            if threads is not None:
+                threads.shutdown(wait=False, cancel_futures=True)
 
     def forget(self) -> None:
         """Remember no answer any longer, and join nobody to a check that is under way."""
@@ -161,14 +167,21 @@ class Logins:
             self._start(turn)
 
     def _start(self, turn: _Turn) -> None:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(THREADS, "auth")
         self._running += 1
         self._running_suspects += turn.suspect
         turn.begun.set()
         loop = asyncio.get_running_loop()
-        work = self._threads.submit(turn.call)
+        work = self._pool(turn.suspect).submit(turn.call)
         work.add_done_callback(lambda done: _on_loop(loop, lambda: self._done(turn, done)))
+
+    def _pool(self, suspect: bool) -> ThreadPoolExecutor:
+        if suspect:
+            if self._suspects_thread is None:
+                self._suspects_thread = ThreadPoolExecutor(THREADS - 1, "auth suspects", initializer=_yield_to_others)
+            return self._suspects_thread
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS, "auth")
+        return self._threads
 
     def _done(self, turn: _Turn, done: Future[Any]) -> None:
         self._running -= 1
@@ -226,6 +239,12 @@ class _Memory:
 
     def clear(self) -> None:
         self._until.clear()
+
+
+def _yield_to_others() -> None:
+    """Lower this thread's priority, and that of those which Argon2 starts on it: to a third of the others' share."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + 5)
 
 
 def _heard(answer: asyncio.Future[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,8 @@ async def test_who_guesses_leaves_a_thread_to_others(gated: tuple[Broker, Gated]
     plugin.let(2)
     assert (await alice.expect(ConnAck)).reason == 0
     assert [user for user, _ in plugin.seen[:3]] == ["mallory", "mallory", "alice"]
+    if sys.platform == "linux":
+        assert plugin.priorities[1] - plugin.priorities[0] == 5
     plugin.let(10)
     for guess in guesses:
         assert (await guess.expect(ConnAck)).reason == 4

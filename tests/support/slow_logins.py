@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 
 from amqtt.plugins.base import BaseAuthPlugin
@@ -17,6 +19,8 @@ class Gated(BaseAuthPlugin):
     def __init__(self, context: object) -> None:
         super().__init__(context)
         self.seen: list[tuple[str, str]] = []
+        self.priorities: list[int] = []
+        """The niceness of the thread of each, where the system knows of such."""
         self.gate = threading.Semaphore(0)
 
     def let(self, count: int = 1) -> None:
@@ -24,5 +28,6 @@ class Gated(BaseAuthPlugin):
 
     async def authenticate(self, *, session: Session) -> bool | None:
         self.seen.append((session.username or "", session.password or ""))
+        self.priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) if sys.platform == "linux" else 0)
         self.gate.acquire(timeout=20)
         return bool(session.username == session.password)
