@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(VENV)/.core.stamp
+DEMO := $(VENV)/.demo.stamp
 TEST := $(VENV)/.test.stamp
 COMPILED := build/compiled
 COMPILED_STAMP := $(COMPILED)/.stamp
@@ -48,7 +49,7 @@ bench: $(TEST) ## measure Tideline, compiled where a C compiler is, beside the b
 	@$(MAKE) --no-print-directory compile || echo "no compiled core: Tideline is measured in pure Python"
 	$(BIN)/python -m bench $(ARGS)
 
-demo: $(TEST) ## see a phone and a laptop survive a killed broker
+demo: $(DEMO) ## see a phone and a laptop survive a killed broker
 	$(BIN)/tideline demo $(ARGS)
 
 interop: $(TEST) $(INTEROP) ## run other people's clients against the broker; names what is missing
@@ -69,6 +70,10 @@ $(VENV)/bin/python:
 $(CORE): requirements/core.txt pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/core.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEMO): requirements/test.txt $(CORE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/test.txt paho-mqtt
 	@touch $@
 
 $(COMPILED_STAMP): setup.py pyproject.toml $(SOURCES) | $(TEST)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from broker.cli.settings import Failure
+from broker.cli.settings import Failure, PathType
 
 if TYPE_CHECKING:
     from broker.cli.demo_parts import Story
@@ -20,7 +20,7 @@ _COUNT = 300  # messages that are being sent while the broker is killed
 
 
 @click.command(short_help="See a device get exactly what it missed.")
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Keep the data in this new directory.")
+@click.option("--keep", type=PathType(file_okay=False, path_type=Path), help="Keep the data in this new directory.")
 @click.option("--pace", type=float, help="Seconds between the steps; 1.5 on a terminal, else 0.")
 def demo(keep: Path | None, pace: float | None) -> None:
     """Watch a laptop get exactly what it missed, although the broker was killed meanwhile.
@@ -31,6 +31,8 @@ def demo(keep: Path | None, pace: float | None) -> None:
         from broker.cli.demo_parts import Story
     except ImportError as error:
         raise Failure([f"the demo needs paho-mqtt: pip install 'tideline[demo]' ({error})"], 2) from None
+    if pace is not None and not 0 <= pace <= 60:
+        raise Failure([f"--pace {pace:g}: must be 0 to 60 seconds"], 2)
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise Failure([f"--keep {keep}: must be new or empty"], 2)
     with tempfile.TemporaryDirectory(prefix="tideline-demo-") as temporary:

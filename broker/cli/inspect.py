@@ -80,8 +80,8 @@ def devices(user: str | None, **source: Any) -> None:
 
 @inspect.command(short_help="List the messages of a conversation.")
 @click.argument("topic")
-@click.option("--after", default=0, help="Only sequences above it.")
-@click.option("--before", default=0, help="Only sequences below it.")
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Only sequences above it.")
+@click.option("--before", type=click.IntRange(min=0), default=0, help="Only sequences below it.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option("--newest", is_flag=True, help="The newest first.")
 @_source_options
@@ -104,7 +104,7 @@ def messages(topic: str, after: int, before: int, limit: int, newest: bool, **so
 
 @inspect.command(short_help="List the inbox of a user.")
 @click.argument("user")
-@click.option("--after", default=0, help="Only inbox sequences above it.")
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Only inbox sequences above it.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
 @_source_options
 def inbox(user: str, after: int, limit: int, **source: Any) -> None:
@@ -185,7 +185,11 @@ def _time(milliseconds: int) -> str:
 
 def _show(rows: Callable[[Storage], Rows], *, config: Path | None, data: Path | None, url: str | None, as_json: bool) -> None:
     """Print the rows of a storage, as they come in JSON, aligned where people read them."""
-    address = url or f"sqlite:///{data}/tideline.db" if url or data else _configured(config)
+    if url is not None and data is not None:
+        raise Failure(["--data and --url both say where the messages are; give one of them"], 2)
+    address = url if url is not None else f"sqlite:///{data}/tideline.db" if data is not None else _configured(config)
+    if address.startswith("memory:"):
+        raise Failure(["memory:// keeps nothing that could be looked at without its broker"], CANNOT_START)
 
     async def work() -> None:
         storage = open_url(address, read_only=True)

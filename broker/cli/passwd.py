@@ -11,11 +11,11 @@ import click
 
 from broker.access.password_file import generated, hashed
 from broker.access.scram import METHOD, Credential
-from broker.cli.settings import Failure
+from broker.cli.settings import Failure, PathType
 
 
 @click.command(short_help="Keep a password file.")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=PathType(dir_okay=False, path_type=Path))
 @click.argument("user", required=False)
 @click.option("--delete", is_flag=True, help="Remove the user.")
 @click.option("--scram", is_flag=True, help="Keep SCRAM-SHA-256 credentials instead of Argon2 hashes.")

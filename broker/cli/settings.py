@@ -40,13 +40,22 @@ class Failure(click.ClickException):
             click.echo(f"tideline: {line}", err=True, file=file)
 
 
+class PathType(click.Path):
+    """A path that says something: an empty one, of a variable that was not set, would mean the current folder."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty", parameter, context)
+        return super().convert(value, parameter, context)
+
+
 def config_option(command: F) -> F:
     """``--config``: a file that must exist; without it ./config.yaml where there is one, else the defaults."""
     return click.option(
         "-c",
         "--config",
         "config",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=PathType(exists=True, dir_okay=False, path_type=Path),
         envvar="TIDELINE_CONFIG",
         help="Configuration file; ./config.yaml where it exists, else the defaults. Also TIDELINE_CONFIG.",
     )(command)
@@ -57,7 +66,7 @@ def data_option(command: F) -> F:
     return click.option(
         "-d",
         "--data",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=PathType(file_okay=False, path_type=Path),
         help="Directory of the embedded data, instead of the one in the configuration.",
     )(command)
 

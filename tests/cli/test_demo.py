@@ -45,3 +45,14 @@ def test_a_folder_in_use_is_not_touched(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "must be new or empty" in done.stderr
+
+
+def test_make_demo_installs_its_client_and_no_test_tools(tmp_path: Path) -> None:
+    """What `make` would do on a fresh clone."""
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        ["make", "--dry-run", f"VENV={tmp_path}/venv", "demo"], cwd=root, capture_output=True, text=True, check=True
+    )
+    installs = [line for line in done.stdout.splitlines() if "pip install" in line]
+    assert any("paho-mqtt" in line for line in installs)
+    assert not any("-r requirements/test.txt" in line for line in installs)
