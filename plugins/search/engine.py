@@ -5,6 +5,7 @@ who writes; anyone may search at any time. All methods are coroutines that never
 
 SearchError
 ├── SearchUnavailable    the engine is away, busy, full or slow: try again later
+│   └── ServerAway       so is its server, which the text names
 ├── SearchUnusable       its configuration or its data is wrong: a person must act
 └── BadQuery             the caller's query is wrong; the text says what would be right
 """
@@ -34,6 +35,10 @@ class SearchError(Exception):
 
 class SearchUnavailable(SearchError):
     """The engine cannot answer now."""
+
+
+class ServerAway(SearchUnavailable):
+    """The server that searches for us cannot be used now. The text is for whoever runs the broker: it names the server."""
 
 
 class SearchUnusable(SearchError):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import NamedTuple
@@ -32,6 +32,9 @@ LISTED = 5000
 RANKED = MAX_TOTAL
 """Relevance ranks this many matches, the newest ones. With twice as many, frequent words took twice the processor time."""
 
+_LOOKED_AT = 256
+"""Matches whose conversations are looked at before those that were met are left out of the matches."""
+
 _OVERRUN = 1000
 """Milliseconds by which a row may be late in rowid order because its own ms was full; its ``time`` then decides."""
 _NOW = (1 << 62) - 1
@@ -39,31 +42,34 @@ _NOW = (1 << 62) - 1
 
 
 class _Scope(NamedTuple):
-    """Where a query looks: ``match`` is an FTS expression, ``join`` SQL over ``d``; ``nothing`` says that there is nothing."""
+    """Where a query looks: ``match`` is an FTS expression, ``no_match`` is taken from it, ``join`` is SQL over ``d``;
+    ``nothing`` says that there is nothing."""
 
     match: str = ""
     join: str = ""
     parameters: tuple[object, ...] = ()
     nothing: bool = False
+    no_match: str = ""
+
+    def without(self, numbers: Sequence[int], matched: bool) -> _Scope:
+        """The same without some conversations. ``matched``: whether there is an FTS expression to take them from."""
+        if not numbers:
+            return self
+        if matched and len(numbers) <= TERMS:
+            return self._replace(no_match=f" NOT conversation : ({' OR '.join(f'c{number}' for number in numbers)})")
+        left = "d.conversation NOT IN (SELECT value FROM json_each(?))"
+        join = f"{self.join} AND {left}" if self.join else left
+        return self._replace(join=join, parameters=(*self.parameters, json.dumps(list(numbers))))
 
 
 class _Asking:
     """What is known about topics, and up to ``limit`` of those that nothing is known about, in the order they were met."""
 
     def __init__(self, allowed: AbstractSet[str], denied: AbstractSet[str], limit: int) -> None:
-        self._allowed = allowed
-        self._denied = denied
-        self._limit = limit
+        self.allowed = allowed
+        self.denied = denied
         self.topics: dict[str, None] = {}
-
-    def known(self, topic: str) -> bool | None:
-        """Whether a topic may be read; None where it is to be asked, which is noted."""
-        if topic in self._allowed:
-            return True
-        if topic in self._denied:
-            return False
-        self.topics[topic] = None
-        return None
+        self._limit = limit
 
     def full(self) -> bool:
         """Whether no more can be noted."""
@@ -159,21 +165,33 @@ class Reader:
         enough: int,
         after: int = -1,
     ) -> int:
-        """Note the conversations of matches until ``enough`` are permitted; how many are."""
-        if ask.full():
-            return 0
-        numbers: dict[int, bool | None] = {}
-        name = f"SELECT name FROM conversations_{self._generation} WHERE id = ?"
-        permitted = 0
-        for number in self._matches(query, scope, expression, ascending, top, after, -1, "d.conversation"):
-            if number not in numbers:
-                numbers[number] = ask.known(self._db.execute(name, (number,)).fetchone()[0])
-                if ask.full():
-                    break
-            permitted += numbers[number] is True
-            if permitted >= enough:
+        """Note the conversations of matches up to where ``enough`` are permitted; how many are."""
+        mine = self._scope(replace(query, allowed=ask.allowed))
+        permitted = [] if mine.nothing else self._rowids(query, mine, expression, ascending, top, after, enough)
+        end = permitted[-1] if len(permitted) >= enough else -1
+        known = self._numbers([*ask.allowed, *ask.denied, *ask.topics])
+        while not ask.full():
+            others = scope.without(known, bool(expression or scope.match))
+            columns = "d.rowid, d.conversation"
+            page = list(self._matches(query, others, expression, ascending, top, after, _LOOKED_AT, columns))
+            met = {number: None for rowid, number in page if end < 0 or (rowid <= end if ascending else rowid >= end)}
+            for number in met:
+                if not ask.full():
+                    ask.topics[self._name(number)] = None
+            if len(page) < _LOOKED_AT or not met:
                 break
-        return permitted
+            known += met
+            after = page[-1][0]
+        return len(permitted)
+
+    def _name(self, number: int) -> str:
+        sql = f"SELECT name FROM conversations_{self._generation} WHERE id = ?"
+        return str(self._db.execute(sql, (number,)).fetchone()[0])
+
+    def _numbers(self, topics: Sequence[str]) -> list[int]:
+        """The numbers of those conversations that there are."""
+        sql = f"SELECT id FROM conversations_{self._generation} WHERE name IN (SELECT value FROM json_each(?))"
+        return [number for (number,) in self._db.execute(sql, (json.dumps(topics),))]
 
     # --- by time -----------------------------------------------------------------------------------------------------
 
@@ -211,7 +229,7 @@ class Reader:
         limit: int = MAX_TOTAL + 1,
     ) -> list[int]:
         """Rowids of matches in time order, not above ``top``."""
-        return list(self._matches(query, scope, expression, ascending, top, after, limit))
+        return [rowid for (rowid,) in self._matches(query, scope, expression, ascending, top, after, limit)]
 
     def _matches(
         self,
@@ -222,9 +240,9 @@ class Reader:
         top: int,
         after: int,
         limit: int,
-        column: str = "",
-    ) -> Iterator[int]:
-        """Rowids of matches in time order, or a column of ``d``; a ``limit`` of -1 is none."""
+        columns: str = "",
+    ) -> Iterable[tuple[int, ...]]:
+        """Rowids of matches in time order, or columns of ``d``."""
         g = self._generation
         low, high = query.since * SLOTS, min(top, (query.until + _OVERRUN) * SLOTS if query.until else top)
         if after >= 0:
@@ -235,7 +253,7 @@ class Reader:
         match = " AND ".join(part for part in (expression, scope.match) if part)
         if match:
             where.append(f"f.fts_{g} MATCH ?")
-            parameters.append(match)
+            parameters.append(match + scope.no_match)
         base = "f" if match else "d"
         where.append(f"{base}.rowid BETWEEN ? AND ?")
         parameters += [low, high]
@@ -247,12 +265,12 @@ class Reader:
             parameters += [query.since, query.until, query.until]
         source = f"docs_{g} d"
         if match:
-            joined = f" CROSS JOIN docs_{g} d ON d.rowid = f.rowid" if scope.join or timed or column else ""
+            joined = f" CROSS JOIN docs_{g} d ON d.rowid = f.rowid" if scope.join or timed or columns else ""
             source = f"fts_{g} f{joined}"
         order = "ASC" if ascending else "DESC"
-        column = column or f"{base}.rowid"
-        sql = f"SELECT {column} FROM {source} WHERE {' AND '.join(where)} ORDER BY {base}.rowid {order} LIMIT ?"
-        return (value for (value,) in self._db.execute(sql, (*parameters, limit)))
+        columns = columns or f"{base}.rowid"
+        sql = f"SELECT {columns} FROM {source} WHERE {' AND '.join(where)} ORDER BY {base}.rowid {order} LIMIT ?"
+        return self._db.execute(sql, (*parameters, limit))
 
     def _hits(self, rowids: Sequence[int]) -> list[Hit]:
         g = self._generation
@@ -385,13 +403,11 @@ class Reader:
 
     def _rule(self, query: Query) -> Callable[[int], bool]:
         known: dict[int, bool] = {}
-        sql = f"SELECT name FROM conversations_{self._generation} WHERE id = ?"
 
         def permitted(number: int) -> bool:
             answer = known.get(number)
             if answer is None:
-                (name,) = self._db.execute(sql, (number,)).fetchone()
-                answer = known[number] = query.permits(name)
+                answer = known[number] = query.permits(self._name(number))
             return answer
 
         return permitted

@@ -41,6 +41,7 @@ from plugins.search.engine import (
     Results,
     SearchError,
     SearchUnavailable,
+    ServerAway,
     decode_cursor,
     encode_cursor,
 )
@@ -194,7 +195,9 @@ class MeiliEngine:
 
     def _index(self) -> _Index:
         if not self._opened:
-            raise SearchUnavailable(self._server.away or "the search index is not open")
+            if self._server.away:
+                raise ServerAway(self._server.away)
+            raise SearchUnavailable("the search index is not open")
         return self._live
 
     # --- searching ---------------------------------------------------------------------------------------------------

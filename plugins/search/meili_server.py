@@ -21,7 +21,7 @@ import requests
 from meilisearch.errors import MeilisearchApiError, MeilisearchError, MeilisearchTimeoutError
 from meilisearch.models.task import Task, TaskInfo
 
-from plugins.search.engine import SearchError, SearchUnavailable, SearchUnusable
+from plugins.search.engine import SearchError, SearchUnavailable, SearchUnusable, ServerAway
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class MeiliServer:
     async def search(self, ask: Callable[[meilisearch.Client], T]) -> T:
         """A read for a person who waits: refused at once while the server is known to be away, or too many wait."""
         if time.monotonic() < self._away_until:
-            raise SearchUnavailable(self.away)
+            raise ServerAway(self.away)
         if self._waiting >= _WAITING:
             raise SearchUnavailable(f"{self._waiting} searches are under way: try again")
         self._waiting += 1
@@ -166,9 +166,9 @@ class MeiliServer:
             return f"no Meilisearch server answers at {self._url}: start it, {correct}"
         return f"what answers at {self._url} is no Meilisearch server: {correct[3:]}"
 
-    def _gone(self, why: str) -> SearchUnavailable:
+    def _gone(self, why: str) -> ServerAway:
         """Leave the server alone for a moment, and say why for as long."""
         self._away_until = time.monotonic() + self._backoff
         self._backoff = min(_LONGEST_BACKOFF, self._backoff * 2)
         self.away = why
-        return SearchUnavailable(why)
+        return ServerAway(why)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from plugins.search.engine import BadQuery, Query, SearchError, SearchUnavailable
+from plugins.search.engine import BadQuery, Query, SearchError, SearchUnavailable, SearchUnusable, ServerAway
 from storage.interface import Storage
 from storage.records import Message
 
@@ -25,10 +25,17 @@ __all__ = [
     "Search",
     "SearchError",
     "SearchUnavailable",
+    "told",
 ]
 
 MayRead = Callable[[str], Awaitable[bool]]
 """Whether the one who asks may read a topic."""
+
+
+def told(error: SearchError, *, operator: bool = False) -> str:
+    """What is said to somebody whose search failed. Where a server is, and what is wrong with it, is for the operator."""
+    inside = isinstance(error, (ServerAway, SearchUnusable)) and not operator
+    return "search cannot answer now" + ("" if inside else f": {error}")
 
 
 class FoundMessage(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from plugins.search.service import Search
 from tests.http.conftest import Site, site
 from tests.support.until import until
 
@@ -76,3 +77,21 @@ async def test_without_the_plugin_it_is_away(tour: Site) -> None:
     for method, path in CALLS:
         options: dict[str, Any] = {"json": {}} if method == "POST" else {}
         assert (await tour.caller().request(method, path, **options)).status_code == 503
+
+
+async def _failed(made: Site) -> None:
+    search = made.server.view.plugin(Search)
+    assert search is not None
+    await until(lambda: search.failures() > 0)
+
+
+async def test_where_the_search_server_is_only_the_operator_is_told(sites: Sites, tmp_path: Path) -> None:
+    plugins = {"search": {"engine": "meilisearch", "url": "http://127.0.0.1:9"}}
+    async with sites(plugins=plugins) as made:
+        await _failed(made)
+        answer = await made.caller("alice").get("/search", params={"q": "x"})
+        assert (answer.status_code, answer.json()["detail"]) == (503, "search cannot answer now")
+    async with site("memory://", plugins=plugins) as made:
+        await _failed(made)
+        answer = await made.caller().get("/search", params={"q": "x"})
+        assert "no Meilisearch server answers at http://127.0.0.1:9: start it" in answer.json()["detail"]
