@@ -195,7 +195,7 @@ class Server:
             connect_timeout=settings.mqtt.connect_timeout,
             counters=self.counters,
         )
-        make = intercepted(self.chassis, lambda listener: Connection(self, listener))
+        make = intercepted(self.chassis, lambda listener, peer: Connection(self, listener, peer))
         opened = await self._listeners.open(settings.listeners, make)
         self.addresses = {name: addresses[0] for name, addresses in opened.items()}
 

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 _HEARD = (MQTTEvents.PACKET_RECEIVED, MQTTEvents.PACKET_SENT, BrokerEvents.MESSAGE_RECEIVED)
 
 
-def intercepted(chassis: Chassis, make: Callable[[str], Connection]) -> Callable[[str], Any]:
+def intercepted(chassis: Chassis, make: Callable[[str, str], Connection]) -> Callable[[str, str], Any]:
     """``make`` itself, or, where a plugin listens to packets, what makes the same connection with an interceptor."""
     if not any(chassis.listens(event) for event in _HEARD):
         return make
-    return lambda listener: Interceptor(chassis, make(listener))
+    return lambda listener, peer: Interceptor(chassis, make(listener, peer))
 
 
 class Interceptor:

@@ -98,13 +98,14 @@ class Connection:
         "writable",
     )
 
-    def __init__(self, server: Server, listener: str) -> None:
+    def __init__(self, server: Server, listener: str, peer: str = "") -> None:
         self.server = server
         self.listener = listener
         self.decoder = Decoder(max_packet_size=server.settings.mqtt.max_packet_size)
         self.version = 4
         self.client_id = ""
-        self.peer = ""
+        self.peer = peer
+        """The client's address, ``host:port``. Not asked of the transport, which would keep 300 bytes for the answer."""
         self.session: Session | None = None
         self.resumed = False
         """The session was there before this connection."""
@@ -143,8 +144,6 @@ class Connection:
         self._transport = transport
         self.writable = True
         transport.set_write_buffer_limits(high=self.server.settings.limits.write_high_water)
-        peer = transport.get_extra_info("peername")
-        self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "?")
         self.server.connections.add(self)
         clock = self.server.clock
         self.last_received = clock.now()

@@ -149,7 +149,7 @@ def _request(connection: Connection, packet: Connect) -> AuthRequest:
         client_id=packet.client_id,
         username=packet.username,
         password=packet.password,
-        address=host,
+        address=host.strip("[]"),
         port=int(port) if port.isdigit() else 0,
         ssl_object=connection.ssl_object,
         clean=packet.clean_start,

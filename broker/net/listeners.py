@@ -30,8 +30,8 @@ _LEAST_MESSAGE = 1 << 16  # a WebSocket message may hold several small packets
 
 Address = tuple[str, int]
 
-MakeConnection = Callable[[str], Connection]
-"""Makes the connection of one client of the listener with this name."""
+MakeConnection = Callable[[str, str], Connection]
+"""Makes the connection of one client of the listener with this name; the other is the client's address, ``host:port``."""
 
 Serve = Callable[[Stream], Connection]
 
@@ -84,9 +84,9 @@ class Listeners:
     def _inside(self, listener: Listener, make: MakeConnection) -> Serve:
         name = listener.name
         if listener.type != "ws":
-            return lambda stream: make(name)
+            return lambda stream: make(name, stream.peer)
         path, largest, timeout = listener.path, self._max_message, self._timeout
-        return lambda stream: WebSocketProtocol(stream, path, largest, timeout, lambda _: make(name))
+        return lambda stream: WebSocketProtocol(stream, path, largest, timeout, lambda stream: make(name, stream.peer))
 
     def _in_tls(self, context: ssl.SSLContext, inside: Serve) -> Serve:
         return lambda stream: TlsProtocol(stream, context, self._timeout, inside)

@@ -69,7 +69,7 @@ class Running:
         self.addresses: dict[str, list[tuple[str, int]]] = {}
         self._more = asyncio.Event()
 
-    def make(self, name: str) -> Echo:
+    def make(self, name: str, peer: str) -> Echo:
         echo = Echo(name)
         self.echoes.append(echo)
         self._more.set()
