@@ -44,7 +44,7 @@ from broker.sessions.old_end import OldEnd
 from broker.sessions.session import Session
 from broker.sessions.sessions import Sessions
 from storage.errors import StorageInUse, StorageUnavailable
-from storage.interface import Storage
+from storage.interface import Storage, lacks
 from storage.records import Append, Message
 
 __all__ = ["Server", "StartError"]
@@ -113,6 +113,9 @@ class Server:
         if self.chassis.sync_plugin is None:
             raise StartError(f"sync: {LEFT_OUT['sync']}")
         self.storage = self.chassis.storage_plugin.storage()
+        if missing := lacks(self.storage):
+            plugin = type(self.chassis.storage_plugin).__name__
+            raise StartError(f"plugins: {plugin}: its storage lacks {', '.join(missing)}: see storage/interface.py")
         try:
             await self.chassis.fire_and_wait(BrokerEvents.PRE_START)
             await self._open_storage(standby=standby)

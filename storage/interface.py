@@ -26,7 +26,8 @@ class Committer(Protocol):
 
         Raises `StorageUnavailable` when the outcome is not a durable commit, or is unknown. The caller keeps the group and
         calls again with the very same objects: messages that did get stored are found by id and are not
-        stored twice, and their sequences are filled in. Raises `FencedOut` when another node serves the database.
+        stored twice, and their sequences are filled in. Raises `FencedOut` when another node serves the database, and
+        `StorageUnusable` when the data turns out to be damaged: a person must act, and trying again will not help.
         """
 
 
@@ -127,20 +128,6 @@ class Pruner(Protocol):
         """Remove up to ``limit`` inbox entries with seq < ``before_seq``, oldest first; how many were removed."""
 
 
-class Storage(Committer, InboxReader, ConversationReader, Tail, State, Pruner, Protocol):
-    """All of it, which is what a backend is."""
-
-    async def open(self) -> None:
-        """Create or migrate the schema, take the lease, recover an interrupted commit.
-
-        Raises `StorageInUse`, `StorageUnusable` with what to do, or `StorageUnavailable`; opened to be read only, also
-        `NoDatabase`, where it would have to make one.
-        """
-
-    async def close(self) -> None:
-        """Finish the commit under way, give the lease back, close files and connections. May be called twice."""
-
-
 @runtime_checkable
 class Catalogue(Protocol):
     """Listing, for `tideline inspect` and the HTTP API; a reader may open the backend read-only beside a broker."""
@@ -195,3 +182,25 @@ class Tokens(Protocol):
 
     async def tokens(self, user: str) -> list[Token]:
         """A user's tokens, by creation; all users' where ``user`` is empty."""
+
+
+class Storage(
+    Committer, InboxReader, ConversationReader, Tail, State, Pruner, Catalogue, Participation, Jobs, Tokens, Protocol
+):
+    """All of it, which is what a backend is: the broker asks once, before it opens one, whether it `lacks` anything."""
+
+    async def open(self) -> None:
+        """Create or migrate the schema, take the lease, recover an interrupted commit.
+
+        Raises `StorageInUse`, `StorageUnusable` with what to do, or `StorageUnavailable`; opened to be read only, also
+        `NoDatabase`, where it would have to make one.
+        """
+
+    async def close(self) -> None:
+        """Finish the commit under way, give the lease back, close files and connections. May be called twice."""
+
+
+def lacks(backend: object) -> list[str]:
+    """The methods of `Storage` that an object has not, by name: for a backend of another maker, which no type checker saw."""
+    promised = {name for part in Storage.__mro__ for name in vars(part) if not name.startswith("_") and part is not object}
+    return sorted(name for name in promised if not callable(getattr(backend, name, None)))

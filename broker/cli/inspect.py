@@ -16,7 +16,7 @@ from broker.cli.logs import printable
 from broker.cli.settings import CANNOT_START, Failure, config_option, data_option, read_settings
 from storage.errors import StorageError
 from storage.factory import open_url
-from storage.interface import Catalogue, Storage
+from storage.interface import Storage
 from storage.records import NEVER, Device, InflightState, Message
 
 Row = dict[str, Any]
@@ -46,7 +46,7 @@ def conversations(prefix: str, **source: Any) -> None:
     """List the conversations: topic, first kept and last sequence."""
 
     async def rows(storage: Storage) -> Rows:
-        async for topic, first, last in _catalogue(storage).conversations(prefix):
+        async for topic, first, last in storage.conversations(prefix):
             yield {"topic": topic, "first": first, "last": last, "kept": last - first + 1}
 
     _show(rows, **source)
@@ -58,7 +58,7 @@ def inboxes(**source: Any) -> None:
     """List the inboxes: user key, first kept and last sequence."""
 
     async def rows(storage: Storage) -> Rows:
-        async for user, first, last in _catalogue(storage).inboxes():
+        async for user, first, last in storage.inboxes():
             yield {"user": user, "first": first, "last": last, "kept": last - first + 1}
 
     _show(rows, **source)
@@ -217,12 +217,6 @@ def _run(work: Callable[[], Awaitable[None]]) -> None:
         asyncio.run(main())
     except StorageError as error:
         raise Failure([" ".join(str(error).split())], CANNOT_START) from None
-
-
-def _catalogue(storage: Storage) -> Catalogue:
-    if not isinstance(storage, Catalogue):
-        raise Failure(["this storage cannot list its timelines"], CANNOT_START)
-    return storage
 
 
 async def _print(rows: Rows, as_json: bool) -> None:

@@ -17,7 +17,6 @@ from broker.hooks import JobPlugin, NoSuchJob
 from broker.server import Server
 from storage.errors import StorageError, StorageInUse
 from storage.factory import open_url
-from storage.interface import Jobs
 
 Told = dict[str, Any]
 
@@ -32,7 +31,7 @@ async def remembered(settings: Settings) -> list[Told]:
     storage = open_url(_url(settings), read_only=True)
     try:
         await storage.open()
-        states = await storage.jobs() if isinstance(storage, Jobs) else []
+        states = await storage.jobs()
     except StorageError as error:
         raise Failure([one_line(error)], CANNOT_START) from None
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import Annotated
 
 from fastapi import APIRouter, Path
 from starlette.requests import Request
@@ -13,7 +13,6 @@ from plugins.http.auth import new_token
 from plugins.http.models import Health, IssuedToken, Me, NewToken, TokenList
 from plugins.http.rendering import reply, tagged
 from plugins.timelines import Conflict, NotFound
-from storage.interface import Tokens
 from storage.records import DropTokens, SaveToken, Token
 
 router = APIRouter(tags=["account"])
@@ -49,7 +48,7 @@ async def me(request: Request, who: Caller) -> Response:
 async def issue(body: NewToken, api: ApiDep, who: Caller) -> Response:
     """A new bearer token for me. It is shown this once, and can do what I can over HTTP."""
     now = api.server.now()
-    mine = await cast(Tokens, api.server.storage).tokens(who.user)
+    mine = await api.server.storage.tokens(who.user)
     spent = [token.id for token in mine if 0 < token.expires <= now]
     if len(mine) - len(spent) >= MAX_TOKENS:
         raise Conflict(f"you have {MAX_TOKENS} tokens: revoke one first")
@@ -62,14 +61,14 @@ async def issue(body: NewToken, api: ApiDep, who: Caller) -> Response:
 async def list_tokens(request: Request, api: ApiDep, who: Caller) -> Response:
     """My tokens, without their secrets."""
     now = api.server.now()
-    mine = await cast(Tokens, api.server.storage).tokens(who.user)
+    mine = await api.server.storage.tokens(who.user)
     return tagged(request, {"tokens": [shown(token) for token in mine if not 0 < token.expires <= now]})
 
 
 @router.delete("/tokens/{token_id}", status_code=204, response_class=Response, responses=responses())
 async def revoke(token_id: Annotated[str, Path(max_length=64)], api: ApiDep, who: Caller) -> Response:
     """Revoke a token of mine: it is refused from here on."""
-    mine = await cast(Tokens, api.server.storage).tokens(who.user)
+    mine = await api.server.storage.tokens(who.user)
     if token_id not in [token.id for token in mine]:
         raise NotFound(f"token {token_id!r}: you have none such")
     await api.timelines.written([DropTokens([token_id])])

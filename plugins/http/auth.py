@@ -16,7 +16,6 @@ import hashlib
 import hmac
 import logging
 import secrets
-from typing import cast
 
 from amqtt.plugins.authentication import AnonymousAuthPlugin, FileAuthPlugin
 from starlette.requests import Request
@@ -25,7 +24,6 @@ from broker.access.authority import AuthRequest, Identity, SessionInfo
 from broker.access.logins import Busy
 from broker.amqtt.server_view import Services
 from plugins.timelines import OPERATOR, Problem, Who
-from storage.interface import Tokens
 from storage.records import DeviceKey, Token
 
 log = logging.getLogger(__name__)
@@ -95,7 +93,7 @@ class Gate:
     async def _bearer(self, secret: str) -> Who:
         if self._operator_secret and hmac.compare_digest(secret.encode(), self._operator_secret):
             return Who(OPERATOR, None, operator=True)
-        storage = cast(Tokens, self._server.storage)
+        storage = self._server.storage
         token = await storage.token(digest_of(secret)) if secret.startswith(PREFIX) else None
         if token is None or 0 < token.expires <= self._server.now():
             raise Unauthorized("the token is unknown, expired or revoked")

@@ -6,12 +6,9 @@ of the removal. The conversations keep their messages.
 
 from __future__ import annotations
 
-from typing import cast
-
 from broker.amqtt.server_view import Services
 from plugins.jobs.config import Inboxes
 from plugins.jobs.work import Work
-from storage.interface import Catalogue
 
 STEP = 500
 
@@ -30,7 +27,7 @@ class InboxesJob:
         """Trim every inbox."""
         work.told |= {"inboxes": 0, "removed": 0}
         work.what = "trimming inboxes"
-        async for user, first, last in cast(Catalogue, self._server.storage).inboxes():
+        async for user, first, last in self._server.storage.inboxes():
             await self._trim(user, first, last, work)
             work.count("inboxes")
             if not work.told["inboxes"] % 100:

@@ -9,13 +9,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 from apscheduler.jobstores.memory import MemoryJobStore
 
 from broker.amqtt.server_view import Services, Undecided
 from storage.errors import StorageError
-from storage.interface import Jobs
 from storage.records import JobState, SaveJob
 
 log = logging.getLogger("tideline.jobs")
@@ -36,7 +35,7 @@ class Ledger:
 
     async def load(self) -> None:
         """Take up what storage remembers. A run that was under way when the broker ended was interrupted."""
-        for state in await cast(Jobs, self._server.storage).jobs():
+        for state in await self._server.storage.jobs():
             self._states[state.name] = state
             if state.outcome == RUNNING:
                 self.change(state.name, outcome=INTERRUPTED)

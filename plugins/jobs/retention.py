@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import cast
 
 from broker.amqtt.server_view import Services
 from broker.ids import time_of
@@ -18,7 +17,6 @@ from plugins.jobs.config import Retention, Rule
 from plugins.jobs.waiting import Cut, Waiting
 from plugins.jobs.work import Work
 from plugins.search.service import Search, SearchUnavailable
-from storage.interface import Catalogue
 
 log = logging.getLogger("tideline.jobs")
 
@@ -66,7 +64,7 @@ class RetentionJob:
         """What is to go, some conversations at a time."""
         cuts: dict[str, Cut] = {}
         work.what = "looking at conversations"
-        async for topic, first, last in cast(Catalogue, self._server.storage).conversations():
+        async for topic, first, last in self._server.storage.conversations():
             work.count("conversations")
             rule = self._config.rule(topic)
             if rule is not None and rule.removes and first <= last:

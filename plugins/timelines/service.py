@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from amqtt.contexts import Action
 
@@ -18,7 +18,7 @@ from plugins.timelines.errors import Away, Conflict, Forbidden, NotFound, Proble
 from plugins.timelines.messages import content_properties, hex_id, parse_id, rendered, rendered_entry
 from plugins.timelines.who import Who
 from storage.errors import IdempotencyConflict, MessageRefused, StorageError
-from storage.interface import Catalogue, Membership, Participation
+from storage.interface import Membership, Participation
 from storage.records import Append, DeviceKey, MarkRead, Message, Operation
 
 MAX_LIMIT = 500
@@ -67,7 +67,7 @@ class Timelines:
 
     @property
     def _state(self) -> Participation:
-        return cast(Participation, self.server.storage)
+        return self.server.storage
 
     # --- permission ----------------------------------------------------------------------------------------------------
 
@@ -170,12 +170,11 @@ class Timelines:
         if not who.operator or not who.user.startswith("b/"):
             return await self._state.memberships(who.user, after, limit)
         found: list[Membership] = []
-        if isinstance(storage, Catalogue):
-            async for topic, first, last in storage.conversations():
-                if topic.encode() > after.encode():
-                    found.append(Membership(topic, first, last, await self._state.read_position(who.user, topic)))
-                    if len(found) >= limit:
-                        break
+        async for topic, first, last in storage.conversations():
+            if topic.encode() > after.encode():
+                found.append(Membership(topic, first, last, await storage.read_position(who.user, topic)))
+                if len(found) >= limit:
+                    break
         return found
 
     async def _summary(self, member: Membership) -> dict[str, Any]:

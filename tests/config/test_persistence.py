@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from broker.config.check import plugin_problems
 from broker.config.plugins import DEFAULT_URL
 from broker.config.settings import ConfigError, Settings, load
+from broker.hooks import StoragePlugin
 from broker.server import Server, StartError
 
 ANONYMOUS = "amqtt.plugins.authentication.AnonymousAuthPlugin"
@@ -124,6 +126,25 @@ def test_another_makers_storage_takes_their_place(tmp_path: Path) -> None:
     settings = loaded(tmp_path, "persistence: false\nplugins: {tests.chassis.third_party.Second: {url: 'memory://'}}")
     assert plugin_problems(settings) == []
     assert settings.storage_url == ""
+
+
+class Half(StoragePlugin):
+    """A storage of another maker, from before there were tokens and jobs."""
+
+    def storage(self) -> Any:
+        class Old:
+            async def open(self) -> None: ...
+
+            async def close(self) -> None: ...
+
+        return Old()
+
+
+async def test_a_storage_that_cannot_do_everything_is_told_at_the_start() -> None:
+    plugins = {"persistence": False, "tests.config.test_persistence.Half": {}}
+    listeners = [{"name": "tcp", "bind": "127.0.0.1:0"}]
+    with pytest.raises(StartError, match="Half: its storage lacks commit, conversation_bounds, conversations, device, "):
+        await Server(Settings.model_validate({"listeners": listeners, "plugins": plugins})).start()
 
 
 # --- from the environment alone --------------------------------------------------------------------------------------
