@@ -23,6 +23,7 @@ CORE = [
     "broker/packets/encoder.py",
     "broker/packets/wire.py",
     "broker/pipeline.py",
+    "broker/publish_path.py",
     "broker/server.py",
     "broker/sessions/cursor.py",
     "broker/sessions/session.py",

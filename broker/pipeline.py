@@ -75,7 +75,7 @@ class Paused(Protocol):
 class Router(Protocol):
     """What the broker does with messages around the commit."""
 
-    def route(self, append: Append) -> None:
+    def number(self, append: Append) -> None:
         """Number and match a message at its place in the order: its id, time and recipients."""
 
     def decided(self, group: Group) -> None:
@@ -281,13 +281,13 @@ class Pipeline:
         operations: list[Operation] = []
         appends: list[Append] = []
         steps: list[Step] = []
-        route = self._router.route
+        number = self._router.number
         for place, item in enumerate(items):
             try:
                 if isinstance(item, Append):
                     appends.append(item)
                     if item.error is None:
-                        route(item)
+                        number(item)
                         operations.append(item)
                 else:
                     if not item.ready() and appends:

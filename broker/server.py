@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
 
 from broker.access.authority import Authority
 from broker.amqtt.chassis import BrokerEvents, Chassis
@@ -19,21 +18,18 @@ from broker.clock import ServerTime, Wheel
 from broker.config.plugins import LEFT_OUT
 from broker.config.settings import Listener, Settings
 from broker.connection.connection import Connection
-from broker.connection.handle_publish import Inbound
 from broker.connection.storage_timeout import Overdue
 from broker.counters import Counters
 from broker.delivery.delivery import Delivery
 from broker.delivery.shares import Share, Shares
 from broker.errors import StartError
-from broker.hooks import REQUEST_TOPIC, Group, RequestPlugin
+from broker.hooks import RequestPlugin
 from broker.ids import Ids, time_of
 from broker.net.listeners import Listeners
-from broker.packets.codes import PacketType, ReasonCode
-from broker.packets.encoder import ack_frame, encode
-from broker.packets.model import PubAck, PubRec
-from broker.packets.properties import Properties, Property
+from broker.packets.codes import ReasonCode
 from broker.packets.wire import shown
 from broker.pipeline import Pipeline
+from broker.publish_path import PublishPath
 from broker.rate_limited_log import RateLimitedLog
 from broker.reload import Reload
 from broker.routing.expiry import RetainedExpiry
@@ -45,7 +41,7 @@ from broker.sessions.session import Session
 from broker.sessions.sessions import Sessions
 from storage.errors import StorageInUse, StorageUnavailable
 from storage.interface import Storage, lacks
-from storage.records import Append, Message
+from storage.records import Message
 
 __all__ = ["Server", "StartError"]
 
@@ -78,6 +74,7 @@ class Server:
         self.authority: Authority
         self.pipeline: Pipeline
         self.delivery: Delivery
+        self.publish_path: PublishPath
         self.subscriptions: Subscriptions
         self.clock: Wheel
         self.requests: RequestPlugin | None = None
@@ -155,9 +152,10 @@ class Server:
     def _build(self) -> None:
         settings = self.settings
         self.delivery = Delivery(self.storage, self.trie, self.authority, self.counters, settings.limits, self.time)
+        self.publish_path = PublishPath(self.ids, self.trie, self.retained, self.delivery, self.chassis, self.counters)
         self.pipeline = Pipeline(
             self.storage,
-            self,
+            self.publish_path,
             self.counters,
             pending_bytes=settings.limits.pending_bytes,
             hook_timeout=settings.hooks.timeout,
@@ -254,75 +252,6 @@ class Server:
         while self.connections and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
 
-    # --- the router of the pipeline --------------------------------------------------------------------------------------
-
-    def route(self, append: Append) -> None:
-        """Number a message and find its recipients, at its place in the order."""
-        message = append.message
-        message.id, message.time = self.ids.take()
-        if append.retain:
-            self.retained.expect(append)
-        append.matched = match = self.trie.match(message.topic)
-        append.recipients = match.recipients
-
-    def decided(self, group: Group) -> None:
-        """Which messages were refused is known: from here on a SUBSCRIBE finds those to be retained."""
-        for message in self.retained.decide():
-            self.chassis.retained(message)
-
-    def committed(self, group: Group) -> None:
-        """The group is durable: acknowledge its publishers, then deliver."""
-        acks: dict[Connection, list[bytes]] = {}
-        stored = 0
-        for append in group.appends:
-            origin = append.origin
-            if append.store and append.error is None and append.original is None:
-                stored += 1
-            if origin is not None:
-                try:
-                    origin.stored(append, acks)  # type: ignore[attr-defined]
-                except Exception:  # one connection's fault must not cost the others their acks
-                    log.exception("acknowledging a stored message failed")
-        for connection, frames in acks.items():
-            self.counters.control_sent += len(frames)
-            try:
-                connection.write_frames(frames)
-            except Exception:
-                log.exception("writing acknowledgements to %s failed", connection.name)
-        self.counters.messages_stored += stored
-        if self.chassis.listens(BrokerEvents.MESSAGE_BROADCAST):
-            self._tell_broadcasts(group.appends)
-        self.delivery.deliver(group.appends)
-
-    def _tell_broadcasts(self, appends: Iterable[Append]) -> None:
-        for append in appends:
-            origin = append.origin
-            if append.error is None and isinstance(origin, Inbound):
-                self.chassis.message_broadcast(origin.connection.info, append.message, origin.packet_id)
-
-    def publish_ack(self, connection: Connection, append: Append, qos: int, packet_id: int) -> bytes:
-        """PUBACK or PUBREC of MQTT 5: says whether anybody is subscribed, and where the message stands if asked to."""
-        kind = PacketType.PUBACK if qos == 1 else PacketType.PUBREC
-        wishes = connection.extras
-        if append.matched and not append.idempotency_key and (wishes is None or not wishes.ack_properties):
-            return ack_frame(kind, packet_id)
-        reason = ReasonCode.SUCCESS
-        topic = append.message.topic
-        nobody = append.original is None and not append.matched
-        if nobody and topic != REQUEST_TOPIC:
-            reason = ReasonCode.NO_MATCHING_SUBSCRIBERS
-        properties: Properties = {}
-        declined = wishes is not None and wishes.problem_information is False  # then PUBACK has no properties [MQTT-3.1.2-29]
-        if not declined and (append.idempotency_key or (wishes is not None and wishes.ack_properties)):
-            message_id, seq = append.original or (append.message.id, append.message.seq)
-            pairs = [("message-id", f"{message_id:016x}"), ("seq", str(seq))]
-            if append.original is not None:
-                pairs.append(("duplicate", "true"))
-            properties = {Property.USER_PROPERTY: pairs}
-        if not properties and not reason:
-            return ack_frame(kind, packet_id)
-        return encode((PubAck if qos == 1 else PubRec)(packet_id, reason, properties), 5)
-
     # --- what handlers ask -------------------------------------------------------------------------------------------
 
     def reserved(self, topic: str) -> bool:
@@ -348,13 +277,6 @@ class Server:
         if session.inbox and seq:
             pairs.append(("tideline-inbox-seq", str(seq)))
         return pairs
-
-    def publish_transient(self, message: Message) -> None:
-        """Publish without storage, to who is connected now. At once, and not in the order of groups: what the broker says of
-        itself must get out while a commit hangs."""
-        if message.retain:
-            self.retained.put(message)
-        self.delivery.deliver([Append(message, store=False, matched=self.trie.match(message.topic))])
 
     # --- what plugins are told ---------------------------------------------------------------------------------------
 

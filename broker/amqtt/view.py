@@ -122,7 +122,7 @@ class View:
         if durable:
             await self.append(Append(message, retain=retain))
         else:
-            self._server.publish_transient(message)
+            self._server.publish_path.publish_transient(message)
 
     async def append(self, append: Append) -> Append:
         """Take a message through the pipeline; returns when it is durable. Raises what refused it."""

@@ -1,10 +1,7 @@
-"""PUBLISH from clients: from the packet to the pipeline, and from the commit to its ack.
+"""PUBLISH from clients: from the packet to the pipeline, and from the commit to its ack (`broker.publish_path`: all the way).
 
-The publish path, top to bottom:
-
-1. `received`: resolve the topic alias, recognise a QoS 2 message that came before, ask the ACL, submit.
-2. `Server.route`: number it and find its recipients, at its place in the order.
-3. The pipeline commits the group; `Inbound.stored` then acknowledges.
+`received` resolves the topic alias, recognises a QoS 2 message that came before, asks the ACL and submits. `Inbound.stored`
+then says what came of it.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ from amqtt.contexts import Action
 
 from broker.hooks import REQUEST_TOPIC, Refusal, Request
 from broker.packets.codes import PacketType, ReasonCode, TopicAliasInvalid
-from broker.packets.encoder import ack_frame
+from broker.packets.encoder import ack_frame, encode
 from broker.packets.model import PubAck, Publish, PubRec
 from broker.packets.properties import EMPTY, FORWARDED, Properties, Property, encode_property_body
 from broker.packets.wire import shown
@@ -70,7 +67,7 @@ class Inbound:
             if connection.version < 5:
                 frames.append(ack_frame(PacketType.PUBACK if self.qos == 1 else PacketType.PUBREC, self.packet_id))
             else:
-                frames.append(connection.server.publish_ack(connection, append, self.qos, self.packet_id))
+                frames.append(_ack_v5(connection, append, self.qos, self.packet_id))
             if self.qos == 1:
                 connection.inbound_finished()
 
@@ -117,6 +114,30 @@ class Asked(Inbound):
         plugin = self.connection.server.requests
         if append.error is None and plugin is not None:
             plugin.request(self.request)
+
+
+def _ack_v5(connection: Connection, append: Append, qos: int, packet_id: int) -> bytes:
+    """PUBACK or PUBREC of MQTT 5: says whether anybody is subscribed, and where the message stands if asked to."""
+    kind = PacketType.PUBACK if qos == 1 else PacketType.PUBREC
+    wishes = connection.extras
+    if append.matched and not append.idempotency_key and (wishes is None or not wishes.ack_properties):
+        return ack_frame(kind, packet_id)
+    reason = ReasonCode.SUCCESS
+    topic = append.message.topic
+    nobody = append.original is None and not append.matched
+    if nobody and topic != REQUEST_TOPIC:
+        reason = ReasonCode.NO_MATCHING_SUBSCRIBERS
+    properties: Properties = {}
+    declined = wishes is not None and wishes.problem_information is False  # then PUBACK has no properties [MQTT-3.1.2-29]
+    if not declined and (append.idempotency_key or (wishes is not None and wishes.ack_properties)):
+        message_id, seq = append.original or (append.message.id, append.message.seq)
+        pairs = [("message-id", f"{message_id:016x}"), ("seq", str(seq))]
+        if append.original is not None:
+            pairs.append(("duplicate", "true"))
+        properties = {Property.USER_PROPERTY: pairs}
+    if not properties and not reason:
+        return ack_frame(kind, packet_id)
+    return encode((PubAck if qos == 1 else PubRec)(packet_id, reason, properties), 5)
 
 
 def refusal_code(error: Exception) -> ReasonCode:

@@ -291,10 +291,11 @@ class World:
         server.pipeline._storage = server.storage = server.delivery.reader = self.storage
         for gate in self.storage.gates:
             gate.free = False
-        route, apply = server.route, SubscribeStep.apply
+        path, apply = server.publish_path, SubscribeStep.apply
+        number = path.number
 
         def routed(append: Append) -> None:
-            route(append)
+            number(append)
             self.events.append(("message", append.message.topic, append.message.payload))
 
         def applied(step: SubscribeStep) -> Any:
@@ -302,7 +303,7 @@ class World:
             self.events.extend(("filter", step._request.session, granted.filter) for granted in step._granted)
             return operations
 
-        server.route = routed  # type: ignore[method-assign]
+        path.number = routed  # type: ignore[method-assign]
         self._restore: Callable[[], None] = lambda: setattr(SubscribeStep, "apply", apply)
         SubscribeStep.apply = applied  # type: ignore[method-assign, assignment]
 

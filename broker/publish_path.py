@@ -1,0 +1,125 @@
+"""The way of a published message, top to bottom.
+
+A PUBLISH comes from its packet by `connection.handle_publish.received`, which asks the ACL; others publish by `amqtt.view`,
+`sessions.wills`. All submit an `Append` to the `Pipeline`, where it gathers with others into a group. Of each group:
+
+1. `number`: every message gets its id, its time and its recipients, at its place in the order.
+2. `GroupPlugin.before_ack`: plugins see the group, and may refuse some of it (`Pipeline`).
+3. `Storage.commit`: what is left becomes durable, tried again for as long as storage is away (`Pipeline`).
+4. `decided`: what was refused, or stored before, is known: retained messages take their topics' places.
+   Now the next group may be numbered, and handed to storage.
+5. `committed`: the publishers are acknowledged, each socket with one write, and then the subscribers are given what the
+   group has for them: `Delivery.deliver` wakes their feeds.
+6. `GroupPlugin.after_ack` (`Pipeline`).
+
+Nobody is acknowledged or delivered to before 3 (law 1); the order of groups is the order at every step (law 4).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from amqtt.events import BrokerEvents
+
+from broker.connection.handle_publish import Inbound
+from broker.counters import Counters
+from broker.delivery.delivery import Delivery
+from broker.delivery.shares import Share
+from broker.hooks import Group
+from broker.ids import Ids
+from broker.routing.retained import Retained
+from broker.routing.trie import Trie
+from broker.sessions.session import Session
+from storage.records import Append, Message
+
+if TYPE_CHECKING:
+    from broker.access.authority import SessionInfo
+    from broker.connection.connection import Connection
+
+log = logging.getLogger(__name__)
+
+
+class Events(Protocol):
+    """What plugins are told of messages."""
+
+    def listens(self, event: str) -> bool: ...
+
+    def retained(self, message: Message) -> None: ...
+
+    def message_broadcast(self, info: SessionInfo, message: Message, packet_id: int = 0) -> None: ...
+
+
+class PublishPath:
+    """What happens to the messages of a group around its commit."""
+
+    def __init__(
+        self,
+        ids: Ids,
+        trie: Trie[Session | Share],
+        retained: Retained,
+        delivery: Delivery,
+        events: Events,
+        counters: Counters,
+    ) -> None:
+        self._ids = ids
+        self._trie = trie
+        self._retained = retained
+        self._delivery = delivery
+        self._events = events
+        self._counters = counters
+
+    def number(self, append: Append) -> None:
+        """1. Number a message and find its recipients, at its place in the order."""
+        message = append.message
+        message.id, message.time = self._ids.take()
+        if append.retain:
+            self._retained.expect(append)
+        append.matched = match = self._trie.match(message.topic)
+        append.recipients = match.recipients
+
+    def decided(self, group: Group) -> None:
+        """4. Which messages were refused is known: from here on a SUBSCRIBE finds those to be retained."""
+        for message in self._retained.decide():
+            self._events.retained(message)
+
+    def committed(self, group: Group) -> None:
+        """5. The group is durable: acknowledge its publishers, then deliver."""
+        self._acknowledge(group.appends)
+        if self._events.listens(BrokerEvents.MESSAGE_BROADCAST):
+            self._tell(group.appends)
+        self._delivery.deliver(group.appends)
+
+    def _acknowledge(self, appends: Iterable[Append]) -> None:
+        acks: dict[Connection, list[bytes]] = {}
+        stored = 0
+        for append in appends:
+            origin = append.origin
+            if append.store and append.error is None and append.original is None:
+                stored += 1
+            if origin is not None:
+                try:
+                    origin.stored(append, acks)  # type: ignore[attr-defined]
+                except Exception:  # one connection's fault must not cost the others their acks
+                    log.exception("acknowledging a stored message failed")
+        for connection, frames in acks.items():
+            self._counters.control_sent += len(frames)
+            try:
+                connection.write_frames(frames)
+            except Exception:
+                log.exception("writing acknowledgements to %s failed", connection.name)
+        self._counters.messages_stored += stored
+
+    def _tell(self, appends: Iterable[Append]) -> None:
+        for append in appends:
+            origin = append.origin
+            if append.error is None and isinstance(origin, Inbound):
+                self._events.message_broadcast(origin.connection.info, append.message, origin.packet_id)
+
+    def publish_transient(self, message: Message) -> None:
+        """Publish without storage, to who is connected now. At once, and not in the order of groups: what the broker says of
+        itself must get out while a commit hangs."""
+        if message.retain:
+            self._retained.put(message)
+        self._delivery.deliver([Append(message, store=False, matched=self._trie.match(message.topic))])
