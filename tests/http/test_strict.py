@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from broker.packets.properties import Property
 from plugins.http.models import NewMessage
 from tests.http.conftest import Site
 
@@ -93,13 +94,14 @@ async def test_a_body_that_is_not_utf_8_is_refused(tour: Site) -> None:
 
 async def test_an_idempotency_key_is_the_same_over_mqtt_and_http(tour: Site) -> None:
     """Also one that is not ASCII: headers are bytes, and ours are UTF-8."""
+    phone = await tour.client("phone", 5)
+    await phone.publish("a", b"x", qos=1, properties={Property.USER_PROPERTY: [("message-id", "ключ")]})
     http = tour.caller()
-    for expected in (201, 200):
-        answer = await http.post(
-            "/conversations/a/messages", json={"payload": "x"}, headers={b"Idempotency-Key": "ключ".encode()}
-        )
+    path, key = "/conversations/a/messages", "ключ".encode()
+    for user, expected in (("c/phone", 200), ("c/other", 201), ("c/other", 200)):
+        answer = await http.post(path, json={"payload": "x"}, params={"user": user}, headers={b"Idempotency-Key": key})
         assert answer.status_code == expected, answer.text
-    refused = await http.post("/conversations/a/messages", json={"payload": "x"}, headers={b"Idempotency-Key": b"\xe9"})
+    refused = await http.post(path, json={"payload": "x"}, headers={b"Idempotency-Key": b"\xe9"})
     assert refused.status_code == 422
     assert "Idempotency-Key" in refused.json()["detail"]
 
