@@ -9,6 +9,7 @@ from storage.interface import Pointer
 from storage.mongo.connection import storage_errors
 from storage.mongo.documents import Collection
 from storage.mongo.lease import Lease
+from storage.mongo.reads import with_ids
 from storage.mongo.state import State, batches
 
 
@@ -61,9 +62,7 @@ async def read_pointers(state: State, user: str, after: int, limit: int) -> list
         if (before := state.inbox_before(user)) is not None:
             entries = [entry for entry in entries if entry["seq"] <= before]
         for some in batches({entry["mid"] for entry in entries}, 1000):
-            # The bounds help a server that looks up no list in an index: see `storage.mongo.reads`.
-            query = {"mid": {"$in": some, "$gte": min(some), "$lte": max(some)}}
-            async for document in state.collections.store.find(query, {"mid": 1, "topic": 1, "seq": 1}):
+            async for document in state.collections.store.find(with_ids(some), {"mid": 1, "topic": 1, "seq": 1}):
                 if document["seq"] > state.pruned_topics.get(document["topic"], 0):
                     places[document["mid"]] = (document["topic"], document["seq"])
     return [Pointer(entry["seq"], *places.get(entry["mid"], ("", 0))) for entry in entries]
