@@ -36,12 +36,12 @@ from broker.routing.expiry import RetainedExpiry
 from broker.routing.retained import Retained
 from broker.routing.subscriptions import Subscriptions
 from broker.routing.trie import Trie
+from broker.sessions.link import Link
 from broker.sessions.old_end import OldEnd
 from broker.sessions.session import Session
 from broker.sessions.sessions import Sessions
 from storage.errors import StorageInUse, StorageUnavailable
 from storage.interface import Storage, lacks
-from storage.records import Message
 
 __all__ = ["Server", "StartError"]
 
@@ -264,20 +264,6 @@ class Server:
         assert plugin is not None
         return str(plugin.start_position())
 
-    def message_properties(self, message: Message, session: Session, seq: int) -> list[tuple[str, str]]:
-        """What an MQTT 5 receiver that asked is told about a stored message (docs/mqtt.md)."""
-        if not message.seq:
-            return []
-        pairs = [
-            ("tideline-id", f"{message.id:016x}"),
-            ("tideline-seq", str(message.seq)),
-            ("tideline-sender", message.user),
-            ("tideline-time", str(message.time)),
-        ]
-        if session.inbox and seq:
-            pairs.append(("tideline-inbox-seq", str(seq)))
-        return pairs
-
     # --- what plugins are told ---------------------------------------------------------------------------------------
 
     def connected(self, connection: Connection) -> None:
@@ -287,7 +273,7 @@ class Server:
         self.chassis.client_connected(connection.info)
         log.debug("connected: %s as %s", connection.name, shown(connection.info.identity.user_key))
 
-    def disconnected(self, connection: Connection, *, was_open: bool) -> None:
+    def disconnected(self, connection: Link, *, was_open: bool) -> None:
         """A client's connection ended."""
         if was_open:
             self.clients -= 1

@@ -270,13 +270,10 @@ class View:
     def tell(self, device: DeviceKey, message: Message) -> bool:
         server = self._server
         session = server.sessions.get(device)
-        feed = session.connection.feed if session is not None and session.connection is not None else None
-        if session is None or feed is None or session not in server.trie.match(message.topic).grants:
+        if session is None or session not in server.trie.match(message.topic).grants:
             return False
         message.id, message.time = server.ids.take()
-        feed.transient(message)
-        feed.pump()
-        return True
+        return server.delivery.tell(session, message)
 
     async def add_subscription(self, client_id: str, filter: str, qos: int) -> int:
         if qos not in (0, 1, 2):

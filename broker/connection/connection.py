@@ -36,13 +36,11 @@ from broker.packets.model import (
 )
 from broker.packets.properties import EMPTY, Properties, Property
 from broker.packets.strangers import spoken
+from broker.sessions.link import Link
 
 if TYPE_CHECKING:
-    from broker.access.authority import SessionInfo
     from broker.clock import Timer
-    from broker.delivery.feeds import Feed
     from broker.server import Server
-    from broker.sessions.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +59,7 @@ REASON_LENGTH = 512
 _NEW, _CONNECTING, _OPEN, _CLOSED = range(4)
 
 
-class Connection:
+class Connection(Link):
     """The protocol object behind one socket. Made by a listener, driven by asyncio's protocol callbacks."""
 
     __slots__ = (
@@ -72,63 +70,35 @@ class Connection:
         "_task",
         "_timer",
         "_transport",
-        "alias_limit",
         "aliases",
-        "aliases_out",
         "client_id",
         "decoder",
         "enhanced",
-        "extras",
-        "feed",
-        "inbound",
-        "info",
         "keep_alive",
         "last_received",
         "listener",
-        "max_packet_size",
         "peer",
         "resumed",
-        "send_quota",
         "server",
-        "session",
         "unstored",
-        "version",
-        "was_open",
-        "will_wanted",
-        "writable",
     )
 
     def __init__(self, server: Server, listener: str, peer: str = "") -> None:
+        super().__init__()
         self.server = server
         self.listener = listener
         self.decoder = Decoder(max_packet_size=server.settings.mqtt.max_packet_size)
-        self.version = 4
         self.client_id = ""
         self.peer = peer
         """The client's address, ``host:port``. Not asked of the transport, which would keep 300 bytes for the answer."""
-        self.session: Session | None = None
         self.resumed = False
         """The session was there before this connection."""
-        self.info: SessionInfo
-        self.feed: Feed | None = None
         self.keep_alive = 0
         self.last_received = 0.0
-        self.max_packet_size = 0
-        self.send_quota = 65535
-        self.inbound = 0
-        """QoS 1 and 2 messages of the client that are not acknowledged to the end: what its Receive Maximum bounds."""
         self.unstored = 0
         """Messages of the client that are in the pipeline: what ``connection_pending`` bounds."""
         self.aliases: dict[int, str] | None = None
-        self.aliases_out: dict[str, int] | None = None
-        """Topic aliases that the client was told; None where it wants none."""
-        self.alias_limit = 0
-        self.extras: handle_connect.Wishes | None = None
         self.enhanced: handle_auth.Enhanced | None = None
-        self.will_wanted = True
-        self.was_open = False
-        """The connection had got as far as CONNACK when it ended."""
-        self.writable = False
         self._transport: Any = None
         self._backlog: deque[Packet] | None = None
         self._partial = 0  # bytes since a packet was whole, or since as many as PROGRESS
@@ -392,24 +362,6 @@ class Connection:
         if self.version < 5 or setting == "never" or wanted is False or (wanted is None and setting == "asked"):
             return EMPTY
         return {Property.REASON_STRING: text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 3] + "..."}
-
-    def alias_for(self, topic: str) -> tuple[int, bool]:
-        """(alias for the topic or 0, whether the client knows it already). The first topics get the aliases there are."""
-        aliases = self.aliases_out
-        if aliases is None:
-            return 0, False
-        alias = aliases.get(topic)
-        if alias is not None:
-            return alias, True
-        if len(aliases) >= self.alias_limit:
-            return 0, False
-        alias = aliases[topic] = len(aliases) + 1
-        return alias, False
-
-    def forget_alias(self, topic: str) -> None:
-        """The frame that would have told the client was not sent."""
-        if self.aliases_out and self.aliases_out.get(topic) == len(self.aliases_out):
-            del self.aliases_out[topic]
 
     # --- the end ---------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from amqtt.contexts import Action
@@ -23,26 +22,12 @@ from broker.packets.model import ConnAck, Connect, Disconnect
 from broker.packets.properties import EMPTY, Properties, Property
 from broker.packets.wire import shown
 from broker.sessions import wills
+from broker.sessions.link import Wishes
 from storage.records import DeviceKey
 
 if TYPE_CHECKING:
     from broker.connection.connection import Connection
     from broker.sessions.session import Session
-
-
-@dataclass(slots=True)
-class Wishes:
-    """What an MQTT 5 client asked for in CONNECT, besides what its connection keeps."""
-
-    problem_information: bool | None = None
-    """Whether it wants reasons in words; None where it did not say."""
-    response_information: bool = False
-    assigned: bool = False
-    asked_expiry: int = 0
-    ack_properties: bool = False
-    """The user property ``tideline-acks: on``: PUBACK and PUBREC carry the message's id and sequence."""
-    message_properties: bool = False
-    """The user property ``tideline-messages: on``: deliveries carry the message's id, sequences, sender and time."""
 
 
 def received(connection: Connection, packet: Connect) -> None:

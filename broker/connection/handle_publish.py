@@ -6,7 +6,7 @@ then says what came of it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from amqtt.contexts import Action
 
@@ -75,7 +75,7 @@ class Inbound:
     def waiting(self) -> Connection:
         """Who waits for the ack: of a QoS 2 message whoever sent it last, which after a reconnect is another connection."""
         found = self.session.received.get(self.packet_id) if self.qos == 2 else None
-        return self.connection if found is None else found
+        return self.connection if found is None else cast("Connection", found)
 
     def _refused(self, connection: Connection, error: Exception) -> None:
         """Say so with a reason code. Version 3.1.1 has none: a denied topic is acknowledged and goes nowhere

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from broker.clock import ServerTime
 from broker.counters import Counters
-from broker.delivery.feeds import Feed
+from broker.delivery.feeds import Feed, feed_of
 from broker.pipeline import Pipeline, Step
 from broker.routing.trie import Match, Trie
 from broker.sessions.cursor import Cursor, Head
@@ -119,8 +119,11 @@ class Delivery:
         feed = inbox.feeds[session.key.client_id] = Feed(self, session, cursor, inbox)
         return feed
 
-    def detach(self, feed: Feed) -> None:
-        """The feed's connection ended."""
+    def detach(self, session: Session) -> None:
+        """The session's connection ended."""
+        feed = feed_of(session)
+        if feed is None:
+            return
         feed.close()
         feed.session.detach()
         self._drop(feed.cursor)
@@ -200,7 +203,7 @@ class Delivery:
                 entry = InboxEntry(seqs[index], message)
                 self._advance(inbox, entry.seq, woken)
                 for reader in found.readers[index if whole else found.recipients.index(user)]:
-                    feed = reader.connection.feed if isinstance(reader, Session) and reader.connection is not None else None
+                    feed = feed_of(reader) if isinstance(reader, Session) else None
                     if feed is not None:
                         feed.cursor.push(entry)
                         woken[feed] = None
@@ -234,7 +237,7 @@ class Delivery:
         message = append.message
         entry = InboxEntry(message.id, message)
         for session in found.live:
-            feed = session.connection.feed if isinstance(session, Session) and session.connection is not None else None
+            feed = feed_of(session) if isinstance(session, Session) else None
             if feed is not None:
                 if append.store:
                     feed.cursor.push(entry)
@@ -247,8 +250,8 @@ class Delivery:
         for subscriber in found.grants:
             if not isinstance(subscriber, Session):
                 subscriber.live(message)
-            elif subscriber.durable and subscriber.connection is not None:
-                feed = subscriber.connection.feed
+            elif subscriber.durable:
+                feed = feed_of(subscriber)
                 if feed is not None:
                     feed.transient(message)
                     woken[feed] = None
@@ -281,6 +284,15 @@ class Delivery:
         limit = min(limits.page_entries, max(64, session.window.room))
         return await self.reader.read_inbox(inbox.key, after, limit, limits.page_bytes)
 
+    def tell(self, session: Session, message: Message) -> bool:
+        """Give a message that is stored nowhere to one session, and to nobody else; False where it is not connected."""
+        feed = feed_of(session)
+        if feed is None:
+            return False
+        feed.transient(message)
+        feed.pump()
+        return True
+
     def wake_watchers(self, user: str) -> None:
         """An inbox has news for those who watch it."""
         for event in self.watched.get(user, ()):
@@ -296,7 +308,7 @@ class Delivery:
         """Filters of a session are in force: give it what is retained for them, ``unstored`` or as ``entries`` of its inbox."""
         if entries:
             self.wake_inbox(session.inbox, entries)
-        feed = session.connection.feed if session.connection is not None else None
+        feed = feed_of(session)
         if feed is not None:
             if unstored:
                 feed.retained(unstored)

@@ -17,16 +17,24 @@ from broker.delivery.machine import ASKING, HOLDING, READING, READY, SENDING_AGA
 from broker.packets.codes import PacketType, ReasonCode
 from broker.packets.encoder import ack_frame
 from broker.sessions.cursor import Cursor
+from broker.sessions.link import Outflow
 from broker.sessions.session import Session
 from broker.sessions.window import Slot
 from storage.records import Message
 
 if TYPE_CHECKING:
-    from broker.connection.connection import Connection
     from broker.delivery.delivery import Delivery, Inbox
     from broker.delivery.shares import Share
+    from broker.sessions.link import Link
 
 log = logging.getLogger(__name__)
+
+
+def feed_of(session: Session) -> Feed | None:
+    """What delivers to the session's connection, where it has one that is open."""
+    link = session.connection
+    feed = link.feed if link is not None else None
+    return feed if isinstance(feed, Feed) else None
 
 
 class Release:
@@ -43,7 +51,7 @@ class Release:
             self.feed.connection.write_frames([self.frame])
 
 
-class Feed:
+class Feed(Outflow):
     """What serves one connection of a session. ``inbox`` is None for a clean one, which is on the store's tail."""
 
     __slots__ = ("_outbox", "_task", "closed", "connection", "cursor", "delivery", "inbox", "machine", "session")
@@ -52,7 +60,7 @@ class Feed:
         assert session.connection is not None
         self.delivery = delivery
         self.session = session
-        self.connection: Connection = session.connection
+        self.connection: Link = session.connection
         self.cursor = cursor
         self.inbox = inbox
         self.machine = Machine(

@@ -54,3 +54,21 @@ def personal_parts(
     if alias:
         body += encode_property_body({Property.TOPIC_ALIAS: alias})
     return publish_parts("" if alias_known else message.topic, message.payload, flags, body)
+
+
+def about(message: Message, inbox_seq: int) -> list[tuple[str, str]]:
+    """What an MQTT 5 receiver that asked is told about a stored message, as user properties (docs/mqtt.md).
+
+    ``inbox_seq`` is its place in the receiver's inbox, 0 where it is in none.
+    """
+    if not message.seq:
+        return []
+    pairs = [
+        ("tideline-id", f"{message.id:016x}"),
+        ("tideline-seq", str(message.seq)),
+        ("tideline-sender", message.user),
+        ("tideline-time", str(message.time)),
+    ]
+    if inbox_seq:
+        pairs.append(("tideline-inbox-seq", str(inbox_seq)))
+    return pairs

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from amqtt.contexts import Action
 
-from broker.delivery.frames import frame_parts, personal_parts
+from broker.delivery.frames import about, frame_parts, personal_parts
 from broker.packets.codes import PacketType
 from broker.packets.encoder import ack_frame
 from broker.sessions.cursor import Cursor
@@ -46,10 +46,10 @@ from storage.records import EXPIRES_AT_ONCE, InboxEntry, Message, Subscription
 if TYPE_CHECKING:
     from broker.access.authority import Authority
     from broker.clock import ServerTime
-    from broker.connection.connection import Connection
     from broker.counters import Counters
     from broker.delivery.shares import Share
     from broker.routing.trie import Trie
+    from broker.sessions.link import Link
 
 READY: Final = 0
 SENDING_AGAIN: Final = 1
@@ -105,7 +105,7 @@ class Machine:
         self,
         session: Session,
         cursor: Cursor,
-        receiver: Connection,
+        receiver: Link,
         trie: Trie[Session | Share],
         authority: Authority,
         counters: Counters,
@@ -369,7 +369,7 @@ class Machine:
         if not personal:
             return frame_parts(message, flags, True)
         identifiers = [s.identifier for s in granted if s.identifier]
-        extra = receiver.server.message_properties(message, self.session, seq) if asked else ()
+        extra = about(message, seq if self.session.durable else 0) if asked else ()
         alias, known = receiver.alias_for(message.topic) if aliased else (0, False)
         return personal_parts(message, flags, self.clock.now(), identifiers, extra, alias, known)
 

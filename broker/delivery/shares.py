@@ -21,6 +21,7 @@ from collections.abc import Container, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from broker.delivery.feeds import feed_of
 from broker.packets.topics import parse_share
 from broker.pipeline import Step
 from broker.sessions.cursor import Cursor, Head
@@ -276,18 +277,17 @@ class Share:
             member = self._choose(passed)
             if member is None:
                 return (None, not self._somebody_absent()) if passed and not self._others(passed) else None
-            connection = member.connection
-            assert connection is not None
-            assert connection.feed is not None
+            feed = feed_of(member)
+            assert feed is not None
             in_flight = len(member.window)
-            taken = connection.feed.give_of_group(message, self, entry.seq, self._live(entry))
+            taken = feed.give_of_group(message, self, entry.seq, self._live(entry))
             if taken is None:
                 return None  # an ACL plugin's answer is awaited; the feed pumps again when it is there
             if not taken:
                 passed.add(member)
                 continue
             self._took_turn(member)
-            touched[connection.feed] = None
+            touched[feed] = None
             return member, len(member.window) == in_flight
 
     def _live(self, entry: InboxEntry) -> bool:
@@ -312,13 +312,13 @@ class Share:
         best, best_room, compared = None, 0, 0
         away = []
         for session in self.turn:
-            connection = session.connection
-            if connection is None or connection.feed is None or not connection.feed.ready:
+            feed = feed_of(session)
+            if feed is None or not feed.ready:
                 away.append(session)
                 continue
             if session in passed:
                 continue
-            room = min(session.window.room, connection.send_quota - session.window.on_wire)
+            room = min(session.window.room, feed.connection.send_quota - session.window.on_wire)
             if room > best_room:
                 best, best_room = session, room
             compared += 1
@@ -333,7 +333,7 @@ class Share:
         """Give a message that no inbox holds to a connected member that has not ``passed`` it, if there is one."""
         member = self._choose(passed) or self._least_waiting(passed)
         if member is not None:
-            feed = member.connection.feed if member.connection is not None else None
+            feed = feed_of(member)
             assert feed is not None
             self._took_turn(member)
             feed.transient(message, self, passed)
@@ -343,7 +343,7 @@ class Share:
         """Of the connected members, none of whom has room now, the one that owes itself the least."""
         best, fewest = None, 0
         for session in self.turn:
-            feed = session.connection.feed if session.connection is not None else None
+            feed = feed_of(session)
             if feed is not None and session not in passed and (best is None or feed.waiting < fewest):
                 best, fewest = session, feed.waiting
         return best

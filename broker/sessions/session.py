@@ -15,7 +15,7 @@ from storage.records import Device, DeviceKey, Inflight, InflightState, Progress
 
 if TYPE_CHECKING:
     from broker.clock import Timer
-    from broker.connection.connection import Connection
+    from broker.sessions.link import Link
 
 NOT_YET = 1 << 62
 """The ``since`` of a subscription whose place in the inbox is not known before its commit: nothing is due to it."""
@@ -51,7 +51,7 @@ class Session:
         self.epoch = 0
         self.expiry = 0
         self.expires_at = 0
-        self.connection: Connection | None = None
+        self.connection: Link | None = None
         self.subscriptions: dict[str, Subscription] = {}
         self.shares: set[str] = set()
         """Which of the filters are shared subscriptions."""
@@ -61,7 +61,7 @@ class Session:
         self.reader: Cursor | None = None
         """While it is connected: where it stands on its timeline."""
         self._position = 0
-        self.received: dict[int, Connection | None] = {}
+        self.received: dict[int, Link | None] = {}
         """Inbound QoS 2: packet id to who waits for its PUBREC; None once the message is stored."""
         self.will: bytes | None = None
         self.will_at = 0

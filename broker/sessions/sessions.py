@@ -29,8 +29,8 @@ from storage.records import (
 )
 
 if TYPE_CHECKING:
-    from broker.connection.connection import Connection
     from broker.server import Server
+    from broker.sessions.link import Link
 
 Opened = Callable[[Session, bool], None]
 
@@ -113,7 +113,7 @@ class Sessions:
 
     def open(
         self,
-        connection: Connection,
+        connection: Link,
         key: DeviceKey,
         *,
         clean: bool,
@@ -170,15 +170,14 @@ class Sessions:
 
     # --- ending ----------------------------------------------------------------------------------------------------
 
-    def end(self, connection: Connection, why: str) -> None:
+    def end(self, connection: Link, why: str) -> None:
         """The connection of a session ended, for whatever reason. Called once per connection."""
         session = connection.session
         if session is None or session.connection is not connection:
             return
         server = self._server
-        if connection.feed is not None:
-            server.delivery.detach(connection.feed)
-            connection.feed = None
+        server.delivery.detach(session)
+        connection.feed = None
         session.connection = None
         session.window.disconnected()
         if session.shares:
@@ -285,7 +284,7 @@ class OpenStep(Step):
     def __init__(
         self,
         server: Server,
-        connection: Connection,
+        connection: Link,
         session: Session,
         expiry: int,
         *,

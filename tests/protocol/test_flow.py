@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
+from broker.connection.connection import Connection
 from broker.packets.model import Disconnect, PubAck, Publish
 from tests.support.broker import Broker, running
 from tests.support.until import until
@@ -16,7 +17,7 @@ BIG = b"x" * 50_000
 def buffered(broker: Broker, client_id: str) -> int:
     """Bytes that wait in the write buffer of the client's socket."""
     (session,) = broker.server.sessions.named(client_id)
-    assert session.connection is not None
+    assert isinstance(session.connection, Connection)
     size: int = session.connection._transport.get_write_buffer_size()
     return size
 
@@ -106,7 +107,7 @@ async def test_a_client_that_reads_no_answers_is_not_read_either() -> None:
         client.pause()
         (session,) = broker.server.sessions.named("c")
         connection = session.connection
-        assert connection is not None
+        assert isinstance(connection, Connection)
         connection._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         sent = 0
 
@@ -156,7 +157,7 @@ async def test_one_publisher_cannot_fill_the_pipeline_alone(version: int) -> Non
             await commits.arrived()
             (session,) = broker.server.sessions.named("sender")
             connection = session.connection
-            assert connection is not None
+            assert isinstance(connection, Connection)
             await until(lambda: connection._paused != 0)
             assert broker.server.pipeline.pending + len(commits.waiting) < 150
             await other.ping()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from amqtt.contexts import Action
 
+from broker.connection.connection import Connection
 from broker.hooks import Group, GroupPlugin, Refusal
 from broker.packets.codes import ReasonCode as R
 from broker.packets.model import Disconnect, Publish
@@ -85,7 +86,7 @@ async def test_the_reason_code(broker: Broker, qos: int, topic: str, payload: by
     assert [message.payload for message in await reader.messages(len(expected))] == expected
     (session,) = broker.server.sessions.named("earlier")
     assert session.received == {}
-    assert session.connection is not None
+    assert isinstance(session.connection, Connection)
     assert (session.connection.inbound, session.connection.unstored) == (0, 0)
 
 
