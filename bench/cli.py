@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import filled, machine, one_user, search, search_publish, storage_mongodb, table, versions
+from bench import filled, machine, offline_sessions, one_user, search, search_publish, storage_mongodb, table, versions
 from bench.drive import Cell, Options
 from bench.peers import PEERS, USUAL
 from bench.rounds import Contestant, run
 from bench.shapes import SHAPES
 
-SECTIONS = (*(shape.name for shape in SHAPES), "filled", "versions", "one-user", "mongodb", "search")
+SECTIONS = (*(shape.name for shape in SHAPES), "filled", "versions", "one-user", "mongodb", "search", "offline-sessions")
 
 
 def _names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
@@ -98,6 +98,9 @@ def main(argv: list[str] | None = None) -> None:
     if "search" in given.only and "tideline" in given.peers:
         parts.append(search_publish.report(options.seconds * 2, rounds, {}))
         parts.append(search.report(given.messages or (50_000 if given.quick else 1_000_000), 50 if given.quick else 200))
+    if "offline-sessions" in given.only and "tideline" in given.peers:
+        counts = (0, 10_000, 50_000) if given.quick else (0, 200_000, 1_000_000)
+        parts.append(offline_sessions.table(offline_sessions.measure(counts)))
     parts.append(table.disturbance(cells))
     print("\n\n".join(part for part in parts if part))
     if given.json:

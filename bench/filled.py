@@ -18,7 +18,7 @@ BOUND = 10.0
 """Per cent that a delivery may cost more."""
 
 
-class _Filled(Tideline):
+class Kept(Tideline):
     """Tideline on a database that was filled before, and that survives `stop`."""
 
     name = "filled"
@@ -41,7 +41,7 @@ class _Filled(Tideline):
 
 def measure(rounds: int, options: Options, messages: int, filters: int) -> list[Cell]:
     """Fill, then measure both in turn."""
-    filled = _Filled()
+    filled = Kept()
     try:
         say(f"filling a database with {messages:,} messages and {filters:,} filters")
         command = [sys.executable, "-m", "bench.prefill", filled.storage_url, f"--messages={messages}", f"--filters={filters}"]

@@ -18,6 +18,7 @@ CONVERSATIONS = 10_000
 USERS = 1_000
 FILTERS_PER_DEVICE = 100
 GROUP = 5_000
+MONTH = 30 * 86400
 
 
 def _filter(number: int) -> str:
@@ -44,6 +45,28 @@ def _message(number: int, payload: bytes, now: int) -> Append:
     return Append(message, recipients=(user,))
 
 
+def _absent(first: int, last: int, now: int) -> Iterator[Operation]:
+    """Devices as a fleet leaves them: each a user of its own with a topic of its own, gone, to be kept for 30 days."""
+    for number in range(first, last):
+        name = f"device-{number:07}"
+        key = DeviceKey(f"c/{name}", name)
+        yield OpenSession(key, 1, clean=False, expiry=MONTH)
+        yield Subscribe(key, 1, [Subscription(f"fleet/{name}/commands", 1)])
+        yield CloseSession(key, 1, delete=False, expiry=MONTH, expires_at=now + MONTH * 1000 - number)
+
+
+async def fill_devices(url: str, devices: int) -> None:
+    """Fill the database with durable sessions that nobody is connected to."""
+    storage = open_url(url)
+    await storage.open()
+    try:
+        now = time.time_ns() // 1_000_000
+        for first in range(0, devices, GROUP):
+            await storage.commit(list(_absent(first, min(first + GROUP, devices), now)))
+    finally:
+        await storage.close()
+
+
 async def fill(url: str, messages: int, filters: int) -> float:
     """Fill the database; the seconds that it took."""
     began = time.monotonic()
@@ -68,7 +91,11 @@ def main() -> None:
     parser.add_argument("url", help="storage URL, such as sqlite:///data/tideline.db")
     parser.add_argument("--messages", type=int, default=5_000_000)
     parser.add_argument("--filters", type=int, default=100_000)
+    parser.add_argument("--devices", type=int, help="nothing but so many durable sessions that nobody is connected to")
     given = parser.parse_args()
+    if given.devices:
+        asyncio.run(fill_devices(given.url, given.devices))
+        return
     seconds = asyncio.run(fill(given.url, given.messages, given.filters))
     print(f"{given.messages:,} messages and {given.filters:,} filters in {seconds:.0f} s")
 

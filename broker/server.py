@@ -121,6 +121,7 @@ class Server:
             self.pipeline.start(self.chassis.group_plugins)
             self.clock.start()
             RetainedExpiry(self.retained, self.time, self.clock, self.pipeline.submit)
+            self.sessions.start()
             Overdue(self.pipeline, self.clock, settings.mqtt.storage_timeout)
             if listen:
                 await self._open_listeners()
@@ -184,8 +185,7 @@ class Server:
         self.delivery.last_id = last
         async for message in self.storage.retained():
             self.retained.put(message)
-        async for device in self.storage.devices():
-            self.sessions.load(device)
+        await self.sessions.load()
         await self.shares.loaded()
         log.info("loaded %d sessions, %d retained messages", len(self.sessions), self.retained.count)
 
@@ -232,6 +232,7 @@ class Server:
             code = mqtt.elsewhere if mqtt.server_reference else ReasonCode.SERVER_SHUTTING_DOWN
             for connection in list(self.connections):
                 connection.disconnect(code, "the server is shutting down")
+        await self.sessions.stop()
         if hasattr(self, "pipeline"):
             self.delivery.flush()
             await self.pipeline.stop(max(0.0, deadline - time.monotonic()))

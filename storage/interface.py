@@ -100,6 +100,48 @@ class State(Protocol):
         """One device as stored."""
 
 
+class Subscribed(NamedTuple):
+    """That a device has a filter."""
+
+    user: str
+    client_id: str
+    filter: str
+
+
+class Due(NamedTuple):
+    """Devices whose session or will is due, the earliest first; and the next deadline after the time that was asked about, 0
+    where there is none."""
+
+    devices: list[DeviceKey]
+    next: int
+
+
+class DeviceIndex(Protocol):
+    """What a broker asks of the devices that it does not hold in memory. Only what is committed is seen."""
+
+    async def device_count(self) -> int:
+        """How many devices are stored."""
+
+    def subscribed(self) -> AsyncIterator[list[Subscribed]]:
+        """Every subscription of every device, in no order, in pages."""
+
+    def undated(self, now: int) -> AsyncIterator[list[Device]]:
+        """The devices whose deadlines a start must look at, in pages: those with a will, those that are stored as connected
+        though their session ends some time, and those whose end is more than their whole expiry after ``now`` (ms)."""
+
+    async def due(self, now: int, limit: int = 500) -> Due:
+        """Devices with ``expires_at``, or ``will_at``, above 0 and at or before ``now`` (ms); up to ``limit``."""
+
+    async def devices_of(self, user: str) -> list[Device]:
+        """A user's devices, by client id (as UTF-8 bytes)."""
+
+    async def lowest_offset(self, user: str) -> int | None:
+        """The lowest offset of the devices that read an inbox; None where none does."""
+
+    def lowest_offsets(self) -> AsyncIterator[list[tuple[str, int]]]:
+        """The same for every inbox that a device reads, by user key, in pages."""
+
+
 class Pointer(NamedTuple):
     """Where an entry of an inbox points to: a conversation and the message's sequence there.
 
@@ -185,7 +227,18 @@ class Tokens(Protocol):
 
 
 class Storage(
-    Committer, InboxReader, ConversationReader, Tail, State, Pruner, Catalogue, Participation, Jobs, Tokens, Protocol
+    Committer,
+    InboxReader,
+    ConversationReader,
+    Tail,
+    State,
+    DeviceIndex,
+    Pruner,
+    Catalogue,
+    Participation,
+    Jobs,
+    Tokens,
+    Protocol,
 ):
     """All of it, which is what a backend is: the broker asks once, before it opens one, whether it `lacks` anything."""
 

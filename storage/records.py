@@ -83,6 +83,11 @@ class Device:
     will: bytes | None = None
     will_at: int = 0
 
+    def undated(self, now: int) -> bool:
+        """Whether a start must look at its deadlines: see `storage.interface.DeviceIndex.undated`."""
+        ends = self.expiry != NEVER and (not self.expires_at or self.expires_at > now + self.expiry * 1000)
+        return self.will is not None or ends
+
 
 # --- the operations of a group, applied in order -------------------------------------------------------------------
 

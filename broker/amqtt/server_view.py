@@ -84,13 +84,13 @@ class ServerView(Protocol):
         """The loaded plugin of a class, if there is one."""
 
     def sessions(self) -> Iterable[SessionState]:
-        """Every session, in no order."""
+        """The sessions in memory, in no order: every connected client's, and of the others those that were used just now."""
 
     def session(self, client_id: str) -> SessionState | None:
-        """The session of a client id; where several users have one of that id, the connected one if there is one."""
+        """The session in memory of a client id; where several users have one of that id, the connected one if there is one."""
 
     def subscriptions(self) -> Iterable[tuple[str, str, int]]:
-        """(filter, client id, QoS) of every subscription, in no order."""
+        """(filter, client id, QoS) of every subscription of the sessions in memory, in no order."""
 
     def retained(self) -> Iterable[Message]:
         """Every retained message, in no order."""
@@ -164,20 +164,23 @@ class Services(ServerView, Protocol):
     def listening(self) -> bool:
         """Whether clients can connect; False where only jobs are run."""
 
-    def lowest_offset(self, user: str) -> int | None:
-        """The lowest offset among the living devices of an inbox, or the shared group's: past it somebody has not acknowledged.
+    async def lowest_offset(self, user: str) -> int | None:
+        """The lowest stored offset among the devices of an inbox, or the shared group's: past it somebody has not acknowledged.
 
-        None where no living device reads the inbox. A device that is being opened counts from its first moment.
+        None where no device reads the inbox. A device that begins behind the head counts where `old_end` says so.
         """
 
-    async def lowest_offsets(self) -> dict[str, int]:
-        """The same for every inbox that has one, by user key."""
+    async def save_offsets(self, timeout: float) -> None:
+        """Store how far every device has acknowledged until now, which otherwise takes up to a second. Raises as `commit`."""
 
     async def expire_sessions(self) -> tuple[int, int]:
         """End every session whose time has passed; (how many there were, how many ended)."""
 
-    def device_states(self, user: str) -> list[DeviceState]:
+    async def device_states(self, user: str) -> list[DeviceState]:
         """A user's devices, by client id; all users' where ``user`` is empty."""
+
+    def connected_devices(self, user: str) -> list[DeviceKey]:
+        """Those of them that are connected."""
 
     def tell(self, device: DeviceKey, message: Message) -> bool:
         """Give a message to one connected device that has a filter for its topic, and to nobody else; False where it has not.

@@ -16,7 +16,7 @@ from broker.pipeline import Step
 from broker.sessions.readers import Operations, Readers
 from broker.sessions.session import Session
 from storage.errors import MessageRefused, StorageUnavailable
-from storage.records import Append, DeviceKey, Message, Operation
+from storage.records import Append, Device, DeviceKey, Message, Operation
 
 if TYPE_CHECKING:
     from broker.access.authority import Authority
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from storage.interface import Storage
 
 T = TypeVar("T")
-
-_AT_ONCE = 2000
-"""Sessions that are looked at before others get a turn."""
 
 BROKER_USER = "b/tideline"
 """The user key of messages that the broker itself publishes."""
@@ -239,38 +236,38 @@ class View:
     def listening(self) -> bool:
         return self._server.listening
 
-    def lowest_offset(self, user: str) -> int | None:
-        share = self._server.shares.by_inbox(user)
-        if share is not None:
-            return share.offset
-        return min((_offset(s) for s in self._server.sessions.of(user) if s.durable), default=None)
+    async def lowest_offset(self, user: str) -> int | None:
+        return await self._server.storage.lowest_offset(user)
 
-    async def lowest_offsets(self) -> dict[str, int]:
-        lowest: dict[str, int] = {share.inbox: share.offset for share in self._server.shares}
-        for number, session in enumerate(list(self._server.sessions), start=1):
-            if session.durable and not session.ended:
-                lowest[session.inbox] = min(_offset(session), lowest.get(session.inbox, _offset(session)))
-            if not number % _AT_ONCE:
-                await asyncio.sleep(0)
-        return lowest
+    async def save_offsets(self, timeout: float) -> None:
+        self._server.delivery.flush()
+        await self.commit([], timeout)
 
     async def expire_sessions(self) -> tuple[int, int]:
-        sessions, ended = list(self._server.sessions), 0
-        for number, session in enumerate(sessions, start=1):
-            ended += self._server.sessions.expire(session)
-            if not number % _AT_ONCE:
-                await asyncio.sleep(0)
-        return len(sessions), ended
-
-    def device_states(self, user: str) -> list[DeviceState]:
         sessions = self._server.sessions
-        found = sessions.of(user) if user else list(sessions)
-        return [_device_state(session) for session in sorted(found, key=lambda s: (s.key.user, s.key.client_id))]
+        count = len(sessions)
+        _, ended = await sessions.end_due()
+        return count, ended
+
+    async def device_states(self, user: str) -> list[DeviceState]:
+        server, sessions = self._server, self._server.sessions
+        stored = await server.storage.devices_of(user) if user else [device async for device in server.storage.devices()]
+        found = {
+            device.key: _stored_state(device)
+            for device in stored
+            if not device.key.user.startswith("s/") and not sessions.ending(device.key)
+        }
+        found |= {session.key: _device_state(session) for session in (sessions.of(user) if user else sessions)}
+        return [found[key] for key in sorted(found)]
+
+    def connected_devices(self, user: str) -> list[DeviceKey]:
+        found = (session for session in self._server.sessions.of(user))
+        return [s.key for s in found if s.connection is not None and s.connection.open]
 
     def tell(self, device: DeviceKey, message: Message) -> bool:
         server = self._server
         session = server.sessions.get(device)
-        if session is None or session not in server.trie.match(message.topic).grants:
+        if session is None or not server.trie.match(message.topic).granted(session):
             return False
         message.id, message.time = server.ids.take()
         return server.delivery.tell(session, message)
@@ -279,6 +276,7 @@ class View:
         if qos not in (0, 1, 2):
             raise ValueError(f"QoS {qos}: must be 0, 1 or 2")
         server = self._server
+        await server.sessions.fetch(DeviceKey(f"c/{client_id}", client_id))
         session = _chosen(server.sessions.named(client_id))
         if session is None:
             key = DeviceKey(f"c/{client_id}", client_id)
@@ -306,6 +304,11 @@ def _info(key: DeviceKey) -> SessionInfo:
 
 def _offset(session: Session) -> int:
     return session.offset
+
+
+def _stored_state(device: Device) -> DeviceState:
+    subscriptions = [(s.filter, s.options & 3, s.since) for s in device.subscriptions.values()]
+    return DeviceState(device.key, False, True, device.offset, device.epoch, device.expires_at, subscriptions)
 
 
 def _device_state(session: Session) -> DeviceState:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING
 
 from amqtt.contexts import Action
@@ -107,7 +108,7 @@ async def _let_in(connection: Connection, packet: Connect, identity: Identity, r
     connection.keep_alive = keep_alive
     key, expiry = DeviceKey(identity.user_key, packet.client_id), _expiry(connection, packet)
     begins = expiry > 0 and server.start_position() != "latest"
-    if begins and not await _begin(connection, key.user):
+    if not await _ready(connection, key, begins=begins):
         return
     server.sessions.open(
         connection,
@@ -120,11 +121,19 @@ async def _let_in(connection: Connection, packet: Connect, identity: Identity, r
     )
 
 
-async def _begin(connection: Connection, user: str) -> bool:
-    """Begin behind the inbox's head, once nothing is removed there. False where the client has gone meanwhile."""
-    await connection.server.old_end.begin(user)
-    if connection.closed:
-        connection.server.old_end.begun()
+async def _ready(connection: Connection, key: DeviceKey, *, begins: bool) -> bool:
+    """Have the session in memory, if there is one; and nothing removed where it ``begins``. False where the client has gone."""
+    server = connection.server
+    if begins:
+        await server.old_end.begin(key.user)
+    try:
+        await server.delivery.persist(key.client_id, partial(server.sessions.fetch, key))
+    except BaseException:
+        if begins:
+            server.old_end.begun()
+        raise
+    if connection.closed and begins:
+        server.old_end.begun()
     return not connection.closed
 
 

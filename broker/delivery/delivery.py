@@ -192,7 +192,7 @@ class Delivery:
     ) -> None:
         """Give the message's inbox entries to the connected devices and the groups that it is due to."""
         message, recipients, seqs = append.message, append.recipients, append.inbox_seqs
-        whole = recipients is found.recipients
+        whole, readers = recipients is found.recipients, found.readers()
         for index, user in enumerate(recipients):
             inbox = self._inboxes.get(user)
             if inbox is not None:
@@ -202,7 +202,7 @@ class Delivery:
                     continue  # the device that opened the inbox read the head after this entry
                 entry = InboxEntry(seqs[index], message)
                 self._advance(inbox, entry.seq, woken)
-                for reader in found.readers[index if whole else found.recipients.index(user)]:
+                for reader in readers[index if whole else found.recipients.index(user)]:
                     feed = feed_of(reader) if isinstance(reader, Session) else None
                     if feed is not None:
                         feed.cursor.push(entry)
@@ -247,7 +247,7 @@ class Delivery:
 
     def _push_unkept(self, message: Message, found: Match[Session | Share], woken: dict[Feed, None]) -> None:
         """Not due to any inbox by policy: whoever is connected and keeps up gets it live."""
-        for subscriber in found.grants:
+        for subscriber in found.subscribers():
             if not isinstance(subscriber, Session):
                 subscriber.live(message)
             elif subscriber.durable:
@@ -377,11 +377,19 @@ class Delivery:
             self.pipeline.submit(step)
         return step
 
+    def unsaved(self, session: Session) -> bool:
+        """Whether the session's offset moved, and is still to be stored."""
+        return session in self._dirty
+
     def flush(self) -> None:
-        """Store the progress of every session whose offset moved, at shutdown."""
+        """Store the progress of every session whose offset moved, also where it only moved on with its inbox."""
         for reader in list(self._dirty):
             self._save_any(reader)
         self._dirty.clear()
+        for inbox in self._inboxes.values():
+            for feed in inbox.feeds.values():
+                if feed.cursor.saved != feed.session.cursor:
+                    self.save(feed.session)
 
     def close(self) -> None:
         """Stop the task that stores offsets."""

@@ -264,8 +264,8 @@ class Machine:
                 return True
             granted = self.granted(message)
             return self.give(message, granted, frames, entry.seq, retained=True, live=live, timeline=timeline)
-        found = self.trie.match(message.topic).grants.get(self.session)
-        if found is None:
+        found = self.trie.match(message.topic).granted(self.session)
+        if not found:
             return True
         if len(found) == 1:
             if found[0].since >= entry.seq:
@@ -276,7 +276,7 @@ class Machine:
 
     def granted(self, message: Message) -> tuple[Subscription, ...]:
         """The session's own subscriptions that match."""
-        return self.trie.match(message.topic).grants.get(self.session, ())
+        return self.trie.match(message.topic).granted(self.session)
 
     def give(
         self,

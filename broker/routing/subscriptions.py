@@ -62,6 +62,10 @@ class Filters(Protocol):
 
     def remove(self, filter_: str, subscriber: Session) -> bool: ...
 
+    def set_aside(self, filter_: str, subscriber: Session) -> None: ...
+
+    def bring_back(self, filter_: str, subscriber: Session, subscription: Subscription) -> None: ...
+
 
 class Groups(Protocol):
     """The shared subscriptions. Both answer with what is to be stored for it."""
@@ -117,12 +121,18 @@ class Subscriptions:
     # --- at start, and at the end of a session -------------------------------------------------------------------------
 
     def load(self, session: Session) -> None:
-        """Take up a stored session's filters. Those of shared subscriptions join their groups when all sessions are loaded."""
+        """Take up a stored session's filters, whose inbox alone was known. Those of shared subscriptions join their groups at
+        the end of the start."""
         for filter_, subscription in session.subscriptions.items():
             if filter_.startswith(SHARE):
                 session.shares.add(filter_)
             else:
-                self.trie.add(filter_, session, subscription)
+                self.trie.bring_back(filter_, session, subscription)
+
+    def put_away(self, session: Session) -> None:
+        """The session is kept in storage alone, where its inbox gets what its filters match. It has no shared ones."""
+        for filter_ in session.subscriptions:
+            self.trie.set_aside(filter_, session)
 
     def ended(self, session: Session) -> list[Operation]:
         """The session ends at this place in the order: its filters match no more. Returns what is to be stored for that."""

@@ -1,4 +1,4 @@
-"""The subscription trie: which subscribers a topic reaches. No I/O.
+"""Which subscribers a topic reaches: filters without wildcards by name, the others in a trie. No I/O.
 
 Rules it keeps:
 
@@ -7,6 +7,8 @@ Rules it keeps:
 - The result for a topic is computed once and kept until a subscription that could change it comes or goes, so a publish
   costs one dictionary look-up however many filters there are. The cache is bounded by weight: 1 per topic and 1 per
   subscriber in its result.
+- A subscriber that nobody is connected to may be *set aside*: only its inbox is kept, counted by filter, as all that a publish
+  needs of it. That changes no result that is kept, since those look up who is there in the places that they came from.
 """
 
 from __future__ import annotations
@@ -29,39 +31,137 @@ S = TypeVar("S", bound=Subscriber)
 class Match(Generic[S]):
     """Who a topic reaches.
 
-    ``recipients``: the inboxes that get an entry, each once; ``readers``, parallel to it: the subscribers of each of them.
-    ``live``: the subscribers without an inbox. ``grants``: for each subscriber its subscriptions that match, in no order.
+    ``recipients``: the inboxes that get an entry, each once. ``live``: the subscribers without an inbox.
     """
 
-    __slots__ = ("grants", "live", "readers", "recipients")
+    __slots__ = ("_places", "_readers", "_version", "live", "recipients")
 
-    def __init__(self, grants: dict[S, tuple[Subscription, ...]]) -> None:
-        self.grants = grants
-        readers: dict[str, list[S]] = {}
-        for subscriber in grants:
-            if subscriber.inbox:
-                readers.setdefault(subscriber.inbox, []).append(subscriber)
-        self.recipients: tuple[str, ...] = tuple(readers)
-        self.readers: tuple[list[S], ...] = tuple(readers.values())
-        self.live: tuple[S, ...] = tuple(s for s in grants if not s.inbox)
+    def __init__(self, places: list[_Place[S]]) -> None:
+        self._places = places
+        recipients: dict[str, None] = {}
+        live: dict[S, None] = {}
+        for place in places:
+            for subscriber in place.subscriptions or ():
+                if subscriber.inbox:
+                    recipients[subscriber.inbox] = None
+                else:
+                    live[subscriber] = None
+            aside = place.aside
+            if isinstance(aside, str):
+                recipients[aside] = None
+            elif aside is not None:
+                recipients.update(dict.fromkeys(aside))
+        self.recipients: tuple[str, ...] = tuple(recipients)
+        self.live: tuple[S, ...] = tuple(live)
+        self._readers: list[list[S]] = []
+        self._version = -1
 
     def __bool__(self) -> bool:
-        return bool(self.grants)
+        return bool(self.recipients or self.live)
+
+    @property
+    def weight(self) -> int:
+        """What it counts for in the cache."""
+        return 1 + len(self.recipients) + len(self.live)
+
+    def granted(self, subscriber: S) -> tuple[Subscription, ...]:
+        """The subscriber's subscriptions that match, in no order; none where it is set aside."""
+        places = self._places
+        if len(places) == 1:
+            subscriptions = places[0].subscriptions
+            return () if subscriptions is None else subscriptions.get(subscriber, ())
+        found: tuple[Subscription, ...] = ()
+        for place in places:
+            if place.subscriptions is not None:
+                found += place.subscriptions.get(subscriber, ())
+        return found
+
+    def readers(self) -> list[list[S]]:
+        """Parallel to ``recipients``: the subscribers of each that are here. Gathered again where one came or went."""
+        version = 0
+        for place in self._places:
+            version += place.version
+        if version != self._version:
+            found: dict[str, list[S]] = {inbox: [] for inbox in self.recipients}
+            for subscriber in self.subscribers():
+                if subscriber.inbox in found:
+                    found[subscriber.inbox].append(subscriber)
+            self._readers, self._version = list(found.values()), version
+        return self._readers
+
+    def subscribers(self) -> list[S]:
+        """Every subscriber that is not set aside, each once."""
+        return list(dict.fromkeys(subscriber for place in self._places for subscriber in place.subscriptions or ()))
 
 
-class _Node(Generic[S]):
-    __slots__ = ("children", "subscriptions")
+class _Place(Generic[S]):
+    """One filter. Both dictionaries are made when they are needed, as most filters are those of one device."""
+
+    __slots__ = ("aside", "children", "subscriptions", "version")
 
     def __init__(self) -> None:
-        self.children: dict[str, _Node[S]] = {}
-        self.subscriptions: dict[S, Subscription] = {}
+        self.children: dict[str, _Place[S]] | None = None
+        self.subscriptions: dict[S, tuple[Subscription, ...]] | None = None
+        self.aside: dict[str, int] | str | None = None
+        """Inboxes by how many of their subscribers are set aside; the inbox itself where it is one."""
+        self.version = 0
+        """Rises whenever a subscriber comes or goes."""
+
+    @property
+    def empty(self) -> bool:
+        """Nobody has this filter."""
+        return self.subscriptions is None and self.aside is None
+
+    def put(self, subscriber: S, subscription: Subscription) -> bool:
+        """Add or replace; whether it is new."""
+        if self.subscriptions is None:
+            self.subscriptions = {}
+        new = subscriber not in self.subscriptions
+        self.version += new
+        self.subscriptions[subscriber] = (subscription,)
+        return new
+
+    def take(self, subscriber: S) -> bool:
+        """Take a subscriber out; False where it is not there."""
+        subscriptions = self.subscriptions
+        if subscriptions is None or subscriptions.pop(subscriber, None) is None:
+            return False
+        self.version += 1
+        if not subscriptions:
+            self.subscriptions = None
+        return True
+
+    def put_aside(self, inbox: str) -> None:
+        """Count one more of the inbox's subscribers."""
+        if self.aside is None:
+            self.aside = inbox
+            return
+        if isinstance(self.aside, str):
+            self.aside = {self.aside: 1}
+        self.aside[inbox] = self.aside.get(inbox, 0) + 1
+
+    def take_aside(self, inbox: str) -> None:
+        """Count one less."""
+        aside = self.aside
+        if isinstance(aside, str) or aside is None:
+            self.aside = None if aside == inbox else aside
+            return
+        aside[inbox] -= 1
+        if not aside[inbox]:
+            del aside[inbox]
+        if len(aside) == 1:
+            ((last, count),) = aside.items()
+            if count == 1:
+                self.aside = last
 
 
 class Trie(Generic[S]):
     """Subscriptions by filter, and the cache of matches by topic."""
 
     def __init__(self, cache_weight: int = 100_000) -> None:
-        self._root: _Node[S] = _Node()
+        self._root: _Place[S] = _Place()
+        self._exact: dict[str, _Place[S] | str] = {}
+        """Filters without wildcards. An inbox stands for a place that has nothing but that inbox aside."""
         self._cache: dict[str, Match[S]] = {}
         self._cache_weight = 0
         self._cache_limit = cache_weight
@@ -70,55 +170,77 @@ class Trie(Generic[S]):
 
     def add(self, filter_: str, subscriber: S, subscription: Subscription) -> None:
         """Add the subscription, or replace the one that the subscriber has with this filter."""
-        node = self._root
-        for level in filter_.split("/"):
-            child = node.children.get(level)
-            if child is None:
-                child = node.children[level] = _Node()
-            node = child
-        if subscriber not in node.subscriptions:
+        if self._make(filter_).put(subscriber, subscription):
             self.count += 1
-        node.subscriptions[subscriber] = subscription
-        self._forget(filter_)
+            self._forget(filter_)
 
     def remove(self, filter_: str, subscriber: S) -> bool:
         """Remove the subscription; False where there is none. Branches left empty are removed too."""
-        path = [self._root]
-        levels = filter_.split("/")
-        for level in levels:
-            child = path[-1].children.get(level)
-            if child is None:
-                return False
-            path.append(child)
-        if path[-1].subscriptions.pop(subscriber, None) is None:
+        place = self._find(filter_)
+        if place is None or isinstance(place, str) or not place.take(subscriber):
             return False
         self.count -= 1
-        for depth in range(len(levels), 0, -1):
-            if path[depth].subscriptions or path[depth].children:
-                break
-            del path[depth - 1].children[levels[depth - 1]]
+        if place.empty:
+            self._prune(filter_)
         self._forget(filter_)
         return True
+
+    # --- who is set aside ----------------------------------------------------------------------------------------------
+
+    def add_aside(self, filter_: str, inbox: str) -> None:
+        """Add the subscription of somebody who is set aside."""
+        self.count += 1
+        if not _wild(filter_) and filter_ not in self._exact:
+            self._exact[filter_] = inbox
+        else:
+            self._make(filter_).put_aside(inbox)
+        self._forget(filter_)
+
+    def set_aside(self, filter_: str, subscriber: S) -> None:
+        """Keep only the inbox of a subscriber that has this filter."""
+        place = self._make(filter_)
+        place.put_aside(subscriber.inbox)
+        place.take(subscriber)
+        if place.subscriptions is None and isinstance(place.aside, str) and not _wild(filter_):
+            self._exact[filter_] = place.aside
+            self._forget(filter_)
+
+    def bring_back(self, filter_: str, subscriber: S, subscription: Subscription) -> None:
+        """The subscriber that was set aside is here again."""
+        place = self._make(filter_)
+        place.put(subscriber, subscription)
+        place.take_aside(subscriber.inbox)
+
+    # --- matching ------------------------------------------------------------------------------------------------------
 
     def match(self, topic: str) -> Match[S]:
         """Who gets a message of this topic name, which must be valid."""
         match = self._cache.get(topic)
         if match is None:
             match = self._cache[topic] = Match(self._walk(topic))
-            self._cache_weight += 1 + len(match.grants)
+            self._cache_weight += match.weight
             while self._cache_weight > self._cache_limit and len(self._cache) > 1:
                 self._drop(next(iter(self._cache)))
         return match
 
-    def _walk(self, topic: str) -> dict[S, tuple[Subscription, ...]]:
+    def _walk(self, topic: str) -> list[_Place[S]]:
         levels = topic.split("/")
-        found: list[_Node[S]] = []
-        nodes = [self._root]
+        found: list[_Place[S]] = []
+        exact = self._exact.get(topic)
+        if isinstance(exact, str):
+            alone: _Place[S] = _Place()
+            alone.aside = exact
+            found.append(alone)
+        elif exact is not None:
+            found.append(exact)
+        places = [self._root]
         for depth, level in enumerate(levels):
             wild = depth > 0 or not topic.startswith("$")
-            following = []
-            for node in nodes:
-                children = node.children
+            following: list[_Place[S]] = []
+            for place in places:
+                children = place.children
+                if children is None:
+                    continue
                 if wild:
                     if "#" in children:
                         found.append(children["#"])
@@ -126,27 +248,79 @@ class Trie(Generic[S]):
                         following.append(children["+"])
                 if level in children:
                     following.append(children[level])
-            nodes = following
-            if not nodes:
+            places = following
+            if not places:
                 break
-        for node in nodes:
-            found.append(node)
-            if "#" in node.children:
-                found.append(node.children["#"])
-        grants: dict[S, tuple[Subscription, ...]] = {}
-        for node in found:
-            for subscriber, subscription in node.subscriptions.items():
-                grants[subscriber] = (*grants.get(subscriber, ()), subscription)
-        return grants
+        for place in places:
+            found.append(place)
+            if place.children is not None and "#" in place.children:
+                found.append(place.children["#"])
+        return [place for place in found if not place.empty]
+
+    # --- places --------------------------------------------------------------------------------------------------------
+
+    def _find(self, filter_: str) -> _Place[S] | str | None:
+        if not _wild(filter_):
+            return self._exact.get(filter_)
+        place = self._root
+        for level in filter_.split("/"):
+            child = place.children.get(level) if place.children is not None else None
+            if child is None:
+                return None
+            place = child
+        return place
+
+    def _make(self, filter_: str) -> _Place[S]:
+        """The place of a filter, made where there is none. A result that is kept may have stood in for it."""
+        if not _wild(filter_):
+            exact = self._exact.get(filter_)
+            if exact is None or isinstance(exact, str):
+                place: _Place[S] = _Place()
+                place.aside = exact
+                self._exact[filter_] = place
+                self._forget(filter_)
+                return place
+            return exact
+        place = self._root
+        for level in filter_.split("/"):
+            if place.children is None:
+                place.children = {}
+            child = place.children.get(level)
+            if child is None:
+                child = place.children[level] = _Place()
+            place = child
+        return place
+
+    def _prune(self, filter_: str) -> None:
+        """Remove the place of a filter that nobody has, and the branches that only led there."""
+        if not _wild(filter_):
+            del self._exact[filter_]
+            return
+        path = [self._root]
+        levels = filter_.split("/")
+        for level in levels:
+            path.append((path[-1].children or {})[level])
+        for depth in range(len(levels), 0, -1):
+            if not path[depth].empty or path[depth].children:
+                break
+            children = path[depth - 1].children
+            assert children is not None
+            del children[levels[depth - 1]]
+            if not children:
+                path[depth - 1].children = None
 
     def _forget(self, filter_: str) -> None:
         # A filter without wildcards changes one topic. One with them may change any: walking the trie again for each topic
         # as it comes is cheaper than testing all cached topics here.
-        if "+" in filter_ or "#" in filter_:
+        if _wild(filter_):
             self._cache.clear()
             self._cache_weight = 0
         elif filter_ in self._cache:
             self._drop(filter_)
 
     def _drop(self, topic: str) -> None:
-        self._cache_weight -= 1 + len(self._cache.pop(topic).grants)
+        self._cache_weight -= self._cache.pop(topic).weight
+
+
+def _wild(filter_: str) -> bool:
+    return "+" in filter_ or "#" in filter_

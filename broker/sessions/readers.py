@@ -105,8 +105,8 @@ class Readers:
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    def _durable(self, key: DeviceKey) -> Session:
-        session = self._server.sessions.get(key)
+    async def _durable(self, key: DeviceKey) -> Session:
+        session = await self._server.sessions.fetch(key)
         if session is None or not session.durable:
             raise NoDevice(f"device {key.client_id!r}: there is none with a durable session")
         return session
@@ -119,7 +119,7 @@ class Readers:
         An MQTT connection keeps the device unless ``takeover``, which closes it.
         """
         sessions = self._server.sessions
-        session = sessions.get(key)
+        session = await sessions.fetch(key)
         if session is not None and session.connection is not None:
             if not takeover:
                 return Claim(0, session.offset if session.durable else 0)
@@ -130,7 +130,7 @@ class Readers:
             await self._submitted(step)
             return Claim(step.epoch, session.offset)
         async with self._beginning(key.user):
-            session, fresh = sessions.get(key), False
+            session, fresh = await sessions.fetch(key), False
             if session is None:
                 session, fresh = sessions.create(key), True
             step = ClaimSession(self._server, session, fresh=fresh)
@@ -168,16 +168,16 @@ class Readers:
         if entry.target:
             if entry.target != key.client_id:
                 return False
-        elif not self._granted(key, entry.seq, message):
+        elif not await self._granted(key, entry.seq, message):
             return False
         return info is None or await self._server.authority.allowed(info, Action.RECEIVE, message.topic)
 
-    def _granted(self, key: DeviceKey, seq: int, message: Message) -> bool:
-        session = self._server.sessions.get(key)
+    async def _granted(self, key: DeviceKey, seq: int, message: Message) -> bool:
+        session = await self._server.sessions.fetch(key)
         if session is None or not session.subscriptions.keys() - session.shares:
             return True
         own = message.device == key.client_id and message.user == key.user
-        granted = self._server.trie.match(message.topic).grants.get(session, ())
+        granted = self._server.trie.match(message.topic).granted(session)
         return any(s.since < seq and not (own and s.options & _NO_LOCAL) for s in granted)
 
     @asynccontextmanager
@@ -196,9 +196,9 @@ class Readers:
 
     # --- acknowledging -----------------------------------------------------------------------------------------------
 
-    def current(self, key: DeviceKey, epoch: int) -> bool:
+    async def current(self, key: DeviceKey, epoch: int) -> bool:
         """Whether a claim still holds."""
-        session = self._server.sessions.get(key)
+        session = await self._server.sessions.fetch(key)
         return session is not None and session.epoch == epoch and session.connection is None
 
     async def acknowledge(self, key: DeviceKey, epoch: int, through: int) -> int:
@@ -206,10 +206,11 @@ class Readers:
 
         Raises `NoDevice`, `Superseded`, and `DeviceProblem` for a sequence past the head.
         """
-        self._durable(key)
+        await self._durable(key)
         head = await self._server.storage.inbox_head(key.user)
-        session = self._durable(key)
-        if not self.current(key, epoch):
+        current = await self.current(key, epoch)
+        session = await self._durable(key)
+        if not current:
             raise Superseded(f"device {key.client_id!r}: a newer connection or reader has it now")
         if through > head:
             raise DeviceProblem(f"offset {through} is past the head of the inbox, {head}")
@@ -226,19 +227,19 @@ class Readers:
         Set back, it is given everything after it again that its filters match, also from before it subscribed. Raises
         `NoDevice`, and `DeviceProblem` for an offset past the head.
         """
-        self._durable(key)
+        await self._durable(key)
         head = await self._server.storage.inbox_head(key.user)
         if offset > head:
             raise DeviceProblem(f"offset {offset} is past the head of the inbox, {head}")
         async with self._beginning(key.user):
-            step = MoveOffset(self._server, self._durable(key), offset)
+            step = MoveOffset(self._server, await self._durable(key), offset)
             return (await self._submitted(step)).offset
 
     # --- devices -----------------------------------------------------------------------------------------------------
 
     async def forget(self, key: DeviceKey) -> None:
         """End the device's session, connected or not; returns once that is durable. Raises `NoDevice`."""
-        session = self._server.sessions.get(key)
+        session = await self._server.sessions.fetch(key)
         if session is None:
             raise NoDevice(f"device {key.client_id!r}: there is none")
         self._server.sessions.remove(session)
@@ -247,7 +248,7 @@ class Readers:
     async def subscribe(self, key: DeviceKey, filter_: str, qos: int, info: SessionInfo | None) -> int:
         """Subscribe a durable device as its own SUBSCRIBE would; SUBACK's code. ``info`` is whom the ACL is asked about, if
         anybody. Raises `NoDevice`."""
-        return await self.subscribe_session(self._durable(key), filter_, qos, info)
+        return await self.subscribe_session(await self._durable(key), filter_, qos, info)
 
     async def subscribe_session(self, session: Session, filter_: str, qos: int, info: SessionInfo | None) -> int:
         """The same for any session, once it is durable where the session is."""
@@ -261,7 +262,7 @@ class Readers:
     async def unsubscribe(self, key: DeviceKey, filter_: str) -> bool:
         """Take a filter out of a durable device; False where it has none such. Raises `NoDevice`."""
         codes: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._server.subscriptions.unsubscribe(self._durable(key), [filter_], _always, codes.set_result)
+        self._server.subscriptions.unsubscribe(await self._durable(key), [filter_], _always, codes.set_result)
         return (await asyncio.shield(codes))[0] == ReasonCode.SUCCESS
 
     @asynccontextmanager
@@ -312,6 +313,7 @@ class ClaimSession(Awaited):
 
     def __init__(self, server: Server, session: Session, *, fresh: bool) -> None:
         super().__init__()
+        self._sessions = server.sessions
         self._session = session
         self._fresh = fresh
         session.epoch += 1
@@ -331,6 +333,7 @@ class ClaimSession(Awaited):
         if self._fresh:
             self._session.cursor = self._opening.offset
             self._session.awaits_filter = self._opening.offset < self._opening.head
+        self._sessions.plan(self._closing.expires_at)
         super().done()
 
 

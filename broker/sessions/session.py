@@ -14,7 +14,6 @@ from broker.sessions.window import Window
 from storage.records import Device, DeviceKey, Inflight, InflightState, Progress, Subscription
 
 if TYPE_CHECKING:
-    from broker.clock import Timer
     from broker.sessions.link import Link
 
 NOT_YET = 1 << 62
@@ -39,7 +38,6 @@ class Session:
         "saving",
         "shares",
         "subscriptions",
-        "timer",
         "will",
         "will_at",
         "window",
@@ -65,8 +63,6 @@ class Session:
         """Inbound QoS 2: packet id to who waits for its PUBREC; None once the message is stored."""
         self.will: bytes | None = None
         self.will_at = 0
-        self.timer: Timer | None = None
-        """The session's next deadline, while nobody is connected."""
         self.ended = False
         """It was removed, at a place in the order that is past: nothing of it is stored any more."""
         self.saving: object = None
@@ -77,11 +73,12 @@ class Session:
         """The session outlives its connection."""
         return bool(self.inbox)
 
-    def no_timer(self) -> None:
-        """No deadline counts any more."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
+    @property
+    def in_use(self) -> bool:
+        """Storage does not have all that there is to the session, or somebody is at it."""
+        if self.connection is not None or self.saving is not None or self.awaits_filter or self.ended:
+            return True
+        return any(subscription.since == NOT_YET for subscription in self.subscriptions.values())
 
     @property
     def cursor(self) -> int:

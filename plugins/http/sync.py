@@ -35,13 +35,13 @@ class Reader:
             claim = await api.timelines.carried_out(api.server.readers.claim(key, takeover=takeover))
             return cls(api, who, key, claim.epoch, claim.offset)
         reader = cls(api, who, key, epoch, 0)
-        reader.check()
+        await reader.check()
         reader.offset = (await api.timelines.device(key))["offset"] or 0
         return reader
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """Raise `Conflict` where a newer connection or reader has the device."""
-        if self.epoch and not self.api.server.readers.current(self.key, self.epoch):
+        if self.epoch and not await self.api.server.readers.current(self.key, self.epoch):
             raise Conflict(f"device {self.key.client_id[:80]!r}: a newer connection or reader has it now")
 
     async def page(self, after: int, limit: int, wait: float) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Reader:
                     continue
                 after = page["next"]
                 await first_of(news, self.api.stopping, min(left, 1.0))
-                self.check()
+                await self.check()
 
     def shown(self, page: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -123,7 +123,7 @@ async def stream(reader: Reader, request: Request, after: int, limit: int) -> As
         with api.waiting(reader.who):
             yield event("claim", {"epoch": reader.epoch or None, "offset": reader.offset})
             while not api.stopping.is_set():
-                reader.check()
+                await reader.check()
                 await api.gate.who(request)  # a token may have been revoked meanwhile
                 page = await reader.page(after, limit, BEAT)
                 for entry in page["entries"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from broker.amqtt.server_view import Services
 from plugins.jobs.config import Inboxes
-from plugins.jobs.work import Work
+from plugins.jobs.work import SAVED_WITHIN, Work
 
 STEP = 500
 
@@ -26,6 +26,7 @@ class InboxesJob:
     async def run(self, work: Work) -> None:
         """Trim every inbox."""
         work.told |= {"inboxes": 0, "removed": 0}
+        await self._server.save_offsets(SAVED_WITHIN)
         work.what = "trimming inboxes"
         async for user, first, last in self._server.storage.inboxes():
             await self._trim(user, first, last, work)
@@ -45,13 +46,13 @@ class InboxesJob:
                 await work.pause()
 
     async def _step(self, user: str, first: int, last: int) -> int:
-        if not self._wanted(user, first, last):
+        if not await self._wanted(user, first, last):
             return 0  # without anybody waiting for it
         async with self._server.old_end.removing():
-            wanted = self._wanted(user, first, last)
+            wanted = await self._wanted(user, first, last)
             return await self._server.storage.prune_inbox(user, first + wanted, wanted) if wanted else 0
 
-    def _wanted(self, user: str, first: int, last: int) -> int:
-        lowest = self._server.lowest_offset(user)
+    async def _wanted(self, user: str, first: int, last: int) -> int:
+        lowest = await self._server.lowest_offset(user)
         before = (last if lowest is None else min(last, lowest)) + 1 - self._keep
         return max(0, min(STEP, before - first))

@@ -15,7 +15,7 @@ from broker.amqtt.server_view import Services
 from broker.ids import time_of
 from plugins.jobs.config import Retention, Rule
 from plugins.jobs.waiting import Cut, Waiting
-from plugins.jobs.work import Work
+from plugins.jobs.work import SAVED_WITHIN, Work
 from plugins.search.service import Search, SearchUnavailable
 
 log = logging.getLogger("tideline.jobs")
@@ -45,6 +45,7 @@ class RetentionJob:
         if not any(rule.removes for rule in self._config.rules):
             work.told["note"] = "no rule removes anything"
             return
+        await self._server.save_offsets(SAVED_WITHIN)
         lost: list[str] = []
         try:
             async with aclosing(self._chunks(work)) as chunks:

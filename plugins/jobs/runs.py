@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from broker.amqtt.server_view import Services
+from broker.amqtt.server_view import Services, Undecided
 from broker.hooks import JobBusy, NoSuchJob
 from plugins.jobs.ledger import CANCELLED, DONE, FAILED, INTERRUPTED, RUNNING, Ledger
 from plugins.jobs.work import Failed, Job, Stopped, Work
@@ -131,7 +131,7 @@ class Runs:
             outcome = DONE
         except Stopped:
             outcome = run.stopped_as
-        except (Failed, StorageError, SearchError) as error:
+        except (Failed, StorageError, Undecided, SearchError) as error:
             outcome, run.work.told["error"] = FAILED, " ".join(str(error).split())
         except Exception:
             outcome, run.work.told["error"] = FAILED, "internal error, see the broker's log"

@@ -57,15 +57,16 @@ class Waiting:
 
     async def look(self, work: Work) -> None:
         """Read what the inboxes point to, from their lowest offsets on."""
-        for user, offset in (await self._server.lowest_offsets()).items():
-            await self._read(user, offset, work)
+        async for page in self._server.storage.lowest_offsets():
+            for user, offset in page:
+                await self._read(user, offset, work)
 
     async def look_again(self) -> None:
         """Read what has come into view since, by an offset that is lower than it was, or new. To be awaited where nobody can
         begin; those who did are few."""
         while self._began:
             user = self._began.pop()
-            offset, before = self._server.lowest_offset(user), self._offsets.get(user)
+            offset, before = await self._server.lowest_offset(user), self._offsets.get(user)
             if offset is not None and (before is None or offset < before):
                 await self._read(user, offset, None, before)
 

@@ -14,6 +14,8 @@ from typing import Any, Protocol, TypeVar
 T = TypeVar("T")
 
 _LONGEST_REST = 1.0
+SAVED_WITHIN = 10.0
+"""Seconds in which what devices have acknowledged must be stored before a run goes by it."""
 
 
 class Stopped(Exception):

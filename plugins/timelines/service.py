@@ -211,10 +211,10 @@ class Timelines:
         await self.written([MarkRead(who.user, topic, seq, back)])
         state = await self.position(who, topic)
         event = json.dumps({"event": "read", **state}, ensure_ascii=False).encode()
-        for other in self.server.device_states(who.user):
-            client_id = other.key.client_id
-            if other.connected and client_id != device:
-                self.server.tell(other.key, Message(0, f"$sync/events/{client_id}", "b/tideline", "", 0, 0, event))
+        for other in self.server.connected_devices(who.user):
+            client_id = other.client_id
+            if client_id != device:
+                self.server.tell(other, Message(0, f"$sync/events/{client_id}", "b/tideline", "", 0, 0, event))
         return state
 
     # --- publishing ----------------------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ class Timelines:
 
     async def devices(self, user: str, after: str, limit: int) -> dict[str, Any]:
         """A user's devices (all users' where ``user`` is empty), with where each stands in its inbox."""
-        states = [s for s in self.server.device_states(user) if device_place(s) > after]
+        states = [s for s in await self.server.device_states(user) if device_place(s) > after]
         page = states[:limit]
         more = device_place(page[-1]) if len(states) > limit else None
         heads = {s.key.user: 0 for s in page}
@@ -276,7 +276,7 @@ class Timelines:
 
     async def device(self, key: DeviceKey) -> dict[str, Any]:
         """One device."""
-        state = next((s for s in self.server.device_states(key.user) if s.key == key), None)
+        state = next((s for s in await self.server.device_states(key.user) if s.key == key), None)
         if state is None:
             raise NotFound(f"device {key.client_id[:80]!r}: there is none, or it is not yours")
         return _device(state, await self.server.storage.inbox_head(key.user))

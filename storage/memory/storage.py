@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from storage.errors import IdempotencyConflict, MessageRefused
-from storage.interface import Pointer
+from storage.interface import Due, Pointer, Subscribed
 from storage.memory.state import MemoryState
 from storage.records import (
     Append,
@@ -461,6 +461,41 @@ class MemoryStorage:
         """See `storage.interface.State`."""
         for device in list(self._devices.values()):
             yield _copy(device)
+
+    async def device_count(self) -> int:
+        """See `storage.interface.DeviceIndex`."""
+        return len(self._devices)
+
+    async def subscribed(self) -> AsyncIterator[list[Subscribed]]:
+        """See `storage.interface.DeviceIndex`."""
+        yield [Subscribed(*device.key, filter_) for device in self._devices.values() for filter_ in device.subscriptions]
+
+    async def undated(self, now: int) -> AsyncIterator[list[Device]]:
+        """See `storage.interface.DeviceIndex`."""
+        yield [_copy(device) for device in self._devices.values() if device.undated(now)]
+
+    async def due(self, now: int, limit: int = 500) -> Due:
+        """See `storage.interface.DeviceIndex`."""
+        times = [(at, d.key) for d in self._devices.values() for at in (d.expires_at, d.will_at) if at]
+        due = dict.fromkeys(key for at, key in sorted(times) if at <= now)
+        return Due(list(islice(due, limit)), min((at for at, _ in times if at > now), default=0))
+
+    async def devices_of(self, user: str) -> list[Device]:
+        """See `storage.interface.DeviceIndex`."""
+        found = [device for device in self._devices.values() if device.key.user == user]
+        return [_copy(device) for device in sorted(found, key=lambda device: device.key.client_id.encode())]
+
+    async def lowest_offset(self, user: str) -> int | None:
+        """See `storage.interface.DeviceIndex`."""
+        return min((device.offset for device in self._devices.values() if device.key.user == user), default=None)
+
+    async def lowest_offsets(self) -> AsyncIterator[list[tuple[str, int]]]:
+        """See `storage.interface.DeviceIndex`."""
+        lowest: dict[str, int] = {}
+        for device in self._devices.values():
+            user = device.key.user
+            lowest[user] = min(device.offset, lowest.get(user, device.offset))
+        yield sorted(lowest.items(), key=lambda pair: pair[0].encode())
 
     async def retained(self) -> AsyncIterator[Message]:
         """See `storage.interface.State`."""

@@ -71,7 +71,7 @@ class Sync(Document):  # type: ignore[misc]
 class Devices(Document):  # type: ignore[misc]
     """One device. ``generation`` is the version that created it: subscriptions of another generation are not its."""
 
-    meta = _meta("devices")
+    meta = _meta("devices", ["expires_at"], ["will_at"])
     key = StringField(primary_key=True)
     user = StringField()
     client = StringField()

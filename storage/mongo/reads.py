@@ -158,17 +158,17 @@ async def device(state: State, key: DeviceKey) -> Device | None:
     """See `storage.interface.State`."""
     with storage_errors():
         document = await state.collections.devices.find_one({"_id": device_id(key)})
-    return (await _with_subscriptions(state, [document]))[0] if document else None
+    return (await with_subscriptions(state, [document]))[0] if document else None
 
 
 async def devices(state: State) -> AsyncIterator[Device]:
     """See `storage.interface.State`."""
-    async for page in _pages(state.collections.devices, {}):
-        for one in await _with_subscriptions(state, page):
+    async for page in pages(state.collections.devices, {}):
+        for one in await with_subscriptions(state, page):
             yield one
 
 
-async def _with_subscriptions(state: State, documents: list[Raw]) -> list[Device]:
+async def with_subscriptions(state: State, documents: list[Raw]) -> list[Device]:
     """The devices of documents with rising keys. A subscription's key begins with its device's, so theirs are neighbours."""
     kept = {one.device.key: one for one in map(kept_device, documents)}
     between = {"$gt": documents[0]["_id"] + "\0", "$lt": documents[-1]["_id"] + "\1"}
@@ -182,19 +182,19 @@ async def _with_subscriptions(state: State, documents: list[Raw]) -> list[Device
 
 async def retained(state: State) -> AsyncIterator[Message]:
     """See `storage.interface.State`."""
-    async for page in _pages(state.collections.retained, {}):
+    async for page in pages(state.collections.retained, {}):
         for document in page:
             if not document.get("gone"):
                 yield message(document)
 
 
-async def _pages(collection: Collection, query: Raw) -> AsyncIterator[list[Raw]]:
-    """Documents by rising ``_id``, each page a query of its own."""
+async def pages(collection: Collection, query: Raw, fields: Raw | None = None) -> AsyncIterator[list[Raw]]:
+    """Documents by rising ``_id``, or ``fields`` of them, each page a query of its own."""
     last: Any = None
     while True:
         with storage_errors():
             page_query = query if last is None else {"$and": [query, {"_id": {"$gt": last}}]}
-            page = await collection.find(page_query).sort("_id", 1).limit(_PAGE).to_list(None)
+            page = await collection.find(page_query, fields).sort("_id", 1).limit(_PAGE).to_list(None)
         if page:
             yield page
         if len(page) < _PAGE:
@@ -208,7 +208,7 @@ async def _pages(collection: Collection, query: Raw) -> AsyncIterator[list[Raw]]
 async def conversations(state: State, prefix: str) -> AsyncIterator[tuple[str, int, int]]:
     """See `storage.interface.Catalogue`."""
     query = {"_id": {"$gte": prefix, "$lt": prefix + "\U0010ffff\U0010ffff"}} if prefix else {}
-    async for page in _pages(state.collections.conversations, query):
+    async for page in pages(state.collections.conversations, query):
         names = [document["_id"] for document in page if document["_id"].startswith(prefix)]
         for some in batches(names, _AT_ONCE):
             for name, bounds in zip(some, await asyncio.gather(*(conversation_bounds(state, n) for n in some)), strict=True):
@@ -218,7 +218,7 @@ async def conversations(state: State, prefix: str) -> AsyncIterator[tuple[str, i
 
 async def inboxes(state: State) -> AsyncIterator[tuple[str, int, int]]:
     """See `storage.interface.Catalogue`."""
-    async for page in _pages(state.collections.users, {}):
+    async for page in pages(state.collections.users, {}):
         for some in batches([document["_id"] for document in page], _AT_ONCE):
             for name, bounds in zip(some, await asyncio.gather(*(inbox_bounds(state, n) for n in some)), strict=True):
                 if bounds != (1, 0):

@@ -7,8 +7,8 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 
 from storage.errors import NoDatabase, StorageError, StorageUnavailable, StorageUnusable
-from storage.interface import Membership, Pointer
-from storage.mongo import participation, reads
+from storage.interface import Due, Membership, Pointer, Subscribed
+from storage.mongo import absent, participation, reads
 from storage.mongo.commit import Writer
 from storage.mongo.connection import Address, Connection, storage_errors
 from storage.mongo.documents import Collections
@@ -228,6 +228,34 @@ class MongoStorage:
     def devices(self) -> AsyncIterator[Device]:
         """See `storage.interface.State`."""
         return reads.devices(self._state)
+
+    async def device_count(self) -> int:
+        """See `storage.interface.DeviceIndex`."""
+        return await absent.device_count(self._state)
+
+    def subscribed(self) -> AsyncIterator[list[Subscribed]]:
+        """See `storage.interface.DeviceIndex`."""
+        return absent.subscribed(self._state)
+
+    def undated(self, now: int) -> AsyncIterator[list[Device]]:
+        """See `storage.interface.DeviceIndex`."""
+        return absent.undated(self._state, now)
+
+    async def due(self, now: int, limit: int = 500) -> Due:
+        """See `storage.interface.DeviceIndex`."""
+        return await absent.due(self._state, now, limit)
+
+    async def devices_of(self, user: str) -> list[Device]:
+        """See `storage.interface.DeviceIndex`."""
+        return await absent.devices_of(self._state, user)
+
+    async def lowest_offset(self, user: str) -> int | None:
+        """See `storage.interface.DeviceIndex`."""
+        return await absent.lowest_offset(self._state, user)
+
+    def lowest_offsets(self) -> AsyncIterator[list[tuple[str, int]]]:
+        """See `storage.interface.DeviceIndex`."""
+        return absent.lowest_offsets(self._state)
 
     def retained(self) -> AsyncIterator[Message]:
         """See `storage.interface.State`."""

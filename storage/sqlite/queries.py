@@ -84,8 +84,12 @@ def device(connection: sqlite3.Connection, key: DeviceKey) -> Device | None:
 
 def devices(connection: sqlite3.Connection, after: int, limit: int) -> list[tuple[int, Device]]:
     """A page of devices, each with the number to go on after."""
-    found = connection.execute(f"{_DEVICE_COLUMNS} WHERE d.id > ? ORDER BY d.id LIMIT ?", (after, limit)).fetchall()
-    return [_device(row) for row in found]
+    return devices_where(connection, "d.id > ? ORDER BY d.id LIMIT ?", (after, limit))
+
+
+def devices_where(connection: sqlite3.Connection, condition: str, values: tuple[object, ...]) -> list[tuple[int, Device]]:
+    """Devices (``d``) that meet a condition, each with its number."""
+    return [_device(row) for row in connection.execute(f"{_DEVICE_COLUMNS} WHERE {condition}", values).fetchall()]
 
 
 def _device(row: tuple[Any, ...]) -> tuple[int, Device]:

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from storage.errors import StorageUnusable
-from storage.interface import Membership, Pointer
+from storage.interface import Due, Membership, Pointer, Subscribed
 from storage.records import Device, DeviceKey, InboxEntry, JobState, Message, Token
-from storage.sqlite import pages, participation, queries, retention
+from storage.sqlite import absent, pages, participation, queries, retention
 from storage.sqlite.connection import REOPEN, connect_reader, primary_code, translate
 from storage.sqlite.disk import refuse_empty
 from storage.sqlite.schema import check_version
 from storage.sqlite.threads import Worker
 
 PAGE = 500
+LARGE_PAGE = 5000
+"""Of rows that are short."""
 READERS = 2
 
 T = TypeVar("T")
@@ -128,6 +130,45 @@ class Reading:
         while page := await self._read(partial(queries.devices, after=after, limit=PAGE)):
             for _, device in page:
                 yield device
+            after = page[-1][0]
+
+    async def device_count(self) -> int:
+        """See `storage.interface.DeviceIndex`."""
+        return await self._read(absent.count)
+
+    async def subscribed(self) -> AsyncIterator[list[Subscribed]]:
+        """See `storage.interface.DeviceIndex`."""
+        after = 0
+        while True:
+            after, page = await self._read(partial(absent.subscribed, after=after, limit=LARGE_PAGE))
+            if not after:
+                return
+            yield page
+
+    async def undated(self, now: int) -> AsyncIterator[list[Device]]:
+        """See `storage.interface.DeviceIndex`."""
+        after = 0
+        while page := await self._read(partial(absent.undated, after=after, now=now, limit=PAGE)):
+            yield [device for _, device in page]
+            after = page[-1][0]
+
+    async def due(self, now: int, limit: int = 500) -> Due:
+        """See `storage.interface.DeviceIndex`."""
+        return await self._read(partial(absent.due, now=now, limit=limit))
+
+    async def devices_of(self, user: str) -> list[Device]:
+        """See `storage.interface.DeviceIndex`."""
+        return await self._read(partial(absent.devices_of, user=user))
+
+    async def lowest_offset(self, user: str) -> int | None:
+        """See `storage.interface.DeviceIndex`."""
+        return await self._read(partial(absent.lowest_offset, user=user))
+
+    async def lowest_offsets(self) -> AsyncIterator[list[tuple[str, int]]]:
+        """See `storage.interface.DeviceIndex`."""
+        after = ""
+        while page := await self._read(partial(absent.lowest_offsets, after=after, limit=LARGE_PAGE)):
+            yield page
             after = page[-1][0]
 
     async def retained(self) -> AsyncIterator[Message]:

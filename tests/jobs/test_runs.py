@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from broker.hooks import JobBusy, NoSuchJob
-from broker.packets.model import Connect
 from plugins.jobs import plugin as plugin_module
 from plugins.jobs.work import Stopped, Work
 from storage.factory import open_url
@@ -181,18 +180,14 @@ async def test_a_stop_ends_a_run_at_its_step(tmp_path: Path, caplog: pytest.LogC
         assert await made.storage.conversation_bounds("a") == (3, 3)
 
 
-async def test_a_reader_at_the_start_is_seen_from_its_first_moment(house: MakeHouse) -> None:
-    """A device that is being opened holds what there is, also before its commit."""
+async def test_how_far_an_inbox_is_acknowledged(house: MakeHouse) -> None:
     async with house() as made:
         phone = await reader(made, "phone", "a/#")
         await fill(made, "a/b", 3)
         await phone.messages(3)
         await made.lose(phone, "phone")
-        assert made.server.view.lowest_offset("c/phone") == 3
-        assert made.server.view.lowest_offset("c/nobody") is None
-        assert await made.server.view.lowest_offsets() == {"c/phone": 3}
-        async with made.held():
-            tablet = await made.socket()
-            tablet.send(Connect("tablet", 4, False, 0))
-            await until(lambda: bool(made.server.sessions.named("tablet")))
-            assert made.server.view.lowest_offset("c/tablet") == 0
+        view = made.server.view
+        await view.save_offsets(5.0)
+        assert await view.lowest_offset("c/phone") == 3
+        assert await view.lowest_offset("c/nobody") is None
+        assert [page async for page in made.storage.lowest_offsets()] == [[("c/phone", 3)]]

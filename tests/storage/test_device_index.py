@@ -1,0 +1,86 @@
+"""What a broker asks of devices that it does not hold in memory."""
+
+from __future__ import annotations
+
+from storage.interface import Due, Storage, Subscribed
+from storage.records import (
+    NEVER,
+    CloseSession,
+    DeviceKey,
+    OpenSession,
+    Operation,
+    Progress,
+    Subscribe,
+    Subscription,
+    Unsubscribe,
+)
+from tests.storage.samples import Maker, opened, subscribe
+
+PHONE, TABLET, OTHER = DeviceKey("u/ann", "phone"), DeviceKey("u/ann", "tablet"), DeviceKey("u/bob", "phone")
+NOW = 1_700_000_000_000
+
+
+def closed(key: DeviceKey, *, expiry: int = 3600, at: int = 0, will: bytes | None = None, will_at: int = 0) -> CloseSession:
+    return CloseSession(key, 1, False, expiry, at, will, will_at)
+
+
+async def test_every_subscription_is_told(storage: Storage) -> None:
+    many = [DeviceKey(f"u/{n}", f"d{n}") for n in range(1203)]
+    group: list[Operation] = [op for key in many for op in (opened(key), subscribe(key, f"t/{key.client_id}"))]
+    await storage.commit([*group, opened(PHONE), opened(OTHER), subscribe(PHONE, "a/#", "b"), subscribe(PHONE, "$share/g/t")])
+    await storage.commit([Unsubscribe(PHONE, 1, ["b"]), opened(TABLET), subscribe(TABLET, "x")])
+    await storage.commit([opened(TABLET, 2, clean=True), subscribe(TABLET, "y", epoch=2)])
+    found = [one async for page in storage.subscribed() for one in page]
+    wanted = {Subscribed(*key, f"t/{key.client_id}") for key in many}
+    wanted |= {Subscribed(*PHONE, "a/#"), Subscribed(*PHONE, "$share/g/t"), Subscribed(*TABLET, "y")}
+    assert set(found) == wanted
+    assert len(found) == len(wanted)
+    assert await storage.device_count() == len(many) + 3
+
+
+async def test_deadlines_are_told_in_their_order(storage: Storage) -> None:
+    keys = [DeviceKey("u/ann", f"d{n}") for n in range(6)]
+    await storage.commit([opened(key) for key in keys])
+    assert await storage.due(NOW) == Due([], 0)
+    await storage.commit([closed(keys[0], at=NOW + 30), closed(keys[1], at=NOW + 10), closed(keys[2], expiry=NEVER)])
+    await storage.commit([closed(keys[3], at=NOW + 500, will=b"w", will_at=NOW + 20), closed(keys[4], at=NOW + 40, will=b"w")])
+    assert await storage.due(NOW) == Due([], NOW + 10)
+    assert await storage.due(NOW + 25) == Due([keys[1], keys[3]], NOW + 30)
+    assert await storage.due(NOW + 40) == Due([keys[1], keys[3], keys[0], keys[4]], NOW + 500)
+    assert await storage.due(NOW + 40, limit=3) == Due([keys[1], keys[3], keys[0]], NOW + 500)
+    assert await storage.due(NOW + 500) == Due([keys[1], keys[3], keys[0], keys[4]], 0)
+    await storage.commit([opened(keys[1], 2), CloseSession(keys[3], 1, True), closed(keys[0], at=NOW + 900)])
+    assert await storage.due(NOW + 40) == Due([keys[4]], NOW + 900)
+
+
+async def test_what_a_start_must_look_at(storage: Storage) -> None:
+    names = ["connected", "for ever", "with a will", "in order", "far ahead"]
+    keys = {name: DeviceKey("u/ann", name) for name in names}
+    await storage.commit([OpenSession(keys[name], 1, False, NEVER if name == "for ever" else 3600) for name in names])
+    await storage.commit([subscribe(keys["connected"], "t")])
+    await storage.commit([closed(keys["with a will"], expiry=NEVER, will=b"w", will_at=NOW + 1)])
+    await storage.commit([closed(keys["in order"], at=NOW + 3_600_000), closed(keys["far ahead"], at=NOW + 3_600_001)])
+    found = {device.key.client_id: device async for page in storage.undated(NOW) for device in page}
+    assert set(found) == {"connected", "with a will", "far ahead"}
+    assert list(found["connected"].subscriptions) == ["t"]
+    assert found["with a will"].will == b"w"
+
+
+async def test_the_devices_of_a_user(storage: Storage) -> None:
+    await storage.commit([opened(key) for key in (TABLET, PHONE, OTHER, DeviceKey("u/an", "x"), DeviceKey("u/annx", "x"))])
+    await storage.commit([Subscribe(PHONE, 1, [Subscription("a", 1)])])
+    found = await storage.devices_of("u/ann")
+    assert [device.key for device in found] == [PHONE, TABLET]
+    assert list(found[0].subscriptions) == ["a"]
+    assert await storage.devices_of("u/nobody") == []
+
+
+async def test_lowest_offsets(storage: Storage) -> None:
+    await storage.commit(Maker().appends(9, to=["u/ann", "u/bob"]))
+    many = [DeviceKey(f"u/c{n}", "d") for n in range(1203)]
+    await storage.commit([opened(key) for key in (PHONE, TABLET, OTHER, *many)])
+    await storage.commit([Progress(PHONE, 1, 4, 9, []), Progress(OTHER, 1, 7, 7, [])])
+    assert [await storage.lowest_offset(user) for user in ("u/ann", "u/bob", "u/c7", "u/nobody")] == [4, 7, 0, None]
+    found = [pair async for page in storage.lowest_offsets() for pair in page]
+    assert dict(found) == {"u/ann": 4, "u/bob": 7, **{key.user: 0 for key in many}}
+    assert len(found) == len(many) + 2
