@@ -16,6 +16,7 @@ class CursorMachine(RuleBasedStateMachine):
     @initialize(length=st.integers(0, 6), behind=st.integers(0, 6))
     def start(self, length: int, behind: int) -> None:
         self.timeline: dict[int, tuple[InboxEntry, bool]] = {}
+        self.under_way: list[tuple[InboxEntry, bool]] = []
         self.last = 0
         for _ in range(length):
             self.append(due=True, size=1)
@@ -31,17 +32,22 @@ class CursorMachine(RuleBasedStateMachine):
         self.timeline[self.last] = entry, due
         return entry
 
-    @rule(group=st.lists(st.tuples(st.booleans(), st.integers(0, 9)), min_size=1, max_size=4), late=st.booleans())
-    def commit(self, group: list[tuple[bool, int]], late: bool) -> None:
-        """Storage has the group at once; its entries that are due are pushed when it is done."""
-        entries = [(self.append(due=due, size=size), due) for due, size in group]
-        if late:
-            self.read_now()  # a page may hold entries of the group
-        for entry, due in entries:
+    @precondition(lambda self: not self.under_way)
+    @rule(group=st.lists(st.tuples(st.booleans(), st.integers(0, 9)), min_size=1, max_size=4))
+    def group_is_stored(self, group: list[tuple[bool, int]]) -> None:
+        """From here on a page may hold its entries."""
+        self.under_way = [(self.append(due=due, size=size), due) for due, size in group]
+
+    @rule()
+    def group_is_done(self) -> None:
+        """Its entries that are due are pushed."""
+        for entry, due in self.under_way:
             self.head.seq = entry.seq
             if due:
                 self.cursor.push(entry)
+        self.under_way = []
 
+    @precondition(lambda self: not self.under_way)
     @rule()
     def stored_elsewhere(self) -> None:
         """An entry that no commit pushes, such as another writer's: all look into storage."""
@@ -97,7 +103,9 @@ class CursorMachine(RuleBasedStateMachine):
         before = data.draw(st.integers(0, self.last))
         waiting = self.cursor.peek()
         for seq in [seq for seq in self.timeline if seq <= before and (waiting is None or seq != waiting.seq)]:
-            if seq <= self.taken or (not self.cursor.live and self.cursor.peek() is None and self.read is None):
+            if seq <= self.taken or (
+                seq <= self.head.seq and not self.cursor.live and self.cursor.peek() is None and self.read is None
+            ):
                 del self.timeline[seq]
 
     @invariant()
@@ -116,6 +124,7 @@ class CursorMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """In the end it stands at the head, live, with all that was due handed out."""
+        self.group_is_done()
         for _ in range(200):
             self.take(5)
             if self.cursor.peek() is None and not self.cursor.needs_page:
