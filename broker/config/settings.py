@@ -238,9 +238,9 @@ class Limits(Section):
     match_cache: Annotated[int, Field(ge=0)] = 100_000
     """Weight of the cache of topic matches: one per topic, and one per subscriber of it."""
     recent_entries: Annotated[int, Field(ge=1)] = 512
-    """Last entries of each inbox kept in memory for devices that are nearly caught up."""
+    """Entries that wait in memory for one device; with more it reads from storage."""
     recent_bytes: Annotated[Size, Field(ge=0)] = 64 << 20
-    """Bytes of recent entries kept in memory, of all inboxes together."""
+    """Bytes of payload that wait in memory for all devices together."""
 
 
 class Hooks(Section):
