@@ -207,8 +207,8 @@ MUTANTS = (
         1,
         "a will has no name",
         "broker/sessions/wills.py",
-        '    return Append(message, retain=fields["retain"], idempotency_key=key, idempotency_until=now + _REMEMBERED)\n',
-        '    return Append(message, retain=fields["retain"])\n',
+        "idempotency_key=key, idempotency_at=now, idempotency_until=now + _REMEMBERED\n",
+        "\n",
         "tests/core/test_wills.py",
     ),
     # --- 2. no gaps ---------------------------------------------------------------------------------------------------
@@ -377,8 +377,8 @@ MUTANTS = (
         3,
         "a will is forgotten with the broker",
         "broker/sessions/sessions.py",
-        "        if session.will is not None and not session.will_at:\n            session.will_at = now",
-        "        session.will = None\n        if False:\n            session.will_at = now",
+        "        if session.will is not None:\n            latest = now",
+        "        session.will = None\n        if False:\n            latest = now",
         "tests/laws/test_lifecycle.py -k wills",
     ),
     Mutant(
