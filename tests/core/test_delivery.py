@@ -122,6 +122,14 @@ def test_qos_0_beside_qos_2_is_not_done_before_it_is_written(levels: tuple[int, 
     assert asyncio.run(play([*begin, *missed, *lost], window=100, page=256, recent=512)) == len(levels)
 
 
+def test_what_waits_in_memory_for_all_devices_together_is_bounded() -> None:
+    """Each of four has as many entries as one may have; `play` looks at their bytes."""
+    begin: list[Action] = [("settle", 0, 0), *[("subscribe", device, 7) for device in range(4)], ("settle", 0, 0)]
+    kept_up: list[Action] = [("publish", 0, 1)] * 9 + [("settle", 0, 0)]
+    behind: list[Action] = [("freeze", device, 0) for device in range(4)] + [("publish", 0, 1)] * 3 + [("settle", 0, 0)]
+    assert asyncio.run(play([*begin, *kept_up, *behind], window=100, page=256, recent=3)) == 4 * 12
+
+
 @given(actions, st.sampled_from([1, 3]), st.sampled_from([1, 2]))
 @settings(max_examples=100, deadline=None)
 def test_from_a_broker_that_is_in_full_swing(script: list[Action], window: int, page: int) -> None:

@@ -41,6 +41,22 @@ async def test_a_new_claim_ends_the_older_one(users: Site) -> None:
     assert (await http.post("/sync/ack", json={**ack, "epoch": second["epoch"], "offset": 4})).status_code == 422
 
 
+async def test_a_connection_ends_the_claim_before_it_also_when_it_is_over(users: Site) -> None:
+    await prepared(users)
+    http = users.caller("alice")
+    page = (await http.get("/sync", params={"device": "laptop"})).json()
+    laptop = await users.device("alice", "laptop")
+    await laptop.leave()
+
+    async def gone() -> bool:
+        return not (await http.get("/devices/laptop")).json()["connected"]
+
+    await until(gone)
+    ack = {"device": "laptop", "epoch": page["epoch"], "offset": 3}
+    assert (await http.post("/sync/ack", json=ack)).status_code == 409
+    assert (await http.get("/devices/laptop")).json()["offset"] == 0
+
+
 async def test_a_connected_device_is_read_beside_and_taken_only_when_asked(users: Site) -> None:
     await prepared(users)
     laptop = await users.device("alice", "laptop", 5)
