@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from broker.config.changes import Reloaded, taken_over
 from broker.config.plugins import ALIASES
@@ -22,10 +22,30 @@ from broker.errors import StartError
 from broker.packets.codes import ReasonCode
 
 if TYPE_CHECKING:
+    from broker.access.authority import Authority
+    from broker.amqtt.chassis import Chassis
+    from broker.config.settings import Listener
     from broker.connection.connection import Connection
-    from broker.server import Server
 
 log = logging.getLogger(__name__)
+
+
+class Node(Protocol):
+    """What of a node is reloaded."""
+
+    settings: Settings
+
+    @property
+    def chassis(self) -> Chassis: ...
+
+    @property
+    def authority(self) -> Authority: ...
+
+    @property
+    def connections(self) -> set[Connection]: ...
+
+    async def renew_certificate(self, listener: Listener) -> None:
+        """Use these certificate files for the listener's handshakes from now on. Raises `StartError` and keeps the old ones."""
 
 
 class Reload:
@@ -35,7 +55,7 @@ class Reload:
     read again. ``configure_log`` makes a changed ``log`` section hold.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Node) -> None:
         self._server = server
         self.read: Callable[[], Settings] | None = None
         self.configure_log: Callable[[Log], None] | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 
 from broker.access.authority import Authority
 from broker.amqtt.chassis import BrokerEvents, Chassis
@@ -18,19 +19,19 @@ from broker.clock import ServerTime, Wheel
 from broker.config.plugins import LEFT_OUT
 from broker.config.settings import Listener, Settings
 from broker.connection.connection import Connection
+from broker.connection.node import Node
+from broker.connection.session_readers import SessionReaders
 from broker.connection.storage_timeout import Overdue
-from broker.counters import Counters
 from broker.delivery.delivery import Delivery
-from broker.delivery.shares import Share, Shares
+from broker.delivery.shares import Shares
 from broker.errors import StartError
-from broker.hooks import RequestPlugin
+from broker.hooks import EnhancedAuthPlugin
 from broker.ids import Ids, time_of
 from broker.net.listeners import Listeners
 from broker.packets.codes import ReasonCode
 from broker.packets.wire import shown
 from broker.pipeline import Pipeline
 from broker.publish_path import PublishPath
-from broker.rate_limited_log import RateLimitedLog
 from broker.reload import Reload
 from broker.routing.expiry import RetainedExpiry
 from broker.routing.retained import Retained
@@ -38,46 +39,32 @@ from broker.routing.subscriptions import Subscriptions
 from broker.routing.trie import Trie
 from broker.sessions.link import Link
 from broker.sessions.old_end import OldEnd
-from broker.sessions.session import Session
 from broker.sessions.sessions import Sessions
 from storage.errors import StorageInUse, StorageUnavailable
-from storage.interface import Storage, lacks
+from storage.interface import lacks
 
 __all__ = ["Server", "StartError"]
 
 log = logging.getLogger(__name__)
 
 
-class Server:
+class Server(Node):
     """One broker node. Make it and `start` it inside a running event loop."""
 
     def __init__(self, settings: Settings, time: ServerTime | None = None) -> None:
-        self.settings = settings
-        self.receive_maximum = settings.mqtt.receive_maximum
-        self.counters = Counters()
-        self.strangers = RateLimitedLog(log, 10.0)
-        """Tells who connects and does not speak MQTT."""
-        self.time = time or ServerTime()
+        super().__init__(settings, time)
         self.ids = Ids(time=self.time)
-        self.trie: Trie[Session | Share] = Trie(settings.limits.match_cache)
+        self.trie = Trie(settings.limits.match_cache)
         self.retained = Retained()
         self.sessions = Sessions(self)
         self.old_end = OldEnd()
         self.shares = Shares(self)
-        self.connections: set[Connection] = set()
-        self.view = View(self)
+        self.view = View(self, SessionReaders(self))
         self.clients = 0
         self.clients_maximum = 0
         self.addresses: dict[str, tuple[str, int]] = {}
-        self.storage: Storage
         self.chassis: Chassis
-        self.authority: Authority
-        self.pipeline: Pipeline
-        self.delivery: Delivery
         self.publish_path: PublishPath
-        self.subscriptions: Subscriptions
-        self.clock: Wheel
-        self.requests: RequestPlugin | None = None
         self._listeners: Listeners | None = None
         self._ended = asyncio.Event()
         self.stopping = asyncio.Event()
@@ -255,9 +242,10 @@ class Server:
 
     # --- what handlers ask -------------------------------------------------------------------------------------------
 
-    def reserved(self, topic: str) -> bool:
-        """Whether clients may not publish to this topic, whatever an ACL says."""
-        return topic.startswith(("$SYS/", "$share/", "$sync/")) or topic == "$SYS"
+    @property
+    def auth_methods(self) -> Mapping[str, EnhancedAuthPlugin]:
+        """Enhanced authentication: the plugin of each method."""
+        return self.chassis.auth_methods
 
     def start_position(self) -> str:
         """Where a device that never connected before starts in its user's inbox."""

@@ -13,8 +13,8 @@ from storage.records import Append, DeviceKey, Message, Operation
 if TYPE_CHECKING:
     from broker.access.authority import Authority
     from broker.config.settings import Settings
+    from broker.connection.session_readers import SessionReaders
     from broker.sessions.old_end import OldEnd
-    from broker.sessions.readers import Readers
     from storage.interface import Storage
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ class Services(ServerView, Protocol):
     def authority(self) -> Authority: ...
 
     @property
-    def readers(self) -> Readers:
+    def readers(self) -> SessionReaders:
         """Devices that are read without a connection, and offsets that are set by hand."""
 
     @property

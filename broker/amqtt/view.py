@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from broker.access.authority import AuthRequest, Identity, SessionInfo
 from broker.amqtt.server_view import DeviceState, ServerStatus, SessionState, Undecided
 from broker.config.changes import Reloaded
+from broker.connection.session_readers import Operations, SessionReaders
 from broker.counters import Counters
 from broker.packets import topics
 from broker.packets.codes import ProtocolViolation, ReasonCode
 from broker.pipeline import Step
-from broker.sessions.readers import Operations, Readers
 from broker.sessions.session import Session
 from storage.errors import MessageRefused, StorageUnavailable
 from storage.records import Append, Device, DeviceKey, Message, Operation
 
 if TYPE_CHECKING:
     from broker.access.authority import Authority
+    from broker.amqtt.node import Node
     from broker.config.settings import Settings
-    from broker.server import Server
     from broker.sessions.old_end import OldEnd
     from storage.interface import Storage
 
@@ -68,9 +68,9 @@ def _forget(future: asyncio.Future[Any]) -> None:
 class View:
     """Implements `broker.server_view.Services`."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Node, readers: SessionReaders) -> None:
         self._server = server
-        self.readers = Readers(server)
+        self.readers = readers
 
     @property
     def counters(self) -> Counters:

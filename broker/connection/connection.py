@@ -40,7 +40,7 @@ from broker.sessions.link import Link
 
 if TYPE_CHECKING:
     from broker.clock import Timer
-    from broker.server import Server
+    from broker.connection.node import Node
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Connection(Link):
         "unstored",
     )
 
-    def __init__(self, server: Server, listener: str, peer: str = "") -> None:
+    def __init__(self, server: Node, listener: str, peer: str = "") -> None:
         super().__init__()
         self.server = server
         self.listener = listener

@@ -60,7 +60,7 @@ class Enhanced:
 def begin(connection: Connection, packet: Connect, request: AuthRequest, let_in: LetIn) -> None:
     """A CONNECT names a method. ``let_in`` goes on with it once the client is who it says."""
     method = packet.properties[Property.AUTHENTICATION_METHOD]
-    plugin = connection.server.chassis.auth_methods.get(method)
+    plugin = connection.server.auth_methods.get(method)
     if plugin is None:
         connection.refuse(ReasonCode.BAD_AUTHENTICATION_METHOD, f"authentication method {shown(method)} is not offered")
         return
@@ -129,7 +129,7 @@ async def _ask(connection: Connection, enhanced: Enhanced, data: bytes) -> Chall
         authority = connection.server.authority
         if enhanced.exchange is None:
             enhanced.generation = authority.generation
-            plugin = connection.server.chassis.auth_methods.get(enhanced.method)
+            plugin = connection.server.auth_methods.get(enhanced.method)
             if plugin is None:
                 raise Denied("the authentication method is not offered any more", ReasonCode.BAD_AUTHENTICATION_METHOD)
             enhanced.plugin = plugin  # a reload may have put another in its place

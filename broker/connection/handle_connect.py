@@ -21,9 +21,10 @@ from broker.connection.handle_publish import unacceptable
 from broker.packets.codes import ReasonCode
 from broker.packets.model import ConnAck, Connect, Disconnect
 from broker.packets.properties import EMPTY, Properties, Property
+from broker.packets.topics import reserved
 from broker.packets.wire import shown
 from broker.sessions import wills
-from broker.sessions.link import Wishes
+from broker.sessions.wishes import Wishes
 from storage.records import DeviceKey
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ async def _check_will(connection: Connection, packet: Connect) -> tuple[int, str
     problem = unacceptable(connection.server.settings.mqtt, will.topic, will.retain)
     if problem:
         return problem
-    if connection.server.reserved(will.topic):
+    if reserved(will.topic):
         return ReasonCode.NOT_AUTHORIZED, f"will topic {shown(will.topic)} is reserved for the broker"
     authority = connection.server.authority
     if not authority.open and not await authority.allowed(connection.info, Action.PUBLISH, will.topic):

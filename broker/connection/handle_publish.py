@@ -15,6 +15,7 @@ from broker.packets.codes import PacketType, ReasonCode, TopicAliasInvalid
 from broker.packets.encoder import ack_frame, encode
 from broker.packets.model import PubAck, Publish, PubRec
 from broker.packets.properties import EMPTY, FORWARDED, Properties, Property, encode_property_body
+from broker.packets.topics import reserved
 from broker.packets.wire import shown
 from storage.errors import MessageRefused
 from storage.records import EXPIRES_AT_ONCE, Append, Message
@@ -183,7 +184,7 @@ def received(connection: Connection, packet: Publish) -> None:
             return
         connection.inbound += 1
     error = None
-    if packet.topic.startswith("$") and server.reserved(packet.topic):
+    if packet.topic.startswith("$") and reserved(packet.topic):
         if packet.topic == REQUEST_TOPIC and server.requests is not None:
             _submit_request(connection, session, packet)
             return
@@ -221,7 +222,7 @@ def _submit(connection: Connection, session: Session, packet: Publish, error: Ex
             append.received = (session.key, packet.packet_id)
     if error is not None:
         server.counters.acl_denied += 1
-        why = "the broker's own" if server.reserved(packet.topic) else ""
+        why = "the broker's own" if reserved(packet.topic) else ""
         server.authority.log_refusal(connection.info, Action.PUBLISH, packet.topic, why)
         append.error = error
     connection.unstored += 1

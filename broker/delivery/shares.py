@@ -44,7 +44,7 @@ from storage.records import (
 if TYPE_CHECKING:
     from broker.clock import Timer
     from broker.delivery.feeds import Feed
-    from broker.server import Server
+    from broker.delivery.ports import Node
     from broker.sessions.session import Session
     from storage.records import InboxEntry, Message
 
@@ -82,7 +82,7 @@ class Share:
         "turn",
     )
 
-    def __init__(self, server: Server, inbox: Timeline, filter_: str) -> None:
+    def __init__(self, server: Node, inbox: Timeline, filter_: str) -> None:
         self._server = server
         self.inbox = inbox
         self.filter = filter_
@@ -427,7 +427,7 @@ class SaveShare(Step):
 class Shares:
     """All groups, by inbox key."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Node) -> None:
         self._server = server
         self._shares: dict[str, Share] = {}
 

@@ -45,6 +45,11 @@ def validate_filter(filter: str) -> None:
         raise TopicFilterInvalid(f"topic filter {shown(filter)}: '+' must be a whole level")
 
 
+def reserved(topic: str) -> bool:
+    """Whether clients may not publish to this topic, whatever an ACL says: it is the broker's to speak there."""
+    return topic.startswith(("$SYS/", "$share/", "$sync/")) or topic == "$SYS"
+
+
 def parse_share(filter: str) -> tuple[str, str] | None:
     """Split ``$share/<name>/<filter>`` into share name and inner filter; None for a filter that is not shared.
 

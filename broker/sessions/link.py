@@ -7,28 +7,13 @@ protocol a look-up by name for each message (docs/decisions/0006-rooms-with-door
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from broker.access.authority import SessionInfo
     from broker.sessions.session import Session
     from broker.sessions.window import Slot
-
-
-@dataclass(slots=True)
-class Wishes:
-    """What an MQTT 5 client asked for in CONNECT, besides what its connection keeps."""
-
-    problem_information: bool | None = None
-    """Whether it wants reasons in words; None where it did not say."""
-    response_information: bool = False
-    assigned: bool = False
-    asked_expiry: int = 0
-    ack_properties: bool = False
-    """The user property ``tideline-acks: on``: PUBACK and PUBREC carry the message's id and sequence."""
-    message_properties: bool = False
-    """The user property ``tideline-messages: on``: deliveries carry the message's id, sequences, sender and time."""
+    from broker.sessions.wishes import Wishes
 
 
 class Outflow(ABC):

@@ -35,8 +35,8 @@ from storage.records import (
 )
 
 if TYPE_CHECKING:
-    from broker.server import Server
     from broker.sessions.link import Link
+    from broker.sessions.ports import Node
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Sessions:
     back. So what is not in memory is in storage as it is.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Node) -> None:
         self._server = server
         self._sessions = _ByDevice()
         self._absent = 0
@@ -467,7 +467,7 @@ class OpenStep(Step):
 
     def __init__(
         self,
-        server: Server,
+        server: Node,
         connection: Link,
         session: Session,
         expiry: int,
@@ -525,7 +525,7 @@ class EndStep(Step):
 
     __slots__ = ("_keep", "_operation", "_server", "_session")
 
-    def __init__(self, server: Server, session: Session, operation: CloseSession | None, *, keep: bool = False) -> None:
+    def __init__(self, server: Node, session: Session, operation: CloseSession | None, *, keep: bool = False) -> None:
         self._server = server
         self._session = session
         self._operation = operation

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from amqtt.contexts import Action
 
 from broker.amqtt.server_view import DeviceState, Services, Undecided
+from broker.connection.session_readers import DeviceProblem, NoDevice, Superseded
 from broker.packets import topics
 from broker.packets.codes import ProtocolViolation, ReasonCode
-from broker.sessions.readers import DeviceProblem, NoDevice, Superseded
 from plugins.timelines.errors import Away, Conflict, Forbidden, NotFound, Problem, TooLarge, Unprocessable
 from plugins.timelines.messages import content_properties, hex_id, parse_id, rendered, rendered_entry
 from plugins.timelines.who import Who

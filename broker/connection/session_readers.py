@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from broker.access.authority import SessionInfo
-    from broker.server import Server
+    from broker.connection.node import Node
     from broker.sessions.old_end import OldEnd
 
 _NO_LOCAL = 0x04
@@ -99,10 +99,10 @@ def _always() -> bool:
     return True
 
 
-class Readers:
+class SessionReaders:
     """What the HTTP API and the requests do with devices."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Node) -> None:
         self._server = server
 
     async def _durable(self, key: DeviceKey) -> Session:
@@ -311,7 +311,7 @@ class Saved:
 class ClaimSession(Awaited):
     """A reader becomes the device's present connection, at its place in the order."""
 
-    def __init__(self, server: Server, session: Session, *, fresh: bool) -> None:
+    def __init__(self, server: Node, session: Session, *, fresh: bool) -> None:
         super().__init__()
         self._sessions = server.sessions
         self._session = session
@@ -340,7 +340,7 @@ class ClaimSession(Awaited):
 class MoveOffset(Awaited):
     """Sets a device's offset, at its place in the order."""
 
-    def __init__(self, server: Server, session: Session, offset: int) -> None:
+    def __init__(self, server: Node, session: Session, offset: int) -> None:
         super().__init__()
         self._server = server
         self._session = session

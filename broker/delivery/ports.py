@@ -1,0 +1,44 @@
+"""What the shared subscriptions use of the node that they are on; `broker.server` hands it in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from broker.clock import ServerTime, Wheel
+    from broker.config.settings import Settings
+    from broker.delivery.delivery import Delivery
+    from broker.delivery.shares import Share
+    from broker.pipeline import Pipeline
+    from broker.routing.trie import Trie
+    from broker.sessions.session import Session
+    from broker.sessions.sessions import Sessions
+    from storage.interface import Storage
+
+
+class Node(Protocol):
+    """The node."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def time(self) -> ServerTime: ...
+
+    @property
+    def clock(self) -> Wheel: ...
+
+    @property
+    def storage(self) -> Storage: ...
+
+    @property
+    def pipeline(self) -> Pipeline: ...
+
+    @property
+    def trie(self) -> Trie[Session | Share]: ...
+
+    @property
+    def sessions(self) -> Sessions: ...
+
+    @property
+    def delivery(self) -> Delivery: ...
