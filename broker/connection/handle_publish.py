@@ -60,6 +60,7 @@ class Inbound:
         if connection.closed:
             return
         if append.error is not None:
+            _write_ahead(connection, acks)
             self._refused(connection, append.error)
         elif self.qos:
             frames = acks.get(connection)
@@ -115,6 +116,14 @@ class Asked(Inbound):
         plugin = self.connection.server.requests
         if append.error is None and plugin is not None:
             plugin.request(self.request)
+
+
+def _write_ahead(connection: Connection, acks: dict[Connection, list[bytes]]) -> None:
+    """Acks keep the order of their messages: what came before a refused one is told before it [MQTT-4.6.0-2, MQTT-4.6.0-3]."""
+    frames = acks.pop(connection, None)
+    if frames is not None:
+        connection.server.counters.control_sent += len(frames)
+        connection.write_frames(frames)
 
 
 def _ack_v5(connection: Connection, append: Append, qos: int, packet_id: int) -> bytes:

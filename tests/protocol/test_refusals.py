@@ -10,7 +10,7 @@ from amqtt.contexts import Action
 from broker.connection.connection import Connection
 from broker.hooks import Group, GroupPlugin, Refusal
 from broker.packets.codes import ReasonCode as R
-from broker.packets.model import Disconnect, Publish
+from broker.packets.model import Disconnect, PubAck, Publish, PubRec
 from broker.packets.properties import Properties, Property
 from tests.support.broker import Broker, running
 from tests.support.until import until
@@ -72,6 +72,28 @@ async def watched(broker: Broker) -> Client:
     await sender.publish("t", b"first", properties=named("taken"))
     assert (await reader.message()).payload == b"first"
     return reader
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_acks_keep_the_order_of_messages_where_some_are_refused(broker: Broker, version: int, qos: int) -> None:
+    """[MQTT-4.6.0-2, MQTT-4.6.0-3]"""
+    refused = [("forbidden/t", b"x"), ("$SYS/t", b"x")] + [("t", b"quota"), ("t", b"crash")] * (version == 5)
+    sender = await broker.client("sender", version)
+    messages = [message for other in refused for message in (("t", b"x"), other)] + [("t", b"x")]
+    ids = [len(messages) - place for place in range(len(messages))]
+    sender.send(*(Publish(*message, qos, packet_id=packet_id) for message, packet_id in zip(messages, ids, strict=True)))
+    if qos == 1:
+        assert [(await sender.expect(PubAck)).packet_id for _ in ids] == ids
+    else:
+        assert [(await sender.expect(PubRec)).packet_id for _ in ids] == ids
+
+
+async def test_what_was_stored_is_acknowledged_before_a_refusal_ends_the_connection(broker: Broker) -> None:
+    sender = await broker.client("sender", 4)
+    sender.send(Publish("t", b"x", 1, packet_id=2), Publish("t", b"quota", 1, packet_id=1))
+    assert (await sender.expect(PubAck)).packet_id == 2
+    await sender.closed()
 
 
 @pytest.mark.parametrize(("topic", "payload", "properties", "code"), CASES, ids=IDS)
