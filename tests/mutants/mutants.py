@@ -738,7 +738,7 @@ MUTANTS = (
         "broker/routing/retained.py",
         " if a.error is None and a.original is None]\n",
         " if a.original is None]\n",
-        "tests/core/test_retained.py",
+        "tests/protocol/test_retained.py -k refused_message",
     ),
     Mutant(
         7,
