@@ -47,7 +47,8 @@ def outcome(mutant: Mutant) -> str:
             return f"NOT JUDGED: the tests took longer than {PATIENCE:g} s"
     if done.returncode == 1:
         failed = next((line for line in done.stdout.splitlines() if line.startswith(("FAILED tests", "ERROR tests"))), "")
-        return f"killed by {failed.partition(' ')[2].partition(' - ')[0].rpartition('/')[2]}"
+        file, _, test = failed.partition(" ")[2].partition(" - ")[0].partition("::")
+        return f"killed by {Path(file).name}::{test}"
     return "SURVIVED" if done.returncode == 0 else f"NOT RUN: {(done.stdout + done.stderr).strip()[-300:]}"
 
 

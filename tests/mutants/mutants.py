@@ -96,7 +96,7 @@ MUTANTS = (
         "storage/sqlite/writer.py",
         "            self._store(op)\n        if op.received is not None:\n            self._receive(*op.received, True)",
         "            self._store(op)",
-        CONFORMANCE + " -k sqlite",
+        f"{CONFORMANCE}/test_append.py -k sqlite",
     ),
     Mutant(
         1,
@@ -226,7 +226,7 @@ MUTANTS = (
         "storage/sqlite/writer.py",
         "        self._batch = Batch()\n        self._conversations.clear()\n        self._inboxes.clear()\n",
         "        self._batch = Batch()\n",
-        CONFORMANCE + " -k sqlite",
+        f"{CONFORMANCE}/test_append.py -k sqlite",
     ),
     Mutant(
         2,
@@ -316,7 +316,7 @@ MUTANTS = (
         "storage/sqlite/sessions.py",
         "            new.since = known.setdefault(new.filter, new.since)\n",
         "            known.setdefault(new.filter, new.since)\n",
-        CONFORMANCE + " -k sqlite",
+        f"{CONFORMANCE}/test_sessions.py -k sqlite",
     ),
     Mutant(
         3,
@@ -332,7 +332,7 @@ MUTANTS = (
         "storage/sqlite/sessions.py",
         "        return row.id if row.epoch <= epoch else 0\n",
         "        return row.id\n",
-        CONFORMANCE + " -k sqlite",
+        f"{CONFORMANCE}/test_sessions.py -k sqlite",
     ),
     Mutant(
         3,
@@ -574,7 +574,7 @@ MUTANTS = (
         "storage/sqlite/writer.py",
         "            message.time = head.time\n",
         "            pass\n",
-        CONFORMANCE + " -k sqlite",
+        f"{CONFORMANCE}/test_append.py -k sqlite",
     ),
     # --- 5. bounded memory --------------------------------------------------------------------------------------------
     Mutant(
@@ -762,7 +762,7 @@ MUTANTS = (
         "storage/sqlite/writer.py",
         "                    self._forget(highest)\n                    _refuse(op, error)\n",
         "                    self._forget(highest)\n                    [_refuse(one, error) for one in group]\n",
-        CONFORMANCE + " -k sqlite",
+        f"{CONFORMANCE}/test_append.py -k sqlite",
     ),
     Mutant(
         7,
