@@ -38,6 +38,7 @@ def outcome(mutant: Mutant) -> str:
             return f"NO LONGER APPLIES: {mutant.file} has its text {text.count(mutant.old)} times"
         path.write_text(text.replace(mutant.old, mutant.new))
         pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", "--timeout", "60"]
+        pytest += ["-p", "tests.mutants.no_shrinking"]
         environ = {**os.environ, "PYTHONPATH": name}
         try:
             done = subprocess.run(
