@@ -64,47 +64,47 @@ class Reload:
     async def __call__(self) -> Reloaded:
         """Never raises on account of what is in the files."""
         async with self._turn:
-            told = Reloaded()
-            settings = await self._settings(told)
-            await self._plugins(settings, told)
-            await self._certificates(settings, told)
-            self._log(settings, told)
-        for line in told.done:
+            report = Reloaded()
+            settings = await self._settings(report)
+            await self._plugins(settings, report)
+            await self._certificates(settings, report)
+            self._log(settings, report)
+        for line in report.done:
             log.info("reloaded: %s", line)
-        for line in told.failed:
+        for line in report.failed:
             log.error("not reloaded, it stays as it was: %s", line)
-        if told.restart:
-            log.warning("changed, but needs a restart: %s", ", ".join(told.restart))
-        return told
+        if report.restart:
+            log.warning("changed, but needs a restart: %s", ", ".join(report.restart))
+        return report
 
-    async def _settings(self, told: Reloaded) -> Settings:
+    async def _settings(self, report: Reloaded) -> Settings:
         running = self._server.settings
         try:
             wanted = running if self.read is None else await asyncio.to_thread(self.read)
         except ConfigError as error:
-            told.failed += error.problems
+            report.failed += error.problems
             return running
-        settings, told.restart = taken_over(running, wanted, self._server.chassis.renewable)
+        settings, report.restart = taken_over(running, wanted, self._server.chassis.renewable)
         return settings
 
-    async def _plugins(self, settings: Settings, told: Reloaded) -> None:
+    async def _plugins(self, settings: Settings, report: Reloaded) -> None:
         server = self._server
         before = server.chassis.credentials()
         try:
             gone = await server.chassis.renew(settings.plugin_classes())
         except StartError as error:
-            told.failed.append(str(error))
+            report.failed.append(str(error))
             return
         after = server.chassis.credentials()
         changed = _changed_plugins(server.settings.plugins, settings.plugins)
         server.settings = server.settings.model_copy(update={"plugins": settings.plugins})
         server.authority.use(server.chassis.plugins)
         await server.chassis.retire(gone)
-        told.done += [f"{_key(path)}: {len(users)} user{'s' * (len(users) != 1)}" for path, users in after.items()]
-        told.done += [f"plugins.{key}" for key in changed if ALIASES.get(key, key) not in after]
+        report.done += [f"{_key(path)}: {len(users)} user{'s' * (len(users) != 1)}" for path, users in after.items()]
+        report.done += [f"plugins.{key}" for key in changed if ALIASES.get(key, key) not in after]
         ended = self._apply(_revoked(before, after))
         if ended:
-            told.done.append(f"{ended} connection{'s' * (ended != 1)} of removed or changed users ended")
+            report.done.append(f"{ended} connection{'s' * (ended != 1)} of removed or changed users ended")
 
     def _apply(self, revoked: set[str]) -> int:
         """Ask anew what every client may do, and end the connections of these users. How many they were."""
@@ -119,7 +119,7 @@ class Reload:
                 ended += 1
         return ended
 
-    async def _certificates(self, settings: Settings, told: Reloaded) -> None:
+    async def _certificates(self, settings: Settings, report: Reloaded) -> None:
         server = self._server
         for listener in settings.listeners:
             if listener.tls is None:
@@ -127,25 +127,25 @@ class Reload:
             try:
                 await server.renew_certificate(listener)
             except StartError as error:
-                told.failed.append(str(error))
+                report.failed.append(str(error))
                 continue
-            told.done.append(f"listener {listener.name}: certificate")
+            report.done.append(f"listener {listener.name}: certificate")
             listeners = [listener if one.name == listener.name else one for one in server.settings.listeners]
             server.settings = server.settings.model_copy(update={"listeners": listeners})
         for path, plugin in server.chassis.by_path.items():
             renew = getattr(plugin, "renew_certificate", None)
             try:
                 if renew is not None and await renew():
-                    told.done.append(f"{_key(path)}: certificate")
+                    report.done.append(f"{_key(path)}: certificate")
             except StartError as error:
-                told.failed.append(str(error))
+                report.failed.append(str(error))
 
-    def _log(self, settings: Settings, told: Reloaded) -> None:
+    def _log(self, settings: Settings, report: Reloaded) -> None:
         if self.configure_log is None or settings.log == self._server.settings.log:
             return
         self.configure_log(settings.log)
         self._server.settings = self._server.settings.model_copy(update={"log": settings.log})
-        told.done.append(f"log: {settings.log.level}, {settings.log.format}")
+        report.done.append(f"log: {settings.log.level}, {settings.log.format}")
 
 
 def _end(connection: Connection) -> None:

@@ -119,7 +119,7 @@ class Server(Node):
 
     async def _open_storage(self, *, standby: bool) -> None:
         deadline = time.monotonic() + 30
-        told = ""
+        holder = ""
         while True:
             try:
                 await self.storage.open()
@@ -127,9 +127,9 @@ class Server(Node):
             except StorageInUse as error:
                 if not standby:
                     raise
-                if str(error) != told:
-                    told = str(error)
-                    log.info("standing by: %s", told)
+                if str(error) != holder:
+                    holder = str(error)
+                    log.info("standing by: %s", holder)
             except StorageUnavailable as error:
                 # A database that starts together with the broker gets a moment to come up.
                 if not standby and time.monotonic() >= deadline:

@@ -23,7 +23,7 @@ from broker.hooks import Group, GroupPlugin, Request, RequestPlugin
 from broker.packets import topics
 from broker.packets.codes import ProtocolViolation
 from broker.packets.properties import Properties, Property, encode_property_body
-from plugins.search.service import BadQuery, Search, SearchError, told
+from plugins.search.service import BadQuery, Search, SearchError, wording
 from plugins.search.service import Query as SearchQuery
 from plugins.timelines import Participants, Problem, Timelines, Unprocessable, Who
 from plugins.timelines.errors import Away, TooMany
@@ -312,7 +312,7 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
         except BadQuery as error:
             raise Unprocessable(str(error)) from error
         except SearchError as error:
-            raise Away(told(error)) from error
+            raise Away(wording(error)) from error
         hits = [{**rendered(found.message), "highlight": found.highlight} for found in page.hits]
         return {"hits": hits, "total": page.total, "total_exact": page.exact}
 

@@ -440,8 +440,8 @@ def _load(
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        told = str(error) if cause is error else f"{error}: {cause}"
-        raise StartError(f"plugins: {told}") from error
+        reason = str(error) if cause is error else f"{error}: {cause}"
+        raise StartError(f"plugins: {reason}") from error
     for warning in caught:
         if not any(part in str(warning.message) for part in _NOT_FOR_US):
             logger.warning("plugins: %s", warning.message)

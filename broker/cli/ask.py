@@ -80,8 +80,8 @@ def running_broker(settings: Settings) -> RunningBroker | None:
     if not path:
         return None
     try:
-        told = json.loads(Path(path).read_text(encoding="utf-8"))
-        found = RunningBroker(str(told["url"]), str(told["secret"]), str(told.get("certfile", "")))
+        written = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = RunningBroker(str(written["url"]), str(written["secret"]), str(written.get("certfile", "")))
     except FileNotFoundError:
         return None
     except PermissionError:

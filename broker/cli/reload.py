@@ -22,12 +22,12 @@ def reload(config: Path | None, data: Path | None) -> None:
     if broker is None:
         raise Failure(["no running broker was found; without its HTTP API, send SIGHUP to its process"], CANNOT_START)
     try:
-        told = broker.post("/reload")
+        report = broker.post("/reload")
     except Gone as error:
         raise Failure([f"{error}; it ended meanwhile"], CANNOT_START) from None
-    for line in told["reloaded"]:
+    for line in report["reloaded"]:
         click.echo(f"reloaded: {line}")
-    for line in told["needs_restart"]:
+    for line in report["needs_restart"]:
         click.echo(f"changed, but needs a restart: {line}", err=True)
-    if told["failed"]:
-        raise Failure([f"not reloaded, it stays as it was: {line}" for line in told["failed"]], 1)
+    if report["failed"]:
+        raise Failure([f"not reloaded, it stays as it was: {line}" for line in report["failed"]], 1)

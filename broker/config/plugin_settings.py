@@ -53,8 +53,8 @@ class WrongSettings(StartError):
     wrong: list[Wrong]
 
     def __str__(self) -> str:
-        told = [f"{dotted(path)}: {text}" if path else text for path, text in self.wrong]
-        return f"plugins: {self.plugin}: {'; '.join(told)}"
+        lines = [f"{dotted(path)}: {text}" if path else text for path, text in self.wrong]
+        return f"plugins: {self.plugin}: {'; '.join(lines)}"
 
 
 def checked(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,8 +191,8 @@ def _located(text: str, config: Any, path: Place) -> Wrong:
     match = re.match(r"(\w+)((?:\.\w+)*)(?:: | (?='))", text) or re.match(r"(\w+)((?:\.\w+)*) (?=[\d-]|must )", text)
     if match is None or match[1] not in {field.name for field in fields(config)}:
         return Wrong(path, text)
-    told = re.sub(r"^('[^']*'|\S+): must", r"\1 must", text[match.end() :])
-    return Wrong((*path, match[1], *match[2].split(".")[1:]), told)
+    wording = re.sub(r"^('[^']*'|\S+): must", r"\1 must", text[match.end() :])
+    return Wrong((*path, match[1], *match[2].split(".")[1:]), wording)
 
 
 def _called(kind: Any) -> str:

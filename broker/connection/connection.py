@@ -426,8 +426,8 @@ class Connection(Link):
         self.server.counters.clients_refused += 1
         self.send(ConnAck(False, code, self._ending(code, text)))
         # A wrong login has a line of its own, with the plugin that refused it, of which a flood is bounded.
-        told = code in (ReasonCode.BAD_USER_NAME_OR_PASSWORD, ReasonCode.NOT_AUTHORIZED)
-        self.close(f"refused: {text}", logging.DEBUG if told else logging.INFO)
+        logged = code in (ReasonCode.BAD_USER_NAME_OR_PASSWORD, ReasonCode.NOT_AUTHORIZED)
+        self.close(f"refused: {text}", logging.DEBUG if logged else logging.INFO)
 
     def disconnect(self, code: int, text: str) -> None:
         """Tell an MQTT 5 client why [MQTT-3.14.0-1], and close."""

@@ -22,8 +22,8 @@ def subscribe(connection: Connection, packet: Subscribe) -> None:
 
     def answer(codes: list[int]) -> None:
         if not connection.closed:
-            told = codes if connection.version >= 5 else [min(code, 0x80) for code in codes]
-            connection.send(SubAck(packet.packet_id, told))
+            answer = codes if connection.version >= 5 else [min(code, 0x80) for code in codes]
+            connection.send(SubAck(packet.packet_id, answer))
 
     house = connection.server.subscriptions
     asking = house.subscribe(session, wanted, connection.info, lambda: not connection.closed, answer)

@@ -33,7 +33,7 @@ def answer(status: int, name: str, title: str, detail: str, headers: dict[str, s
     return Response(dumps(body), status, headers, MEDIA_TYPE)
 
 
-def told(problem: Problem) -> Response:
+def response_to(problem: Problem) -> Response:
     """One of our problems as a response."""
     headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
     if problem.status == 401:
@@ -58,7 +58,7 @@ def install(app: FastAPI) -> None:
     async def ours(request: Request, error: Exception) -> Response:
         problem = problem_of(error)
         assert problem is not None
-        return told(problem)
+        return response_to(problem)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -75,8 +75,8 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         if error.status_code == 400 and isinstance(error.__cause__, UnicodeDecodeError | RecursionError):
             nested = isinstance(error.__cause__, RecursionError)
-            told = "the body is nested too deeply" if nested else "the body is not UTF-8"
-            return answer(400, "malformed", "not JSON", told)
+            reason = "the body is nested too deeply" if nested else "the body is not UTF-8"
+            return answer(400, "malformed", "not JSON", reason)
         name, detail = {
             404: ("not-found", f"no such path: {request.url.path}; /docs lists them"),
             405: ("method", f"{request.method} is not for {request.url.path}; /docs lists what is"),

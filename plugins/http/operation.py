@@ -28,5 +28,5 @@ class Told(BaseModel):
 @router.post("/reload", response_model=Told, responses=responses())
 async def reload(api: ApiDep, who: Operator, body: ReloadBody | None = None) -> Response:
     """Read users, access rules, certificates and log settings again. For the operator."""
-    told = await api.server.reload()
-    return reply({"reloaded": told.done, "failed": told.failed, "needs_restart": told.restart})
+    report = await api.server.reload()
+    return reply({"reloaded": report.done, "failed": report.failed, "needs_restart": report.restart})

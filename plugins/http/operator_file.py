@@ -30,14 +30,14 @@ class OperatorFile:
         """Say where the API is, and the secret. What keeps it from being written is logged: commands then cannot ask."""
         if self._path is None:
             return
-        told = {"url": url, "secret": self.secret, "process": os.getpid()}
+        written = {"url": url, "secret": self.secret, "process": os.getpid()}
         if certfile:
-            told["certfile"] = str(Path(certfile).absolute())
+            written["certfile"] = str(Path(certfile).absolute())
         try:
             make_folder(self._path.parent)
             handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")  # mode 0600
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(told, file)
+                json.dump(written, file)
             os.replace(name, self._path)
         except OSError as error:
             log.warning(

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from plugins.http.api import Acting, Api, ApiDep, Operator, checked_sender, responses
 from plugins.http.models import MAX_INT, Hits, IndexState, Rebuild, moment
 from plugins.http.rendering import reply
-from plugins.search.service import BadQuery, MayRead, Rebuilding, Search, SearchError, SearchUnavailable, told
+from plugins.search.service import BadQuery, MayRead, Rebuilding, Search, SearchError, SearchUnavailable, wording
 from plugins.search.service import Query as SearchQuery
 from plugins.timelines import NotFound, Unprocessable, Who
 from plugins.timelines.errors import Away
@@ -62,7 +62,7 @@ async def search(
     except BadQuery as error:
         raise Unprocessable(str(error)) from error
     except SearchError as error:
-        raise Away(told(error, operator=who.operator), retry_after=5) from error
+        raise Away(wording(error, operator=who.operator), retry_after=5) from error
     hits = [{**rendered(found.message), "highlight": found.highlight} for found in page.hits]
     return reply({"hits": hits, "total": page.total, "total_exact": page.exact, "next": page.next or None})
 

@@ -25,13 +25,13 @@ class InboxesJob:
 
     async def run(self, work: Work) -> None:
         """Trim every inbox."""
-        work.told |= {"inboxes": 0, "removed": 0}
+        work.detail |= {"inboxes": 0, "removed": 0}
         await self._server.save_offsets(SAVED_WITHIN)
         work.what = "trimming inboxes"
         async for user, first, last in self._server.storage.inboxes():
             await self._trim(user, first, last, work)
             work.count("inboxes")
-            if not work.told["inboxes"] % 100:
+            if not work.detail["inboxes"] % 100:
                 await work.pause()
 
     async def _trim(self, user: str, first: int, last: int, work: Work) -> None:

@@ -25,10 +25,10 @@ class IndexJob:
             raise Failed("there is no search index: the search plugin is not configured")
         work.what = "comparing messages"
         work.total = await search.count()
-        work.told |= asdict(Differences())
+        work.detail |= asdict(Differences())
 
         def report(found: Differences) -> None:
-            work.told |= asdict(found)
+            work.detail |= asdict(found)
             work.done = found.messages
             work.total = max(work.total, work.done)
 

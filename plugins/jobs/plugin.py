@@ -158,11 +158,11 @@ class JobsPlugin(JobPlugin):
     def jobs(self) -> list[dict[str, Any]]:
         """See `broker.hooks.JobPlugin`."""
         runs = self._running[0]
-        return [runs.told(name) for name in runs.names]
+        return [runs.state(name) for name in runs.names]
 
     def job(self, name: str) -> dict[str, Any]:
         """See `broker.hooks.JobPlugin`."""
-        return self._running[0].told(name)
+        return self._running[0].state(name)
 
     def run(self, name: str) -> dict[str, Any]:
         """See `broker.hooks.JobPlugin`."""
@@ -179,7 +179,7 @@ class JobsPlugin(JobPlugin):
         runs, ledger = self._running
         await runs.ended(name)
         await ledger.saved(_SAVE)
-        return runs.told(name)
+        return runs.state(name)
 
     def _tell(self, name: str, outcome: str, ended: int) -> None:
         """Say on $SYS how a job's last run ended, and when."""

@@ -41,9 +41,9 @@ class RetentionJob:
 
     async def run(self, work: Work) -> None:
         """Apply the rules to every conversation."""
-        work.told |= {"conversations": 0, "removed": 0, "spared": 0, "unacknowledged": 0}
+        work.detail |= {"conversations": 0, "removed": 0, "spared": 0, "unacknowledged": 0}
         if not any(rule.removes for rule in self._config.rules):
-            work.told["note"] = "no rule removes anything"
+            work.detail["note"] = "no rule removes anything"
             return
         await self._server.save_offsets(SAVED_WITHIN)
         lost: list[str] = []
@@ -53,11 +53,11 @@ class RetentionJob:
                     await self._apply(cuts, work, lost)
         finally:
             if lost:
-                told, more = ", ".join(map(repr, lost[:_NAMED])), " and others" if len(lost) > _NAMED else ""
+                names, more = ", ".join(map(repr, lost[:_NAMED])), " and others" if len(lost) > _NAMED else ""
                 log.warning(
                     "retention removed messages that %d inbox entries still waited for, as even_unacknowledged says: %s%s",
-                    work.told["unacknowledged"],
-                    told,
+                    work.detail["unacknowledged"],
+                    names,
                     more,
                 )
 
@@ -73,7 +73,7 @@ class RetentionJob:
                 if before > first:
                     cuts[topic] = Cut(first, before, rule.even_unacknowledged)
                     work.total += before - first
-            if not work.told["conversations"] % 100:
+            if not work.detail["conversations"] % 100:
                 await work.pause()
             if len(cuts) >= _TOGETHER:
                 yield cuts

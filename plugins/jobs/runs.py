@@ -48,7 +48,7 @@ class Runs:
         """Every job's name."""
         return list(self._jobs)
 
-    def told(self, name: str) -> dict[str, Any]:
+    def state(self, name: str) -> dict[str, Any]:
         """A job as people see it. Raises `NoSuchJob`."""
         job, state, run = self._job(name), self._ledger.get(name), self._runs.get(name)
         last = None
@@ -68,7 +68,7 @@ class Runs:
                 "what": work.what,
                 "done": work.done,
                 "total": work.total or None,
-                "detail": dict(work.told),
+                "detail": dict(work.detail),
             }
         return {
             "name": name,
@@ -132,14 +132,14 @@ class Runs:
         except Stopped:
             outcome = run.stopped_as
         except (Failed, StorageError, Undecided, SearchError) as error:
-            outcome, run.work.told["error"] = FAILED, " ".join(str(error).split())
+            outcome, run.work.detail["error"] = FAILED, " ".join(str(error).split())
         except Exception:
-            outcome, run.work.told["error"] = FAILED, "internal error, see the broker's log"
+            outcome, run.work.detail["error"] = FAILED, "internal error, see the broker's log"
             log.exception("job %s failed", job.name)
         finally:
             del self._runs[job.name]
             now = self._server.wall()
-            detail = json.dumps(run.work.told, ensure_ascii=False)
+            detail = json.dumps(run.work.detail, ensure_ascii=False)
             self._ledger.change(job.name, ended=now, outcome=outcome, detail=detail)
             level = logging.WARNING if outcome == FAILED else logging.INFO
             log.log(level, "job %s: %s after %.1f s, %s", job.name, outcome, time.monotonic() - began, detail)

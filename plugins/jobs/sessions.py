@@ -19,4 +19,4 @@ class SessionsJob:
     async def run(self, work: Work) -> None:
         """Look at every session."""
         work.what = "looking at sessions"
-        work.told["sessions"], work.told["expired"] = await self._server.expire_sessions()
+        work.detail["sessions"], work.detail["expired"] = await self._server.expire_sessions()

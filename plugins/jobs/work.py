@@ -35,7 +35,7 @@ class Work:
         self.done = 0
         self.total = 0
         """``done`` of ``total``; a total of 0 is not known. Both may rise."""
-        self.told: dict[str, Any] = {}
+        self.detail: dict[str, Any] = {}
         """What it has to tell: counts by name, mostly."""
         self._share = share
         self._stop = asyncio.Event()
@@ -52,7 +52,7 @@ class Work:
 
     def count(self, name: str, number: int = 1) -> None:
         """Add to what is told."""
-        self.told[name] = self.told.get(name, 0) + number
+        self.detail[name] = self.detail.get(name, 0) + number
 
     async def pause(self) -> None:
         """Rest for as long as the last step calls for. Raises `Stopped`."""

@@ -25,14 +25,14 @@ __all__ = [
     "Search",
     "SearchError",
     "SearchUnavailable",
-    "told",
+    "wording",
 ]
 
 MayRead = Callable[[str], Awaitable[bool]]
 """Whether the one who asks may read a topic."""
 
 
-def told(error: SearchError, *, operator: bool = False) -> str:
+def wording(error: SearchError, *, operator: bool = False) -> str:
     """What is said to somebody whose search failed. Where a server is, and what is wrong with it, is for the operator."""
     inside = isinstance(error, (ServerAway, SearchUnusable)) and not operator
     return "search cannot answer now" + ("" if inside else f": {error}")

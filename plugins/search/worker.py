@@ -58,7 +58,7 @@ class Worker:
         measures = {name: settings[name] for name in ("batch", "share", "poll")}
         self._indexer = Indexer(storage, engine, gather=0.0, moved=self._moved, **measures)
         self._heard = 0
-        self._told: tuple[int, ...] = ()
+        self._reported: tuple[int, ...] = ()
         self._working: dict[int, asyncio.Task[None]] = {}
 
     async def run(self, first: asyncio.Future[bytes], lines: asyncio.StreamReader) -> None:
@@ -76,10 +76,10 @@ class Worker:
     def _moved(self) -> None:
         lag = self._indexer.lag()
         oldest = time.time_ns() // 1_000_000 - lag.milliseconds if lag.messages else 0
-        told = (lag.position, lag.messages, oldest, self._heard, self._indexer.errors)
-        if told != self._told:
-            self._told = told
-            tell("at", *told)
+        report = (lag.position, lag.messages, oldest, self._heard, self._indexer.errors)
+        if report != self._reported:
+            self._reported = report
+            tell("at", *report)
 
     # --- what may be asked -------------------------------------------------------------------------------------------
 
