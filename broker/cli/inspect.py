@@ -68,7 +68,10 @@ def inboxes(**source: Any) -> None:
 @click.option("--user", help="Only the devices of this user.")
 @_source_options
 def devices(user: str | None, **source: Any) -> None:
-    """List the devices: offset, lag behind the inbox, what is in flight, subscriptions."""
+    """List the devices: offset, lag behind the inbox, what is in flight, subscriptions.
+
+    A subscription is shown as filter:QoS>the inbox sequence that it begins after.
+    """
 
     async def rows(storage: Storage) -> Rows:
         async for device in storage.devices():

@@ -291,7 +291,9 @@ class Timelines:
             most = self.server.settings.mqtt.max_subscriptions
             raise Unprocessable(f"device {key.client_id[:80]!r} has {most} subscriptions, as many as it may")
         if code >= ReasonCode.UNSPECIFIED_ERROR:
-            raise Unprocessable(f"{shown}: not valid, or of more than {self.server.settings.mqtt.max_topic_levels} levels")
+            raise Unprocessable(
+                _filter_fault(filter_) or f"{shown}: has too many levels, {self.server.settings.mqtt.max_topic_levels} at most"
+            )
 
     async def unsubscribe(self, key: DeviceKey, filter_: str) -> None:
         """Take a filter out of a device."""
@@ -342,6 +344,16 @@ def check_name(topic: str) -> None:
         raise Unprocessable(violation.text) from violation
     except UnicodeEncodeError as error:
         raise Unprocessable("topic: not valid Unicode") from error
+
+
+def _filter_fault(filter_: str) -> str:
+    """What makes this text no topic filter; empty where it is one."""
+    try:
+        if topics.parse_share(filter_) is None:
+            topics.validate_filter(filter_)
+    except ProtocolViolation as violation:
+        return violation.text
+    return ""
 
 
 def device_place(state: DeviceState) -> str:

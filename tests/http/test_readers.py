@@ -172,6 +172,22 @@ async def test_a_device_made_and_subscribed_over_http(users: Site) -> None:
     assert (await http.get("/devices")).json() == {"devices": [], "next": None}
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("a/#/b", "topic filter 'a/#/b': '#' must be the whole last level"),
+        ("a+", "topic filter 'a+': '+' must be a whole level"),
+        ("$share/g", "shared subscription '$share/g' needs a filter after its share name"),
+        ("/" * 200, "has too many levels, 128 at most"),
+    ],
+)
+async def test_what_is_wrong_with_a_filter_is_told(users: Site, wrong: str, told: str) -> None:
+    http = users.caller("alice")
+    await http.get("/sync", params={"device": "web"})
+    answer = await http.post("/devices/web/subscriptions", json={"filter": wrong})
+    assert (answer.status_code, told in answer.json()["detail"]) == (422, True), answer.text
+
+
 async def test_a_stock_client_asks_and_is_answered(users: Site) -> None:
     host, port = users.address
     who: dict[str, Any] = {"username": "alice", "password": "alice-password"}
