@@ -39,8 +39,8 @@ test-all: $(TEST) ## run the tests, those that take minutes included
 mutants: $(TEST) ## break the laws on purpose, and see the tests notice; ARGS='words of names' picks some
 	$(BIN)/python -m tests.mutants $(ARGS)
 
-lint: $(TEST) ## check style and types
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+lint: $(TEST) ## check style, types and the order of the rooms
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache
 
 format: $(TEST) ## format the code
 	$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
