@@ -26,7 +26,7 @@ from amqtt.events import BrokerEvents
 from broker.connection.handle_publish import Inbound
 from broker.counters import Counters
 from broker.delivery.delivery import Delivery
-from broker.delivery.shares import Share
+from broker.delivery.share import Share
 from broker.hooks import Group
 from broker.ids import Ids
 from broker.routing.retained import Retained

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from broker.config.settings import Settings
     from broker.counters import Counters
     from broker.delivery.delivery import Delivery
-    from broker.delivery.shares import Share, Shares
+    from broker.delivery.share import Share
+    from broker.delivery.shares import Shares
     from broker.ids import Ids
     from broker.pipeline import Pipeline
     from broker.publish_path import PublishPath

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from broker.config.settings import Settings
     from broker.connection.connection import Connection
     from broker.delivery.delivery import Delivery
-    from broker.delivery.shares import Share
+    from broker.delivery.share import Share
     from broker.hooks import EnhancedAuthPlugin, RequestPlugin
     from broker.pipeline import Pipeline
     from broker.routing.subscriptions import Subscriptions

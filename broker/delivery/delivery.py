@@ -29,7 +29,8 @@ from storage.records import Append, InboxEntry, Message, Operation
 if TYPE_CHECKING:
     from broker.access.authority import Authority
     from broker.config.settings import Limits
-    from broker.delivery.shares import Share, Shares
+    from broker.delivery.share import Share
+    from broker.delivery.shares import Shares
     from broker.sessions.window import Slot
 
 log = logging.getLogger(__name__)

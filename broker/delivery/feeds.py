@@ -24,7 +24,7 @@ from storage.records import Message
 
 if TYPE_CHECKING:
     from broker.delivery.delivery import Delivery, Inbox
-    from broker.delivery.shares import Share
+    from broker.delivery.share import Share
     from broker.sessions.link import Link
 
 log = logging.getLogger(__name__)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from broker.access.authority import Authority
     from broker.clock import ServerTime
     from broker.counters import Counters
-    from broker.delivery.shares import Share
+    from broker.delivery.share import Share
     from broker.routing.trie import Trie
     from broker.sessions.link import Link
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from broker.clock import ServerTime, Wheel
     from broker.config.settings import Settings
     from broker.delivery.delivery import Delivery
-    from broker.delivery.shares import Share
+    from broker.delivery.share import Share
     from broker.pipeline import Pipeline
     from broker.routing.trie import Trie
     from broker.sessions.session import Session

@@ -457,7 +457,7 @@ MUTANTS = (
     Mutant(
         3,
         "a group's member takes its work along",
-        "broker/delivery/shares.py",
+        "broker/delivery/share.py",
         "                self.pending[slot.seq] = None\n                bisect.insort(self._redo, slot.seq)\n",
         "                self._done(slot.seq)\n",
         "tests/core/test_shares.py tests/protocol/test_shared.py",
@@ -465,7 +465,7 @@ MUTANTS = (
     Mutant(
         3,
         "a group's QoS 2 message to two members over a crash",
-        "broker/delivery/shares.py",
+        "broker/delivery/share.py",
         "        for seq in self.received - with_members.keys():\n            self._done(seq)\n",
         "",
         "tests/laws/test_resend.py",
