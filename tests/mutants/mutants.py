@@ -275,7 +275,7 @@ MUTANTS = (
         "broker/delivery/delivery.py",
         "        if seq != inbox.seq + 1:\n",
         "        if False:\n",
-        f"{SCRIPTED} tests/laws/test_devices.py tests/protocol/test_one_user.py tests/protocol/test_sessions.py",
+        "tests/protocol/test_one_user.py -k by_itself",
     ),
     Mutant(
         2,
@@ -452,7 +452,7 @@ MUTANTS = (
         "broker/delivery/machine.py",
         "            if entry.target != self.session.key.client_id:\n                return True\n",
         "",
-        "tests/laws/test_devices.py",
+        "tests/protocol/test_one_user.py -k retained",
     ),
     Mutant(
         3,

@@ -10,6 +10,7 @@ import pytest
 from broker.access.password_file import generated
 from broker.delivery.feeds import Feed
 from broker.packets.model import Publish, SubAck, Subscribe
+from storage.records import Append, Message
 from tests.support.broker import Broker, running
 from tests.support.until import until
 from tests.support.wire import Client
@@ -95,6 +96,40 @@ async def test_a_device_that_was_due_nothing_goes_on_where_it_stood(fleet: tuple
     assert (await device.message()).payload == b"missed"
     await device.quiet()
     await until(lambda: session.offset == 7)
+
+
+async def test_a_retained_message_for_one_device_is_not_anothers_that_was_away(
+    fleet: tuple[Broker, list[Client]], tmp_path: Path
+) -> None:
+    """Both have the filter, and one comes across the other's entry when it reads what it missed."""
+    broker, devices = fleet
+    sender = await broker.client("sender")
+    await sender.publish("kept", b"retained", retain=True)
+    await devices[1].subscribe("kept", options=1)
+    assert (await devices[1].message()).retain
+    await broker.lose(devices[1], "d1")
+    await devices[2].subscribe("kept", options=1)
+    assert (await devices[2].message()).retain
+    await sender.publish("kept", b"new")
+    device = await enter(broker, 1, (tmp_path / "secret").read_text())
+    message = await device.message()
+    assert (message.payload, message.retain) == (b"new", False)
+    await device.quiet()
+
+
+@pytest.mark.inside
+async def test_what_storage_added_to_an_inbox_by_itself_is_read_before_what_follows(
+    fleet: tuple[Broker, list[Client]],
+) -> None:
+    """As MongoDB's does with messages that came late: no group brought the entry, and nobody was woken for it."""
+    broker, devices = fleet
+    sender = await broker.client("sender")
+    id_, time = broker.server.ids.take()
+    message = Message(id_, "all", "c/other", "other", time, 1, b"late")
+    await broker.server.storage.commit([Append(message, recipients=("u/fleet",))])
+    await sender.publish("all", b"next")
+    for device in devices:
+        assert [(await device.message()).payload for _ in range(2)] == [b"late", b"next"]
 
 
 async def test_a_retained_message_for_one_device_stands_between_those_for_all(fleet: tuple[Broker, list[Client]]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from broker.packets.codes import ReasonCode
 from broker.packets.model import Subscribe
 from tests.chassis.third_party import Recorder
 from tests.http.conftest import Site, site
@@ -327,4 +328,6 @@ async def test_a_session_that_ended_meanwhile_is_not_subscribed(opening: Opening
         phone.send(Subscribe(1, [("t", 1)]))
         answer = await caller.post(f"/devices/{PHONE}/subscriptions", json={"filter": "t"})
         assert answer.status_code == 404
+        # Who asked before the end, and had the ACL's answer after it, has the session still.
+        assert await broker.server.view.readers.subscribe_session(session, "t", 1, None) == ReasonCode.UNSPECIFIED_ERROR
         assert broker.server.trie.count == 0
