@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from amqtt.contexts import Action
 
-from broker.delivery import share
+from broker.delivery import share as share_module
 from broker.packets.model import PubAck, PubComp, Publish, PubRec, PubRel
 from broker.packets.properties import Property
 from storage.records import Message
@@ -258,7 +258,7 @@ async def test_v5_a_group_waits_with_very_much_that_only_an_absent_member_could_
     stored: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rather than to drop any of it, or to remember without end."""
-    monkeypatch.setattr(share, "MOST_KEPT", 3)
+    monkeypatch.setattr(share_module, "MOST_KEPT", 3)
     small, large, sender = await small_and_large(stored)
     await stored.lose(large, "large")
     for number in range(5):
