@@ -148,6 +148,20 @@ async def test_v5_a_session_ends_when_its_expiry_has_passed(stored: Broker) -> N
     assert stored.server.trie.count == 0
 
 
+@pytest.mark.inside
+async def test_v5_a_session_whose_time_is_over_is_not_continued_before_the_clock_ends_it(stored: Broker) -> None:
+    """After a crash, or a night that the machine slept, its device may be back first. Nor does it take its will along."""
+    watcher = await stored.client("watcher")
+    await watcher.subscribe("will")
+    await stored.lose(await stored.durable("over", 5, expiry=60), "over")
+    will = Will("will", b"gone", properties={Property.WILL_DELAY: 60})
+    await stored.lose(await stored.durable("dies", 5, expiry=3600, will=will), "dies")
+    stored.server.time.not_before(stored.server.time.now() + 61_000)
+    assert not await present(stored, "over", 5, clean=False, expiry=60)
+    assert await present(stored, "dies", 5, clean=False, expiry=3600)
+    assert (await watcher.message()).payload == b"gone"
+
+
 async def test_v5_a_session_that_comes_back_in_time_does_not_end(broker: Broker) -> None:
     client = await broker.durable("c", 5, expiry=1)
     await client.leave()
