@@ -9,14 +9,11 @@ Times are integers, milliseconds since the Unix epoch. Sequences start at 1; 0 m
 
 from __future__ import annotations
 
-import hashlib
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
-from storage.errors import MessageRefused
 from storage.messages import EXPIRES_AT_ONCE as EXPIRES_AT_ONCE
 from storage.messages import Append as Append
 from storage.messages import DeviceKey as DeviceKey
@@ -305,58 +302,3 @@ Operation = (
     | DropRetained
     | SaveJob
 )
-
-
-# --- what operations mean, shared by the backends --------------------------------------------------------------------
-
-
-class Start(NamedTuple):
-    """`OpenSession.start`, parsed: ``kind`` is latest, earliest, last or since; ``number`` belongs to the last two."""
-
-    kind: str
-    number: int = 0
-
-    @classmethod
-    def parse(cls, text: str) -> Start:
-        """Raises `MessageRefused` for anything else."""
-        kind, colon, number = text.partition(":")
-        if kind in ("latest", "earliest") and not colon:
-            return cls(kind)
-        if kind in ("last", "since") and number.isascii() and number.isdigit():
-            return cls(kind, int(number))
-        raise MessageRefused(f"start {text!r}: must be latest, earliest, last:<entries> or since:<milliseconds>")
-
-
-def content_digest(message: Message) -> bytes:
-    """16 bytes that two appends under one idempotency key must have in common: of topic and payload."""
-    digest = hashlib.blake2b(message.topic.encode(), digest_size=16)
-    digest.update(b"\0")  # no topic holds U+0000, so the pair is encoded without ambiguity
-    digest.update(message.payload)
-    return digest.digest()
-
-
-# --- packing, shared by the backends -------------------------------------------------------------------------------
-
-_INFLIGHT = struct.Struct(">HQBH")
-
-
-def pack_inflight(entries: Iterable[Inflight]) -> bytes:
-    """Encode an in-flight list: per entry packet id, sequence, state, length of the timeline's name, and the name."""
-    parts = []
-    for entry in entries:
-        name = entry.timeline.encode()
-        parts.append(_INFLIGHT.pack(entry.packet_id, entry.seq, entry.state, len(name)))
-        if name:
-            parts.append(name)
-    return b"".join(parts)
-
-
-def unpack_inflight(data: bytes) -> list[Inflight]:
-    """Decode what `pack_inflight` wrote."""
-    entries, at = [], 0
-    while at < len(data):
-        packet_id, seq, state, length = _INFLIGHT.unpack_from(data, at)
-        at += _INFLIGHT.size
-        entries.append(Inflight(packet_id, seq, InflightState(state), data[at : at + length].decode()))
-        at += length
-    return entries

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from storage import rules
 from storage.interface import Membership
 from storage.records import DropTokens, JobState, Join, MarkRead, SaveJob, SaveToken, Token
 
@@ -36,9 +37,7 @@ class MemoryState:
     def _mark_read(self, op: MarkRead) -> None:
         key = (op.user, op.topic)
         op.last = self._storage.bounds(op.topic)[1]
-        seq = min(op.seq, op.last)
-        op.position = seq if op.back else max(seq, self._read.get(key, 0))
-        self._read[key] = op.position
+        op.position = self._read[key] = rules.read_position(op, self._read.get(key, 0), op.last)
 
     def _save_token(self, op: SaveToken) -> None:
         self._tokens[op.token.id] = op.token
@@ -78,4 +77,4 @@ class MemoryState:
 
     async def tokens(self, user: str) -> list[Token]:
         """See `storage.interface.Tokens`."""
-        return sorted((t for t in self._tokens.values() if not user or t.user == user), key=lambda t: (t.created, t.id))
+        return rules.by_creation(token for token in self._tokens.values() if not user or token.user == user)

@@ -15,7 +15,8 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from storage.errors import IdempotencyConflict, MessageRefused
+from storage import rules
+from storage.errors import MessageRefused
 from storage.interface import Due, Pointer, Subscribed
 from storage.memory.state import MemoryState
 from storage.records import (
@@ -30,10 +31,8 @@ from storage.records import (
     Operation,
     Progress,
     Release,
-    Start,
     Subscribe,
     Unsubscribe,
-    content_digest,
 )
 
 OVERHEAD = 512
@@ -93,12 +92,6 @@ class _Stored(NamedTuple):
     entries: Sequence[tuple[str, int]]
 
 
-class _Once(NamedTuple):
-    digest: bytes
-    original: tuple[int, int]
-    until: int
-
-
 def _size(message: Message) -> int:
     return len(message.payload) + len(message.properties) + OVERHEAD
 
@@ -120,7 +113,7 @@ class MemoryStorage:
         self._retained: dict[str, Message] = {}
         self._retained_ids: dict[int, str] = {}
         self._devices: dict[DeviceKey, Device] = {}
-        self._once: OrderedDict[tuple[str, str], _Once] = OrderedDict()
+        self._once: OrderedDict[tuple[str, str], rules.Once] = OrderedDict()
         self._apply: dict[type, Callable[[Any], None]] = {
             Append: self._append,
             OpenSession: self._open_session,
@@ -161,8 +154,7 @@ class MemoryStorage:
 
     def _append(self, op: Append) -> None:
         message = op.message
-        if not op.store and op.recipients:
-            raise MessageRefused("a message that is not stored cannot have recipients")
+        rules.refuse_unstored(op)
         if _size(message) > self._max_bytes:
             raise MessageRefused(f"message of {len(message.payload)} bytes: memory storage holds {self._max_bytes} in all")
         known = message.id in self._messages or (op.idempotency_key and self._repeated(op))
@@ -213,21 +205,14 @@ class MemoryStorage:
                 del self._retained[topic]
 
     def _repeated(self, op: Append) -> bool:
-        message = op.message
-        once = self._once.get((message.user, op.idempotency_key))
-        if once is None or once.until <= (op.idempotency_at or message.time):
-            return False
-        if once.digest != content_digest(message):
-            raise IdempotencyConflict(f"idempotency key {op.idempotency_key!r} was used for another message")
-        op.original = once.original
-        return True
+        op.original = rules.repeated(op, self._once.get((op.message.user, op.idempotency_key)))
+        return op.original is not None
 
     def _remember(self, op: Append) -> None:
-        message = op.message
-        key = (message.user, op.idempotency_key)
+        key = (op.message.user, op.idempotency_key)
         self._once.pop(key, None)
-        self._once[key] = _Once(content_digest(message), (message.id, message.seq), op.idempotency_until)
-        now = op.idempotency_at or message.time
+        self._once[key] = rules.used_now(op, op.message.seq)
+        now = rules.asked_at(op)
         while len(self._once) > self._max_messages or next(iter(self._once.values())).until <= now:
             self._once.popitem(last=False)
 
@@ -236,39 +221,33 @@ class MemoryStorage:
         return inbox.head if inbox else 0
 
     def _open_session(self, op: OpenSession) -> None:
-        start = Start.parse(op.start)
+        start = rules.Start.parse(op.start)
         device = self._devices.get(op.device)
         op.head = self._head(op.device.user)
-        if device is not None and op.epoch < device.epoch:
+        if device is not None and rules.is_older(op.epoch, device.epoch):
             op.offset = device.offset
             return
         if device is None or op.clean:
-            offset = self._start(op.device.user, start)
-            device = Device(op.device, created_at=op.at, offset=offset, cursor=offset)
-            self._devices[op.device] = device
+            device = self._devices[op.device] = rules.new_device(op, self._start(op.device.user, start))
             op.created = True
-        device.epoch, device.expiry, device.will = op.epoch, op.expiry, op.will
-        device.expires_at = device.will_at = 0
+        rules.begin(device, op)
         op.offset = device.offset
 
-    def _start(self, user: str, start: Start) -> int:
+    def _start(self, user: str, start: rules.Start) -> int:
         inbox = self._inbox(user)
-        if start.kind == "earliest":
-            return inbox.floor
-        if start.kind == "last":
-            return max(inbox.floor, inbox.head - start.number)
-        if start.kind == "since":
+
+        def before(time: int) -> int:
             low, high = inbox.between(0, 0)
-            return bisect_left(inbox.items, start.number, low, high, key=self._entry_time) - inbox.gone + inbox.floor
-        return inbox.head
+            return bisect_left(inbox.items, time, low, high, key=self._entry_time) - inbox.gone + inbox.floor
+
+        return start.offset(inbox.head, lambda: inbox.floor, before)
 
     def _entry_time(self, entry: tuple[int, str] | None) -> int:
         message = self._find(entry[0]) if entry else None
         return message.time if message else 0
 
     def _current(self, key: DeviceKey, epoch: int) -> Device | None:
-        device = self._devices.get(key)
-        return device if device is not None and device.epoch <= epoch else None
+        return rules.current(self._devices.get(key), epoch)
 
     def _close_session(self, op: CloseSession) -> None:
         device = self._current(op.device, op.epoch)
@@ -277,14 +256,14 @@ class MemoryStorage:
         if op.delete:
             del self._devices[op.device]
             return
-        device.expiry, device.expires_at, device.will, device.will_at = op.expiry, op.expires_at, op.will, op.will_at
+        rules.end(device, op)
 
     def _subscribe(self, op: Subscribe) -> None:
         device = self._current(op.device, op.epoch)
         head = self._head(op.device.user)
         for new in op.subscriptions:
             old = device.subscriptions.get(new.filter) if device else None
-            new.since = old.since if old else head if new.since < 0 else new.since
+            new.since = rules.since(new, old.since if old else None, head)
             if device:
                 device.subscriptions[new.filter] = replace(new)
         if device is None or not op.retained:
@@ -302,7 +281,7 @@ class MemoryStorage:
 
     def _progress(self, op: Progress) -> None:
         if (device := self._current(op.device, op.epoch)) is not None:
-            device.offset, device.cursor, device.inflight = op.offset, op.cursor, list(op.inflight)
+            rules.advance(device, op)
 
     def _release(self, op: Release) -> None:
         if (device := self._devices.get(op.device)) is not None:
@@ -378,16 +357,9 @@ class MemoryStorage:
         if inbox is None:
             return []
         low, high = inbox.between(after, 0)
-        seq = max(after, inbox.floor)
-        entries, size = [], 0
-        for item in inbox.items[low : min(high, low + limit)]:
-            if size >= max_bytes or item is None:
-                break
-            seq += 1
-            message = self._find(item[0])
-            entries.append(InboxEntry(seq, message, item[1]))
-            size += len(message.payload) if message else 0
-        return entries
+        items = enumerate(inbox.items[low : min(high, low + limit)], max(after, inbox.floor) + 1)
+        entries = (InboxEntry(seq, self._find(item[0]), item[1]) for seq, item in items if item is not None)
+        return rules.within(entries, max_bytes, lambda entry: len(entry.message.payload) if entry.message else 0)
 
     def bounds(self, topic: str) -> tuple[int, int]:
         """(first kept sequence, last sequence) of a topic."""
@@ -516,13 +488,8 @@ class MemoryStorage:
 
 
 def _within(page: Iterable[Message | None], max_bytes: int) -> list[Message]:
-    messages, size = [], 0
-    for message in page:
-        if size >= max_bytes or message is None:
-            break
-        messages.append(message)
-        size += len(message.payload)
-    return messages
+    kept = (message for message in page if message is not None)
+    return rules.within(kept, max_bytes, lambda message: len(message.payload))
 
 
 def _copy(device: Device) -> Device:

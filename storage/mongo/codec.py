@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from storage.mongo.documents import Raw, pair_key, timeline_key
-from storage.records import Append, Device, DeviceKey, Message, Subscription, pack_inflight, unpack_inflight
+from storage.packing import pack_inflight, unpack_inflight
+from storage.records import Append, Device, DeviceKey, Message, Subscription
+from storage.rules import Once
 
 
 def message_document(message: Message, seq: int, time: int, version: int) -> Raw:
@@ -55,9 +57,14 @@ def once_key(user: str, key: str) -> str:
     return pair_key(user, key)
 
 
-def once_document(digest: bytes, mid: int, seq: int, until: int) -> Raw:
+def once_document(once: Once) -> Raw:
     """What an idempotency key's document holds beside ``_id`` and ``v``."""
-    return {"digest": digest, "mid": mid, "seq": seq, "until": until}
+    return {"digest": once.digest, "mid": once.message, "seq": once.seq, "until": once.until}
+
+
+def once_of(document: Mapping[str, Any]) -> Once:
+    """What an idempotency key's document says."""
+    return Once(document["digest"], document["mid"], document["seq"], document["until"])
 
 
 def retained_document(message: Message, seq: int, time: int) -> Raw:

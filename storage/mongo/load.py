@@ -23,10 +23,10 @@ from storage.records import (
     Operation,
     SaveJob,
     SaveToken,
-    Start,
     Subscribe,
     Unsubscribe,
 )
+from storage.rules import Start
 
 _BATCH = 1000
 _AT_ONCE = 16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from storage import rules
 from storage.mongo.documents import pair_key
 from storage.mongo.view import Head, View, Write
 from storage.records import DropTokens, JobState, Join, MarkRead, SaveJob, SaveToken, Token
@@ -30,8 +31,7 @@ class Participants:
         pair = (op.user, op.topic)
         last = self._topics[op.topic].seq
         before = self._positions.get(pair, self._view.positions.get(pair, 0))
-        seq = min(op.seq, last)
-        position = self._positions[pair] = seq if op.back else max(seq, before)
+        position = self._positions[pair] = rules.read_position(op, before, last)
         self._marks.append((op, position, last))
 
     def save_token(self, op: SaveToken) -> None:

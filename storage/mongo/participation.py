@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from storage import rules
 from storage.interface import Membership
 from storage.mongo.connection import storage_errors
 from storage.mongo.documents import Raw, pair_key
@@ -68,7 +69,7 @@ async def tokens(state: State, user: str) -> list[Token]:
     """See `storage.interface.Tokens`."""
     with storage_errors():
         found = await state.collections.tokens.find({"user": {"$eq": user}} if user else {}).to_list(None)
-    return sorted(map(_token, found), key=lambda one: (one.created, one.id))
+    return rules.by_creation(map(_token, found))
 
 
 async def jobs(state: State) -> list[JobState]:

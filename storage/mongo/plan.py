@@ -15,8 +15,9 @@ from typing import Any
 
 from bson import encode
 
-from storage.errors import IdempotencyConflict, MessageRefused
-from storage.mongo.codec import once_document, once_key, retained_document, store_document
+from storage import rules
+from storage.errors import MessageRefused
+from storage.mongo.codec import once_document, once_key, once_of, retained_document, store_document
 from storage.mongo.documents import Raw, timeline_key
 from storage.mongo.participants import Participants
 from storage.mongo.sessions import Sessions
@@ -37,7 +38,6 @@ from storage.records import (
     SaveToken,
     Subscribe,
     Unsubscribe,
-    content_digest,
 )
 
 MAX_DOCUMENT = (16 << 20) - (16 << 10)
@@ -98,8 +98,7 @@ class Plan:
 
     def _append(self, op: Append) -> None:
         message = op.message
-        if not op.store and op.recipients:
-            raise MessageRefused("a message that is not stored cannot have recipients")
+        rules.refuse_unstored(op)
         view = self.view
         seq, time = 0, message.time
         document: Raw | None = None
@@ -111,13 +110,13 @@ class Plan:
             seq, time = head.seq + 1, max(message.time, head.time)
         if _may_be_too_large(op):
             _refuse_too_large(op, view.version)
+        finished = view.finished.get(message.id)
+        known = finished is not None or message.id in self.mids or (op.idempotency_key and self._repeated(op))
         if op.received is not None:
             self.sessions.received(*op.received)
-        finished = view.finished.get(message.id)
         if finished is not None:
             self._appends.append((op, finished.seq, finished.time, list(finished.entries)))
-            return
-        if message.id in self.mids or (op.idempotency_key and self._repeated(op)):
+        if known:
             return
         if op.store:
             if pinned is None:
@@ -169,16 +168,14 @@ class Plan:
     def _repeated(self, op: Append) -> bool:
         key = once_key(op.message.user, op.idempotency_key)
         found = self._once.get(key) or self.view.once.get(key)
-        if found is None or found["until"] <= (op.idempotency_at or op.message.time) or found["mid"] == op.message.id:
+        original = rules.repeated(op, once_of(found) if found else None)
+        if original is None:
             return False
-        if found["digest"] != content_digest(op.message):
-            raise IdempotencyConflict(f"idempotency key {op.idempotency_key!r} was used for another message")
-        self._originals.append((op, (found["mid"], found["seq"])))
+        self._originals.append((op, original))
         return True
 
     def _remember(self, op: Append, seq: int) -> None:
-        key = once_key(op.message.user, op.idempotency_key)
-        self._once[key] = once_document(content_digest(op.message), op.message.id, seq, op.idempotency_until)
+        self._once[once_key(op.message.user, op.idempotency_key)] = once_document(rules.used_now(op, seq))
 
     # --- the state phase and the results ---------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from storage import rules
 from storage.mongo.codec import device_id, kept_device, message, subscription
 from storage.mongo.connection import storage_errors
 from storage.mongo.documents import Collection, Raw
@@ -30,12 +31,9 @@ async def read_inbox(state: State, user: str, after: int, limit: int, max_bytes:
     with storage_errors():
         cursor = state.collections.sync.find(_range("user", user, after, 0)).sort("seq", 1).limit(limit)
         entries = await cursor.to_list(None)
-    before, page, size = state.inbox_before(user), [], 0
-    for entry in entries:
-        if size >= max_bytes or (before is not None and entry["seq"] > before):
-            break
-        page.append(entry)
-        size += entry["size"]
+    before = state.inbox_before(user)
+    committed = (entry for entry in entries if before is None or entry["seq"] <= before)
+    page = rules.within(committed, max_bytes, lambda entry: int(entry["size"]))
     messages = await _messages(state, {entry["mid"] for entry in page})
     return [InboxEntry(e["seq"], messages.get(e["mid"]), e.get("target", "")) for e in page]
 

@@ -19,7 +19,7 @@ from storage.mongo.state import State, batches
 from storage.mongo.view import NO_FLOOR, Write
 from storage.mongo.writers import forget_announcements
 from storage.mongo.writes import CHUNK, write_state
-from storage.records import content_digest
+from storage.rules import Once, content_digest
 
 _PAGE = 256
 
@@ -103,7 +103,7 @@ async def apply_state(state: State, pending: list[Raw]) -> None:
                 fields = retained_document(message, message.seq, message.time)
                 writes.append(Write("retained", "set", message.topic, fields))
             if document.get("once"):
-                fields = once_document(content_digest(message), message.id, message.seq, document["once_until"])
+                fields = once_document(Once(content_digest(message), message.id, message.seq, document["once_until"]))
                 writes.append(Write("idempotency", "set", document["once"], fields))
         await write_state(state, writes, version)
 

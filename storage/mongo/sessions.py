@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from storage import rules
 from storage.errors import MessageRefused
 from storage.mongo.codec import Kept, device_document, device_id, subscription_document, subscription_id
 from storage.mongo.documents import Raw
@@ -16,7 +17,6 @@ from storage.records import (
     OpenSession,
     Progress,
     Release,
-    Start,
     Subscribe,
     Subscription,
     Unsubscribe,
@@ -51,7 +51,7 @@ class Sessions:
 
     def _current(self, key: DeviceKey, epoch: int) -> Device | None:
         kept = self._device(key)
-        return kept.device if kept is not None and kept.device.epoch <= epoch else None
+        return rules.current(kept.device if kept is not None else None, epoch)
 
     # --- operations ------------------------------------------------------------------------------------------------
 
@@ -69,42 +69,35 @@ class Sessions:
     def progress(self, op: Progress) -> None:
         """See `storage.records.Progress`."""
         if (device := self._current(op.device, op.epoch)) is not None:
-            device.offset, device.cursor, device.inflight = op.offset, op.cursor, list(op.inflight)
+            rules.advance(device, op)
 
     def open(self, op: OpenSession) -> None:
         """See `storage.records.OpenSession`."""
-        start = Start.parse(op.start)
+        start = rules.Start.parse(op.start)
         _refuse_large_will(op.will)
         head = self._inboxes[op.device.user]
         kept = self._device(op.device)
-        if kept is not None and op.epoch < kept.device.epoch:
+        if kept is not None and rules.is_older(op.epoch, kept.device.epoch):
             self._opened.append((op, head, kept.device.offset, False))
             return
         created = kept is None or op.clean
         if kept is None or op.clean:
             offset = self._start(op.device.user, head, start)
             self._forget(op.device)
-            kept = Kept(Device(op.device, created_at=op.at, offset=offset, cursor=offset), self._view.version)
+            kept = Kept(rules.new_device(op, offset), self._view.version)
             self.devices[op.device] = kept
         device = kept.device
-        device.epoch, device.expiry, device.will = op.epoch, op.expiry, op.will
-        device.expires_at = device.will_at = 0
+        rules.begin(device, op)
         self._opened.append((op, head, device.offset, created))
 
-    def _start(self, user: str, head: int, start: Start) -> int:
-        if start.kind == "latest":
-            return head
-        floor = self._view.floors[user]
-        if start.kind == "earliest":
-            return floor
-        if start.kind == "last":
-            return max(floor, head - start.number)
-        if (stored := self._view.since.get((user, start.number))) is not None:
-            return stored - 1
-        for entry in self._sync:
-            if entry["user"] == user and entry["time"] >= start.number:
-                return int(entry["seq"]) - 1
-        return head
+    def _start(self, user: str, head: int, start: rules.Start) -> int:
+        def before(time: int) -> int:
+            if (stored := self._view.since.get((user, time))) is not None:
+                return stored - 1
+            fresh = (int(entry["seq"]) - 1 for entry in self._sync if entry["user"] == user and entry["time"] >= time)
+            return next(fresh, head)
+
+        return start.offset(head, lambda: self._view.floors[user], before)
 
     def close(self, op: CloseSession) -> None:
         """See `storage.records.CloseSession`."""
@@ -116,7 +109,7 @@ class Sessions:
             self._forget(op.device)
             self.devices[op.device] = None
             return
-        device.expiry, device.expires_at, device.will, device.will_at = op.expiry, op.expires_at, op.will, op.will_at
+        rules.end(device, op)
 
     def _forget(self, key: DeviceKey) -> None:
         self._reset[key] = None
@@ -129,7 +122,7 @@ class Sessions:
         sinces = []
         for new in op.subscriptions:
             old = self._subscription(op.device, new.filter) if device else None
-            since = old.since if old else head if new.since < 0 else new.since
+            since = rules.since(new, old.since if old else None, head)
             sinces.append(since)
             if device:
                 self._subscriptions.setdefault(op.device, {})[new.filter] = replace(new, since=since)

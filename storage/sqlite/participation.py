@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 
+from storage import rules
 from storage.interface import Membership
 from storage.records import DropTokens, JobState, Join, MarkRead, SaveJob, SaveToken, Token
 from storage.sqlite.queries import CONVERSATION_HEAD
@@ -40,7 +41,7 @@ def mark(connection: sqlite3.Connection, op: MarkRead, last: int) -> None:
     """Move a read position; ``last`` is the conversation's last sequence here."""
     before = read_position(connection, op.user, op.topic)
     op.last = last
-    op.position = min(last, op.seq if op.back else max(op.seq, before))
+    op.position = rules.read_position(op, before, last)
     if op.position != before:
         connection.execute(_MARK, (op.user, op.topic, op.position))
 

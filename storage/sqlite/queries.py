@@ -6,7 +6,8 @@ import json
 import sqlite3
 from typing import Any
 
-from storage.records import Device, DeviceKey, Subscription, unpack_inflight
+from storage.packing import unpack_inflight
+from storage.records import Device, DeviceKey, Subscription
 
 _LAST_ENTRY = "ifnull((SELECT seq FROM sync WHERE user = u.id ORDER BY seq DESC LIMIT 1), u.floor)"
 _INBOX_BOUNDS = f"SELECT u.floor + 1, {_LAST_ENTRY} FROM users AS u WHERE u.key = ?"

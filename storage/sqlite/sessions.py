@@ -6,7 +6,8 @@ import json
 import sqlite3
 from typing import NamedTuple
 
-from storage.records import CloseSession, DeviceKey, OpenSession, Start, Subscribe, Unsubscribe
+from storage import rules
+from storage.records import CloseSession, DeviceKey, OpenSession, Subscribe, Unsubscribe
 from storage.sqlite.batch import write_subscriptions
 from storage.sqlite.recent import Recent
 
@@ -65,14 +66,14 @@ class Sessions:
     def current(self, connection: sqlite3.Connection, key: DeviceKey, epoch: int) -> int:
         """The device's number; 0 where it is not kept, or its epoch is newer than ``epoch``."""
         row = self.find(connection, key)
-        return row.id if row.epoch <= epoch else 0
+        return 0 if rules.is_older(epoch, row.epoch) else row.id
 
     def open(self, connection: sqlite3.Connection, op: OpenSession, head: int) -> None:
         """Create or go on with a device; ``head`` is its inbox's."""
-        start = Start.parse(op.start)
+        start = rules.Start.parse(op.start)
         op.head = head
         row = self.find(connection, op.device)
-        if row.id and op.epoch < row.epoch:
+        if row.id and rules.is_older(op.epoch, row.epoch):
             op.offset = self._position(connection, row.id)
             return
         if row.id and op.clean:
@@ -111,9 +112,9 @@ class Sessions:
             known = json.loads(found)
         rows: list[object] = []
         for new in op.subscriptions:
-            if new.since < 0:
-                new.since = head
-            new.since = known.setdefault(new.filter, new.since)
+            new.since = rules.since(new, known.get(new.filter), head)
+            if number:
+                known[new.filter] = new.since
             rows += (number, new.filter, new.options, new.identifier, new.since)
         if number:
             write_subscriptions(connection, rows)
@@ -134,16 +135,12 @@ class Sessions:
         ((position,),) = connection.execute("SELECT position FROM devices WHERE id = ?", (number,)).fetchall()
         return int(position)
 
-    def _start(self, connection: sqlite3.Connection, user: str, start: Start, head: int) -> int:
-        if start.kind == "latest":
-            return head
-        found = connection.execute("SELECT floor FROM users WHERE key = ?", (user,)).fetchall()
-        floor = int(found[0][0]) if found else 0
-        if start.kind == "earliest":
-            return floor
-        if start.kind == "last":
-            return max(floor, head - start.number)
-        return _before(connection, user, start.number, floor, head)
+    def _start(self, connection: sqlite3.Connection, user: str, start: rules.Start, head: int) -> int:
+        def floor() -> int:
+            found = connection.execute("SELECT floor FROM users WHERE key = ?", (user,)).fetchall()
+            return int(found[0][0]) if found else 0
+
+        return start.offset(head, floor, lambda time: _before(connection, user, time, floor(), head))
 
 
 def _before(connection: sqlite3.Connection, user: str, time: int, floor: int, head: int) -> int:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from storage.errors import IdempotencyConflict, MessageRefused, StorageError
+from storage.errors import MessageRefused, StorageError
+from storage.packing import pack_inflight
 from storage.records import (
     Append,
     CloseSession,
@@ -33,9 +34,8 @@ from storage.records import (
     Subscribe,
     Subscription,
     Unsubscribe,
-    content_digest,
-    pack_inflight,
 )
+from storage.rules import Once, asked_at, refuse_unstored, repeated, used_now
 from storage.sqlite import participation
 from storage.sqlite.batch import Batch
 from storage.sqlite.connection import MESSAGE_ERRORS, REOPEN, connect_writer, primary_code, translate
@@ -59,9 +59,6 @@ _NOTHING = bytearray()
 
 ROW = 256
 """Bytes counted for a message beside its payload, and for an inbox entry, with their places in the indexes."""
-
-Once = tuple[str, int, int, int]
-"""Digest in hexadecimal, message id, conversation sequence, until."""
 
 
 class _Doubt:
@@ -213,7 +210,9 @@ class GroupWriter:
 
     def _read_once(self, connection: sqlite3.Connection, keyed: list[tuple[str, str]]) -> dict[tuple[str, str], Once]:
         ((found,),) = connection.execute(_ONCE, (json.dumps(keyed),)).fetchall()
-        return {(user, key): (digest, id, seq, until) for user, key, digest, id, seq, until in json.loads(found)}
+        return {
+            (user, key): Once(bytes.fromhex(digest), id, seq, until) for user, key, digest, id, seq, until in json.loads(found)
+        }
 
     def _begin(self) -> sqlite3.Connection:
         connection = self.connection
@@ -315,8 +314,8 @@ class GroupWriter:
     # --- messages --------------------------------------------------------------------------------------------------
 
     def _append(self, op: Append) -> None:
-        if not op.store and op.recipients:
-            raise MessageRefused("a message that is not stored cannot have recipients")
+        if not op.store:
+            refuse_unstored(op)
         if op.idempotency_key and self._is_repeat(op):
             if op.received is not None:
                 self._receive(*op.received, True)
@@ -375,11 +374,10 @@ class GroupWriter:
         if op.retain:
             batch.retained[message.topic] = _retained_row(op) if message.payload else None
         if op.idempotency_key:
-            digest = content_digest(message)
             key = (message.user, op.idempotency_key)
-            self._once[key] = (digest.hex().upper(), message.id, message.seq, op.idempotency_until)
-            batch.once += (*key, digest, message.id, message.seq, op.idempotency_until)
-            batch.now = max(batch.now, op.idempotency_at or message.time)
+            once = self._once[key] = used_now(op, message.seq)
+            batch.once += (*key, once.digest, once.message, once.seq, once.until)
+            batch.now = max(batch.now, asked_at(op))
 
     def _drop_retained(self, op: DropRetained) -> None:
         ids = [message_id for _, message_id in op.messages]
@@ -387,17 +385,8 @@ class GroupWriter:
         self._batch.unstored_id = max(self._batch.unstored_id, *ids)  # their rows may have held the highest id
 
     def _is_repeat(self, op: Append) -> bool:
-        message = op.message
-        once = self._once.get((message.user, op.idempotency_key))
-        if once is None:
-            return False
-        digest, id, seq, until = once
-        if until <= (op.idempotency_at or message.time) or id == message.id:
-            return False
-        if digest != content_digest(message).hex().upper():
-            raise IdempotencyConflict(f"idempotency key {op.idempotency_key!r} was used for another message")
-        op.original = (id, seq)
-        return True
+        op.original = repeated(op, self._once.get((op.message.user, op.idempotency_key)))
+        return op.original is not None
 
     def _receive(self, key: DeviceKey, packet_id: int, kept: bool) -> None:
         number = self._sessions.find(self.connection, key).id

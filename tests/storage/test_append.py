@@ -203,6 +203,17 @@ async def test_receive_state_of_a_device_that_is_not_kept_is_not_kept(storage: S
     assert device.received == set()
 
 
+async def test_a_qos_2_message_refused_for_its_key_is_not_remembered_as_received(storage: Storage, make: Maker) -> None:
+    """Its packet id is free again (MQTT 5, 4.3.3): remembered, the next message under it would pass for a repeat."""
+    await storage.commit([opened(ANN), _keyed(make)])
+    conflict = _keyed(make, payload=b"another", received=(ANN, 4))
+    await storage.commit([conflict])
+    assert isinstance(conflict.error, IdempotencyConflict)
+    device = await storage.device(ANN)
+    assert device is not None
+    assert device.received == set()
+
+
 async def test_an_unstored_qos_2_message_is_remembered_as_received(storage: Storage, make: Maker) -> None:
     await storage.commit([opened(ANN), make.append(store=False, received=(ANN, 3))])
     device = await storage.device(ANN)

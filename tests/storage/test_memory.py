@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from storage.errors import MessageRefused
 from storage.memory import ENTRY_OVERHEAD, OVERHEAD, MemoryStorage
-from storage.records import DeviceKey
+from storage.records import DeviceKey, MarkRead
 from tests.storage.samples import Maker, collect, opened, subscribe
 
 
@@ -65,3 +65,13 @@ async def test_empty_conversations_are_forgotten_in_the_end(make: Maker) -> None
     assert len(await collect(storage.conversations())) == 20
     assert await storage.conversation_bounds("t/0") == (1, 0)
     assert await storage.conversation_bounds("t/29") == (2, 1)
+
+
+async def test_a_read_position_does_not_pass_a_conversation_that_began_anew(make: Maker) -> None:
+    storage = MemoryStorage(max_messages=2)
+    await storage.commit([*make.appends(2, "a"), MarkRead("u/ann", "a", 2)])
+    for n in range(5):  # "a" is empty for longer than its head is kept
+        await storage.commit(make.appends(1, f"other/{n}"))
+    mark = MarkRead("u/ann", "a", 1)
+    await storage.commit([make.append("a"), mark])
+    assert (mark.position, mark.last) == (1, 1)

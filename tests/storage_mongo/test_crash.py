@@ -8,7 +8,7 @@ import random
 import pytest
 
 from storage.mongo import MongoStorage
-from storage.records import content_digest
+from storage.rules import content_digest
 from tests.storage.samples import collect
 from tests.storage_mongo.groups import check_laws, content
 from tests.storage_mongo.processes import Writer

@@ -1,0 +1,162 @@
+"""What the operations mean: each decision that every backend makes alike, once. No I/O.
+
+A backend looks up what a rule needs, asks it, and stores the answer. What `storage.records` promises of an operation is decided
+here; which rows or documents hold it is the backend's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
+
+from storage.errors import IdempotencyConflict, MessageRefused
+from storage.messages import Append, Message
+from storage.records import CloseSession, Device, MarkRead, OpenSession, Progress, Subscription, Token
+
+T = TypeVar("T")
+
+
+# --- messages ------------------------------------------------------------------------------------------------------
+
+
+def refuse_unstored(op: Append) -> None:
+    """Raise `MessageRefused` for a message that is not stored and has recipients: their entries would point to nothing."""
+    if not op.store and op.recipients:
+        raise MessageRefused("a message that is not stored cannot have recipients")
+
+
+def content_digest(message: Message) -> bytes:
+    """16 bytes that two appends under one idempotency key must have in common: of topic and payload."""
+    digest = hashlib.blake2b(message.topic.encode(), digest_size=16)
+    digest.update(b"\0")  # no topic holds U+0000, so the pair is encoded without ambiguity
+    digest.update(message.payload)
+    return digest.digest()
+
+
+class Once(NamedTuple):
+    """What an idempotency key was used for: the content's digest, message id, conversation sequence, and until when (ms)."""
+
+    digest: bytes
+    message: int
+    seq: int
+    until: int
+
+
+def used_now(op: Append, seq: int) -> Once:
+    """What is remembered of an append's key; ``seq`` is the message's sequence, 0 where it is not stored."""
+    return Once(content_digest(op.message), op.message.id, seq, op.idempotency_until)
+
+
+def asked_at(op: Append) -> int:
+    """When an append's key is looked at, in ms."""
+    return op.idempotency_at or op.message.time
+
+
+def repeated(op: Append, known: Once | None) -> tuple[int, int] | None:
+    """The message that an append with a key repeats, as id and sequence; None for a first use.
+
+    A key is free again from its ``until`` on. A message that meets its own key is one that is tried again, and no repeat.
+    Raises `IdempotencyConflict` where the key was used for another content; such an append changes nothing at all.
+    """
+    if known is None or known.until <= asked_at(op) or known.message == op.message.id:
+        return None
+    if known.digest != content_digest(op.message):
+        raise IdempotencyConflict(f"idempotency key {op.idempotency_key!r} was used for another message")
+    return known.message, known.seq
+
+
+def within(page: Iterable[T], max_bytes: int, size: Callable[[T], int]) -> list[T]:
+    """A page up to the item with which its sizes reach ``max_bytes``: one at least, where there is one."""
+    kept, total = [], 0
+    for item in page:
+        if total >= max_bytes:
+            break
+        kept.append(item)
+        total += size(item)
+    return kept
+
+
+# --- sessions ------------------------------------------------------------------------------------------------------
+
+
+class Start(NamedTuple):
+    """`OpenSession.start`, parsed: ``kind`` is latest, earliest, last or since; ``number`` belongs to the last two."""
+
+    kind: str
+    number: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Start:
+        """Raises `MessageRefused` for anything else."""
+        kind, colon, number = text.partition(":")
+        if kind in ("latest", "earliest") and not colon:
+            return cls(kind)
+        if kind in ("last", "since") and number.isascii() and number.isdigit():
+            return cls(kind, int(number))
+        raise MessageRefused(f"start {text!r}: must be latest, earliest, last:<entries> or since:<milliseconds>")
+
+    def offset(self, head: int, floor: Callable[[], int], before: Callable[[int], int]) -> int:
+        """The offset of a new device of an inbox whose last sequence is ``head``.
+
+        ``floor`` looks up the last sequence that was removed, ``before`` the one before the first entry of a time or later.
+        Only what the answer needs is looked up.
+        """
+        if self.kind == "latest":
+            return head
+        if self.kind == "earliest":
+            return floor()
+        if self.kind == "last":
+            return max(floor(), head - self.number)
+        return before(self.number)
+
+
+def is_older(epoch: int, kept: int) -> bool:
+    """Whether an operation's epoch is older than its device's, which it then leaves as it is."""
+    return epoch < kept
+
+
+def current(device: Device | None, epoch: int) -> Device | None:
+    """The device that an operation of an epoch changes; None for one that is not kept, or goes on under a later epoch."""
+    return None if device is None or is_older(epoch, device.epoch) else device
+
+
+def new_device(op: OpenSession, offset: int) -> Device:
+    """The device that a session makes, before it begins."""
+    return Device(op.device, created_at=op.at, offset=offset, cursor=offset)
+
+
+def begin(device: Device, op: OpenSession) -> None:
+    """A device's connection begins: nothing of it is due while it lasts."""
+    device.epoch, device.expiry, device.will = op.epoch, op.expiry, op.will
+    device.expires_at = device.will_at = 0
+
+
+def end(device: Device, op: CloseSession) -> None:
+    """A device's connection ended, and the device is kept."""
+    device.expiry, device.expires_at, device.will, device.will_at = op.expiry, op.expires_at, op.will, op.will_at
+
+
+def advance(device: Device, op: Progress) -> None:
+    """A device's progress takes the place of what was known."""
+    device.offset, device.cursor, device.inflight = op.offset, op.cursor, list(op.inflight)
+
+
+def since(new: Subscription, kept: int | None, head: int) -> int:
+    """A subscription's `Subscription.since`; ``kept`` is that of the same filter in the same session, None where it is new."""
+    if kept is not None:
+        return kept
+    return head if new.since < 0 else new.since
+
+
+# --- what plugins keep ---------------------------------------------------------------------------------------------
+
+
+def read_position(op: MarkRead, before: int, last: int) -> int:
+    """Where a read position stands after ``op``: ``before`` it was there, ``last`` is the conversation's last sequence."""
+    return min(last, op.seq if op.back else max(op.seq, before))
+
+
+def by_creation(tokens: Iterable[Token]) -> list[Token]:
+    """Tokens in the order in which they are listed."""
+    return sorted(tokens, key=lambda token: (token.created, token.id))
