@@ -12,7 +12,8 @@ import pytest
 
 import plugins.search.meili_server as meili_server
 from plugins.search.engine import Document, Query, SearchError, SearchUnavailable, SearchUnusable
-from plugins.search.meili import MeiliEngine, grams, query_text
+from plugins.search.meili import MeiliEngine
+from plugins.search.meili_text import grams, query_text
 from plugins.search.plugin import SearchPlugin, make_indexer
 from plugins.search.terms import parse
 from storage.memory import MemoryStorage

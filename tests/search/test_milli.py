@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from plugins.search.meili import grams, query_text
+from plugins.search.meili_text import grams, query_text
 from plugins.search.terms import parse
 from tests.search.test_brute_force import JOINTS, LETTERS
 from tests.search.test_text import SYMBOLS

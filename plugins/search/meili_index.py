@@ -1,0 +1,173 @@
+"""One index of a Meilisearch server: its settings, its messages, and our own documents in it.
+
+Beside the messages an index has documents of our own, which no search finds: ``state`` has the position and the tokeniser's
+version, and one for each conversation its name. They live beside what they describe, so that a server that lost its data is
+filled again, and they come in one task with the messages, which the server carries out as a whole: after a crash of either side
+the position says what is there. Messages carry ids, so one that comes again replaces itself.
+
+Names of topics and users may be too long to filter by, so filters use digests of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import meilisearch
+from meilisearch.models.task import TaskInfo
+
+from plugins.search.engine import MAX_TOTAL, Document
+from plugins.search.meili_server import MeiliServer, Refused
+from plugins.search.meili_text import grams
+from plugins.search.terms import ONE_TYPO, TWO_TYPOS
+from plugins.search.text import TOKENISER
+
+log = logging.getLogger("tideline.search")
+
+SETTINGS: dict[str, Any] = {
+    "searchableAttributes": ["grams"],
+    "displayedAttributes": ["id", "topic", "seq", "user", "device", "ts", "grams", "position", "tokeniser"],
+    "filterableAttributes": ["id", "conversation", "sender", "seq", "ts", "own"],
+    "sortableAttributes": ["ts"],
+    # What is found as written comes before what is found through typos, also when sorted by time; recency breaks ties.
+    "rankingRules": ["words", "typo", "sort", "proximity", "exactness", "ts:desc"],
+    "typoTolerance": {"enabled": True, "minWordSizeForTypos": {"oneTypo": ONE_TYPO, "twoTypos": TWO_TYPOS}},
+    "pagination": {"maxTotalHits": MAX_TOTAL},
+    # One language for index and query: guessing it per text would normalise the two differently.
+    "localizedAttributes": [{"attributePatterns": ["grams"], "locales": ["cmn"]}],
+}
+
+_PAGE = 1000
+_DELETED_AT_ONCE = 1000
+
+
+def digest(name: str) -> str:
+    """A name as filters and ids can hold it: 32 hexadecimal digits."""
+    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+
+
+def quoted(values: Sequence[str]) -> str:
+    """Values of a filter's list."""
+    return ", ".join(f'"{value}"' for value in values)
+
+
+class Index:
+    """One of Meilisearch's indexes, and what our own documents in it say."""
+
+    def __init__(self, server: MeiliServer, uid: str) -> None:
+        self._server = server
+        self.uid = uid
+        self.at = 0
+        self.tokeniser = TOKENISER
+        self.topics: set[str] = set()
+        self.unsaved: set[str] = set()
+        """Topics whose document is not known to be there."""
+
+    async def create(self) -> None:
+        """Make the index where it is missing, and apply the settings."""
+        try:
+            await self._server.run(lambda client: client.create_index(self.uid, {"primaryKey": "id"}))
+        except Refused as error:
+            if error.code != "index_already_exists":
+                raise
+        await self._server.run(lambda client: client.index(self.uid).update_settings(SETTINGS))
+
+    async def remove(self) -> None:
+        """Delete the index, if it exists."""
+        try:
+            await self._server.run(lambda client: client.delete_index(self.uid))
+        except Refused as error:
+            if error.code != "index_not_found":
+                raise
+
+    async def load(self) -> None:
+        """Read the position and the conversations."""
+        offset = 0
+        self.topics.clear()
+        while True:
+            asked = {"filter": "own = 1", "offset": offset, "limit": _PAGE}
+            page = await self._server.call(lambda client, asked=asked: client.index(self.uid).get_documents(asked))  # type: ignore[misc]
+            for document in map(dict, page.results):
+                if document["id"] == "state":
+                    self.at, self.tokeniser = int(document["position"]), int(document["tokeniser"])
+                else:
+                    self.topics.add(document["topic"])
+            offset += _PAGE
+            if offset >= page.total:
+                return
+
+    async def index(self, batch: Sequence[Document], position: int) -> None:
+        """Add messages, new conversations and the position, in one task where the server takes them all."""
+        # Known before their messages can be found: nobody is asked about a conversation too late.
+        fresh = {document.topic for document in batch} - self.topics
+        self.topics |= fresh
+        self.unsaved |= fresh
+        unsaved = sorted(self.unsaved)
+        own: list[dict[str, Any]] = [{"id": f"t{digest(topic)}", "own": 1, "topic": topic} for topic in unsaved]
+        own.append({"id": "state", "own": 1, "position": str(position), "tokeniser": self.tokeniser})
+        try:
+            await self._send(batch, own)
+        except Refused as error:
+            if not batch:
+                raise
+            await self._apart(batch, error)
+            await self._send([], own)
+        self.unsaved -= set(unsaved)
+        self.at = position
+
+    async def _send(self, batch: Sequence[Document], own: Sequence[dict[str, Any]]) -> None:
+        """One task. Documents become lines in the worker thread, one at a time, so that the event loop goes on meanwhile."""
+
+        def add(client: meilisearch.Client) -> TaskInfo:
+            made = itertools.chain(map(_fields, batch), own)
+            lines = [json.dumps(document, ensure_ascii=False) for document in made]
+            return client.index(self.uid).add_documents_ndjson("\n".join(lines).encode(), "id")
+
+        await self._server.run(add)
+
+    async def _apart(self, batch: Sequence[Document], error: Refused) -> None:
+        """One message that cannot be indexed must not keep out the others: halve the batch until it is alone."""
+        if len(batch) == 1:
+            log.error("message %d cannot be indexed and is left out of search: %s", batch[0].id, error)
+            return
+        half = len(batch) // 2
+        for part in (batch[:half], batch[half:]):
+            try:
+                await self._send(part, [])
+            except Refused as refused:
+                await self._apart(part, refused)
+
+    async def delete(self, ids: Collection[int]) -> None:
+        """Remove messages by id."""
+        listed = [str(id) for id in ids]
+        for at in range(0, len(listed), _DELETED_AT_ONCE):
+            await self._delete(f"id IN [{quoted(listed[at : at + _DELETED_AT_ONCE])}]")
+
+    async def forget(self, topic: str, before_seq: int) -> None:
+        """Remove the old end of a conversation; a task only where there is something to remove."""
+        old = f'conversation = "{digest(topic)}" AND seq < {before_seq}'
+        asked = {"filter": old, "limit": 1, "attributesToRetrieve": ["id"]}
+        found = await self._server.call(lambda client: client.index(self.uid).search("", asked))
+        if found["hits"]:
+            await self._delete(old)
+
+    async def _delete(self, what: str) -> None:
+        await self._server.run(lambda client: client.index(self.uid).delete_documents(filter=what))
+
+
+def _fields(document: Document) -> dict[str, Any]:
+    return {
+        "id": str(document.id),
+        "conversation": digest(document.topic),
+        "sender": digest(document.sender),
+        "topic": document.topic,
+        "user": document.sender,
+        "device": document.device,
+        "seq": document.seq,
+        "ts": document.time,
+        "grams": grams(document.text),
+    }
