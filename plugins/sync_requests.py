@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
@@ -18,16 +17,15 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from broker.amqtt.server_view import Services, Undecided
-from broker.config.sources import shown
 from broker.hooks import Group, GroupPlugin, Request, RequestPlugin
 from broker.packets import topics
 from broker.packets.codes import ProtocolViolation
 from broker.packets.properties import Properties, Property, encode_property_body
 from plugins.search.service import BadQuery, Search, SearchError, wording
 from plugins.search.service import Query as SearchQuery
+from plugins.sync_fields import Asked, is_id, parsed
 from plugins.timelines import Participants, Problem, Timelines, Unprocessable, Who
 from plugins.timelines.errors import Away, TooMany
-from plugins.timelines.fields import once, unknown
 from plugins.timelines.messages import rendered
 from plugins.timelines.service import Range, problem_of
 from storage.records import DeviceKey, Message
@@ -39,24 +37,6 @@ SYSTEM = "b/tideline"
 MAX_WAITING = 32
 """Requests of one device that may wait; further ones are answered with an error."""
 KEPT_SECONDS, KEPT_BYTES, KEPT_DEVICES = 60, 1 << 20, 1000
-
-_MAX = (1 << 62) - 1
-
-
-FIELDS = {
-    "history": ("topic", "after", "before", "since", "until", "order", "limit", "cursor"),
-    "message": ("message",),
-    "conversations": ("after", "limit"),
-    "sync": ("after", "limit"),
-    "set-offset": ("offset", "device"),
-    "device": ("device",),
-    "subscribe": ("filter", "qos", "device"),
-    "unsubscribe": ("filter", "device"),
-    "read": ("topic", "position", "back"),
-    "position": ("topic",),
-    "search": ("topic", "q", "limit"),
-}
-"""What each operation takes, beside ``op`` and ``id``."""
 
 
 class Answers:
@@ -81,54 +61,6 @@ class Answers:
     def take(self, device: DeviceKey, now: float) -> list[Message]:
         """The device listens: what waits for it."""
         return [message for at, message in self._kept.pop(device, ()) if at >= now - KEPT_SECONDS]
-
-
-class Asked:
-    """The fields of a request, with their types. Raises `Unprocessable`."""
-
-    def __init__(self, fields: dict[str, Any]) -> None:
-        self._fields = fields
-
-    @property
-    def operation(self) -> str:
-        """What is asked for. Raises for a field that it does not take, too."""
-        operation = self.text("op")
-        if operation not in FIELDS:
-            raise Unprocessable(f"op {operation[:40]!r}: must be one of {', '.join(FIELDS)}")
-        for name in self._fields:
-            if name not in ("op", "id", *FIELDS[operation]):
-                raise unknown("field", name, FIELDS[operation])
-        request_id = self._fields.get("id", 0)
-        if not _is_id(request_id):
-            raise Unprocessable(f"id: {shown((), request_id)} must be a number, or text of at most 200 characters")
-        return operation
-
-    def text(self, name: str, default: str | None = None) -> str:
-        value = self._value(name, default)
-        if not isinstance(value, str):
-            raise Unprocessable(f"{name}: {shown((), value)} must be text")
-        return value
-
-    def number(self, name: str, default: int | None = None, most: int = _MAX, least: int = 0) -> int:
-        value = self._value(name, default)
-        if type(value) is not int or not least <= value <= most:
-            raise Unprocessable(f"{name}: {shown((), value)} must be a whole number of {least} to {most}")
-        return value
-
-    def flag(self, name: str) -> bool:
-        value = self._value(name, False)
-        if not isinstance(value, bool):
-            raise Unprocessable(f"{name}: {shown((), value)} must be true or false")
-        return value
-
-    def limit(self, most: int = 500, default: int = 50) -> int:
-        return self.number("limit", default, most, 1)
-
-    def _value(self, name: str, default: Any) -> Any:
-        value = self._fields.get(name, default)
-        if value is None and name not in self._fields:
-            raise Unprocessable(f"{name} is missing")
-        return value
 
 
 class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
@@ -213,7 +145,7 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
     async def _answer(self, request: Request) -> dict[str, Any]:
         fields: Any = None
         try:
-            fields = _parsed(request.payload)
+            fields = parsed(request.payload)
             asked = Asked(fields)
             operation = self._operations[asked.operation]
             answer = await operation(Who(request.device.user, request.info), request, asked)
@@ -317,31 +249,13 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
         return {"hits": hits, "total": page.total, "total_exact": page.exact}
 
 
-def _parsed(payload: bytes) -> dict[str, Any]:
-    if len(payload) > 64 << 10:
-        raise Unprocessable("a request has at most 64 KiB")
-    try:
-        fields = json.loads(payload, object_pairs_hook=once)
-    except (ValueError, RecursionError):
-        raise Unprocessable('a request is a JSON object, such as {"op": "history", "topic": "home/kitchen"}') from None
-    if not isinstance(fields, dict):
-        raise Unprocessable("a request is a JSON object")
-    return fields
-
-
 def _named(fields: Any) -> dict[str, Any]:
     """What of a request comes back with its answer."""
     if not isinstance(fields, dict):
         return {}
     named = {"op": str(fields.get("op"))[:40]}
     request_id = fields.get("id")
-    return {"id": request_id, **named} if _is_id(request_id) else named
-
-
-def _is_id(value: Any) -> bool:
-    if isinstance(value, str):
-        return len(value) <= 200
-    return type(value) is int or (type(value) is float and math.isfinite(value))
+    return {"id": request_id, **named} if is_id(request_id) else named
 
 
 def _told(fields: Any, problem: Problem) -> dict[str, Any]:

@@ -1,0 +1,96 @@
+"""What a request on `$sync/request` may hold, and of which types. No I/O."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from broker.config.sources import shown
+from plugins.timelines import Unprocessable
+from plugins.timelines.fields import once, unknown
+
+_MAX = (1 << 62) - 1
+
+FIELDS = {
+    "history": ("topic", "after", "before", "since", "until", "order", "limit", "cursor"),
+    "message": ("message",),
+    "conversations": ("after", "limit"),
+    "sync": ("after", "limit"),
+    "set-offset": ("offset", "device"),
+    "device": ("device",),
+    "subscribe": ("filter", "qos", "device"),
+    "unsubscribe": ("filter", "device"),
+    "read": ("topic", "position", "back"),
+    "position": ("topic",),
+    "search": ("topic", "q", "limit"),
+}
+"""What each operation takes, beside ``op`` and ``id``."""
+
+
+class Asked:
+    """The fields of a request, with their types. Raises `Unprocessable`."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self._fields = fields
+
+    @property
+    def operation(self) -> str:
+        """What is asked for. Raises for a field that it does not take, too."""
+        operation = self.text("op")
+        if operation not in FIELDS:
+            raise Unprocessable(f"op {operation[:40]!r}: must be one of {', '.join(FIELDS)}")
+        for name in self._fields:
+            if name not in ("op", "id", *FIELDS[operation]):
+                raise unknown("field", name, FIELDS[operation])
+        request_id = self._fields.get("id", 0)
+        if not is_id(request_id):
+            raise Unprocessable(f"id: {shown((), request_id)} must be a number, or text of at most 200 characters")
+        return operation
+
+    def text(self, name: str, default: str | None = None) -> str:
+        value = self._value(name, default)
+        if not isinstance(value, str):
+            raise Unprocessable(f"{name}: {shown((), value)} must be text")
+        return value
+
+    def number(self, name: str, default: int | None = None, most: int = _MAX, least: int = 0) -> int:
+        value = self._value(name, default)
+        if type(value) is not int or not least <= value <= most:
+            raise Unprocessable(f"{name}: {shown((), value)} must be a whole number of {least} to {most}")
+        return value
+
+    def flag(self, name: str) -> bool:
+        value = self._value(name, False)
+        if not isinstance(value, bool):
+            raise Unprocessable(f"{name}: {shown((), value)} must be true or false")
+        return value
+
+    def limit(self, most: int = 500, default: int = 50) -> int:
+        return self.number("limit", default, most, 1)
+
+    def _value(self, name: str, default: Any) -> Any:
+        value = self._fields.get(name, default)
+        if value is None and name not in self._fields:
+            raise Unprocessable(f"{name} is missing")
+        return value
+
+
+def parsed(payload: bytes) -> dict[str, Any]:
+    """The fields of a request's JSON object, at most 64 KiB. Raises `Unprocessable`."""
+    if len(payload) > 64 << 10:
+        raise Unprocessable("a request has at most 64 KiB")
+    try:
+        fields = json.loads(payload, object_pairs_hook=once)
+    except (ValueError, RecursionError):
+        raise Unprocessable('a request is a JSON object, such as {"op": "history", "topic": "home/kitchen"}') from None
+    if not isinstance(fields, dict):
+        raise Unprocessable("a request is a JSON object")
+    return fields
+
+
+def is_id(value: Any) -> bool:
+    """Whether a request may be named by this, so that its answer names it too."""
+    if isinstance(value, str):
+        return len(value) <= 200
+    return type(value) is int or (type(value) is float and math.isfinite(value))
