@@ -1,30 +1,31 @@
 """The embedded engine: SQLite's FTS5 in a file of its own, nothing to install.
 
 One thread writes, a few read, in one process or in two: WAL lets them run side by side, and the event loop only waits for them.
-A batch and the indexer's position are one transaction, so a crash leaves neither hole nor double. Who writes holds a lock on
-``<file>.lock``, which the kernel gives back whatever ends the process.
+A batch and the indexer's position are one transaction, so a crash leaves neither hole nor double. Who writes holds
+the `WriteLock`.
+
+One idea in more than 300 lines: each method of the engine's two halves, and of a rebuild, hands its work to a thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Collection, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 from plugins.search.engine import Document, Query, Results, SearchError, SearchUnavailable, SearchUnusable
 from plugins.search.fts5_index import Generation, connect, drop_others, live_generation, new_generation, tokeniser_of
 from plugins.search.fts5_search import Reader
 from plugins.search.text import TOKENISER
-from storage.private import make_file, make_folder
+from plugins.search.write_lock import WriteLock
+from storage.private import make_folder
 
 log = logging.getLogger("tideline.search")
 
@@ -46,44 +47,6 @@ def _require_fts5() -> None:
             text = f"sqlite {sqlite3.sqlite_version} of this python has no fts5 ({error})"
             raise SearchUnusable(f"{text}: use a python that has it, or engine: meilisearch") from error
     db.close()
-
-
-class WriteLock:
-    """The right to write an index. A successor waits a moment for a process that is about to end."""
-
-    def __init__(self, index: Path, *, patience: float) -> None:
-        self._path = index.with_name(index.name + ".lock")
-        self._patience = patience
-        self._file: IO[str] | None = None
-
-    def take(self) -> None:
-        """Blocks for up to ``patience`` seconds. Raises `SearchUnavailable` where somebody else goes on writing."""
-        if self._file is not None:
-            return
-        make_file(self._path)
-        file = open(self._path, "a+", encoding="ascii")  # noqa: SIM115 - held until `release`
-        deadline = time.monotonic() + self._patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() >= deadline:
-                    file.seek(0)
-                    owner = file.read(20).strip() or "unknown"
-                    file.close()
-                    raise SearchUnavailable(f"the search index is being written by process {owner}") from error
-            time.sleep(0.02)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        self._file = file
-
-    def release(self) -> None:
-        """Give it back; the file stays."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
 
 class Fts5Searcher:

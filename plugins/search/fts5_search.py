@@ -1,10 +1,7 @@
 """Queries over the embedded index. Runs in the engine's reader threads; each query sees one snapshot.
 
-Permission and filters are part of the search itself, so that nothing else is ever counted, ranked or paged over:
-
-- up to `TERMS` conversations, and a sender, are terms of the FTS expression;
-- more conversations, as far as they can be listed, are a set that each match is joined with;
-- where a wildcard spans more conversations than are worth listing, each match's conversation is looked at, once per query.
+What a text must have is in `fts5_match`, where the query looks in `fts5_scope`: both are part of the search itself, so that
+nothing else is ever counted, ranked or paged over.
 
 Which conversations must be asked about before (`Reader.unasked`) is read from the matches themselves.
 """
@@ -17,17 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import NamedTuple
 
 from plugins.search.engine import MAX_TOTAL, Hit, Query, Results, SearchUnavailable, decode_cursor, encode_cursor
 from plugins.search.fts5_index import SLOTS, live_generation
-from plugins.search.terms import Term, near, parse
-
-TERMS = 128
-"""Conversations that are filtered by as terms; more are joined, which from about 200 on is faster."""
-
-LISTED = 5000
-"""Conversations that a rule is asked about before the search; where there are more, it is asked about each match's."""
+from plugins.search.fts5_match import expression, ranked
+from plugins.search.fts5_scope import Scope, scope_of
+from plugins.search.terms import Term, parse
 
 RANKED = MAX_TOTAL
 """Relevance ranks this many matches, the newest ones. With twice as many, frequent words took twice the processor time."""
@@ -39,27 +31,6 @@ _OVERRUN = 1000
 """Milliseconds by which a row may be late in rowid order because its own ms was full; its ``time`` then decides."""
 _NOW = (1 << 62) - 1
 """Above every rowid."""
-
-
-class _Scope(NamedTuple):
-    """Where a query looks: ``match`` is an FTS expression, ``no_match`` is taken from it, ``join`` is SQL over ``d``;
-    ``nothing`` says that there is nothing."""
-
-    match: str = ""
-    join: str = ""
-    parameters: tuple[object, ...] = ()
-    nothing: bool = False
-    no_match: str = ""
-
-    def without(self, numbers: Sequence[int], matched: bool) -> _Scope:
-        """The same without some conversations. ``matched``: whether there is an FTS expression to take them from."""
-        if not numbers:
-            return self
-        if matched and len(numbers) <= TERMS:
-            return self._replace(no_match=f" NOT conversation : ({' OR '.join(f'c{number}' for number in numbers)})")
-        left = "d.conversation NOT IN (SELECT value FROM json_each(?))"
-        join = f"{self.join} AND {left}" if self.join else left
-        return self._replace(join=join, parameters=(*self.parameters, json.dumps(list(numbers))))
 
 
 class _Asking:
@@ -157,7 +128,7 @@ class Reader:
     def _walk(
         self,
         query: Query,
-        scope: _Scope,
+        scope: Scope,
         expression: str,
         ascending: bool,
         top: int,
@@ -195,7 +166,7 @@ class Reader:
 
     # --- by time -----------------------------------------------------------------------------------------------------
 
-    def _by_time(self, query: Query, terms: list[Term], scope: _Scope) -> Results:
+    def _by_time(self, query: Query, terms: list[Term], scope: Scope) -> Results:
         """Pages by key: a page goes on after the last rowid of the one before, below the newest that the first one saw."""
         ascending = query.sort == "oldest"
         cursor = decode_cursor(query, 3)
@@ -214,14 +185,14 @@ class Reader:
         following = encode_cursor(query, top, page[-1], int(typos)) if more else ""
         return Results(self._hits(page), min(counted, MAX_TOTAL), following, counted <= MAX_TOTAL)
 
-    def _newest(self, query: Query, scope: _Scope, expression: str) -> int:
+    def _newest(self, query: Query, scope: Scope, expression: str) -> int:
         """The newest match. Later pages go up to it, and not to the newest message of the index: cursors can be read."""
         return max(self._rowids(query, scope, expression, False, _NOW, limit=1), default=0)
 
     def _rowids(
         self,
         query: Query,
-        scope: _Scope,
+        scope: Scope,
         expression: str,
         ascending: bool,
         top: int,
@@ -234,7 +205,7 @@ class Reader:
     def _matches(
         self,
         query: Query,
-        scope: _Scope,
+        scope: Scope,
         expression: str,
         ascending: bool,
         top: int,
@@ -281,7 +252,7 @@ class Reader:
 
     # --- by relevance ------------------------------------------------------------------------------------------------
 
-    def _by_relevance(self, query: Query, terms: list[Term], scope: _Scope) -> Results:
+    def _by_relevance(self, query: Query, terms: list[Term], scope: Scope) -> Results:
         """Pages by number, over the same messages as the first page saw."""
         offset, top, mode = decode_cursor(query, 3) or (0, _NOW, -1)
 
@@ -297,38 +268,15 @@ class Reader:
         exact = len(found) <= RANKED
         del found[RANKED:]
         total = len(found)
-        ranked = self._ranked(found, terms) if total > 1 else found
-        page = ranked[offset : offset + query.limit]
+        order = ranked(self._bodies(found), terms) if total > 1 else found
+        page = order[offset : offset + query.limit]
         offset += query.limit
         following = encode_cursor(query, offset, top, int(typos)) if offset < total else ""
         return Results(self._hits(page), total, following, exact)
 
-    def _ranked(self, rowids: Sequence[int], terms: Sequence[Term]) -> list[int]:
-        """The best first: terms often in a short text, whole words before prefixes, words together before words apart.
-
-        Rarity of a term plays no part: every match has every term, and statistics of the whole index would tell of messages
-        that the caller may not read.
-        """
+    def _bodies(self, rowids: Sequence[int]) -> list[tuple[int, str]]:
         sql = f"SELECT rowid, body FROM bodies_{self._generation} WHERE rowid IN (SELECT value FROM json_each(?))"
-        bodies = self._db.execute(sql, (json.dumps(rowids),)).fetchall()
-        mean = 1 + sum(len(body) for _, body in bodies) / max(1, len(bodies))
-        needles = [(f" {' '.join(term.tokens)}{'' if term.prefix else ' '}", term.prefix) for term in terms]
-        together = " " + " ".join(" ".join(term.tokens) for term in terms) if len(terms) > 1 else ""
-        scored = []
-        for rowid, body in bodies:
-            padded = f" {body} "
-            damping = 0.4 + 0.8 * len(body) / mean
-            score = 1.0 if together and together in padded else 0.0
-            for needle, prefix in needles:
-                count = padded.count(needle)
-                if prefix and count:
-                    whole = padded.count(f"{needle} ")
-                    score += 0.6 * count / (count + damping) + 0.4 * whole / (whole + damping)
-                else:
-                    score += count / (count + damping)
-            scored.append((-score, -rowid))
-        scored.sort()
-        return [-rowid for _, rowid in scored]
+        return self._db.execute(sql, (json.dumps(rowids),)).fetchall()
 
     # --- terms -------------------------------------------------------------------------------------------------------
 
@@ -340,66 +288,13 @@ class Reader:
         return find(self._expression(terms, True)), True
 
     def _expression(self, terms: Sequence[Term], typos: bool) -> str:
-        parts = []
-        for term in terms:
-            wanted = _quoted(term.tokens) + (" *" if term.prefix else "")
-            if typos and term.typos:
-                wanted = "(" + " OR ".join([wanted, *(_quoted([word]) for word in self._alternatives(term))]) + ")"
-            parts.append(wanted)
-        return f"body : ({' AND '.join(parts)})" if parts else ""
+        return expression(self._db, self._generation, terms, typos)
 
-    def _alternatives(self, term: Term) -> list[str]:
-        """Words of the index that the term may have meant: the same first letter, and few typos.
-
-        All of them, up to the query's time limit: the list is of the whole index, and if some were left out, somebody could
-        fill it up to its end and see by what falls out of it which words others write.
-        """
-        (word,) = term.tokens
-        letters, most = _letters(word), 2 * term.typos
-        sql = f"SELECT word FROM words_{self._generation} WHERE first = ? AND length BETWEEN ? AND ?"
-        found = self._db.execute(sql, (word[0], len(word) - term.typos, len(word) + term.typos))
-        return [
-            candidate
-            for (candidate,) in found
-            if (letters ^ _letters(candidate)).bit_count() <= most and candidate != word and near(word, candidate, term.typos)
-        ]
-
-    # --- filters and permission --------------------------------------------------------------------------------------
-
-    def _scope(self, query: Query) -> _Scope:
-        sender = ""
-        if query.sender:
-            row = self._db.execute(f"SELECT id FROM senders_{self._generation} WHERE name = ?", (query.sender,)).fetchone()
-            if row is None:
-                return _Scope(nothing=True)
-            sender = f"sender : s{row[0]}"
-        if not query.restricted:
-            return _Scope(match=sender)
-        numbers = self._listed(query)
-        if numbers is None:
+    def _scope(self, query: Query) -> Scope:
+        scope = scope_of(self._db, self._generation, query)
+        if scope.looks_up:
             self._permitted = self._rule(query)
-            return _Scope(sender, "permitted(d.conversation)")
-        if not numbers:
-            return _Scope(nothing=True)
-        if len(numbers) <= TERMS:
-            conversations = f"conversation : ({' OR '.join(f'c{number}' for number in numbers)})"
-            return _Scope(" AND ".join(part for part in (conversations, sender) if part))
-        return _Scope(sender, "d.conversation IN (SELECT value FROM json_each(?))", (json.dumps(numbers),))
-
-    def _listed(self, query: Query) -> list[int] | None:
-        """The numbers of the conversations that the query may see; None where they are too many to ask about."""
-        table = f"conversations_{self._generation}"
-        named = query.named_topics()
-        if named is not None:
-            sql = f"SELECT id, name FROM {table} WHERE name IN (SELECT value FROM json_each(?))"
-            rows = self._db.execute(sql, (json.dumps(list(named)),)).fetchall()
-        else:
-            start = _literal(query.topic_filter)
-            sql = f"SELECT id, name FROM {table} WHERE name >= ? AND name < ? LIMIT ?"
-            rows = self._db.execute(sql, (start, start + "\U0010ffff", LISTED + 1)).fetchall()
-            if len(rows) > LISTED:
-                return None
-        return [number for number, name in rows if query.permits(name)]
+        return scope
 
     def _rule(self, query: Query) -> Callable[[int], bool]:
         known: dict[int, bool] = {}
@@ -442,25 +337,3 @@ class _Snapshot:
         if isinstance(error, sqlite3.Error):
             text = "the query took too long" if "interrupted" in str(error) else f"search index: {error}"
             raise SearchUnavailable(text) from error
-
-
-def _quoted(tokens: Sequence[str]) -> str:
-    # Tokens hold letters, digits, marks and private characters only: nothing to escape.
-    return f'"{" ".join(tokens)}"'
-
-
-def _letters(word: str) -> int:
-    """Which letters a word has, as bits: one typo changes at most two of them."""
-    bits = 0
-    for letter in word:
-        bits |= 1 << (ord(letter) & 63)
-    return bits
-
-
-def _literal(topic_filter: str) -> str:
-    """What every topic that the filter matches begins with."""
-    levels = topic_filter.split("/")
-    for at, level in enumerate(levels):
-        if level in ("+", "#"):
-            return "/".join(levels[:at])
-    return topic_filter

@@ -11,6 +11,7 @@ from typing import Literal
 
 import pytest
 
+import plugins.search.fts5_scope as fts5_scope
 import plugins.search.fts5_search as fts5_search
 import plugins.search.permission as permission
 from plugins.search.engine import Document, Engine, Query
@@ -110,7 +111,7 @@ async def test_the_answer_is_that_of_an_index_without_the_rest(
 @pytest.fixture
 async def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fts5Engine]:
     """The embedded engine where conversations are too many to list, so that those of the matches are looked at."""
-    monkeypatch.setattr(fts5_search, "LISTED", 5)
+    monkeypatch.setattr(fts5_scope, "LISTED", 5)
     engine = Fts5Engine(tmp_path / "wide.db")
     await engine.open()
     yield engine
@@ -185,7 +186,7 @@ async def test_not_even_cursors_and_typos_differ_from_an_index_without_the_rest(
 ) -> None:
     """Against an index that never held the rest: what was deleted would leave its words behind."""
     monkeypatch.setattr(fts5_search, "_LOOKED_AT", 1 + seed)
-    monkeypatch.setattr(fts5_search, "TERMS", 128 if seed % 2 else 2)
+    monkeypatch.setattr(fts5_scope, "TERMS", 128 if seed % 2 else 2)
     monkeypatch.setattr(permission, "_AT_FIRST", 1 + seed)
     everything, queries = _adversary(random.Random(seed))
     allowed = {f"open/{number}" for number in range(4)}
