@@ -7,8 +7,10 @@
 - Removals take their place between two pages, because a page that was read before the removal must be
   indexed before it.
 - A comparison with the store goes page by page too, between the others.
-- A rebuild goes page by page beside the live index, gets the same removals, and is swapped in where it has caught up.
+- A rebuild (`plugins.search.reindex`) goes page by page too, and gets the same removals.
 - When the store or the engine is away, it waits with back-off and then goes on where it was.
+
+One idea in more than 300 lines: every state that the one task has, and each of its steps.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Protocol
 
 from plugins.search.compare import HIGHEST, Comparison, documents
-from plugins.search.engine import Engine, Rebuild, SearchError, SearchUnavailable, SearchUnusable, Writer
+from plugins.search.engine import Engine, SearchError, SearchUnavailable
 from plugins.search.pace import Pace
+from plugins.search.reindex import Reindex, Report
 from plugins.search.service import Differences, Lag
 from storage.errors import StorageError, StorageUnavailable
 from storage.interface import Catalogue, ConversationReader, Tail
@@ -36,28 +38,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 _PENDING_REMOVALS = 10_000
 
 
-class Source(Tail, ConversationReader, Protocol):
+class Source(Tail, ConversationReader, Catalogue, Protocol):
     """What of the storage an indexer reads."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """A rebuild under way: messages read so far, and how much of the way from the first to the last that is, 0 to 1."""
-
-    messages: int
-    fraction: float
-
-
-@dataclass(slots=True)
-class _Reindex:
-    """A rebuild and what is known about its way."""
-
-    rebuild: Rebuild
-    done: asyncio.Future[int]
-    report: Callable[[Progress], None]
-    first: int = 0
-    position: int = 0
-    messages: int = 0
 
 
 class Indexer:
@@ -103,8 +85,8 @@ class Indexer:
         self._oldest = 0
         self._removals: dict[str, int] = {}
         self._reconcile_after: str | None = ""
-        self._asked: deque[tuple[asyncio.Future[int], Callable[[Progress], None]]] = deque()
-        self._reindex: _Reindex | None = None
+        self._asked: deque[tuple[asyncio.Future[int], Report]] = deque()
+        self._reindex: Reindex | None = None
         self._comparisons: deque[Comparison] = deque()
         self._task: asyncio.Task[None] | None = None
         self.errors = 0
@@ -175,17 +157,14 @@ class Indexer:
     async def compare(self, report: Callable[[Differences], None] = lambda found: None) -> Differences:
         """Compare every message of the store with the index and repair what differs, in both directions.
 
-        Returns what was found; ``report`` is called after each page. Cancelling ends it; what was repaired stays so. Raises
-        `SearchUnusable` where the storage cannot list its conversations.
+        Returns what was found; ``report`` is called after each page. Cancelling ends it; what was repaired stays so.
         """
-        if not isinstance(self._source, Catalogue):
-            raise SearchUnusable("this storage cannot list its conversations")
         done: asyncio.Future[Differences] = asyncio.get_running_loop().create_future()
         self._comparisons.append(Comparison(self._source, self._engine, done, report))
         self.hurry()
         return await done
 
-    async def reindex(self, report: Callable[[Progress], None] = lambda progress: None) -> int:
+    async def reindex(self, report: Report = lambda progress: None) -> int:
         """Build the index again beside the live one, which stays in use and up to date, then swap them.
 
         Returns how many messages were read; ``report`` is called after each page. Cancelling discards what was built. While one
@@ -295,7 +274,7 @@ class Indexer:
         notified = self._notified
         page = await self._source.read_tail(self._position, self._batch, self._page_bytes)
         if page:
-            await self._feed(self._engine, page)
+            await self._engine.index(await asyncio.to_thread(documents, page), page[-1].id)
             self._move(page[-1].id)
             self._wake.set()  # a page may end early for its bytes: only an empty one is the end
         self._count(page, notified)
@@ -311,9 +290,6 @@ class Indexer:
             self._oldest = _now()
             self._told_moved()
 
-    async def _feed(self, writer: Writer, page: list[Message]) -> None:
-        await writer.index(await asyncio.to_thread(documents, page), page[-1].id)
-
     async def _remove(self) -> None:
         while self._removals:
             topic, before_seq = next(iter(self._removals.items()))
@@ -324,7 +300,7 @@ class Indexer:
     async def _forget(self, topic: str, before_seq: int) -> None:
         await self._engine.forget(topic, before_seq)
         if self._reindex is not None:
-            await self._reindex.rebuild.forget(topic, before_seq)
+            await self._reindex.forget(topic, before_seq)
 
     async def _reconcile(self) -> bool:
         """Compare some conversations with the store; whether there are more."""
@@ -357,63 +333,42 @@ class Indexer:
                 work.done.set_exception(error)
             raise
 
-    # --- rebuilding --------------------------------------------------------------------------------------------------
-
     async def _build(self) -> bool:
         """One page of the rebuild that was asked for; whether there is more."""
-        if self._reindex is None:
-            while self._asked and self._asked[0][0].done():
-                self._asked.popleft()
-            if not self._asked:
-                return False
-            rebuild = await self._engine.rebuild()
-            self._reindex = _Reindex(rebuild, *self._asked.popleft())
+        assert self._position is not None
+        work = self._reindex or await self._next_rebuild()
+        if work is None:
+            return False
+        if work.done.done():  # nobody waits for it any more
+            await self._abandon()
+            return False
         try:
-            return await self._build_page(self._reindex)
+            if await work.step(self._position, self._batch, self._page_bytes):
+                return True
         except (SearchUnavailable, StorageUnavailable):
             raise  # goes on with the same page
         except Exception as error:
             await self._abandon(error)
             raise
-
-    async def _build_page(self, work: _Reindex) -> bool:
-        if work.done.done():  # nobody waits for it any more
-            await self._abandon()
-            return False
-        page = await self._source.read_tail(work.position, self._batch, self._page_bytes)
-        if page:
-            await self._feed(work.rebuild, page)
-            work.first = work.first or page[0].id
-            work.position = page[-1].id
-            work.messages += len(page)
-            self._report(work, await self._source.last_id())
-            return True
-        assert self._position is not None
-        if work.position < self._position:  # the newest messages were removed meanwhile
-            await work.rebuild.index([], self._position)
-        await work.rebuild.swap()
         self._move(max(work.position, self._position))
         self._reindex = None
-        if not work.done.done():
-            work.done.set_result(work.messages)
+        work.finish()
         return bool(self._asked)
 
-    def _report(self, work: _Reindex, last: int) -> None:
-        way = max(1, last - work.first)
-        work.report(Progress(work.messages, min(1.0, (work.position - work.first) / way)))
+    async def _next_rebuild(self) -> Reindex | None:
+        while self._asked and self._asked[0][0].done():
+            self._asked.popleft()
+        if not self._asked:
+            return None
+        rebuild = await self._engine.rebuild()
+        self._reindex = Reindex(self._source, rebuild, *self._asked.popleft())
+        return self._reindex
 
     async def _abandon(self, error: BaseException | None = None) -> None:
         """Discard the rebuild under way and tell who waits for it."""
         work, self._reindex = self._reindex, None
-        if work is None:
-            return
-        if not work.done.done():
-            if isinstance(error, Exception):
-                work.done.set_exception(error)
-            else:
-                work.done.cancel()
-        with suppress(SearchError):
-            await work.rebuild.discard()
+        if work is not None:
+            await work.abandon(error)
 
 
 def _now() -> int:

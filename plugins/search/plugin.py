@@ -18,9 +18,10 @@ from broker.hooks import Group, GroupPlugin
 from plugins.persistence import PersistencePlugin
 from plugins.search.engine import Engine, Query, Searcher, SearchError, SearchUnavailable
 from plugins.search.fts5 import Fts5Engine, Fts5Searcher
-from plugins.search.indexer import Indexer, Progress, Source
+from plugins.search.indexer import Indexer, Source
 from plugins.search.permission import search_permitted
 from plugins.search.process import IndexerProcess
+from plugins.search.reindex import Progress
 from plugins.search.service import Differences, FoundMessage, Lag, MayRead, Page, Rebuilding, Search
 from plugins.search.terms import highlight, parse
 from plugins.search.text import payload_text

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from broker.own_process import own_command, own_environment
 from plugins.search.engine import SearchError
-from plugins.search.indexer import Progress
+from plugins.search.reindex import Progress
 from plugins.search.service import Differences, Lag
 
 log = logging.getLogger("tideline.search")

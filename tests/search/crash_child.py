@@ -11,8 +11,9 @@ import sys
 
 from plugins.search.engine import Engine
 from plugins.search.fts5 import Fts5Engine
-from plugins.search.indexer import Indexer, Progress
+from plugins.search.indexer import Indexer
 from plugins.search.meili import MeiliEngine
+from plugins.search.reindex import Progress
 from tests.search.stores import MadeUpStore
 from tests.support.until import until
 

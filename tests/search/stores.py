@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import cache
 
 from storage.interface import Storage
@@ -49,6 +49,16 @@ class MadeUpStore:
 
     async def read_message(self, message_id: int) -> Message | None:
         return made_up(message_id) if self.kept <= message_id <= self.size else None
+
+    async def conversations(self, prefix: str = "") -> AsyncIterator[tuple[str, int, int]]:
+        for topic in sorted(f"t/{number}" for number in range(TOPICS)):
+            first, last = await self.conversation_bounds(topic)
+            if topic.startswith(prefix) and last:
+                yield topic, first, last
+
+    async def inboxes(self) -> AsyncIterator[tuple[str, int, int]]:
+        for _ in ():
+            yield _
 
 
 class Publisher:

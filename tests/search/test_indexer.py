@@ -13,7 +13,8 @@ import plugins.search.fts5_index as fts5_index
 import plugins.search.indexer as indexer_module
 from plugins.search.engine import Document, Engine, Query, SearchError, SearchUnavailable
 from plugins.search.fts5 import Fts5Engine
-from plugins.search.indexer import Indexer, Progress, Source
+from plugins.search.indexer import Indexer, Source
+from plugins.search.reindex import Progress
 from plugins.search.service import Differences
 from storage.errors import StorageUnavailable
 from storage.memory import MemoryStorage

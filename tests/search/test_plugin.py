@@ -14,7 +14,7 @@ from broker.config.plugin_settings import checked
 from broker.hooks import Group
 from plugins.search import SearchPlugin
 from plugins.search.engine import Query, SearchUnavailable, SearchUnusable
-from plugins.search.indexer import Progress
+from plugins.search.reindex import Progress
 from storage.memory import MemoryStorage
 from storage.records import Append, Message
 from tests.search.meili_stub import MeiliStub

@@ -16,8 +16,8 @@ import pytest
 import plugins.search.process as process_module
 from plugins.search.engine import Query
 from plugins.search.fts5 import Fts5Engine, Fts5Searcher
-from plugins.search.indexer import Progress
 from plugins.search.process import IndexerProcess
+from plugins.search.reindex import Progress
 from plugins.search.service import Differences
 from storage.factory import open_url
 from storage.sqlite import SqliteStorage
