@@ -777,9 +777,9 @@ MUTANTS = (
         8,
         "the index's position ahead of its messages",
         "plugins/search/indexer.py",
-        "            await self._feed(self._engine, page)\n            self._move(page[-1].id)\n",
-        "            await self._engine.index([], page[-1].id)\n            await self._feed(self._engine, page)\n"
-        "            self._move(page[-1].id)\n",
+        "            await self._engine.index(await asyncio.to_thread(documents, page), page[-1].id)\n",
+        "            await self._engine.index([], page[-1].id)\n"
+        "            await self._engine.index(await asyncio.to_thread(documents, page), page[-1].id)\n",
         "tests/search/test_indexer.py tests/search/test_crash.py",
     ),
     Mutant(
