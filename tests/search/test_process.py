@@ -349,7 +349,7 @@ async def test_a_store_that_is_not_there_is_waited_for(path: Path, caplog: pytes
     """What keeps the process from beginning is in the broker's log."""
     indexer = IndexerProcess(_settings(path), gather=0.0)
     indexer.start()
-    await until(lambda: "tideline.db cannot be opened" in caplog.text)
+    await until(lambda: "tideline.db: there is no database" in caplog.text)
     storage = SqliteStorage(path.with_name("tideline.db"))
     await storage.open()
     await Publisher(storage).publish("late")
