@@ -162,7 +162,8 @@ async def test_an_unusable_file_stops_the_start(tmp_path: Path, storage: MemoryS
     "options",
     [
         {"engine": "solr"},
-        {"batch": 0},
+        {"batch": -1},
+        {"batch": 10_001},
         {"share": 2.0},
         {"timeout": 0},
         {"url": "ftp://x"},
