@@ -35,7 +35,7 @@ from broker.sessions.session import Session
 from storage.records import Append, Message
 
 if TYPE_CHECKING:
-    from broker.access.authority import SessionInfo
+    from broker.access.identity import SessionInfo
     from broker.connection.connection import Connection
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from broker.counters import Counters
 from plugins.search.service import Search, SearchUnavailable
 
 if TYPE_CHECKING:
-    from broker.amqtt.chassis import ChassisContext
+    from broker.amqtt.stand_in import ChassisContext
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from broker.packets.properties import Property
 from storage.records import Message
 
 if TYPE_CHECKING:
-    from broker.access.authority import SessionInfo
+    from broker.access.identity import SessionInfo
     from broker.amqtt.chassis import Chassis
     from broker.connection.connection import Connection
 

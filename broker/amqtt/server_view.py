@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from broker.access.authority import SessionInfo
+from broker.access.identity import SessionInfo
 from broker.config.changes import Reloaded
 from broker.counters import Counters
 from storage.records import Append, DeviceKey, Message, Operation

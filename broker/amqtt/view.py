@@ -1,4 +1,7 @@
-"""The server as plugins see it: `ServerView` over the real one."""
+"""The server as plugins see it: `ServerView` over the real one.
+
+Over 300 lines: one class with everything that plugins may ask.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import asyncio
 from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from broker.access.authority import AuthRequest, Identity, SessionInfo
+from broker.access.identity import AuthRequest, Identity, SessionInfo
 from broker.amqtt.server_view import DeviceState, ServerStatus, SessionState, Undecided
 from broker.config.changes import Reloaded
-from broker.connection.session_readers import Operations, SessionReaders
+from broker.connection.reader_steps import Operations
+from broker.connection.session_readers import SessionReaders
 from broker.counters import Counters
 from broker.packets import topics
 from broker.packets.codes import ProtocolViolation, ReasonCode

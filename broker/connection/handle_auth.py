@@ -16,7 +16,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from broker.access.authority import AuthRequest, Identity, blame
+from broker.access.authority import blame
+from broker.access.identity import AuthRequest, Identity
 from broker.hooks import Accepted, AuthExchange, AuthStart, Challenge, Denied, EnhancedAuthPlugin
 from broker.packets.codes import ReasonCode
 from broker.packets.model import Auth, Connect

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from amqtt.contexts import Action
 
-from broker.access.authority import AuthRequest, Identity, SessionInfo
+from broker.access.identity import AuthRequest, Identity, SessionInfo
 from broker.access.logins import Busy
 from broker.connection import handle_auth
 from broker.connection.handle_publish import unacceptable

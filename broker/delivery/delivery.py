@@ -5,6 +5,8 @@ stand at the head (`broker.sessions.cursor`). What a device then does with it is
 
 Bounds (law 5): a device has at most one page, and a few entries that were pushed, of whose bytes all devices together have a
 limit; a socket above its high-water mark is given nothing until it has drained. The backlog itself is in storage.
+
+Over 300 lines: what a commit hands out passes through one loop, whose speed was measured.
 """
 
 from __future__ import annotations

@@ -25,6 +25,8 @@ Rules kept here:
   also where it has expired since [MQTT-4.3.3-7].
 - A message larger than the client takes is passed over as if it had been delivered [MQTT-3.1.2-25].
 - A message whose expiry interval is 0 goes to whom the commit found live, and to nobody else.
+
+Over 300 lines: one state machine.
 """
 
 from __future__ import annotations

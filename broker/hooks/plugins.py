@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from amqtt.broker import BrokerContext
 from amqtt.plugins.base import BasePlugin
 
-from broker.access.authority import SessionInfo
+from broker.access.identity import SessionInfo
 from broker.packets.codes import ReasonCode
 from storage.errors import MessageRefused
 from storage.interface import Storage

@@ -9,6 +9,8 @@
 - No compression: it would cost each connection more memory than everything else.
 
 `WebSocketProtocol` stands between the socket and the MQTT connection, which gets a `WebSocketTransport` to write to.
+
+Over 300 lines: one protocol of a socket.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ Every change takes its place in the order of groups, as a step; the state in sto
 - A session ends when its expiry has passed since the connection ended; a will still delayed is published then
   [MQTT-3.1.3-9].
 - Only who is connected is held in memory, and for some seconds who was: see `Sessions`.
+
+Over 300 lines: the life of a session is told in one place.
 """
 
 from __future__ import annotations

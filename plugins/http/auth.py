@@ -20,7 +20,7 @@ import secrets
 from amqtt.plugins.authentication import AnonymousAuthPlugin, FileAuthPlugin
 from starlette.requests import Request
 
-from broker.access.authority import AuthRequest, Identity, SessionInfo
+from broker.access.identity import AuthRequest, Identity, SessionInfo
 from broker.access.logins import Busy
 from broker.amqtt.server_view import Services
 from plugins.timelines import OPERATOR, Problem, Who

@@ -15,7 +15,8 @@ from amqtt.contexts import Action
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
-from broker.access.authority import Authority, AuthRequest, Identity, SessionInfo
+from broker.access.authority import Authority
+from broker.access.identity import AuthRequest, Identity, SessionInfo
 from tests.chassis.third_party import OwnTopics
 
 ANONYMOUS = "amqtt.plugins.authentication.AnonymousAuthPlugin"

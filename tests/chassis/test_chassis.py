@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from amqtt.plugins.sys.broker import BrokerSysPlugin
 
-from broker.access.authority import AuthRequest, Identity, SessionInfo
+from broker.access.identity import AuthRequest, Identity, SessionInfo
 from broker.amqtt.chassis import BrokerEvents, Chassis, MQTTEvents
 from broker.amqtt.server_view import SessionState
 from broker.errors import StartError

@@ -13,7 +13,8 @@ from amqtt.contexts import Action
 from amqtt.contrib import cert
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from broker.access.authority import Authority, AuthRequest, Identity, SessionInfo
+from broker.access.authority import Authority
+from broker.access.identity import AuthRequest, Identity, SessionInfo
 from broker.amqtt.chassis import BrokerEvents, Chassis
 
 

@@ -15,7 +15,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from broker.access.authority import Authority, AuthRequest, Identity, SessionInfo
+from broker.access.authority import Authority
+from broker.access.identity import AuthRequest, Identity, SessionInfo
 from broker.clock import ServerTime
 from broker.connection.connection import Connection
 from broker.counters import Counters
