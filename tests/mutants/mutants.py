@@ -550,7 +550,7 @@ MUTANTS = (
         "broker/connection/connection.py",
         "        self.stall(listen=listen)\n        task = asyncio.create_task(coroutine",
         "        task = asyncio.create_task(coroutine",
-        "tests/chassis tests/protocol",
+        "tests/protocol/test_publish.py -k overtakes_one",
     ),
     Mutant(
         4,
@@ -788,7 +788,7 @@ MUTANTS = (
         "plugins/search/fts5_index.py",
         "            if document.id in there:\n                continue\n",
         "",
-        "tests/search/test_indexer.py tests/search/test_fts5.py tests/search/test_crash.py",
+        "tests/search/test_indexer.py tests/search/test_fts5.py",
     ),
     Mutant(
         8,

@@ -6,6 +6,7 @@ import pytest
 
 from broker.packets.codes import ReasonCode
 from broker.packets.model import Disconnect, PubAck, PubComp, Publish, PubRec, PubRel, Will
+from tests.support.auth_plugins import Hesitant
 from tests.support.broker import Broker, running
 from tests.support.wire import Client
 
@@ -31,6 +32,24 @@ async def test_any_payload(stored: Broker, watcher: Client, version: int, payloa
     sender = await stored.client("sender", version)
     await sender.publish("t/a", payload, 1)
     assert (await watcher.message()).payload == payload
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_no_message_overtakes_one_that_awaits_the_acls_answer(version: int, qos: int) -> None:
+    """[MQTT-4.6.0-6], whether it came in one piece with it or after it."""
+    async with running(plugins={"tests.support.auth_plugins.Hesitant": {}}) as broker:
+        plugin = next(p for p in broker.server.chassis.plugins.topic_plugins if isinstance(p, Hesitant))
+        watcher, sender = await broker.client("watcher"), await broker.client("sender", version)
+        await watcher.subscribe("#", options=1)
+        wanted = ["slow/1", "fast/2", "slow/3", "fast/4", "fast/5"]
+        packets = [Publish(topic, b"", qos, packet_id=number if qos else 0) for number, topic in enumerate(wanted, 1)]
+        sender.send(*packets[:3])
+        await plugin.asked.wait()
+        sender.send(*packets[3:])
+        await sender.drained()
+        await watcher.quiet()
+        plugin.answer.set()
+        assert [message.topic for message in await watcher.messages(5)] == wanted
 
 
 async def test_acks_come_in_the_order_of_messages(stored: Broker, version: int) -> None:

@@ -61,6 +61,20 @@ class Fence(BaseTopicPlugin):
         return not str(topic).startswith("denied/")
 
 
+class Hesitant(BaseTopicPlugin):
+    """Everything is allowed, what is below `slow/` once ``answer`` is set. ``asked`` is set when that is asked for."""
+
+    def __init__(self, context: BrokerContext) -> None:
+        super().__init__(context)
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
+
+    async def topic_filtering(self, *, session: Any = None, topic: str | None = None, action: Any = None) -> bool:
+        if str(topic).startswith("slow/"):
+            self.asked.set()
+            await self.answer.wait()
+        return True
+
+
 class CountedAcl(TopicAccessControlListPlugin):
     """amqtt's topic ACL, which notes what it is asked."""
 
