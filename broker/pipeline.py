@@ -122,6 +122,7 @@ class Pipeline:
         self._on_fenced = on_fenced
         self._pending: list[Append | Step] = []
         self._bytes = 0
+        self._under_way = 0
         self._paused: dict[Paused, None] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -152,7 +153,12 @@ class Pipeline:
             try:
                 await asyncio.wait_for(self._idle.wait(), grace)
             except TimeoutError:
-                log.warning("stopped with %d operations not stored; none of them was acknowledged", len(self._pending))
+                log.warning(
+                    "stopped: %d operations are undecided, as storage was given them and did not answer, %d are not stored; "
+                    "none of them was acknowledged",
+                    self._under_way,
+                    len(self._pending),
+                )
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         for hook in self._after:
@@ -233,6 +239,7 @@ class Pipeline:
                     durable = None
                     continue
                 built = self._build()
+                self._under_way = len(built.group.appends) + len(built.steps)
                 commit = asyncio.create_task(self._commit(built.group), name="commit")
                 if durable is not None:
                     # The writer has the next group before this one is acknowledged and delivered: the disk never waits
@@ -240,6 +247,7 @@ class Pipeline:
                     await asyncio.sleep(0)
                     self._finish(durable)
                 durable = built if await commit else None
+                self._under_way = 0
                 if durable is not None:
                     self._decided(durable)
             self._idle.set()

@@ -48,6 +48,12 @@ __all__ = ["Server", "StartError"]
 log = logging.getLogger(__name__)
 
 
+_LAST_SHARE = 0.2
+"""How much of ``shutdown_grace`` is for what comes after the last group: sockets, plugins, and giving the storage back."""
+_MOMENT = 0.4
+"""Seconds that storage gets in any case to be closed, and again to give up what it was told to stop."""
+
+
 class Server(Node):
     """One broker node. Make it and `start` it inside a running event loop."""
 
@@ -210,7 +216,9 @@ class Server(Node):
 
         ``shutdown_grace`` is for all of it together.
         """
-        deadline = time.monotonic() + self.settings.mqtt.shutdown_grace
+        grace = self.settings.mqtt.shutdown_grace
+        deadline = time.monotonic() + grace
+        last = deadline - grace * _LAST_SHARE
         self.stopping.set()
         if self._listeners is not None:
             self._listeners.stop_accepting()
@@ -222,18 +230,25 @@ class Server(Node):
         await self.sessions.stop()
         if hasattr(self, "pipeline"):
             self.delivery.flush()
-            await self.pipeline.stop(max(0.0, deadline - time.monotonic()))
+            await self.pipeline.stop(max(0.0, last - time.monotonic()))
             self.delivery.close()
         self.clock.stop()
         if self._listeners is not None:
-            await self._drain_sockets(min(deadline, time.monotonic() + 1.0))
+            await self._drain_sockets(min(deadline - grace * _LAST_SHARE / 2, time.monotonic() + 1.0))
             await self._listeners.close()
             self._listeners = None
             await self.chassis.fire_and_wait(BrokerEvents.POST_SHUTDOWN)
         await self.chassis.close()
         self.authority.close()
-        await self.storage.close()
+        await self._close_storage(max(_MOMENT, deadline - _MOMENT - time.monotonic()))
         self._ended.set()
+
+    async def _close_storage(self, patience: float) -> None:
+        try:
+            async with asyncio.timeout(patience):
+                await self.storage.close()
+        except TimeoutError:
+            log.warning("storage did not answer while it was closed: the next start finishes what is unfinished")
 
     async def _drain_sockets(self, deadline: float) -> None:
         """Give what was written last a moment to leave."""

@@ -250,7 +250,10 @@ class Storage(
         """
 
     async def close(self) -> None:
-        """Finish the commit under way, give the lease back, close files and connections. May be called twice."""
+        """Finish the commit under way, give the lease back, close files and connections. May be called twice.
+
+        Cancelled, it waits no longer for storage that does not answer, and leaves the rest to the next `open`, as a crash does.
+        """
 
 
 def lacks(backend: object) -> list[str]:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+import pymongo
 from mongoengine import connection as registry
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
 from pymongo.errors import (
@@ -40,6 +41,8 @@ _DEFAULTS = {
     "appname": "tideline",
 }
 _WTIMEOUT_MS = 10_000
+_GOODBYE = 0.2
+"""Seconds that a server has to answer when its client leaves; it forgets a session by itself after half an hour."""
 _DATABASE = set('/\\. "$*<>:|?@\0')
 """What cannot be in a database's name."""
 _aliases = itertools.count(1)
@@ -111,7 +114,8 @@ class Connection(NamedTuple):
         """Close the client and forget the alias."""
         for known in (registry._connection_settings, registry._connections, registry._dbs):
             known.pop(self.alias, None)
-        await self.client.close()
+        with pymongo.timeout(_GOODBYE):  # it ends its sessions at the server, and waits for the answer
+            await self.client.close()
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import socket
 import time
 from dataclasses import dataclass
 
+import pymongo
 from pymongo.errors import DuplicateKeyError
 
 from storage.errors import FencedOut, StorageError, StorageInUse, StorageUnavailable
@@ -198,10 +199,10 @@ class Lease:
             else:
                 pause = self._ms / 1000 / _BEATS
 
-    async def release(self, *, settled: bool) -> None:
-        """Give the lease back; where storage is away it runs out by itself.
+    async def release(self, *, settled: bool, patience: float | None = None) -> None:
+        """Give the lease back; where storage is away, or takes longer than ``patience`` seconds, it runs out by itself.
 
-        ``settled``: nothing that was sent may still come.
+        ``settled``: nothing that was sent may still come. Given back late it is the same lease: its token says whose.
         """
         if self._task is not None:
             self._task.cancel()
@@ -210,7 +211,7 @@ class Lease:
         if not self.token or self._lost or self._valid_until == float("inf"):
             return
         try:
-            with storage_errors():
+            with storage_errors(), pymongo.timeout(patience):
                 await self._collection.update_one(
                     {"_id": _ID, "owner": self.owner, "token": self.token},
                     {

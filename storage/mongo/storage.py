@@ -22,6 +22,8 @@ from storage.records import Device, DeviceKey, InboxEntry, JobState, Message, Op
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+_MOMENT = 0.2
+"""Seconds in which a server that answers takes the lease back."""
 
 
 class MongoStorage:
@@ -114,11 +116,19 @@ class MongoStorage:
         """See `storage.interface.Storage`."""
         committing = self._committing
         if committing is not None:
-            await asyncio.wait([committing])
+            try:
+                await asyncio.wait([committing])
+            except asyncio.CancelledError:
+                # Its plan stays, so the lease is given back as one after which something may still come.
+                committing.cancel()
+                self._writer = None
+                await self._disconnect(_MOMENT)
+                raise
         self._writer = None
         await self._disconnect()
 
-    async def _disconnect(self) -> None:
+    async def _disconnect(self, patience: float | None = None) -> None:
+        """``patience``: seconds that the server has to take the lease back; None leaves it to the driver."""
         lease, self._lease = self._lease, None
         connection, self._connection = self._connection, None
         state, self._opened = self._opened, None
@@ -128,7 +138,7 @@ class MongoStorage:
                 await asyncio.gather(self._looking, return_exceptions=True)
                 self._looking = None
             if lease is not None:
-                await lease.release(settled=state is not None and state.plan is None)
+                await lease.release(settled=state is not None and state.plan is None, patience=patience)
         finally:
             if connection is not None:
                 await connection.close()

@@ -11,6 +11,7 @@ from broker.packets.model import PubAck, Publish, Will
 from tests.support import laws_check as law
 from tests.support.laws_process import PATIENCE, BrokerProcess, broker_process
 from tests.support.laws_wire import Collector, Flood, dropping, enter
+from tests.support.mongo_server import MongoServer
 from tests.support.until import until
 
 CANNOT_START = 3
@@ -40,6 +41,41 @@ async def _publish(broker: BrokerProcess, payload: bytes) -> None:
     client = await enter(broker, "pub", "publisher", clean=True)
     async with dropping(client):
         await client.publish("some/topic", payload)
+
+
+# --- a stop without storage ------------------------------------------------------------------------------------------
+
+
+GRACE = 3.0
+
+
+def test_a_stop_takes_its_grace_where_mongodb_is_frozen(tmp_path: Path, mongo: MongoServer) -> None:
+    """All of it together: the group under way, the lease, the connections. What was undecided is stored once, or not at all."""
+    url = mongo.url("laws", "tideline_lease_ms=2000")
+    with broker_process(tmp_path, url, mqtt={"shutdown_grace": GRACE}) as broker:
+        asyncio.run(_publish(broker, b"stored"))
+        asyncio.run(_stop_with_one_undecided(broker, mongo))
+        assert "stopped: 1 operations are undecided" in broker.log
+        mongo.thaw()
+        broker.start()
+        asyncio.run(_publish(broker, b"after"))
+        broker.stop()
+    stored = law.read_all(url)
+    law.timelines_are_whole(stored)
+    payloads = [message.payload for message in stored.conversations["some/topic"]]
+    assert [payload for payload in payloads if payload != b"undecided"] == [b"stored", b"after"]
+    assert payloads.count(b"undecided") <= 1
+
+
+async def _stop_with_one_undecided(broker: BrokerProcess, mongo: MongoServer) -> None:
+    client = await enter(broker, "pub", "publisher", clean=True)
+    async with dropping(client):
+        mongo.freeze()
+        client.send(Publish("some/topic", b"undecided", 1, False, False, 1))
+        await client.ping()  # it is answered after the message was taken
+        began = time.monotonic()
+        await asyncio.to_thread(broker.stop)
+        assert time.monotonic() - began < GRACE + 1.0
 
 
 # --- a clean shutdown ------------------------------------------------------------------------------------------------
