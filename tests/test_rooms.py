@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,6 +146,20 @@ def test_a_long_file_says_why_it_is_long() -> None:
         if "Over 300 lines: " not in (ast.get_docstring(ast.parse(path.read_text())) or "")
     ]
     assert silent == []
+
+
+def test_what_a_compiled_class_extends_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else mypyc fails, or knows nothing of what the class inherits. It needs a C compiler, so few would see it."""
+    monkeypatch.setattr("setuptools.setup", lambda **given: None)
+    compiled = set(runpy.run_path(str(ROOT / "setup.py"))["CORE"])
+    for path in sorted(compiled):
+        module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+        for kind in vars(module).values():
+            if not isinstance(kind, type) or kind.__module__ != module.__name__ or issubclass(kind, BaseException):
+                continue
+            for base in kind.__mro__:
+                if base.__module__.partition(".")[0] in ("broker", "storage"):
+                    assert base.__module__.replace(".", "/") + ".py" in compiled, f"{kind} extends {base}"
 
 
 def test_no_test_sleeps_to_wait() -> None:
