@@ -24,6 +24,7 @@ CORE = [
     "broker/packets/encoder.py",
     "broker/packets/wire.py",
     "broker/pipeline.py",
+    "broker/publication.py",
     "broker/publish_path.py",
     "broker/routing/trie.py",
     "broker/server.py",

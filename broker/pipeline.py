@@ -31,13 +31,14 @@ from mypy_extensions import mypyc_attr
 from broker.counters import Counters
 from broker.hooks import Group, GroupPlugin, Refusal
 from broker.packets.codes import ReasonCode
+from broker.publication import Publication
 from storage.errors import FencedOut, StorageUnavailable
 from storage.interface import Committer
 from storage.records import Append, Operation
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T", bound="Append | Step")
+T = TypeVar("T", bound="Publication | Step")
 
 OVERHEAD = 256
 """Bytes counted for a gathered message besides its payload."""
@@ -77,13 +78,13 @@ class Paused(Protocol):
 class Router(Protocol):
     """What the broker does with messages around the commit."""
 
-    def number(self, append: Append) -> None:
+    def number(self, publication: Publication) -> None:
         """Number and match a message at its place in the order: its id, time and recipients."""
 
-    def decided(self, group: Group) -> None:
+    def decided(self) -> None:
         """The group is durable, and which of its messages were refused is known; the next group is not built yet."""
 
-    def committed(self, group: Group) -> None:
+    def committed(self, publications: list[Publication]) -> None:
         """The group is durable: acknowledge its publishers, then deliver. Those with an ``error`` were refused."""
 
 
@@ -96,6 +97,7 @@ class HookFailed(Refusal):
 
 class _Built(NamedTuple):
     group: Group
+    publications: list[Publication]
     steps: list[Step]
 
 
@@ -120,7 +122,7 @@ class Pipeline:
         self._hook_timeout = hook_timeout
         self._after_queue = after_queue
         self._on_fenced = on_fenced
-        self._pending: list[Append | Step] = []
+        self._pending: list[Publication | Step] = []
         self._bytes = 0
         self._under_way = 0
         self._paused: dict[Paused, None] = {}
@@ -166,23 +168,23 @@ class Pipeline:
 
     # --- gathering -------------------------------------------------------------------------------------------------
 
-    def submit(self, item: Append | Step) -> None:
+    def submit(self, item: Publication | Step) -> None:
         """Take the item into the next group."""
         self._pending.append(item)
-        self._bytes += OVERHEAD + len(item.message.payload) if isinstance(item, Append) else OVERHEAD
+        self._bytes += OVERHEAD + len(item.message.payload) if isinstance(item, Publication) else OVERHEAD
         if not self._wake.is_set():
             self._idle.clear()
             self._wake.set()
 
-    def withdraw(self, item: Append | Step) -> bool:
+    def withdraw(self, item: Publication | Step) -> bool:
         """Take an item back that no group has yet: True if it was still here, so that storage never heard of it."""
         return bool(self._withdraw([waiting for waiting in self._pending if waiting is item]))
 
-    def withdraw_until(self, last: Append | Step, wanted: Callable[[Append], bool]) -> list[Append]:
+    def withdraw_until(self, last: Publication | Step, wanted: Callable[[Publication], bool]) -> list[Publication]:
         """Take back the ``wanted`` messages that wait, up to ``last`` itself; none where a group has that already."""
-        found: list[Append] = []
+        found: list[Publication] = []
         for waiting in self._pending:
-            if isinstance(waiting, Append) and wanted(waiting):
+            if isinstance(waiting, Publication) and wanted(waiting):
                 found.append(waiting)
             if waiting is last:
                 return self._withdraw(found)
@@ -198,7 +200,7 @@ class Pipeline:
         return items
 
     @property
-    def last(self) -> Append | Step | None:
+    def last(self) -> Publication | Step | None:
         """The newest item that waits for the group after the one under way."""
         return self._pending[-1] if self._pending else None
 
@@ -265,21 +267,21 @@ class Pipeline:
 
     def _decided(self, built: _Built) -> None:
         try:
-            self._router.decided(built.group)
+            self._router.decided()
         except Exception:
             log.exception("taking note of a committed group failed")
 
     def _finish(self, built: _Built) -> None:
         """The group is durable: let the steps go on, in the order of submission, then acknowledge and deliver."""
         self._counters.groups += 1
-        self._counters.group_messages += len(built.group.appends)
+        self._counters.group_messages += len(built.publications)
         for step in built.steps:
             try:
                 step.done()
             except Exception:  # one connection's fault must not stop everybody's pipeline
                 log.exception("a step of a committed group failed")
         try:
-            self._router.committed(built.group)
+            self._router.committed(built.publications)
         except Exception:
             log.exception("acknowledging and delivering a committed group failed")
         for hook in self._after:
@@ -289,31 +291,31 @@ class Pipeline:
         """The next group: everything that waits, up to a step that is not `Step.ready`."""
         items, self._pending, self._bytes = self._pending, [], 0
         operations: list[Operation] = []
-        appends: list[Append] = []
+        publications: list[Publication] = []
         steps: list[Step] = []
         number = self._router.number
         for place, item in enumerate(items):
             try:
-                if isinstance(item, Append):
-                    appends.append(item)
+                if isinstance(item, Publication):
+                    publications.append(item)
                     if item.error is None:
                         number(item)
                         operations.append(item)
                 else:
-                    if not item.ready() and appends:
+                    if not item.ready() and publications:
                         self._put_back(items[place:])
                         break
                     operations.extend(item.apply())
                     steps.append(item)
             except Exception:  # our bug: it must not stop everybody's pipeline
                 log.exception("an item of a group failed")
-                if isinstance(item, Append):
+                if isinstance(item, Publication):
                     item.error = Refusal("internal error", ReasonCode.UNSPECIFIED_ERROR)
         if not self.full:
             self._resume()
-        return _Built(Group(operations, appends), steps)
+        return _Built(Group(operations, publications), publications, steps)
 
-    def _put_back(self, items: list[Append | Step]) -> None:
+    def _put_back(self, items: list[Publication | Step]) -> None:
         self._pending = items
         self._bytes = sum(map(_weight, items))
 
@@ -394,8 +396,8 @@ class Pipeline:
         return False
 
 
-def _weight(item: Append | Step) -> int:
-    return OVERHEAD + len(item.message.payload) if isinstance(item, Append) else OVERHEAD
+def _weight(item: Publication | Step) -> int:
+    return OVERHEAD + len(item.message.payload) if isinstance(item, Publication) else OVERHEAD
 
 
 def _nothing_to_store(append: Append) -> bool:

@@ -1,7 +1,7 @@
 """The way of a published message, top to bottom.
 
 A PUBLISH comes from its packet by `connection.handle_publish.received`, which asks the ACL; others publish by `amqtt.view`,
-`sessions.wills`. All submit an `Append` to the `Pipeline`, where it gathers with others into a group. Of each group:
+`sessions.wills`. All submit a `Publication` to the `Pipeline`, where it gathers with others into a group. Of each group:
 
 1. `number`: every message gets its id, its time and its recipients, at its place in the order.
 2. `GroupPlugin.before_ack`: plugins see the group, and may refuse some of it (`Pipeline`).
@@ -18,7 +18,6 @@ Nobody is acknowledged or delivered to before 3 (law 1); the order of groups is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from amqtt.events import BrokerEvents
@@ -27,12 +26,12 @@ from broker.connection.handle_publish import Inbound
 from broker.counters import Counters
 from broker.delivery.delivery import Delivery
 from broker.delivery.share import Share
-from broker.hooks import Group
 from broker.ids import Ids
+from broker.publication import Outgoing, Publication
 from broker.routing.retained import Retained
 from broker.routing.trie import Trie
 from broker.sessions.session import Session
-from storage.records import Append, Message
+from storage.records import Message
 
 if TYPE_CHECKING:
     from broker.access.identity import SessionInfo
@@ -70,37 +69,37 @@ class PublishPath:
         self._events = events
         self._counters = counters
 
-    def number(self, append: Append) -> None:
+    def number(self, publication: Publication) -> None:
         """1. Number a message and find its recipients, at its place in the order."""
-        message = append.message
+        message = publication.message
         message.id, message.time = self._ids.take()
-        if append.retain:
-            self._retained.expect(append)
-        append.matched = match = self._trie.match(message.topic)
-        append.recipients = match.recipients
+        if publication.retain:
+            self._retained.expect(publication)
+        publication.matched = match = self._trie.match(message.topic)
+        publication.recipients = match.recipients
 
-    def decided(self, group: Group) -> None:
+    def decided(self) -> None:
         """4. Which messages were refused is known: from here on a SUBSCRIBE finds those to be retained."""
         for message in self._retained.decide():
             self._events.retained(message)
 
-    def committed(self, group: Group) -> None:
+    def committed(self, publications: list[Publication]) -> None:
         """5. The group is durable: acknowledge its publishers, then deliver."""
-        self._acknowledge(group.appends)
+        self._acknowledge(publications)
         if self._events.listens(BrokerEvents.MESSAGE_BROADCAST):
-            self._tell(group.appends)
-        self._delivery.deliver(group.appends)
+            self._tell(publications)
+        self._delivery.deliver(publications)
 
-    def _acknowledge(self, appends: Iterable[Append]) -> None:
+    def _acknowledge(self, publications: list[Publication]) -> None:
         acks: dict[Connection, list[bytes]] = {}
         stored = 0
-        for append in appends:
-            origin = append.origin
-            if append.store and append.error is None and append.original is None:
+        for publication in publications:
+            origin = publication.origin
+            if publication.store and publication.error is None and publication.original is None:
                 stored += 1
             if origin is not None:
                 try:
-                    origin.stored(append, acks)  # type: ignore[attr-defined]
+                    origin.stored(publication, acks)
                 except Exception:  # one connection's fault must not cost the others their acks
                     log.exception("acknowledging a stored message failed")
         for connection, frames in acks.items():
@@ -111,15 +110,17 @@ class PublishPath:
                 log.exception("writing acknowledgements to %s failed", connection.name)
         self._counters.messages_stored += stored
 
-    def _tell(self, appends: Iterable[Append]) -> None:
-        for append in appends:
-            origin = append.origin
-            if append.error is None and isinstance(origin, Inbound):
-                self._events.message_broadcast(origin.connection.info, append.message, origin.packet_id)
+    def _tell(self, publications: list[Publication]) -> None:
+        for publication in publications:
+            origin = publication.origin
+            if publication.error is None and isinstance(origin, Inbound):
+                self._events.message_broadcast(origin.connection.info, publication.message, origin.packet_id)
 
-    def publish_transient(self, message: Message) -> None:
+    def publish_transient(self, message: Outgoing) -> None:
         """Publish without storage, to who is connected now. At once, and not in the order of groups: what the broker says of
         itself must get out while a commit hangs."""
         if message.retain:
             self._retained.put(message)
-        self._delivery.deliver([Append(message, store=False, matched=self._trie.match(message.topic))])
+        publication = Publication(message, store=False)
+        publication.matched = self._trie.match(message.topic)
+        self._delivery.deliver([publication])

@@ -21,6 +21,8 @@ class Committer(Protocol):
         When it returns, everything is durable (fsync'd; in MongoDB a majority has it in its journal), and every operation's
         result fields are filled. Sequences are assigned here: each timeline goes on at its last + 1, without gaps.
 
+        An `Append` may be of a subclass; what that adds is of no concern here.
+
         An operation that can never be applied gets its ``error`` set (`MessageRefused`) and takes no sequence; the rest of
         the group commits.
 

@@ -29,7 +29,6 @@ class Message:
     ``expires`` is the time after which nobody new is given the message; 0 is never.
     ``properties`` are the MQTT 5 publish properties that travel with the message, as encoded on the wire
     without their length (no topic alias, no subscription identifier, no message expiry); empty for none.
-    ``wire`` is scratch for the broker: the encoded frames, shared by all receivers. Never stored.
     """
 
     __slots__ = (
@@ -44,7 +43,6 @@ class Message:
         "time",
         "topic",
         "user",
-        "wire",
     )
 
     def __init__(
@@ -72,7 +70,6 @@ class Message:
         self.expires = expires
         self.properties = properties
         self.seq = seq
-        self.wire: list[tuple[bytes, bytes] | None] | None = None
 
     def __repr__(self) -> str:
         return f"Message(id={self.id}, topic={self.topic!r}, seq={self.seq}, user={self.user!r}, payload={self.payload[:40]!r})"
@@ -108,8 +105,7 @@ class Append:
 
     Filled by commit: ``message.seq``, ``message.time`` (raised where the conversation is ahead),
     ``inbox_seqs`` (parallel to ``recipients``), ``original`` (message id and conversation sequence of the one stored earlier
-    under the key), ``error``. ``origin``, and ``matched`` (whom the message reaches, as of its place in the order), are the
-    broker's own and are never looked at by storage.
+    under the key), ``error``. What a subclass adds is its maker's own: storage takes it for an `Append`.
     """
 
     __slots__ = (
@@ -118,9 +114,7 @@ class Append:
         "idempotency_key",
         "idempotency_until",
         "inbox_seqs",
-        "matched",
         "message",
-        "origin",
         "original",
         "received",
         "recipients",
@@ -139,8 +133,6 @@ class Append:
         idempotency_until: int = 0,
         idempotency_at: int = 0,
         error: Exception | None = None,
-        origin: object = None,
-        matched: object = None,
     ) -> None:
         self.message = message
         self.recipients = recipients
@@ -153,8 +145,6 @@ class Append:
         self.inbox_seqs: Sequence[int] = ()
         self.original: tuple[int, int] | None = None
         self.error = error
-        self.origin = origin
-        self.matched = matched
 
     def __repr__(self) -> str:
         return f"Append({self.message!r}, recipients={self.recipients!r}, inbox_seqs={self.inbox_seqs!r}, error={self.error!r})"

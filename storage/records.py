@@ -112,7 +112,6 @@ class OpenSession:
     offset: int = 0
     created: bool = False
     error: Exception | None = None
-    origin: object = None
 
 
 @dataclass(slots=True, eq=False)
@@ -131,7 +130,6 @@ class CloseSession:
     will: bytes | None = None
     will_at: int = 0
     error: Exception | None = None
-    origin: object = None
 
 
 @dataclass(slots=True, eq=False)
@@ -152,7 +150,6 @@ class Subscribe:
     retained: Sequence[Message] = ()
     retained_seqs: Sequence[int] = ()
     error: Exception | None = None
-    origin: object = None
 
 
 @dataclass(slots=True, eq=False)
@@ -163,7 +160,6 @@ class Unsubscribe:
     epoch: int
     filters: Sequence[str]
     error: Exception | None = None
-    origin: object = None
 
 
 @dataclass(slots=True, eq=False)
@@ -176,7 +172,6 @@ class Progress:
     cursor: int
     inflight: Sequence[Inflight]
     error: Exception | None = None
-    origin: object = None
 
 
 @dataclass(slots=True, eq=False)
@@ -186,7 +181,6 @@ class Release:
     device: DeviceKey
     packet_id: int
     error: Exception | None = None
-    origin: object = None
 
 
 @dataclass(slots=True, eq=False)
@@ -198,7 +192,6 @@ class Join:
 
     pairs: Sequence[tuple[str, str]]
     error: Exception | None = None
-    origin: object = None
 
 
 @dataclass(slots=True, eq=False)
@@ -217,7 +210,6 @@ class MarkRead:
     position: int = 0
     last: int = 0
     error: Exception | None = None
-    origin: object = None
 
 
 class Token(NamedTuple):
@@ -237,7 +229,6 @@ class SaveToken:
 
     token: Token
     error: Exception | None = None
-    origin: object = None
 
 
 @dataclass(slots=True, eq=False)
@@ -246,7 +237,6 @@ class DropTokens:
 
     ids: Sequence[str]
     error: Exception | None = None
-    origin: object = None
 
 
 @dataclass(slots=True, eq=False)
@@ -258,7 +248,6 @@ class DropRetained:
 
     messages: Sequence[tuple[str, int]]
     error: Exception | None = None
-    origin: object = None
 
 
 class JobState(NamedTuple):
@@ -283,7 +272,6 @@ class SaveJob:
 
     job: JobState
     error: Exception | None = None
-    origin: object = None
 
 
 # An operation whose ``error`` is set before the commit is passed over. One for a device that is not kept changes nothing.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 from broker.access.identity import SessionInfo
 from broker.config.changes import Reloaded
 from broker.counters import Counters
-from storage.records import Append, DeviceKey, Message, Operation
+from broker.publication import Publication
+from storage.records import DeviceKey, Message, Operation
 
 if TYPE_CHECKING:
     from broker.access.authority import Authority
@@ -144,7 +145,7 @@ class Services(ServerView, Protocol):
     def wall(self) -> int:
         """What the machine's clock says (ms): what messages are stamped with, and people are shown."""
 
-    async def append_within(self, append: Append, timeout: float) -> Append:
+    async def append_within(self, publication: Publication, timeout: float) -> Publication:
         """Take a message through the pipeline as any publisher's; returns when it is durable, with its id, seq and time.
 
         Raises what refused it; `storage.errors.StorageUnavailable` after ``timeout`` seconds if it never came to storage, and

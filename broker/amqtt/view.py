@@ -18,9 +18,10 @@ from broker.counters import Counters
 from broker.packets import topics
 from broker.packets.codes import ProtocolViolation, ReasonCode
 from broker.pipeline import Step
+from broker.publication import Outgoing, Publication
 from broker.sessions.session import Session
 from storage.errors import MessageRefused, StorageUnavailable
-from storage.records import Append, Device, DeviceKey, Message, Operation
+from storage.records import Device, DeviceKey, Message, Operation
 
 if TYPE_CHECKING:
     from broker.access.authority import Authority
@@ -36,21 +37,21 @@ BROKER_USER = "b/tideline"
 
 
 class Waiter:
-    """The origin of an append whose publisher awaits the commit."""
+    """The origin of a publication whose publisher awaits the commit."""
 
     __slots__ = ("future",)
 
     def __init__(self) -> None:
-        self.future: asyncio.Future[Append] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[Publication] = asyncio.get_running_loop().create_future()
 
-    def stored(self, append: Append, acks: object) -> None:
+    def stored(self, publication: Publication, acks: object) -> None:
         """The group is durable, or this message was refused."""
         if self.future.done():
             return
-        if append.error is not None:
-            self.future.set_exception(append.error)
+        if publication.error is not None:
+            self.future.set_exception(publication.error)
         else:
-            self.future.set_result(append)
+            self.future.set_result(publication)
 
 
 class Turn:
@@ -119,17 +120,17 @@ class View:
             topics.validate_name(topic)
         except ProtocolViolation as violation:
             raise MessageRefused(violation.text) from violation
-        message = Message(0, topic, BROKER_USER, "", 0, qos, payload, retain)
+        message = Outgoing(topic, BROKER_USER, "", qos, payload, retain)
         if durable:
-            await self.append(Append(message, retain=retain))
+            await self.append(Publication(message, retain=retain))
         else:
             self._server.publish_path.publish_transient(message)
 
-    async def append(self, append: Append) -> Append:
+    async def append(self, publication: Publication) -> Publication:
         """Take a message through the pipeline; returns when it is durable. Raises what refused it."""
         waiter = Waiter()
-        append.origin = waiter
-        self._server.pipeline.submit(append)
+        publication.origin = waiter
+        self._server.pipeline.submit(publication)
         return await waiter.future
 
     # --- Services ----------------------------------------------------------------------------------------------------
@@ -163,13 +164,13 @@ class View:
     def wall(self) -> int:
         return self._server.time.wall()
 
-    async def append_within(self, append: Append, timeout: float) -> Append:
+    async def append_within(self, publication: Publication, timeout: float) -> Publication:
         deadline = asyncio.get_running_loop().time() + timeout
         await self._room(timeout)
         waiter = Waiter()
-        append.origin = waiter
-        self._server.pipeline.submit(append)
-        return await self._answer(append, waiter.future, deadline)
+        publication.origin = waiter
+        self._server.pipeline.submit(publication)
+        return await self._answer(publication, waiter.future, deadline)
 
     async def commit(self, operations: list[Operation], timeout: float) -> None:
         deadline = asyncio.get_running_loop().time() + timeout
@@ -208,7 +209,7 @@ class View:
             stopping.cancel()
         return future.done()
 
-    async def _answer(self, item: Append | Step, future: asyncio.Future[T], deadline: float) -> T:
+    async def _answer(self, item: Publication | Step, future: asyncio.Future[T], deadline: float) -> T:
         try:
             done = await self._done(future, deadline)
         except asyncio.CancelledError:

@@ -17,8 +17,9 @@ from broker.packets.model import PubAck, Publish, PubRec
 from broker.packets.properties import EMPTY, FORWARDED, Properties, Property, encode_property_body
 from broker.packets.topics import reserved
 from broker.packets.wire import shown
+from broker.publication import Outgoing, Publication
 from storage.errors import MessageRefused
-from storage.records import EXPIRES_AT_ONCE, Append, Message
+from storage.records import EXPIRES_AT_ONCE
 
 if TYPE_CHECKING:
     from broker.config.settings import Mqtt
@@ -37,7 +38,7 @@ class NotAuthorized(Refusal):
 
 
 class Inbound:
-    """Who waits for a published message's ack: the origin of an `Append` that came from a client."""
+    """Who waits for a published message's ack: the origin of a `Publication` that came from a client."""
 
     __slots__ = ("connection", "packet_id", "qos", "session")
 
@@ -47,21 +48,21 @@ class Inbound:
         self.qos = qos
         self.packet_id = packet_id
 
-    def stored(self, append: Append, acks: dict[Connection, list[bytes]]) -> None:
+    def stored(self, publication: Publication, acks: dict[Connection, list[bytes]]) -> None:
         """The group is durable: add this message's ack to its connection's frames, or act on its refusal."""
         self.connection.stored()
         connection = self.waiting
         if self.qos == 2:
-            if append.error is None:
+            if publication.error is None:
                 if self.packet_id in self.session.received:  # else it was released before we asked for that
                     self.session.received[self.packet_id] = None
             else:
                 self.session.received.pop(self.packet_id, None)
         if connection.closed:
             return
-        if append.error is not None:
+        if publication.error is not None:
             _write_ahead(connection, acks)
-            self._refused(connection, append.error)
+            self._refused(connection, publication.error)
         elif self.qos:
             frames = acks.get(connection)
             if frames is None:
@@ -69,7 +70,7 @@ class Inbound:
             if connection.version < 5:
                 frames.append(ack_frame(PacketType.PUBACK if self.qos == 1 else PacketType.PUBREC, self.packet_id))
             else:
-                frames.append(_ack_v5(connection, append, self.qos, self.packet_id))
+                frames.append(_ack_v5(connection, publication, self.qos, self.packet_id))
             if self.qos == 1:
                 connection.inbound_finished()
 
@@ -111,10 +112,10 @@ class Asked(Inbound):
             packet.properties.get(Property.CORRELATION_DATA, b""),
         )
 
-    def stored(self, append: Append, acks: dict[Connection, list[bytes]]) -> None:
-        super().stored(append, acks)
+    def stored(self, publication: Publication, acks: dict[Connection, list[bytes]]) -> None:
+        super().stored(publication, acks)
         plugin = self.connection.server.requests
-        if append.error is None and plugin is not None:
+        if publication.error is None and plugin is not None:
             plugin.request(self.request)
 
 
@@ -126,23 +127,23 @@ def _write_ahead(connection: Connection, acks: dict[Connection, list[bytes]]) ->
         connection.write_frames(frames)
 
 
-def _ack_v5(connection: Connection, append: Append, qos: int, packet_id: int) -> bytes:
+def _ack_v5(connection: Connection, publication: Publication, qos: int, packet_id: int) -> bytes:
     """PUBACK or PUBREC of MQTT 5: says whether anybody is subscribed, and where the message stands if asked to."""
     kind = PacketType.PUBACK if qos == 1 else PacketType.PUBREC
     wishes = connection.extras
-    if append.matched and not append.idempotency_key and (wishes is None or not wishes.ack_properties):
+    if publication.matched and not publication.idempotency_key and (wishes is None or not wishes.ack_properties):
         return ack_frame(kind, packet_id)
     reason = ReasonCode.SUCCESS
-    topic = append.message.topic
-    nobody = append.original is None and not append.matched
+    topic = publication.message.topic
+    nobody = publication.original is None and not publication.matched
     if nobody and topic != REQUEST_TOPIC:
         reason = ReasonCode.NO_MATCHING_SUBSCRIBERS
     properties: Properties = {}
     declined = wishes is not None and wishes.problem_information is False  # then PUBACK has no properties [MQTT-3.1.2-29]
-    if not declined and (append.idempotency_key or (wishes is not None and wishes.ack_properties)):
-        message_id, seq = append.original or (append.message.id, append.message.seq)
+    if not declined and (publication.idempotency_key or (wishes is not None and wishes.ack_properties)):
+        message_id, seq = publication.original or (publication.message.id, publication.message.seq)
         pairs = [("message-id", f"{message_id:016x}"), ("seq", str(seq))]
-        if append.original is not None:
+        if publication.original is not None:
             pairs.append(("duplicate", "true"))
         properties = {Property.USER_PROPERTY: pairs}
     if not properties and not reason:
@@ -220,39 +221,37 @@ async def _ask(connection: Connection, packet: Publish) -> None:
 def _submit(connection: Connection, session: Session, packet: Publish, error: Exception | None) -> None:
     server = connection.server
     qos = packet.qos
-    message = Message(0, packet.topic, session.key.user, session.key.client_id, 0, qos, packet.payload, packet.retain)
-    append = Append(message, (), True, packet.retain)
-    append.origin = Inbound(connection, session, qos, packet.packet_id)
+    message = Outgoing(packet.topic, session.key.user, session.key.client_id, qos, packet.payload, packet.retain)
+    publication = Publication(message, Inbound(connection, session, qos, packet.packet_id), True, packet.retain)
     if packet.properties is not EMPTY:
-        _take_properties(connection, append, packet.properties)
+        _take_properties(connection, publication, packet.properties)
     if qos == 2:
         session.received[packet.packet_id] = connection
         if session.durable:
-            append.received = (session.key, packet.packet_id)
+            publication.received = (session.key, packet.packet_id)
     if error is not None:
         server.counters.acl_denied += 1
         why = "the broker's own" if reserved(packet.topic) else ""
         server.authority.log_refusal(connection.info, Action.PUBLISH, packet.topic, why)
-        append.error = error
+        publication.error = error
     connection.unstored += 1
-    server.pipeline.submit(append)
+    server.pipeline.submit(publication)
 
 
 def _submit_request(connection: Connection, session: Session, packet: Publish) -> None:
     """A request takes its place among the messages and is acknowledged as they are, but stored nowhere, and given to nobody."""
-    message = Message(0, packet.topic, session.key.user, session.key.client_id, 0, packet.qos, packet.payload)
-    append = Append(message, store=False)
-    append.origin = Asked(connection, session, packet)
+    message = Outgoing(packet.topic, session.key.user, session.key.client_id, packet.qos, packet.payload)
+    publication = Publication(message, Asked(connection, session, packet), store=False)
     if packet.qos == 2:
         session.received[packet.packet_id] = connection
         if session.durable:
-            append.received = (session.key, packet.packet_id)
+            publication.received = (session.key, packet.packet_id)
     connection.unstored += 1
-    connection.server.pipeline.submit(append)
+    connection.server.pipeline.submit(publication)
 
 
-def _take_properties(connection: Connection, append: Append, properties: Properties) -> None:
-    message = append.message
+def _take_properties(connection: Connection, publication: Publication, properties: Properties) -> None:
+    message = publication.message
     now = connection.server.time.now()
     forwarded: Properties = {key: properties[key] for key in FORWARDED if key in properties}
     if forwarded:
@@ -262,9 +261,9 @@ def _take_properties(connection: Connection, append: Append, properties: Propert
         message.expires = now + interval * 1000 if interval else EXPIRES_AT_ONCE
     for name, value in properties.get(Property.USER_PROPERTY, ()):
         if name == MESSAGE_ID:
-            append.idempotency_key = value
-            append.idempotency_at = now
-            append.idempotency_until = now + int(connection.server.settings.mqtt.idempotency_window * 1000)
+            publication.idempotency_key = value
+            publication.idempotency_at = now
+            publication.idempotency_until = now + int(connection.server.settings.mqtt.idempotency_window * 1000)
             break
 
 

@@ -20,8 +20,8 @@ from broker.connection.handle_publish import Inbound
 from broker.hooks import Refusal
 from broker.packets.codes import ReasonCode
 from broker.pipeline import Pipeline, Step
+from broker.publication import Publication
 from broker.rate_limited_log import RateLimitedLog
-from storage.records import Append
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Overdue:
         self._pipeline = pipeline
         self._clock = clock
         self._timeout = timeout
-        self._marks: deque[tuple[float, Append | Step]] = deque()
+        self._marks: deque[tuple[float, Publication | Step]] = deque()
         """What was the newest item at some time: it and what was before it have waited since then at least."""
         self._told = RateLimitedLog(log, 10.0)
         if timeout:
@@ -51,29 +51,29 @@ class Overdue:
             self._marks.clear()
         else:
             self._marks.append((now, newest))
-        due: Append | Step | None = None
+        due: Publication | Step | None = None
         while self._marks and self._marks[0][0] + self._timeout <= now:
             due = self._marks.popleft()[1]
         if due is not None:
             self._refuse(self._pipeline.withdraw_until(due, _can_be_told))
         self._again()
 
-    def _refuse(self, appends: list[Append]) -> None:
-        if not appends:
+    def _refuse(self, publications: list[Publication]) -> None:
+        if not publications:
             return
         away = self._pipeline.unavailable_since is not None
         why = "storage is unavailable" if away else "storage does not keep up"
-        self._told.warning("%s: %d messages were refused after %g s", why, len(appends), self._timeout)
-        for append in appends:
-            if append.error is None:
-                append.error = Refusal(f"{why}: not stored within {self._timeout:g} s", ReasonCode.QUOTA_EXCEEDED)
-            origin = append.origin
+        self._told.warning("%s: %d messages were refused after %g s", why, len(publications), self._timeout)
+        for publication in publications:
+            if publication.error is None:
+                publication.error = Refusal(f"{why}: not stored within {self._timeout:g} s", ReasonCode.QUOTA_EXCEEDED)
+            origin = publication.origin
             assert isinstance(origin, Inbound)
-            origin.stored(append, {})
+            origin.stored(publication, {})
 
 
-def _can_be_told(append: Append) -> bool:
-    origin = append.origin
+def _can_be_told(publication: Publication) -> bool:
+    origin = publication.origin
     if not isinstance(origin, Inbound) or not origin.qos:
         return False
     connection = origin.waiting

@@ -22,11 +22,12 @@ from broker.clock import ServerTime
 from broker.counters import Counters
 from broker.delivery.feeds import Feed, feed_of
 from broker.pipeline import Pipeline, Step
+from broker.publication import Publication
 from broker.routing.trie import Match, Trie
 from broker.sessions.cursor import Cursor, Head
 from broker.sessions.session import Session
 from storage.errors import StorageError
-from storage.records import Append, InboxEntry, Message, Operation
+from storage.records import InboxEntry, Message, Operation
 
 if TYPE_CHECKING:
     from broker.access.authority import Authority
@@ -150,24 +151,24 @@ class Delivery:
 
     # --- commits ---------------------------------------------------------------------------------------------------
 
-    def deliver(self, appends: list[Append]) -> None:
+    def deliver(self, publications: list[Publication]) -> None:
         """Hand the messages of a committed group to the devices that they are due to, and wake those."""
         woken: dict[Feed, None] = {}
         groups: dict[Share, None] = {}
         targeted, self._targeted = self._targeted, {}
-        for append in appends:
-            if append.error is not None or append.original is not None:
+        for publication in publications:
+            if publication.error is not None or publication.original is not None:
                 continue
-            found = append.matched
-            assert isinstance(found, Match)
-            if append.recipients:
-                self._push(append, found, targeted, woken, groups)
-            if append.store:
-                self.tail.seq = append.message.id
+            found = publication.matched
+            assert found is not None
+            if publication.recipients:
+                self._push(publication, found, targeted, woken, groups)
+            if publication.store:
+                self.tail.seq = publication.message.id
             if found.live:
-                self._push_live(append, found, woken)
-            if not append.recipients and found.recipients:
-                self._push_unkept(append.message, found, woken)
+                self._push_live(publication, found, woken)
+            if not publication.recipients and found.recipients:
+                self._push_unkept(publication.message, found, woken)
         for user, entries in targeted.items():
             inbox = self._inboxes.get(user)
             if inbox is not None:
@@ -177,8 +178,8 @@ class Delivery:
         for share in groups:
             share.pump()
         if self.watched:
-            for append in appends:
-                for user in append.recipients:
+            for publication in publications:
+                for user in publication.recipients:
                     self.wake_watchers(user)
         if self._waiting_bytes > self.limits.recent_bytes:
             for cursor in list(self._waiting):
@@ -187,14 +188,14 @@ class Delivery:
 
     def _push(
         self,
-        append: Append,
+        publication: Publication,
         found: Match[Session | Share],
         targeted: dict[str, list[InboxEntry]],
         woken: dict[Feed, None],
         groups: dict[Share, None],
     ) -> None:
         """Give the message's inbox entries to the connected devices and the groups that it is due to."""
-        message, recipients, seqs = append.message, append.recipients, append.inbox_seqs
+        message, recipients, seqs = publication.message, publication.recipients, publication.inbox_seqs
         whole, readers = recipients is found.recipients, found.readers()
         for index, user in enumerate(recipients):
             inbox = self._inboxes.get(user)
@@ -235,14 +236,14 @@ class Delivery:
                     feed.cursor.push(entry)
                     woken[feed] = None
 
-    def _push_live(self, append: Append, found: Match[Session | Share], woken: dict[Feed, None]) -> None:
+    def _push_live(self, publication: Publication, found: Match[Session | Share], woken: dict[Feed, None]) -> None:
         """Give the message to the connected clean sessions."""
-        message = append.message
+        message = publication.message
         entry = InboxEntry(message.id, message)
         for session in found.live:
             feed = feed_of(session) if isinstance(session, Session) else None
             if feed is not None:
-                if append.store:
+                if publication.store:
                     feed.cursor.push(entry)
                 else:
                     feed.transient(message)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from broker.packets.encoder import publish_parts
 from broker.packets.properties import Property, encode_property_body
+from broker.publication import Outgoing
 from storage.records import Message
 
 _SHAPES = 12  # QoS 0-2, retain or not, MQTT 3.1.1 or 5
@@ -16,15 +17,16 @@ def frame_parts(message: Message, flags: int, version5: bool) -> tuple[bytes, by
 
     ``flags`` are the fixed header's QoS and retain bits, without DUP. QoS 0 frames are the two parts joined.
     """
-    shapes = message.wire
+    body = message.properties if version5 else None
+    if not isinstance(message, Outgoing):
+        return publish_parts(message.topic, message.payload, flags, body)
+    shapes = message.frames
     if shapes is None:
-        shapes = message.wire = [None] * _SHAPES
+        shapes = message.frames = [None] * _SHAPES
     index = flags + 6 if version5 else flags
     parts = shapes[index]
     if parts is None:
-        body = message.properties if version5 else None
-        parts = publish_parts(message.topic, message.payload, flags, body)
-        shapes[index] = parts
+        parts = shapes[index] = publish_parts(message.topic, message.payload, flags, body)
     return parts
 
 

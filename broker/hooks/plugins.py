@@ -38,7 +38,7 @@ class Group:
     """
 
     operations: list[Operation]
-    appends: list[Append] = field(default_factory=list)
+    appends: Sequence[Append] = field(default_factory=list)
 
 
 class Refusal(MessageRefused):

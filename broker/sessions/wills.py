@@ -9,7 +9,8 @@ from typing import Any
 from broker.clock import ServerTime
 from broker.packets.model import Will
 from broker.packets.properties import FORWARDED, Properties, Property, encode_property_body
-from storage.records import EXPIRES_AT_ONCE, Append, DeviceKey, Message
+from broker.publication import Outgoing, Publication
+from storage.records import EXPIRES_AT_ONCE, DeviceKey
 
 _REMEMBERED = 86_400_000
 """Milliseconds for which storage knows that a will was published."""
@@ -37,20 +38,20 @@ def delay(packed: bytes) -> int:
     return int(_fields(packed)["delay"])
 
 
-def append(packed: bytes, device: DeviceKey, time: ServerTime) -> Append:
+def append(packed: bytes, device: DeviceKey, time: ServerTime) -> Publication:
     """The will as a message of its device; its expiry counts from now, when it is published.
 
     It carries a key of its own: after a crash in the middle of its commit it is published again, and must be stored once.
     """
     fields = _fields(packed)
     payload = packed[4 + int.from_bytes(packed[:4], "big") :]
-    message = Message(0, fields["topic"], device.user, device.client_id, 0, fields["qos"], payload, fields["retain"])
+    message = Outgoing(fields["topic"], device.user, device.client_id, fields["qos"], payload, fields["retain"])
     message.properties = bytes.fromhex(fields["properties"])
     now = time.now()
     if fields["expiry"]:  # -1: an interval of 0
         message.expires = now + fields["expiry"] * 1000 if fields["expiry"] > 0 else EXPIRES_AT_ONCE
     key = f"will/{fields['id']}"
-    return Append(
+    return Publication(
         message, retain=fields["retain"], idempotency_key=key, idempotency_at=now, idempotency_until=now + _REMEMBERED
     )
 

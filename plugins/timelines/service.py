@@ -14,12 +14,13 @@ from broker.amqtt.server_view import DeviceState, Services, Undecided
 from broker.connection.session_readers import DeviceProblem, NoDevice, Superseded
 from broker.packets import topics
 from broker.packets.codes import ProtocolViolation, ReasonCode
+from broker.publication import Outgoing, Publication
 from plugins.timelines.errors import Away, Conflict, Forbidden, NotFound, Problem, TooLarge, Unprocessable
 from plugins.timelines.messages import content_properties, hex_id, parse_id, rendered, rendered_entry
 from plugins.timelines.who import Who
 from storage.errors import IdempotencyConflict, MessageRefused, StorageError
 from storage.interface import Membership, Participation
-from storage.records import Append, DeviceKey, MarkRead, Message, Operation
+from storage.records import DeviceKey, MarkRead, Message, Operation
 
 MAX_LIMIT = 500
 PAGE_BYTES = 1 << 20
@@ -225,14 +226,14 @@ class Timelines:
         if who.asked is not None and not await self.server.authority.allowed(who.asked, Action.PUBLISH, draft.topic):
             raise Forbidden(f"publishing to {draft.topic[:80]!r} is not allowed")
         now = self.server.now()
-        message = Message(0, draft.topic, who.user, draft.device, 0, draft.qos, draft.payload, draft.retain)
+        message = Outgoing(draft.topic, who.user, draft.device, draft.qos, draft.payload, draft.retain)
         message.properties = content_properties(draft.content_type, list(draft.properties), draft.text)
         message.expires = now + draft.expiry * 1000 if draft.expiry else 0
-        append = Append(message, retain=draft.retain, idempotency_key=draft.key)
-        append.idempotency_at = now
-        append.idempotency_until = now + int(window * 1000) if draft.key else 0
+        publication = Publication(message, retain=draft.retain, idempotency_key=draft.key)
+        publication.idempotency_at = now
+        publication.idempotency_until = now + int(window * 1000) if draft.key else 0
         try:
-            done = await self.server.append_within(append, self._timeout)
+            done = await self.server.append_within(publication, self._timeout)
         except IdempotencyConflict as error:
             raise Conflict(str(error)) from error
         except MessageRefused as error:
@@ -241,7 +242,7 @@ class Timelines:
             raise Away(f"nothing was stored: {error}", retry_after=5) from error
         return await self._receipt(done)
 
-    async def _receipt(self, done: Append) -> tuple[dict[str, Any], bool]:
+    async def _receipt(self, done: Publication) -> tuple[dict[str, Any], bool]:
         message = done.message
         receipt = {"id": hex_id(message.id), "topic": message.topic, "seq": message.seq, "time": message.time}
         if done.original is None:

@@ -115,7 +115,6 @@ class MemoryStorage:
         self._devices: dict[DeviceKey, Device] = {}
         self._once: OrderedDict[tuple[str, str], rules.Once] = OrderedDict()
         self._apply: dict[type, Callable[[Any], None]] = {
-            Append: self._append,
             OpenSession: self._open_session,
             CloseSession: self._close_session,
             Subscribe: self._subscribe,
@@ -147,7 +146,10 @@ class MemoryStorage:
         for op in group:
             if op.error is None:
                 try:
-                    self._apply[type(op)](op)
+                    if isinstance(op, Append):
+                        self._append(op)
+                    else:
+                        self._apply[type(op)](op)
                 except MessageRefused as error:
                     op.error = error
         self._evict()
@@ -213,7 +215,7 @@ class MemoryStorage:
         self._once.pop(key, None)
         self._once[key] = rules.used_now(op, op.message.seq)
         now = rules.asked_at(op)
-        while len(self._once) > self._max_messages or next(iter(self._once.values())).until <= now:
+        while self._once and (len(self._once) > self._max_messages or next(iter(self._once.values())).until <= now):
             self._once.popitem(last=False)
 
     def _head(self, user: str) -> int:

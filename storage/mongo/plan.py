@@ -73,7 +73,6 @@ class Plan:
         self.sessions = Sessions(view, self._entry, self.inboxes, self.sync)
         self.participants = Participants(view, self.topics)
         apply: dict[type, Callable[[Any], None]] = {
-            Append: self._append,
             OpenSession: self.sessions.open,
             CloseSession: self.sessions.close,
             Subscribe: self.sessions.subscribe,
@@ -90,7 +89,10 @@ class Plan:
         for self._index, op in enumerate(group):
             if op.error is None:
                 try:
-                    apply[type(op)](op)
+                    if isinstance(op, Append):
+                        self._append(op)
+                    else:
+                        apply[type(op)](op)
                 except MessageRefused as error:
                     op.error = error
 

@@ -92,7 +92,6 @@ class GroupWriter:
         self.work = 0
         """Rows and statements written since it was last set to 0: how much there may be to checkpoint."""
         self._kinds: dict[type, Callable[[Any], None]] = {
-            Append: self._append,
             OpenSession: self._open_session,
             CloseSession: self._close_session,
             Subscribe: self._subscribe,
@@ -140,11 +139,10 @@ class GroupWriter:
     def commit_whole(self, group: Sequence[Operation]) -> None:
         """One transaction; raises one of `MESSAGE_ERRORS` where some operation cannot be applied."""
         self._prepare(group)
-        kinds = self._kinds
         for op in group:
             if op.error is None:
                 try:
-                    kinds[type(op)](op)
+                    self._apply(op)
                 except MessageRefused as error:
                     op.error = error
         self._flush(last=True)
@@ -161,7 +159,7 @@ class GroupWriter:
                 try:
                     self._prepare((op,))
                     if not (isinstance(op, Append) and op.store and self._is_known(op)):
-                        self._kinds[type(op)](op)
+                        self._apply(op)
                     self._flush()
                 except (MessageRefused, *MESSAGE_ERRORS) as error:
                     connection.execute("ROLLBACK TO alone")
@@ -170,6 +168,12 @@ class GroupWriter:
                 connection.execute("RELEASE alone")
         connection.execute("COMMIT")
         self._finish()
+
+    def _apply(self, op: Operation) -> None:
+        if isinstance(op, Append):
+            self._append(op)
+        else:
+            self._kinds[type(op)](op)
 
     def abandoned(self, group: Sequence[Operation]) -> None:
         """Nobody waited for the outcome of the last group; it may come again."""
@@ -184,7 +188,7 @@ class GroupWriter:
         keyed = []
         size = 0
         for op in group:
-            if type(op) is Append and op.error is None:
+            if isinstance(op, Append) and op.error is None:
                 if op.store or op.retain:
                     size += ROW + len(op.message.payload) + ROW * len(op.recipients)
                 if op.store:

@@ -18,6 +18,7 @@ from broker.packets.encoder import encode
 from broker.packets.model import Connect, Packet, PubAck, PubComp, Publish, PubRec, PubRel
 from broker.packets.model import Subscribe as SubscribePacket
 from broker.packets.topics import matches
+from broker.publication import Publication
 from broker.routing.subscriptions import SubscribeStep
 from broker.server import Server
 from storage.memory import MemoryStorage
@@ -294,9 +295,9 @@ class World:
         path, apply = server.publish_path, SubscribeStep.apply
         number = path.number
 
-        def routed(append: Append) -> None:
-            number(append)
-            self.events.append(("message", append.message.topic, append.message.payload))
+        def routed(publication: Publication) -> None:
+            number(publication)
+            self.events.append(("message", publication.message.topic, publication.message.payload))
 
         def applied(step: SubscribeStep) -> Any:
             operations = apply(step)

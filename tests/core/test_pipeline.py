@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from broker.counters import Counters
 from broker.hooks import Group, GroupPlugin
 from broker.pipeline import OVERHEAD, HookFailed, Pipeline, Step
+from broker.publication import Outgoing, Publication
 from storage.errors import FencedOut, MessageRefused, StorageUnavailable
-from storage.records import Append, DeviceKey, Message, Operation, Release
+from storage.records import Append, DeviceKey, Operation, Release
 from tests.support.until import until
 
 TIMEOUT = 10
@@ -65,20 +66,20 @@ class Recorder:
         self.acked: list[str] = []
         self.refused: dict[str, Exception] = {}
 
-    def number(self, append: Append) -> None:
-        self.events.append(("route", append.message.topic))
-        append.message.id = len(self.events)
+    def number(self, publication: Publication) -> None:
+        self.events.append(("route", publication.message.topic))
+        publication.message.id = len(self.events)
 
-    def decided(self, group: Group) -> None:
+    def decided(self) -> None:
         """Nothing hangs on it here."""
 
-    def committed(self, group: Group) -> None:
-        for append in group.appends:
-            name = append.message.topic
-            if append.error is not None:
-                self.refused[name] = append.error
+    def committed(self, publications: list[Publication]) -> None:
+        for publication in publications:
+            name = publication.message.topic
+            if publication.error is not None:
+                self.refused[name] = publication.error
                 continue
-            assert append in self.store.committed, f"{name} was acknowledged and is not stored"
+            assert publication in self.store.committed, f"{name} was acknowledged and is not stored"
             self.events.append(("ack", name))
             self.acked.append(name)
 
@@ -108,8 +109,8 @@ class Source:
         self.resumed.set()
 
 
-def message(name: str, payload: bytes = b"") -> Append:
-    return Append(Message(0, name, "u/a", "d", 0, 1, payload))
+def message(name: str, payload: bytes = b"") -> Publication:
+    return Publication(Outgoing(name, "u/a", "d", 1, payload))
 
 
 class Bench:
@@ -392,7 +393,6 @@ async def test_a_hook_may_decide_that_a_message_is_not_stored() -> None:
 
     bench = Bench(plugin(before_ack=before_ack))
     live = message("live")
-    live.origin = "o"
     bench.store.committed.append(live)  # there is nothing to store, so it counts as stored
     bench.pipeline.submit(live)
     await bench.settled()

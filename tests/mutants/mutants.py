@@ -86,7 +86,7 @@ MUTANTS = (
         1,
         "inbound QoS 2 state is not asked for",
         "broker/connection/handle_publish.py",
-        "            append.received = (session.key, packet.packet_id)\n    if error is not None:",
+        "            publication.received = (session.key, packet.packet_id)\n    if error is not None:",
         "            pass\n    if error is not None:",
         f"{SIGKILL} tests/protocol/test_publish.py tests/protocol/test_sessions.py",
     ),
@@ -523,17 +523,18 @@ MUTANTS = (
         4,
         "a group in reverse",
         "broker/pipeline.py",
-        "        for place, item in enumerate(items):\n            try:\n                if isinstance(item, Append):",
-        "        for place, item in [*enumerate(items)][::-1]:\n            try:\n                if isinstance(item, Append):",
+        "        for place, item in enumerate(items):\n            try:\n                if isinstance(item, Publication):",
+        "        for place, item in [*enumerate(items)][::-1]:\n            try:\n"
+        "                if isinstance(item, Publication):",
         PIPELINE,
     ),
     Mutant(
         4,
         "messages before the steps of their group",
         "broker/pipeline.py",
-        "        for place, item in enumerate(items):\n            try:\n                if isinstance(item, Append):",
+        "        for place, item in enumerate(items):\n            try:\n                if isinstance(item, Publication):",
         "        for place, item in enumerate(sorted(items, key=lambda item: isinstance(item, Step))):\n            try:\n"
-        "                if isinstance(item, Append):",
+        "                if isinstance(item, Publication):",
         f"{PIPELINE} {SCRIPTED}",
     ),
     Mutant(

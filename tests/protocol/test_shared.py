@@ -11,7 +11,7 @@ from amqtt.contexts import Action
 from broker.delivery import share as share_module
 from broker.packets.model import PubAck, PubComp, Publish, PubRec, PubRel
 from broker.packets.properties import Property
-from storage.records import Message
+from broker.publication import Outgoing
 from tests.support.broker import Broker, running
 from tests.support.until import until
 from tests.support.wire import Client
@@ -291,7 +291,7 @@ async def test_live_only_messages_go_to_one_connected_member(version: int, topic
             await client.subscribe(f"$share/g/{topic}", options=qos)
         for number in range(6):
             if topic.startswith("$SYS"):
-                broker.server.publish_path.publish_transient(Message(0, topic, "", "", 0, qos, b"%d" % number))
+                broker.server.publish_path.publish_transient(Outgoing(topic, "", "", qos, b"%d" % number))
             else:
                 await sender.publish(topic, b"%d" % number, qos)
         got = await collect(clients, 6)

@@ -50,6 +50,27 @@ async def test_every_field_comes_back(storage: Storage, make: Maker) -> None:
     assert await whole_inbox(storage, "u/ann") == [(1, expected, "")]
 
 
+async def test_a_subclass_of_an_append_is_one(storage: Storage, make: Maker) -> None:
+    """The broker adds to the records what concerns it alone, in classes of its own (`broker.publication`)."""
+
+    class Noted(Append):
+        note = "the maker's own"
+
+    first, second = (Noted(make.message(), ["u/ann"], idempotency_key="once", idempotency_until=START * 2) for _ in range(2))
+    second.message.payload = first.message.payload
+    await storage.commit([first])
+    await storage.commit([second])
+    assert (first.error, first.message.seq, list(first.inbox_seqs)) == (None, 1, [1])
+    assert second.original == (first.message.id, 1)
+    assert [m.seq for m in await storage.read_conversation("a/b")] == [1]
+
+
+async def test_a_key_may_be_over_at_once(storage: Storage, make: Maker) -> None:
+    for _ in range(2):
+        await storage.commit([make.append(payload=b"same", idempotency_key="once", idempotency_until=START)])
+    assert [m.seq for m in await storage.read_conversation("a/b")] == [1, 2]
+
+
 async def test_an_empty_payload_is_stored_as_one(storage: Storage, make: Maker) -> None:
     await storage.commit([make.append(payload=b"", to=["u/ann"])])
     assert (await storage.read_conversation("a/b"))[0].payload == b""

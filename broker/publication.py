@@ -1,0 +1,61 @@
+"""What is published, as the broker handles it: storage's records, and beside them what concerns the broker alone.
+
+Storage is given a `Publication` as the `Append` that it is, and looks at nothing that is added here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from storage.records import Append, Message
+
+if TYPE_CHECKING:
+    from broker.connection.connection import Connection
+    from broker.delivery.share import Share
+    from broker.routing.trie import Match
+    from broker.sessions.session import Session
+
+
+class Outgoing(Message):
+    """A message on its way to those it reaches now. ``frames`` are its PUBLISH frames by shape, which all of them share
+    (`broker.delivery.frames`).
+
+    What is read from storage later is a plain `Message`: it is for one reader, and its frames are built for that one.
+    """
+
+    __slots__ = ("frames",)
+
+    def __init__(self, topic: str, user: str, device: str, qos: int, payload: bytes, retain: bool = False) -> None:
+        super().__init__(0, topic, user, device, 0, qos, payload, retain)
+        self.frames: list[tuple[bytes, bytes] | None] | None = None
+
+
+class Origin(Protocol):
+    """Who published a message, and waits to hear what came of it."""
+
+    def stored(self, publication: Publication, acks: dict[Connection, list[bytes]]) -> None:
+        """The message is durable, or has an ``error``. ``acks`` gathers the frames to write, by connection."""
+
+
+class Publication(Append):
+    """A message in the pipeline.
+
+    ``origin`` is told of the outcome; None where nobody waits for it, as of a will. ``matched`` is whom the message reaches,
+    as of its place in the order; None until it has one.
+    """
+
+    __slots__ = ("matched", "origin")
+
+    def __init__(
+        self,
+        message: Outgoing,
+        origin: Origin | None = None,
+        store: bool = True,
+        retain: bool = False,
+        idempotency_key: str = "",
+        idempotency_until: int = 0,
+        idempotency_at: int = 0,
+    ) -> None:
+        super().__init__(message, (), store, retain, None, idempotency_key, idempotency_until, idempotency_at)
+        self.origin = origin
+        self.matched: Match[Session | Share] | None = None
