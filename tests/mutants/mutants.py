@@ -729,7 +729,7 @@ MUTANTS = (
         7,
         "a retained message that may still be refused is given out",
         "broker/pipeline.py",
-        "                    if not item.ready() and appends:\n",
+        "                    if not item.ready() and publications:\n",
         "                    if False:\n",
         f"{PIPELINE} tests/protocol/test_retained.py",
     ),
