@@ -363,6 +363,15 @@ def test_what_was_in_flight_comes_again_with_dup() -> None:
     device.teardown()
 
 
+def test_what_is_held_comes_also_after_the_offset_was_set() -> None:
+    device = machine()
+    device.commit([QOS_2], 1)
+    device.set_to(0)
+    device.saved()
+    assert device.this_time == {1}
+    device.teardown()
+
+
 def test_qos_0_behind_a_held_message_is_not_lost_with_the_connection() -> None:
     device = machine()
     device.commit([QOS_2, QOS_0], 1)
