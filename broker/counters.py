@@ -54,6 +54,7 @@ class Counters:
     events_dropped: int = 0
     """Plugin events dropped because the plugins were too slow."""
     acl_denied: int = 0
+    """What clients were refused: messages that they published, filters that they asked for, messages due to them."""
     slow_disconnects: int = 0
     """Clients disconnected because they read too slowly."""
     protocol_errors: int = 0

@@ -164,6 +164,7 @@ class Server(Node):
             retained=self.retained,
             groups=self.shares,
             access=self.authority,
+            counters=self.counters,
             given=self.delivery,
             events=self.chassis,
             submit=self.pipeline.submit,

@@ -38,6 +38,7 @@ from broker.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 
+_WORDS = {Action.PUBLISH: "publish to", Action.SUBSCRIBE: "subscribe to", Action.RECEIVE: "receive"}
 _ANSWERS = 256  # per connection: some 40 KB at worst
 _REFUSALS = 16  # of which the plugin is known, per connection
 _WAIT_FACTOR = 10  # how many time limits a question about a topic may wait for its turn at a blocking plugin
@@ -212,10 +213,8 @@ class Authority:
         why = why or (f"{', '.join(refusing)} said no" if refusing else "no auth plugin knows it")
         user = "no user name" if request.username is None else f"user {shown(request.username)}"
         self.refusals.warning(
-            "client %s at %s:%d, %s: refused: %s",
-            shown(request.client_id),
-            request.address,
-            request.port,
+            "%s, %s: refused: %s",
+            request.caller,
             user,
             why,
             key=(request.address, request.username, request.client_id),
@@ -230,12 +229,10 @@ class Authority:
         plugin = (session._refused or {}).get((action, asked))
         user = session.identity.user_key
         self.refusals.warning(
-            "client %s at %s:%d, %s: may not %s %s: %s",
-            shown(session.client_id),
-            session.request.address,
-            session.request.port,
+            "%s, %s: may not %s %s: %s",
+            session.request.caller,
             f"user {shown(session.identity.username)}" if session.identity.username is not None else "anonymous",
-            action.value,
+            _WORDS[action],
             shown(topic),
             why or (f"{plugin} said no" if plugin else "not authorized"),
             key=(user, action, topic),

@@ -7,6 +7,7 @@ import ssl
 from dataclasses import dataclass, field
 
 from broker.access.amqtt_session import LightSession
+from broker.packets.wire import shown
 
 
 @dataclass(slots=True, eq=False)
@@ -25,6 +26,14 @@ class AuthRequest:
     clean: bool = True
     keep_alive: int = 0
     version: int = 4
+    over_http: bool = False
+
+    @property
+    def caller(self) -> str:
+        """Who asks and from where, for the log."""
+        if self.over_http:
+            return f"HTTP caller at {self.address}"
+        return f"client {shown(self.client_id)} at {self.address}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 """``python -m broker.cli``: the same as ``tideline``."""
 
-from broker.cli.main import main
+from broker.cli.entry import main
 
 main()

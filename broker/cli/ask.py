@@ -57,7 +57,10 @@ class RunningBroker:
             with opener.open(request, timeout=timeout) as response:
                 text = response.read()
         except urllib.error.HTTPError as error:
-            raise Failure([_told(error)], _REFUSED) from None
+            told = _told(error)
+            if error.code == 404 and told.startswith("no such path"):  # each plugin has its calls below its own name
+                told = f"{path.split('/')[1]} is not among the plugins of the running broker at {self.url}"
+            raise Failure([told], _REFUSED) from None
         except (OSError, urllib.error.URLError) as error:
             raise Gone(f"nobody answers at {self.url}: {getattr(error, 'reason', error)}") from error
         return json.loads(text) if text else None

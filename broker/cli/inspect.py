@@ -28,15 +28,22 @@ _SHOWN = 60  # characters of a payload in a table
 _LISTED = 8  # subscriptions of a device in a table
 
 
-def _source_options(command: F) -> F:
+def _place_options(command: F) -> F:
     url = click.option("-u", "--url", help="Storage URL, such as sqlite:///data/tideline.db or mongodb://host/database.")
+    return config_option(data_option(url(command)))
+
+
+def _source_options(command: F) -> F:
     as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with everything.")
-    return config_option(data_option(url(as_json(command))))
+    return _place_options(as_json(command))
 
 
 @click.group()
-def inspect() -> None:
-    """Look into a data directory or database, read-only."""
+@_place_options
+@click.pass_context
+def inspect(context: click.Context, /, **place: Any) -> None:
+    """Look into a data directory or database, read-only. The options stand before or after the subcommand."""
+    context.obj = place
 
 
 @inspect.command(short_help="List the conversations.")
@@ -49,7 +56,7 @@ def conversations(prefix: str, **source: Any) -> None:
         async for topic, first, last in storage.conversations(prefix):
             yield {"topic": topic, "first": first, "last": last, "kept": last - first + 1}
 
-    _show(rows, **source)
+    _show(rows, f"no conversation begins with {prefix!r}" if prefix else "no conversations", **source)
 
 
 @inspect.command(short_help="List the inboxes.")
@@ -61,7 +68,7 @@ def inboxes(**source: Any) -> None:
         async for user, first, last in storage.inboxes():
             yield {"user": user, "first": first, "last": last, "kept": last - first + 1}
 
-    _show(rows, **source)
+    _show(rows, "no inboxes", **source)
 
 
 @inspect.command(short_help="List the devices.")
@@ -76,9 +83,12 @@ def devices(user: str | None, **source: Any) -> None:
     async def rows(storage: Storage) -> Rows:
         async for device in storage.devices():
             if user is None or device.key.user == user_key(user):
-                yield _device_row(device, await storage.inbox_head(device.key.user))
+                row = _device_row(device, await storage.inbox_head(device.key.user))
+                if not source["as_json"] and device.key.user.startswith("s/"):
+                    row["device"] = "(shared group)"
+                yield row
 
-    _show(rows, **source)
+    _show(rows, "no devices" if user is None else f"no devices of {_named(user)}", **source)
 
 
 @inspect.command(short_help="List the messages of a conversation.")
@@ -102,7 +112,8 @@ def messages(topic: str, after: int, before: int, limit: int, newest: bool, **so
             low, high = (low, page[-1].seq) if newest else (page[-1].seq, high)
             left -= len(page)
 
-    _show(rows, **source)
+    bounded = " in these bounds" if after or before else ""
+    _show(rows, f"no messages of the conversation {topic!r}{bounded}", **source)
 
 
 @inspect.command(short_help="List the inbox of a user.")
@@ -125,12 +136,20 @@ def inbox(user: str, after: int, limit: int, **source: Any) -> None:
             position = page[-1].seq
             left -= len(page)
 
-    _show(rows, **source)
+    _show(rows, f"nothing in the inbox of {_named(user)}" + (f" after {after}" if after else ""), **source)
 
 
 def user_key(user: str) -> str:
     """The key of an inbox from what a person typed: a key stays one, a bare name is a verified user's."""
     return user if user[:2] in ("u/", "c/", "s/") else f"u/{user}"
+
+
+def _named(user: str) -> str:
+    """The key that was looked for, and what else a bare name may have meant."""
+    key = user_key(user)
+    if key == user:
+        return repr(key)
+    return f"{key!r}: a bare name is a verified user's, u/<name>; an anonymous client's user is c/<client id>, here 'c/{user}'"
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------
@@ -186,8 +205,18 @@ def _time(milliseconds: int) -> str:
 # --- showing them --------------------------------------------------------------------------------------------------
 
 
-def _show(rows: Callable[[Storage], Rows], *, config: Path | None, data: Path | None, url: str | None, as_json: bool) -> None:
-    """Print the rows of a storage, as they come in JSON, aligned where people read them."""
+def _show(
+    rows: Callable[[Storage], Rows],
+    nothing: str,
+    *,
+    config: Path | None,
+    data: Path | None,
+    url: str | None,
+    as_json: bool,
+) -> None:
+    """Print the rows of a storage, as they come in JSON, aligned where people read them; where there are none, ``nothing``."""
+    above = click.get_current_context().obj
+    config, data, url = config or above["config"], data or above["data"], url or above["url"]
     if url is not None and data is not None:
         raise Failure(["--data and --url both say where the messages are; give one of them"], 2)
     address = url if url is not None else f"sqlite:///{data}/tideline.db" if data is not None else _configured(config)
@@ -198,7 +227,7 @@ def _show(rows: Callable[[Storage], Rows], *, config: Path | None, data: Path | 
         storage = open_url(address, read_only=True)
         await storage.open()
         try:
-            await _print(rows(storage), as_json)
+            await _print(rows(storage), as_json, nothing)
         finally:
             await storage.close()
 
@@ -222,7 +251,7 @@ def _run(work: Callable[[], Awaitable[None]]) -> None:
         raise Failure([" ".join(str(error).split())], CANNOT_START) from None
 
 
-async def _print(rows: Rows, as_json: bool) -> None:
+async def _print(rows: Rows, as_json: bool, nothing: str) -> None:
     if as_json:
         async for row in rows:
             click.echo(json.dumps(row, ensure_ascii=False))
@@ -236,7 +265,7 @@ async def _print(rows: Rows, as_json: bool) -> None:
         block.append([_cell(value) for value in row.values()])
     print_block(block)
     if not titles:
-        click.echo("nothing", err=True)
+        click.echo(printable(nothing), err=True)
 
 
 def _cell(value: object) -> str:

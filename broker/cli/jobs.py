@@ -39,7 +39,10 @@ def _options(command: F) -> F:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with everything.")
 @click.pass_context
 def jobs(context: click.Context, config: Path | None, data: Path | None, as_json: bool) -> None:
-    """List the jobs: last run, outcome, next run. They remove old messages, trim inboxes and the like; see docs/jobs.md."""
+    """List the jobs: last run, outcome, next run. They remove old messages, trim inboxes and the like; see docs/jobs.md.
+
+    -c and -d stand before or after the subcommand.
+    """
     if context.invoked_subcommand is not None:
         if config is not None or data is not None:
             context.obj = (config, data)

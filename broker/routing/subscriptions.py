@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from broker.access.identity import SessionInfo
     from broker.clock import ServerTime
     from broker.config.settings import Mqtt
+    from broker.counters import Counters
     from broker.ids import Ids
     from broker.routing.retained import Retained
     from broker.sessions.session import Session
@@ -105,6 +106,7 @@ class Subscriptions:
         retained: Retained,
         groups: Groups,
         access: Access,
+        counters: Counters,
         given: Given,
         events: Events,
         submit: Callable[[Step], None],
@@ -118,6 +120,7 @@ class Subscriptions:
         self.given = given
         self.events = events
         self._access = access
+        self._counters = counters
         self._submit = submit
 
     # --- at start, and at the end of a session -------------------------------------------------------------------------
@@ -189,6 +192,8 @@ class Subscriptions:
     def _judged(self, request: _Request, info: SessionInfo | None) -> None:
         for subscription, code in zip(request.wanted, request.codes, strict=True):
             if code and info is not None:
+                if code == ReasonCode.NOT_AUTHORIZED:
+                    self._counters.acl_denied += 1
                 why = "" if code == ReasonCode.NOT_AUTHORIZED else ReasonCode(code).name.lower().replace("_", " ")
                 self._access.log_refusal(info, Action.SUBSCRIBE, subscription.filter, why)
         self._submit(SubscribeStep(self, request))

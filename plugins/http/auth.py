@@ -85,12 +85,12 @@ class Gate:
         if scheme.lower() == "basic":
             return await self._basic(value.strip(), request)
         if scheme.lower() == "bearer":
-            return await self._bearer(value.strip())
+            return await self._bearer(value.strip(), request)
         if not header and self.open_to_operator:
             return Who(OPERATOR, None, operator=True)
         raise Unauthorized("send a user name and password (Basic) or a token (Bearer)")
 
-    async def _bearer(self, secret: str) -> Who:
+    async def _bearer(self, secret: str, caller: Request) -> Who:
         if self._operator_secret and hmac.compare_digest(secret.encode(), self._operator_secret):
             return Who(OPERATOR, None, operator=True)
         storage = self._server.storage
@@ -102,7 +102,12 @@ class Gate:
                 raise Unauthorized("the token belongs to the operator, and there is none any more")
             return Who(OPERATOR, None, operator=True)
         name = token.user[2:]
-        return Who(token.user, SessionInfo(Identity(token.user, name, False), AuthRequest(_CLIENT_ID, name)))
+        return Who(
+            token.user,
+            SessionInfo(
+                Identity(token.user, name, False), AuthRequest(_CLIENT_ID, name, address=_address(caller), over_http=True)
+            ),
+        )
 
     async def _basic(self, value: str, caller: Request) -> Who:
         try:
@@ -111,13 +116,14 @@ class Gate:
             raise Unauthorized("the Basic credentials are not base64 of user:password in UTF-8") from None
         if not colon or not name:
             raise Unauthorized("the Basic credentials need a user name and a password")
-        said = f"{self._server.authority.generation}\0{name}\0{password}"  # a reload of the users forgets who was known
+        address = _address(caller)
+        # A reload of the users forgets who was known; who calls from elsewhere is another in the log.
+        said = f"{self._server.authority.generation}\0{address}\0{name}\0{password}"
         mark = hmac.digest(self._key, said.encode(), "sha256")
         known = self._known.get(mark)
         if known is not None and known[0] > self._server.now():
             return Who(known[1].identity.user_key, known[1])
-        address = caller.client.host if caller.client else ""
-        request = AuthRequest(_CLIENT_ID, name, password.encode(), address)
+        request = AuthRequest(_CLIENT_ID, name, password.encode(), address, over_http=True)
         try:
             identity = await self._server.authority.authenticate(request)
         except Busy:
@@ -129,6 +135,10 @@ class Gate:
             del self._known[next(iter(self._known))]
         self._known[mark] = (self._server.now() + _REMEMBER_SECONDS * 1000, info)
         return Who(identity.user_key, info)
+
+
+def _address(caller: Request) -> str:
+    return caller.client.host if caller.client else ""
 
 
 def acting_for(who: Who, user: str | None, device: str | None = None) -> Who:

@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,12 +22,13 @@ from broker.config.certificates import Certificate
 from broker.config.settings import Tls, is_loopback, split_bind
 from broker.errors import StartError
 from broker.hooks import Group, GroupPlugin
+from broker.net.gate import Gate as ListenerGate
 from broker.net.listeners import advice
 from plugins.http import app as application
 from plugins.http.api import Api
 from plugins.http.auth import Gate
 from plugins.http.operator_file import OperatorFile
-from plugins.http.protocol import Protocol
+from plugins.http.protocol import Protocol, ours_instead
 from plugins.timelines import Participants
 
 log = logging.getLogger(__name__)
@@ -138,9 +140,10 @@ class HttpPlugin(GroupPlugin):
             )
 
     async def _serve(self, app: Any, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+        strangers = ListenerGate("http", 0, cast(Services, self.context.server).counters)
         config = uvicorn.Config(
             app,
-            http=Protocol,
+            http=cast(Any, partial(Protocol, strangers.handshake_failed)),
             ws="none",
             lifespan="off",
             loop="none",
@@ -154,7 +157,9 @@ class HttpPlugin(GroupPlugin):
         )
         config.load()
         config.ssl = tls
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what it says beyond that, we say ourselves
+        uvicorns = logging.getLogger("uvicorn.error")
+        uvicorns.setLevel(logging.WARNING)  # what it says beyond that, we say ourselves
+        uvicorns.addFilter(ours_instead)
         server = self._server = Quiet(config)
         self._task = asyncio.create_task(server.serve(sockets=[sock]), name="http")
         while not server.started and not self._task.done():

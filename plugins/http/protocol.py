@@ -6,20 +6,34 @@ Browsers encode them; curl and most scripts send what they were given. They are 
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from broker.packets.strangers import spoken
+
+_UVICORNS = "Invalid HTTP request received."
+_FIRST = 16
+
 
 class Protocol(H11Protocol):
-    """One connection. Only the request line is looked at; headers and bodies pass as they are."""
+    """One connection. Only the request line is looked at; headers and bodies pass as they are.
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    ``refused`` is told of whoever speaks no HTTP: its address, and what it speaks.
+    """
+
+    def __init__(self, refused: Callable[[str, str], None], *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._refused = refused
         self._line_ended = False
+        self._first = b""
 
     def data_received(self, data: bytes) -> None:
+        if len(self._first) < _FIRST:
+            self._first = (self._first + data)[:_FIRST]
         if not self._line_ended and self.conn.their_state is h11.IDLE:
             line, newline, rest = data.partition(b"\n")
             self._line_ended = bool(newline)
@@ -28,6 +42,19 @@ class Protocol(H11Protocol):
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._line_ended = False
+
+    def send_400_response(self, msg: str) -> None:
+        what = spoken(self._first)
+        http = what == "plain HTTP" or self._first[:1].isalpha()  # any word may be a method
+        expected = "HTTPS" if self.scheme == "https" else "plain HTTP"
+        host, port = self.client or ("", 0)
+        self._refused(f"{host}:{port}", "a request that is not valid HTTP" if http else f"{what}, where {expected} is expected")
+        super().send_400_response(msg)
+
+
+def ours_instead(record: logging.LogRecord) -> bool:
+    """A filter for uvicorn's log: its line about a request that is none names nobody, and `Protocol` tells of it."""
+    return record.msg != _UVICORNS
 
 
 def encoded(line: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,6 @@ def test_a_url_and_the_configuration_name_it_too(data: Path, tmp_path: Path) -> 
 
 
 async def test_a_database_in_use_can_be_read_and_is_not_changed(data: Path) -> None:
-    import asyncio
-
     storage = open_url(f"sqlite:///{data}/tideline.db")
     await storage.open()
     try:
@@ -113,3 +112,27 @@ def test_what_is_not_there_is_one_line_and_is_not_made(tmp_path: Path) -> None:
     assert len(shown.stderr.splitlines()) == 1
     assert not (tmp_path / "nothing").exists()
     assert inspect("inboxes", "--url", "ftp://x").exit_code == 3
+
+
+def test_what_is_not_there_is_named(data: Path) -> None:
+    hint = "a bare name is a verified user's, u/<name>; an anonymous client's user is c/<client id>, here 'c/laptop'"
+    assert inspect("inbox", "laptop", "-d", data).stderr == f"nothing in the inbox of 'u/laptop': {hint}\n"
+    assert inspect("inbox", "c/laptop", "-d", data).stderr == "nothing in the inbox of 'c/laptop'\n"
+    assert inspect("messages", "nope", "-d", data).stderr == "no messages of the conversation 'nope'\n"
+    assert inspect("devices", "--user", "laptop", "-d", data).stderr == f"no devices of 'u/laptop': {hint}\n"
+
+
+def test_the_place_stands_before_or_after_the_subcommand(data: Path) -> None:
+    before, after = inspect("-d", data, "inboxes"), inspect("inboxes", "-d", data)
+    assert before.exit_code == 0
+    assert before.stdout == after.stdout
+
+
+async def test_a_shared_group_is_shown_as_one(data: Path) -> None:
+    storage = open_url(f"sqlite:///{data}/tideline.db")
+    await storage.open()
+    await storage.commit([OpenSession(DeviceKey("s/g/chat/#", ""), epoch=1, clean=False, expiry=0xFFFFFFFF)])
+    await storage.close()
+    shown = await asyncio.to_thread(inspect, "devices", "-d", data)
+    (line,) = [line for line in shown.stdout.splitlines() if line.startswith("s/g/chat/#")]
+    assert line.split("  ")[1] == "(shared group)"

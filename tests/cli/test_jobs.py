@@ -105,6 +105,15 @@ def test_a_broker_that_cannot_be_asked_still_has_its_data_to_itself(tmp_path: Pa
         assert "operator_file" in run.stderr
 
 
+def test_a_broker_without_the_plugin_is_named(tmp_path: Path) -> None:
+    configured(tmp_path, [])
+    with serving(tmp_path, TIDELINE__PLUGINS__JOBS="false") as broker:
+        broker.line("storing")
+        asked = tideline(tmp_path, "jobs")
+        assert asked.returncode == 1
+        assert "jobs is not among the plugins of the running broker at http://127.0.0.1:" in asked.stderr
+
+
 async def test_an_interrupt_ends_a_run_at_its_step(tmp_path: Path) -> None:
     configured(tmp_path, [{"filter": "#", "max_messages": 0}])
     storage = open_url(f"sqlite:///{tmp_path}/data/tideline.db")

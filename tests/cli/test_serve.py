@@ -151,7 +151,7 @@ def test_wrong_settings_are_one_line_each(tmp_path: Path) -> None:
     code, line = fails(tmp_path, TIDELINE__MQTT__INFLIGHT_WINDW="1")
     assert (code, "did you mean 'inflight_window'?" in line) == (2, True)
     code, line = fails(tmp_path, TIDELINE__PLUGINS__SYS__INTERVALL="1")
-    assert (code, "did you mean interval?" in line) == (2, True)
+    assert (code, "did you mean 'interval'?" in line) == (2, True)
 
 
 def test_data_makes_no_sense_for_a_database_elsewhere(tmp_path: Path) -> None:
@@ -165,3 +165,24 @@ def test_uvloop_is_used_where_it_is_installed() -> None:
     from broker.cli.serve import loop_factory
 
     assert loop_factory() is uvloop.new_event_loop
+
+
+@pytest.mark.parametrize("imported", ["click.core", "pydantic", "storage.interface"])
+def test_an_interrupt_while_modules_are_imported_ends_it_quietly(tmp_path: Path, imported: str) -> None:
+    """Python says of each module when it was imported, on standard error; the interrupt comes in the middle of that."""
+    program, *arguments = command("serve")
+    process = subprocess.Popen(
+        [program, "-X", "importtime", *arguments],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(Path(__file__).resolve().parents[2])),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if line.split("|")[-1].strip() == imported)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert said
+    assert "Traceback" not in rest
+    assert process.returncode == -signal.SIGINT  # which a shell tells as 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -234,3 +235,27 @@ async def test_a_search_asks_the_acl_about_what_it_finds(sites: Sites, tmp_path:
         again = (await bob.get("/search", params={"q": "rare"})).json()
         assert again == found
         assert acl.asked == [], "answers are kept for a while"
+
+
+async def test_who_speaks_no_http_is_named_and_counted(tour: Site, caplog: pytest.LogCaptureFixture) -> None:
+    host, port = tour.url.removeprefix("http://").split(":")
+    expected = {
+        b"\x16\x03\x01\x00\x05hello\r\n\r\n": "TLS, where plain HTTP is expected",
+        b"GET nonsense\r\n\r\n": "a request that is not valid HTTP",
+    }
+    for data, why in expected.items():
+        reader, writer = await asyncio.open_connection(host, int(port))
+        ours = "{}:{}".format(*writer.get_extra_info("sockname"))
+        writer.write(data)
+        assert b"400" in await reader.readline()
+        writer.close()
+        assert f"listener http: {ours}: {why}" in caplog.messages
+    assert tour.server.counters.handshakes_failed == 2
+    assert "Invalid HTTP request" not in caplog.text
+
+
+async def test_the_log_names_an_http_caller_with_its_address(users: Site, caplog: pytest.LogCaptureFixture) -> None:
+    wrong = httpx.BasicAuth("bob", "wrong")
+    assert (await users.caller().get("/me", auth=wrong)).status_code == 401
+    assert "HTTP caller at 127.0.0.1, user 'bob': refused: FileAuthPlugin said no" in caplog.text
+    assert "$http" not in caplog.text
