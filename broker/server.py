@@ -33,7 +33,8 @@ from broker.packets.wire import shown
 from broker.pipeline import Pipeline
 from broker.publish_path import PublishPath
 from broker.reload import Reload
-from broker.routing.expiry import RetainedExpiry
+from broker.retained.expiry import RetainedExpiry
+from broker.retained.reader import StoredRetained
 from broker.routing.retained import Retained
 from broker.routing.subscriptions import Subscriptions
 from broker.routing.trie import Trie
@@ -61,7 +62,7 @@ class Server(Node):
         super().__init__(settings, time)
         self.ids = Ids(time=self.time)
         self.trie = Trie(settings.limits.match_cache)
-        self.retained = Retained()
+        self.retained = Retained(settings.limits.retained_cache)
         self.sessions = Sessions(self)
         self.old_end = OldEnd()
         self.shares = Shares(self)
@@ -71,6 +72,8 @@ class Server(Node):
         self.addresses: dict[str, tuple[str, int]] = {}
         self.chassis: Chassis
         self.publish_path: PublishPath
+        self.stored_retained: StoredRetained
+        self._expiry: RetainedExpiry | None = None
         self._listeners: Listeners | None = None
         self._ended = asyncio.Event()
         self.stopping = asyncio.Event()
@@ -113,7 +116,7 @@ class Server(Node):
             await self._load()
             self.pipeline.start(self.chassis.group_plugins)
             self.clock.start()
-            RetainedExpiry(self.retained, self.time, self.clock, self.pipeline.submit)
+            self._expiry = RetainedExpiry(self.retained, self.storage, self.time, self.clock, self.pipeline.submit)
             self.sessions.start()
             Overdue(self.pipeline, self.clock, settings.mqtt.storage_timeout)
             if listen:
@@ -156,12 +159,14 @@ class Server(Node):
             after_queue=settings.hooks.after_queue,
             on_fenced=self._fenced,
         )
+        self.stored_retained = StoredRetained(self.retained, self.storage, self.stopping)
         self.subscriptions = Subscriptions(
             limits=settings.mqtt,
             ids=self.ids,
             time=self.time,
             trie=self.trie,
             retained=self.retained,
+            stored_retained=self.stored_retained,
             groups=self.shares,
             access=self.authority,
             counters=self.counters,
@@ -177,8 +182,7 @@ class Server(Node):
         self.ids.start_after(last)
         self.time.not_before(time_of(last))
         self.delivery.last_id = last
-        async for message in self.storage.retained():
-            self.retained.put(message)
+        await self.stored_retained.load()
         await self.sessions.load()
         await self.shares.loaded()
         log.info("loaded %d sessions, %d retained messages", len(self.sessions), self.retained.count)
@@ -234,6 +238,8 @@ class Server(Node):
             await self.pipeline.stop(max(0.0, last - time.monotonic()))
             self.delivery.close()
         self.clock.stop()
+        if self._expiry is not None:
+            await self._expiry.stop()
         if self._listeners is not None:
             await self._drain_sockets(min(deadline - grace * _LAST_SHARE / 2, time.monotonic() + 1.0))
             await self._listeners.close()

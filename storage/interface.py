@@ -95,9 +95,6 @@ class State(Protocol):
     def devices(self) -> AsyncIterator[Device]:
         """Every device, in no order, read in pages: no read transaction is held between two of them."""
 
-    def retained(self) -> AsyncIterator[Message]:
-        """Every retained message, in no order, read in pages."""
-
     async def device(self, key: DeviceKey) -> Device | None:
         """One device as stored."""
 
@@ -142,6 +139,22 @@ class DeviceIndex(Protocol):
 
     def lowest_offsets(self) -> AsyncIterator[list[tuple[str, int]]]:
         """The same for every inbox that a device reads, by user key, in pages."""
+
+
+class RetainedReader(Protocol):
+    """Reads of the `retained` collection: each topic's last message. Only those of committed groups are sure to be seen."""
+
+    async def retained_range(self, prefix: str, after: str, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
+        """Up to ``limit`` retained messages whose topics begin with ``prefix`` and come after ``after`` (empty: all do).
+
+        By topic, as its characters' code points order it; bytes bounded as in `InboxReader.read_inbox`. Expired ones come too.
+        """
+
+    async def retained_count(self) -> int:
+        """How many topics have one. May take a tenth of a second for a million."""
+
+    async def retained_expired(self, now: int, limit: int) -> list[tuple[str, int]]:
+        """(topic, message id) of up to ``limit`` retained messages that have expired at ``now`` (ms), by when they did."""
 
 
 class Pointer(NamedTuple):
@@ -235,6 +248,7 @@ class Storage(
     Tail,
     State,
     DeviceIndex,
+    RetainedReader,
     Pruner,
     Catalogue,
     Participation,

@@ -243,6 +243,8 @@ class Limits(Section):
     """Entries that wait in memory for one device; with more it reads from storage."""
     recent_bytes: Annotated[Size, Field(ge=0)] = 64 << 20
     """Bytes of payload that wait in memory for all devices together."""
+    retained_cache: Annotated[Size, Field(ge=0)] = 128 << 20
+    """Bytes of retained messages kept in memory; where all of them take more, a SUBSCRIBE reads them from storage."""
 
 
 class Hooks(Section):

@@ -28,7 +28,7 @@ def subscribe(connection: Connection, packet: Subscribe) -> None:
     house = connection.server.subscriptions
     asking = house.subscribe(session, wanted, connection.info, lambda: not connection.closed, answer)
     if asking is not None:
-        connection.run(_then_go_on(connection, asking))
+        connection.run(_then_go_on(connection, asking), listen=True)
 
 
 async def _then_go_on(connection: Connection, asking: Coroutine[object, object, None]) -> None:

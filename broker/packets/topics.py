@@ -70,6 +70,11 @@ def parse_share(filter: str) -> tuple[str, str] | None:
     return name, inner
 
 
+def is_wildcard(filter: str) -> bool:
+    """Whether a valid filter may match more than one topic."""
+    return "+" in filter or "#" in filter
+
+
 def matches(filter: str, topic: str) -> bool:
     """Whether a valid, unshared filter matches a valid topic name."""
     if filter == topic:

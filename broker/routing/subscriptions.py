@@ -9,8 +9,9 @@ SUBSCRIBE and UNSUBSCRIBE, the plugin API, HTTP, requests over MQTT, and what st
 - A filter that the session has is replaced and keeps its ``since`` [MQTT-3.8.4-3]. A new one starts at its place, and the
   first ones of a device that starts before the head of its inbox (`session.awaits_filter`) at its cursor.
 - Retained messages are those that are decided at that place: behind a message that may yet be refused, the step waits for
-  the next group. New filters get them as Retain Handling says [MQTT-3.3.1-9 to 11], shared ones get none (4.8.2). A
-  durable session gets them through its inbox, connected or not.
+  the next group. Where memory has not all of them, storage is read before the place is taken (`retained`). New filters get
+  them as Retain Handling says [MQTT-3.3.1-9 to 11], shared ones get none (4.8.2). A durable session gets them through its
+  inbox, connected or not.
 
 Over 300 lines: the one way to subscribe is told in one place.
 """
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from broker.config.settings import Mqtt
     from broker.counters import Counters
     from broker.ids import Ids
-    from broker.routing.retained import Retained
+    from broker.routing.retained import Reading, Retained
     from broker.sessions.session import Session
 
 _NEW_ONLY, _NEVER = 1, 2
@@ -78,6 +79,12 @@ class Groups(Protocol):
     def leave(self, session: Session, filter_: str, *, unsubscribed: bool) -> list[Operation]: ...
 
 
+class StoredRetained(Protocol):
+    """The retained messages that memory has not."""
+
+    async def read(self, reading: Reading, present: Present) -> bool: ...
+
+
 class Given(Protocol):
     """How what is retained reaches a device."""
 
@@ -104,6 +111,7 @@ class Subscriptions:
         time: ServerTime,
         trie: Filters,
         retained: Retained,
+        stored_retained: StoredRetained,
         groups: Groups,
         access: Access,
         counters: Counters,
@@ -119,6 +127,7 @@ class Subscriptions:
         self.groups = groups
         self.given = given
         self.events = events
+        self._stored_retained = stored_retained
         self._access = access
         self._counters = counters
         self._submit = submit
@@ -151,7 +160,8 @@ class Subscriptions:
     def subscribe(
         self, session: Session, wanted: Sequence[Subscription], info: SessionInfo | None, present: Present, answer: Answer
     ) -> Coroutine[object, object, None] | None:
-        """Submit a request; ``answer`` is called with the codes. Where an ACL has to be asked first, returns what does so.
+        """Submit a request; ``answer`` is called with the codes. Where an ACL or storage has to be asked first, returns what
+        does so.
 
         ``info`` is whom the ACL is asked about, None for whoever may do everything. Nothing is done where ``present`` is
         False at the request's place in the order.
@@ -159,8 +169,7 @@ class Subscriptions:
         codes = [self._judge(session.key.client_id, subscription.filter) for subscription in wanted]
         request = _Request(session, wanted, codes, present, answer)
         if info is None or self._access.open:
-            self._judged(request, info)
-            return None
+            return self._judged(request, info)
         return self._ask(request, info)
 
     async def refusal(self, client_id: str, filter_: str, info: SessionInfo | None) -> int:
@@ -187,16 +196,34 @@ class Subscriptions:
         for place, subscription in enumerate(request.wanted):
             if not request.codes[place]:
                 request.codes[place] = await self.refusal(request.session.key.client_id, subscription.filter, info)
-        self._judged(request, info)
+        reading = self._judged(request, info)
+        if reading is not None:
+            await reading
 
-    def _judged(self, request: _Request, info: SessionInfo | None) -> None:
+    def _judged(self, request: _Request, info: SessionInfo | None) -> Coroutine[object, object, None] | None:
+        """Submit what was judged, or return what does so once storage was read."""
         for subscription, code in zip(request.wanted, request.codes, strict=True):
             if code and info is not None:
                 if code == ReasonCode.NOT_AUTHORIZED:
                     self._counters.acl_denied += 1
                 why = "" if code == ReasonCode.NOT_AUTHORIZED else ReasonCode(code).name.lower().replace("_", " ")
                 self._access.log_refusal(info, Action.SUBSCRIBE, subscription.filter, why)
-        self._submit(SubscribeStep(self, request))
+        wanted = [s.filter for s in request.granted if s.options >> 4 != _NEVER and not s.filter.startswith(SHARE)]
+        if self.retained.elsewhere(wanted):
+            return self._read(request, wanted)
+        self._submit(SubscribeStep(self, request, self.retained.open(wanted)))
+        return None
+
+    async def _read(self, request: _Request, wanted: Sequence[str]) -> None:
+        reading = self.retained.open(wanted)  # here, as who never awaits this would never close it
+        there = False
+        try:
+            there = await self._stored_retained.read(reading, request.present)
+        finally:
+            if not there:
+                self.retained.close(reading)
+        if there:
+            self._submit(SubscribeStep(self, request, reading))
 
     # --- unsubscribing -------------------------------------------------------------------------------------------------
 
@@ -238,9 +265,10 @@ class _Request:
 class SubscribeStep(Step):
     """The granted filters of one request, at their place in the order."""
 
-    def __init__(self, subscriptions: Subscriptions, request: _Request) -> None:
+    def __init__(self, subscriptions: Subscriptions, request: _Request, reading: Reading) -> None:
         self._subscriptions = subscriptions
         self._request = request
+        self._reading = reading
         self._granted: list[Subscription] = []
         self._unstored: list[Message] = []
         self._operation: records.Subscribe | None = None
@@ -252,6 +280,12 @@ class SubscribeStep(Step):
 
     def apply(self) -> list[Operation]:
         """From this place on the filters match; look up the retained messages as of this place."""
+        try:
+            return self._apply()
+        finally:
+            self._subscriptions.retained.close(self._reading)
+
+    def _apply(self) -> list[Operation]:
         request, session = self._request, self._request.session
         if session.ended or not request.present():
             request.codes = [ReasonCode.UNSPECIFIED_ERROR] * len(request.codes)
@@ -304,7 +338,7 @@ class SubscribeStep(Step):
         house.trie.add(filter_, session, subscription)
         handling = subscription.options >> 4
         if handling != _NEVER and not (handling == _NEW_ONLY and known is not None):
-            for message in house.retained.match(filter_, house.time.now()):
+            for message in house.retained.match(filter_, house.time.now(), self._reading):
                 retained[message.topic] = message
         return []
 

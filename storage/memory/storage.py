@@ -18,6 +18,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from storage import rules
 from storage.errors import MessageRefused
 from storage.interface import Due, Pointer, Subscribed
+from storage.memory.retained import Retained
 from storage.memory.state import MemoryState
 from storage.records import (
     Append,
@@ -110,8 +111,7 @@ class MemoryStorage:
         self._messages: dict[int, Message] = {}
         self._tail: _Timeline[Message] = _Timeline()  # in commit order; pruned ones stay until they are evicted
         self._log: deque[_Stored] = deque()
-        self._retained: dict[str, Message] = {}
-        self._retained_ids: dict[int, str] = {}
+        self._retained = Retained()
         self._devices: dict[DeviceKey, Device] = {}
         self._once: OrderedDict[tuple[str, str], rules.Once] = OrderedDict()
         self._apply: dict[type, Callable[[Any], None]] = {
@@ -168,7 +168,7 @@ class MemoryStorage:
             self._store(op)
         self._last_id = max(self._last_id, message.id)
         if op.retain:
-            self._retain(message)
+            self._retained.put(message)
         if op.idempotency_key:
             self._remember(op)
 
@@ -193,18 +193,9 @@ class MemoryStorage:
             inbox = self._inboxes[user] = _Timeline()
         return inbox
 
-    def _retain(self, message: Message) -> None:
-        replaced = self._retained.pop(message.topic, None)
-        if replaced is not None:
-            del self._retained_ids[replaced.id]
-        if message.payload:
-            self._retained[message.topic] = message
-            self._retained_ids[message.id] = message.topic
-
     def _drop_retained(self, op: DropRetained) -> None:
         for topic, message_id in op.messages:
-            if self._retained_ids.pop(message_id, None) is not None:
-                del self._retained[topic]
+            self._retained.drop(topic, message_id)
 
     def _repeated(self, op: Append) -> bool:
         op.original = rules.repeated(op, self._once.get((op.message.user, op.idempotency_key)))
@@ -340,8 +331,8 @@ class MemoryStorage:
 
     def _find(self, message_id: int) -> Message | None:
         message = self._messages.get(message_id)
-        if message is None and message_id in self._retained_ids:
-            return self._retained[self._retained_ids[message_id]]
+        if message is None:
+            return self._retained.by_id(message_id)
         return message
 
     async def inbox_head(self, user: str) -> int:
@@ -471,10 +462,17 @@ class MemoryStorage:
             lowest[user] = min(device.offset, lowest.get(user, device.offset))
         yield sorted(lowest.items(), key=lambda pair: pair[0].encode())
 
-    async def retained(self) -> AsyncIterator[Message]:
-        """See `storage.interface.State`."""
-        for message in list(self._retained.values()):
-            yield message
+    async def retained_range(self, prefix: str, after: str, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
+        """See `storage.interface.RetainedReader`."""
+        return self._retained.page(prefix, after, limit, max_bytes)
+
+    async def retained_count(self) -> int:
+        """See `storage.interface.RetainedReader`."""
+        return self._retained.count
+
+    async def retained_expired(self, now: int, limit: int) -> list[tuple[str, int]]:
+        """See `storage.interface.RetainedReader`."""
+        return self._retained.expired(now, limit)
 
     async def conversations(self, prefix: str = "") -> AsyncIterator[tuple[str, int, int]]:
         """See `storage.interface.Catalogue`."""

@@ -107,7 +107,7 @@ class Subscriptions(Document):  # type: ignore[misc]
 class Retained(Published):
     """A topic's retained message, whole, as retention may remove it from the store. ``gone`` 1 marks one that was cleared."""
 
-    meta = _meta("retained", ["mid"])
+    meta = _meta("retained", ["mid"], ["expires", "mid"])
     key = StringField(primary_key=True)
     gone = IntField()
 

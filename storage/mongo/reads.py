@@ -11,6 +11,7 @@ from storage.mongo.codec import device_id, kept_device, message, subscription
 from storage.mongo.connection import storage_errors
 from storage.mongo.documents import Collection, Raw
 from storage.mongo.state import State, batches, first_at
+from storage.names import prefix_end
 from storage.records import Device, DeviceKey, InboxEntry, Message
 
 _PAGE = 256
@@ -178,12 +179,35 @@ async def with_subscriptions(state: State, documents: list[Raw]) -> list[Device]
     return [one.device for one in kept.values()]
 
 
-async def retained(state: State) -> AsyncIterator[Message]:
-    """See `storage.interface.State`."""
-    async for page in pages(state.collections.retained, {}):
-        for document in page:
-            if not document.get("gone"):
-                yield message(document)
+async def retained_range(state: State, prefix: str, after: str, limit: int, max_bytes: int) -> list[Message]:
+    """See `storage.interface.RetainedReader`."""
+    bounds: Raw = {"$gt": after} if after >= prefix else {"$gte": prefix}
+    if end := prefix_end(prefix):
+        bounds["$lt"] = end
+    page: list[Message] = []
+    size = 0
+    with storage_errors():
+        query = {"_id": bounds, "gone": {"$ne": 1}}
+        async for document in state.collections.retained.find(query).sort("_id", 1).limit(limit).batch_size(_PAGE):
+            if size >= max_bytes:
+                break
+            page.append(message(document))
+            size += len(page[-1].payload)
+    return page
+
+
+async def retained_count(state: State) -> int:
+    """See `storage.interface.RetainedReader`."""
+    with storage_errors():
+        return await state.collections.retained.count_documents({"gone": {"$ne": 1}})
+
+
+async def retained_expired(state: State, now: int, limit: int) -> list[tuple[str, int]]:
+    """See `storage.interface.RetainedReader`."""
+    query = {"expires": {"$gt": 0, "$lte": now}, "gone": {"$ne": 1}}
+    with storage_errors():
+        cursor = state.collections.retained.find(query, {"mid": 1}).sort([("expires", 1), ("mid", 1)]).limit(limit)
+        return [(document["_id"], document["mid"]) for document in await cursor.to_list(None)]
 
 
 async def pages(collection: Collection, query: Raw, fields: Raw | None = None) -> AsyncIterator[list[Raw]]:

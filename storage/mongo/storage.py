@@ -267,9 +267,17 @@ class MongoStorage:
         """See `storage.interface.DeviceIndex`."""
         return absent.lowest_offsets(self._state)
 
-    def retained(self) -> AsyncIterator[Message]:
-        """See `storage.interface.State`."""
-        return reads.retained(self._state)
+    async def retained_range(self, prefix: str, after: str, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
+        """See `storage.interface.RetainedReader`."""
+        return await reads.retained_range(self._state, prefix, after, limit, max_bytes)
+
+    async def retained_count(self) -> int:
+        """See `storage.interface.RetainedReader`."""
+        return await reads.retained_count(self._state)
+
+    async def retained_expired(self, now: int, limit: int) -> list[tuple[str, int]]:
+        """See `storage.interface.RetainedReader`."""
+        return await reads.retained_expired(self._state, now, limit)
 
     async def device(self, key: DeviceKey) -> Device | None:
         """See `storage.interface.State`."""

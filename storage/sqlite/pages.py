@@ -11,6 +11,7 @@ import json
 import sqlite3
 from typing import Any
 
+from storage.names import prefix_end
 from storage.records import InboxEntry, Message
 
 _BODY = "CAST(group_concat(m.properties || m.payload, '') AS BLOB)"
@@ -56,11 +57,9 @@ _INBOX = _page(
 _BY_ID = f"""
     SELECT {_MESSAGE_COLUMNS} FROM (SELECT {_MESSAGE_INNER} FROM {_STORED} WHERE m.id = :id) AS m
 """
-_RETAINED = f"""
-    SELECT {_MESSAGE_COLUMNS} FROM (
-        SELECT m.* FROM retained AS m WHERE m.id > :after ORDER BY m.id LIMIT :limit
-    ) AS m
-"""
+_RETAINED = _page("m.topic", "retained AS m WHERE m.topic > :after AND m.topic >= :prefix AND m.topic < :end", "ASC").format(
+    columns=_MESSAGE_COLUMNS, inner="m.*"
+)
 _RETAINED_IDS = f"""
     SELECT {_MESSAGE_COLUMNS} FROM (SELECT m.* FROM retained AS m WHERE m.id IN (SELECT value FROM json_each(:ids))) AS m
 """
@@ -118,6 +117,7 @@ def message_by_id(connection: sqlite3.Connection, id: int) -> Message | None:
     return found[0] if found else None
 
 
-def retained(connection: sqlite3.Connection, after: int, limit: int) -> list[Message]:
-    """A page of the retained messages by message id."""
-    return _messages(connection, _RETAINED, after=after, limit=limit)
+def retained(connection: sqlite3.Connection, prefix: str, after: str, limit: int, max_bytes: int) -> list[Message]:
+    """A page of the retained messages by topic."""
+    end = prefix_end(prefix) or b""  # any text comes before any blob
+    return _messages(connection, _RETAINED, prefix=prefix, end=end, after=after, limit=limit, max_bytes=max_bytes)

@@ -145,3 +145,15 @@ def problems(connection: sqlite3.Connection, full: bool) -> list[str]:
     if full and not found:
         found += [row[0] for row in connection.execute(_GAPS).fetchall()]
     return found
+
+
+def retained_count(connection: sqlite3.Connection) -> int:
+    """How many topics have a retained message."""
+    ((count,),) = connection.execute("SELECT count(*) FROM retained").fetchall()
+    return int(count)
+
+
+def retained_expired(connection: sqlite3.Connection, now: int, limit: int) -> list[tuple[str, int]]:
+    """(topic, id) of retained messages that have expired."""
+    query = "SELECT topic, id FROM retained WHERE expires > 0 AND expires <= ? ORDER BY expires, id LIMIT ?"
+    return connection.execute(query, (now, limit)).fetchall()

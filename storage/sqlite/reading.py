@@ -171,13 +171,17 @@ class Reading:
             yield page
             after = page[-1][0]
 
-    async def retained(self) -> AsyncIterator[Message]:
-        """See `storage.interface.State`."""
-        after = 0
-        while page := await self._read(partial(pages.retained, after=after, limit=PAGE)):
-            for message in page:
-                yield message
-            after = page[-1].id
+    async def retained_range(self, prefix: str, after: str, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
+        """See `storage.interface.RetainedReader`."""
+        return await self._read(lambda connection: pages.retained(connection, prefix, after, limit, max_bytes))
+
+    async def retained_count(self) -> int:
+        """See `storage.interface.RetainedReader`."""
+        return await self._read(queries.retained_count)
+
+    async def retained_expired(self, now: int, limit: int) -> list[tuple[str, int]]:
+        """See `storage.interface.RetainedReader`."""
+        return await self._read(lambda connection: queries.retained_expired(connection, now, limit))
 
     async def conversations(self, prefix: str = "") -> AsyncIterator[tuple[str, int, int]]:
         """See `storage.interface.Catalogue`."""

@@ -143,7 +143,11 @@ CREATE INDEX devices_expiring ON devices (expires_at) WHERE expires_at > 0;
 CREATE INDEX devices_wills ON devices (will_at) WHERE will_at > 0;
 """
 
-MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
+_VERSION_5 = """
+CREATE INDEX retained_expiring ON retained (expires, id) WHERE expires > 0;
+"""
+
+MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
 """Item n makes version n + 1 of version n. Append only."""
 
 

@@ -279,7 +279,7 @@ async def test_our_sys_topics(broker: Callable[..., Any], client: Callable[..., 
             found[topic] = payload
     assert found["$SYS/broker/clients/connected"] == b"1"
     assert found["$SYS/broker/tideline/storage/state"] == b"available"
-    assert not [message async for message in server.storage.retained()]  # $SYS is kept in memory only
+    assert not await server.storage.retained_range("", "", 1)  # $SYS is kept in memory only
 
 
 async def test_sys_topics_tell_that_storage_is_away(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,11 +14,21 @@ from broker.clock import ServerTime
 from broker.hooks import Group, GroupPlugin
 from broker.packets.model import PubAck, Publish, SubAck, Subscribe
 from broker.packets.properties import Properties, Property
+from storage.errors import StorageUnavailable
+from storage.records import Message
 from tests.support.broker import Broker, running
 from tests.support.until import until
 from tests.support.wire import Client
 
 RETAIN_AS_PUBLISHED, ONLY_NEW, NEVER = 8, 0x10, 0x20
+
+
+@pytest.fixture(params=["all in memory", "none in memory"])
+async def stored(url: str, request: pytest.FixtureRequest) -> AsyncIterator[Broker]:
+    """A broker on each kind of storage, with room for all retained messages and for none."""
+    async with running(url, limits={"retained_cache": 128 << 20 if request.param == "all in memory" else 0}) as started:
+        yield started
+
 
 KINDS = pytest.mark.parametrize("durable", [False, True], ids=["clean", "durable"])
 
@@ -77,7 +89,7 @@ async def test_an_empty_payload_clears(stored: Broker, version: int) -> None:
     reader = await stored.client("reader", version)
     await reader.subscribe("t")
     await reader.quiet()
-    assert stored.server.retained.count == 0
+    await until(lambda: stored.server.view.status().retained == 0)
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])
@@ -200,11 +212,12 @@ async def test_v5_an_expired_one_takes_no_place_any_more(stored: Broker) -> None
         await sender.publish("often", b"x", 1, retain=True, properties=short)
     await sender.publish("often", b"kept", 1, retain=True)
     await sender.publish("long", b"x", 1, retain=True, properties=long)
-    assert server.view.status().retained == 5
+    assert await server.storage.retained_count() == 5
+    assert not server.retained.whole or server.view.status().retained == 5
     server.time.not_before(server.time.now() + 1500)
     await until(lambda: server.view.status().retained == 2)
     await sender.publish("short/0", b"again", 1, retain=True, properties=long)
-    kept = {message.topic: message.payload async for message in server.storage.retained()}
+    kept = {message.topic: message.payload for message in await server.storage.retained_range("", "", 100)}
     assert kept == {"often": b"kept", "long": b"x", "short/0": b"again"}
     reader = await stored.client("reader", 5)
     await reader.subscribe("#")
@@ -227,7 +240,7 @@ async def test_v5_what_expired_while_the_broker_was_away_goes_too(tmp_path: Path
     async with running(url, time=time) as broker:
         await until(lambda: broker.server.view.status().retained == 0)
         await (await broker.client("other")).publish("behind", b"x")
-        assert [message async for message in broker.server.storage.retained()] == []
+        assert await broker.server.storage.retained_range("", "", 1) == []
         assert await broker.server.storage.last_id() > last
 
 
@@ -270,11 +283,14 @@ REFUSED: dict[str, Publish] = {
 
 
 @KINDS
+@pytest.mark.parametrize("room", [0, 1 << 20])
 @pytest.mark.parametrize("how", REFUSED)
-async def test_a_subscription_behind_a_refused_message_gets_the_one_before_it(url: str, durable: bool, how: str) -> None:
+async def test_a_subscription_behind_a_refused_message_gets_the_one_before_it(
+    url: str, durable: bool, how: str, room: int
+) -> None:
     """Both in one group: whatever refuses the message, nobody is given it (laws 1 and 7)."""
     plugins: dict[str, dict[str, object]] = {f"{__name__}.Refusing": {}, "tests.support.auth_plugins.Fence": {}}
-    async with running(url, errors=True, plugins=plugins) as broker:
+    async with running(url, errors=True, plugins=plugins, limits={"retained_cache": room}) as broker:
         client, other = await make(broker, durable, "client", 5), await broker.client("other", 5)
         await client.publish("t", b"first", 1, retain=True, properties=FIRST)
         await client.publish("t", b"before", 1, retain=True)
@@ -304,6 +320,141 @@ async def test_a_subscription_behind_an_accepted_message_gets_it_once(stored: Br
     messages = [(p.payload, p.retain) for p in packets if isinstance(p, Publish)]
     assert messages == [(b"2", True), (b"3", False), (b"3", True), (b"4", False)]
     await client.quiet()
+
+
+# --- where memory has not all of them --------------------------------------------------------------------------------
+
+
+class Reads:
+    """Stands behind a storage's reads of retained messages, so that a test says when one is answered with what it found."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._storage = broker.server.storage
+        self._real = self._storage.retained_range
+        self._go_on = asyncio.Semaphore(0)
+        self.waiting = 0
+        self.error: Exception | None = None
+
+    async def retained_range(self, prefix: str, after: str, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
+        page = await self._real(prefix, after, limit, max_bytes)
+        self.waiting += 1
+        await self._go_on.acquire()
+        self.waiting -= 1
+        if self.error is not None:
+            raise self.error
+        return page
+
+    async def arrived(self) -> None:
+        await until(lambda: self.waiting > 0)
+
+    def let(self, count: int = 1) -> None:
+        for _ in range(count):
+            self._go_on.release()
+
+
+@asynccontextmanager
+async def held_reads(broker: Broker) -> AsyncIterator[Reads]:
+    reads = Reads(broker)
+    broker.server.storage.retained_range = reads.retained_range  # type: ignore[method-assign]
+    try:
+        yield reads
+    finally:
+        reads.let(1000)
+        del broker.server.storage.retained_range
+
+
+@asynccontextmanager
+async def without_room(url: str, **more: Any) -> AsyncIterator[Broker]:
+    async with running(url, limits={"retained_cache": 0}, **more) as broker:
+        yield broker
+
+
+@KINDS
+@pytest.mark.parametrize("filter_", ["t/+", "#", "t/#", "+/+"])
+async def test_what_changes_while_storage_is_read_counts(url: str, durable: bool, filter_: str) -> None:
+    """Law 4: a subscription gets what is retained at its place, each once, and what comes behind it live."""
+    async with without_room(url) as broker:
+        sender, reader = await broker.client("sender"), await make(broker, durable, "reader", 5)
+        for name in ("kept", "replaced", "cleared", "often"):
+            await sender.publish(f"t/{name}", b"old", 1, retain=True)
+        async with held_reads(broker) as reads:
+            reader.send(Subscribe(1, [(filter_, 1)]))
+            await reads.arrived()
+            await sender.publish("t/replaced", b"new", 1, retain=True)
+            await sender.publish("t/cleared", b"", 1, retain=True)
+            await sender.publish("t/added", b"new", 1, retain=True)
+            for number in range(20):
+                await sender.publish("t/often", b"%d" % number, 1, retain=True)
+            await sender.publish("t/live", b"not retained", 1)
+        await reader.expect(SubAck)
+        messages = await reader.messages(4)
+        assert [(m.topic, m.payload, m.retain) for m in messages] == [
+            ("t/kept", b"old", True),
+            ("t/replaced", b"new", True),
+            ("t/added", b"new", True),
+            ("t/often", b"19", True),
+        ]
+        await sender.publish("t/kept", b"live", 1, retain=True)
+        message = await reader.message()
+        assert (message.payload, message.retain) == (b"live", False)
+        await reader.quiet()
+        assert not broker.server.retained._readings
+        assert not broker.server.retained._stored
+
+
+async def test_a_client_that_goes_while_storage_is_read_leaves_nothing(url: str) -> None:
+    async with without_room(url) as broker:
+        sender, reader = await broker.client("sender"), await broker.client("reader", 5)
+        await sender.publish("t/1", b"x", 1, retain=True)
+        async with held_reads(broker) as reads:
+            reader.send(Subscribe(1, [("t/+", 1)]))
+            await reads.arrived()
+            await sender.publish("t/2", b"x", 1, retain=True)
+            assert broker.server.retained._stored  # kept for the reading
+            await broker.lose(reader, "reader")
+        await until(lambda: not broker.server.retained._readings and not broker.server.retained._stored)
+
+
+async def test_a_subscription_waits_for_storage_that_is_away(url: str) -> None:
+    """Law 6: it is answered once storage is back; others go on meanwhile."""
+    async with without_room(url) as broker:
+        sender, reader = await broker.client("sender"), await broker.client("reader", 5)
+        await sender.publish("t/1", b"x", 1, retain=True)
+        async with held_reads(broker) as reads:
+            reads.error = StorageUnavailable("away")
+            reader.send(Subscribe(1, [("t/+", 1)]))
+            await reads.arrived()
+            reads.let()
+            await sender.publish("t/2", b"y", 1, retain=True)
+            await until(lambda: reads.waiting == 1)
+            reads.error = None
+        await reader.expect(SubAck)
+        assert [m.payload for m in await reader.messages(2)] == [b"x", b"y"]
+
+
+async def test_memory_holds_what_fits_and_storage_has_the_rest(tmp_path: Path) -> None:
+    """Across a restart, and from there on."""
+    url, limits = f"sqlite:///{tmp_path}/broker.db", {"retained_cache": 20_000}
+    async with running(url, limits=limits) as broker:
+        sender = await broker.client("sender", 5)
+        for number in range(100):
+            await sender.publish(f"t/{number:02}", b"x", 1, retain=True)
+            assert broker.server.retained._bytes <= 20_000
+        await until(lambda: broker.server.view.status().retained == 100)
+    async with running(url, limits=limits) as broker:
+        assert broker.server.view.status().retained == 100
+        assert 0 < broker.server.retained._bytes <= 20_000
+        reader = await broker.client("reader", 5)
+        every = [f"t/{number:02}" for number in range(100)]
+        for filter_, wanted in (
+            ("t/50", ["t/50"]),
+            ("t/99", ["t/99"]),
+            ("t/7", []),
+            ("t/+", every),
+        ):
+            await reader.subscribe(filter_, options=1)
+            assert [m.topic for m in await reader.messages(len(wanted))] == wanted
+        await reader.quiet()
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
 
-from storage.interface import Storage
+from storage.interface import RetainedReader, Storage
 from storage.records import Append, Device, DeviceKey, Message, OpenSession, Operation, Subscribe, Subscription
 
 START = 1_700_000_000_000
@@ -118,6 +118,14 @@ async def whole_inbox(storage: Storage, user: str) -> list[tuple[int, object, st
     return entries
 
 
+async def all_retained(storage: RetainedReader, limit: int = 100) -> list[Message]:
+    """Every retained message, by topic, in pages."""
+    messages: list[Message] = []
+    while page := await storage.retained_range("", messages[-1].topic if messages else "", limit):
+        messages += page
+    return messages
+
+
 async def whole_conversation(storage: Storage, topic: str) -> list[object]:
     """Fields of every message of a conversation, in pages of 3."""
     messages: list[object] = []
@@ -136,6 +144,6 @@ async def everything(storage: Storage, topics: Sequence[str], users: Sequence[st
         "inboxes": {user: await whole_inbox(storage, user) for user in users},
         "heads": {user: await storage.inbox_head(user) for user in users},
         "devices": {device.key: device_fields(device) for device in await collect(storage.devices())},
-        "retained": {message.topic: fields_of(message) for message in await collect(storage.retained())},
+        "retained": {message.topic: fields_of(message) for message in await all_retained(storage)},
         "last_id": await storage.last_id(),
     }

@@ -10,7 +10,7 @@ from storage.errors import IdempotencyConflict, MessageRefused
 from storage.interface import Storage
 from storage.records import Append, DeviceKey, Release
 from tests.storage.backends import Backend
-from tests.storage.samples import START, Maker, collect, fields_of, opened, whole_conversation, whole_inbox
+from tests.storage.samples import START, Maker, all_retained, collect, fields_of, opened, whole_conversation, whole_inbox
 
 ANN = DeviceKey("u/ann", "phone")
 
@@ -26,7 +26,7 @@ async def test_an_empty_database_has_nothing(storage: Storage) -> None:
     assert await storage.read_message(1) is None
     assert await storage.device(ANN) is None
     assert await collect(storage.devices()) == []
-    assert await collect(storage.retained()) == []
+    assert await all_retained(storage) == []
 
 
 async def test_an_empty_group_is_nothing(storage: Storage) -> None:
@@ -169,7 +169,7 @@ async def test_an_operation_that_already_has_an_error_is_passed_over(storage: St
     assert append.message.seq == 0
     assert await storage.conversation_bounds("a/b") == (1, 1)
     assert await storage.inbox_head("u/ann") == 0
-    assert await collect(storage.retained()) == []
+    assert await all_retained(storage) == []
 
 
 async def test_an_impossible_message_is_refused_alone(backend: Backend, storage: Storage, make: Maker) -> None:
@@ -186,7 +186,7 @@ async def test_an_impossible_message_is_refused_alone(backend: Backend, storage:
     assert [a.message.seq for a in good] == [2, 3, 4, 5, 6]
     assert [list(a.inbox_seqs) for a in good] == [[2], [3], [4], [5], [6]]
     assert await storage.inbox_head("u/bob") == 0
-    assert await collect(storage.retained()) == []
+    assert await all_retained(storage) == []
     assert await storage.device(ANN) is not None
     assert len(await whole_conversation(storage, "a/b")) == 6
 

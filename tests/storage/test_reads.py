@@ -8,7 +8,7 @@ import pytest
 
 from storage.interface import Catalogue, Storage
 from storage.records import DropRetained
-from tests.storage.samples import START, Maker, collect, fields_of
+from tests.storage.samples import START, Maker, all_retained, collect, fields_of
 
 
 async def test_an_inbox_is_read_after_an_offset_in_pages(storage: Storage, make: Maker) -> None:
@@ -123,17 +123,17 @@ async def test_ids_may_have_gaps(storage: Storage, make: Maker) -> None:
 async def test_retained_messages_are_replaced_and_cleared(storage: Storage, make: Maker) -> None:
     first, second = make.append("r/1", retain=True), make.append("r/2", retain=True, properties=b"pp", expires=START + 5)
     await storage.commit([first, second, make.append("r/1"), make.append("r/3")])
-    assert {m.topic: fields_of(m) for m in await collect(storage.retained())} == {
+    assert {m.topic: fields_of(m) for m in await all_retained(storage)} == {
         "r/1": fields_of(first.message),
         "r/2": fields_of(second.message),
     }
     replaced = make.append("r/1", retain=True)
     await storage.commit([make.append("r/1", retain=True), replaced, make.append("r/2", retain=True, payload=b"")])
-    assert [fields_of(m) for m in await collect(storage.retained())] == [fields_of(replaced.message)]
+    assert [fields_of(m) for m in await all_retained(storage)] == [fields_of(replaced.message)]
     assert await storage.conversation_bounds("r/2") == (1, 2)
     last = make.append("r/1", retain=True)
     await storage.commit([make.append("r/1", retain=True, payload=b""), last])
-    assert [fields_of(m) for m in await collect(storage.retained())] == [fields_of(last.message)]
+    assert [fields_of(m) for m in await all_retained(storage)] == [fields_of(last.message)]
 
 
 async def test_retained_messages_are_dropped_by_id(storage: Storage, make: Maker) -> None:
@@ -146,7 +146,7 @@ async def test_retained_messages_are_dropped_by_id(storage: Storage, make: Maker
     drop = DropRetained([*ids, ("never", 77)])
     await storage.commit([newer, drop])
     assert drop.error is None
-    assert {m.topic: fields_of(m) for m in await collect(storage.retained())} == {
+    assert {m.topic: fields_of(m) for m in await all_retained(storage)} == {
         append.message.topic: fields_of(append.message) for append in (newer, kept)
     }
     assert await storage.conversation_bounds("r/1") == (1, 1)
@@ -160,7 +160,7 @@ async def test_retained_messages_are_dropped_by_id(storage: Storage, make: Maker
 async def test_many_retained_messages(storage: Storage, make: Maker) -> None:
     group = [make.append(f"r/{n}", retain=True, store=n % 2 == 0) for n in range(700)]
     await storage.commit(group)
-    found = {m.id: fields_of(m) for m in await collect(storage.retained())}
+    found = {m.id: fields_of(m) for m in await all_retained(storage)}
     assert found == {a.message.id: fields_of(a.message) for a in group}
 
 

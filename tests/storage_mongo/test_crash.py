@@ -9,7 +9,7 @@ import pytest
 
 from storage.mongo import MongoStorage
 from storage.rules import content_digest
-from tests.storage.samples import collect
+from tests.storage.samples import all_retained, collect
 from tests.storage_mongo.groups import check_laws, content
 from tests.storage_mongo.processes import Writer
 from tests.support import mongo_server
@@ -22,7 +22,7 @@ LEASE = "tideline_lease_ms=400"
 async def check_state(storage: MongoStorage) -> None:
     """Retained messages, packet ids and keys are those of the stored messages: nothing of a message was left out."""
     stored = list(await storage.read_tail(0, 1_000_000, 1 << 40))
-    retained = {message.topic: message.id for message in await collect(storage.retained())}
+    retained = {message.topic: message.id for message in await all_retained(storage)}
     assert retained == {message.topic: message.id for message in stored if message.retain}
     documents = await storage.collections.store.find({}).to_list(None)
     packet_ids = {document["received"][2] for document in documents if "received" in document}

@@ -14,7 +14,7 @@ import pytest
 from storage.errors import FencedOut
 from storage.mongo import MongoStorage
 from storage.records import Append, DeviceKey
-from tests.storage.samples import Maker, collect, opened
+from tests.storage.samples import Maker, all_retained, opened
 from tests.storage_mongo.groups import check_laws
 from tests.support import mongo_server
 from tests.support.mongo_proxy import WRITES, Command, MongoProxy
@@ -152,7 +152,7 @@ async def test_a_quiet_topic_is_looked_at_by_itself(database: str, proxy: MongoP
         await old.thaw()
         await until(lambda: new.inbox_head("u/new"), "it is found")
         assert await check_laws(new) == 5
-        assert [message.topic for message in await collect(new.retained())] == ["r"]
+        assert [message.topic for message in await all_retained(new)] == ["r"]
         await new.close()
 
 

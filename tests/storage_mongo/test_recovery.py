@@ -10,7 +10,7 @@ import pytest
 from storage.errors import StorageUnavailable
 from storage.mongo import MongoStorage
 from storage.records import Append, DeviceKey, Operation, Release
-from tests.storage.samples import START, Maker, collect, fields_of, opened, subscribe
+from tests.storage.samples import START, Maker, all_retained, collect, fields_of, opened, subscribe
 from tests.storage_mongo.groups import check_laws
 from tests.support import mongo_server
 from tests.support.mongo_proxy import MongoProxy
@@ -66,7 +66,7 @@ async def test_all_that_a_message_carries_is_finished(database: str, proxy: Mong
     device = await storage.device(ANN)
     assert device is not None
     assert device.received == {7}
-    (retained,) = await collect(storage.retained())
+    (retained,) = await all_retained(storage)
     assert fields_of(retained)[:2] == (3, "r")  # type: ignore[index]
     assert (retained.payload, retained.properties, retained.expires, retained.retain) == (b"new", b"\1x", START + 9, True)
     again = make.append("k", idempotency_key="key", idempotency_until=START + 1000, payload=b"once")
@@ -87,7 +87,7 @@ async def test_a_cleared_topic_stays_cleared(database: str, proxy: MongoProxy, m
     await proxy.stop()
     await storage.close()
     storage = await _open(database)
-    assert await collect(storage.retained()) == []
+    assert await all_retained(storage) == []
     assert await storage.collections.retained.find().to_list(None) == []
     assert await storage.last_id() == 2
     await storage.close()
@@ -213,5 +213,5 @@ async def test_marks_of_cleared_topics_are_dropped_in_time(database: str, make: 
     await storage.commit([make.append("r/x", retain=True, payload=b"")])
     kept = await storage.collections.retained.find().to_list(None)
     assert len(kept) <= 256
-    assert [message.topic for message in await collect(storage.retained())] == ["r/0"]
+    assert [message.topic for message in await all_retained(storage)] == ["r/0"]
     await storage.close()
