@@ -5,15 +5,9 @@ Storage is given a `Publication` as the `Append` that it is, and looks at nothin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from storage.records import Append, Message
-
-if TYPE_CHECKING:
-    from broker.connection.connection import Connection
-    from broker.delivery.share import Share
-    from broker.routing.trie import Match
-    from broker.sessions.session import Session
 
 
 class Outgoing(Message):
@@ -33,15 +27,15 @@ class Outgoing(Message):
 class Origin(Protocol):
     """Who published a message, and waits to hear what came of it."""
 
-    def stored(self, publication: Publication, acks: dict[Connection, list[bytes]]) -> None:
+    def stored(self, publication: Publication, acks: dict[Any, list[bytes]]) -> None:
         """The message is durable, or has an ``error``. ``acks`` gathers the frames to write, by connection."""
 
 
 class Publication(Append):
     """A message in the pipeline.
 
-    ``origin`` is told of the outcome; None where nobody waits for it, as of a will. ``matched`` is whom the message reaches,
-    as of its place in the order; None until it has one.
+    ``origin`` is told of the outcome; None where nobody waits for it, as of a will. ``matched`` is whom the message reaches
+    (`broker.routing`), as of its place in the order; None until it has one, and false where it reaches nobody.
     """
 
     __slots__ = ("matched", "origin")
@@ -58,4 +52,4 @@ class Publication(Append):
     ) -> None:
         super().__init__(message, (), store, retain, None, idempotency_key, idempotency_until, idempotency_at)
         self.origin = origin
-        self.matched: Match[Session | Share] | None = None
+        self.matched: object = None

@@ -160,7 +160,7 @@ class Delivery:
             if publication.error is not None or publication.original is not None:
                 continue
             found = publication.matched
-            assert found is not None
+            assert isinstance(found, Match)
             if publication.recipients:
                 self._push(publication, found, targeted, woken, groups)
             if publication.store:
