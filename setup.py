@@ -15,7 +15,7 @@ CORE = [
     "broker/connection/node.py",
     "broker/counters.py",
     "broker/delivery/delivery.py",
-    "broker/delivery/feeds.py",
+    "broker/delivery/outbound.py",
     "broker/delivery/frames.py",
     "broker/delivery/machine.py",
     "broker/ids.py",

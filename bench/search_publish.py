@@ -48,7 +48,7 @@ async def broker(config: Path) -> None:
 
     server = Server(load(config, os.environ))
     await server.start()
-    plugin = next((plugin for plugin in server.chassis.group_plugins if isinstance(plugin, SearchPlugin)), None)
+    plugin = next((plugin for plugin in server.plugin_host.group_plugins if isinstance(plugin, SearchPlugin)), None)
     if plugin is not None:
         await plugin.wait_indexed(0, 30)
     pid = getattr(plugin.indexer, "pid", None) if plugin is not None else None

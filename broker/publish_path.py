@@ -9,7 +9,7 @@ A PUBLISH comes from its packet by `connection.handle_publish.received`, which a
 4. `decided`: what was refused, or stored before, is known: retained messages take their topics' places.
    Now the next group may be numbered, and handed to storage.
 5. `committed`: the publishers are acknowledged, each socket with one write, and then the subscribers are given what the
-   group has for them: `Delivery.deliver` wakes their feeds.
+   group has for them: `Delivery.deliver` wakes what serves them.
 6. `GroupPlugin.after_ack` (`Pipeline`).
 
 Nobody is acknowledged or delivered to before 3 (law 1); the order of groups is the order at every step (law 4).

@@ -22,8 +22,8 @@ from broker.errors import StartError
 from broker.packets.codes import ReasonCode
 
 if TYPE_CHECKING:
-    from broker.access.authority import Authority
-    from broker.amqtt.chassis import Chassis
+    from broker.access.access_control import AccessControl
+    from broker.amqtt.plugin_host import PluginHost
     from broker.config.settings import Listener
     from broker.connection.connection import Connection
 
@@ -36,10 +36,10 @@ class Node(Protocol):
     settings: Settings
 
     @property
-    def chassis(self) -> Chassis: ...
+    def plugin_host(self) -> PluginHost: ...
 
     @property
-    def authority(self) -> Authority: ...
+    def access(self) -> AccessControl: ...
 
     @property
     def connections(self) -> set[Connection]: ...
@@ -84,22 +84,22 @@ class Reload:
         except ConfigError as error:
             report.failed += error.problems
             return running
-        settings, report.restart = taken_over(running, wanted, self._server.chassis.renewable)
+        settings, report.restart = taken_over(running, wanted, self._server.plugin_host.renewable)
         return settings
 
     async def _plugins(self, settings: Settings, report: Reloaded) -> None:
         server = self._server
-        before = server.chassis.credentials()
+        before = server.plugin_host.credentials()
         try:
-            gone = await server.chassis.renew(settings.plugin_classes())
+            gone = await server.plugin_host.renew(settings.plugin_classes())
         except StartError as error:
             report.failed.append(str(error))
             return
-        after = server.chassis.credentials()
+        after = server.plugin_host.credentials()
         changed = _changed_plugins(server.settings.plugins, settings.plugins)
         server.settings = server.settings.model_copy(update={"plugins": settings.plugins})
-        server.authority.use(server.chassis.plugins)
-        await server.chassis.retire(gone)
+        server.access.use(server.plugin_host.plugins)
+        await server.plugin_host.retire(gone)
         report.done += [f"{_key(path)}: {len(users)} user{'s' * (len(users) != 1)}" for path, users in after.items()]
         report.done += [f"plugins.{key}" for key in changed if ALIASES.get(key, key) not in after]
         ended = self._apply(_revoked(before, after))
@@ -132,7 +132,7 @@ class Reload:
             report.done.append(f"listener {listener.name}: certificate")
             listeners = [listener if one.name == listener.name else one for one in server.settings.listeners]
             server.settings = server.settings.model_copy(update={"listeners": listeners})
-        for path, plugin in server.chassis.by_path.items():
+        for path, plugin in server.plugin_host.by_path.items():
             renew = getattr(plugin, "renew_certificate", None)
             try:
                 if renew is not None and await renew():

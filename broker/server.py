@@ -11,17 +11,17 @@ import logging
 import time
 from collections.abc import Mapping
 
-from broker.access.authority import Authority
-from broker.amqtt.chassis import BrokerEvents, Chassis
+from broker.access.access_control import AccessControl
 from broker.amqtt.interceptor import intercepted
-from broker.amqtt.view import View
+from broker.amqtt.plugin_host import BrokerEvents, PluginHost
+from broker.amqtt.server_api import ServerApi
 from broker.clock import ServerTime, Wheel
 from broker.config.plugins import LEFT_OUT
 from broker.config.settings import Listener, Settings
 from broker.connection.connection import Connection
 from broker.connection.node import Node
 from broker.connection.session_readers import SessionReaders
-from broker.connection.storage_timeout import Overdue
+from broker.connection.storage_timeout import StorageTimeout
 from broker.delivery.delivery import Delivery
 from broker.delivery.shares import Shares
 from broker.errors import StartError
@@ -66,11 +66,11 @@ class Server(Node):
         self.sessions = Sessions(self)
         self.old_end = OldEnd()
         self.shares = Shares(self)
-        self.view = View(self, SessionReaders(self))
+        self.api = ServerApi(self, SessionReaders(self))
         self.clients = 0
         self.clients_maximum = 0
         self.addresses: dict[str, tuple[str, int]] = {}
-        self.chassis: Chassis
+        self.plugin_host: PluginHost
         self.publish_path: PublishPath
         self.stored_retained: StoredRetained
         self._expiry: RetainedExpiry | None = None
@@ -92,36 +92,36 @@ class Server(Node):
         """
         settings = self.settings
         self.clock = Wheel(asyncio.get_running_loop())
-        self.chassis = Chassis(settings.plugin_classes(), self.view, hook_timeout=settings.hooks.timeout)
-        self.authority = Authority(
-            self.chassis.plugins,
+        self.plugin_host = PluginHost(settings.plugin_classes(), self.api, hook_timeout=settings.hooks.timeout)
+        self.access = AccessControl(
+            self.plugin_host.plugins,
             timeout=settings.hooks.timeout,
             acl_cache_seconds=settings.hooks.acl_cache_seconds,
             login_cache_seconds=settings.hooks.login_cache_seconds,
             patience=settings.mqtt.connect_timeout,
         )
-        self.requests = self.chassis.request_plugin
-        if self.chassis.storage_plugin is None:  # nothing is lost because nobody said where to keep it
+        self.requests = self.plugin_host.request_plugin
+        if self.plugin_host.storage_plugin is None:  # nothing is lost because nobody said where to keep it
             raise StartError(f"persistence: {LEFT_OUT['persistence']}")
-        if self.chassis.sync_plugin is None:
+        if self.plugin_host.sync_plugin is None:
             raise StartError(f"sync: {LEFT_OUT['sync']}")
-        self.storage = self.chassis.storage_plugin.storage()
+        self.storage = self.plugin_host.storage_plugin.storage()
         if missing := lacks(self.storage):
-            plugin = type(self.chassis.storage_plugin).__name__
+            plugin = type(self.plugin_host.storage_plugin).__name__
             raise StartError(f"plugins: {plugin}: its storage lacks {', '.join(missing)}: see storage/interface.py")
         try:
-            await self.chassis.fire_and_wait(BrokerEvents.PRE_START)
+            await self.plugin_host.fire_and_wait(BrokerEvents.PRE_START)
             await self._open_storage(standby=standby)
             self._build()
             await self._load()
-            self.pipeline.start(self.chassis.group_plugins)
+            self.pipeline.start(self.plugin_host.group_plugins)
             self.clock.start()
             self._expiry = RetainedExpiry(self.retained, self.storage, self.time, self.clock, self.pipeline.submit)
             self.sessions.start()
-            Overdue(self.pipeline, self.clock, settings.mqtt.storage_timeout)
+            StorageTimeout(self.pipeline, self.clock, settings.mqtt.storage_timeout)
             if listen:
                 await self._open_listeners()
-            await self.chassis.fire_and_wait(BrokerEvents.POST_START)
+            await self.plugin_host.fire_and_wait(BrokerEvents.POST_START)
         except BaseException:
             await self.stop()
             raise
@@ -148,8 +148,8 @@ class Server(Node):
 
     def _build(self) -> None:
         settings = self.settings
-        self.delivery = Delivery(self.storage, self.trie, self.authority, self.counters, settings.limits, self.time)
-        self.publish_path = PublishPath(self.ids, self.trie, self.retained, self.delivery, self.chassis, self.counters)
+        self.delivery = Delivery(self.storage, self.trie, self.access, self.counters, settings.limits, self.time)
+        self.publish_path = PublishPath(self.ids, self.trie, self.retained, self.delivery, self.plugin_host, self.counters)
         self.pipeline = Pipeline(
             self.storage,
             self.publish_path,
@@ -168,10 +168,10 @@ class Server(Node):
             retained=self.retained,
             stored_retained=self.stored_retained,
             groups=self.shares,
-            access=self.authority,
+            access=self.access,
             counters=self.counters,
             given=self.delivery,
-            events=self.chassis,
+            events=self.plugin_host,
             submit=self.pipeline.submit,
         )
         self.delivery.pipeline = self.pipeline
@@ -194,7 +194,7 @@ class Server(Node):
             connect_timeout=settings.mqtt.connect_timeout,
             counters=self.counters,
         )
-        make = intercepted(self.chassis, lambda listener, peer: Connection(self, listener, peer))
+        make = intercepted(self.plugin_host, lambda listener, peer: Connection(self, listener, peer))
         opened = await self._listeners.open(settings.listeners, make)
         self.addresses = {name: addresses[0] for name, addresses in opened.items()}
 
@@ -227,7 +227,7 @@ class Server(Node):
         self.stopping.set()
         if self._listeners is not None:
             self._listeners.stop_accepting()
-            await self.chassis.fire_and_wait(BrokerEvents.PRE_SHUTDOWN)
+            await self.plugin_host.fire_and_wait(BrokerEvents.PRE_SHUTDOWN)
             mqtt = self.settings.mqtt
             code = mqtt.elsewhere if mqtt.server_reference else ReasonCode.SERVER_SHUTTING_DOWN
             for connection in list(self.connections):
@@ -244,9 +244,9 @@ class Server(Node):
             await self._drain_sockets(min(deadline - grace * _LAST_SHARE / 2, time.monotonic() + 1.0))
             await self._listeners.close()
             self._listeners = None
-            await self.chassis.fire_and_wait(BrokerEvents.POST_SHUTDOWN)
-        await self.chassis.close()
-        self.authority.close()
+            await self.plugin_host.fire_and_wait(BrokerEvents.POST_SHUTDOWN)
+        await self.plugin_host.close()
+        self.access.close()
         await self._close_storage(max(_MOMENT, deadline - _MOMENT - time.monotonic()))
         self._ended.set()
 
@@ -267,11 +267,11 @@ class Server(Node):
     @property
     def auth_methods(self) -> Mapping[str, EnhancedAuthPlugin]:
         """Enhanced authentication: the plugin of each method."""
-        return self.chassis.auth_methods
+        return self.plugin_host.auth_methods
 
     def start_position(self) -> str:
         """Where a device that never connected before starts in its user's inbox."""
-        plugin = self.chassis.sync_plugin
+        plugin = self.plugin_host.sync_plugin
         assert plugin is not None
         return str(plugin.start_position())
 
@@ -281,11 +281,11 @@ class Server(Node):
         """A client got its CONNACK."""
         self.clients += 1
         self.clients_maximum = max(self.clients_maximum, self.clients)
-        self.chassis.client_connected(connection.info)
+        self.plugin_host.client_connected(connection.info)
         log.debug("connected: %s as %s", connection.name, shown(connection.info.identity.user_key))
 
     def disconnected(self, connection: Link, *, was_open: bool) -> None:
         """A client's connection ended."""
         if was_open:
             self.clients -= 1
-            self.chassis.client_disconnected(connection.info)
+            self.plugin_host.client_disconnected(connection.info)

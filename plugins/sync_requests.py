@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from broker.amqtt.server_view import Services, Undecided
+from broker.amqtt.api import Services, Undecided
 from broker.hooks import Group, GroupPlugin, Request, RequestPlugin
 from broker.packets import topics
 from broker.packets.codes import ProtocolViolation

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from amqtt.plugins.base import BasePlugin
 
-from broker.amqtt.server_view import ServerStatus
+from broker.amqtt.api import ServerStatus
 from broker.counters import Counters
 from plugins.search.service import Search, SearchUnavailable
 

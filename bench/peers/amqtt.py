@@ -1,4 +1,4 @@
-"""Plain amqtt, the chassis under Tideline, on uvloop."""
+"""Plain amqtt, the plugin_host under Tideline, on uvloop."""
 
 from __future__ import annotations
 

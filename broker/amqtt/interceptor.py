@@ -18,17 +18,17 @@ from storage.records import Message
 
 if TYPE_CHECKING:
     from broker.access.identity import SessionInfo
-    from broker.amqtt.chassis import Chassis
+    from broker.amqtt.plugin_host import PluginHost
     from broker.connection.connection import Connection
 
 _HEARD = (MQTTEvents.PACKET_RECEIVED, MQTTEvents.PACKET_SENT, BrokerEvents.MESSAGE_RECEIVED)
 
 
-def intercepted(chassis: Chassis, make: Callable[[str, str], Connection]) -> Callable[[str, str], Any]:
+def intercepted(plugin_host: PluginHost, make: Callable[[str, str], Connection]) -> Callable[[str, str], Any]:
     """``make`` itself, or, where a plugin listens to packets, what makes the same connection with an interceptor."""
-    if not any(chassis.listens(event) for event in _HEARD):
+    if not any(plugin_host.listens(event) for event in _HEARD):
         return make
-    return lambda listener, peer: Interceptor(chassis, make(listener, peer))
+    return lambda listener, peer: Interceptor(plugin_host, make(listener, peer))
 
 
 class Interceptor:
@@ -47,8 +47,8 @@ class Interceptor:
         "write_failed",
     )
 
-    def __init__(self, chassis: Chassis, connection: Connection) -> None:
-        self._chassis = chassis
+    def __init__(self, plugin_host: PluginHost, connection: Connection) -> None:
+        self._chassis = plugin_host
         self._connection = connection
         self._in = Decoder("server")
         self._out = Decoder("client")

@@ -1,4 +1,4 @@
-"""What plugins may reach of the node, through `View`. `broker.server.Server` is one."""
+"""What plugins may reach of the node, through `ServerApi`. `broker.server.Server` is one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import asyncio
 
-    from broker.access.authority import Authority
-    from broker.amqtt.chassis import Chassis
+    from broker.access.access_control import AccessControl
+    from broker.amqtt.plugin_host import PluginHost
     from broker.clock import ServerTime
     from broker.config.changes import Reloaded
     from broker.config.settings import Settings
@@ -74,10 +74,10 @@ class Node(Protocol):
     def old_end(self) -> OldEnd: ...
 
     @property
-    def authority(self) -> Authority: ...
+    def access(self) -> AccessControl: ...
 
     @property
-    def chassis(self) -> Chassis: ...
+    def plugin_host(self) -> PluginHost: ...
 
     @property
     def clients(self) -> int:

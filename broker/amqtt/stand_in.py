@@ -8,7 +8,7 @@ from typing import Any
 from amqtt.broker import BrokerContext, RetainedApplicationMessage
 
 from broker.access.amqtt_session import LightSession
-from broker.amqtt.server_view import ServerView, SessionState
+from broker.amqtt.api import BrokerApi, SessionState
 from storage.records import Message
 
 Callback = Callable[..., Awaitable[None]]
@@ -38,7 +38,7 @@ def retained_message(message: Message) -> Any:
 class Sessions(MutableMapping[str, tuple[LightSession, None]]):
     """amqtt's ``broker.sessions``: client id → (session, handler). There is no handler behind ours."""
 
-    def __init__(self, server: ServerView) -> None:
+    def __init__(self, server: BrokerApi) -> None:
         self._server = server
         self._made: dict[str, LightSession] = {}
 
@@ -72,7 +72,7 @@ class Sessions(MutableMapping[str, tuple[LightSession, None]]):
 class Retained(MutableMapping[str, Any]):
     """amqtt's ``broker.retained_messages``: topic → message. Setting or deleting one publishes, a moment later."""
 
-    def __init__(self, server: ServerView, later: Callable[[Callback], None]) -> None:
+    def __init__(self, server: BrokerApi, later: Callable[[Callback], None]) -> None:
         self._server = server
         self._later = later
 
@@ -98,7 +98,7 @@ class Retained(MutableMapping[str, Any]):
         return self._server.status().retained
 
 
-async def _publish(server: ServerView, topic: str, payload: bytes, qos: int | None, retain: bool) -> None:
+async def _publish(server: BrokerApi, topic: str, payload: bytes, qos: int | None, retain: bool) -> None:
     """Publish for a plugin. Without a QoS, amqtt lets each subscription decide, which a QoS of 2 does."""
     sys = topic.startswith("$SYS/")
     level = qos if qos is not None else 0 if sys else 2
@@ -108,7 +108,7 @@ async def _publish(server: ServerView, topic: str, payload: bytes, qos: int | No
 class BrokerStandIn:
     """What amqtt's `BrokerContext` asks of amqtt's `Broker`, asked of our server."""
 
-    def __init__(self, server: ServerView, later: Callable[[Callback], None]) -> None:
+    def __init__(self, server: BrokerApi, later: Callable[[Callback], None]) -> None:
         self.server = server
         self.sessions = self._sessions = Sessions(server)
         self.retained_messages = Retained(server, later)
@@ -146,7 +146,7 @@ class BrokerStandIn:
 class ChassisContext(BrokerContext):
     """amqtt's context, with the server for those who know Tideline."""
 
-    def __init__(self, server: ServerView, later: Callable[[Callback], None]) -> None:
+    def __init__(self, server: BrokerApi, later: Callable[[Callback], None]) -> None:
         super().__init__(BrokerStandIn(server, later))
         self.server = server
         self.shared: dict[str, Any] = {}

@@ -78,7 +78,7 @@ async def _run(settings: Settings, name: str, shown: Callable[[Told], None]) -> 
     except (StartError, StorageError) as error:
         raise Failure([one_line(error)], CANNOT_START) from None
     try:
-        plugin = server.chassis.job_plugin
+        plugin = server.plugin_host.job_plugin
         if plugin is None:
             raise Failure(["the jobs plugin is not configured"], WRONG_CONFIGURATION)
         return await _to_its_end(plugin, name, shown, stopping)

@@ -138,7 +138,7 @@ class Tls(Section):
     @model_validator(mode="after")
     def _client_certificates_need_an_authority(self) -> Tls:
         if self.require_client_certificate and self.cafile is None:
-            raise ValueError("require_client_certificate needs cafile, the authority that signs client certificates")
+            raise ValueError("require_client_certificate needs cafile, the access that signs client certificates")
         return self
 
 

@@ -172,8 +172,8 @@ class Connection(Link):
         """The socket has drained."""
         self.writable = True
         self._resume(ANSWERS_UNREAD)
-        if self.feed is not None:
-            self.feed.pump()
+        if self.outbound is not None:
+            self.outbound.pump()
 
     # --- packets in ----------------------------------------------------------------------------------------------------
 
@@ -205,8 +205,8 @@ class Connection(Link):
                 if self._backlog:
                     self._pause(STALLED)
                 break
-        if acknowledged and self.feed is not None:
-            self.feed.pump()
+        if acknowledged and self.outbound is not None:
+            self.outbound.pump()
         if self.server.pipeline.full:
             self._pause(PIPELINE_FULL)
             self.server.pipeline.pause(self)

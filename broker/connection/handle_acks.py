@@ -30,8 +30,8 @@ def puback(connection: Connection, packet: PubAck) -> None:
     slot = session.window.acknowledge(packet.packet_id)
     if slot is None:
         _check_unknown(connection, session, packet)
-    elif connection.feed is not None:
-        connection.feed.finished(slot)
+    elif connection.outbound is not None:
+        connection.outbound.finished(slot)
 
 
 def _check_unknown(connection: Connection, session: Session, packet: PubAck | PubRec | PubComp) -> bool:
@@ -46,19 +46,19 @@ def _check_unknown(connection: Connection, session: Session, packet: PubAck | Pu
 
 def pubrec(connection: Connection, packet: PubRec) -> None:
     """QoS 2 received: release it; an error ends the exchange [MQTT-4.3.3-4]."""
-    session, feed = connection.session, connection.feed
+    session, outbound = connection.session, connection.outbound
     assert session is not None
-    assert feed is not None
+    assert outbound is not None
     slot = session.window.release(packet.packet_id)
     if slot is None and not _check_unknown(connection, session, packet):
         return
     if packet.reason >= 0x80:
         if slot is not None:
             session.window.drop(packet.packet_id)
-            feed.finished(slot)
-            feed.pump()
+            outbound.finished(slot)
+            outbound.pump()
     elif slot is not None:
-        feed.pubrel(slot)
+        outbound.pubrel(slot)
     elif connection.version >= 5:
         connection.send(PubRel(packet.packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND))
     else:
@@ -67,15 +67,15 @@ def pubrec(connection: Connection, packet: PubRec) -> None:
 
 def pubcomp(connection: Connection, packet: PubComp) -> None:
     """QoS 2 done."""
-    session, feed = connection.session, connection.feed
+    session, outbound = connection.session, connection.outbound
     assert session is not None
-    assert feed is not None
+    assert outbound is not None
     slot = session.window.complete(packet.packet_id)
     if slot is None:
         _check_unknown(connection, session, packet)
         return
-    feed.finished(slot)
-    feed.pump()
+    outbound.finished(slot)
+    outbound.pump()
 
 
 def pubrel(connection: Connection, packet: PubRel) -> None:

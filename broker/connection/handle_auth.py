@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from broker.access.authority import blame
+from broker.access.access_control import blame
 from broker.access.identity import AuthRequest, Identity
 from broker.hooks import Accepted, AuthExchange, AuthStart, Challenge, Denied, EnhancedAuthPlugin
 from broker.packets.codes import ReasonCode
@@ -46,7 +46,7 @@ class Enhanced:
         self.let_in = let_in
         self.exchange: AuthExchange | None = None
         self.generation = 0
-        """Of the access rules (`Authority.generation`) when the exchange began."""
+        """Of the access rules (`AccessControl.generation`) when the exchange began."""
         self.timer: Timer | None = None
         """The end of an exchange that began after CONNACK; the one before that has the connection's."""
 
@@ -127,9 +127,9 @@ async def _ask(connection: Connection, enhanced: Enhanced, data: bytes) -> Chall
     request = enhanced.request
     user = connection.info.identity.username if connection.open else None
     try:
-        authority = connection.server.authority
+        access = connection.server.access
         if enhanced.exchange is None:
-            enhanced.generation = authority.generation
+            enhanced.generation = access.generation
             plugin = connection.server.auth_methods.get(enhanced.method)
             if plugin is None:
                 raise Denied("the authentication method is not offered any more", ReasonCode.BAD_AUTHENTICATION_METHOD)
@@ -144,7 +144,7 @@ async def _ask(connection: Connection, enhanced: Enhanced, data: bytes) -> Chall
         log.error("%s: plugin %s failed: %s", connection.name, type(enhanced.plugin).__name__, blame(error))
         raise Denied("authentication failed here", ReasonCode.UNSPECIFIED_ERROR) from None
     if isinstance(answer, Accepted):
-        if enhanced.generation != authority.generation:
+        if enhanced.generation != access.generation:
             raise Denied("the users have changed meanwhile, try again", ReasonCode.SERVER_BUSY)
         if not answer.username or request.username not in (None, answer.username):
             raise Denied("the user name in CONNECT is another", ReasonCode.BAD_USER_NAME_OR_PASSWORD)

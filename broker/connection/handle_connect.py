@@ -79,7 +79,7 @@ async def _connect(connection: Connection, packet: Connect) -> None:
     server = connection.server
     request = _request(connection, packet)
     try:
-        identity = await server.authority.authenticate(request)
+        identity = await server.access.authenticate(request)
     except Busy:
         connection.refuse(ReasonCode.SERVER_BUSY, "too many logins at once, try again")
         return
@@ -162,9 +162,9 @@ async def _check_will(connection: Connection, packet: Connect) -> tuple[int, str
         return problem
     if reserved(will.topic):
         return ReasonCode.NOT_AUTHORIZED, f"will topic {shown(will.topic)} is reserved for the broker"
-    authority = connection.server.authority
-    if not authority.open and not await authority.allowed(connection.info, Action.PUBLISH, will.topic):
-        authority.log_refusal(connection.info, Action.PUBLISH, will.topic)
+    access = connection.server.access
+    if not access.open and not await access.allowed(connection.info, Action.PUBLISH, will.topic):
+        access.log_refusal(connection.info, Action.PUBLISH, will.topic)
         return ReasonCode.NOT_AUTHORIZED, f"publishing a will to {shown(will.topic)} is not allowed"
     return None
 

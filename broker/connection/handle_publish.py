@@ -199,8 +199,8 @@ def received(connection: Connection, packet: Publish) -> None:
             _submit_request(connection, session, packet)
             return
         error = NotAuthorized(f"topic {shown(packet.topic)} is reserved for the broker")
-    elif not server.authority.open:
-        allowed = server.authority.cached(connection.info, Action.PUBLISH, packet.topic)
+    elif not server.access.open:
+        allowed = server.access.cached(connection.info, Action.PUBLISH, packet.topic)
         if allowed is None:
             connection.run(_ask(connection, packet))
             return
@@ -210,7 +210,7 @@ def received(connection: Connection, packet: Publish) -> None:
 
 
 async def _ask(connection: Connection, packet: Publish) -> None:
-    allowed = await connection.server.authority.allowed(connection.info, Action.PUBLISH, packet.topic)
+    allowed = await connection.server.access.allowed(connection.info, Action.PUBLISH, packet.topic)
     if connection.closed or connection.session is None:
         return
     error = None if allowed else NotAuthorized(f"publishing to {shown(packet.topic)} is not allowed")
@@ -232,7 +232,7 @@ def _submit(connection: Connection, session: Session, packet: Publish, error: Ex
     if error is not None:
         server.counters.acl_denied += 1
         why = "the broker's own" if reserved(packet.topic) else ""
-        server.authority.log_refusal(connection.info, Action.PUBLISH, packet.topic, why)
+        server.access.log_refusal(connection.info, Action.PUBLISH, packet.topic, why)
         publication.error = error
     connection.unstored += 1
     server.pipeline.submit(publication)

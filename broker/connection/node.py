@@ -12,7 +12,7 @@ from broker.counters import Counters
 from broker.rate_limited_log import RateLimitedLog
 
 if TYPE_CHECKING:
-    from broker.access.authority import Authority
+    from broker.access.access_control import AccessControl
     from broker.clock import Wheel
     from broker.config.settings import Settings
     from broker.connection.connection import Connection
@@ -42,7 +42,7 @@ class Node(ABC):
         """Tells who connects and does not speak MQTT."""
         self.connections: set[Connection] = set()
         self.clock: Wheel
-        self.authority: Authority
+        self.access: AccessControl
         self.pipeline: Pipeline
         self.sessions: Sessions
         self.subscriptions: Subscriptions

@@ -116,9 +116,9 @@ class MoveOffset(Awaited):
             window.settle()
             session.cursor = offset
             operations = self._widen()
-        feed = session.connection.feed if session.connection is not None else None
-        if feed is not None:
-            feed.moved()
+        outbound = session.connection.outbound if session.connection is not None else None
+        if outbound is not None:
+            outbound.moved()
         return [*operations, session.progress()]
 
     def _widen(self) -> list[Operation]:
@@ -142,6 +142,6 @@ class MoveOffset(Awaited):
 
     def done(self) -> None:
         session = self._session
-        if session.connection is not None and session.connection.feed is not None:
-            session.connection.feed.pump()
+        if session.connection is not None and session.connection.outbound is not None:
+            session.connection.outbound.pump()
         super().done()

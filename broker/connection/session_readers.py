@@ -143,7 +143,7 @@ class SessionReaders:
                 return False
         elif not await self._granted(key, entry.seq, message):
             return False
-        return info is None or await self._server.authority.allowed(info, Action.RECEIVE, message.topic)
+        return info is None or await self._server.access.allowed(info, Action.RECEIVE, message.topic)
 
     async def _granted(self, key: DeviceKey, seq: int, message: Message) -> bool:
         session = await self._server.sessions.fetch(key)

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 _STEPS = 8
 
 
-class Overdue:
+class StorageTimeout:
     """Looks from time to time at what waits in the pipeline. ``timeout`` is in seconds; 0 refuses nothing."""
 
     def __init__(self, pipeline: Pipeline, clock: Wheel, timeout: float) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from broker.clock import ServerTime
 from broker.counters import Counters
-from broker.delivery.feeds import Feed, feed_of
+from broker.delivery.outbound import Outbound, outbound_of
 from broker.pipeline import Pipeline, Step
 from broker.publication import Publication
 from broker.routing.trie import Match, Trie
@@ -30,7 +30,7 @@ from storage.errors import StorageError
 from storage.records import InboxEntry, Message, Operation
 
 if TYPE_CHECKING:
-    from broker.access.authority import Authority
+    from broker.access.access_control import AccessControl
     from broker.config.settings import Limits
     from broker.delivery.share import Share
     from broker.delivery.shares import Shares
@@ -52,31 +52,31 @@ class Reader(Protocol):
 
 
 class Inbox(Head):
-    """A user's timeline, while a device of the user is connected; ``feeds`` by client id."""
+    """A user's timeline, while a device of the user is connected; ``connected`` by client id."""
 
-    __slots__ = ("feeds", "key")
+    __slots__ = ("connected", "key")
 
     def __init__(self, key: str, seq: int) -> None:
         super().__init__(seq)
         self.key = key
-        self.feeds: dict[str, Feed] = {}
+        self.connected: dict[str, Outbound] = {}
 
 
 class Delivery:
-    """The timelines in memory, and the feeds of the connected devices."""
+    """The timelines in memory, and what serves the connected devices."""
 
     def __init__(
         self,
         reader: Reader,
         trie: Trie[Session | Share],
-        authority: Authority,
+        access: AccessControl,
         counters: Counters,
         limits: Limits,
         time: ServerTime,
     ) -> None:
         self.reader = reader
         self.trie = trie
-        self.authority = authority
+        self.access = access
         self.counters = counters
         self.limits = limits
         self.time = time
@@ -94,7 +94,7 @@ class Delivery:
         self._waiting: dict[Cursor, None] = {}
         """Cursors with entries that were pushed and not handed out."""
         self._waiting_bytes = 0
-        self._unsaved: list[Feed] = []
+        self._unsaved: list[Outbound] = []
         self._dirty: set[Session | Share] = set()
         self._saver: asyncio.Task[None] | None = None
 
@@ -109,38 +109,38 @@ class Delivery:
 
     # --- connections -----------------------------------------------------------------------------------------------
 
-    def attach(self, session: Session, head: int) -> Feed:
-        """Begin to feed the session's connection. ``head`` is its inbox's head as of the commit that opened it."""
+    def attach(self, session: Session, head: int) -> Outbound:
+        """Begin to outbound the session's connection. ``head`` is its inbox's head as of the commit that opened it."""
         if not session.durable:
             cursor = Cursor(self.tail, self.tail.seq)
             session.attach(cursor)
-            return Feed(self, session, cursor, None)
+            return Outbound(self, session, cursor, None)
         inbox = self._inboxes.get(session.inbox)
         if inbox is None:
             inbox = self._inboxes[session.inbox] = Inbox(session.inbox, head)
         cursor = Cursor(inbox, session.cursor)
         session.attach(cursor)
-        feed = inbox.feeds[session.key.client_id] = Feed(self, session, cursor, inbox)
-        return feed
+        outbound = inbox.connected[session.key.client_id] = Outbound(self, session, cursor, inbox)
+        return outbound
 
     def detach(self, session: Session) -> None:
         """The session's connection ended."""
-        feed = feed_of(session)
-        if feed is None:
+        outbound = outbound_of(session)
+        if outbound is None:
             return
-        feed.close()
-        feed.session.detach()
-        self._drop(feed.cursor)
-        inbox = feed.inbox
+        outbound.close()
+        outbound.session.detach()
+        self._drop(outbound.cursor)
+        inbox = outbound.inbox
         if inbox is not None:
-            client_id = feed.session.key.client_id
-            if inbox.feeds.get(client_id) is feed:
-                del inbox.feeds[client_id]
-            if not inbox.feeds:
+            client_id = outbound.session.key.client_id
+            if inbox.connected.get(client_id) is outbound:
+                del inbox.connected[client_id]
+            if not inbox.connected:
                 self._inboxes.pop(inbox.key, None)
 
     def open_share(self, share: Share) -> None:
-        """Begin to feed a shared subscription group from its inbox."""
+        """Begin to outbound a shared subscription group from its inbox."""
         self._groups[share.inbox] = share
 
     def close_share(self, share: Share) -> None:
@@ -153,7 +153,7 @@ class Delivery:
 
     def deliver(self, publications: list[Publication]) -> None:
         """Hand the messages of a committed group to the devices that they are due to, and wake those."""
-        woken: dict[Feed, None] = {}
+        woken: dict[Outbound, None] = {}
         groups: dict[Share, None] = {}
         targeted, self._targeted = self._targeted, {}
         for publication in publications:
@@ -173,8 +173,8 @@ class Delivery:
             inbox = self._inboxes.get(user)
             if inbox is not None:
                 self._push_targeted(inbox, entries, woken)
-        for feed in woken:
-            feed.pump()
+        for outbound in woken:
+            outbound.pump()
         for share in groups:
             share.pump()
         if self.watched:
@@ -191,7 +191,7 @@ class Delivery:
         publication: Publication,
         found: Match[Session | Share],
         targeted: dict[str, list[InboxEntry]],
-        woken: dict[Feed, None],
+        woken: dict[Outbound, None],
         groups: dict[Share, None],
     ) -> None:
         """Give the message's inbox entries to the connected devices and the groups that it is due to."""
@@ -207,58 +207,60 @@ class Delivery:
                 entry = InboxEntry(seqs[index], message)
                 self._advance(inbox, entry.seq, woken)
                 for reader in readers[index if whole else found.recipients.index(user)]:
-                    feed = feed_of(reader) if isinstance(reader, Session) else None
-                    if feed is not None:
-                        feed.cursor.push(entry)
-                        woken[feed] = None
+                    outbound = outbound_of(reader) if isinstance(reader, Session) else None
+                    if outbound is not None:
+                        outbound.cursor.push(entry)
+                        woken[outbound] = None
             elif self._groups:
                 share = self._groups.get(user)
                 if share is not None:
                     share.push(InboxEntry(seqs[index], message))
                     groups[share] = None
 
-    def _advance(self, inbox: Inbox, seq: int, woken: dict[Feed, None]) -> None:
+    def _advance(self, inbox: Inbox, seq: int, woken: dict[Outbound, None]) -> None:
         """Move the head. Where entries between are in storage only, all devices look there."""
         if seq != inbox.seq + 1:
-            for feed in inbox.feeds.values():
-                feed.cursor.fall_behind()
-                woken[feed] = None
+            for outbound in inbox.connected.values():
+                outbound.cursor.fall_behind()
+                woken[outbound] = None
         inbox.seq = seq
 
-    def _push_targeted(self, inbox: Inbox, entries: list[InboxEntry], woken: dict[Feed, None], before: int = 1 << 62) -> None:
+    def _push_targeted(
+        self, inbox: Inbox, entries: list[InboxEntry], woken: dict[Outbound, None], before: int = 1 << 62
+    ) -> None:
         """Give entries that are for one device each to those, as far as they come before another one."""
         while entries and entries[0].seq < before:
             entry = entries.pop(0)
             if entry.seq > inbox.seq:
                 self._advance(inbox, entry.seq, woken)
-                feed = inbox.feeds.get(entry.target)
-                if feed is not None:
-                    feed.cursor.push(entry)
-                    woken[feed] = None
+                outbound = inbox.connected.get(entry.target)
+                if outbound is not None:
+                    outbound.cursor.push(entry)
+                    woken[outbound] = None
 
-    def _push_live(self, publication: Publication, found: Match[Session | Share], woken: dict[Feed, None]) -> None:
+    def _push_live(self, publication: Publication, found: Match[Session | Share], woken: dict[Outbound, None]) -> None:
         """Give the message to the connected clean sessions."""
         message = publication.message
         entry = InboxEntry(message.id, message)
         for session in found.live:
-            feed = feed_of(session) if isinstance(session, Session) else None
-            if feed is not None:
+            outbound = outbound_of(session) if isinstance(session, Session) else None
+            if outbound is not None:
                 if publication.store:
-                    feed.cursor.push(entry)
+                    outbound.cursor.push(entry)
                 else:
-                    feed.transient(message)
-                woken[feed] = None
+                    outbound.transient(message)
+                woken[outbound] = None
 
-    def _push_unkept(self, message: Message, found: Match[Session | Share], woken: dict[Feed, None]) -> None:
+    def _push_unkept(self, message: Message, found: Match[Session | Share], woken: dict[Outbound, None]) -> None:
         """Not due to any inbox by policy: whoever is connected and keeps up gets it live."""
         for subscriber in found.subscribers():
             if not isinstance(subscriber, Session):
                 subscriber.live(message)
             elif subscriber.durable:
-                feed = feed_of(subscriber)
-                if feed is not None:
-                    feed.transient(message)
-                    woken[feed] = None
+                outbound = outbound_of(subscriber)
+                if outbound is not None:
+                    outbound.transient(message)
+                    woken[outbound] = None
 
     def count(self, cursor: Cursor) -> None:
         """Keep the sum of what waits in memory, and what one reader may have of it."""
@@ -290,11 +292,11 @@ class Delivery:
 
     def tell(self, session: Session, message: Message) -> bool:
         """Give a message that is stored nowhere to one session, and to nobody else; False where it is not connected."""
-        feed = feed_of(session)
-        if feed is None:
+        outbound = outbound_of(session)
+        if outbound is None:
             return False
-        feed.transient(message)
-        feed.pump()
+        outbound.transient(message)
+        outbound.pump()
         return True
 
     def wake_watchers(self, user: str) -> None:
@@ -312,11 +314,11 @@ class Delivery:
         """Filters of a session are in force: give it what is retained for them, ``unstored`` or as ``entries`` of its inbox."""
         if entries:
             self.wake_inbox(session.inbox, entries)
-        feed = feed_of(session)
-        if feed is not None:
+        outbound = outbound_of(session)
+        if outbound is not None:
             if unstored:
-                feed.retained(unstored)
-            feed.pump()
+                outbound.retained(unstored)
+            outbound.pump()
 
     # --- progress --------------------------------------------------------------------------------------------------
 
@@ -360,10 +362,10 @@ class Delivery:
         In turn, and only where it saves reading a page: it costs a write, and nothing depends on it.
         """
         if not self._unsaved:
-            self._unsaved = [feed for inbox in self._inboxes.values() for feed in inbox.feeds.values()]
-        for feed in self._unsaved[-_IDLE_AT_ONCE:]:
-            if not feed.closed and feed.cursor.position - feed.cursor.saved >= self.limits.page_entries:
-                self.save(feed.session)
+            self._unsaved = [outbound for inbox in self._inboxes.values() for outbound in inbox.connected.values()]
+        for outbound in self._unsaved[-_IDLE_AT_ONCE:]:
+            if not outbound.closed and outbound.cursor.position - outbound.cursor.saved >= self.limits.page_entries:
+                self.save(outbound.session)
         del self._unsaved[-_IDLE_AT_ONCE:]
 
     def _save_any(self, reader: Session | Share) -> None:
@@ -391,9 +393,9 @@ class Delivery:
             self._save_any(reader)
         self._dirty.clear()
         for inbox in self._inboxes.values():
-            for feed in inbox.feeds.values():
-                if feed.cursor.saved != feed.session.cursor:
-                    self.save(feed.session)
+            for outbound in inbox.connected.values():
+                if outbound.cursor.saved != outbound.session.cursor:
+                    self.save(outbound.session)
 
     def close(self) -> None:
         """Stop the task that stores offsets."""

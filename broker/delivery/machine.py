@@ -46,7 +46,7 @@ from broker.sessions.window import PUBLISHED_1, RELEASED, Slot
 from storage.records import EXPIRES_AT_ONCE, InboxEntry, Message, Subscription
 
 if TYPE_CHECKING:
-    from broker.access.authority import Authority
+    from broker.access.access_control import AccessControl
     from broker.clock import ServerTime
     from broker.counters import Counters
     from broker.delivery.share import Share
@@ -88,7 +88,7 @@ class Machine:
         "_durable_from",
         "_extras",
         "_extras_bytes",
-        "authority",
+        "access",
         "clock",
         "counters",
         "cursor",
@@ -109,7 +109,7 @@ class Machine:
         cursor: Cursor,
         receiver: Link,
         trie: Trie[Session | Share],
-        authority: Authority,
+        access: AccessControl,
         counters: Counters,
         clock: ServerTime,
     ) -> None:
@@ -117,7 +117,7 @@ class Machine:
         self.cursor = cursor
         self.receiver = receiver
         self.trie = trie
-        self.authority = authority
+        self.access = access
         self.counters = counters
         self.clock = clock
         self.state: int = READY
@@ -318,8 +318,8 @@ class Machine:
                 return False
         elif self._durable_from >= 0:
             return False  # held back it would count as written, and be lost with the connection
-        if not self.authority.open:
-            allowed = self.authority.cached(receiver.info, Action.RECEIVE, message.topic)
+        if not self.access.open:
+            allowed = self.access.cached(receiver.info, Action.RECEIVE, message.topic)
             if allowed is None:
                 if self._durable_from < 0:  # else it is asked for once that is durable
                     self.question = message.topic

@@ -23,7 +23,7 @@ from collections.abc import Container
 from functools import partial
 from typing import TYPE_CHECKING
 
-from broker.delivery.feeds import feed_of
+from broker.delivery.outbound import outbound_of
 from broker.pipeline import Step
 from broker.sessions.cursor import Cursor, Head
 from broker.sessions.timeline import Timeline
@@ -40,7 +40,7 @@ from storage.records import (
 
 if TYPE_CHECKING:
     from broker.clock import Timer
-    from broker.delivery.feeds import Feed
+    from broker.delivery.outbound import Outbound
     from broker.delivery.ports import Node
     from broker.sessions.session import Session
     from storage.records import InboxEntry, Message
@@ -228,16 +228,16 @@ class Share:
         """Give out entries for as long as a member has room."""
         if not self.opened or self._task is not None:
             return
-        touched: dict[Feed, None] = {}
+        touched: dict[Outbound, None] = {}
         while self._give_next(touched):
             pass
-        for feed in touched:
-            feed.flush()
+        for outbound in touched:
+            outbound.flush()
         if self.reader.waiting and not any(member.connection is not None for member in self.members):
             self.reader.fall_behind()
         self._server.delivery.count(self.reader)
 
-    def _give_next(self, touched: dict[Feed, None]) -> bool:
+    def _give_next(self, touched: dict[Outbound, None]) -> bool:
         """Give out one entry. False if there is none, nobody has room for it, or a page is awaited."""
         entry = self._peek() if self._task is None else None
         if entry is None:
@@ -264,7 +264,7 @@ class Share:
         self.touch()
         return True
 
-    def _offer(self, entry: InboxEntry, message: Message, touched: dict[Feed, None]) -> tuple[Session | None, bool] | None:
+    def _offer(self, entry: InboxEntry, message: Message, touched: dict[Outbound, None]) -> tuple[Session | None, bool] | None:
         """Find the member that takes the message: who has it (None: nobody), and whether it is done with. None if it must wait.
 
         A member that may not receive its topic, or takes nothing so large, leaves it to the others.
@@ -274,24 +274,24 @@ class Share:
             member = self._choose(passed)
             if member is None:
                 return (None, not self._somebody_absent()) if passed and not self._others(passed) else None
-            feed = feed_of(member)
-            assert feed is not None
+            outbound = outbound_of(member)
+            assert outbound is not None
             in_flight = len(member.window)
-            taken = feed.give_of_group(message, self, entry.seq, self._live(entry))
+            taken = outbound.give_of_group(message, self, entry.seq, self._live(entry))
             if taken is None:
-                return None  # an ACL plugin's answer is awaited; the feed pumps again when it is there
+                return None  # an ACL plugin's answer is awaited; the outbound pumps again when it is there
             if not taken:
                 passed.add(member)
                 continue
             self._took_turn(member)
-            touched[feed] = None
+            touched[outbound] = None
             return member, len(member.window) == in_flight
 
     def _live(self, entry: InboxEntry) -> bool:
         return self.reader.live and entry is not self._returned
 
     def _expired(self, message: Message) -> bool:
-        """Where an interval of 0 is concerned, only a live cursor's member may have it: the feed knows."""
+        """Where an interval of 0 is concerned, only a live cursor's member may have it: the outbound knows."""
         if message.expires == EXPIRES_AT_ONCE and self.reader.live and self._returned is None:
             return False
         return 0 < message.expires <= self._server.time.now()
@@ -309,13 +309,13 @@ class Share:
         best, best_room, compared = None, 0, 0
         away = []
         for session in self.turn:
-            feed = feed_of(session)
-            if feed is None or not feed.ready:
+            outbound = outbound_of(session)
+            if outbound is None or not outbound.ready:
                 away.append(session)
                 continue
             if session in passed:
                 continue
-            room = min(session.window.room, feed.connection.send_quota - session.window.on_wire)
+            room = min(session.window.room, outbound.connection.send_quota - session.window.on_wire)
             if room > best_room:
                 best, best_room = session, room
             compared += 1
@@ -330,19 +330,19 @@ class Share:
         """Give a message that no inbox holds to a connected member that has not ``passed`` it, if there is one."""
         member = self._choose(passed) or self._least_waiting(passed)
         if member is not None:
-            feed = feed_of(member)
-            assert feed is not None
+            outbound = outbound_of(member)
+            assert outbound is not None
             self._took_turn(member)
-            feed.transient(message, self, passed)
-            feed.pump()
+            outbound.transient(message, self, passed)
+            outbound.pump()
 
     def _least_waiting(self, passed: Container[Session]) -> Session | None:
         """Of the connected members, none of whom has room now, the one that owes itself the least."""
         best, fewest = None, 0
         for session in self.turn:
-            feed = feed_of(session)
-            if feed is not None and session not in passed and (best is None or feed.waiting < fewest):
-                best, fewest = session, feed.waiting
+            outbound = outbound_of(session)
+            if outbound is not None and session not in passed and (best is None or outbound.waiting < fewest):
+                best, fewest = session, outbound.waiting
         return best
 
     def _took_turn(self, member: Session) -> None:

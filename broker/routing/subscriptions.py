@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from amqtt.contexts import Action
 
-from broker.access.authority import OWN
+from broker.access.access_control import OWN
 from broker.packets.codes import ProtocolViolation, ReasonCode
 from broker.packets.topics import SHARE, parse_share, validate_filter
 from broker.pipeline import Step

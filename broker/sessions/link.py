@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from broker.sessions.wishes import Wishes
 
 
-class Outflow(ABC):
+class OutboundPort(ABC):
     """What delivers to one connection."""
 
     __slots__ = ()
@@ -49,10 +49,10 @@ class Link(ABC):
         "alias_limit",
         "aliases_out",
         "extras",
-        "feed",
         "inbound",
         "info",
         "max_packet_size",
+        "outbound",
         "send_quota",
         "session",
         "version",
@@ -65,7 +65,7 @@ class Link(ABC):
         self.version = 4
         self.session: Session | None = None
         self.info: SessionInfo
-        self.feed: Outflow | None = None
+        self.outbound: OutboundPort | None = None
         self.max_packet_size = 0
         """What the client takes, in bytes; 0 for any."""
         self.send_quota = 65535

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from broker.config.settings import Settings
     from broker.counters import Counters
     from broker.pipeline import Pipeline
-    from broker.sessions.link import Link, Outflow
+    from broker.sessions.link import Link, OutboundPort
     from broker.sessions.old_end import OldEnd
     from broker.sessions.session import Session
     from broker.sessions.sessions import Sessions
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Delivery(Protocol):
     """What delivers to sessions that are connected."""
 
-    def attach(self, session: Session, head: int) -> Outflow:
+    def attach(self, session: Session, head: int) -> OutboundPort:
         """Serve the session's connection; ``head`` is its inbox's as of the commit that opened it."""
 
     def detach(self, session: Session) -> None:

@@ -329,7 +329,7 @@ class Sessions:
             return
         server = self._server
         server.delivery.detach(session)
-        connection.feed = None
+        connection.outbound = None
         session.connection = None
         session.window.disconnected()
         if session.shares:

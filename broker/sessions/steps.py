@@ -72,10 +72,10 @@ class OpenStep(Step):
         self._opened(session, self._present)
         if not connection.open:
             return
-        feed = connection.feed = self._server.delivery.attach(session, head)
+        outbound = connection.outbound = self._server.delivery.attach(session, head)
         if self._fresh:
             session.awaits_filter = session.cursor < head
-        feed.start()
+        outbound.start()
         connection.go_on()
 
 

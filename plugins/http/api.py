@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from fastapi import Depends, Query
 from starlette.requests import Request
 
-from broker.amqtt.server_view import Services
-from broker.amqtt.view import BROKER_USER
+from broker.amqtt.api import Services
+from broker.amqtt.server_api import BROKER_USER
 from broker.packets.codes import ProtocolViolation
 from broker.packets.wire import check_identifier
 from plugins.http.auth import Gate, acting_for

@@ -22,7 +22,7 @@ from starlette.requests import Request
 
 from broker.access.identity import AuthRequest, Identity, SessionInfo
 from broker.access.logins import Busy
-from broker.amqtt.server_view import Services
+from broker.amqtt.api import Services
 from plugins.timelines import OPERATOR, Problem, Who
 from storage.records import DeviceKey, Token
 
@@ -118,14 +118,14 @@ class Gate:
             raise Unauthorized("the Basic credentials need a user name and a password")
         address = _address(caller)
         # A reload of the users forgets who was known; who calls from elsewhere is another in the log.
-        said = f"{self._server.authority.generation}\0{address}\0{name}\0{password}"
+        said = f"{self._server.access.generation}\0{address}\0{name}\0{password}"
         mark = hmac.digest(self._key, said.encode(), "sha256")
         known = self._known.get(mark)
         if known is not None and known[0] > self._server.now():
             return Who(known[1].identity.user_key, known[1])
         request = AuthRequest(_CLIENT_ID, name, password.encode(), address, over_http=True)
         try:
-            identity = await self._server.authority.authenticate(request)
+            identity = await self._server.access.authenticate(request)
         except Busy:
             raise TooManyLogins("too many logins at once, try again") from None
         if identity is None or identity.username is None:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.amqtt.server_view import Undecided
+from broker.amqtt.api import Undecided
 from broker.config.sources import dotted, shown
 from broker.config.wording import wanted
 from plugins.http.rendering import dumps

@@ -16,7 +16,7 @@ from typing import Any, cast
 import uvicorn
 from fastapi import APIRouter
 
-from broker.amqtt.server_view import Services
+from broker.amqtt.api import Services
 from broker.amqtt.stand_in import ChassisContext
 from broker.config.certificates import Certificate
 from broker.config.settings import Tls, is_loopback, split_bind

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from amqtt.contexts import Action
 
-from broker.amqtt.server_view import DeviceState, Services, Undecided
+from broker.amqtt.api import DeviceState, Services, Undecided
 from broker.connection.session_readers import DeviceProblem, NoDevice, Superseded
 from broker.packets import topics
 from broker.packets.codes import ProtocolViolation, ReasonCode
@@ -76,13 +76,13 @@ class Timelines:
         """Whether the caller would be given the topic's messages over MQTT; without a topic plugin, whether it takes part."""
         if who.operator:
             return True
-        authority = self.server.authority
-        if authority.open:
+        access = self.server.access
+        if access.open:
             return await self._state.takes_part(who.user, topic)
         if who.info is None:
             return False
         for action in (Action.SUBSCRIBE, Action.RECEIVE):
-            if not await authority.allowed(who.info, action, topic):
+            if not await access.allowed(who.info, action, topic):
                 return False
         return True
 
@@ -223,7 +223,7 @@ class Timelines:
     async def publish(self, who: Who, draft: Draft, *, window: float) -> tuple[dict[str, Any], bool]:
         """Publish through the same pipeline as MQTT: what was stored, and whether the key was used before."""
         self._check(draft)
-        if who.asked is not None and not await self.server.authority.allowed(who.asked, Action.PUBLISH, draft.topic):
+        if who.asked is not None and not await self.server.access.allowed(who.asked, Action.PUBLISH, draft.topic):
             raise Forbidden(f"publishing to {draft.topic[:80]!r} is not allowed")
         now = self.server.now()
         message = Outgoing(draft.topic, who.user, draft.device, draft.qos, draft.payload, draft.retain)

@@ -105,7 +105,7 @@ def test_the_files_plugins_replace_the_defaults_in_their_order(tmp_path: Path) -
         ),
         (
             "listeners:\n- {name: a, bind: 'h:1', tls: {certfile: c, require_client_certificate: true}}",
-            "listeners[0].tls (line 2): require_client_certificate needs cafile, the authority that signs client certificates",
+            "listeners[0].tls (line 2): require_client_certificate needs cafile, the access that signs client certificates",
         ),
         ("plugins:\n  persistance: {}", "plugins.persistance (line 2): not a plugin, did you mean 'persistence'?"),
         ("plugins:\n  sync: 3", "plugins.sync (line 2): 3 must be a mapping"),

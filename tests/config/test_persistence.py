@@ -123,7 +123,7 @@ async def test_false_leaves_them_to_a_plugin_that_takes_their_place(tmp_path: Pa
 
 
 def test_another_makers_storage_takes_their_place(tmp_path: Path) -> None:
-    settings = loaded(tmp_path, "persistence: false\nplugins: {tests.chassis.third_party.Second: {url: 'memory://'}}")
+    settings = loaded(tmp_path, "persistence: false\nplugins: {tests.plugin_host.third_party.Second: {url: 'memory://'}}")
     assert plugin_problems(settings) == []
     assert settings.storage_url == ""
 

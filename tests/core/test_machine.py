@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from broker.access.authority import Authority
+from broker.access.access_control import AccessControl
 from broker.access.identity import AuthRequest, Identity, SessionInfo
 from broker.clock import ServerTime
 from broker.connection.connection import Connection
@@ -49,7 +49,7 @@ class Denying:
 
 
 class Plugins(NamedTuple):
-    """What an `Authority` takes."""
+    """What an `AccessControl` takes."""
 
     auth_plugins: list[Any]
     topic_plugins: list[Any]
@@ -71,7 +71,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def start(self, window: int, quota: int, asks: bool, qos: int) -> None:
         self.loop = asyncio.new_event_loop()
         self.server = Server(broker_settings())
-        self.authority = Authority(Plugins([], [Denying()] if asks else []))
+        self.access = AccessControl(Plugins([], [Denying()] if asks else []))
         self.asks, self.window_size, self.quota = asks, window, quota
         self.entries: list[InboxEntry] = []
         self.head = Head(0)
@@ -101,7 +101,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         connection.info = SessionInfo(Identity(KEY.user, None, True), AuthRequest(KEY.client_id, None, None))
         self.cursor = Cursor(self.head, self.session.cursor)
         self.session.attach(self.cursor)
-        self.machine = Machine(self.session, self.cursor, connection, self.trie, self.authority, Counters(), ServerTime())
+        self.machine = Machine(self.session, self.cursor, connection, self.trie, self.access, Counters(), ServerTime())
         self.decoder = Decoder("client", version=4)
         self.unanswered: list[Publish | PubRel] = []
         self.this_time: set[int] = set()
@@ -171,7 +171,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     @rule()
     def answer(self) -> None:
         info = self.machine.receiver.info
-        self.loop.run_until_complete(self.authority.settle(info, Action.RECEIVE, self.machine.question))
+        self.loop.run_until_complete(self.access.settle(info, Action.RECEIVE, self.machine.question))
         self.machine.answered()
 
     @precondition(lambda self: self.machine.state == SENDING_AGAIN)
@@ -335,7 +335,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             assert (self.session.offset, self.machine.state) == (self.head.seq, READY)
             assert len(self.session.window) == 0, "not brought to its end"
         finally:
-            self.authority.close()
+            self.access.close()
             self.loop.close()
 
 

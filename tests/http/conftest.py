@@ -27,7 +27,7 @@ class Site(Broker):
     def __init__(self, broker: Broker) -> None:
         super().__init__(broker.server)
         self._broker = broker
-        plugin = broker.server.view.plugin(HttpPlugin)
+        plugin = broker.server.api.plugin(HttpPlugin)
         assert plugin is not None
         self.url = "http://{}:{}".format(*plugin.address)
         self._callers: list[httpx.AsyncClient] = []

@@ -224,7 +224,7 @@ async def test_a_search_asks_the_acl_about_what_it_finds(sites: Sites, tmp_path:
             place = "town" if number % 40 else "castle"
             posted = await alice.post(f"/conversations/{place}%2F{number}/messages", json={"payload": said})
         await alice.get("/search", params={"q": "common", "wait_indexed": posted.json()["id"]})
-        acl = made.server.view.plugin(CountedAcl)
+        acl = made.server.api.plugin(CountedAcl)
         assert acl is not None
         acl.asked.clear()
         found = (await bob.get("/search", params={"q": "rare"})).json()

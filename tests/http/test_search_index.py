@@ -80,7 +80,7 @@ async def test_without_the_plugin_it_is_away(tour: Site) -> None:
 
 
 async def _failed(made: Site) -> None:
-    search = made.server.view.plugin(Search)
+    search = made.server.api.plugin(Search)
     assert search is not None
     await until(lambda: search.failures() > 0)
 

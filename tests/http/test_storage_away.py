@@ -90,7 +90,7 @@ async def test_who_waits_when_the_broker_stops_is_told_503_in_time(caplog: pytes
         handed = asyncio.create_task(http.post("/conversations/t/messages", json={"payload": "in a group"}))
         await valve.asked.wait()
         waiting = asyncio.create_task(http.post("/conversations/t/messages", json={"payload": "behind it"}))
-        await until(lambda: made.server.view.status().pending_messages >= 1)
+        await until(lambda: made.server.api.status().pending_messages >= 1)
         begun = time.monotonic()
         async with asyncio.timeout(10):
             await made.server.stop()

@@ -24,7 +24,7 @@ class House(Broker):
 
     def __init__(self, broker: Broker) -> None:
         super().__init__(broker.server)
-        plugin = broker.server.chassis.job_plugin
+        plugin = broker.server.plugin_host.job_plugin
         assert plugin is not None
         self.jobs: JobPlugin = plugin
 

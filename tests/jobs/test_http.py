@@ -20,7 +20,7 @@ async def test_the_operator_sees_and_runs_them(tour: Site) -> None:
     answer = await http.post("/jobs/sessions/run", json={})
     assert answer.status_code == 202
     assert answer.json()["running"]["by"] == "hand"
-    plugin = tour.server.chassis.job_plugin
+    plugin = tour.server.plugin_host.job_plugin
     assert plugin is not None
     await plugin.ended("sessions")
     job = (await http.get("/jobs/sessions")).json()
@@ -38,12 +38,12 @@ async def test_what_cannot_be_is_told(tour: Site) -> None:
     assert (answer.status_code, answer.json()["type"]) == (409, "urn:tideline:conflict")
     assert (await http.post("/jobs/retention/run")).status_code == 415
     assert (await http.post("/jobs/retention/run", json={"now": True})).status_code == 422
-    tour.server.chassis.job_plugin.run("sessions")  # type: ignore[union-attr]
+    tour.server.plugin_host.job_plugin.run("sessions")  # type: ignore[union-attr]
     assert (await http.post("/jobs/sessions/run", json={})).status_code in (202, 409)
 
 
 async def test_before_the_jobs_are_there_it_says_so(tour: Site) -> None:
-    plugin = tour.server.chassis.job_plugin
+    plugin = tour.server.plugin_host.job_plugin
     runs, plugin._runs = plugin._runs, None  # type: ignore[union-attr]
     for method, path in (("GET", "/jobs"), ("GET", "/jobs/index"), ("POST", "/jobs/index/run"), ("DELETE", "/jobs/index/run")):
         answer = await tour.caller().request(method, path, headers={"Content-Type": "application/json"})

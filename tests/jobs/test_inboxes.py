@@ -55,8 +55,8 @@ async def test_a_device_behind_the_first_kept_entry_goes_on_there(house: MakeHou
         await made.lose(phone, "phone")
         assert (await made.run("inboxes"))["removed"] == 4
         key = DeviceKey("c/phone", "phone")
-        assert await made.server.view.readers.set_offset(key, 0) == 0
-        page = await made.server.view.readers.page(key, 0, 10, 1 << 20, None)
+        assert await made.server.api.readers.set_offset(key, 0) == 0
+        page = await made.server.api.readers.page(key, 0, 10, 1 << 20, None)
         assert (page.first, [entry.seq for entry in page.entries], page.head) == (5, [5, 6], 6)
         phone = await made.durable("phone")
         assert [m.payload for m in await phone.messages(2)] == [b"5", b"6"]

@@ -254,7 +254,7 @@ async def test_a_device_that_sets_its_offset_back_during_a_run_is_looked_at_agai
         async def watched(topic: str, before: int, limit: int = 1000) -> int:
             if not moving:
                 await made.lose(phone, "phone")
-                moving.append(asyncio.create_task(made.server.view.readers.set_offset(key, 5)))
+                moving.append(asyncio.create_task(made.server.api.readers.set_offset(key, 5)))
             return await prune(topic, before, limit)
 
         made.storage.prune_conversation = watched  # type: ignore[method-assign, assignment]
@@ -329,7 +329,7 @@ async def test_the_search_index_forgets_what_is_removed(house: MakeHouse, tmp_pa
 
     async with house([ONE], plugins={"search": {"path": str(tmp_path / "s.db")}}) as made:
         await fill(made, "chat/a", 4)
-        search = made.server.view.plugin(Search)
+        search = made.server.api.plugin(Search)
         assert search is not None
         assert await search.wait_sequence("chat/a", 4, 10.0)
         assert (await made.run("retention"))["removed"] == 3

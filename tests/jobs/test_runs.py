@@ -60,7 +60,7 @@ async def test_a_session_whose_time_passed_while_the_clock_did_not_see_it_ends(
         assert await made.run("sessions") == {"sessions": 2, "expired": 1}
         assert [session.key.client_id for session in made.server.sessions] == ["tablet"]
         await until(lambda: made.server.pipeline.pending == 0)
-        await made.server.view.commit([], 5.0)
+        await made.server.api.commit([], 5.0)
         assert await made.storage.device(DeviceKey("c/phone", "phone")) is None
         assert made.server.counters.clients_expired == 1
 
@@ -186,7 +186,7 @@ async def test_how_far_an_inbox_is_acknowledged(house: MakeHouse) -> None:
         await fill(made, "a/b", 3)
         await phone.messages(3)
         await made.lose(phone, "phone")
-        view = made.server.view
+        view = made.server.api
         await view.save_offsets(5.0)
         assert await view.lowest_offset("c/phone") == 3
         assert await view.lowest_offset("c/nobody") is None

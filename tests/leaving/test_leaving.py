@@ -113,7 +113,7 @@ async def test_while_it_is_written_to(broker: Broker, watcher: Client, dial: Dia
         await commits.arrived()  # and now the broker reads no more from it
         await asyncio.to_thread(leave)
         for _ in range(10):
-            await broker.server.view.publish("busy/x", b"x" * 100, durable=False)
+            await broker.server.api.publish("busy/x", b"x" * 100, durable=False)
             await asyncio.sleep(0)
     assert await seen(watcher, 60) == ["left/last"] * 60
     await all_gone(broker)

@@ -117,7 +117,7 @@ MUTANTS = (
     Mutant(
         1,
         "PUBREL before its state is durable",
-        "broker/delivery/feeds.py",
+        "broker/delivery/outbound.py",
         "        if self.session.durable:\n            self.delivery.save(self.session).then.append(Release(self, frame))\n",
         "        if False:\n            self.delivery.save(self.session).then.append(Release(self, frame))\n",
         f"{SCRIPTED} tests/protocol/test_durable_first.py",
@@ -614,7 +614,7 @@ MUTANTS = (
     Mutant(
         5,
         "written above the high-water mark",
-        "broker/delivery/feeds.py",
+        "broker/delivery/outbound.py",
         "        while machine.state == READY and connection.writable:\n",
         "        while machine.state == READY:\n",
         "tests/laws/test_slow_devices.py tests/protocol/test_flow.py",

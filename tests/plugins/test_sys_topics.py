@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from broker.amqtt.chassis import BrokerEvents, Chassis
-from broker.amqtt.server_view import ServerStatus
+from broker.amqtt.api import ServerStatus
+from broker.amqtt.plugin_host import BrokerEvents, PluginHost
 from broker.counters import Counters
 from plugins.sys_topics import Figures, Load
-from tests.chassis.servers import PlainServer
+from tests.plugin_host.servers import PlainServer
 
 PATH = "plugins.sys_topics.SysTopicsPlugin"
 
@@ -71,9 +71,9 @@ def test_load_averages_approach_the_rate_per_minute() -> None:
 class TestPlugin:
     async def test_values_are_retained_and_need_no_storage(self) -> None:
         server = PlainServer()
-        chassis = Chassis({PATH: {"interval": 0.02}}, server)
-        await chassis.fire_and_wait(BrokerEvents.PRE_START)
-        await chassis.fire_and_wait(BrokerEvents.POST_START)
+        plugin_host = PluginHost({PATH: {"interval": 0.02}}, server)
+        await plugin_host.fire_and_wait(BrokerEvents.PRE_START)
+        await plugin_host.fire_and_wait(BrokerEvents.POST_START)
         try:
             assert (await server.until("$SYS/broker/version")).startswith(b"Tideline")
             assert await server.until("$SYS/broker/bytes/received") == b"0"
@@ -82,8 +82,8 @@ class TestPlugin:
                 server.published.clear()
             assert all(qos == 0 and retain and not durable for _, _, qos, retain, durable in server.published)
         finally:
-            await chassis.fire_and_wait(BrokerEvents.PRE_SHUTDOWN)
-            await chassis.close()
+            await plugin_host.fire_and_wait(BrokerEvents.PRE_SHUTDOWN)
+            await plugin_host.close()
         assert server.counters.hook_errors == 0
 
     async def test_one_value_that_cannot_be_told_does_not_end_the_others(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -94,15 +94,15 @@ class TestPlugin:
                 await super().publish(topic, payload, **options)  # type: ignore[arg-type]
 
         server = Choosy()
-        chassis = Chassis({PATH: {"interval": 0.02}}, server)
-        await chassis.fire_and_wait(BrokerEvents.POST_START)
+        plugin_host = PluginHost({PATH: {"interval": 0.02}}, server)
+        await plugin_host.fire_and_wait(BrokerEvents.POST_START)
         assert await server.until("$SYS/broker/tideline/events/dropped") == b"0"
-        await chassis.close()
+        await plugin_host.close()
         assert "$SYS/broker/uptime could not be published" in caplog.text
 
     async def test_interval_0_tells_the_version_only(self) -> None:
         server = PlainServer()
-        chassis = Chassis({PATH: {"interval": "0"}}, server)
-        await chassis.fire_and_wait(BrokerEvents.POST_START)
-        await chassis.close()
+        plugin_host = PluginHost({PATH: {"interval": "0"}}, server)
+        await plugin_host.fire_and_wait(BrokerEvents.POST_START)
+        await plugin_host.close()
         assert [topic for topic, *_ in server.published] == ["$SYS/broker/version"]

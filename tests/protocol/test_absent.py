@@ -160,7 +160,7 @@ async def test_a_session_ends_at_its_time(stored: Broker, watcher: Client) -> No
     await until(lambda: len(stored.server.sessions) == 1)
     assert stored.server.trie.count == 1
     assert stored.server.counters.clients_expired == 2
-    await stored.server.view.commit([], 5.0)
+    await stored.server.api.commit([], 5.0)
     for name in ("c", "d"):
         assert await stored.server.storage.device(DeviceKey(f"c/{name}", name)) is None
         assert not (await (await stored.socket(5)).connect(name, clean=False, expiry=5)).session_present
@@ -187,7 +187,7 @@ async def test_one_that_ends_and_comes_back_at_once_is_a_new_one(stored: Broker)
     await client.subscribe("t", options=1)
     await leaves(stored, client, "c")
     async with stored.held() as commits:
-        forgetting = asyncio.create_task(stored.server.view.readers.forget(DeviceKey("c/c", "c")))
+        forgetting = asyncio.create_task(stored.server.api.readers.forget(DeviceKey("c/c", "c")))
         await commits.arrived()
         back = await stored.socket(5)
         connecting = asyncio.create_task(back.connect("c", clean=False, expiry=100))
@@ -258,7 +258,7 @@ async def test_readers_find_it(stored: Broker) -> None:
     for number in range(3):
         await writer.publish("t", b"%d" % number)
         await writer.publish("u", b"not due")
-    key, view = DeviceKey("c/c", "c"), stored.server.view
+    key, view = DeviceKey("c/c", "c"), stored.server.api
     (state,) = await view.device_states("c/c")
     assert (state.key, state.connected, state.durable, state.offset) == (key, False, True, 0)
     assert state.subscriptions == [("t", 1, 0)]

@@ -219,7 +219,7 @@ async def test_the_user_name_in_connect_must_be_the_same(broker: Broker, name: s
     client = await broker.socket(5)
     client.send(hello(b"silently alice", username=name, password=b"unused"))
     assert (await client.expect(ConnAck)).reason == code
-    plugin = broker.server.chassis.auth_methods["OBEY"]
+    plugin = broker.server.plugin_host.auth_methods["OBEY"]
     assert isinstance(plugin, Obedient)
     assert [(start.method, start.client_id, start.username, start.user) for start in plugin.begun] == [
         ("OBEY", "c", name, None)
@@ -253,7 +253,7 @@ async def test_authenticating_again(broker: Broker) -> None:
     client.send(Auth(AGAIN, method(b"silently alice")), PingReq())
     assert await client.expect(Auth) == Auth(ReasonCode.SUCCESS, method())
     await client.expect(PingResp)
-    plugin = broker.server.chassis.auth_methods["OBEY"]
+    plugin = broker.server.plugin_host.auth_methods["OBEY"]
     assert isinstance(plugin, Obedient)
     assert [start.user for start in plugin.begun] == [None, "alice", "alice"]
 

@@ -29,7 +29,7 @@ NOBODY = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous"
 @pytest.fixture
 async def gated() -> AsyncIterator[tuple[Broker, Gated]]:
     async with running(plugins={GATED: {}}, hooks={"timeout": 20.0}) as broker:
-        plugin = next(p for p in broker.server.chassis.plugins.auth_plugins if isinstance(p, Gated))
+        plugin = next(p for p in broker.server.plugin_host.plugins.auth_plugins if isinstance(p, Gated))
         try:
             yield broker, plugin
         finally:
@@ -91,7 +91,7 @@ async def test_what_comes_behind_a_connect_waits(gated: tuple[Broker, Gated]) ->
 @pytest.mark.parametrize(("version", "code"), [(4, 3), (5, ReasonCode.SERVER_BUSY)])
 async def test_connect_timeout_holds_while_passwords_are_checked(version: int, code: int) -> None:
     async with running(plugins={GATED: {}}, mqtt={"connect_timeout": 0.3}, hooks={"timeout": 20.0}) as broker:
-        plugin = next(p for p in broker.server.chassis.plugins.auth_plugins if isinstance(p, Gated))
+        plugin = next(p for p in broker.server.plugin_host.plugins.auth_plugins if isinstance(p, Gated))
         clients = [await knock(broker, user, version=version) for user in "abc"]
         for client in clients:
             assert [packet.reason for packet in await client.closed()] == [code]  # type: ignore[union-attr]
@@ -102,8 +102,8 @@ async def test_connect_timeout_holds_while_passwords_are_checked(version: int, c
 async def test_the_http_api_says_that_it_is_busy() -> None:
     http = {"plugins.http.HttpPlugin": {"bind": "127.0.0.1:0", "operator_file": ""}}
     async with running(plugins={GATED: {}, **http}, mqtt={"connect_timeout": 0.5}, hooks={"timeout": 20.0}) as broker:
-        plugin = next(p for p in broker.server.chassis.plugins.auth_plugins if isinstance(p, Gated))
-        api = broker.server.view.plugin(HttpPlugin)
+        plugin = next(p for p in broker.server.plugin_host.plugins.auth_plugins if isinstance(p, Gated))
+        api = broker.server.api.plugin(HttpPlugin)
         assert api is not None
         await occupied(broker, plugin)
         host, port = api.address

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.access.password_file import generated
-from broker.delivery.feeds import Feed
+from broker.delivery.outbound import Outbound
 from broker.packets.model import Publish, SubAck, Subscribe
 from storage.records import Append, Message
 from tests.support.broker import Broker, running
@@ -43,13 +43,13 @@ async def test_a_commit_wakes_only_the_devices_that_are_due_something(
     broker, devices = fleet
     sender = await broker.client("sender")
     woken: list[str] = []
-    pump = Feed.pump
+    pump = Outbound.pump
 
-    def counted(feed: Feed) -> None:
-        woken.append(feed.session.key.client_id)
-        pump(feed)
+    def counted(outbound: Outbound) -> None:
+        woken.append(outbound.session.key.client_id)
+        pump(outbound)
 
-    monkeypatch.setattr(Feed, "pump", counted)
+    monkeypatch.setattr(Outbound, "pump", counted)
     for number in range(DEVICES):
         await sender.publish(f"own/{number}", b"x")
         assert (await devices[number].message()).payload == b"x"
@@ -70,8 +70,8 @@ async def test_devices_that_are_due_nothing_move_on_and_hold_nothing(fleet: tupl
     for _ in range(600):
         await devices[0].message()
     await until(lambda: {session.offset for session in sessions} == {600})
-    await broker.server.view.save_offsets(5.0)
-    assert await broker.server.view.lowest_offset("u/fleet") == 600
+    await broker.server.api.save_offsets(5.0)
+    assert await broker.server.api.lowest_offset("u/fleet") == 600
     await sender.publish("own/1", b"not acknowledged")
     await devices[1].message(finish=False)
     await sender.publish("own/0", b"x")

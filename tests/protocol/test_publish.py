@@ -38,7 +38,7 @@ async def test_any_payload(stored: Broker, watcher: Client, version: int, payloa
 async def test_no_message_overtakes_one_that_awaits_the_acls_answer(version: int, qos: int) -> None:
     """[MQTT-4.6.0-6], whether it came in one piece with it or after it."""
     async with running(plugins={"tests.support.auth_plugins.Hesitant": {}}) as broker:
-        plugin = next(p for p in broker.server.chassis.plugins.topic_plugins if isinstance(p, Hesitant))
+        plugin = next(p for p in broker.server.plugin_host.plugins.topic_plugins if isinstance(p, Hesitant))
         watcher, sender = await broker.client("watcher"), await broker.client("sender", version)
         await watcher.subscribe("#", options=1)
         wanted = ["slow/1", "fast/2", "slow/3", "fast/4", "fast/5"]

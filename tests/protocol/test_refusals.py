@@ -38,10 +38,10 @@ async def broker(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Broker]:
     plugins: dict[str, dict[str, object]] = {f"{__name__}.Bouncer": {}}
     async with running(plugins=plugins, mqtt={"max_packet_size": 2 * MEMORY}, errors=True) as started:
         monkeypatch.setattr(started.server.storage, "_max_bytes", MEMORY)
-        authority = started.server.authority
-        monkeypatch.setattr(authority, "open", False)
+        access = started.server.access
+        monkeypatch.setattr(access, "open", False)
         monkeypatch.setattr(
-            authority, "cached", lambda info, action, topic: action != Action.PUBLISH or not topic.startswith("forbidden/")
+            access, "cached", lambda info, action, topic: action != Action.PUBLISH or not topic.startswith("forbidden/")
         )
         yield started
 

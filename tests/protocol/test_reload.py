@@ -98,7 +98,7 @@ async def test_a_login_that_is_under_way_counts_by_the_new_file(tmp_path: Path) 
     async with running(plugins=using(PASSWORDS, file)) as broker:
         client = await broker.socket()
         login = asyncio.create_task(client.connect("c", username="alice", password=b"a"))
-        while not broker.server.authority._logins._running:
+        while not broker.server.access._logins._running:
             await asyncio.sleep(0)
         password, kept = generated()
         file.write_text(f"bob:{kept}\n")
@@ -289,7 +289,7 @@ async def test_so_is_that_of_the_http_api(generations: list[Certificates], tmp_p
     old, new = generations
     plugins = {"plugins.http.HttpPlugin": {"bind": "127.0.0.1:0", "operator_file": "", **put(old, tmp_path)}}
     async with running(plugins=plugins, errors=True) as broker:
-        plugin = broker.server.view.plugin(HttpPlugin)
+        plugin = broker.server.api.plugin(HttpPlugin)
         assert plugin is not None
 
         async def health(trusted: Path) -> int:

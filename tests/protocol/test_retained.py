@@ -89,7 +89,7 @@ async def test_an_empty_payload_clears(stored: Broker, version: int) -> None:
     reader = await stored.client("reader", version)
     await reader.subscribe("t")
     await reader.quiet()
-    await until(lambda: stored.server.view.status().retained == 0)
+    await until(lambda: stored.server.api.status().retained == 0)
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])
@@ -213,9 +213,9 @@ async def test_v5_an_expired_one_takes_no_place_any_more(stored: Broker) -> None
     await sender.publish("often", b"kept", 1, retain=True)
     await sender.publish("long", b"x", 1, retain=True, properties=long)
     assert await server.storage.retained_count() == 5
-    assert not server.retained.whole or server.view.status().retained == 5
+    assert not server.retained.whole or server.api.status().retained == 5
     server.time.not_before(server.time.now() + 1500)
-    await until(lambda: server.view.status().retained == 2)
+    await until(lambda: server.api.status().retained == 2)
     await sender.publish("short/0", b"again", 1, retain=True, properties=long)
     kept = {message.topic: message.payload for message in await server.storage.retained_range("", "", 100)}
     assert kept == {"often": b"kept", "long": b"x", "short/0": b"again"}
@@ -238,7 +238,7 @@ async def test_v5_what_expired_while_the_broker_was_away_goes_too(tmp_path: Path
     time = ServerTime()
     time.not_before(time.now() + 60_000)
     async with running(url, time=time) as broker:
-        await until(lambda: broker.server.view.status().retained == 0)
+        await until(lambda: broker.server.api.status().retained == 0)
         await (await broker.client("other")).publish("behind", b"x")
         assert await broker.server.storage.retained_range("", "", 1) == []
         assert await broker.server.storage.last_id() > last
@@ -440,9 +440,9 @@ async def test_memory_holds_what_fits_and_storage_has_the_rest(tmp_path: Path) -
         for number in range(100):
             await sender.publish(f"t/{number:02}", b"x", 1, retain=True)
             assert broker.server.retained._bytes <= 20_000
-        await until(lambda: broker.server.view.status().retained == 100)
+        await until(lambda: broker.server.api.status().retained == 100)
     async with running(url, limits=limits) as broker:
-        assert broker.server.view.status().retained == 100
+        assert broker.server.api.status().retained == 100
         assert 0 < broker.server.retained._bytes <= 20_000
         reader = await broker.client("reader", 5)
         every = [f"t/{number:02}" for number in range(100)]

@@ -326,10 +326,10 @@ async def test_live_only_messages_wait_a_moment_for_a_member_that_has_no_room(qo
 async def test_what_a_member_may_not_receive_goes_to_another(stored: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while the member that may has no room: the group waits for it."""
     allowed = {"permitted": True, "denied": False}
-    authority = stored.server.authority
-    monkeypatch.setattr(authority, "open", False)
+    access = stored.server.access
+    monkeypatch.setattr(access, "open", False)
     monkeypatch.setattr(
-        authority, "cached", lambda info, action, topic: action != Action.RECEIVE or allowed.get(info.client_id, True)
+        access, "cached", lambda info, action, topic: action != Action.RECEIVE or allowed.get(info.client_id, True)
     )
     permitted = await stored.durable("permitted", 5, properties={Property.RECEIVE_MAXIMUM: 2})
     denied, sender = await stored.durable("denied", 5), await stored.client("sender")

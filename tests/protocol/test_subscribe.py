@@ -85,7 +85,7 @@ async def test_subscribing_again_replaces(stored: Broker, version: int, durable:
     await reader.subscribe("t", options=0)
     await sender.publish("t", b"x", 2)
     assert (await reader.message()).qos == 0
-    assert len(list(stored.server.view.subscriptions())) == 1
+    assert len(list(stored.server.api.subscriptions())) == 1
     await reader.unsubscribe("t")
     await sender.publish("t", b"x", 2)
     await reader.quiet()
@@ -246,7 +246,7 @@ async def test_v5_subscription_identifiers_survive_a_reconnect(stored: Broker) -
 
 
 async def test_an_acl_decides_each_filter(broker: Broker, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    authority = broker.server.authority
+    access = broker.server.access
     asked: list[str] = []
 
     async def allowed(info: object, action: object, topic: str) -> bool:
@@ -254,8 +254,8 @@ async def test_an_acl_decides_each_filter(broker: Broker, version: int, monkeypa
         asked.append(topic)
         return not topic.startswith("secret")
 
-    monkeypatch.setattr(authority, "open", False)
-    monkeypatch.setattr(authority, "allowed", allowed)
+    monkeypatch.setattr(access, "open", False)
+    monkeypatch.setattr(access, "allowed", allowed)
     client = await broker.client("c", version)
     client.send(Subscribe(1, [("a", 1), ("secret/#", 1), ("b", 0)]))
     ack = await client.expect(SubAck)

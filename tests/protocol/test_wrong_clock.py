@@ -141,7 +141,7 @@ async def test_sessions_of_a_start_in_a_wrong_year(tmp_path: Path) -> None:
         assert (await watcher.message()).payload == b"gone"
         await until(lambda: not broker.server.sessions.named("short"), patience=6.0)
         await until(lambda: broker.server.pipeline.pending == 0)
-        await broker.server.view.commit([], 5.0)
+        await broker.server.api.commit([], 5.0)
         assert await broker.server.storage.device(DeviceKey("c/short", "short")) is None
 
 

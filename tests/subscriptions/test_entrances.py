@@ -12,8 +12,8 @@ import pytest
 
 from broker.packets.codes import ReasonCode
 from broker.packets.model import Subscribe
-from tests.chassis.third_party import Recorder
 from tests.http.conftest import Site, site
+from tests.plugin_host.third_party import Recorder
 from tests.support.broker import ANONYMOUS
 from tests.support.until import until
 from tests.support.wire import Client
@@ -90,7 +90,7 @@ class OverPlugin(Entrance):
     """amqtt's plugins can subscribe a session, and not unsubscribe it."""
 
     async def subscribe(self, filter_: str, qos: int = 1) -> int:
-        code = await self.broker.server.view.add_subscription(PHONE, filter_, qos)
+        code = await self.broker.server.api.add_subscription(PHONE, filter_, qos)
         return code if code < 0x80 else REFUSED
 
 
@@ -116,7 +116,7 @@ def opening(request: pytest.FixtureRequest, tmp_path: Path) -> Opening:
             next(iter(ANONYMOUS)): False,
             "tests.support.auth_plugins.Anybody": {},
             "tests.support.auth_plugins.Fence": {},
-            "tests.chassis.third_party.Recorder": {},
+            "tests.plugin_host.third_party.Recorder": {},
         }
         async with site(url, plugins=plugins, **sections) as broker:
             yield broker
@@ -168,8 +168,8 @@ async def test_a_device_that_is_away_gets_them_when_it_is_back(kind: type[Entran
 async def test_the_brokers_own_topics_too(kind: type[Entrance], opening: Opening) -> None:
     """Retained without storage: they go into no inbox."""
     async with opening() as broker:
-        await broker.server.view.publish("$SYS/broker/greeting", b"hello", retain=True, durable=False)
-        await broker.server.view.publish("own/greeting", b"hello", retain=True, durable=False)
+        await broker.server.api.publish("$SYS/broker/greeting", b"hello", retain=True, durable=False)
+        await broker.server.api.publish("own/greeting", b"hello", retain=True, durable=False)
         way = await entrance(kind, broker)
         assert await way.subscribe("$SYS/broker/greeting") == 1
         assert (await way.phone.message()).payload == b"hello"
@@ -262,7 +262,7 @@ async def test_limits(kind: type[Entrance], opening: Opening) -> None:
 @every
 async def test_plugins_hear_of_it(kind: type[Entrance], opening: Opening) -> None:
     async with opening() as broker:
-        recorder = broker.server.view.plugin(Recorder)
+        recorder = broker.server.api.plugin(Recorder)
         assert recorder is not None
         way = await entrance(kind, broker)
         await way.subscribe("t/#", 2)
@@ -274,7 +274,7 @@ async def test_plugins_hear_of_it(kind: type[Entrance], opening: Opening) -> Non
 @taking
 async def test_unsubscribing(kind: type[Entrance], opening: Opening) -> None:
     async with opening() as broker:
-        recorder, sender = broker.server.view.plugin(Recorder), await bob(broker)
+        recorder, sender = broker.server.api.plugin(Recorder), await bob(broker)
         assert recorder is not None
         way = await entrance(kind, broker)
         await way.phone.subscribe("t", "$share/g/u", options=1)
@@ -307,7 +307,7 @@ async def test_it_is_in_force_after_a_restart(kind: type[Entrance], opening: Ope
 async def test_a_plugin_subscribes_a_device_that_was_never_seen(opening: Opening) -> None:
     """For the anonymous user of its client id; a filter that is refused makes no device."""
     async with opening() as broker:
-        sender, view = await bob(broker), broker.server.view
+        sender, view = await bob(broker), broker.server.api
         assert await view.add_subscription("denied", "denied/#", 1) == 0x80
         assert not broker.server.sessions.named("denied")
         await sender.publish("t", b"retained", retain=True)
@@ -329,5 +329,5 @@ async def test_a_session_that_ended_meanwhile_is_not_subscribed(opening: Opening
         answer = await caller.post(f"/devices/{PHONE}/subscriptions", json={"filter": "t"})
         assert answer.status_code == 404
         # Who asked before the end, and had the ACL's answer after it, has the session still.
-        assert await broker.server.view.readers.subscribe_session(session, "t", 1, None) == ReasonCode.UNSPECIFIED_ERROR
+        assert await broker.server.api.readers.subscribe_session(session, "t", 1, None) == ReasonCode.UNSPECIFIED_ERROR
         assert broker.server.trie.count == 0

@@ -22,7 +22,7 @@ class Certificates:
         self.device, self.device_key = folder / "device.crt", folder / "device.key"
         self.encrypted_key = folder / "encrypted.key"
         self._root_key = ec.generate_private_key(ec.SECP256R1())
-        self.ca.write_bytes(self._signed("Root", self._root_key, [], authority=True))
+        self.ca.write_bytes(self._signed("Root", self._root_key, [], access=True))
         server_key, device_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
         self.server.write_bytes(self._signed("localhost", server_key, [x509.DNSName("localhost")]))
         device_uri = x509.UniformResourceIdentifier("spiffe://fleet/device/phone")
@@ -32,7 +32,7 @@ class Certificates:
         self.encrypted_key.write_bytes(_written(server_key, serialization.BestAvailableEncryption(b"secret")))
 
     def _signed(
-        self, name: str, key: ec.EllipticCurvePrivateKey, names: list[x509.GeneralName], *, authority: bool = False
+        self, name: str, key: ec.EllipticCurvePrivateKey, names: list[x509.GeneralName], *, access: bool = False
     ) -> bytes:
         now = datetime.now(UTC)
         builder = (
@@ -43,7 +43,7 @@ class Certificates:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(hours=1))
             .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(x509.BasicConstraints(ca=access, path_length=None), critical=True)
         )
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import TypeVar
 
-from broker.amqtt.server_view import ServerStatus, SessionState
+from broker.amqtt.api import ServerStatus, SessionState
 from broker.counters import Counters
 from storage.records import Message
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class PlainServer:
-    """Implements `broker.server_view.ServerView`."""
+    """Implements `broker.amqtt.api.BrokerApi`."""
 
     def __init__(self) -> None:
         self.counters = Counters()

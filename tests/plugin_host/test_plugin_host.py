@@ -11,16 +11,16 @@ import pytest
 from amqtt.plugins.sys.broker import BrokerSysPlugin
 
 from broker.access.identity import AuthRequest, Identity, SessionInfo
-from broker.amqtt.chassis import BrokerEvents, Chassis, MQTTEvents
-from broker.amqtt.server_view import SessionState
+from broker.amqtt.api import SessionState
+from broker.amqtt.plugin_host import BrokerEvents, MQTTEvents, PluginHost
 from broker.errors import StartError
 from broker.hooks import GroupPlugin
 from broker.packets import model
 from storage.records import DeviceKey, Message
-from tests.chassis.servers import PlainServer
+from tests.plugin_host.servers import PlainServer
 from tests.support.until import until
 
-THIRD = "tests.chassis.third_party."
+THIRD = "tests.plugin_host.third_party."
 EVENTS = "amqtt.plugins.logging_amqtt.EventLoggerPlugin"
 PACKETS = "amqtt.plugins.logging_amqtt.PacketLoggerPlugin"
 SYS = "amqtt.plugins.sys.broker.BrokerSysPlugin"
@@ -38,44 +38,44 @@ def message(topic: str = "a/b", payload: bytes = b"x", qos: int = 1, retain: boo
 
 
 class TestLoading:
-    async def test_amqtts_own_plugins(self, chassis_of: Callable[..., Chassis]) -> None:
-        chassis = chassis_of({EVENTS: {}, PACKETS: {}, ANONYMOUS: {"allow_anonymous": False}, SYS: {"sys_interval": 5}})
-        assert len(chassis.plugins.plugins) == 4
-        assert len(chassis.plugins.auth_plugins) == 1
-        assert chassis.plugins.get_plugin("BrokerSysPlugin").config.sys_interval == 5
+    async def test_amqtts_own_plugins(self, host_of: Callable[..., PluginHost]) -> None:
+        plugin_host = host_of({EVENTS: {}, PACKETS: {}, ANONYMOUS: {"allow_anonymous": False}, SYS: {"sys_interval": 5}})
+        assert len(plugin_host.plugins.plugins) == 4
+        assert len(plugin_host.plugins.auth_plugins) == 1
+        assert plugin_host.plugins.get_plugin("BrokerSysPlugin").config.sys_interval == 5
 
     async def test_no_warnings_that_nobody_can_act_upon(
-        self, chassis_of: Callable[..., Chassis], recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+        self, host_of: Callable[..., PluginHost], recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
     ) -> None:
-        chassis_of({SYS: {}, "amqtt.plugins.topic_checking.TopicAccessControlListPlugin": {"acl": {"a": ["b"]}}})
+        host_of({SYS: {}, "amqtt.plugins.topic_checking.TopicAccessControlListPlugin": {"acl": {"a": ["b"]}}})
         assert not recwarn.list
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
-    async def test_our_plugins_are_found_by_what_they_are(self, chassis_of: Callable[..., Chassis]) -> None:
-        chassis = chassis_of(
+    async def test_our_plugins_are_found_by_what_they_are(self, host_of: Callable[..., PluginHost]) -> None:
+        plugin_host = host_of(
             {
                 "plugins.persistence.PersistencePlugin": {"url": "memory://"},
                 "plugins.sync.InboxPlugin": {"start": "earliest"},
                 THIRD + "Recorder": {},
             }
         )
-        assert [type(plugin).__name__ for plugin in chassis.group_plugins] == ["PersistencePlugin"]
-        assert isinstance(chassis.group_plugins[0], GroupPlugin)
-        assert chassis.storage_plugin is chassis.group_plugins[0]
-        assert chassis.sync_plugin is not None
-        assert chassis.sync_plugin.start_position() == "earliest"
+        assert [type(plugin).__name__ for plugin in plugin_host.group_plugins] == ["PersistencePlugin"]
+        assert isinstance(plugin_host.group_plugins[0], GroupPlugin)
+        assert plugin_host.storage_plugin is plugin_host.group_plugins[0]
+        assert plugin_host.sync_plugin is not None
+        assert plugin_host.sync_plugin.start_position() == "earliest"
 
-    async def test_without_any(self, chassis_of: Callable[..., Chassis]) -> None:
-        chassis = chassis_of({})
-        assert chassis.storage_plugin is None
-        assert chassis.sync_plugin is None
-        assert not any(chassis.listens(event) for event in [*BrokerEvents, *MQTTEvents])
+    async def test_without_any(self, host_of: Callable[..., PluginHost]) -> None:
+        plugin_host = host_of({})
+        assert plugin_host.storage_plugin is None
+        assert plugin_host.sync_plugin is None
+        assert not any(plugin_host.listens(event) for event in [*BrokerEvents, *MQTTEvents])
 
-    async def test_text_from_the_environment_becomes_what_the_plugin_wants(self, chassis_of: Callable[..., Chassis]) -> None:
-        chassis = chassis_of({THIRD + "Fussy": {"size": "7", "ratio": "2", "name": "x"}, ANONYMOUS: {"allow-anonymous": "no"}})
-        config = chassis.plugins.get_plugin("Fussy").config
+    async def test_text_from_the_environment_becomes_what_the_plugin_wants(self, host_of: Callable[..., PluginHost]) -> None:
+        plugin_host = host_of({THIRD + "Fussy": {"size": "7", "ratio": "2", "name": "x"}, ANONYMOUS: {"allow-anonymous": "no"}})
+        config = plugin_host.plugins.get_plugin("Fussy").config
         assert (config.size, config.ratio, config.name) == (7, 2.0, "x")
-        assert chassis.plugins.get_plugin("AnonymousAuthPlugin").config.allow_anonymous is False
+        assert plugin_host.plugins.get_plugin("AnonymousAuthPlugin").config.allow_anonymous is False
 
     @pytest.mark.parametrize(
         ("path", "options", "told"),
@@ -100,36 +100,36 @@ class TestLoading:
         ],
     )
     async def test_what_is_wrong_is_said_in_one_line(
-        self, chassis_of: Callable[..., Chassis], path: str, options: Any, told: Any
+        self, host_of: Callable[..., PluginHost], path: str, options: Any, told: Any
     ) -> None:
         with pytest.raises(StartError) as caught:
-            chassis_of({path: options})
+            host_of({path: options})
         assert told in str(caught.value)
         assert "\n" not in str(caught.value)
         assert "k3y" not in str(caught.value)
 
-    async def test_one_storage_only(self, chassis_of: Callable[..., Chassis]) -> None:
+    async def test_one_storage_only(self, host_of: Callable[..., PluginHost]) -> None:
         with pytest.raises(StartError, match="only one plugin provides the storage"):
-            chassis_of({"plugins.persistence.PersistencePlugin": {"url": "memory://"}, THIRD + "Second": {"url": "memory://"}})
+            host_of({"plugins.persistence.PersistencePlugin": {"url": "memory://"}, THIRD + "Second": {"url": "memory://"}})
 
 
 class TestEvents:
-    async def test_a_third_party_plugin_hears_everything_in_order(self, chassis_of: Callable[..., Chassis]) -> None:
-        chassis = chassis_of({THIRD + "Recorder": {}})
-        recorder = chassis.plugins.get_plugin("Recorder")
+    async def test_a_third_party_plugin_hears_everything_in_order(self, host_of: Callable[..., PluginHost]) -> None:
+        plugin_host = host_of({THIRD + "Recorder": {}})
+        recorder = plugin_host.plugins.get_plugin("Recorder")
         phone = client()
-        await chassis.fire_and_wait(BrokerEvents.PRE_START)
-        await chassis.fire_and_wait(BrokerEvents.POST_START)
-        chassis.packet_received(None, model.Connect("phone", username="alice", password=b"s3cret"))
-        chassis.client_connected(phone)
-        chassis.client_subscribed(DEVICE, "a/#", 1)
-        chassis.message_received(phone, message(), 9)
-        chassis.message_broadcast(phone, message(), 9)
-        chassis.retained(message(retain=True))
-        chassis.client_unsubscribed(DEVICE, "a/#")
-        chassis.packet_sent(phone, model.PubAck(9))
-        chassis.client_disconnected(phone)
-        await chassis.close()
+        await plugin_host.fire_and_wait(BrokerEvents.PRE_START)
+        await plugin_host.fire_and_wait(BrokerEvents.POST_START)
+        plugin_host.packet_received(None, model.Connect("phone", username="alice", password=b"s3cret"))
+        plugin_host.client_connected(phone)
+        plugin_host.client_subscribed(DEVICE, "a/#", 1)
+        plugin_host.message_received(phone, message(), 9)
+        plugin_host.message_broadcast(phone, message(), 9)
+        plugin_host.retained(message(retain=True))
+        plugin_host.client_unsubscribed(DEVICE, "a/#")
+        plugin_host.packet_sent(phone, model.PubAck(9))
+        plugin_host.client_disconnected(phone)
+        await plugin_host.close()
         assert [event for event, _ in recorder.heard] == [
             "pre_start",
             "post_start",
@@ -162,55 +162,55 @@ class TestEvents:
         assert "s3cret" not in repr(connect)
 
     async def test_nobody_listens_nothing_is_built(
-        self, chassis_of: Callable[..., Chassis], monkeypatch: pytest.MonkeyPatch
+        self, host_of: Callable[..., PluginHost], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("broker.amqtt.chassis.to_amqtt", lambda packet: pytest.fail("built for nobody"))
-        chassis = chassis_of({ANONYMOUS: {}})
+        monkeypatch.setattr("broker.amqtt.plugin_host.to_amqtt", lambda packet: pytest.fail("built for nobody"))
+        plugin_host = host_of({ANONYMOUS: {}})
         phone = client()
-        chassis.packet_received(phone, model.PingReq())
-        chassis.client_connected(phone)
-        chassis.message_received(phone, message())
-        chassis.client_disconnected(phone)
+        plugin_host.packet_received(phone, model.PingReq())
+        plugin_host.client_connected(phone)
+        plugin_host.message_received(phone, message())
+        plugin_host.client_disconnected(phone)
         assert phone.seen is None
 
-    async def test_the_loggers_cost_nothing_where_they_would_not_log(self, chassis_of: Callable[..., Chassis]) -> None:
+    async def test_the_loggers_cost_nothing_where_they_would_not_log(self, host_of: Callable[..., PluginHost]) -> None:
         for name in ("EventLoggerPlugin", "PacketLoggerPlugin"):
             logging.getLogger(f"broker.plugins.{name}").setLevel(logging.INFO)
         try:
-            chassis = chassis_of({EVENTS: {}, PACKETS: {}})
+            plugin_host = host_of({EVENTS: {}, PACKETS: {}})
         finally:
             for name in ("EventLoggerPlugin", "PacketLoggerPlugin"):
                 logging.getLogger(f"broker.plugins.{name}").setLevel(logging.NOTSET)
-        assert chassis.listens(BrokerEvents.CLIENT_CONNECTED)
-        assert not chassis.listens(BrokerEvents.MESSAGE_RECEIVED)
-        assert not chassis.listens(MQTTEvents.PACKET_SENT)
+        assert plugin_host.listens(BrokerEvents.CLIENT_CONNECTED)
+        assert not plugin_host.listens(BrokerEvents.MESSAGE_RECEIVED)
+        assert not plugin_host.listens(MQTTEvents.PACKET_SENT)
 
-    async def test_the_loggers_log(self, chassis_of: Callable[..., Chassis], caplog: pytest.LogCaptureFixture) -> None:
+    async def test_the_loggers_log(self, host_of: Callable[..., PluginHost], caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG, "broker.plugins")
-        chassis = chassis_of({EVENTS: {}, PACKETS: {}})
+        plugin_host = host_of({EVENTS: {}, PACKETS: {}})
         phone = client()
-        chassis.client_connected(phone)
-        chassis.packet_received(phone, model.Publish("a/b", b"hello", 1, packet_id=3))
-        await chassis.close()
+        plugin_host.client_connected(phone)
+        plugin_host.packet_received(phone, model.Publish("a/b", b"hello", 1, packet_id=3))
+        await plugin_host.close()
         assert "### 'on_broker_client_connected' EVENT FIRED ###" in caplog.text
         assert "phone <-in-- PublishPacket" in caplog.text
 
     async def test_a_slow_or_failing_plugin_holds_up_nobody_for_long(
-        self, chassis_of: Callable[..., Chassis], server: PlainServer, caplog: pytest.LogCaptureFixture
+        self, host_of: Callable[..., PluginHost], server: PlainServer, caplog: pytest.LogCaptureFixture
     ) -> None:
-        chassis = chassis_of({THIRD + "Lazy": {}, THIRD + "Clumsy": {}, THIRD + "Recorder": {}}, hook_timeout=0.05)
-        recorder = chassis.plugins.get_plugin("Recorder")
-        chassis.client_connected(client())
+        plugin_host = host_of({THIRD + "Lazy": {}, THIRD + "Clumsy": {}, THIRD + "Recorder": {}}, hook_timeout=0.05)
+        recorder = plugin_host.plugins.get_plugin("Recorder")
+        plugin_host.client_connected(client())
         await until(lambda: recorder.heard)
         assert server.counters.hook_errors == 2
         assert "clumsy" in caplog.text
 
     async def test_events_above_the_bound_are_dropped_and_counted(
-        self, chassis_of: Callable[..., Chassis], server: PlainServer, caplog: pytest.LogCaptureFixture
+        self, host_of: Callable[..., PluginHost], server: PlainServer, caplog: pytest.LogCaptureFixture
     ) -> None:
-        chassis = chassis_of({THIRD + "Lazy": {}}, hook_timeout=0.01, event_queue=10)
+        plugin_host = host_of({THIRD + "Lazy": {}}, hook_timeout=0.01, event_queue=10)
         for _ in range(25):
-            chassis.client_connected(client())
+            plugin_host.client_connected(client())
         assert server.counters.events_dropped == 15
         assert caplog.text.count("plugins are too slow") == 1
 
@@ -255,11 +255,11 @@ class TestPackets:
 
 
 class TestContext:
-    async def test_sessions(self, chassis_of: Callable[..., Chassis], server: PlainServer) -> None:
+    async def test_sessions(self, host_of: Callable[..., PluginHost], server: PlainServer) -> None:
         phone = client()
         server.states["phone"] = SessionState("c/phone", "phone", True, False, phone, 1, 2, 3)
         server.states["pad"] = SessionState("u/alice", "pad", False, False)
-        context = chassis_of({}).context
+        context = host_of({}).context
         sessions = {session.client_id: session for session in context.sessions}
         assert set(sessions) == {"phone", "pad"}
         assert sessions["phone"] is phone.session
@@ -270,19 +270,19 @@ class TestContext:
         assert context.get_session("pad").transitions.is_disconnected()
         assert context.get_session("nobody") is None
 
-    async def test_subscriptions(self, chassis_of: Callable[..., Chassis], server: PlainServer) -> None:
+    async def test_subscriptions(self, host_of: Callable[..., PluginHost], server: PlainServer) -> None:
         server.states["phone"] = SessionState("c/phone", "phone", True, True, client())
         server.filters += [("a/#", "phone", 1), ("b", "phone", 0), ("a/#", "gone", 2)]
-        found = chassis_of({}).context.subscriptions
+        found = host_of({}).context.subscriptions
         assert {filter: [(session.client_id, qos) for session, qos in subs] for filter, subs in found.items()} == {
             "a/#": [("phone", 1), ("gone", 2)],
             "b": [("phone", 0)],
         }
 
     async def test_broadcast_and_retain_go_through_the_server(
-        self, chassis_of: Callable[..., Chassis], server: PlainServer
+        self, host_of: Callable[..., PluginHost], server: PlainServer
     ) -> None:
-        context = chassis_of({}).context
+        context = host_of({}).context
         await context.broadcast_message("news", b"1")
         await context.broadcast_message("news", b"2", 1)
         await context.retain_message("$SYS/broker/version", b"3")
@@ -295,9 +295,9 @@ class TestContext:
         ]
 
     async def test_retained_messages_can_be_read_and_written(
-        self, chassis_of: Callable[..., Chassis], server: PlainServer
+        self, host_of: Callable[..., PluginHost], server: PlainServer
     ) -> None:
-        context = chassis_of({}).context
+        context = host_of({}).context
         await context.retain_message("a", b"1")
         retained = context.retained_messages
         assert len(retained) == 1
@@ -314,32 +314,32 @@ class TestContext:
             del retained["a"]
 
     async def test_a_plugin_may_make_a_session_and_subscribe_it(
-        self, chassis_of: Callable[..., Chassis], server: PlainServer
+        self, host_of: Callable[..., PluginHost], server: PlainServer
     ) -> None:
-        context = chassis_of({}).context
+        context = host_of({}).context
         await context.add_subscription("robot", None, None)
         assert context.get_session("robot").transitions.is_disconnected()
         await context.add_subscription("robot", "a/#", 1)
         assert server.filters == [("a/#", "robot", 1)]
         assert context.get_session("robot").user_key == "c/robot"
 
-    async def test_amqtts_sys_plugin_works_unchanged(self, chassis_of: Callable[..., Chassis], server: PlainServer) -> None:
-        chassis = chassis_of({SYS: {"sys_interval": 1}})
-        plugin = chassis.plugins.get_plugin("BrokerSysPlugin")
+    async def test_amqtts_sys_plugin_works_unchanged(self, host_of: Callable[..., PluginHost], server: PlainServer) -> None:
+        plugin_host = host_of({SYS: {"sys_interval": 1}})
+        plugin = plugin_host.plugins.get_plugin("BrokerSysPlugin")
         assert isinstance(plugin, BrokerSysPlugin)
-        await chassis.fire_and_wait(BrokerEvents.PRE_START)
-        await chassis.fire_and_wait(BrokerEvents.POST_START)
+        await plugin_host.fire_and_wait(BrokerEvents.PRE_START)
+        await plugin_host.fire_and_wait(BrokerEvents.POST_START)
         phone = client()
         server.states["phone"] = SessionState("c/phone", "phone", True, False, phone)
         server.filters.append(("a", "phone", 0))
-        chassis.client_connected(phone)
-        chassis.packet_received(phone, model.Publish("a/b", b"hello"))
+        plugin_host.client_connected(phone)
+        plugin_host.packet_received(phone, model.Publish("a/b", b"hello"))
         assert (await server.until("$SYS/broker/version")).startswith(b"aMQTT version")
         assert await server.until("$SYS/broker/clients/connected") == b"1"
         assert await server.until("$SYS/broker/messages/publish/received") == b"1"
         assert await server.until("$SYS/broker/load/bytes/received") == b"12"
         assert await server.until("$SYS/broker/messages/subscriptions/count") == b"1"
-        await chassis.fire_and_wait(BrokerEvents.PRE_SHUTDOWN)
+        await plugin_host.fire_and_wait(BrokerEvents.PRE_SHUTDOWN)
 
 
 async def test_the_light_session_is_an_amqtt_session() -> None:

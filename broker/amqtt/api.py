@@ -1,4 +1,4 @@
-"""What plugins may know of the server and ask of it: the server implements `ServerView`, the chassis and our plugins use it."""
+"""What plugins may know of the server and ask of it: the server implements `BrokerApi`, and plugins use it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from broker.publication import Publication
 from storage.records import DeviceKey, Message, Operation
 
 if TYPE_CHECKING:
-    from broker.access.authority import Authority
+    from broker.access.access_control import AccessControl
     from broker.config.settings import Settings
     from broker.connection.session_readers import SessionReaders
     from broker.sessions.old_end import OldEnd
@@ -73,7 +73,7 @@ class ServerStatus(NamedTuple):
     pending_bytes: int = 0
 
 
-class ServerView(Protocol):
+class BrokerApi(Protocol):
     """The server, as seen by plugins."""
 
     @property
@@ -115,7 +115,7 @@ class ServerView(Protocol):
         """
 
 
-class Services(ServerView, Protocol):
+class Services(BrokerApi, Protocol):
     """What the HTTP API and the requests over MQTT need beyond that."""
 
     @property
@@ -130,7 +130,7 @@ class Services(ServerView, Protocol):
         """Held by whoever removes from the old end of timelines."""
 
     @property
-    def authority(self) -> Authority: ...
+    def access(self) -> AccessControl: ...
 
     @property
     def readers(self) -> SessionReaders:

@@ -13,52 +13,52 @@ from amqtt.contexts import Action
 from amqtt.contrib import cert
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from broker.access.authority import Authority
+from broker.access.access_control import AccessControl
 from broker.access.identity import AuthRequest, Identity, SessionInfo
-from broker.amqtt.chassis import BrokerEvents, Chassis
+from broker.amqtt.plugin_host import BrokerEvents, PluginHost
 
 
 def asked(username: str | None, password: str | None, client_id: str = "phone") -> AuthRequest:
     return AuthRequest(client_id, username, None if password is None else password.encode(), "10.0.0.1", 1)
 
 
-async def test_jwt(authority_of: Callable[..., Authority]) -> None:
+async def test_jwt(access_of: Callable[..., AccessControl]) -> None:
     secret = "a secret of thirty-two bytes or more"
     claims = {"user_claim": "name", "secret_key": secret}
     topics = {"publish_claim": "may_pub", "subscribe_claim": "may_sub", "receive_claim": "may_rec", "secret_key": secret}
-    authority = authority_of({"amqtt.contrib.jwt.UserAuthJwtPlugin": claims, "amqtt.contrib.jwt.TopicAuthJwtPlugin": topics})
+    access = access_of({"amqtt.contrib.jwt.UserAuthJwtPlugin": claims, "amqtt.contrib.jwt.TopicAuthJwtPlugin": topics})
     token = jwt.encode({"name": "alice", "may_pub": ["a/#"], "may_sub": ["b"], "may_rec": ["b"]}, secret, algorithm="HS256")
     request = asked("alice", token)
-    identity = await authority.authenticate(request)
+    identity = await access.authenticate(request)
     assert identity == Identity("u/alice", "alice", False)
     session = SessionInfo(identity, request)
-    assert authority.cached(session, Action.PUBLISH, "a/x") is True
-    assert authority.cached(session, Action.PUBLISH, "b") is False
-    assert authority.cached(session, Action.RECEIVE, "b") is True
-    assert await authority.authenticate(asked("bob", token)) is None
-    assert await authority.authenticate(asked("alice", token[:-2])) is None
+    assert access.cached(session, Action.PUBLISH, "a/x") is True
+    assert access.cached(session, Action.PUBLISH, "b") is False
+    assert access.cached(session, Action.RECEIVE, "b") is True
+    assert await access.authenticate(asked("bob", token)) is None
+    assert await access.authenticate(asked("alice", token[:-2])) is None
 
 
-async def test_database(chassis_of: Callable[..., Chassis], tmp_path: Path) -> None:
+async def test_database(host_of: Callable[..., PluginHost], tmp_path: Path) -> None:
     connection = f"sqlite+aiosqlite:///{tmp_path}/auth.db"
     users, topics = "amqtt.contrib.auth_db.UserAuthDBPlugin", "amqtt.contrib.auth_db.TopicAuthDBPlugin"
     options = {"connection": connection, "sync_schema": True}
-    chassis = chassis_of({users: dict(options, hash_schemes=["argon2"]), topics: options})
-    await chassis.fire_and_wait(BrokerEvents.PRE_START)
-    await chassis.plugins.get_plugin("UserAuthDBPlugin")._user_manager.create_user_auth("alice", "wonderland")
-    manager = chassis.plugins.get_plugin("TopicAuthDBPlugin")._topic_manager
+    plugin_host = host_of({users: dict(options, hash_schemes=["argon2"]), topics: options})
+    await plugin_host.fire_and_wait(BrokerEvents.PRE_START)
+    await plugin_host.plugins.get_plugin("UserAuthDBPlugin")._user_manager.create_user_auth("alice", "wonderland")
+    manager = plugin_host.plugins.get_plugin("TopicAuthDBPlugin")._topic_manager
     await manager.create_topic_auth("alice")
     await manager.add_allowed_topic("alice", "a/b", Action.PUBLISH)
-    authority = Authority(chassis.plugins)
+    access = AccessControl(plugin_host.plugins)
     request = asked("alice", "wonderland")
-    identity = await authority.authenticate(request)
+    identity = await access.authenticate(request)
     assert identity == Identity("u/alice", "alice", False)
-    assert await authority.allowed(SessionInfo(identity, request), Action.PUBLISH, "a/b")
-    assert not await authority.allowed(SessionInfo(identity, request), Action.PUBLISH, "a/c")
-    assert await authority.authenticate(asked("alice", "wrong")) is None
+    assert await access.allowed(SessionInfo(identity, request), Action.PUBLISH, "a/b")
+    assert not await access.allowed(SessionInfo(identity, request), Action.PUBLISH, "a/c")
+    assert await access.authenticate(asked("alice", "wrong")) is None
 
 
-async def test_http(chassis_of: Callable[..., Chassis]) -> None:
+async def test_http(host_of: Callable[..., PluginHost]) -> None:
     seen: list[dict[str, Any]] = []
 
     async def answer(request: Any) -> Any:
@@ -79,24 +79,24 @@ async def test_http(chassis_of: Callable[..., Chassis]) -> None:
     port = site._server.sockets[0].getsockname()[1]
     options = {"host": "127.0.0.1", "port": str(port), "request_method": "post"}
     http = "amqtt.contrib.http."
-    chassis = chassis_of({http + "UserAuthHttpPlugin": options, http + "TopicAuthHttpPlugin": options})
-    authority = Authority(chassis.plugins)
+    plugin_host = host_of({http + "UserAuthHttpPlugin": options, http + "TopicAuthHttpPlugin": options})
+    access = AccessControl(plugin_host.plugins)
     try:
         request = asked("alice", "wonderland")
-        identity = await authority.authenticate(request)
+        identity = await access.authenticate(request)
         assert identity == Identity("u/alice", "alice", False)
-        assert await authority.allowed(SessionInfo(identity, request), Action.PUBLISH, "a/b")
-        assert not await authority.allowed(SessionInfo(identity, request), Action.RECEIVE, "a/b")
-        assert await authority.authenticate(asked("alice", "wrong")) is None
+        assert await access.allowed(SessionInfo(identity, request), Action.PUBLISH, "a/b")
+        assert not await access.allowed(SessionInfo(identity, request), Action.RECEIVE, "a/b")
+        assert await access.authenticate(asked("alice", "wrong")) is None
         await runner.cleanup()
-        assert await authority.authenticate(asked("alice", "wonderland")) is None  # the service is away
+        assert await access.authenticate(asked("alice", "wonderland")) is None  # the service is away
     finally:
-        await chassis.fire_and_wait(BrokerEvents.PRE_SHUTDOWN)
+        await plugin_host.fire_and_wait(BrokerEvents.PRE_SHUTDOWN)
         await runner.cleanup()
     assert len(seen) == 4
 
 
-async def test_certificates_verify_the_client_id_not_the_user_name(authority_of: Callable[..., Authority]) -> None:
+async def test_certificates_verify_the_client_id_not_the_user_name(access_of: Callable[..., AccessControl]) -> None:
     key, ca = cert.generate_root_creds("XX", "State", "Town", "Org", "Root")
     _, request = cert.generate_device_csr("XX", "Org", "device", "spiffe://fleet.example/device/phone", "phone.local")
     der: bytes = cert.sign_csr(request, key, ca).public_bytes(Encoding.DER)
@@ -105,11 +105,11 @@ async def test_certificates_verify_the_client_id_not_the_user_name(authority_of:
         def getpeercert(self, binary_form: bool = False) -> bytes:
             return der
 
-    authority = authority_of({"amqtt.contrib.cert.UserAuthCertPlugin": {"uri_domain": "fleet.example"}})
+    access = access_of({"amqtt.contrib.cert.UserAuthCertPlugin": {"uri_domain": "fleet.example"}})
     with_certificate = asked("root", None)
     with_certificate.ssl_object = Tls()  # type: ignore[assignment]
-    assert await authority.authenticate(with_certificate) == Identity("c/phone", None, anonymous=False)
+    assert await access.authenticate(with_certificate) == Identity("c/phone", None, anonymous=False)
     other = asked("root", None, client_id="pad")
     other.ssl_object = Tls()  # type: ignore[assignment]
-    assert await authority.authenticate(other) is None
-    assert await authority.authenticate(asked("root", None)) is None
+    assert await access.authenticate(other) is None
+    assert await access.authenticate(asked("root", None)) is None

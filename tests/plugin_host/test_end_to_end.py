@@ -15,7 +15,7 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 
 from broker.config.settings import Settings
 from broker.server import Server
-from tests.chassis.third_party import OwnTopics
+from tests.plugin_host.third_party import OwnTopics
 from tests.support.certificates import Certificates
 from tests.support.paho_client import WAIT
 from tests.support.paho_client import PahoClient as Client
@@ -26,7 +26,7 @@ FILE = "amqtt.plugins.authentication.FileAuthPlugin"
 ACL = "amqtt.plugins.topic_checking.TopicAccessControlListPlugin"
 SYS = "amqtt.plugins.sys.broker.BrokerSysPlugin"
 PACKETS = "amqtt.plugins.logging_amqtt.PacketLoggerPlugin"
-THIRD = "tests.chassis.third_party."
+THIRD = "tests.plugin_host.third_party."
 MEMORY = {"persistence": {"url": "memory://"}, "sync": {}}
 
 
@@ -101,7 +101,7 @@ async def test_devices_of_a_user_share_an_inbox_and_a_claimed_name_does_not(
     await connected(server, client("phone"), "alice", "ecila")
     await connected(server, client("pad"), "alice", "ecila")
     await connected(server, client("tv"))
-    users = {state.client_id: state.user for state in server.view.sessions()}
+    users = {state.client_id: state.user for state in server.api.sessions()}
     assert users == {"phone": "u/alice", "pad": "u/alice", "tv": "c/tv"}
 
 
@@ -180,7 +180,7 @@ async def test_an_acl_service_that_is_away_loses_no_message(broker: Callable[...
     alice = await connected(server, client("phone"), "alice", "ecila")
     bob = await connected(server, client("pad"), "bob", "bob")
     assert await asyncio.to_thread(alice.subscribe, "bob/x")
-    assert await server.authority.allowed(server.sessions.named("pad")[0].connection.info, "publish", "bob/x")
+    assert await server.access.allowed(server.sessions.named("pad")[0].connection.info, "publish", "bob/x")
     OwnTopics.failures = 2  # both of them about what alice may receive
     await asyncio.to_thread(bob.publish, "bob/x", b"kept")
     assert await asyncio.to_thread(alice.receive) == ("bob/x", b"kept")
@@ -218,7 +218,7 @@ async def test_a_third_party_plugin_hears_everything(
     broker: Callable[..., Any], client: Callable[..., Any], version: int
 ) -> None:
     server = await broker({THIRD + "Recorder": {}, ANONYMOUS: {}})
-    recorder = server.chassis.plugins.get_plugin("Recorder")
+    recorder = server.plugin_host.plugins.get_plugin("Recorder")
     phone = await connected(server, client("phone", version))
     assert await asyncio.to_thread(phone.subscribe, "a/#", 2)
     await asyncio.to_thread(phone.publish, "a/b", b"hello", 2, True)
@@ -337,4 +337,4 @@ async def test_the_certificate_plugin(broker: Callable[..., Any], client: Callab
         told[name] = await asyncio.to_thread(one.connect, ("localhost", address(server)[1]), "root")
     assert told["phone"] == "Success"
     assert {told["pad"], told["tv"]} == {"Bad user name or password"}
-    assert [state.user for state in server.view.sessions()] == ["c/phone"]
+    assert [state.user for state in server.api.sessions()] == ["c/phone"]

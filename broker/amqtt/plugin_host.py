@@ -1,6 +1,6 @@
 """amqtt's plugin manager over our server: what config.yaml names is loaded, told what happens, and closed at the end.
 
-Plugins see amqtt's `BrokerContext`, and behind it a stand-in for amqtt's broker that answers from a `ServerView`. Our own
+Plugins see amqtt's `BrokerContext`, and behind it a stand-in for amqtt's broker that answers from a `BrokerApi`. Our own
 plugins find that view itself as ``context.server``.
 
 Events go to those plugins that listen, in the order in which they happened, through one bounded queue and one task: a
@@ -26,10 +26,10 @@ from amqtt.plugins.logging_amqtt import EventLoggerPlugin, PacketLoggerPlugin
 from amqtt.plugins.manager import PluginManager
 from amqtt.session import IncomingApplicationMessage
 
-from broker.access.authority import OWN
+from broker.access.access_control import OWN
 from broker.access.identity import SessionInfo
+from broker.amqtt.api import BrokerApi
 from broker.amqtt.packets import to_amqtt
-from broker.amqtt.server_view import ServerView
 from broker.amqtt.stand_in import Callback, ChassisContext, retained_message
 from broker.config.plugin_settings import checked, plugin_class
 from broker.errors import StartError
@@ -38,7 +38,7 @@ from broker.packets.model import Packet
 from broker.rate_limited_log import RateLimitedLog
 from storage.records import DeviceKey, Message
 
-__all__ = ["BrokerEvents", "Chassis", "ChassisContext", "MQTTEvents", "Plugins"]
+__all__ = ["BrokerEvents", "ChassisContext", "MQTTEvents", "PluginHost", "Plugins"]
 
 logger = logging.getLogger(__name__)
 
@@ -86,10 +86,10 @@ class Plugins(PluginManager):
         return self._event_plugin_callbacks  # type: ignore[no-any-return]
 
 
-# --- the chassis ---------------------------------------------------------------------------------------------------
+# --- the plugin host ---------------------------------------------------------------------------------------------------
 
 
-class Chassis:
+class PluginHost:
     """Loads the plugins (inside a running loop) and carries events to them.
 
     ``plugins`` is class path → settings, in order (`Settings.plugin_classes`). ``hook_timeout`` is in seconds, per
@@ -99,7 +99,7 @@ class Chassis:
     def __init__(
         self,
         plugins: Mapping[str, Mapping[str, Any]],
-        server: ServerView,
+        server: BrokerApi,
         *,
         hook_timeout: float = 5.0,
         event_queue: int = 10_000,

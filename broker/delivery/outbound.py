@@ -1,4 +1,4 @@
-"""A feed: the shell around one device's delivery machine. It reads pages, asks access control, and writes to the socket.
+"""A outbound: the shell around one device's delivery machine. It reads pages, asks access control, and writes to the socket.
 
 What is due, and when, is the machine's (`broker.delivery.machine`). Here is only how what it awaits is got.
 """
@@ -17,7 +17,7 @@ from broker.delivery.machine import ASKING, HOLDING, READING, READY, SENDING_AGA
 from broker.packets.codes import PacketType, ReasonCode
 from broker.packets.encoder import ack_frame
 from broker.sessions.cursor import Cursor
-from broker.sessions.link import Outflow
+from broker.sessions.link import OutboundPort
 from broker.sessions.session import Session
 from broker.sessions.window import Slot
 from storage.records import Message
@@ -30,28 +30,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def feed_of(session: Session) -> Feed | None:
+def outbound_of(session: Session) -> Outbound | None:
     """What delivers to the session's connection, where it has one that is open."""
     link = session.connection
-    feed = link.feed if link is not None else None
-    return feed if isinstance(feed, Feed) else None
+    outbound = link.outbound if link is not None else None
+    return outbound if isinstance(outbound, Outbound) else None
 
 
 class Release:
     """A PUBREL that may be sent once the session's progress is durable."""
 
-    __slots__ = ("feed", "frame")
+    __slots__ = ("frame", "outbound")
 
-    def __init__(self, feed: Feed, frame: bytes) -> None:
-        self.feed = feed
+    def __init__(self, outbound: Outbound, frame: bytes) -> None:
+        self.outbound = outbound
         self.frame = frame
 
     def progress_saved(self) -> None:
-        if not self.feed.closed:
-            self.feed.connection.write_frames([self.frame])
+        if not self.outbound.closed:
+            self.outbound.connection.write_frames([self.frame])
 
 
-class Feed(Outflow):
+class Outbound(OutboundPort):
     """What serves one connection of a session. ``inbox`` is None for a clean one, which is on the store's tail."""
 
     __slots__ = ("_outbox", "_task", "closed", "connection", "cursor", "delivery", "inbox", "machine", "session")
@@ -64,7 +64,7 @@ class Feed(Outflow):
         self.cursor = cursor
         self.inbox = inbox
         self.machine = Machine(
-            session, cursor, self.connection, delivery.trie, delivery.authority, delivery.counters, delivery.time
+            session, cursor, self.connection, delivery.trie, delivery.access, delivery.counters, delivery.time
         )
         self.closed = False
         self._outbox: list[bytes] = []
@@ -157,7 +157,7 @@ class Feed(Outflow):
         self.pump()
 
     async def _ask(self) -> None:
-        await self.delivery.authority.settle(self.connection.info, Action.RECEIVE, self.machine.question)
+        await self.delivery.access.settle(self.connection.info, Action.RECEIVE, self.machine.question)
         self._task = None
         self.machine.answered()
         self.pump()

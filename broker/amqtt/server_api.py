@@ -1,4 +1,4 @@
-"""The server as plugins see it: `ServerView` over the real one.
+"""The server as plugins see it: `BrokerApi` over the real one.
 
 Over 300 lines: one class with everything that plugins may ask.
 """
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from broker.access.identity import AuthRequest, Identity, SessionInfo
-from broker.amqtt.server_view import DeviceState, ServerStatus, SessionState, Undecided
+from broker.amqtt.api import DeviceState, ServerStatus, SessionState, Undecided
 from broker.config.changes import Reloaded
 from broker.connection.reader_steps import Operations
 from broker.connection.session_readers import SessionReaders
@@ -24,7 +24,7 @@ from storage.errors import MessageRefused, StorageUnavailable
 from storage.records import Device, DeviceKey, Message, Operation
 
 if TYPE_CHECKING:
-    from broker.access.authority import Authority
+    from broker.access.access_control import AccessControl
     from broker.amqtt.node import Node
     from broker.config.settings import Settings
     from broker.sessions.old_end import OldEnd
@@ -70,8 +70,8 @@ def _forget(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-class View:
-    """Implements `broker.server_view.Services`."""
+class ServerApi:
+    """Implements `broker.amqtt.api.Services`."""
 
     def __init__(self, server: Node, readers: SessionReaders) -> None:
         self._server = server
@@ -148,15 +148,15 @@ class View:
         return self._server.storage
 
     @property
-    def authority(self) -> Authority:
-        return self._server.authority
+    def access(self) -> AccessControl:
+        return self._server.access
 
     @property
     def auth_plugins(self) -> list[object]:
-        return list(self._server.chassis.plugins.auth_plugins)
+        return list(self._server.plugin_host.plugins.auth_plugins)
 
     def plugin(self, kind: type[T]) -> T | None:
-        return next((p for p in self._server.chassis.plugins.plugins if isinstance(p, kind)), None)
+        return next((p for p in self._server.plugin_host.plugins.plugins if isinstance(p, kind)), None)
 
     def now(self) -> int:
         return self._server.time.now()

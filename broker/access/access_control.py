@@ -71,7 +71,7 @@ OWN = "$sync/"
 
 
 class AuthPlugins(Protocol):
-    """What is asked: `broker.chassis.Plugins`, or anything alike."""
+    """What is asked: `broker.plugin_host.Plugins`, or anything alike."""
 
     @property
     def auth_plugins(self) -> Sequence[Any]: ...
@@ -115,7 +115,7 @@ def blame(error: BaseException) -> str:
     return f"{type(error).__name__} at {place.tb_frame.f_code.co_filename.rpartition('/')[2]}:{place.tb_lineno}"
 
 
-class Authority:
+class AccessControl:
     """Asks the plugins. All times are seconds.
 
     ``acl_cache_seconds`` and ``login_cache_seconds``: how long answers are kept; 0 keeps none. ``patience``: how long a
