@@ -30,7 +30,7 @@ from mypy_extensions import mypyc_attr
 
 from broker.counters import Counters
 from broker.hooks import Group, GroupPlugin, Refusal
-from broker.packets.codes import ReasonCode
+from broker.packets import ReasonCode
 from broker.publication import Publication
 from storage.errors import FencedOut, StorageUnavailable
 from storage.interface import Committer

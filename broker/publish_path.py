@@ -22,20 +22,18 @@ from typing import TYPE_CHECKING, Protocol
 
 from amqtt.events import BrokerEvents
 
-from broker.connection.handle_publish import Inbound
+from broker.connection import Inbound
 from broker.counters import Counters
-from broker.delivery.delivery import Delivery
-from broker.delivery.share import Share
+from broker.delivery import Delivery, Share
 from broker.ids import Ids
 from broker.publication import Outgoing, Publication
-from broker.routing.retained import Retained
-from broker.routing.trie import Trie
-from broker.sessions.session import Session
+from broker.routing import Retained, Trie
+from broker.sessions import Session
 from storage.records import Message
 
 if TYPE_CHECKING:
-    from broker.access.identity import SessionInfo
-    from broker.connection.connection import Connection
+    from broker.access import SessionInfo
+    from broker.connection import Connection
 
 log = logging.getLogger(__name__)
 

@@ -15,17 +15,15 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from broker.config.changes import Reloaded, taken_over
-from broker.config.plugins import ALIASES
-from broker.config.settings import ConfigError, Log, Settings
+from broker.config import ALIASES, ConfigError, Log, Reloaded, Settings, taken_over
 from broker.errors import StartError
-from broker.packets.codes import ReasonCode
+from broker.packets import ReasonCode
 
 if TYPE_CHECKING:
-    from broker.access.access_control import AccessControl
-    from broker.amqtt.plugin_host import PluginHost
-    from broker.config.settings import Listener
-    from broker.connection.connection import Connection
+    from broker.access import AccessControl
+    from broker.amqtt import PluginHost
+    from broker.config import Listener
+    from broker.connection import Connection
 
 log = logging.getLogger(__name__)
 

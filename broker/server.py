@@ -11,36 +11,23 @@ import logging
 import time
 from collections.abc import Mapping
 
-from broker.access.access_control import AccessControl
-from broker.amqtt.interceptor import intercepted
-from broker.amqtt.plugin_host import BrokerEvents, PluginHost
-from broker.amqtt.server_api import ServerApi
+from broker.access import AccessControl
+from broker.amqtt import BrokerEvents, PluginHost, ServerApi, intercepted
 from broker.clock import ServerTime, Wheel
-from broker.config.plugins import LEFT_OUT
-from broker.config.settings import Listener, Settings
-from broker.connection.connection import Connection
-from broker.connection.node import Node
-from broker.connection.session_readers import SessionReaders
-from broker.connection.storage_timeout import StorageTimeout
-from broker.delivery.delivery import Delivery
-from broker.delivery.shares import Shares
+from broker.config import LEFT_OUT, Listener, Settings
+from broker.connection import Connection, Node, SessionReaders, StorageTimeout
+from broker.delivery import Delivery, Shares
 from broker.errors import StartError
 from broker.hooks import EnhancedAuthPlugin
 from broker.ids import Ids, time_of
-from broker.net.listeners import Listeners
-from broker.packets.codes import ReasonCode
-from broker.packets.wire import shown
+from broker.net import Listeners
+from broker.packets import ReasonCode, shown
 from broker.pipeline import Pipeline
 from broker.publish_path import PublishPath
 from broker.reload import Reload
-from broker.retained.expiry import RetainedExpiry
-from broker.retained.reader import StoredRetained
-from broker.routing.retained import Retained
-from broker.routing.subscriptions import Subscriptions
-from broker.routing.trie import Trie
-from broker.sessions.link import Link
-from broker.sessions.old_end import OldEnd
-from broker.sessions.sessions import Sessions
+from broker.retained import RetainedExpiry, StoredRetained
+from broker.routing import Retained, Subscriptions, Trie
+from broker.sessions import Link, OldEnd, Sessions
 from storage.errors import StorageInUse, StorageUnavailable
 from storage.interface import lacks
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import Session
 
-from broker.access.password_file import Passwords, read
+from broker.access import Passwords, read
 
 
 class PasswordsPlugin(BaseAuthPlugin):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from broker.config.settings import parse_size
+from broker.config import parse_size
 from broker.hooks import Group, GroupPlugin, StoragePlugin
 from plugins.policy import Policies, Policy
 from storage.errors import StorageUnusable

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from broker.packets.codes import ProtocolViolation
-from broker.packets.topics import matches, validate_filter
+from broker.packets import ProtocolViolation, matches, validate_filter
 
 Mode = Literal["sync", "store", "none"]
 

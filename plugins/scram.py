@@ -12,9 +12,9 @@ from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import Session
 from scramp import ScramException, ScramMechanism
 
-from broker.access.scram import ITERATIONS, METHOD, Credential, prepared
+from broker.access import ITERATIONS, METHOD, Credential, prepared
 from broker.hooks import Accepted, AuthExchange, AuthStart, Challenge, Denied, EnhancedAuthPlugin
-from broker.packets.codes import ReasonCode
+from broker.packets import ReasonCode
 
 _WRONG = "unknown user or wrong password"
 

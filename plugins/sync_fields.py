@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from broker.config.sources import shown
+from broker.config import shown
 from plugins.timelines import Unprocessable
 from plugins.timelines.fields import once, unknown
 

@@ -16,11 +16,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from broker.amqtt.api import Services, Undecided
+from broker.amqtt import Services, Undecided
 from broker.hooks import Group, GroupPlugin, Request, RequestPlugin
-from broker.packets import topics
-from broker.packets.codes import ProtocolViolation
-from broker.packets.properties import Properties, Property, encode_property_body
+from broker.packets import Properties, Property, ProtocolViolation, encode_property_body, topics
 from plugins.search.service import BadQuery, Search, SearchError, wording
 from plugins.search.service import Query as SearchQuery
 from plugins.sync_fields import Asked, is_id, parsed

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 from amqtt.plugins.base import BasePlugin
 
-from broker.amqtt.api import ServerStatus
+from broker.amqtt import ServerStatus
 from broker.counters import Counters
 from plugins.search.service import Search, SearchUnavailable
 
 if TYPE_CHECKING:
-    from broker.amqtt.stand_in import ChassisContext
+    from broker.amqtt import ChassisContext
 
 logger = logging.getLogger(__name__)
 

@@ -137,6 +137,18 @@ def test_every_third_party_import_is_declared() -> None:
                 )
 
 
+def test_rooms_are_entered_by_their_doors() -> None:
+    """What others may use of a package of the broker is what its ``__init__`` names."""
+    inside = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in modules("broker", "plugins")
+        for name, line in imports(path)
+        if name.startswith("broker.") and name.count(".") > 1 and not name.startswith("broker.cli.")
+        if name.split(".")[:2] != list(path.relative_to(ROOT).parts[:2])
+    ]
+    assert inside == []
+
+
 def test_a_long_file_says_why_it_is_long() -> None:
     long = [path for path in modules("broker") if len(path.read_text(encoding="utf-8").splitlines()) > 300]
     assert long, "the limit is checked"

@@ -33,7 +33,7 @@ from amqtt.plugins.authentication import AnonymousAuthPlugin
 from broker.access.amqtt_session import LightSession
 from broker.access.identity import AuthRequest, Identity, SessionInfo, session_of, settle
 from broker.access.logins import Busy, Logins
-from broker.packets.wire import shown
+from broker.packets import shown
 from broker.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)

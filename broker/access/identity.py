@@ -7,7 +7,7 @@ import ssl
 from dataclasses import dataclass, field
 
 from broker.access.amqtt_session import LightSession
-from broker.packets.wire import shown
+from broker.packets import shown
 
 
 @dataclass(slots=True, eq=False)

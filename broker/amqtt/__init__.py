@@ -2,3 +2,22 @@
 
 Kept true: a plugin made for amqtt works unchanged, and where nobody listens to an event the message path knows nothing of it.
 """
+
+from broker.amqtt.api import DeviceState, ServerStatus, Services, Undecided
+from broker.amqtt.interceptor import intercepted
+from broker.amqtt.plugin_host import BrokerEvents, PluginHost
+from broker.amqtt.server_api import BROKER_USER, ServerApi
+from broker.amqtt.stand_in import ChassisContext
+
+__all__ = [
+    "BROKER_USER",
+    "BrokerEvents",
+    "ChassisContext",
+    "DeviceState",
+    "PluginHost",
+    "ServerApi",
+    "ServerStatus",
+    "Services",
+    "Undecided",
+    "intercepted",
+]

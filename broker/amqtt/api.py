@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from broker.access.identity import SessionInfo
-from broker.config.changes import Reloaded
+from broker.access import SessionInfo
+from broker.config import Reloaded
 from broker.counters import Counters
 from broker.publication import Publication
 from storage.records import DeviceKey, Message, Operation
 
 if TYPE_CHECKING:
-    from broker.access.access_control import AccessControl
-    from broker.config.settings import Settings
-    from broker.connection.session_readers import SessionReaders
-    from broker.sessions.old_end import OldEnd
+    from broker.access import AccessControl
+    from broker.config import Settings
+    from broker.connection import SessionReaders
+    from broker.sessions import OldEnd
     from storage.interface import Storage
 
 T = TypeVar("T")

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from amqtt.events import BrokerEvents, MQTTEvents
 
-from broker.packets.decoder import Decoder
-from broker.packets.model import Publish
-from broker.packets.properties import Property
+from broker.packets import Decoder, Property, Publish
 from storage.records import Message
 
 if TYPE_CHECKING:
-    from broker.access.identity import SessionInfo
+    from broker.access import SessionInfo
     from broker.amqtt.plugin_host import PluginHost
-    from broker.connection.connection import Connection
+    from broker.connection import Connection
 
 _HEARD = (MQTTEvents.PACKET_RECEIVED, MQTTEvents.PACKET_SENT, BrokerEvents.MESSAGE_RECEIVED)
 

@@ -7,24 +7,17 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import asyncio
 
-    from broker.access.access_control import AccessControl
+    from broker.access import AccessControl
     from broker.amqtt.plugin_host import PluginHost
     from broker.clock import ServerTime
-    from broker.config.changes import Reloaded
-    from broker.config.settings import Settings
+    from broker.config import Reloaded, Settings
     from broker.counters import Counters
-    from broker.delivery.delivery import Delivery
-    from broker.delivery.share import Share
-    from broker.delivery.shares import Shares
+    from broker.delivery import Delivery, Share, Shares
     from broker.ids import Ids
     from broker.pipeline import Pipeline
     from broker.publish_path import PublishPath
-    from broker.routing.retained import Retained
-    from broker.routing.subscriptions import Subscriptions
-    from broker.routing.trie import Trie
-    from broker.sessions.old_end import OldEnd
-    from broker.sessions.session import Session
-    from broker.sessions.sessions import Sessions
+    from broker.routing import Retained, Subscriptions, Trie
+    from broker.sessions import OldEnd, Session, Sessions
     from storage.interface import Storage
 
 

@@ -26,15 +26,14 @@ from amqtt.plugins.logging_amqtt import EventLoggerPlugin, PacketLoggerPlugin
 from amqtt.plugins.manager import PluginManager
 from amqtt.session import IncomingApplicationMessage
 
-from broker.access.access_control import OWN
-from broker.access.identity import SessionInfo
+from broker.access import OWN, SessionInfo
 from broker.amqtt.api import BrokerApi
 from broker.amqtt.packets import to_amqtt
 from broker.amqtt.stand_in import Callback, ChassisContext, retained_message
-from broker.config.plugin_settings import checked, plugin_class
+from broker.config import checked, plugin_class
 from broker.errors import StartError
 from broker.hooks import EnhancedAuthPlugin, GroupPlugin, JobPlugin, RequestPlugin, StoragePlugin, SyncPlugin
-from broker.packets.model import Packet
+from broker.packets import Packet
 from broker.rate_limited_log import RateLimitedLog
 from storage.records import DeviceKey, Message
 

@@ -9,25 +9,23 @@ import asyncio
 from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from broker.access.identity import AuthRequest, Identity, SessionInfo
+from broker.access import AuthRequest, Identity, SessionInfo
 from broker.amqtt.api import DeviceState, ServerStatus, SessionState, Undecided
-from broker.config.changes import Reloaded
-from broker.connection.reader_steps import Operations
-from broker.connection.session_readers import SessionReaders
+from broker.config import Reloaded
+from broker.connection import Operations, SessionReaders
 from broker.counters import Counters
-from broker.packets import topics
-from broker.packets.codes import ProtocolViolation, ReasonCode
+from broker.packets import ProtocolViolation, ReasonCode, topics
 from broker.pipeline import Step
 from broker.publication import Outgoing, Publication
-from broker.sessions.session import Session
+from broker.sessions import Session
 from storage.errors import MessageRefused, StorageUnavailable
 from storage.records import Device, DeviceKey, Message, Operation
 
 if TYPE_CHECKING:
-    from broker.access.access_control import AccessControl
+    from broker.access import AccessControl
     from broker.amqtt.node import Node
-    from broker.config.settings import Settings
-    from broker.sessions.old_end import OldEnd
+    from broker.config import Settings
+    from broker.sessions import OldEnd
     from storage.interface import Storage
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from typing import Any
 
 from amqtt.broker import BrokerContext, RetainedApplicationMessage
 
-from broker.access.amqtt_session import LightSession
+from broker.access import LightSession
 from broker.amqtt.api import BrokerApi, SessionState
 from storage.records import Message
 

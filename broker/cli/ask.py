@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.cli.settings import CANNOT_START, Failure
-from broker.config.settings import Settings
+from broker.config import Settings
 
 DEFAULT_FILE = "data/operator.json"
 _REFUSED = 1

@@ -7,9 +7,7 @@ from pathlib import Path
 import click
 
 from broker.cli.settings import WRONG_CONFIGURATION, Failure, config_option, config_path, read_settings
-from broker.config.check import certificate_problems, plugin_problems, warnings
-from broker.config.settings import Listener, Settings
-from broker.config.sources import without_password
+from broker.config import Listener, Settings, certificate_problems, plugin_problems, warnings, without_password
 
 
 @click.command(short_help="Validate the configuration.")

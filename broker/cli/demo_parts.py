@@ -20,7 +20,7 @@ import paho.mqtt.client as mqtt
 import yaml
 from paho.mqtt.enums import CallbackAPIVersion
 
-from broker.access.password_file import hashed
+from broker.access import hashed
 from broker.cli.passwd import write
 from broker.own_process import own_command, own_environment
 

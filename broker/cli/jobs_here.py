@@ -10,8 +10,7 @@ from typing import Any
 from broker.cli.logs import configure
 from broker.cli.serve import loop_factory, one_line, stop_on_signals
 from broker.cli.settings import CANNOT_START, WRONG_CONFIGURATION, Failure, require_database
-from broker.config.check import plugin_problems
-from broker.config.settings import Log, Settings
+from broker.config import Log, Settings, plugin_problems
 from broker.errors import StartError
 from broker.hooks import JobPlugin, NoSuchJob
 from broker.server import Server

@@ -7,7 +7,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from broker.config.settings import Log
+from broker.config import Log
 
 
 class _Json(logging.Formatter):

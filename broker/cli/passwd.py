@@ -9,8 +9,7 @@ from pathlib import Path
 
 import click
 
-from broker.access.password_file import generated, hashed
-from broker.access.scram import METHOD, Credential
+from broker.access import METHOD, Credential, generated, hashed
 from broker.cli.settings import Failure, PathType
 
 

@@ -22,10 +22,7 @@ from broker.cli.settings import (
     read_settings,
     require_database,
 )
-from broker.config.check import settings_problems
-from broker.config.plugin_settings import checked
-from broker.config.plugins import ALIASES
-from broker.config.settings import Settings
+from broker.config import ALIASES, Settings, checked, settings_problems
 from storage.errors import StorageError, StorageInUse
 from storage.factory import open_url
 

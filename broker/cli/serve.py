@@ -27,10 +27,9 @@ from broker.cli.settings import (
     read_settings,
     settings_of,
 )
-from broker.config.check import plugin_problems, warnings
-from broker.config.settings import Settings
+from broker.config import Settings, plugin_problems, warnings
 from broker.errors import StartError
-from broker.net.gate import raise_descriptor_limit
+from broker.net import raise_descriptor_limit
 from broker.reload import Reload
 from broker.server import Server
 from storage.errors import StorageError

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from broker.config.settings import ConfigError, Settings, load
-from broker.config.sources import without_password
+from broker.config import ConfigError, Settings, load, without_password
 from storage.errors import NoDatabase, StorageError
 from storage.factory import open_url
 

@@ -2,3 +2,56 @@
 
 Kept true: whatever is wrong is said with the value, its place and what would be right, before anything is opened.
 """
+
+from broker.config.certificates import Certificate
+from broker.config.changes import Reloaded, taken_over
+from broker.config.check import certificate_problems, plugin_problems, settings_problems, warnings
+from broker.config.plugin_settings import checked, plugin_class
+from broker.config.plugins import ALIASES, LEFT_OUT
+from broker.config.settings import (
+    ConfigError,
+    Limits,
+    Listener,
+    Log,
+    Mqtt,
+    Settings,
+    Tls,
+    is_loopback,
+    load,
+    parse_duration,
+    parse_size,
+    split_bind,
+)
+from broker.config.sources import dotted, shown, without_password
+from broker.config.wording import suggest, wanted
+
+__all__ = [
+    "ALIASES",
+    "LEFT_OUT",
+    "Certificate",
+    "ConfigError",
+    "Limits",
+    "Listener",
+    "Log",
+    "Mqtt",
+    "Reloaded",
+    "Settings",
+    "Tls",
+    "certificate_problems",
+    "checked",
+    "dotted",
+    "is_loopback",
+    "load",
+    "parse_duration",
+    "parse_size",
+    "plugin_class",
+    "plugin_problems",
+    "settings_problems",
+    "shown",
+    "split_bind",
+    "suggest",
+    "taken_over",
+    "wanted",
+    "warnings",
+    "without_password",
+]

@@ -18,7 +18,7 @@ from dacite import from_dict
 from dacite.exceptions import DaciteError, DaciteFieldError, MissingValueError
 from dacite.types import is_instance
 
-from broker.access.password_file import read
+from broker.access import read
 from broker.config.sources import Path as Place
 from broker.config.sources import dotted, shown
 from broker.config.wording import listed, suggest

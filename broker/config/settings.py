@@ -32,7 +32,7 @@ from broker.config.plugins import default_plugins
 from broker.config.sources import Path as Place
 from broker.config.sources import Sources, dotted, shown
 from broker.config.wording import suggest, wanted
-from broker.packets.codes import ReasonCode
+from broker.packets import ReasonCode
 
 
 class ConfigError(Exception):

@@ -18,27 +18,33 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from broker.connection import handle_acks, handle_auth, handle_connect, handle_publish, handle_subscribe
-from broker.packets.codes import PacketTooLarge, ProtocolViolation, ReasonCode, UnsupportedVersion
-from broker.packets.decoder import Decoder
-from broker.packets.encoder import PINGRESP, encode
-from broker.packets.model import (
+from broker.packets import (
+    EMPTY,
+    PINGRESP,
     Auth,
     ConnAck,
     Connect,
+    Decoder,
     Disconnect,
     Packet,
+    PacketTooLarge,
     PingReq,
+    Properties,
+    Property,
+    ProtocolViolation,
     PubAck,
     PubComp,
     Publish,
     PubRec,
     PubRel,
+    ReasonCode,
     Subscribe,
     Unsubscribe,
+    UnsupportedVersion,
+    encode,
+    spoken,
 )
-from broker.packets.properties import EMPTY, Properties, Property
-from broker.packets.strangers import spoken
-from broker.sessions.link import Link
+from broker.sessions import Link
 
 if TYPE_CHECKING:
     from broker.clock import Timer

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.packets.codes import PacketType, ReasonCode
-from broker.packets.encoder import ack_frame
-from broker.packets.model import PubAck, PubComp, PubRec, PubRel
+from broker.packets import PacketType, PubAck, PubComp, PubRec, PubRel, ReasonCode, ack_frame
 from broker.pipeline import Step
 from storage.records import Operation, Release
 
 if TYPE_CHECKING:
     from broker.connection.connection import Connection
-    from broker.sessions.session import Session
+    from broker.sessions import Session
 
 
 def puback(connection: Connection, packet: PubAck) -> None:

@@ -16,13 +16,9 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from broker.access.access_control import blame
-from broker.access.identity import AuthRequest, Identity
+from broker.access import AuthRequest, Identity, blame
 from broker.hooks import Accepted, AuthExchange, AuthStart, Challenge, Denied, EnhancedAuthPlugin
-from broker.packets.codes import ReasonCode
-from broker.packets.model import Auth, Connect
-from broker.packets.properties import Properties, Property
-from broker.packets.wire import shown
+from broker.packets import Auth, Connect, Properties, Property, ReasonCode, shown
 
 if TYPE_CHECKING:
     from broker.clock import Timer

@@ -14,22 +14,16 @@ from typing import TYPE_CHECKING
 
 from amqtt.contexts import Action
 
-from broker.access.identity import AuthRequest, Identity, SessionInfo
-from broker.access.logins import Busy
+from broker.access import AuthRequest, Busy, Identity, SessionInfo
 from broker.connection import handle_auth
 from broker.connection.handle_publish import unacceptable
-from broker.packets.codes import ReasonCode
-from broker.packets.model import ConnAck, Connect, Disconnect
-from broker.packets.properties import EMPTY, Properties, Property
-from broker.packets.topics import reserved
-from broker.packets.wire import shown
-from broker.sessions import wills
-from broker.sessions.wishes import Wishes
+from broker.packets import EMPTY, ConnAck, Connect, Disconnect, Properties, Property, ReasonCode, reserved, shown
+from broker.sessions import Wishes, wills
 from storage.records import DeviceKey
 
 if TYPE_CHECKING:
     from broker.connection.connection import Connection
-    from broker.sessions.session import Session
+    from broker.sessions import Session
 
 
 def received(connection: Connection, packet: Connect) -> None:

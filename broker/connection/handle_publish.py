@@ -11,20 +11,31 @@ from typing import TYPE_CHECKING, cast
 from amqtt.contexts import Action
 
 from broker.hooks import REQUEST_TOPIC, Refusal, Request
-from broker.packets.codes import PacketType, ReasonCode, TopicAliasInvalid
-from broker.packets.encoder import ack_frame, encode
-from broker.packets.model import PubAck, Publish, PubRec
-from broker.packets.properties import EMPTY, FORWARDED, Properties, Property, encode_property_body
-from broker.packets.topics import reserved
-from broker.packets.wire import shown
+from broker.packets import (
+    EMPTY,
+    FORWARDED,
+    PacketType,
+    Properties,
+    Property,
+    PubAck,
+    Publish,
+    PubRec,
+    ReasonCode,
+    TopicAliasInvalid,
+    ack_frame,
+    encode,
+    encode_property_body,
+    reserved,
+    shown,
+)
 from broker.publication import Outgoing, Publication
 from storage.errors import MessageRefused
 from storage.records import EXPIRES_AT_ONCE
 
 if TYPE_CHECKING:
-    from broker.config.settings import Mqtt
+    from broker.config import Mqtt
     from broker.connection.connection import Connection
-    from broker.sessions.session import Session
+    from broker.sessions import Session
 
 MESSAGE_ID = "message-id"
 """The user property by which a publisher names its message, so that sending it again stores it once."""

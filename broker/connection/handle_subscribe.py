@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
-from broker.packets.model import SubAck, Subscribe, UnsubAck, Unsubscribe
-from broker.packets.properties import Property
+from broker.packets import Property, SubAck, Subscribe, UnsubAck, Unsubscribe
 from storage.records import Subscription
 
 if TYPE_CHECKING:

@@ -12,19 +12,15 @@ from broker.counters import Counters
 from broker.rate_limited_log import RateLimitedLog
 
 if TYPE_CHECKING:
-    from broker.access.access_control import AccessControl
+    from broker.access import AccessControl
     from broker.clock import Wheel
-    from broker.config.settings import Settings
+    from broker.config import Settings
     from broker.connection.connection import Connection
-    from broker.delivery.delivery import Delivery
-    from broker.delivery.share import Share
+    from broker.delivery import Delivery, Share
     from broker.hooks import EnhancedAuthPlugin, RequestPlugin
     from broker.pipeline import Pipeline
-    from broker.routing.subscriptions import Subscriptions
-    from broker.routing.trie import Trie
-    from broker.sessions.old_end import OldEnd
-    from broker.sessions.session import Session
-    from broker.sessions.sessions import Sessions
+    from broker.routing import Subscriptions, Trie
+    from broker.sessions import OldEnd, Session, Sessions
     from storage.interface import Storage
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from broker.pipeline import Step
-from broker.sessions.session import NOT_YET, Session
+from broker.sessions import NOT_YET, Session
 from storage.records import (
     CloseSession,
     OpenSession,
@@ -18,7 +18,7 @@ from storage.records import (
 
 if TYPE_CHECKING:
     from broker.connection.node import Node
-    from broker.sessions.old_end import OldEnd
+    from broker.sessions import OldEnd
 
 
 class Awaited(Step):

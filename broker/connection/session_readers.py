@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from amqtt.contexts import Action
 
 from broker.connection.reader_steps import Begun, ClaimSession, MoveOffset, Operations, Saved
-from broker.packets.codes import ReasonCode
+from broker.packets import ReasonCode
 from broker.pipeline import Step
-from broker.sessions.session import Session
+from broker.sessions import Session
 from storage.records import (
     DeviceKey,
     InboxEntry,
@@ -28,7 +28,7 @@ from storage.records import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from broker.access.identity import SessionInfo
+    from broker.access import SessionInfo
     from broker.connection.node import Node
 
 _NO_LOCAL = 0x04

@@ -18,7 +18,7 @@ from collections import deque
 from broker.clock import Wheel
 from broker.connection.handle_publish import Inbound
 from broker.hooks import Refusal
-from broker.packets.codes import ReasonCode
+from broker.packets import ReasonCode
 from broker.pipeline import Pipeline, Step
 from broker.publication import Publication
 from broker.rate_limited_log import RateLimitedLog

@@ -23,18 +23,17 @@ from broker.counters import Counters
 from broker.delivery.outbound import Outbound, outbound_of
 from broker.pipeline import Pipeline, Step
 from broker.publication import Publication
-from broker.routing.trie import Match, Trie
-from broker.sessions.cursor import Cursor, Head
-from broker.sessions.session import Session
+from broker.routing import Match, Trie
+from broker.sessions import Cursor, Head, Session
 from storage.errors import StorageError
 from storage.records import InboxEntry, Message, Operation
 
 if TYPE_CHECKING:
-    from broker.access.access_control import AccessControl
-    from broker.config.settings import Limits
+    from broker.access import AccessControl
+    from broker.config import Limits
     from broker.delivery.share import Share
     from broker.delivery.shares import Shares
-    from broker.sessions.window import Slot
+    from broker.sessions import Slot
 
 log = logging.getLogger(__name__)
 

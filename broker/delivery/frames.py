@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from broker.packets.encoder import publish_parts
-from broker.packets.properties import Property, encode_property_body
+from broker.packets import Property, encode_property_body, publish_parts
 from broker.publication import Outgoing
 from storage.records import Message
 

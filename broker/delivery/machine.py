@@ -37,21 +37,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from amqtt.contexts import Action
 
 from broker.delivery.frames import about, frame_parts, personal_parts
-from broker.packets.codes import PacketType
-from broker.packets.encoder import ack_frame
-from broker.sessions.cursor import Cursor
-from broker.sessions.session import Session
-from broker.sessions.timeline import INBOX, LIVE_ONLY, SETTLED, Timeline
-from broker.sessions.window import PUBLISHED_1, RELEASED, Slot
+from broker.packets import PacketType, ack_frame
+from broker.sessions import INBOX, LIVE_ONLY, PUBLISHED_1, RELEASED, SETTLED, Cursor, Session, Slot, Timeline
 from storage.records import EXPIRES_AT_ONCE, InboxEntry, Message, Subscription
 
 if TYPE_CHECKING:
-    from broker.access.access_control import AccessControl
+    from broker.access import AccessControl
     from broker.clock import ServerTime
     from broker.counters import Counters
     from broker.delivery.share import Share
-    from broker.routing.trie import Trie
-    from broker.sessions.link import Link
+    from broker.routing import Trie
+    from broker.sessions import Link
 
 READY: Final = 0
 SENDING_AGAIN: Final = 1

@@ -14,18 +14,14 @@ from typing import TYPE_CHECKING
 from amqtt.contexts import Action
 
 from broker.delivery.machine import ASKING, HOLDING, READING, READY, SENDING_AGAIN, Machine
-from broker.packets.codes import PacketType, ReasonCode
-from broker.packets.encoder import ack_frame
-from broker.sessions.cursor import Cursor
-from broker.sessions.link import OutboundPort
-from broker.sessions.session import Session
-from broker.sessions.window import Slot
+from broker.packets import PacketType, ReasonCode, ack_frame
+from broker.sessions import Cursor, OutboundPort, Session, Slot
 from storage.records import Message
 
 if TYPE_CHECKING:
     from broker.delivery.delivery import Delivery, Inbox
     from broker.delivery.share import Share
-    from broker.sessions.link import Link
+    from broker.sessions import Link
 
 log = logging.getLogger(__name__)
 

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from broker.clock import ServerTime, Wheel
-    from broker.config.settings import Settings
+    from broker.config import Settings
     from broker.delivery.delivery import Delivery
     from broker.delivery.share import Share
     from broker.pipeline import Pipeline
-    from broker.routing.trie import Trie
-    from broker.sessions.session import Session
-    from broker.sessions.sessions import Sessions
+    from broker.routing import Trie
+    from broker.sessions import Session, Sessions
     from storage.interface import Storage
 
 

@@ -25,9 +25,7 @@ from typing import TYPE_CHECKING
 
 from broker.delivery.outbound import outbound_of
 from broker.pipeline import Step
-from broker.sessions.cursor import Cursor, Head
-from broker.sessions.timeline import Timeline
-from broker.sessions.window import PUBLISHED_1, RELEASED, Slot
+from broker.sessions import PUBLISHED_1, RELEASED, Cursor, Head, Slot, Timeline
 from storage.records import (
     EXPIRES_AT_ONCE,
     Device,
@@ -42,7 +40,7 @@ if TYPE_CHECKING:
     from broker.clock import Timer
     from broker.delivery.outbound import Outbound
     from broker.delivery.ports import Node
-    from broker.sessions.session import Session
+    from broker.sessions import Session
     from storage.records import InboxEntry, Message
 
 _CANDIDATES = 8

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from broker.delivery.share import Share
-from broker.packets.topics import parse_share
+from broker.packets import parse_share
 from broker.pipeline import Step
-from broker.sessions.timeline import Timeline, group_inbox
+from broker.sessions import Timeline, group_inbox
 from storage.records import (
     NEVER,
     CloseSession,
@@ -21,7 +21,7 @@ from storage.records import (
 
 if TYPE_CHECKING:
     from broker.delivery.ports import Node
-    from broker.sessions.session import Session
+    from broker.sessions import Session
 
 
 class Shares:

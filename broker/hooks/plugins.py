@@ -22,8 +22,8 @@ from typing import Any, Final, NamedTuple, Protocol
 from amqtt.broker import BrokerContext
 from amqtt.plugins.base import BasePlugin
 
-from broker.access.identity import SessionInfo
-from broker.packets.codes import ReasonCode
+from broker.access import SessionInfo
+from broker.packets import ReasonCode
 from storage.errors import MessageRefused
 from storage.interface import Storage
 from storage.records import Append, DeviceKey, Operation

@@ -2,3 +2,8 @@
 
 Kept true: bytes reach the connection in order and whole, and a client that may not connect costs one socket for a moment.
 """
+
+from broker.net.gate import Gate, raise_descriptor_limit
+from broker.net.listeners import Listeners, advice
+
+__all__ = ["Gate", "Listeners", "advice", "raise_descriptor_limit"]

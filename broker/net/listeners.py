@@ -13,8 +13,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from broker.config.certificates import Certificate
-from broker.config.settings import Listener
+from broker.config import Certificate, Listener
 from broker.counters import Counters
 from broker.errors import StartError
 from broker.net.accept import Acceptor, shown

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from broker.net.stream import Connection, Stream
-from broker.packets.strangers import TLS, spoken
+from broker.packets import TLS, spoken
 
 logger = logging.getLogger(__name__)
 

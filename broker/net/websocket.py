@@ -27,8 +27,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from broker.net.stream import Connection, Stream
-from broker.packets.strangers import spoken
-from broker.packets.wire import shown
+from broker.packets import shown, spoken
 
 SUBPROTOCOLS = [Subprotocol("mqtt"), Subprotocol("mqttv3.1")]
 CLOSE_TIMEOUT = 5.0  # seconds for the peer to answer our close frame

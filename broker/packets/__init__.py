@@ -2,3 +2,82 @@
 
 Kept true: whatever the bytes and however they are cut, the outcome is packets or one violation with its reason code.
 """
+
+from broker.packets.codes import (
+    PacketTooLarge,
+    PacketType,
+    ProtocolViolation,
+    ReasonCode,
+    TopicAliasInvalid,
+    UnsupportedVersion,
+)
+from broker.packets.decoder import Decoder
+from broker.packets.encoder import PINGRESP, ack_frame, encode, publish_parts
+from broker.packets.model import (
+    Auth,
+    ConnAck,
+    Connect,
+    Disconnect,
+    Packet,
+    PingReq,
+    PubAck,
+    PubComp,
+    Publish,
+    PubRec,
+    PubRel,
+    SubAck,
+    Subscribe,
+    UnsubAck,
+    Unsubscribe,
+    Will,
+)
+from broker.packets.properties import EMPTY, FORWARDED, Properties, Property, decode_properties, encode_property_body
+from broker.packets.strangers import TLS, spoken
+from broker.packets.topics import SHARE, is_wildcard, matches, parse_share, reserved, validate_filter
+from broker.packets.wire import check_identifier, shown
+
+__all__ = [
+    "EMPTY",
+    "FORWARDED",
+    "PINGRESP",
+    "SHARE",
+    "TLS",
+    "Auth",
+    "ConnAck",
+    "Connect",
+    "Decoder",
+    "Disconnect",
+    "Packet",
+    "PacketTooLarge",
+    "PacketType",
+    "PingReq",
+    "Properties",
+    "Property",
+    "ProtocolViolation",
+    "PubAck",
+    "PubComp",
+    "PubRec",
+    "PubRel",
+    "Publish",
+    "ReasonCode",
+    "SubAck",
+    "Subscribe",
+    "TopicAliasInvalid",
+    "UnsubAck",
+    "Unsubscribe",
+    "UnsupportedVersion",
+    "Will",
+    "ack_frame",
+    "check_identifier",
+    "decode_properties",
+    "encode",
+    "encode_property_body",
+    "is_wildcard",
+    "matches",
+    "parse_share",
+    "publish_parts",
+    "reserved",
+    "shown",
+    "spoken",
+    "validate_filter",
+]

@@ -2,3 +2,8 @@
 
 Kept true: the pipeline never waits for any of it.
 """
+
+from broker.retained.expiry import RetainedExpiry
+from broker.retained.reader import StoredRetained
+
+__all__ = ["RetainedExpiry", "StoredRetained"]

@@ -16,7 +16,7 @@ from storage.records import DropRetained, Operation
 
 if TYPE_CHECKING:
     from broker.clock import ServerTime, Wheel
-    from broker.routing.retained import Retained
+    from broker.routing import Retained
     from storage.interface import RetainedReader
 
 log = logging.getLogger(__name__)

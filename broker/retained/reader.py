@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from broker.packets.topics import is_wildcard, matches
+from broker.packets import is_wildcard, matches
 from storage.errors import StorageUnavailable
 
 if TYPE_CHECKING:
-    from broker.routing.retained import Reading, Retained
+    from broker.routing import Reading, Retained
     from storage.interface import RetainedReader
     from storage.records import Message
 

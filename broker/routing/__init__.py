@@ -2,3 +2,9 @@
 
 Kept true: a match costs the topic's levels, not the number of filters.
 """
+
+from broker.routing.retained import Reading, Retained
+from broker.routing.subscriptions import Subscriptions
+from broker.routing.trie import Match, Trie
+
+__all__ = ["Match", "Reading", "Retained", "Subscriptions", "Trie"]

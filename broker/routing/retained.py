@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
-from broker.packets.topics import is_wildcard
+from broker.packets import is_wildcard
 from storage.records import Append, Message
 
 _OVERHEAD = 1000

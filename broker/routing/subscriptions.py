@@ -23,22 +23,21 @@ from typing import TYPE_CHECKING, Protocol
 
 from amqtt.contexts import Action
 
-from broker.access.access_control import OWN
-from broker.packets.codes import ProtocolViolation, ReasonCode
-from broker.packets.topics import SHARE, parse_share, validate_filter
+from broker.access import OWN
+from broker.packets import SHARE, ProtocolViolation, ReasonCode, parse_share, validate_filter
 from broker.pipeline import Step
-from broker.sessions.session import NOT_YET
+from broker.sessions import NOT_YET
 from storage import records
 from storage.records import DeviceKey, InboxEntry, Message, Operation, Subscription
 
 if TYPE_CHECKING:
-    from broker.access.identity import SessionInfo
+    from broker.access import SessionInfo
     from broker.clock import ServerTime
-    from broker.config.settings import Mqtt
+    from broker.config import Mqtt
     from broker.counters import Counters
     from broker.ids import Ids
     from broker.routing.retained import Reading, Retained
-    from broker.sessions.session import Session
+    from broker.sessions import Session
 
 _NEW_ONLY, _NEVER = 1, 2
 """Retain Handling."""

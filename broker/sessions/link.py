@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from broker.access.identity import SessionInfo
+    from broker.access import SessionInfo
     from broker.sessions.session import Session
     from broker.sessions.window import Slot
     from broker.sessions.wishes import Wishes

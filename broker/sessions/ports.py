@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from broker.clock import ServerTime, Wheel
-    from broker.config.settings import Settings
+    from broker.config import Settings
     from broker.counters import Counters
     from broker.pipeline import Pipeline
     from broker.sessions.link import Link, OutboundPort

@@ -21,8 +21,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from broker.packets.codes import ReasonCode
-from broker.packets.topics import SHARE
+from broker.packets import SHARE, ReasonCode
 from broker.sessions import wills
 from broker.sessions.session import Session
 from broker.sessions.steps import Barrier, EndStep, Opened, OpenStep, PutAway

@@ -7,8 +7,7 @@ import uuid
 from typing import Any
 
 from broker.clock import ServerTime
-from broker.packets.model import Will
-from broker.packets.properties import FORWARDED, Properties, Property, encode_property_body
+from broker.packets import FORWARDED, Properties, Property, Will, encode_property_body
 from broker.publication import Outgoing, Publication
 from storage.records import EXPIRES_AT_ONCE, DeviceKey
 

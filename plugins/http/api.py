@@ -11,10 +11,8 @@ from typing import Annotated, Any
 from fastapi import Depends, Query
 from starlette.requests import Request
 
-from broker.amqtt.api import Services
-from broker.amqtt.server_api import BROKER_USER
-from broker.packets.codes import ProtocolViolation
-from broker.packets.wire import check_identifier
+from broker.amqtt import BROKER_USER, Services
+from broker.packets import ProtocolViolation, check_identifier
 from plugins.http.auth import Gate, acting_for
 from plugins.http.models import ProblemDocument
 from plugins.timelines import OPERATOR, Forbidden, Timelines, Unprocessable, Who

@@ -20,9 +20,8 @@ import secrets
 from amqtt.plugins.authentication import AnonymousAuthPlugin, FileAuthPlugin
 from starlette.requests import Request
 
-from broker.access.identity import AuthRequest, Identity, SessionInfo
-from broker.access.logins import Busy
-from broker.amqtt.api import Services
+from broker.access import AuthRequest, Busy, Identity, SessionInfo
+from broker.amqtt import Services
 from plugins.timelines import OPERATOR, Problem, Who
 from storage.records import DeviceKey, Token
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Header, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.amqtt.api import Undecided
-from broker.packets.properties import Property
+from broker.amqtt import Undecided
+from broker.packets import Property
 from plugins.http.api import Acting, ApiDep, Caller, Limit, responses
 from plugins.http.models import (
     MAX_INT,

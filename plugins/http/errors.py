@@ -12,9 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.amqtt.api import Undecided
-from broker.config.sources import dotted, shown
-from broker.config.wording import wanted
+from broker.amqtt import Undecided
+from broker.config import dotted, shown, wanted
 from plugins.http.rendering import dumps
 from plugins.http.strict import fields_of
 from plugins.timelines.errors import Problem

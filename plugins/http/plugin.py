@@ -16,14 +16,12 @@ from typing import Any, cast
 import uvicorn
 from fastapi import APIRouter
 
-from broker.amqtt.api import Services
-from broker.amqtt.stand_in import ChassisContext
-from broker.config.certificates import Certificate
-from broker.config.settings import Tls, is_loopback, split_bind
+from broker.amqtt import ChassisContext, Services
+from broker.config import Certificate, Tls, is_loopback, split_bind
 from broker.errors import StartError
 from broker.hooks import Group, GroupPlugin
-from broker.net.gate import Gate as ListenerGate
-from broker.net.listeners import advice
+from broker.net import Gate as ListenerGate
+from broker.net import advice
 from plugins.http import app as application
 from plugins.http.api import Api
 from plugins.http.auth import Gate

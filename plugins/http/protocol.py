@@ -13,7 +13,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from broker.packets.strangers import spoken
+from broker.packets import spoken
 
 _UVICORNS = "Invalid HTTP request received."
 _FIRST = 16

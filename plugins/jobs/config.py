@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from broker.config.settings import parse_duration
-from broker.packets.codes import ProtocolViolation
-from broker.packets.topics import matches, validate_filter
+from broker.config import parse_duration
+from broker.packets import ProtocolViolation, matches, validate_filter
 from plugins.jobs.schedule import Schedule
 
 

@@ -6,7 +6,7 @@ of the removal. The conversations keep their messages.
 
 from __future__ import annotations
 
-from broker.amqtt.api import Services
+from broker.amqtt import Services
 from plugins.jobs.config import Inboxes
 from plugins.jobs.work import SAVED_WITHIN, Work
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from broker.amqtt.api import Services
+from broker.amqtt import Services
 from plugins.jobs.work import Failed, Work
 from plugins.search.service import Differences, Search
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from apscheduler.jobstores.memory import MemoryJobStore
 
-from broker.amqtt.api import Services, Undecided
+from broker.amqtt import Services, Undecided
 from storage.errors import StorageError
 from storage.records import JobState, SaveJob
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from broker.amqtt.api import Services
+from broker.amqtt import Services
 from broker.hooks import JobBusy, JobPlugin
 from plugins.http import add_router
 from plugins.jobs.config import Inboxes, Index, Retention, Scheduled, Sessions

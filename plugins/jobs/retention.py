@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from broker.amqtt.api import Services
+from broker.amqtt import Services
 from broker.ids import time_of
 from plugins.jobs.config import Retention, Rule
 from plugins.jobs.waiting import Cut, Waiting

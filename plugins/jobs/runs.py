@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from broker.amqtt.api import Services, Undecided
+from broker.amqtt import Services, Undecided
 from broker.hooks import JobBusy, NoSuchJob
 from plugins.jobs.ledger import CANCELLED, DONE, FAILED, INTERRUPTED, RUNNING, Ledger
 from plugins.jobs.work import Failed, Job, Stopped, Work

@@ -12,7 +12,7 @@ from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from broker.config.settings import parse_duration
+from broker.config import parse_duration
 
 NEVER = "never"
 SHORTEST = 60.0

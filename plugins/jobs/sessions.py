@@ -3,7 +3,7 @@ where the machine slept, and ends it in the same way."""
 
 from __future__ import annotations
 
-from broker.amqtt.api import Services
+from broker.amqtt import Services
 from plugins.jobs.work import Work
 
 

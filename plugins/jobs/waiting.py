@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from broker.amqtt.api import Services
+from broker.amqtt import Services
 from plugins.jobs.work import Work
 
 PAGE = 5000

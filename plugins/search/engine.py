@@ -20,8 +20,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-from broker.packets.codes import ProtocolViolation
-from broker.packets.topics import matches, validate_filter
+from broker.packets import ProtocolViolation, matches, validate_filter
 
 MAX_LIMIT = 100
 MAX_TOTAL = 1000

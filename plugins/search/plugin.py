@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from amqtt.broker import BrokerContext
 
-from broker.amqtt.api import Services
+from broker.amqtt import Services
 from broker.hooks import Group, GroupPlugin
 from plugins.persistence import PersistencePlugin
 from plugins.search.engine import Engine, Query, Searcher, SearchError, SearchUnavailable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from broker.config.wording import suggest
+from broker.config import suggest
 from plugins.timelines.errors import Unprocessable
 
 

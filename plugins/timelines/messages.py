@@ -12,9 +12,16 @@ import json
 import math
 from typing import Any
 
-from broker.packets import wire
-from broker.packets.codes import PacketType, ProtocolViolation
-from broker.packets.properties import EMPTY, Properties, Property, decode_properties, encode_property_body
+from broker.packets import (
+    EMPTY,
+    PacketType,
+    Properties,
+    Property,
+    ProtocolViolation,
+    decode_properties,
+    encode_property_body,
+    wire,
+)
 from plugins.timelines.errors import Unprocessable
 from storage.records import InboxEntry, Message
 

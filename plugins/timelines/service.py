@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 
 from amqtt.contexts import Action
 
-from broker.amqtt.api import DeviceState, Services, Undecided
-from broker.connection.session_readers import DeviceProblem, NoDevice, Superseded
-from broker.packets import topics
-from broker.packets.codes import ProtocolViolation, ReasonCode
+from broker.amqtt import DeviceState, Services, Undecided
+from broker.connection import DeviceProblem, NoDevice, Superseded
+from broker.packets import ProtocolViolation, ReasonCode, topics
 from broker.publication import Outgoing, Publication
 from plugins.timelines.errors import Away, Conflict, Forbidden, NotFound, Problem, TooLarge, Unprocessable
 from plugins.timelines.messages import content_properties, hex_id, parse_id, rendered, rendered_entry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from broker.access.identity import SessionInfo
+from broker.access import SessionInfo
 
 OPERATOR = "b/operator"
 """The user key of messages and read positions of an operator that acts for nobody."""
