@@ -2,7 +2,7 @@
 
     submit -> gather -> number and match -> hooks -> commit (durable) -> decided -> acknowledge -> deliver -> hooks
 
-Rules it keeps (DESIGN.md, laws 1, 4, 6, 7):
+Rules it keeps (docs/laws.md, 1, 4, 6, 7):
 
 - Nobody is acknowledged, and nobody is delivered to, before the group's commit returned.
 - Groups commit one after the other, and a group keeps the order of submission; so does what follows the commit.

@@ -1,7 +1,8 @@
 """The way of a published message, top to bottom.
 
-A PUBLISH comes from its packet by `connection.handle_publish.received`, which asks the ACL; others publish by `amqtt.view`,
-`sessions.wills`. All submit a `Publication` to the `Pipeline`, where it gathers with others into a group. Of each group:
+A PUBLISH comes from its packet by `connection.handle_publish.received`, which asks the ACL; others publish by
+`amqtt.server_api` and `sessions.wills`. All submit a `Publication` to the `Pipeline`, where it gathers with others into a
+group. Of each group:
 
 1. `number`: every message gets its id, its time and its recipients, at its place in the order.
 2. `GroupPlugin.before_ack`: plugins see the group, and may refuse some of it (`Pipeline`).

@@ -71,7 +71,7 @@ OWN = "$sync/"
 
 
 class AuthPlugins(Protocol):
-    """What is asked: `broker.plugin_host.Plugins`, or anything alike."""
+    """What is asked: `broker.amqtt.plugin_host.Plugins`, or anything alike."""
 
     @property
     def auth_plugins(self) -> Sequence[Any]: ...

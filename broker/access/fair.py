@@ -1,4 +1,4 @@
-"""A queue that is fair by address, and within an address by user name. No I/O.
+"""The queue of logins: fair by address, and within an address by user name. What is done with a flood: `logins`. No I/O.
 
 - Addresses take turns, whatever each of them has waiting; so do the user names of one address.
 - What waits is bounded: ``per_user`` for one user name of one address, where the newest pushes the oldest out (a flood must

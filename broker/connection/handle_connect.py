@@ -1,7 +1,7 @@
 """CONNECT and DISCONNECT: who it is, which session it continues, and the answer.
 
 - CONNACK follows the durable opening of the session, at its place in the order of groups.
-- The user name counts only where a plugin verified it; takeover stays within a user (DESIGN.md).
+- The user name counts only where a plugin verified it; takeover stays within a user.
 - A client without an id gets one, where the protocol allows that [MQTT-3.1.3-6, 3.1.3-8 in 3.1.1].
 """
 

@@ -1,6 +1,6 @@
 """``mqtt.storage_timeout``: MQTT 5 publishers learn that storage does not take their messages.
 
-Rules it keeps (DESIGN.md, laws 1, 4, 6):
+Rules it keeps (docs/laws.md, 1, 4, 6):
 
 - Only a message that no group has is refused, so that storage never heard of it. Those of the group under way may be
   stored by now, and wait until that is known.

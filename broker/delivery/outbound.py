@@ -1,4 +1,4 @@
-"""A outbound: the shell around one device's delivery machine. It reads pages, asks access control, and writes to the socket.
+"""What goes out to a device: the shell around its delivery machine. It reads pages, asks access control, and writes.
 
 What is due, and when, is the machine's (`broker.delivery.machine`). Here is only how what it awaits is got.
 """

@@ -1,4 +1,4 @@
-"""Retained messages: the last one of each topic, and which of them a new subscription gets. No I/O.
+"""Retained messages: the last one of each topic, and which of them match a filter. Who gets them: `subscriptions`. No I/O.
 
 Storage has them all. Memory has all of them while they fit a number of bytes, so that a SUBSCRIBE finds them at its exact
 place in the order of messages (`Retained.whole`). Beyond that it has those that changed last, and a SUBSCRIBE brings along a

@@ -1,4 +1,4 @@
-"""Wills, as they are kept with a session until they are published or given up. No I/O."""
+"""Wills, as they are kept with a session. When one is published or given up is decided in `Sessions`. No I/O."""
 
 from __future__ import annotations
 
