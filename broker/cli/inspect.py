@@ -216,7 +216,9 @@ def _show(
 ) -> None:
     """Print the rows of a storage, as they come in JSON, aligned where people read them; where there are none, ``nothing``."""
     above = click.get_current_context().obj
-    config, data, url = config or above["config"], data or above["data"], url or above["url"]
+    config = above["config"] if config is None else config
+    data = above["data"] if data is None else data
+    url = above["url"] if url is None else url  # an empty one was given, and is wrong
     if url is not None and data is not None:
         raise Failure(["--data and --url both say where the messages are; give one of them"], 2)
     address = url if url is not None else f"sqlite:///{data}/tideline.db" if data is not None else _configured(config)
