@@ -50,6 +50,7 @@ async def test_every_field_comes_back(storage: Storage, make: Maker) -> None:
     assert await whole_inbox(storage, "u/ann") == [(1, expected, "")]
 
 
+@pytest.mark.inside  # the compiled core lets nothing that is not compiled extend its records
 async def test_a_subclass_of_an_append_is_one(storage: Storage, make: Maker) -> None:
     """The broker adds to the records what concerns it alone, in classes of its own (`broker.publication`)."""
 
