@@ -8,7 +8,10 @@
     table      figures, ratios and targets as text
     filled     Tideline with millions of stored messages against empty; prefill fills a database
     versions   MQTT 5 against 3.1.1
+    hostile    a thousand polite clients (polite) beside a greedy, a hostile and a slow one (trouble)
     storage    the embedded storage alone; storage_mongodb: the other one's commits beside a bare insert_many
+    cluster/   several nodes over one database; storage_writers: several writers without brokers
+    sizing/    nodes and database for so many messages a second, from those figures
     profile    where Tideline's time goes during a shape
 
 Nothing in here imports the broker; `prefill` and what measures storage alone import the storage. It needs Linux (epoll, /proc).

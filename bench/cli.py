@@ -12,13 +12,24 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import filled, machine, offline_sessions, one_user, search, search_publish, storage_mongodb, table, versions
+from bench import filled, hostile, machine, offline_sessions, one_user, search, search_publish, storage_mongodb, table, versions
+from bench.cluster.run import run as run_cluster
 from bench.drive import Cell, Options
 from bench.peers import PEERS, USUAL
 from bench.rounds import Contestant, run
 from bench.shapes import SHAPES
 
-SECTIONS = (*(shape.name for shape in SHAPES), "filled", "versions", "one-user", "mongodb", "search", "offline-sessions")
+SECTIONS = (
+    *(shape.name for shape in SHAPES),
+    "filled",
+    "versions",
+    "one-user",
+    "mongodb",
+    "cluster",
+    "search",
+    "offline-sessions",
+    "hostile",
+)
 
 
 def _names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
@@ -43,6 +54,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="measured time of a cell (default 3, quick 1)")
     parser.add_argument("--rounds", type=int, help="rounds whose median counts (default 3, quick 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every cell of every round")
+    parser.add_argument(
+        "--figures", type=Path, metavar="FILE", help="write the figures of 'cluster' for `python -m bench.sizing`"
+    )
     parser.add_argument("--dir", type=Path, help="where the brokers' data goes; a real disk, not a tmpfs")
     parser.add_argument("--core", type=int, help="pin the generator to this core")
     parser.add_argument("--messages", type=int, help="in 'filled' (5,000,000; quick 200,000) and 'search' (1,000,000; 50,000)")
@@ -95,12 +109,18 @@ def main(argv: list[str] | None = None) -> None:
         cells += more
     if "mongodb" in given.only and "tideline" in given.peers:
         parts.append(storage_mongodb.table(storage_mongodb.measure(rounds, options)))
+    if "cluster" in given.only and "tideline" in given.peers:
+        parts.append(run_cluster(rounds, options, about, given.figures))
     if "search" in given.only and "tideline" in given.peers:
         parts.append(search_publish.report(options.seconds * 2, rounds, {}))
         parts.append(search.report(given.messages or (50_000 if given.quick else 1_000_000), 50 if given.quick else 200))
     if "offline-sessions" in given.only and "tideline" in given.peers:
         counts = (0, 10_000, 50_000) if given.quick else (0, 200_000, 1_000_000)
         parts.append(offline_sessions.table(offline_sessions.measure(counts)))
+    if "hostile" in given.only and "tideline" in given.peers:
+        more, said = hostile.measure(rounds, options)
+        parts += [hostile.table(more, said), table.troubles(more)]
+        cells += more
     parts.append(table.disturbance(cells))
     print("\n\n".join(part for part in parts if part))
     if given.json:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +38,8 @@ class Cell:
 _runs = 0
 
 
-def _unique() -> str:
+def unique() -> str:
+    """A name for a run, that no other has."""
     global _runs
     _runs += 1
     return f"b{_runs}x{time.time_ns() % 100_000_000}"
@@ -76,7 +78,7 @@ class _MemoryWatch(threading.Thread):
 
 def measure(shape: Shape, peer: Peer, options: Options, *, version: int = wire.V311) -> Cell:
     """Run the shape once on the started peer."""
-    spec: dict[str, object] = {"shape": shape.load, "port": peer.port, "run": _unique(), "version": version}
+    spec: dict[str, object] = {"shape": shape.load, "port": peer.port, "run": unique(), "version": version}
     spec |= {"seconds": options.seconds, **shape.sizes, **(shape.quick if options.quick else {})}
     spec |= peer.login()
     if options.core is not None:
@@ -86,7 +88,7 @@ def measure(shape: Shape, peer: Peer, options: Options, *, version: int = wire.V
     watch.start()
     cpu, others, began = process.cpu_seconds(peer.pid), _others(peer), time.monotonic()
     try:
-        answer = _generate(spec, watch, shape.timeout)
+        answer = generate(spec, watch.mark, shape.timeout)
     finally:
         watch.stop()
     if not peer.alive:
@@ -110,8 +112,8 @@ def _others(peer: Peer) -> float:
     return process.machine_cpu_seconds() - process.cpu_seconds(peer.pid) - process.own_cpu_seconds()
 
 
-def _generate(spec: dict[str, object], watch: _MemoryWatch, timeout: float) -> dict[str, Any]:
-    """Start the generator, answer its marks, and return its last line."""
+def generate(spec: dict[str, object], mark: Callable[[str], None], timeout: float) -> dict[str, Any]:
+    """Start the generator, have its marks looked at, and return its last line: ``figures`` or ``trouble``."""
     generator = subprocess.Popen(
         [sys.executable, "-m", "bench.generator", json.dumps(spec)],
         stdin=subprocess.PIPE,
@@ -127,7 +129,7 @@ def _generate(spec: dict[str, object], watch: _MemoryWatch, timeout: float) -> d
             answer = json.loads(line)
             if "mark" not in answer:
                 return dict(answer)
-            watch.mark(answer["mark"])
+            mark(answer["mark"])
             generator.stdin.write("\n")
             generator.stdin.flush()
         late = not deadline.is_alive()

@@ -11,7 +11,9 @@ import json
 import os
 import sys
 
+from bench.cluster.load import SHAPES as OF_CLUSTERS
 from bench.load import SHAPES, Spec
+from bench.polite import polite
 from bench.reactor import LoadError, Reactor
 
 
@@ -30,7 +32,7 @@ def main(argument: str) -> None:
     gc.freeze()
     gc.disable()
     try:
-        answer: dict[str, object] = {"figures": SHAPES[spec.shape](Reactor(), spec, _mark)}
+        answer: dict[str, object] = {"figures": (SHAPES | OF_CLUSTERS | {"polite": polite})[spec.shape](Reactor(), spec, _mark)}
     except (LoadError, OSError) as error:
         answer = {"trouble": str(error)}
     print(json.dumps(answer), flush=True)

@@ -41,11 +41,25 @@ class Spec:
     durable: int = 0
     user: str = ""
     password: str = ""
+    ports: Sequence[int] = ()
+    """Of a cluster's nodes; with them, publisher ``n`` is on node ``n`` modulo their number."""
+    apart: int = 0
+    """So many nodes further is the first of its subscribers, and each next one ``apart_each`` further than the last."""
+    apart_each: int = 0
+    pause: float = 0.0
+    """Seconds from a message's PUBACK to the pair's next message, on average, in `bench.cluster.load`."""
 
     @property
     def login(self) -> tuple[str, str] | None:
         """What subscribers log in with; None for anonymous ones."""
         return (self.user, self.password) if self.user else None
+
+    def port_of(self, pair: int, subscriber: int | None = None) -> int:
+        """Where the publisher of a pair, or one of its subscribers, connects."""
+        if not self.ports:
+            return self.port
+        away = 0 if subscriber is None else self.apart + subscriber * self.apart_each
+        return self.ports[(pair + away) % len(self.ports)]
 
 
 Mark = Callable[[str], None]
@@ -63,7 +77,7 @@ def _checked(publishers: Sequence[Publisher], subscribers: Sequence[Subscriber],
     }
 
 
-def _wait_subscribed(reactor: Reactor, subscribers: Sequence[Subscriber]) -> None:
+def wait_subscribed(reactor: Reactor, subscribers: Sequence[Subscriber]) -> None:
     reactor.run_until(lambda: all(one.subscribed for one in subscribers), "subscribing", 60)
 
 
@@ -100,7 +114,7 @@ def stream(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
     subscribers = [
         Subscriber(
             reactor,
-            spec.port,
+            spec.port_of(pair, one),
             f"{spec.run}-s{pair}-{one}",
             f"{spec.run}/{pair}",
             size=spec.size,
@@ -110,12 +124,12 @@ def stream(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
         for pair in range(spec.pairs)
         for one in range(spec.fan)
     ]
-    _wait_subscribed(reactor, subscribers)
+    wait_subscribed(reactor, subscribers)
     others = _connect_others(reactor, spec)
     publishers = [
         Publisher(
             reactor,
-            spec.port,
+            spec.port_of(pair),
             f"{spec.run}-p{pair}",
             f"{spec.run}/{pair}",
             window=spec.window,
@@ -125,8 +139,8 @@ def stream(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
         for pair in range(spec.pairs)
     ]
     wait_ready(reactor, publishers)
-    if spec.others:
-        mark("loading")  # connecting so many devices is not what a delivery costs
+    if spec.others or spec.ports:
+        mark("loading")  # what connecting costs is not what a delivery costs
     for publisher in publishers:
         publisher.start()
     reactor.run_for(spec.warm_up)
@@ -134,7 +148,7 @@ def stream(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
     seconds = reactor.run_for(spec.seconds)
     acked, busy = _acked(publishers) - acked, time.process_time() - busy
     ended = _finish(reactor, publishers, subscribers, spec.fan)
-    if spec.others:
+    if spec.others or spec.ports:
         mark("loaded")
     figures = _checked(publishers, subscribers, spec.fan)
     figures.update(rate=(figures["delivered"] - before) / (ended - began), ack_rate=acked / seconds, busy=busy / seconds)
@@ -158,12 +172,12 @@ def _connect_others(reactor: Reactor, spec: Spec) -> list[Subscriber]:
             )
             for number in range(start, min(start + 200, spec.others))
         ]
-        _wait_subscribed(reactor, batch)
+        wait_subscribed(reactor, batch)
         others += batch
     return others
 
 
-def _quantiles(nanoseconds: list[int]) -> tuple[float, float]:
+def quantiles(nanoseconds: list[int]) -> tuple[float, float]:
     """Median and 99th percentile in milliseconds."""
     if not nanoseconds:
         raise LoadError("nothing arrived in the measured time")
@@ -175,7 +189,7 @@ def latency(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
     """One message in flight, one durable subscriber: milliseconds from sending to the PUBACK, and to the delivery."""
     topic = f"{spec.run}/0"
     subscriber = TimedSubscriber(reactor, spec.port, f"{spec.run}-s", topic, size=spec.size, version=spec.version)
-    _wait_subscribed(reactor, [subscriber])
+    wait_subscribed(reactor, [subscriber])
     publisher = TimedPublisher(reactor, spec.port, f"{spec.run}-p", topic, size=spec.size, version=spec.version)
     wait_ready(reactor, [publisher])
     publisher.start()
@@ -186,13 +200,13 @@ def latency(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
     _finish(reactor, [publisher], [subscriber], 1)
     figures = _checked([publisher], [subscriber], 1)
     _leave(reactor, spec, [publisher], [subscriber])
-    ack = _quantiles(
+    ack = quantiles(
         [after - before for before, after in zip(publisher.sent_at[skip:], publisher.acked_at[skip:], strict=False)]
     )
     figures.update(ack_p50=ack[0], ack_p99=ack[1], busy=busy / seconds)
     if subscriber.delivered == publisher.acked:
         arrived = zip(publisher.sent_at[skip:], subscriber.delivered_at[skip:], strict=False)
-        figures["delivery_p50"], figures["delivery_p99"] = _quantiles([after - before for before, after in arrived])
+        figures["delivery_p50"], figures["delivery_p99"] = quantiles([after - before for before, after in arrived])
     return figures
 
 
@@ -202,7 +216,7 @@ def _register(reactor: Reactor, spec: Spec, topics: Sequence[str]) -> list[str]:
         Subscriber(reactor, spec.port, f"{spec.run}-d{number}", topic, size=spec.size, version=spec.version)
         for number, topic in enumerate(topics)
     ]
-    _wait_subscribed(reactor, devices)
+    wait_subscribed(reactor, devices)
     for device in devices:
         device.close()
     return [device.client_id for device in devices]
@@ -290,7 +304,7 @@ def idle(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
                     Subscriber(reactor, spec.port, one, one, size=spec.size, version=spec.version, keep_alive=600)
                     for one in names
                 ]
-                _wait_subscribed(reactor, devices)
+                wait_subscribed(reactor, devices)
                 clients += devices
             else:
                 batch = [Client(reactor, spec.port, one, version=spec.version, clean=True, keep_alive=600) for one in names]

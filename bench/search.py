@@ -121,7 +121,7 @@ async def fill(engine: Fts5Engine, corpus: Corpus, messages: int, batch: int) ->
     documents = corpus.documents(messages)
     while some := list(itertools.islice(documents, batch)):
         started, used = time.perf_counter(), time.process_time()
-        await engine.index(some, some[-1].id)
+        await engine.index(some, {0: some[-1].id})
         wall += time.perf_counter() - started
         own += time.process_time() - used
     return wall, own
@@ -152,7 +152,7 @@ async def run(messages: int, queries: int, batch: int, path: Path) -> str:
     parts = [f"Search in {messages:,} messages: {queries} queries of each kind, one after the other"]
     await engine.open()
     try:
-        if not await engine.position():
+        if not await engine.positions():
             wall, own = await fill(engine, corpus, messages, batch)
             size = sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
             rate = f"{messages / wall:,.0f} messages/s, {own / messages * 1e6:.1f} us of CPU each, {size / 1e6:,.0f} MB on disk"

@@ -1,6 +1,6 @@
 """The MongoDB backend's group commit beside a bare `insert_many` of the same documents on the same server.
 
-The server is nx-27017, started here, or the one whose URL ``TIDELINE_TEST_MONGODB`` is; two databases are made on it and
+The server is the one that ``TIDELINE_TEST_MONGODB`` says (`bench.peers.mongo`); two databases are made on it and
 dropped. The bare side writes what the commits just wrote, into collections with the same indexes and write concern: for each
 group one ordered `insert_many` of the messages, then one of the inbox entries.
 """
@@ -8,11 +8,7 @@ group one ordered `insert_many` of the messages, then one of the inbox entries.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import socket
 import statistics
-import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -22,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.drive import Options
 from bench.peers.base import Peer, PeerError
+from bench.peers.mongo import EXTERNAL, Mongo
 from bench.process import cpu_seconds
 from bench.rounds import say
 from bench.storage import appends
@@ -36,8 +33,6 @@ BOUND = 0.6
 """The share of the bare rate that is to be reached."""
 _TOPICS = 10
 _SIDES = (attrgetter("commit"), attrgetter("bare"))
-_GIVEN = os.environ.get("TIDELINE_TEST_MONGODB", "")
-_EXTERNAL = _GIVEN if "://" in _GIVEN else ""  # the tests take names of servers too
 
 
 class Cost(NamedTuple):
@@ -62,38 +57,22 @@ class Pair(NamedTuple):
     bare: Cost
 
 
-class _Server(Peer):
-    name = title = "nx-27017"
-    ack_means = "fsync'd"
-
-    def command(self) -> list[str]:
-        arguments = [f"--{name}={self.home / name}" for name in ("data-dir", "log-file", "pid-file")]
-        return [sys.executable, "-m", "nx_27017.nx_27017", *arguments, "--host=127.0.0.1", f"--port={self.port}"]
-
-    def _answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=2):
-            return True
-        return False
-
-
 def measure(rounds: int, options: Options) -> list[Pair] | str:
     """The pairs, or why there are none."""
     say("MongoDB: group commits beside a bare insert_many")
-    server = _Server()
+    server = Mongo()
     try:
-        if not _EXTERNAL:
-            server.start()
-        host = _EXTERNAL or f"mongodb://127.0.0.1:{server.port}/"
-        return asyncio.run(_measure(server, host, rounds, options))
+        server.start()
+        return asyncio.run(_measure(server, rounds, options))
     except (PeerError, ImportError) as error:
         return f"MongoDB: not measured: {error}"
     finally:
         server.stop()
 
 
-async def _measure(server: Peer, host: str, rounds: int, options: Options) -> list[Pair]:
+async def _measure(server: Mongo, rounds: int, options: Options) -> list[Pair]:
     pairs: list[Pair] = []
-    async with _database(host) as ours, _database(host) as bare:
+    async with _database(server) as ours, _database(server) as bare:
         first = 1
         for number in range(rounds + 1):  # the first one warms up
             for size in SIZES:
@@ -111,12 +90,11 @@ def _count(size: int, options: Options) -> int:
 
 
 @asynccontextmanager
-async def _database(host: str) -> AsyncIterator[MongoStorage]:
+async def _database(server: Mongo) -> AsyncIterator[MongoStorage]:
     from storage.mongo import MongoStorage  # the extra may be missing
 
-    address, _, query = host.partition("?")
     name = f"tideline_bench_{uuid.uuid4().hex}"
-    storage = MongoStorage(address.rpartition("/")[0] + f"/{name}" + ("?" + query if query else ""))
+    storage = MongoStorage(server.url(name))
     await storage.open()
     try:
         yield storage
@@ -181,7 +159,7 @@ def table(pairs: list[Pair] | str) -> str:
         own = (statistics.median(cost(pair).own / pair.messages * 1e6 for pair in some) for cost in _SIDES)
         line = [str(size), *(f"{rate:,.0f}/s" for rate in rates), f"{share:.0%}", "reached" if share >= BOUND else "MISSED"]
         rows.append([*line, f"{busy:.0%}", *(f"{time:,.0f} us" for time in own)])
-    where = "the server of TIDELINE_TEST_MONGODB" if _EXTERNAL else "nx-27017, whose speed says nothing about MongoDB's"
+    where = Mongo().version() + ("" if EXTERNAL else ", whose speed says nothing about MongoDB's")
     title = f"MongoDB backend: group commits beside a bare insert_many, on {where} (target: at least {BOUND:.0%})"
     note = "Own time: this process's processor time for a message; by processor time: with that of a server started here."
     return f"{title}\n\n{columns(rows)}\n\n{note}"

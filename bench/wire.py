@@ -58,6 +58,11 @@ def subscribe(packet_id: int, topic_filter: str, *, qos: int = 1, version: int =
     return _frame(0x82, packet_id.to_bytes(2, "big") + properties + _string(topic_filter) + bytes([qos]))
 
 
+def publish(topic: str, payload: bytes, packet_id: int = 1) -> bytes:
+    """One QoS 1 PUBLISH of version 3.1.1."""
+    return _frame(PUBLISH | 2, _string(topic) + packet_id.to_bytes(2, "big") + payload)
+
+
 def disconnect() -> bytes:
     """DISCONNECT, the same bytes in both versions."""
     return b"\xe0\x00"

@@ -10,6 +10,8 @@ from broker.clock import ServerTime
 
 EPOCH = 1_577_836_800_000  # 2020-01-01T00:00:00Z, in ms
 _NODE_BITS, _COUNT_BITS = 10, 12
+LAYOUT = f"41 + {_NODE_BITS} + {_COUNT_BITS} bits"
+"""Of time, node and count, in words."""
 
 
 def time_of(message_id: int) -> int:
@@ -21,14 +23,20 @@ class Ids:
     """The source of one node's ids."""
 
     def __init__(self, node: int = 0, time: ServerTime | None = None) -> None:
-        if not 0 <= node < 1 << _NODE_BITS:
-            raise ValueError(f"node {node} is not between 0 and {(1 << _NODE_BITS) - 1}")
-        self._node = node << _COUNT_BITS
+        self.number(node)
         self._time = time or ServerTime()
+        self._now = 0
+        self._wall = 0
         self._ms = 0
         self._count = 0
         self.last = 0
         """The last id given."""
+
+    def number(self, node: int) -> None:
+        """Give ids of that node from here on. Before the first one."""
+        if not 0 <= node < 1 << _NODE_BITS:
+            raise ValueError(f"node {node} is not between 0 and {(1 << _NODE_BITS) - 1}")
+        self._node = node << _COUNT_BITS
 
     def start_after(self, last_id: int) -> None:
         """Go on above an id that is stored already."""
@@ -38,9 +46,18 @@ class Ids:
 
     def take(self) -> tuple[int, int]:
         """(id, wall clock in ms). Ids rise also where the wall clock goes back."""
-        now = self._time.now() - EPOCH
-        if now > self._ms:
-            self._ms = now
+        self.read_clocks()
+        return self.take_of_group()
+
+    def read_clocks(self) -> None:
+        """A group begins: `take_of_group` gives ids of this moment."""
+        self._now = self._time.now() - EPOCH
+        self._wall = self._time.wall()
+
+    def take_of_group(self) -> tuple[int, int]:
+        """`take`, without looking at the clocks for each message: it cost more than all else that numbering does."""
+        if self._now > self._ms:
+            self._ms = self._now
             self._count = 0
         else:
             self._count += 1
@@ -48,4 +65,4 @@ class Ids:
                 self._ms += 1
                 self._count = 0
         self.last = self._ms << _NODE_BITS + _COUNT_BITS | self._node | self._count
-        return self.last, self._time.wall()
+        return self.last, self._wall

@@ -1,40 +1,34 @@
-"""The pipeline: one group commit at a time, in the order in which things arrived.
+"""The pipeline: what was submitted gathers into groups, and one group follows the other.
 
-    submit -> gather -> number and match -> hooks -> commit (durable) -> decided -> acknowledge -> deliver -> hooks
+What happens to a group is told by `broker.publish_path`, from top to bottom. Here is the order of groups, which holds for
+messages and for whatever must keep its place among them (`Step`).
 
-Rules it keeps (docs/laws.md, 1, 4, 6, 7):
+Rules it keeps (docs/laws.md, 1, 4, 6):
 
-- Nobody is acknowledged, and nobody is delivered to, before the group's commit returned.
 - Groups commit one after the other, and a group keeps the order of submission; so does what follows the commit.
-- While a group commits, the next one gathers. There is no timer: a group starts as soon as the last one is done.
-- A group is numbered and matched before the one ahead of it is acknowledged, never before that one is durable.
-- When storage is away the same group is tried again until it works. What gathers meanwhile is bounded in bytes:
-  above the limit the sockets that submit are read no further. Nothing is dropped.
-- A hook that fails before the commit withholds the acks of the messages that it fails for, and of no others.
+- While a group commits, the next one gathers. There is no timer: a group starts as soon as the last one is durable.
+- A group is matched before the one ahead of it is acknowledged, never before that one is durable.
+- What gathers is bounded in bytes: above the limit the sockets that submit are read no further. Nothing is dropped.
 - A step whose outcome hangs on a message before it, which may still be refused, ends the group before it: it is applied in
   the next one, when the message is decided. So nothing that was looked at has to be undone.
-
-Over 300 lines: one loop, and the order of its steps is the point.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from contextlib import suppress
+from time import perf_counter
+from typing import Protocol, TypeVar
 
 from mypy_extensions import mypyc_attr
 
-from broker.counters import Counters
-from broker.hooks import Group, GroupPlugin, Refusal
-from broker.packets import ReasonCode
+from broker.crowd import Crowd
+from broker.hooks import Group
 from broker.publication import Publication
-from storage.errors import FencedOut, StorageUnavailable
-from storage.interface import Committer
-from storage.records import Append, Operation
+from storage.ending import end
+from storage.records import Operation
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +36,6 @@ T = TypeVar("T", bound="Publication | Step")
 
 OVERHEAD = 256
 """Bytes counted for a gathered message besides its payload."""
-
-_BACKOFF = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -68,6 +60,29 @@ class Step:
         """What was stored is durable."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Awaited(Step):
+    """A step that somebody waits for: ``finished`` is done once it is durable, and all that was submitted before."""
+
+    def __init__(self) -> None:
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def done(self) -> None:
+        if not self.finished.done():
+            self.finished.set_result(None)
+
+
+class Operations(Awaited):
+    """Operations, or none, that take their place in the order of groups."""
+
+    def __init__(self, operations: Sequence[Operation] = ()) -> None:
+        super().__init__()
+        self._operations = operations
+
+    def apply(self) -> Sequence[Operation]:
+        return self._operations
+
+
 class Paused(Protocol):
     """A source of messages that can be told to wait."""
 
@@ -75,101 +90,91 @@ class Paused(Protocol):
         """There is room again."""
 
 
-class Router(Protocol):
-    """What the broker does with messages around the commit."""
+class Batch:
+    """A group under way, in order. ``taken`` is how many of the items that it was offered it has.
 
-    def number(self, publication: Publication) -> None:
-        """Number and match a message at its place in the order: its id, time and recipients."""
+    Times are `time.perf_counter`'s: ``since`` when the oldest of them came, ``committing`` and ``committed`` around the commit.
+    """
 
-    def decided(self) -> None:
-        """The group is durable, and which of its messages were refused is known; the next group is not built yet."""
+    __slots__ = ("committed", "committing", "group", "publications", "since", "steps", "taken")
 
-    def committed(self, publications: list[Publication]) -> None:
-        """The group is durable: acknowledge its publishers, then deliver. Those with an ``error`` were refused."""
-
-
-class HookFailed(Refusal):
-    """A plugin failed for this message before its ack."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text, ReasonCode.UNSPECIFIED_ERROR)
+    def __init__(self, group: Group, publications: list[Publication], steps: list[Step], taken: int, since: float) -> None:
+        self.group = group
+        self.publications = publications
+        self.steps = steps
+        self.taken = taken
+        self.since = since
+        self.committing = self.committed = since
 
 
-class _Built(NamedTuple):
-    group: Group
-    publications: list[Publication]
-    steps: list[Step]
+class Path(Protocol):
+    """The way of a group (`broker.publish_path`)."""
+
+    async def store(self, pipeline: Pipeline) -> Batch | None:
+        """`Pipeline.take` the next group and see to it that it is durable. None where this node may not write any more."""
+
+    def finish(self, batch: Batch) -> None:
+        """The group is durable: acknowledge it, and deliver."""
 
 
 class Pipeline:
-    """The queue, the group under way and the task that commits it."""
+    """The queue, the group under way and the task that sees groups through. ``pending_bytes`` is the limit of what gathers.
 
-    def __init__(
-        self,
-        storage: Committer,
-        router: Router,
-        counters: Counters,
-        *,
-        pending_bytes: int,
-        hook_timeout: float,
-        after_queue: int,
-        on_fenced: Callable[[], None],
-    ) -> None:
-        self._storage = storage
-        self._router = router
-        self._counters = counters
+    ``failed`` is called with the reason where the path raises, which is our bug: nothing is committed any more then.
+    """
+
+    def __init__(self, path: Path, *, pending_bytes: int, failed: Callable[[str], None]) -> None:
+        self._path = path
+        self._failed = failed
         self._limit = pending_bytes
-        self._hook_timeout = hook_timeout
-        self._after_queue = after_queue
-        self._on_fenced = on_fenced
         self._pending: list[Publication | Step] = []
         self._bytes = 0
         self._under_way = 0
+        self._since = 0.0
+        """When the oldest of what waits came; of a group that was not taken whole, a moment before that."""
+        self._taken = 0.0
+        self.since = 0.0
+        """When the oldest of the group under way came."""
         self._paused: dict[Paused, None] = {}
+        self.crowd = Crowd()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
-        self._before: list[GroupPlugin] = []
-        self._after: list[_AfterHook] = []
-        self._closing = False
-        self.unavailable_since: float | None = None
-        """`time.monotonic()` of the first failure of the group under way; None while storage works."""
-        self.trouble = ""
-        """What storage said last, while it does not work."""
 
-    def start(self, plugins: Sequence[GroupPlugin]) -> None:
-        """Begin to commit. ``plugins`` are called in this order."""
-        self._before = [p for p in plugins if type(p).before_ack is not GroupPlugin.before_ack]
-        self._after = [
-            _AfterHook(p, self._after_queue, self._hook_timeout, self._counters)
-            for p in plugins
-            if type(p).after_ack is not GroupPlugin.after_ack
-        ]
+    def start(self) -> None:
+        """Begin to commit."""
         self._task = asyncio.create_task(self._run(), name="pipeline")
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("internal error between commits: nothing is stored or acknowledged any more", exc_info=error)
+            self._failed("internal error, see the log")
 
     async def stop(self, grace: float) -> None:
         """Commit what was gathered, for up to ``grace`` seconds, then end. What is not committed was not acknowledged."""
-        self._closing = True
-        if self._task is not None:
-            try:
+        task = self._task
+        if task is None:
+            return
+        if not task.done():  # else it has failed
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), grace)
-            except TimeoutError:
-                log.warning(
-                    "stopped: %d operations are undecided, as storage was given them and did not answer, %d are not stored; "
-                    "none of them was acknowledged",
-                    self._under_way,
-                    len(self._pending),
-                )
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        for hook in self._after:
-            await hook.close()
+        if not self._idle.is_set():
+            log.warning(
+                "stopped: %d operations are undecided, as storage was given them and did not answer, %d are not stored; "
+                "none of them was acknowledged",
+                self._under_way,
+                len(self._pending),
+            )
+        await end([task])
 
     # --- gathering -------------------------------------------------------------------------------------------------
 
     def submit(self, item: Publication | Step) -> None:
         """Take the item into the next group."""
+        if not self._pending:
+            self._since = perf_counter()
         self._pending.append(item)
         self._bytes += OVERHEAD + len(item.message.payload) if isinstance(item, Publication) else OVERHEAD
         if not self._wake.is_set():
@@ -226,38 +231,7 @@ class Pipeline:
     def forget(self, source: Paused) -> None:
         """The source is gone."""
         self._paused.pop(source, None)
-
-    # --- committing ------------------------------------------------------------------------------------------------
-
-    async def _run(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            durable: _Built | None = None
-            while self._pending or durable is not None:
-                if not self._pending:
-                    assert durable is not None
-                    self._finish(durable)
-                    durable = None
-                    continue
-                built = self._build()
-                self._under_way = len(built.group.appends) + len(built.steps)
-                commit = asyncio.create_task(self._commit(built.group), name="commit")
-                if durable is not None:
-                    # The writer has the next group before this one is acknowledged and delivered: the disk never waits
-                    # for the sockets. Measured: a third more messages per second than finishing first.
-                    await asyncio.sleep(0)
-                    self._finish(durable)
-                durable = built if await commit else None
-                self._under_way = 0
-                if durable is not None:
-                    self._decided(durable)
-            self._idle.set()
-
-    async def _commit(self, group: Group) -> bool:
-        if self._before and group.appends:
-            await self._call_before(group)
-        return await self._store(group.operations)
+        self.crowd.forget(source)
 
     def _resume(self) -> None:
         if self._paused:
@@ -265,182 +239,60 @@ class Pipeline:
             for source in paused:
                 source.resume_submitting()
 
-    def _decided(self, built: _Built) -> None:
-        try:
-            self._router.decided()
-        except Exception:
-            log.exception("taking note of a committed group failed")
+    # --- groups ----------------------------------------------------------------------------------------------------
 
-    def _finish(self, built: _Built) -> None:
-        """The group is durable: let the steps go on, in the order of submission, then acknowledge and deliver."""
-        self._counters.groups += 1
-        self._counters.group_messages += len(built.publications)
-        for step in built.steps:
-            try:
-                step.done()
-            except Exception:  # one connection's fault must not stop everybody's pipeline
-                log.exception("a step of a committed group failed")
-        try:
-            self._router.committed(built.publications)
-        except Exception:
-            log.exception("acknowledging and delivering a committed group failed")
-        for hook in self._after:
-            hook.offer(built.group)
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            durable: Batch | None = None
+            while self._pending or durable is not None:
+                if not self._pending:
+                    assert durable is not None
+                    self._path.finish(durable)
+                    durable = None
+                    continue
+                stored = asyncio.create_task(self._path.store(self), name="commit")
+                if durable is not None:
+                    # The writer has the next group before this one is acknowledged and delivered: the disk never waits
+                    # for the sockets. Measured: a third more messages per second than finishing first.
+                    await asyncio.sleep(0)
+                    self._path.finish(durable)
+                durable = await stored
+                self._under_way = 0
+            self._idle.set()
 
-    def _build(self) -> _Built:
-        """The next group: everything that waits, up to a step that is not `Step.ready`."""
-        items, self._pending, self._bytes = self._pending, [], 0
-        operations: list[Operation] = []
-        publications: list[Publication] = []
-        steps: list[Step] = []
-        number = self._router.number
-        for place, item in enumerate(items):
-            try:
-                if isinstance(item, Publication):
-                    publications.append(item)
-                    if item.error is None:
-                        number(item)
-                        operations.append(item)
-                else:
-                    if not item.ready() and publications:
-                        self._put_back(items[place:])
-                        break
-                    operations.extend(item.apply())
-                    steps.append(item)
-            except Exception:  # our bug: it must not stop everybody's pipeline
-                log.exception("an item of a group failed")
-                if isinstance(item, Publication):
-                    item.error = Refusal("internal error", ReasonCode.UNSPECIFIED_ERROR)
+    def take(self, count: int) -> list[Publication | Step]:
+        """The first ``count`` that wait, to be made a group of; `leave` must follow, with those of them that it has not."""
+        self.crowd.next_group()
+        taken, self._taken = self._taken, perf_counter()
+        self.since = self._since
+        if count >= len(self._pending):
+            items, self._pending, self._bytes = self._pending, [], 0
+        else:
+            self._since = max(self._since, taken)  # what is left came after the last group was taken
+            items, self._pending = self._pending[:count], self._pending[count:]
+            self._bytes -= sum(map(_weight, items))
+        self._under_way = len(items)
+        return items
+
+    def through(self, item: Publication | Step | None) -> int:
+        """How many wait up to ``item``, itself included; 0 where it does not wait any more."""
+        for place, waiting in enumerate(self._pending):
+            if waiting is item:
+                return place + 1
+        return 0
+
+    def leave(self, items: list[Publication | Step]) -> None:
+        """The group is made, and these come first in the next one. Sources go on where there is room again."""
+        if items:
+            self._under_way -= len(items)
+            self._since = self.since
+            self._pending = items + self._pending
+            self._bytes += sum(map(_weight, items))
         if not self.full:
             self._resume()
-        return _Built(Group(operations, publications), publications, steps)
-
-    def _put_back(self, items: list[Publication | Step]) -> None:
-        self._pending = items
-        self._bytes = sum(map(_weight, items))
-
-    async def _store(self, operations: list[Operation]) -> bool:
-        """Commit until it works. False if this node may not write any more."""
-        durable = [op for op in operations if not (isinstance(op, Append) and _nothing_to_store(op))]
-        if not durable:
-            return True
-        attempt = 0
-        while True:
-            try:
-                await self._storage.commit(durable)
-            except StorageUnavailable as error:
-                self._counters.storage_errors += 1
-                if self.unavailable_since is None:
-                    self.unavailable_since = time.monotonic()
-                if str(error) != self.trouble:
-                    log.error("storage is unavailable, nothing is acknowledged until it is back: %s", error)
-                    self.trouble = str(error)
-            except FencedOut as error:
-                log.critical("this node may not write any more: %s", error)
-                self._on_fenced()
-                return False
-            except Exception:
-                self._counters.storage_errors += 1
-                if self.unavailable_since is None:
-                    self.unavailable_since = time.monotonic()
-                    self.trouble = "unexpected error, see the log"
-                    log.exception("storage failed in an unexpected way, nothing is acknowledged until it works")
-            else:
-                if self.unavailable_since is not None:
-                    log.warning("storage is back after %.1f s", time.monotonic() - self.unavailable_since)
-                    self.unavailable_since, self.trouble = None, ""
-                return True
-            await asyncio.sleep(_BACKOFF[min(attempt, len(_BACKOFF) - 1)])
-            attempt += 1
-
-    # --- hooks -----------------------------------------------------------------------------------------------------
-
-    async def _call_before(self, group: Group) -> None:
-        for plugin in self._before:
-            ours = len(group.operations)
-            if await self._hook(plugin, group):
-                continue
-            # Somebody in the group makes the plugin fail: find out who, so that the others are acknowledged.
-            del group.operations[ours:]  # what it added before it failed, it adds again
-            for append in group.appends:
-                if append.error is None:
-                    await self._call_alone(plugin, append, group)
-        refused = [a for a in group.appends if a.error is not None]
-        if refused:
-            gone = set(map(id, refused))
-            group.operations[:] = [op for op in group.operations if id(op) not in gone]
-
-    async def _call_alone(self, plugin: GroupPlugin, append: Append, group: Group) -> None:
-        """Call the plugin with one message of the group; what it adds then is the group's."""
-        alone = Group([append], [append])
-        if await self._hook(plugin, alone):
-            group.operations += [operation for operation in alone.operations if operation is not append]
-        else:
-            append.error = HookFailed(f"plugin {type(plugin).__name__} failed before the ack")
-
-    async def _hook(self, plugin: GroupPlugin, group: Group) -> bool:
-        try:
-            async with asyncio.timeout(self._hook_timeout):
-                await plugin.before_ack(group)
-        except asyncio.CancelledError:
-            if (task := asyncio.current_task()) is None or task.cancelling():
-                raise
-            log.error("plugin %s was cancelled from within before the ack", type(plugin).__name__)
-        except TimeoutError:
-            log.error("plugin %s took longer than %g s before the ack", type(plugin).__name__, self._hook_timeout)
-        except Exception:
-            log.exception("plugin %s failed before the ack", type(plugin).__name__)
-        else:
-            return True
-        self._counters.hook_errors += 1
-        return False
 
 
 def _weight(item: Publication | Step) -> int:
     return OVERHEAD + len(item.message.payload) if isinstance(item, Publication) else OVERHEAD
-
-
-def _nothing_to_store(append: Append) -> bool:
-    return not (append.store or append.retain or append.recipients or append.received)
-
-
-class _AfterHook:
-    """One plugin's `after_ack`, fed by a bounded queue."""
-
-    def __init__(self, plugin: GroupPlugin, limit: int, timeout: float, counters: Counters) -> None:
-        self._plugin = plugin
-        self._queue: deque[Group] = deque()
-        self._limit = limit
-        self._timeout = timeout
-        self._counters = counters
-        self._task: asyncio.Task[None] | None = None
-
-    def offer(self, group: Group) -> None:
-        """Queue the group, or skip it where the plugin is too far behind."""
-        if not group.appends:
-            return
-        if len(self._queue) >= self._limit:
-            self._counters.hook_skipped += 1
-            return
-        self._queue.append(group)
-        if self._task is None:
-            self._task = asyncio.create_task(self._drain(), name=f"after_ack {type(self._plugin).__name__}")
-
-    async def _drain(self) -> None:
-        try:
-            while self._queue:
-                group = self._queue.popleft()
-                try:
-                    async with asyncio.timeout(self._timeout):
-                        await self._plugin.after_ack(group)
-                except Exception:
-                    self._counters.hook_errors += 1
-                    log.exception("plugin %s failed after the ack", type(self._plugin).__name__)
-        finally:
-            self._task = None
-
-    async def close(self) -> None:
-        """Let the plugin finish the group that it has, and drop the rest."""
-        self._queue.clear()
-        if self._task is not None:
-            await asyncio.gather(self._task, return_exceptions=True)

@@ -5,6 +5,7 @@ Storage is given a `Publication` as the `Append` that it is, and looks at nothin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from storage.records import Append, Message
@@ -23,6 +24,14 @@ class Outgoing(Message):
         super().__init__(0, topic, user, device, 0, qos, payload, retain)
         self.frames: list[tuple[bytes, bytes] | None] | None = None
 
+    @classmethod
+    def of(cls, message: Message) -> Outgoing:
+        """The same for a message that came from elsewhere, and is for several readers here."""
+        made = cls(message.topic, message.user, message.device, message.qos, message.payload, message.retain)
+        made.id, made.time, made.seq = message.id, message.time, message.seq
+        made.expires, made.properties = message.expires, message.properties
+        return made
+
 
 class Origin(Protocol):
     """Who published a message, and waits to hear what came of it."""
@@ -38,7 +47,7 @@ class Publication(Append):
     (`broker.routing`), as of its place in the order; None until it has one, and false where it reaches nobody.
     """
 
-    __slots__ = ("matched", "origin")
+    __slots__ = ("matched", "origin", "span")
 
     def __init__(
         self,
@@ -53,3 +62,11 @@ class Publication(Append):
         super().__init__(message, (), store, retain, None, idempotency_key, idempotency_until, idempotency_at)
         self.origin = origin
         self.matched: object = None
+        self.span: object = None
+        """What a plugin that records spans noted of its arrival."""
+
+    @property
+    def readers(self) -> Sequence[str]:
+        """The users who share the message's entry, where it goes to a channel."""
+        users: Sequence[str] = getattr(self.matched, "users", ()) if self.recipients else ()
+        return users

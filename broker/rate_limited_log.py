@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 
 LINES = 20
 """Lines of different keys within one interval: what a log can take, and more than one cause of trouble has."""
@@ -26,8 +26,8 @@ class RateLimitedLog:
         self._shown: set[Hashable] = set()
         self._left_out = 0
 
-    def warning(self, text: str, *values: object, key: Hashable = None) -> None:
-        """Log the line, unless it is one too many."""
+    def warning(self, text: str, *values: object, key: Hashable = None, about: Mapping[str, object] | None = None) -> None:
+        """Log the line, unless it is one too many. ``about`` are its fields, for logs that programs read."""
         now = time.monotonic()
         if now >= self._ends:
             self._ends = now + self._interval
@@ -39,4 +39,4 @@ class RateLimitedLog:
         if self._left_out:
             text, values = text + " (%d such lines were left out before this one)", (*values, self._left_out)
             self._left_out = 0
-        self._logger.warning(text, *values)
+        self._logger.warning(text, *values, extra=about)

@@ -4,7 +4,7 @@
 - Plugins that say who a client is and what it may do are built anew, all or none, if they are ``reloadable``: their files are
   read then. What was remembered of answers is forgotten.
 - A user who is gone, or known by something else now, is disconnected; what such a client may do is asked anew.
-- A certificate counts for handshakes from then on.
+- A certificate, and the list of origins, count for handshakes from then on.
 - What is wrong is told, and leaves what it is about as it was.
 """
 
@@ -16,16 +16,20 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from broker.config import ALIASES, ConfigError, Log, Reloaded, Settings, taken_over
+from broker.connection import end_connections
 from broker.errors import StartError
-from broker.packets import ReasonCode
 
 if TYPE_CHECKING:
     from broker.access import AccessControl
     from broker.amqtt import PluginHost
-    from broker.config import Listener
+    from broker.config import Listener, Origins
     from broker.connection import Connection
 
 log = logging.getLogger(__name__)
+
+_RENEWED = {"renew_certificate": "certificate", "renew_secret": "operator secret"}
+"""What a plugin may read again, by the method that does it and returns whether there was anything to."""
+_WHY = "the user was removed, or has another password now"
 
 
 class Node(Protocol):
@@ -38,6 +42,9 @@ class Node(Protocol):
 
     @property
     def access(self) -> AccessControl: ...
+
+    @property
+    def origins(self) -> Origins: ...
 
     @property
     def connections(self) -> set[Connection]: ...
@@ -66,6 +73,7 @@ class Reload:
             settings = await self._settings(report)
             await self._plugins(settings, report)
             await self._certificates(settings, report)
+            self._origins(settings, report)
             self._log(settings, report)
         for line in report.done:
             log.info("reloaded: %s", line)
@@ -100,22 +108,10 @@ class Reload:
         await server.plugin_host.retire(gone)
         report.done += [f"{_key(path)}: {len(users)} user{'s' * (len(users) != 1)}" for path, users in after.items()]
         report.done += [f"plugins.{key}" for key in changed if ALIASES.get(key, key) not in after]
-        ended = self._apply(_revoked(before, after))
+        revoked = _revoked(before, after)
+        ended = len(end_connections(server.connections, lambda one: one.info.identity.username in revoked, _WHY))
         if ended:
             report.done.append(f"{ended} connection{'s' * (ended != 1)} of removed or changed users ended")
-
-    def _apply(self, revoked: set[str]) -> int:
-        """Ask anew what every client may do, and end the connections of these users. How many they were."""
-        ended = 0
-        for connection in list(self._server.connections):
-            info = getattr(connection, "info", None)
-            if info is None:
-                continue
-            info.forget_answers()
-            if info.identity.username in revoked:
-                _end(connection)
-                ended += 1
-        return ended
 
     async def _certificates(self, settings: Settings, report: Reloaded) -> None:
         server = self._server
@@ -131,12 +127,20 @@ class Reload:
             listeners = [listener if one.name == listener.name else one for one in server.settings.listeners]
             server.settings = server.settings.model_copy(update={"listeners": listeners})
         for path, plugin in server.plugin_host.by_path.items():
-            renew = getattr(plugin, "renew_certificate", None)
-            try:
-                if renew is not None and await renew():
-                    report.done.append(f"{_key(path)}: certificate")
-            except StartError as error:
-                report.failed.append(str(error))
+            for method, what in _RENEWED.items():
+                renew = getattr(plugin, method, None)
+                try:
+                    if renew is not None and await renew():
+                        report.done.append(f"{_key(path)}: {what}")
+                except StartError as error:
+                    report.failed.append(str(error))
+
+    def _origins(self, settings: Settings, report: Reloaded) -> None:
+        server = self._server
+        if settings.origins != server.settings.origins:
+            server.origins.listed = frozenset(settings.origins)
+            server.settings = server.settings.model_copy(update={"origins": settings.origins})
+            report.done.append(f"origins: {len(settings.origins)}")
 
     def _log(self, settings: Settings, report: Reloaded) -> None:
         if self.configure_log is None or settings.log == self._server.settings.log:
@@ -144,13 +148,6 @@ class Reload:
         self.configure_log(settings.log)
         self._server.settings = self._server.settings.model_copy(update={"log": settings.log})
         report.done.append(f"log: {settings.log.level}, {settings.log.format}")
-
-
-def _end(connection: Connection) -> None:
-    if connection.open:
-        connection.disconnect(ReasonCode.ADMINISTRATIVE_ACTION, "the user was removed, or has another password now")
-    else:
-        connection.refuse(ReasonCode.NOT_AUTHORIZED, "the user was removed, or has another password now")
 
 
 def _revoked(before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]) -> set[str]:

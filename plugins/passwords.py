@@ -44,6 +44,10 @@ class PasswordsPlugin(BaseAuthPlugin):
         """What a user is known by; one that changes is a user whose connections end at a reload."""
         return self._passwords.users
 
+    def knows(self, name: str) -> bool:
+        """Whether a user is in the file."""
+        return name in self._passwords.users
+
     async def authenticate(self, *, session: Session) -> bool | None:
         """User name and password in CONNECT; None without a name."""
         if not session.username:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from broker.config import parse_size
@@ -43,11 +44,18 @@ class PersistencePlugin(GroupPlugin, StoragePlugin):
     def storage(self) -> Storage:
         return open_url(self.config.url, low_water_bytes=self.config.low_water_bytes)
 
+    def read_fanout(self) -> Sequence[str]:
+        return self._policies.read_fanout
+
+    def read_fanout_of(self, topic: str) -> str:
+        policy = self._policies.policy_of(topic)
+        return policy.filter if policy is not None and policy.fanout == "read" else ""
+
     async def before_ack(self, group: Group) -> None:
         """Take from each message what its topic's policy does not want kept."""
-        mode_of = self._policies.mode
+        modes = self._policies
         for append in group.appends:
-            mode = mode_of(append.message.topic)
+            mode = modes[append.message.topic]
             if mode != "sync":
                 append.recipients = ()
                 if mode == "none":

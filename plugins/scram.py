@@ -58,6 +58,10 @@ class ScramPlugin(EnhancedAuthPlugin, BaseAuthPlugin):
         """What a user is known by; one that changes is a user whose connections end at a reload."""
         return {name: str(credential) for name, credential in self._users.items()}
 
+    def knows(self, name: str) -> bool:
+        """Whether a user is in the file."""
+        return name in self._users
+
     def begin(self, start: AuthStart) -> AuthExchange:
         """A client begins to authenticate, by password or by nothing else."""
         return _Steps(self._find_prepared)

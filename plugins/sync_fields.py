@@ -16,7 +16,7 @@ FIELDS = {
     "history": ("topic", "after", "before", "since", "until", "order", "limit", "cursor"),
     "message": ("message",),
     "conversations": ("after", "limit"),
-    "sync": ("after", "limit"),
+    "sync": ("after", "data_epoch", "limit", "channel"),
     "set-offset": ("offset", "device"),
     "device": ("device",),
     "subscribe": ("filter", "qos", "device"),

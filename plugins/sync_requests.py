@@ -16,9 +16,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
+from broker.access import SEARCH
 from broker.amqtt import Services, Undecided
 from broker.hooks import Group, GroupPlugin, Request, RequestPlugin
 from broker.packets import Properties, Property, ProtocolViolation, encode_property_body, topics
+from broker.sessions import channel_inbox
 from plugins.search.service import BadQuery, Search, SearchError, wording
 from plugins.search.service import Query as SearchQuery
 from plugins.sync_fields import Asked, is_id, parsed
@@ -26,6 +28,7 @@ from plugins.timelines import Participants, Problem, Timelines, Unprocessable, W
 from plugins.timelines.errors import Away, TooMany
 from plugins.timelines.messages import rendered
 from plugins.timelines.service import Range, problem_of
+from storage.ending import end
 from storage.records import DeviceKey, Message
 
 log = logging.getLogger(__name__)
@@ -110,9 +113,7 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
 
     async def close(self) -> None:
         """Give up what is being answered."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(list(self._tasks))
 
     # --- the way of a request ----------------------------------------------------------------------------------------
 
@@ -122,9 +123,9 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
             if len(waiting) < MAX_WAITING:
                 waiting.append(request)
             else:
-                self._reply(request, _told(None, TooMany(f"{MAX_WAITING} requests wait already")))
+                self._reply(request, _failure(None, TooMany(f"{MAX_WAITING} requests wait already")))
         elif len(self._waiting) >= self.config.max_devices:
-            self._reply(request, _told(None, TooMany("too many devices ask at once")))
+            self._reply(request, _failure(None, TooMany("too many devices ask at once")))
         else:
             self._waiting[request.device] = deque([request])
             task = asyncio.create_task(self._work(request.device), name="requests")
@@ -148,13 +149,13 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
             operation = self._operations[asked.operation]
             answer = await operation(Who(request.device.user, request.info), request, asked)
         except Undecided:
-            return _told(fields, Away("storage does not answer; what was asked may still happen"))
+            return _failure(fields, Away("storage does not answer; what was asked may still happen"))
         except Exception as error:  # whatever happens, the device gets an answer
             problem = problem_of(error)
             if problem is None:
                 log.exception("a request of %s failed", request.device.client_id)
                 problem = Problem("internal error, see the broker's log")
-            return _told(fields, problem)
+            return _failure(fields, problem)
         return {**_named(fields), **answer}
 
     def _reply(self, request: Request, answer: dict[str, Any]) -> None:
@@ -200,7 +201,10 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
 
     async def _sync(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         """From an explicit offset; the device's own does not move."""
-        return await self._timelines.inbox(who, request.device, asked.number("after"), asked.limit())
+        channel, after = asked.text("channel", ""), asked.number("after")
+        inbox = channel_inbox(channel) if channel else request.device.user
+        await self._timelines.same_data(after, asked.text("data_epoch", ""), inbox)
+        return await self._timelines.inbox(who, request.device, after, asked.limit(), channel)
 
     async def _set_offset(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         key = DeviceKey(who.user, asked.text("device", request.device.client_id))
@@ -228,12 +232,12 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
         return await self._timelines.position(who, asked.text("topic"))
 
     async def _search(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
-        """Within one conversation, which the device may read."""
+        """Within one conversation, which the device may search."""
         plugin = self._server.plugin(Search)
         if plugin is None:
             raise Away("search is not configured")
         topic = asked.text("topic")
-        await self._timelines.readable(who, topic)
+        await self._timelines.readable(who, topic, SEARCH)
         allowed = frozenset([topic])
         query = SearchQuery(asked.text("q"), conversations=allowed, limit=asked.limit(100, 20), allowed=allowed)
         try:
@@ -256,7 +260,7 @@ def _named(fields: Any) -> dict[str, Any]:
     return {"id": request_id, **named} if is_id(request_id) else named
 
 
-def _told(fields: Any, problem: Problem) -> dict[str, Any]:
+def _failure(fields: Any, problem: Problem) -> dict[str, Any]:
     return {**_named(fields), "error": {"status": problem.status, "name": problem.name, "detail": problem.detail}}
 
 

@@ -12,17 +12,17 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from amqtt.plugins.base import BasePlugin
 
+from broker import build
 from broker.amqtt import ServerStatus
 from broker.counters import Counters
 from plugins.search.service import Search, SearchUnavailable
 
 if TYPE_CHECKING:
-    from broker.amqtt import ChassisContext
+    from broker.amqtt import TidelineContext
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Figures:
 
     def __init__(self) -> None:
         self._loads = {name: Load() for name in _LOADS}
-        self._told: dict[str, str] = {}
+        self._published: dict[str, str] = {}
 
     def changed(
         self, counters: Counters, status: ServerStatus, uptime: int, elapsed: float, more: Iterable[tuple[str, object]] = ()
@@ -75,8 +75,8 @@ class Figures:
             load.update(getattr(counters, _LOADS[name]), elapsed)
         for name, value in (*self._all(counters, status, uptime), *more):
             text = str(value)
-            if self._told.get(name) != text:
-                self._told[name] = text
+            if self._published.get(name) != text:
+                self._published[name] = text
                 yield ROOT + name, text
 
     def _all(self, counters: Counters, status: ServerStatus, uptime: int) -> Iterator[tuple[str, object]]:
@@ -153,16 +153,14 @@ def _search(plugin: Search | None) -> Iterator[tuple[str, object]]:
 
 def version() -> str:
     """What ``$SYS/broker/version`` says."""
-    try:
-        return f"Tideline version {metadata.version('tideline')}"
-    except metadata.PackageNotFoundError:
-        return "Tideline, not installed"
+    number = build.version()
+    return f"Tideline version {number}" if number else "Tideline, not installed"
 
 
 class SysTopicsPlugin(BasePlugin):
     """Publishes the figures while the broker runs."""
 
-    context: ChassisContext
+    context: TidelineContext
 
     @dataclass
     class Config:
@@ -175,7 +173,7 @@ class SysTopicsPlugin(BasePlugin):
             if self.interval < 0:
                 raise ValueError(f"interval {self.interval:g} must be 0 or more seconds")
 
-    def __init__(self, context: ChassisContext) -> None:
+    def __init__(self, context: TidelineContext) -> None:
         super().__init__(context)
         self._task: asyncio.Task[None] | None = None
 

@@ -6,6 +6,7 @@ StorageError
 │   ├── StorageInUse      another broker serves this data
 │   └── NoDatabase        nothing is there, and this caller only looks at what is
 ├── FencedOut             this node lost its lease: stop serving at once
+├── Superseded            a newer connection has the device: this one operation changed nothing
 └── MessageRefused        this one message can never be stored; the rest of its group commits
     └── IdempotencyConflict   the same key was used for another content
 """
@@ -33,6 +34,11 @@ class NoDatabase(StorageUnusable):
 
 class FencedOut(StorageError):
     """Another node took the lease over."""
+
+
+class Superseded(StorageError):
+    """An operation on a device came with an older epoch than the device has, and changed nothing. Only in a cluster: an
+    `Operation.error`, never raised by a commit."""
 
 
 class MessageRefused(StorageError):

@@ -2,6 +2,8 @@
 
 One object serves one database. The broker is the only caller of `commit`, one group at a time; everything else may be
 called at any time, also while a commit runs. All methods are coroutines that never block the event loop.
+
+Over 300 lines: the promises are read in one place.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from storage.records import Device, DeviceKey, InboxEntry, JobState, Message, Operation, Token
+from storage.cluster import Cluster
+from storage.records import DataEpoch, Device, DeviceKey, InboxEntry, JobState, Message, Operation, Setting, Token
 
 
 class Committer(Protocol):
@@ -23,8 +26,8 @@ class Committer(Protocol):
 
         An `Append` may be of a subclass; what that adds is of no concern here.
 
-        An operation that can never be applied gets its ``error`` set (`MessageRefused`) and takes no sequence; the rest of
-        the group commits.
+        An operation that can never be applied gets its ``error`` set (`MessageRefused`; in a cluster also `Superseded`, see
+        `storage.cluster`) and takes no sequence; the rest of the group commits.
 
         Raises `StorageUnavailable` when the outcome is not a durable commit, or is unknown. The caller keeps the group and
         calls again with the very same objects: messages that did get stored are found by id and are not
@@ -78,15 +81,53 @@ class ConversationReader(Protocol):
     async def read_message(self, message_id: int) -> Message | None:
         """The message with this id in the store; None where it never was there, or was removed."""
 
+    async def read_messages(self, ids: Sequence[int]) -> list[Message]:
+        """Those of the messages with these ids that the store has, in the order of ``ids``."""
+
 
 class Tail(Protocol):
     """Everything that was stored, in commit order: for indexers, and for slow clients without an inbox."""
 
     async def last_id(self) -> int:
-        """The highest id of any committed message, removed ones included; 0 where there never was one."""
+        """The highest id of any committed message, removed ones included; 0 where there never was one. In a cluster: of those
+        that have this node's number."""
 
     async def read_tail(self, after_id: int, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
-        """Up to ``limit`` stored messages with id > ``after_id``, by rising id; bytes bounded as in `read_inbox`."""
+        """Up to ``limit`` stored messages with id > ``after_id``, by rising id; bytes bounded as in `read_inbox`.
+
+        In a cluster that is no way to follow what is stored: what another node commits late may have a lower id than what was
+        read before: see `Tails`.
+        """
+
+
+LATE = 1 << 10
+"""In place of a node's number, above all of them: the tail of what was stored late, under an id that may have been read past by
+then. Its positions are places in that tail, from 1 on."""
+
+
+class TailPage(NamedTuple):
+    """Messages of a tail, and the position behind them."""
+
+    messages: list[Message]
+    position: int
+
+
+def page_of_ids(messages: list[Message], through: int) -> TailPage:
+    """A page of a tail whose positions are ids; without messages it is the end."""
+    return TailPage(messages, messages[-1].id if messages else through)
+
+
+class Tails(Protocol):
+    """Everything that was stored, a tail for each node: whoever follows several keeps a position for each node's number."""
+
+    async def tails(self) -> dict[int, int]:
+        """How far each node's messages are complete, by its number (`storage.cluster.number_of`): whatever has that number and
+        an id up to this one is stored, if it ever will be, or comes in the tail `LATE`, which is there once it has anything. A
+        node that is new, or takes a number over, is there once it has joined. One entry, of number 0, where one node serves."""
+
+    async def read_tail_of(self, number: int, after: int, through: int, limit: int, max_bytes: int = 1 << 20) -> TailPage:
+        """As `read_tail`, of one tail, of what is behind a position and not behind ``through``, which `tails` told. Without
+        messages it is the end, and its position is ``through``."""
 
 
 class State(Protocol):
@@ -172,16 +213,17 @@ class Pruner(Protocol):
     """Removal from the old end. A timeline's last sequence survives even when every entry is gone.
 
     A message that is retained survives as such. Whether a device still waits for what is removed is for the caller to know, who
-    finds out by `read_pointers`.
+    finds out by `read_pointers`. Where several nodes write, what is younger than several leases stays: who stored it may be
+    about to be told so. That is as of ``now``, in ms, by the clock that messages are stamped with; 0: by the database's.
     """
 
     async def read_pointers(self, user: str, after: int, limit: int = 5000) -> list[Pointer]:
         """As `InboxReader.read_inbox`, without the messages: up to ``limit`` entries with sequence > ``after``, ascending."""
 
-    async def prune_conversation(self, topic: str, before_seq: int, limit: int = 1000) -> int:
+    async def prune_conversation(self, topic: str, before_seq: int, limit: int = 1000, now: int = 0) -> int:
         """Remove up to ``limit`` stored messages with seq < ``before_seq``, oldest first; how many were removed."""
 
-    async def prune_inbox(self, user: str, before_seq: int, limit: int = 1000) -> int:
+    async def prune_inbox(self, user: str, before_seq: int, limit: int = 1000, now: int = 0) -> int:
         """Remove up to ``limit`` inbox entries with seq < ``before_seq``, oldest first; how many were removed."""
 
 
@@ -193,7 +235,7 @@ class Catalogue(Protocol):
         """(topic, first kept sequence, last sequence) by topic name, read in pages."""
 
     def inboxes(self) -> AsyncIterator[tuple[str, int, int]]:
-        """(user key, first kept sequence, last sequence), read in pages."""
+        """(user key, first kept sequence, last sequence) by user key, read in pages."""
 
 
 class Membership(NamedTuple):
@@ -241,11 +283,69 @@ class Tokens(Protocol):
         """A user's tokens, by creation; all users' where ``user`` is empty."""
 
 
+@runtime_checkable
+class Settings(Protocol):
+    """What an administrator keeps in storage. Written by `records.SaveSetting` and `records.DropSetting`."""
+
+    async def settings(self, kind: str) -> list[Setting]:
+        """The settings of a kind, by key (as UTF-8 bytes); all of them, by kind and key, where ``kind`` is empty."""
+
+
+LOW_TIMES = 10
+"""Of the low-water mark: with less free space than that it is told that space gets short."""
+
+
+class Space(NamedTuple):
+    """Bytes that are free on a database's disk, and with fewer of which it takes no more messages."""
+
+    free: int
+    low_water: int
+
+    @property
+    def low(self) -> bool:
+        """Whether it is time to make room: long before publishers have to wait."""
+        return self.free < LOW_TIMES * self.low_water
+
+
+@runtime_checkable
+class HasDisk(Protocol):
+    """A backend that writes to a disk of this machine."""
+
+    def space(self) -> Space | None:
+        """How much there is; None where the disk cannot be asked. Blocks for a moment, from any thread."""
+
+
+class Volume(NamedTuple):
+    """Bytes that what is stored takes (``used``), and of its disk: ``free`` for more, with what may be used again inside the
+    database, and ``total``; both None where they are not known."""
+
+    used: int
+    free: int | None = None
+    total: int | None = None
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A backend that can tell how much there is."""
+
+    async def volume(self) -> Volume:
+        """As it is now."""
+
+
+class Epochs(Protocol):
+    """Which copy of the data this is."""
+
+    async def data_epoch(self) -> DataEpoch:
+        """The id that the data was made with, or given when it was restored or imported: a sequence that somebody knows from
+        another one may name something else here. It does not change while the storage is open."""
+
+
 class Storage(
     Committer,
     InboxReader,
     ConversationReader,
     Tail,
+    Tails,
     State,
     DeviceIndex,
     RetainedReader,
@@ -254,25 +354,35 @@ class Storage(
     Participation,
     Jobs,
     Tokens,
+    Settings,
+    Epochs,
     Protocol,
 ):
     """All of it, which is what a backend is: the broker asks once, before it opens one, whether it `lacks` anything."""
 
+    @property
+    def cluster(self) -> Cluster | None:
+        """This node's part in the cluster, once open; None where the backend serves one node at a time."""
+
     async def open(self) -> None:
-        """Create or migrate the schema, take the lease, recover an interrupted commit.
+        """Create or migrate the schema; take the lock and recover an interrupted commit, or join the cluster.
 
         Raises `StorageInUse`, `StorageUnusable` with what to do, or `StorageUnavailable`; opened to be read only, also
         `NoDatabase`, where it would have to make one.
         """
 
     async def close(self) -> None:
-        """Finish the commit under way, give the lease back, close files and connections. May be called twice.
+        """Finish the commit under way, give the lock back or leave the cluster, close all. May be called twice.
 
         Cancelled, it waits no longer for storage that does not answer, and leaves the rest to the next `open`, as a crash does.
         """
 
 
+def promised() -> set[str]:
+    """The names of all that a `Storage` has."""
+    return {name for part in Storage.__mro__ for name in vars(part) if not name.startswith("_") and part is not object}
+
+
 def lacks(backend: object) -> list[str]:
     """The methods of `Storage` that an object has not, by name: for a backend of another maker, which no type checker saw."""
-    promised = {name for part in Storage.__mro__ for name in vars(part) if not name.startswith("_") and part is not object}
-    return sorted(name for name in promised if not callable(getattr(backend, name, None)))
+    return sorted(n for n in promised() if not (hasattr(backend, n) if n == "cluster" else callable(getattr(backend, n, None))))

@@ -1,4 +1,4 @@
-"""Messages, and the operation that stores one: the records that every publish makes.
+"""Messages, whom they are due to, and the operation that stores one: the records that every publish meets.
 
 Apart from the other records because this module is among those that `make compile` turns into C (setup.py): hence classes
 written out, which keep their slots in both builds. Import the names from `storage.records`.
@@ -71,6 +71,11 @@ class Message:
         self.properties = properties
         self.seq = seq
 
+    def expired(self, now: int, live: bool = False) -> bool:
+        """Whether the message has expired at ``now`` (ms). One whose interval is 0 has not for who is ``live``: who has it
+        right from the commit."""
+        return 0 < self.expires <= now and not (live and self.expires == EXPIRES_AT_ONCE)
+
     def __repr__(self) -> str:
         return f"Message(id={self.id}, topic={self.topic!r}, seq={self.seq}, user={self.user!r}, payload={self.payload[:40]!r})"
 
@@ -93,13 +98,44 @@ class InboxEntry:
         return f"InboxEntry(seq={self.seq}, message={self.message!r}, target={self.target!r})"
 
 
+class Subscription:
+    """One subscription of a device.
+
+    ``options`` is the MQTT 5 subscription options byte (QoS in bits 0-1, No Local 2, Retain As Published 3, Retain
+    Handling 4-5). ``identifier`` is the subscription identifier, 0 for none. Entries of the inbox up to and
+    including ``since`` are not due to it.
+    """
+
+    __slots__ = ("filter", "identifier", "options", "since")
+
+    def __init__(self, filter: str, options: int, identifier: int = 0, since: int = 0) -> None:
+        self.filter = filter
+        self.options = options
+        self.identifier = identifier
+        self.since = since
+
+    def copy(self) -> Subscription:
+        """One of its own, for who keeps it."""
+        return Subscription(self.filter, self.options, self.identifier, self.since)
+
+    def _fields(self) -> tuple[object, ...]:
+        return self.filter, self.options, self.identifier, self.since
+
+    def __eq__(self, other: object) -> bool:
+        return self._fields() == other._fields() if isinstance(other, Subscription) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"Subscription({self.filter!r}, {self.options}, identifier={self.identifier}, since={self.since})"
+
+
 class Append:
     """Store a message and give it to its recipients.
 
     ``store`` False keeps it out of the conversation; with recipients it is then refused. ``retain`` replaces the
     topic's retained message, or clears it where the payload is empty. ``received`` is the inbound QoS 2 state
     (device, packet id) that becomes durable together with the message, also for a repeat; a device that is not kept has
-    none. ``idempotency_key`` makes the append happen once per (message.user, key) from ``idempotency_at`` (0: the message's
+    none. ``epoch`` is that of the durable session that published the message, ``message.user`` and ``message.device``; 0 of all
+    else. ``idempotency_key`` makes the append happen once per (message.user, key) from ``idempotency_at`` (0: the message's
     time) to ``idempotency_until``, both in ms of one clock: a repeat with equal topic and payload stores nothing and answers
     ``original``; one with another content gets an ``error``.
 
@@ -109,6 +145,7 @@ class Append:
     """
 
     __slots__ = (
+        "epoch",
         "error",
         "idempotency_at",
         "idempotency_key",
@@ -139,6 +176,7 @@ class Append:
         self.store = store
         self.retain = retain
         self.received = received
+        self.epoch = 0
         self.idempotency_key = idempotency_key
         self.idempotency_until = idempotency_until
         self.idempotency_at = idempotency_at

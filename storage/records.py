@@ -3,7 +3,8 @@
 Shared by every backend, the broker and the plugins; no I/O here.
 
 Names of timelines. A *user key* names an inbox: ``u/<user name>`` for a verified user, ``c/<client id>`` for an
-anonymous client, ``s/<share name>/<filter>`` for a shared subscription group. The prefixes keep the three apart.
+anonymous client, ``s/<share name>/<filter>`` for a shared subscription group, ``r/<filter>`` for a channel, which many users
+share. The prefixes keep them apart.
 Times are integers, milliseconds since the Unix epoch. Sequences start at 1; 0 means "before the first".
 """
 
@@ -14,11 +15,20 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
+from storage.changes import Change
 from storage.messages import EXPIRES_AT_ONCE as EXPIRES_AT_ONCE
 from storage.messages import Append as Append
 from storage.messages import DeviceKey as DeviceKey
 from storage.messages import InboxEntry as InboxEntry
 from storage.messages import Message as Message
+from storage.messages import Subscription as Subscription
+from storage.settings import MAX_SETTING as MAX_SETTING
+from storage.settings import DropSetting as DropSetting
+from storage.settings import DropTokens as DropTokens
+from storage.settings import SaveSetting as SaveSetting
+from storage.settings import SaveToken as SaveToken
+from storage.settings import Setting as Setting
+from storage.settings import Token as Token
 
 NEVER = 0xFFFFFFFF
 """A session expiry interval that never ends (MQTT 5, 3.1.2.11.2); also what a 3.1.1 durable session gets."""
@@ -39,21 +49,6 @@ class Inflight(NamedTuple):
     seq: int
     state: InflightState
     timeline: str = ""
-
-
-@dataclass(slots=True)
-class Subscription:
-    """One subscription of a device.
-
-    ``options`` is the MQTT 5 subscription options byte (QoS in bits 0-1, No Local 2, Retain As Published 3, Retain
-    Handling 4-5). ``identifier`` is the subscription identifier, 0 for none. Entries of the inbox up to and
-    including ``since`` are not due to it.
-    """
-
-    filter: str
-    options: int
-    identifier: int = 0
-    since: int = 0
 
 
 @dataclass(slots=True)
@@ -79,12 +74,20 @@ class Device:
     received: set[int] = field(default_factory=set)
     will: bytes | None = None
     will_at: int = 0
+    node: int = 0
+    """In a cluster: the token of the node that has its connection; 0 where none has."""
+    restored: bool = False
+    """It came with a restored copy of the data, and has not opened its session since: its client may be ahead of it. Nothing is
+    in flight then, and `epoch` is above all that the copy, or what came after it, ever gave."""
 
     def undated(self, now: int) -> bool:
         """Whether a start must look at its deadlines: see `storage.interface.DeviceIndex.undated`."""
         ends = self.expiry != NEVER and (not self.expires_at or self.expires_at > now + self.expiry * 1000)
         return self.will is not None or ends
 
+
+ANY_EPOCH = 1 << 62
+"""The epoch of what counts whatever the device's is: of the group of a shared subscription in a cluster."""
 
 # --- the operations of a group, applied in order -------------------------------------------------------------------
 
@@ -98,7 +101,11 @@ class OpenSession:
     (before the first kept entry), ``last:<n>`` entries, or ``since:<time>`` (entries of that time or later; found by halving,
     so exact where times rise along the inbox). See `Start`. An epoch older than the device's changes nothing.
 
-    Filled by commit: ``head`` (the inbox head at this place in the group), ``offset`` and ``created``.
+    ``shared``, in a cluster: the group of a shared subscription, of which no node has a connection, and which several may open
+    at once. Its epoch rises above what it was, to ``epoch`` at least, so that who wants to delete it as it was is told.
+
+    Filled by commit: ``head`` (the inbox head at this place in the group), ``offset``, ``created``; in a cluster ``overtaken``,
+    the will, to be published, of a session that a ``clean`` one replaced: another node had opened it at the same moment.
     """
 
     device: DeviceKey
@@ -112,6 +119,8 @@ class OpenSession:
     offset: int = 0
     created: bool = False
     error: Exception | None = None
+    shared: bool = False
+    overtaken: bytes | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -212,33 +221,6 @@ class MarkRead:
     error: Exception | None = None
 
 
-class Token(NamedTuple):
-    """A bearer token as storage keeps it: ``digest`` is the SHA-256 of the secret, in hex. ``expires`` 0 is never (ms)."""
-
-    id: str
-    digest: str
-    user: str
-    label: str
-    created: int
-    expires: int
-
-
-@dataclass(slots=True, eq=False)
-class SaveToken:
-    """Add a token, or replace the one that has its id."""
-
-    token: Token
-    error: Exception | None = None
-
-
-@dataclass(slots=True, eq=False)
-class DropTokens:
-    """Forget tokens by id; ids that are not there are passed over."""
-
-    ids: Sequence[str]
-    error: Exception | None = None
-
-
 @dataclass(slots=True, eq=False)
 class DropRetained:
     """Forget retained messages of earlier groups, each (topic, message id); a topic that has another one by now keeps it.
@@ -248,6 +230,21 @@ class DropRetained:
 
     messages: Sequence[tuple[str, int]]
     error: Exception | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Announce:
+    """Changes that no other operation brings: what a node's clean sessions want, and that it has them. For a cluster only."""
+
+    changes: Sequence[Change]
+    error: Exception | None = None
+
+
+class DataEpoch(NamedTuple):
+    """Which copy of the data this is: ``id`` is another one after each restore, ``restored`` when that was (ms, 0: never)."""
+
+    id: str
+    restored: int = 0
 
 
 class JobState(NamedTuple):
@@ -289,4 +286,7 @@ Operation = (
     | DropTokens
     | DropRetained
     | SaveJob
+    | SaveSetting
+    | DropSetting
+    | Announce
 )

@@ -7,12 +7,23 @@ here; which rows or documents hold it is the backend's own.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple, TypeVar
 
+from storage.cluster import ADD, ENDED, HELD, LISTEN, REMOVE, Change
 from storage.errors import IdempotencyConflict, MessageRefused
-from storage.messages import Append, Message
-from storage.records import CloseSession, Device, MarkRead, OpenSession, Progress, Subscription, Token
+from storage.messages import Append, DeviceKey, Message
+from storage.records import (
+    MAX_SETTING,
+    CloseSession,
+    Device,
+    MarkRead,
+    OpenSession,
+    Progress,
+    SaveSetting,
+    Subscription,
+    Token,
+)
 
 T = TypeVar("T")
 
@@ -116,6 +127,12 @@ def is_older(epoch: int, kept: int) -> bool:
     return epoch < kept
 
 
+def is_late(epoch: int, device: Device, node: int) -> bool:
+    """In a cluster: whether an operation of ``node`` is of a connection that has lost its device. Of two nodes that open one
+    with the same epoch one was refused, and may have more of that epoch on its way."""
+    return is_older(epoch, device.epoch) or (epoch == device.epoch and device.node not in (0, node))
+
+
 def current(device: Device | None, epoch: int) -> Device | None:
     """The device that an operation of an epoch changes; None for one that is not kept, or goes on under a later epoch."""
     return None if device is None or is_older(epoch, device.epoch) else device
@@ -130,6 +147,7 @@ def begin(device: Device, op: OpenSession) -> None:
     """A device's connection begins: nothing of it is due while it lasts."""
     device.epoch, device.expiry, device.will = op.epoch, op.expiry, op.will
     device.expires_at = device.will_at = 0
+    device.restored = False
 
 
 def end(device: Device, op: CloseSession) -> None:
@@ -149,12 +167,63 @@ def since(new: Subscription, kept: int | None, head: int) -> int:
     return head if new.since < 0 else new.since
 
 
+# --- what the nodes of a cluster are told --------------------------------------------------------------------------
+
+
+class Standing(NamedTuple):
+    """What nodes know of a device, before a group or after it. ``filters``: those that the group touches will do, but all where
+    the session ends, or another one takes its place, in the group."""
+
+    epoch: int
+    node: int
+    filters: Collection[str]
+
+
+class Changes(NamedTuple):
+    """What a group appends to the routes: before it writes anything else, and after all that it wrote."""
+
+    first: list[Change]
+    last: list[Change]
+
+
+def changes(key: DeviceKey, before: Standing | None, after: Standing | None) -> Changes:
+    """What a group that a device went through has to tell; None where it is not kept. What stands already is not told again.
+
+    Who is to get more is told first, who is to get less last: a node that dies in between has told too much, never too little.
+    """
+    old, had, was = before or Standing(0, 0, ()), before is not None, set(before.filters if before else ())
+    if after is None:
+        ended = [Change(REMOVE, *key, name, old.epoch) for name in old.filters]
+        return Changes([], [*ended, Change(ENDED, *key, epoch=old.epoch)] if had else [])
+    held = Change(HELD, *key, epoch=after.epoch, node=after.node)
+    moved = (old.epoch, old.node) != (after.epoch, after.node)
+    first = [held] if moved and (after.node or not old.node) else []
+    first += [Change(ADD, *key, name, after.epoch) for name in after.filters if name not in was]
+    last = [Change(REMOVE, *key, name, after.epoch) for name in old.filters if name not in after.filters]
+    return Changes(first, [*last, held] if moved and old.node and not after.node else last)
+
+
+def announced(changes: Iterable[Change]) -> Changes:
+    """The changes of a `storage.records.Announce`, each at its place."""
+    told = Changes([], [])
+    for change in changes:
+        more = change.kind in (ADD, LISTEN) or (change.kind == HELD and change.node)
+        (told.first if more else told.last).append(change)
+    return told
+
+
 # --- what plugins keep ---------------------------------------------------------------------------------------------
 
 
 def read_position(op: MarkRead, before: int, last: int) -> int:
     """Where a read position stands after ``op``: ``before`` it was there, ``last`` is the conversation's last sequence."""
     return min(last, op.seq if op.back else max(op.seq, before))
+
+
+def refuse_large_setting(op: SaveSetting) -> None:
+    """Raises `MessageRefused` for a setting that is too large."""
+    if len(op.value) > MAX_SETTING:
+        raise MessageRefused(f"setting {op.key[:100]!r} of {len(op.value)} bytes: at most {MAX_SETTING} are stored")
 
 
 def by_creation(tokens: Iterable[Token]) -> list[Token]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from paho.mqtt.client import topic_matches_sub
 
 from broker.packets.codes import MalformedPacket, ReasonCode, TopicFilterInvalid, TopicNameInvalid
-from broker.packets.topics import matches, parse_share, validate_filter, validate_name
+from broker.packets.topics import matches, overlap, parse_share, validate_filter, validate_name
 
 
 @pytest.mark.parametrize("topic", ["a", "/", "//", "a/b", " ", "$SYS/x", "a b/你好", "\ufeffa", "x" * 65535, "你" * 21845])
@@ -132,3 +134,21 @@ filters = (
 @given(filters, topics)
 def test_matching_agrees_with_pahos(filter: str, topic: str) -> None:
     assert matches(filter, topic) == topic_matches_sub(filter, topic)
+
+
+LEVELS = ["a", "b", "", "$x", "+"]
+NAMES = ["/".join(levels) for count in (1, 2, 3, 4) for levels in itertools.product(["a", "b", "", "$x"], repeat=count)]
+
+
+@given(
+    *2
+    * [
+        st.tuples(st.lists(st.sampled_from(LEVELS), max_size=3), st.booleans()).map(
+            lambda made: "/".join([*made[0], "#"] if made[1] or not any(made[0]) else made[0])
+        )
+    ]
+)
+@example("/#", "+")  # both would match the empty name, which is none [MQTT-4.7.3-1]
+def test_filters_overlap_where_some_topic_matches_both(one: str, other: str) -> None:
+    names = [name for name in NAMES if name]
+    assert overlap(one, other) == any(matches(one, name) and matches(other, name) for name in names)

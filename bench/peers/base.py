@@ -135,11 +135,11 @@ class Peer:
         deadline = time.monotonic() + self.start_timeout
         while time.monotonic() < deadline:
             if not self.alive:
-                raise PeerError(f"{self.name} ended at once: {self._last_words()}")
+                raise PeerError(f"{self.name} ended at once: {self.last_words()}")
             if self._answers():
                 return
             time.sleep(0.1)
-        raise PeerError(f"{self.name} did not answer within {self.start_timeout:g} s: {self._last_words()}")
+        raise PeerError(f"{self.name} did not answer within {self.start_timeout:g} s: {self.last_words()}")
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=2) as probe:
@@ -152,7 +152,8 @@ class Peer:
                 return True
         return False
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """The end of its log."""
         try:
             lines = (self.home / "log.txt").read_text(errors="replace").strip().splitlines()
         except OSError:

@@ -97,6 +97,19 @@ class TidelineOneUser(Tideline):
         return f'  passwords: {{file: "{path}", anonymous: true}}\n'
 
 
+class TidelineGuarded(Tideline):
+    """Tideline with a user whose password takes its time to check, and whom somebody tries to be."""
+
+    name = "tideline-guarded"
+    title = "Tideline, passwords"
+
+    def more_plugins(self) -> str:
+        """The others stay anonymous. What no password has is guessed in vain: only the cost of the hash counts."""
+        path = self.home / "passwords"
+        path.write_text("victim:$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHRzb21lc2FsdA$" + "A" * 43 + "\n")
+        return f'  passwords: {{file: "{path}", anonymous: true}}\n'
+
+
 class TidelineInMemory(Tideline):
     """Tideline on its bounded memory store: the protocol's and the pipeline's share of the cost. Only run when asked for."""
 

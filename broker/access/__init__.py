@@ -1,31 +1,78 @@
 """Who may do what: authentication at CONNECT, and access control of topics from then on.
 
 Kept true: a user name counts only once a credential for it was verified; nothing is published, subscribed to or received that a
-plugin denies; an answer that does not come in time is a denial.
+plugin or a rule denies; an answer that does not come in time is a denial.
 """
 
-from broker.access.access_control import OWN, AccessControl, blame
+from broker.access.access_control import OWN, AccessControl, Decider, blame
+from broker.access.accounts import BEGUN, USER, Account, name_problem
 from broker.access.amqtt_session import LightSession
-from broker.access.identity import AuthRequest, Identity, SessionInfo
+from broker.access.bans import KIND, Ban, Bans, network
+from broker.access.filter_tree import Caller
+from broker.access.identity import AuthRequest, CannotTell, Identity, SessionInfo
 from broker.access.logins import Busy
-from broker.access.password_file import Passwords, generated, hashed, read
+from broker.access.mosquitto_acl import MosquittoAcl
+from broker.access.password_file import Passwords, generated, hash_problem, hashed, read
+from broker.access.rules import (
+    ACTIONS,
+    HISTORY,
+    PUBLISH,
+    RECEIVE,
+    RULE_KIND,
+    SEARCH,
+    SUBSCRIBE,
+    AccessRule,
+    Rule,
+    RuleSet,
+    Source,
+    Verdict,
+    decide,
+    stored_place,
+)
 from broker.access.scram import ITERATIONS, METHOD, Credential, prepared
 
 __all__ = [
+    "ACTIONS",
+    "BEGUN",
+    "HISTORY",
     "ITERATIONS",
+    "KIND",
     "METHOD",
     "OWN",
+    "PUBLISH",
+    "RECEIVE",
+    "RULE_KIND",
+    "SEARCH",
+    "SUBSCRIBE",
+    "USER",
     "AccessControl",
+    "AccessRule",
+    "Account",
     "AuthRequest",
+    "Ban",
+    "Bans",
     "Busy",
+    "Caller",
+    "CannotTell",
     "Credential",
+    "Decider",
     "Identity",
     "LightSession",
+    "MosquittoAcl",
     "Passwords",
+    "Rule",
+    "RuleSet",
     "SessionInfo",
+    "Source",
+    "Verdict",
     "blame",
+    "decide",
     "generated",
+    "hash_problem",
     "hashed",
+    "name_problem",
+    "network",
     "prepared",
     "read",
+    "stored_place",
 ]

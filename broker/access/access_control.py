@@ -6,15 +6,22 @@
   name it is shown, and `UserAuthCertPlugin` checks the client id; where only such plugins said yes, the name counts for
   nothing: the client is ``c/<client id>``, and topic plugins see no user name. A plugin of your own that checks no user
   name says so with a class attribute ``verifies = None``, or ``verifies = "client_id"``.
+- Where a plugin ``takes`` what a client sent (a token), the others are not asked, and no field with a token is logged.
+- A client whose certificate names a user (``identity`` of its listener) is that user, and no auth plugin is asked.
 - Something may be done when every topic plugin says yes; None is a no here, as it is in amqtt. With no topic plugin
-  everything may.
+  everything may. amqtt's plugins know nothing of history and search: they allow what may be subscribed to and received.
+- A topic plugin that is a `Decider` answers on the spot, and says which rule decides. While it has no rules nobody is asked.
 - Passwords are checked on threads, by turns, and remembered for a while (`broker.access.logins`).
+- On a listener that other machines can reach, nobody comes in whom no plugin verified, unless the listener's ``anonymous``
+  says so.
 - A plugin with an attribute ``needs_identity = True`` lets nobody in whom no plugin verified, whatever the others say.
+- A plugin with a method ``knows(name)`` has its no about a name that it does not know passed over where another plugin
+  verified the client. One with a method ``bars(name)`` shuts a user out, however it proved who it is.
 - A plugin that raises or takes longer than ``hooks.timeout`` has said no; only whether a device may receive a message is
   asked again until there is an answer, because a no would lose the message for good. The log gets the exception's type
   and place, never its text, which may hold a credential.
 - Answers about topics are kept per connection for ``acl_cache_seconds``, unless a topic plugin has a class attribute
-  ``cacheable = False``.
+  ``cacheable = False``. Those from before a change of rules or plugins count for nothing, whoever holds them.
 
 Over 300 lines: the questions to plugins and the memory of their answers are one thing.
 """
@@ -25,20 +32,29 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from amqtt.contexts import Action
 from amqtt.plugins.authentication import AnonymousAuthPlugin
 
 from broker.access.amqtt_session import LightSession
-from broker.access.identity import AuthRequest, Identity, SessionInfo, session_of, settle
+from broker.access.identity import AuthRequest, CannotTell, Identity, SessionInfo, session_of, settle
 from broker.access.logins import Busy, Logins
+from broker.access.rules import HISTORY, PUBLISH, RECEIVE, SEARCH, SUBSCRIBE, Verdict
 from broker.packets import shown
+from broker.plugin_call import answer_of
 from broker.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 
-_WORDS = {Action.PUBLISH: "publish to", Action.SUBSCRIBE: "subscribe to", Action.RECEIVE: "receive"}
+_WORDS = {PUBLISH: "publish to", SUBSCRIBE: "subscribe to", RECEIVE: "receive", HISTORY: "read", SEARCH: "search"}
+_TO_AMQTT = {
+    PUBLISH: (Action.PUBLISH,),
+    SUBSCRIBE: (Action.SUBSCRIBE,),
+    RECEIVE: (Action.RECEIVE,),
+    HISTORY: (Action.SUBSCRIBE, Action.RECEIVE),
+    SEARCH: (Action.SUBSCRIBE, Action.RECEIVE),
+}
 _ANSWERS = 256  # per connection: some 40 KB at worst
 _REFUSALS = 16  # of which the plugin is known, per connection
 _WAIT_FACTOR = 10  # how many time limits a question about a topic may wait for its turn at a blocking plugin
@@ -63,8 +79,20 @@ _VERIFIES_CLIENT_ID = {("amqtt.contrib.cert", "UserAuthCertPlugin")}
 
 Asker = Callable[..., Awaitable[Any]]
 
+
+class _Failed(Exception):
+    """A plugin did not answer."""
+
+    def __init__(self, plugin: object, error: Exception) -> None:
+        super().__init__(plugin)
+        self.plugin = plugin
+        self.error = error
+
+
 _BUSY = object()
 """The answer of a plugin whose turn did not come."""
+_CANNOT_TELL = object()
+"""That of one which has to ask somebody who does not answer."""
 
 OWN = "$sync/"
 """The broker's answers to a device. No plugin is asked: the broker itself sees to it that each device has only its own."""
@@ -80,6 +108,18 @@ class AuthPlugins(Protocol):
     def topic_plugins(self) -> Sequence[Any]: ...
 
 
+@runtime_checkable
+class Decider(Protocol):
+    """A topic plugin with rules of its own (`plugins.acl`)."""
+
+    @property
+    def unused(self) -> bool:
+        """Whether it has no rules: it then says yes to everything."""
+
+    def decide(self, info: SessionInfo, action: str, topic: str) -> Verdict:
+        """Whether a client may publish, receive, read (history) or search a topic, or subscribe to a filter. Never waits."""
+
+
 def _origin(plugin: object, method: str) -> tuple[str, str]:
     """(module, class) of the class that wrote the method which a plugin answers with."""
     function = getattr(type(plugin), method, None)
@@ -93,6 +133,12 @@ def _verifies(plugin: object) -> str | None:
     default = "client_id" if _origin(plugin, "authenticate") in _VERIFIES_CLIENT_ID else "username"
     declared: str | None = getattr(plugin, "verifies", default)
     return declared
+
+
+def _knows(plugin: object, username: str) -> bool:
+    """Whether a plugin's no is about a user of its own; so it is where it says nothing of that."""
+    knows = getattr(plugin, "knows", None)
+    return knows is None or bool(knows(username))
 
 
 def _finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -137,27 +183,35 @@ class AccessControl:
         self._questions = Logins(patience=timeout * _WAIT_FACTOR, limit=timeout, per_user=_TOPIC_QUESTIONS)
         self.refusals = RateLimitedLog(logger, 1.0)
         self.generation = 0
-        """Counts `use`: what was found out before no longer holds."""
+        """Counts `use` and `rules_changed`: what was found out before no longer holds."""
         self.open = False
-        """True where no topic plugin is loaded: everything may be done, and nobody has to be asked."""
+        """True where no topic plugin is loaded that has rules: everything may be done, and nobody has to be asked."""
         self.use(plugins)
         if not self._auth:
             logger.warning("no auth plugin is configured: clients without enhanced authentication will be refused")
 
     def use(self, plugins: AuthPlugins) -> None:
-        """Ask these plugins from now on, and remember nothing that others said.
-
-        The caller has the connections forget what they may do (`SessionInfo.forget_answers`).
-        """
+        """Ask these plugins from now on, and remember nothing that others said."""
         self.generation += 1
         self._logins.forget()
         self._auth = [(plugin, self._login_asker(plugin, number)) for number, plugin in enumerate(plugins.auth_plugins)]
-        self._topic = [(plugin, self._topic_asker(plugin)) for plugin in plugins.topic_plugins]
-        self._needs_identity = any(getattr(plugin, "needs_identity", False) for plugin in plugins.auth_plugins)
+        self._deciders = [plugin for plugin in plugins.topic_plugins if isinstance(plugin, Decider)]
+        others = [plugin for plugin in plugins.topic_plugins if not isinstance(plugin, Decider)]
+        self._topic = [(plugin, self._topic_asker(plugin)) for plugin in others]
+        self._several = sum(1 for plugin in plugins.auth_plugins if _verifies(plugin)) > 1
         self._immediate = all(self._is(plugin, "topic_filtering", "immediate", _IMMEDIATE) for plugin, _ in self._topic)
         cacheable = all(getattr(plugin, "cacheable", True) for plugin, _ in self._topic)
         self._keep = self._acl_cache_seconds if cacheable else 0.0
-        self.open = not self._topic
+        self.open = self._nobody_to_ask()
+
+    def rules_changed(self) -> None:
+        """A `Decider` has other rules, or there are other users: whatever was answered by the old ones is asked again, also
+        about who is being let in at this moment."""
+        self.generation += 1
+        self.open = self._nobody_to_ask()
+
+    def _nobody_to_ask(self) -> bool:
+        return not self._topic and all(decider.unused for decider in self._deciders)
 
     def close(self) -> None:
         """Give the threads back. What still runs on one ends with the process at the latest."""
@@ -169,47 +223,99 @@ class AccessControl:
     async def authenticate(self, request: AuthRequest) -> Identity | None:
         """Who the client is, or None where it is refused. Never raises on account of a plugin.
 
-        Raises `Busy` where its password could not be looked at in time.
+        Raises `Busy` where its password could not be looked at in time, and `CannotTell` where nobody knows at the moment.
         """
+        if request.certified:
+            if self.bars(request.certified):
+                self._log_refused_login(request, (), (), "the user of its certificate is disabled")
+                return None
+            return self._certified(request)
         generation = 0
         while generation != self.generation:  # other plugins meanwhile: what the old ones said counts for nothing
             generation = self.generation
             session = session_of(request)
-            answers = await asyncio.gather(*(self._ask_auth(plugin, ask, session) for plugin, ask in self._auth))
-        if any(answer is _BUSY for answer in answers) and not any(answer is False for answer in answers):
-            raise Busy
+            auth = self._takers(session) or self._auth
+            answers: list[Any] = await asyncio.gather(*(self._ask_auth(plugin, ask, session) for plugin, ask in auth))
+        answers = self._without_strangers(request.username, auth, answers)
+        request.username = session.username  # without a token that was there
+        if not any(answer is False for answer in answers):
+            if any(answer is _CANNOT_TELL for answer in answers):
+                raise CannotTell
+            if any(answer is _BUSY for answer in answers):
+                raise Busy
         keep = bool(self._topic)
         if not keep:
             request.password = session.password = None
-        given = [answer for answer in answers if answer is not None]
-        if not given or not all(answer is True for answer in given):
-            self._log_refused_login(request, answers)
+        decided = [answer for answer in answers if answer is not None]
+        if not decided or not all(answer is True for answer in decided):
+            self._log_refused_login(request, auth, answers)
             return None
-        verified = {_verifies(plugin) for (plugin, _), yes in zip(self._auth, answers, strict=True) if yes}
-        identity = self._identity(request, verified, session if keep or "attributes" in session.__dict__ else None)
-        if identity.anonymous and self._needs_identity:
-            self._log_refused_login(request, answers, "no plugin verified who it is")
+        verified = {_verifies(plugin) for (plugin, _), yes in zip(auth, answers, strict=True) if yes}
+        identity = self._identity(request, verified, session, keep=keep or "attributes" in session.__dict__)
+        if self.bars(identity.username):
+            self._log_refused_login(request, auth, answers, "the user is disabled")
+            return None
+        if identity.anonymous and any(getattr(plugin, "needs_identity", False) for plugin, _ in self._auth):
+            self._log_refused_login(request, auth, answers, "no plugin verified who it is")
+            return None
+        if identity.anonymous and not request.anonymous_allowed:
+            why = "others can reach this listener: set up users, or anonymous: true for the listener"
+            self._log_refused_login(request, auth, answers, why)
             return None
         settle(session, identity)
         return identity
 
-    def _identity(self, request: AuthRequest, verified: set[str | None], session: LightSession | None) -> Identity:
-        if request.username and "username" in verified:
-            return Identity(f"u/{request.username}", request.username, False, session)
-        return Identity(f"c/{request.client_id}", None, verified <= {None, "username"}, session)
+    def _certified(self, request: AuthRequest) -> Identity:
+        """A client whose certificate says who it is; what else it says counts for nothing."""
+        request.password = None
+        session = session_of(request) if self._topic else None
+        identity = Identity(f"u/{request.certified}", request.certified, False, session)
+        if session is not None:
+            settle(session, identity)
+        return identity
+
+    def bars(self, username: str | None) -> bool:
+        """Whether a user is shut out, however it proves who it is."""
+        return username is not None and any(plugin.bars(username) for plugin, _ in self._auth if hasattr(plugin, "bars"))
+
+    @staticmethod
+    def _without_strangers(username: str | None, auth: Sequence[tuple[Any, Asker]], answers: list[Any]) -> list[Any]:
+        """The answers without the no of those who do not know the user, where another plugin does."""
+        asked = list(zip(auth, answers, strict=True))
+        if not username or not any(yes is True and _verifies(plugin) for (plugin, _), yes in asked):
+            return answers
+        return [None if yes is False and not _knows(plugin, username) else yes for (plugin, _), yes in asked]
+
+    def takes(self, request: AuthRequest) -> bool:
+        """Whether a plugin takes what was sent as a token of its own."""
+        return bool(self._takers(session_of(request)))
+
+    def _takers(self, session: LightSession) -> list[tuple[Any, Asker]]:
+        return [pair for pair in self._auth if hasattr(pair[0], "takes") and pair[0].takes(session)]
+
+    def _identity(self, request: AuthRequest, verified: set[str | None], session: LightSession, *, keep: bool) -> Identity:
+        kept, name = session if keep else None, session.verified_as or request.username
+        if name and "username" in verified:
+            return Identity(f"u/{name}", name, False, kept, session.valid_until, session.vouched_by)
+        return Identity(f"c/{request.client_id}", None, verified <= {None, "username"}, kept, session.valid_until)
 
     async def _ask_auth(self, plugin: object, ask: Asker, session: LightSession) -> bool | object | None:
         try:
             answer = await ask(session=session)
         except Busy:
             return _BUSY
+        except CannotTell as error:
+            self.refusals.warning("nobody can log in by %s: %s", type(plugin).__name__, error, key=(type(plugin), str(error)))
+            return _CANNOT_TELL
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the client is refused, and hears no reason
             logger.error("client %r refused: %s failed: %s", session.client_id, type(plugin).__name__, blame(error))
             return False
         return None if answer is None else bool(answer)
 
-    def _log_refused_login(self, request: AuthRequest, answers: Sequence[object], why: str = "") -> None:
-        refusing = [type(plugin).__name__ for (plugin, _), yes in zip(self._auth, answers, strict=True) if yes is False]
+    def _log_refused_login(
+        self, request: AuthRequest, auth: Sequence[tuple[Any, Asker]], answers: Sequence[object], why: str = ""
+    ) -> None:
+        refusing = [type(plugin).__name__ for (plugin, _), yes in zip(auth, answers, strict=True) if yes is False]
         why = why or (f"{', '.join(refusing)} said no" if refusing else "no auth plugin knows it")
         user = "no user name" if request.username is None else f"user {shown(request.username)}"
         self.refusals.warning(
@@ -218,15 +324,16 @@ class AccessControl:
             user,
             why,
             key=(request.address, request.username, request.client_id),
+            about={"client": request.client_id, "user": request.username, "address": request.address},
         )
 
-    def log_refusal(self, session: SessionInfo, action: Action, topic: str, why: str = "") -> None:
-        """Tell whoever writes the rules that a client was refused something, and by which plugin; of a flood a bounded part.
+    def log_refusal(self, session: SessionInfo, action: str, topic: str, why: str = "") -> None:
+        """Tell whoever writes the rules that a client was refused something, and by which of them; of a flood a bounded part.
 
         ``why`` stands where it was no plugin that refused.
         """
         asked = topic.split("/", 2)[-1] if topic.startswith("$share/") else topic
-        plugin = (session._refused or {}).get((action, asked))
+        refused = (session._refused or {}).get((action, asked))
         user = session.identity.user_key
         self.refusals.warning(
             "%s, %s: may not %s %s: %s",
@@ -234,16 +341,19 @@ class AccessControl:
             f"user {shown(session.identity.username)}" if session.identity.username is not None else "anonymous",
             _WORDS[action],
             shown(topic),
-            why or (f"{plugin} said no" if plugin else "not authorized"),
+            why or refused or "not authorized",
             key=(user, action, topic),
+            about={"client": session.request.client_id, "user": user, "address": session.request.address, "topic": topic},
         )
 
     # --- may it ----------------------------------------------------------------------------------------------------
 
-    def cached(self, session: SessionInfo, action: Action, topic: str) -> bool | None:
+    def cached(self, session: SessionInfo, action: str, topic: str) -> bool | None:
         """The answer, if it can be had without waiting; None: ask `allowed`."""
         if self.open or topic.startswith(OWN):
             return True
+        if session.generation != self.generation:
+            session.forget_answers(self.generation)
         key = (action, topic)
         answers = session._answers
         if answers is not None:
@@ -260,15 +370,27 @@ class AccessControl:
             return held[1]
         return None
 
-    async def allowed(self, session: SessionInfo, action: Action, topic: str) -> bool:
-        """Whether the client may ``action`` (publish, subscribe, receive) ``topic``, which for subscribe is a filter.
+    async def allowed(self, session: SessionInfo, action: str, topic: str) -> bool:
+        """Whether the client may ``action`` (`broker.access.ACTIONS`) ``topic``, which for subscribe is a filter.
 
         A question that is being asked for this connection already is not asked again, unless nothing is to be cached.
         """
         known = self.cached(session, action, topic)
         return known if known is not None else bool(await self._ask(session, action, topic))
 
-    async def settle(self, session: SessionInfo, action: Action, topic: str) -> None:
+    async def explained(self, session: SessionInfo, action: str, topic: str) -> Verdict:
+        """The same, asked anew, with the rule that decides, or the plugin that said no."""
+        for decider in self._deciders:
+            verdict = decider.decide(session, action, topic)
+            if not verdict.allowed:
+                return verdict
+        if await self._answer(session, action, topic):
+            named = next((v for d in self._deciders if (v := d.decide(session, action, topic)).rule is not None), None)
+            others = ", ".join(type(plugin).__name__ for plugin, _ in self._topic)
+            return named or Verdict(True, None, f"{others} said yes" if others else "there are no rules")
+        return Verdict(False, None, (session._refused or {}).get((action, topic), "a plugin failed"))
+
+    async def settle(self, session: SessionInfo, action: str, topic: str) -> None:
         """Ask until the plugins have answered, less and less often while they fail; the next `cached` has the answer."""
         delay = 0.5
         while (answer := await self._ask(session, action, topic)) is None:
@@ -276,7 +398,7 @@ class AccessControl:
             delay = min(delay * 2, _RETRY)
         session._held = ((action, topic), answer)
 
-    async def _ask(self, session: SessionInfo, action: Action, topic: str) -> bool | None:
+    async def _ask(self, session: SessionInfo, action: str, topic: str) -> bool | None:
         if not self._keep:
             return await self._answer(session, action, topic)
         asked = session._asked
@@ -289,38 +411,66 @@ class AccessControl:
             task.add_done_callback(lambda _: asked.pop(key, None))
         return await asyncio.shield(task)
 
-    async def _answer(self, session: SessionInfo, action: Action, topic: str) -> bool | None:
+    async def _answer(self, session: SessionInfo, action: str, topic: str) -> bool | None:
         """What the plugins say; None where one failed, which is never cached."""
+        while True:
+            generation = self.generation
+            if session.generation != generation:
+                session.forget_answers(generation)
+            forgotten, failed, answer, refused = session.forgotten, None, False, ""
+            try:
+                answer, refused = await self._asked_all(session, action, topic)
+            except _Failed as error:
+                failed = error
+            if generation == self.generation and forgotten == session.forgotten:
+                break  # else there are other rules, or it is another user, meanwhile: what was said counts for nothing
+        if failed is not None:
+            self._log_failed(failed.plugin, session, action, topic, failed.error)
+            return None
+        return self._settled(session, action, topic, answer, refused)
+
+    async def _asked_all(self, session: SessionInfo, action: str, topic: str) -> tuple[bool, str]:
+        """The answer, and who says no. Raises `_Failed`."""
+        for decider in self._deciders:
+            verdict = decider.decide(session, action, topic)
+            if not verdict.allowed:
+                return False, verdict.why
         for plugin, ask in self._topic:
-            try:
-                if not await ask(session=session.session, topic=topic, action=action):
-                    return self._refuse(session, action, topic, plugin)
-            except Exception as error:  # noqa: BLE001 - as above
-                self._log_failed(plugin, session, action, topic, error)
-                return None
-        return self._remember(session, action, topic, True)
+            for asked in _TO_AMQTT[action]:
+                try:
+                    if not await ask(session=session.session, topic=topic, action=asked):
+                        return False, f"{type(plugin).__name__} said no"
+                except Exception as error:
+                    raise _Failed(plugin, error) from error
+        return True, ""
 
-    def _answer_now(self, session: SessionInfo, action: Action, topic: str) -> bool:
+    def _answer_now(self, session: SessionInfo, action: str, topic: str) -> bool:
         """The same, of plugins that never wait. One that fails on a mere computation would fail again: that is a no."""
+        for decider in self._deciders:
+            verdict = decider.decide(session, action, topic)
+            if not verdict.allowed:
+                return self._settled(session, action, topic, False, verdict.why)
         for plugin, _ in self._topic:
-            try:
-                if not _finish(plugin.topic_filtering(session=session.session, topic=topic, action=action)):
-                    return self._refuse(session, action, topic, plugin)
-            except Exception as error:  # noqa: BLE001 - as above
-                self._log_failed(plugin, session, action, topic, error)
-                return False
-        return self._remember(session, action, topic, True)
+            for asked in _TO_AMQTT[action]:
+                try:
+                    if not _finish(plugin.topic_filtering(session=session.session, topic=topic, action=asked)):
+                        return self._settled(session, action, topic, False, f"{type(plugin).__name__} said no")
+                except Exception as error:  # noqa: BLE001 - as above
+                    self._log_failed(plugin, session, action, topic, error)
+                    return False
+        return self._settled(session, action, topic, True, "")
 
-    def _refuse(self, session: SessionInfo, action: Action, topic: str, plugin: object) -> bool:
-        refused = session._refused
-        if refused is None:
-            refused = session._refused = {}
-        if len(refused) >= _REFUSALS:
-            del refused[next(iter(refused))]
-        refused[action, topic] = type(plugin).__name__
-        return self._remember(session, action, topic, False)
+    def _settled(self, session: SessionInfo, action: str, topic: str, allowed: bool, refused: str) -> bool:
+        if not allowed:
+            known = session._refused
+            if known is None:
+                known = session._refused = {}
+            if len(known) >= _REFUSALS:
+                del known[next(iter(known))]
+            known[action, topic] = refused
+        return self._remember(session, action, topic, allowed)
 
-    def _remember(self, session: SessionInfo, action: Action, topic: str, allowed: bool) -> bool:
+    def _remember(self, session: SessionInfo, action: str, topic: str, allowed: bool) -> bool:
         if self._keep:
             answers = session._answers
             if answers is None:
@@ -333,10 +483,12 @@ class AccessControl:
         return allowed
 
     @staticmethod
-    def _log_failed(plugin: object, session: SessionInfo, action: Action, topic: str, error: BaseException) -> None:
+    def _log_failed(plugin: object, session: SessionInfo, action: str, topic: str, error: BaseException) -> None:
         name = type(plugin).__name__
         logger.error(
-            "client %r: no answer whether it may %s %r: %s failed: %s", session.client_id, action, topic, name, blame(error)
+            "client %r: no answer whether it may %s %r: %s failed: %s",
+            *(session.client_id, action, topic, name, blame(error)),
+            extra={"client": session.client_id, "topic": topic, "plugin": name},
         )
 
     # --- how a plugin is called ------------------------------------------------------------------------------------
@@ -349,13 +501,15 @@ class AccessControl:
         """How to ask a plugin who a client is: with the time limit, and by turns on a thread if it blocks.
 
         A plugin of your own that blocks and never awaits says so with a class attribute ``blocking = True``; one whose answer
-        depends on user name and password alone, and is None without a user name, with ``remember = True``.
+        depends on user name and password alone, and is None without a user name, with ``remember = True``. Where it depends on
+        what the user is known by at the moment too, a method ``known_by(name)`` gives that, or None where it has no answer.
         """
         function = plugin.authenticate
         if not self._is(plugin, "authenticate", "blocking", _BLOCKING):
             return self._limited(function)
         logins = self._logins
         remember = self._is(plugin, "authenticate", "remember", _REMEMBER)
+        known_by = getattr(plugin, "known_by", None)
 
         async def ask(session: LightSession) -> Any:
             address, user = session.remote_address or "", session.username or ""
@@ -363,11 +517,15 @@ class AccessControl:
             if remember:
                 if not user:
                     return None
-                mark = logins.mark(number, user, session.password)
+                by = known_by(user) if known_by is not None else ""
+                if by is None:
+                    return None
+                mark = logins.mark(number, user, session.password, by)
                 known = logins.known(mark, address)
                 if known is not None:
                     return known
-            return await logins.ask(address, user, lambda: _finish(function(session=session)), mark)
+            login = not self._several or _knows(plugin, user)
+            return await logins.ask(address, user, lambda: _finish(function(session=session)), mark, login=login)
 
         return ask
 
@@ -387,6 +545,6 @@ class AccessControl:
     def _limited(self, function: Callable[..., Awaitable[Any]]) -> Asker:
         async def ask(**arguments: Any) -> Any:
             async with asyncio.timeout(self._timeout):
-                return await function(**arguments)
+                return await answer_of(function(**arguments))
 
         return ask

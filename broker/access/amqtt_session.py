@@ -50,7 +50,8 @@ class Transitions:
 
 
 class LightSession(Session):
-    """A session for plugins. What they write to it is theirs: the broker reads nothing back but ``attributes``."""
+    """A session for plugins. What they write to it is theirs: the broker reads nothing back but ``attributes``,
+    ``verified_as``, ``vouched_by`` and ``valid_until``."""
 
     state: str = "new"
     remote_address: str | None = None
@@ -77,6 +78,12 @@ class LightSession(Session):
     is_anonymous: bool = False
     user_key: str = ""
     """Tideline's own: who the client is (`storage.records`). Empty until it was authenticated."""
+    verified_as: str = ""
+    """Tideline's own: the user whom an auth plugin found out, where that is not the user name in CONNECT."""
+    vouched_by: str = ""
+    """Tideline's own: what an auth plugin's yes rests on, such as the key of a token."""
+    valid_until: float = 0.0
+    """Tideline's own: when what an auth plugin was shown ends, in seconds since 1970; 0 is never."""
     counts: tuple[int, int, int] = (0, 0, 0)
     """In flight from the client, in flight to it, waiting in its inbox."""
     _packet_id: int = 0

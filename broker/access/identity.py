@@ -10,23 +10,42 @@ from broker.access.amqtt_session import LightSession
 from broker.packets import shown
 
 
+class CannotTell(Exception):
+    """What a plugin raises that has to ask somebody who does not answer: neither a yes nor a no."""
+
+
 @dataclass(slots=True, eq=False)
 class AuthRequest:
     """What a CONNECT brought. ``client_id`` is the one that counts, assigned by the server where the client sent none.
 
-    ``password`` is dropped once it was checked, unless a topic plugin is loaded (amqtt's JWT plugin reads it again).
+    ``password`` is dropped once it was checked, unless a topic plugin is loaded (amqtt's JWT plugin reads it again). ``peer``
+    is where it came from, ``host:port`` with an IPv6 host in brackets; kept as the one string that its connection has.
     """
 
     client_id: str
     username: str | None = None
     password: bytes | None = field(default=None, repr=False)
-    address: str = ""
-    port: int = 0
+    peer: str = ""
     ssl_object: ssl.SSLObject | None = None
     clean: bool = True
     keep_alive: int = 0
     version: int = 4
     over_http: bool = False
+    certified: str = ""
+    """The user that its certificate names, which TLS has verified."""
+    anonymous_allowed: bool = True
+    """Whether it may come in where no plugin verifies who it is."""
+
+    @property
+    def address(self) -> str:
+        """The client's host; empty where it is not known."""
+        return self.peer.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The client's port; 0 where it is not known."""
+        port = self.peer.rpartition(":")[2]
+        return int(port) if port.isdigit() else 0
 
     @property
     def caller(self) -> str:
@@ -42,28 +61,35 @@ class Identity:
 
     ``user_key`` is ``u/<user name>`` or ``c/<client id>``. ``username`` is the verified name, or None. ``anonymous`` means
     that nothing about the client was verified. ``session`` is what the auth plugins saw and may have written to; None
-    where nobody will ask for it again.
+    where nobody will ask for it again. ``valid_until`` is when what it rests on ends, in seconds since 1970 (0 is
+    never), and ``vouched_by`` says what that is, where a plugin may withdraw it.
     """
 
     user_key: str
     username: str | None = None
     anonymous: bool = True
     session: LightSession | None = field(default=None, compare=False, repr=False)
+    valid_until: float = 0.0
+    vouched_by: str = ""
 
 
 class SessionInfo:
     """What is kept per connection for plugins: next to nothing until one of them wants to see it."""
 
-    __slots__ = ("_answers", "_asked", "_held", "_refused", "_session", "identity", "request")
+    __slots__ = ("_answers", "_asked", "_held", "_refused", "_session", "forgotten", "generation", "identity", "request")
 
     def __init__(self, identity: Identity, request: AuthRequest) -> None:
         self.identity = identity
         self.request = request
         self._session = identity.session
         self._answers: dict[tuple[str, str], tuple[bool, float]] | None = None
-        self._refused: dict[tuple[str, str], str] | None = None  # by which plugin; of the last refusals
+        self._refused: dict[tuple[str, str], str] | None = None  # why; of the last refusals
         self._asked: dict[tuple[str, str], asyncio.Task[bool | None]] | None = None
         self._held: tuple[tuple[str, str], bool] | None = None
+        self.generation = -1
+        """Of the rules that were asked (`AccessControl.generation`)."""
+        self.forgotten = 0
+        """How often the answers were forgotten: one that was asked for before does not count."""
 
     @property
     def client_id(self) -> str:
@@ -78,9 +104,11 @@ class SessionInfo:
             settle(session, self.identity)
         return session
 
-    def forget_answers(self) -> None:
-        """Ask the topic plugins anew."""
-        self._answers = self._held = None
+    def forget_answers(self, generation: int = -1) -> None:
+        """Ask the topic plugins anew. ``generation``: of the rules that hold now."""
+        self._answers = self._held = self._asked = None
+        self.generation = generation
+        self.forgotten += 1
 
     @property
     def seen(self) -> LightSession | None:

@@ -1,9 +1,9 @@
 """Passwords are checked on a few threads: whose turn it is, and what was found out before.
 
-- Addresses take turns, and so do the user names of one address (`broker.access.fair`).
+- Addresses take turns, and so do the user names of one address (`broker.access.fair_queue`).
 - An address whose last password was wrong comes after the others for a minute, and never has the last free thread: a flood of
   wrong passwords leaves others at least that one. What is checked for it yields the processor to the others, where the
-  system knows of threads' priorities (Linux).
+  system knows of threads' priorities (Linux); Argon2 hashes in a process that takes what is left (`broker.access.apart`).
 - What nobody waits for any longer is not checked. Waiting has a time limit; whoever waited in vain is told `Busy`.
 - The same user name and password that are being checked already are not checked again: all get the one answer.
 - An answer is remembered where the plugin allows it, by a keyed hash that is in memory only: a right password for
@@ -25,7 +25,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from broker.access.fair import FairQueue
+from broker.access.apart import Apart
+from broker.access.fair_queue import FairQueue
 
 THREADS: Final = 2
 """What Argon2 takes by default (64 MiB and four threads of its own, each time) makes more of them no faster."""
@@ -73,6 +74,7 @@ class Logins:
         self._running = self._running_suspects = 0
         self._threads: ThreadPoolExecutor | None = None
         self._suspects_thread: ThreadPoolExecutor | None = None
+        self._apart = Apart()
         self._under_way: dict[bytes, _Turn] = {}
         self._key = secrets.token_bytes(32)
         self._right = _Memory(_RIGHT, remember)
@@ -84,6 +86,7 @@ class Logins:
         for threads in (self._threads, self._suspects_thread):
             if threads is not None:
                 threads.shutdown(wait=False, cancel_futures=True)
+        self._apart.close()
 
     def forget(self) -> None:
         """Remember no answer any longer, and join nobody to a check that is under way."""
@@ -91,9 +94,9 @@ class Logins:
         self._right.clear()
         self._wrong.clear()
 
-    def mark(self, plugin: int, user: str, password: str | None) -> bytes:
-        """What a user name and password are remembered by."""
-        said = f"{plugin}:{len(user)}:{user}:{'' if password is None else password}"
+    def mark(self, plugin: int, user: str, password: str | None, known_by: str = "") -> bytes:
+        """What a user name and password are remembered by, as long as the user is known by the same."""
+        said = f"{plugin}:{len(user)}:{user}:{len(known_by)}:{known_by}:{'' if password is None else password}"
         return hmac.digest(self._key, said.encode(errors="surrogateescape"), "sha256")
 
     def known(self, mark: bytes, address: str) -> bool | None:
@@ -177,11 +180,15 @@ class Logins:
     def _pool(self, suspect: bool) -> ThreadPoolExecutor:
         if suspect:
             if self._suspects_thread is None:
-                self._suspects_thread = ThreadPoolExecutor(THREADS - 1, "auth suspects", initializer=_yield_to_others)
+                self._suspects_thread = ThreadPoolExecutor(THREADS - 1, "auth suspects", initializer=self._begin_suspects)
             return self._suspects_thread
         if self._threads is None:
             self._threads = ThreadPoolExecutor(THREADS, "auth")
         return self._threads
+
+    def _begin_suspects(self) -> None:
+        _yield_to_others()
+        self._apart.use()
 
     def _done(self, turn: _Turn, done: Future[Any]) -> None:
         self._running -= 1

@@ -1,10 +1,14 @@
-"""Password files: what `tideline passwd` writes, and the `passwords` plugin and amqtt's FileAuthPlugin read.
+"""Password files: what `tideline passwd` and `mosquitto_passwd` write. The `passwords` plugin reads them, FileAuthPlugin some.
 
 A line is ``<user>:<hash>``; empty lines and those that begin with ``#`` mean nothing. A hash is
 
-- Argon2 (``$argon2id$…``), for a password that a person chose; or
+- Argon2 (``$argon2id$…``), for a password that a person chose;
 - ``$sha256$<base64>``, for a password of 256 random bits that `tideline passwd --generate` made: nobody can guess one, so that
-  a slow hash would protect nothing, and checking it costs nothing. FileAuthPlugin does not know these.
+  a slow hash would protect nothing, and checking it costs nothing; or
+- Mosquitto's ``$7$<rounds>$<salt>$<key>`` (PBKDF2 with SHA-512) and ``$6$<salt>$<hash>`` (SHA-512 of password and salt), both
+  in Base64.
+
+FileAuthPlugin knows Argon2 only.
 
 Errors name file and line, never what stands in it.
 """
@@ -19,19 +23,25 @@ import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import argon2
 
+from broker.access.apart import verify
+
 _RANDOM = "$sha256$"
 _ARGON2 = "$argon2"
-_CRYPT = "$6$"
+_PBKDF2 = "$7$"
+_SHA512 = "$6$"
+"""Also the beginning of crypt's SHA-512, which FileAuthPlugin takes up to Python 3.12."""
+_MOST_ROUNDS = 10_000_000
 
 _OTHERS = {
     "SCRAM-SHA-256$": "is a SCRAM credential: name the file under plugins.scram",
-    "$7$": "is one of mosquitto_passwd (PBKDF2)",
+    _PBKDF2: "is one of mosquitto_passwd, which the passwords plugin reads",
     "$2": "is bcrypt",
     "$5$": "is SHA-256 crypt",
-    _CRYPT: "is SHA-512 crypt",
+    _SHA512: "is SHA-512 crypt, or a damaged one of mosquitto_passwd",
     "$y$": "is yescrypt",
     "$pbkdf2": "is PBKDF2",
     "$scrypt": "is scrypt",
@@ -84,12 +94,21 @@ def _problem(name: str, text: str, amqtt: bool) -> str:
         return "" if _sound(text) else f"the Argon2 hash of user {name!r} is cut off or damaged"
     if text.startswith(_RANDOM) and not amqtt:
         return "" if len(_digest(text)) == 32 else f"the hash of user {name!r} is cut off or damaged"
-    if text.startswith(_CRYPT) and amqtt and sys.version_info < (3, 13):
+    if text.startswith(_SHA512) and amqtt and sys.version_info < (3, 13):
         return ""
+    if text.startswith((_PBKDF2, _SHA512)) and not amqtt and _of_mosquitto(text) is not None:
+        return ""
+    if text.startswith(_PBKDF2) and not amqtt:
+        return f"the hash of user {name!r} is cut off or damaged"
     what = next((said for start, said in _OTHERS.items() if text.startswith(start)), "has no form that is known")
     if text.startswith(_RANDOM):
         what = "is one of tideline passwd --generate, which the passwords plugin reads"
     return f"the hash of user {name!r} {what}; it must be Argon2"
+
+
+def hash_problem(name: str, text: str) -> str:
+    """What keeps a user's hash from being checked; empty for nothing."""
+    return _problem(name, text, amqtt=False)
 
 
 def _sound(text: str) -> bool:
@@ -108,27 +127,72 @@ def _digest(text: str) -> bytes:
         return b""
 
 
-class Passwords:
-    """Users and their hashes. An unknown user takes as long as a known one, so that nobody learns who there is."""
+class _Mosquitto(NamedTuple):
+    rounds: int
+    """Of PBKDF2; 0 for the one hash of ``$6$``."""
+    salt: bytes
+    key: bytes
 
-    def __init__(self, users: dict[str, str]) -> None:
-        self.users = users
-        self._hasher = argon2.PasswordHasher()
-        self._somebody = next((text for text in users.values() if text.startswith(_ARGON2)), "")
+    def matches(self, secret: bytes) -> bool:
+        if self.rounds:
+            made = hashlib.pbkdf2_hmac("sha512", secret, self.salt, self.rounds)
+        else:
+            made = hashlib.sha512(secret + self.salt).digest()
+        return hmac.compare_digest(made, self.key)
+
+
+def _of_mosquitto(text: str) -> _Mosquitto | None:
+    """A hash of mosquitto_passwd; None where it is none."""
+    parts = text.split("$")[1:]
+    rounds = parts.pop(1) if parts[0] == "7" and len(parts) == 4 else "0"
+    if len(parts) != 3 or not (rounds.isascii() and rounds.isdigit()) or not (parts[0] == "7") <= int(rounds) <= _MOST_ROUNDS:
+        return None
+    try:
+        salt, key = (base64.b64decode(part, validate=True) for part in parts[1:])
+    except ValueError:
+        return None
+    return _Mosquitto(int(rounds), salt, key) if salt and len(key) == 64 else None
+
+
+def _slowness(text: str) -> int:
+    """Which of two hashes is of a slower kind."""
+    return 2 if text.startswith(_ARGON2) else 1 if text.startswith(_PBKDF2) else 0
+
+
+class Passwords:
+    """Users and their hashes. An unknown user takes as long as a known one with a wrong password, so that nobody learns who
+    there is: every wrong password costs the slowest kind of hash that anybody has."""
+
+    def __init__(self, users: dict[str, str] | None = None) -> None:
+        self.users: dict[str, str] = {}
+        self._somebody = ""
+        """Somebody's hash of the slowest kind that there is."""
+        for name, text in (users or {}).items():
+            self.put(name, text)
+
+    def put(self, name: str, text: str) -> None:
+        """Add a user, or change the hash."""
+        self.users[name] = text
+        if _slowness(text) > _slowness(self._somebody):
+            self._somebody = text
+
+    def drop(self, name: str) -> None:
+        """Forget a user, if there is one."""
+        self.users.pop(name, None)
 
     def verify(self, name: str, password: str) -> bool:
         """Whether it is the user's password. Blocks, for Argon2 some 0.1 s."""
-        text = self.users.get(name)
+        text = self.users.get(name, "")
         secret = password.encode(errors="surrogateescape")
-        if text is None:
+        right = self._matches(text, secret) and bool(text)
+        if not right and _slowness(text) < _slowness(self._somebody):
             self._matches(self._somebody, secret)
-            return False
-        return self._matches(text, secret)
+        return right
 
     def _matches(self, text: str, secret: bytes) -> bool:
-        if not text.startswith(_ARGON2):
-            return hmac.compare_digest(_digest(text), hashlib.sha256(secret).digest())
-        try:
-            return self._hasher.verify(text, secret)
-        except argon2.exceptions.VerificationError:
-            return False
+        if text.startswith(_ARGON2):
+            return verify(text, secret)
+        if text.startswith((_PBKDF2, _SHA512)):
+            kept = _of_mosquitto(text)
+            return kept is not None and kept.matches(secret)
+        return hmac.compare_digest(_digest(text), hashlib.sha256(secret).digest())

@@ -3,21 +3,25 @@
 Kept true: a plugin made for amqtt works unchanged, and where nobody listens to an event the message path knows nothing of it.
 """
 
-from broker.amqtt.api import DeviceState, ServerStatus, Services, Undecided
+from broker.amqtt.api import ConnectedDevices, DeviceState, ServerStatus, Services, Undecided
+from broker.amqtt.broker_context import TidelineContext
+from broker.amqtt.clients import Listed, Wanted
 from broker.amqtt.interceptor import intercepted
 from broker.amqtt.plugin_host import BrokerEvents, PluginHost
 from broker.amqtt.server_api import BROKER_USER, ServerApi
-from broker.amqtt.stand_in import ChassisContext
 
 __all__ = [
     "BROKER_USER",
     "BrokerEvents",
-    "ChassisContext",
+    "ConnectedDevices",
     "DeviceState",
+    "Listed",
     "PluginHost",
     "ServerApi",
     "ServerStatus",
     "Services",
+    "TidelineContext",
     "Undecided",
+    "Wanted",
     "intercepted",
 ]

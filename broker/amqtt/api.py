@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from broker.access import SessionInfo
+from broker.access import Identity, SessionInfo
+from broker.amqtt.clients import Clients
+from broker.amqtt.stored_settings import Watcher
 from broker.config import Reloaded
 from broker.counters import Counters
 from broker.publication import Publication
 from storage.records import DeviceKey, Message, Operation
 
 if TYPE_CHECKING:
-    from broker.access import AccessControl
-    from broker.config import Settings
-    from broker.connection import SessionReaders
-    from broker.sessions import OldEnd
+    from broker.access import AccessControl, Bans
+    from broker.config import CertificateWatch, Origins, Settings
+    from broker.connection import NodeState, SessionReaders
+    from broker.limits import Gate
+    from broker.sessions import RetentionLock
+    from broker.trace import Tracer
     from storage.interface import Storage
 
 T = TypeVar("T")
@@ -71,6 +75,30 @@ class ServerStatus(NamedTuple):
     pending_messages: int = 0
     """Publishes that were read and are not durable yet."""
     pending_bytes: int = 0
+    trouble: str = ""
+    """In a cluster, why no client should come to this node: ``leaving``, or ``unheard`` where the others do not know that it
+    lives."""
+
+    @property
+    def not_ready(self) -> str:
+        """Why no client should come here; empty where they should."""
+        return self.trouble or ("" if self.storage_available else "storage-away")
+
+
+class ConnectedDevices(NamedTuple):
+    """How the connected devices stand."""
+
+    listeners: dict[str, int]
+    """How many connections each has."""
+    inflight_in: int = 0
+    """QoS 1 and 2 messages of clients that are not acknowledged to the end."""
+    inflight_out: int = 0
+    """The same of messages to them."""
+    lagging: int = 0
+    """Devices that have not been given all of their timelines."""
+    lag: int = 0
+    """Entries that they have not been given, all together."""
+    lag_largest: int = 0
 
 
 class BrokerApi(Protocol):
@@ -80,6 +108,9 @@ class BrokerApi(Protocol):
     def counters(self) -> Counters: ...
 
     def status(self) -> ServerStatus: ...
+
+    async def connected_devices(self) -> ConnectedDevices:
+        """Counted by walking over all connections, which holds nobody up."""
 
     def plugin(self, kind: type[T]) -> T | None:
         """The loaded plugin of a class, if there is one."""
@@ -122,19 +153,43 @@ class Services(BrokerApi, Protocol):
     def settings(self) -> Settings: ...
 
     @property
+    def certificates(self) -> CertificateWatch:
+        """The certificates of what listens, and when they expire. Who listens adds its own."""
+
+    @property
+    def origins(self) -> Origins:
+        """Which web pages may call. Who listens adds its port."""
+
+    @property
     def storage(self) -> Storage:
         """The open storage, to read from. Writing goes through `append` and `commit`."""
 
     @property
-    def old_end(self) -> OldEnd:
+    def retention_lock(self) -> RetentionLock:
         """Held by whoever removes from the old end of timelines."""
 
     @property
     def access(self) -> AccessControl: ...
 
     @property
+    def gate(self) -> Gate:
+        """What one address may do: failed logins of callers count there too."""
+
+    @property
     def readers(self) -> SessionReaders:
         """Devices that are read without a connection, and offsets that are set by hand."""
+
+    @property
+    def clients(self) -> Clients:
+        """Who is connected to any node, and the end of connections by hand."""
+
+    @property
+    def bans(self) -> Bans:
+        """Who is not let in. Changed by `commit` of stored settings (`broker.access.bans`)."""
+
+    @property
+    def tracer(self) -> Tracer:
+        """What clients send and get, for who follows them."""
 
     @property
     def auth_plugins(self) -> list[object]: ...
@@ -152,11 +207,48 @@ class Services(BrokerApi, Protocol):
         then never will; and `Undecided` if storage has it and does not answer.
         """
 
+    async def append_all_within(self, publications: Sequence[Publication], timeout: float) -> list[Publication | BaseException]:
+        """The same for several, which keep their order, and share a commit where they can. What one raises is in its place."""
+
     async def commit(self, operations: list[Operation], timeout: float) -> None:
         """Make operations durable at their place in the order of groups. Raises as `append_within`."""
 
+    def watch_settings(self, kind: str, callback: Watcher) -> Callable[[], None]:
+        """Be told what administrators keep in storage under a kind, such as ``user``: by the first call with all of it, before
+        clients can connect (at once, where they can already), and then after each change: one of this node at once, one of
+        another node within a second. Ended by the function that is returned.
+
+        ``callback(settings, changed)``, on the event loop: key → value, as it is until the next call, and the keys that were
+        added, changed or removed. What it raises is logged, and while the broker starts ends that. Written by `commit` of
+        `storage.records.SaveSetting` and `DropSetting`, whose watchers were called when it returns.
+        """
+
+    def revoke(self, revoked: Callable[[Identity], bool], why: str) -> int:
+        """Users or rules have changed: ask anew what each client of this node may do, have HTTP callers prove anew who they
+        are, and end the connections whose identity is revoked. How many they were. ``why`` is for their DISCONNECT.
+
+        To be called on every node, by whoever watches what has changed; a changed rule revokes nobody's identity.
+        """
+
     async def within(self, work: Awaitable[T], timeout: float) -> T:
         """Await what `readers` does; `Undecided` after ``timeout`` seconds, and it goes on in the background."""
+
+    async def may(self, what: str) -> bool:
+        """Whether this node is the one that does something of which one node at a time is enough: it takes the lease of that
+        name, or keeps it until it ends. True where storage serves one node. Raises `StorageError`."""
+
+    def answer_nodes(self, kind: str, answer: Callable[[Mapping[str, Any]], Mapping[str, Any] | None]) -> None:
+        """What is answered to `ask_nodes` of another node; None where this is not the one that is meant."""
+
+    async def ask_nodes(self, kind: str, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Ask all other nodes; the first answer that is not None, or None where nobody has one."""
+
+    async def cluster(self) -> list[NodeState] | None:
+        """The nodes that serve the same data, by number; None where storage serves one node."""
+
+    async def leave(self, node: str) -> NodeState | None:
+        """Ask a node, by number or name, to send its clients elsewhere and to end; this one where the name is empty. None where
+        storage serves one node. Raises `broker.connection.NoSuchNode`."""
 
     async def reload(self) -> Reloaded:
         """Read users, access rules, certificates and settings again (docs/configuration.md)."""
@@ -165,10 +257,13 @@ class Services(BrokerApi, Protocol):
     def listening(self) -> bool:
         """Whether clients can connect; False where only jobs are run."""
 
+    def users_away(self, topic: str) -> Iterator[str]:
+        """The users who have a stored filter for a topic, and no device that is connected, to any node, or waits for news."""
+
     async def lowest_offset(self, user: str) -> int | None:
         """The lowest stored offset among the devices of an inbox, or the shared group's: past it somebody has not acknowledged.
 
-        None where no device reads the inbox. A device that begins behind the head counts where `old_end` says so.
+        None where no device reads the inbox. A device that begins behind the head counts where `retention_lock` says so.
         """
 
     async def save_offsets(self, timeout: float) -> None:
@@ -180,8 +275,8 @@ class Services(BrokerApi, Protocol):
     async def device_states(self, user: str) -> list[DeviceState]:
         """A user's devices, by client id; all users' where ``user`` is empty."""
 
-    def connected_devices(self, user: str) -> list[DeviceKey]:
-        """Those of them that are connected."""
+    def tell_user(self, user: str, prefix: str, payload: bytes, *, but: str = "") -> None:
+        """`tell` each connected device of a user, on whichever node, by the topic ``prefix`` and its client id; not ``but``."""
 
     def tell(self, device: DeviceKey, message: Message) -> bool:
         """Give a message to one connected device that has a filter for its topic, and to nobody else; False where it has not.

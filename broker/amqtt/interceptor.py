@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 _HEARD = (MQTTEvents.PACKET_RECEIVED, MQTTEvents.PACKET_SENT, BrokerEvents.MESSAGE_RECEIVED)
 
 
-def intercepted(plugin_host: PluginHost, make: Callable[[str, str], Connection]) -> Callable[[str, str], Any]:
+def intercepted(plugin_host: PluginHost, make: Callable[[str, str, str], Connection]) -> Callable[[str, str, str], Any]:
     """``make`` itself, or, where a plugin listens to packets, what makes the same connection with an interceptor."""
     if not any(plugin_host.listens(event) for event in _HEARD):
         return make
-    return lambda listener, peer: Interceptor(plugin_host, make(listener, peer))
+    return lambda listener, peer, certified: Interceptor(plugin_host, make(listener, peer, certified))
 
 
 class Interceptor:

@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import asyncio
 
-    from broker.access import AccessControl
+    from broker.access import AccessControl, Bans
     from broker.amqtt.plugin_host import PluginHost
     from broker.clock import ServerTime
-    from broker.config import Reloaded, Settings
+    from broker.commits import Commits
+    from broker.config import CertificateWatch, Origins, Reloaded, Settings
+    from broker.connection import Clustered, Connection
     from broker.counters import Counters
-    from broker.delivery import Delivery, Share, Shares
+    from broker.delivery import Delivery, SharedGroup, SharedGroups
     from broker.ids import Ids
+    from broker.limits import Gate
     from broker.pipeline import Pipeline
     from broker.publish_path import PublishPath
-    from broker.routing import Retained, Subscriptions, Trie
-    from broker.sessions import OldEnd, Session, Sessions
+    from broker.retained import Retained
+    from broker.routing import Subscriptions, Trie
+    from broker.sessions import RetentionLock, Session, Sessions
+    from broker.trace import Tracer
     from storage.interface import Storage
 
 
@@ -26,6 +31,12 @@ class Node(Protocol):
 
     @property
     def settings(self) -> Settings: ...
+
+    @property
+    def certificates(self) -> CertificateWatch: ...
+
+    @property
+    def origins(self) -> Origins: ...
 
     @property
     def counters(self) -> Counters: ...
@@ -43,10 +54,13 @@ class Node(Protocol):
     def pipeline(self) -> Pipeline: ...
 
     @property
+    def commits(self) -> Commits: ...
+
+    @property
     def publish_path(self) -> PublishPath: ...
 
     @property
-    def trie(self) -> Trie[Session | Share]: ...
+    def trie(self) -> Trie[Session | SharedGroup]: ...
 
     @property
     def retained(self) -> Retained: ...
@@ -55,7 +69,7 @@ class Node(Protocol):
     def sessions(self) -> Sessions: ...
 
     @property
-    def shares(self) -> Shares: ...
+    def shared_groups(self) -> SharedGroups: ...
 
     @property
     def subscriptions(self) -> Subscriptions: ...
@@ -64,13 +78,31 @@ class Node(Protocol):
     def delivery(self) -> Delivery: ...
 
     @property
-    def old_end(self) -> OldEnd: ...
+    def retention_lock(self) -> RetentionLock: ...
+
+    @property
+    def gate(self) -> Gate: ...
 
     @property
     def access(self) -> AccessControl: ...
 
     @property
     def plugin_host(self) -> PluginHost: ...
+
+    @property
+    def bans(self) -> Bans: ...
+
+    @property
+    def connections(self) -> set[Connection]:
+        """Every socket of a client, let in or not."""
+
+    @property
+    def traces(self) -> Tracer:
+        """Who is followed."""
+
+    @property
+    def cluster(self) -> Clustered | None:
+        """None where storage serves one node."""
 
     @property
     def clients(self) -> int:

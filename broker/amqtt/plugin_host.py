@@ -16,6 +16,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from amqtt.errors import PluginError, PluginLoadError
@@ -28,16 +29,26 @@ from amqtt.session import IncomingApplicationMessage
 
 from broker.access import OWN, SessionInfo
 from broker.amqtt.api import BrokerApi
+from broker.amqtt.broker_context import Callback, TidelineContext, retained_message
 from broker.amqtt.packets import to_amqtt
-from broker.amqtt.stand_in import Callback, ChassisContext, retained_message
 from broker.config import checked, plugin_class
 from broker.errors import StartError
-from broker.hooks import EnhancedAuthPlugin, GroupPlugin, JobPlugin, RequestPlugin, StoragePlugin, SyncPlugin
+from broker.hooks import (
+    ONLY_ONE,
+    EnhancedAuthPlugin,
+    GroupPlugin,
+    JobPlugin,
+    RequestPlugin,
+    SpanPlugin,
+    StoragePlugin,
+    SyncPlugin,
+)
 from broker.packets import Packet
+from broker.plugin_call import answer_of
 from broker.rate_limited_log import RateLimitedLog
 from storage.records import DeviceKey, Message
 
-__all__ = ["BrokerEvents", "ChassisContext", "MQTTEvents", "PluginHost", "Plugins"]
+__all__ = ["BrokerEvents", "MQTTEvents", "PluginHost", "Plugins", "TidelineContext"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +67,7 @@ _RELOADABLE = {
     ("amqtt.contrib.jwt", "UserAuthJwtPlugin"),
     ("amqtt.contrib.jwt", "TopicAuthJwtPlugin"),
 }
-_FIXED = (GroupPlugin, StoragePlugin, SyncPlugin, RequestPlugin, JobPlugin)
+_FIXED = (GroupPlugin, StoragePlugin, SyncPlugin, RequestPlugin, JobPlugin, SpanPlugin)
 
 
 # --- what plugins see ----------------------------------------------------------------------------------------------
@@ -108,7 +119,7 @@ class PluginHost:
         self._queue: asyncio.Queue[Callback | None] = asyncio.Queue(event_queue)
         self._worker: asyncio.Task[None] | None = None
         self._overrun = RateLimitedLog(logger, 10.0)
-        self.context = ChassisContext(server, self._later)
+        self.context = TidelineContext(server, self._later)
         self.plugins = _load(plugins, self.context)
         self.by_path: dict[str, Any] = dict(zip(plugins, self.plugins.plugins, strict=True))
         """Class path → plugin, in the order of config.yaml."""
@@ -117,10 +128,11 @@ class PluginHost:
         loaded = self.plugins.plugins
         self.group_plugins: list[GroupPlugin] = [plugin for plugin in loaded if isinstance(plugin, GroupPlugin)]
         """In the order of config.yaml."""
-        self.storage_plugin = _only(loaded, StoragePlugin, "provides the storage")
-        self.sync_plugin = _only(loaded, SyncPlugin, "decides about inboxes")
-        self.request_plugin = _only(loaded, RequestPlugin, "answers requests")
-        self.job_plugin = _only(loaded, JobPlugin, "runs jobs")
+        self.storage_plugin = _only(loaded, StoragePlugin)
+        self.sync_plugin = _only(loaded, SyncPlugin)
+        self.request_plugin = _only(loaded, RequestPlugin)
+        self.job_plugin = _only(loaded, JobPlugin)
+        self.span_plugin = _only(loaded, SpanPlugin)
         self.auth_methods = _methods(plugin for plugin in loaded if isinstance(plugin, EnhancedAuthPlugin))
         """Enhanced authentication: the plugin of each method."""
 
@@ -175,7 +187,7 @@ class PluginHost:
     def fire(self, event: str, **arguments: Any) -> None:
         """Tell the listeners soon. Never waits: with the queue full, the event is dropped and counted."""
         for callback in self._callbacks.get(event, ()):
-            self._later(lambda callback=callback: callback(**arguments))
+            self._later(partial(callback, **arguments))
 
     async def fire_and_wait(self, event: Events) -> None:
         """Tell the listeners now, one after the other, each within the time limit: for the broker's start and stop.
@@ -261,15 +273,15 @@ class PluginHost:
         """One plugin's turn. It may take its time limit and may fail; neither reaches anybody else, but for what ``raises``."""
         try:
             async with asyncio.timeout(self._timeout):
-                await call()
+                await answer_of(call())
         except raises:
             raise
         except TimeoutError:
             self._server.counters.hook_errors += 1
-            logger.error("%s took longer than %g s", getattr(call, "__qualname__", call), self._timeout)
+            logger.error("%s took longer than %g s", _named(call), self._timeout)
         except Exception:
             self._server.counters.hook_errors += 1
-            logger.exception("%s failed", getattr(call, "__qualname__", call))
+            logger.exception("%s failed", _named(call))
 
     async def close(self) -> None:
         """Carry out the events that wait, within the time limit for all of them, then close the plugins, last loaded first."""
@@ -287,8 +299,15 @@ class PluginHost:
             await self._call(plugin.close)
 
 
+def _named(call: Callback) -> str:
+    """A callback for a log: its plugin's class and what it listens to."""
+    while isinstance(call, partial):
+        call = call.func
+    return str(getattr(call, "__qualname__", call))
+
+
 def _load(
-    plugins: Mapping[str, Mapping[str, Any]], context: ChassisContext, loop: asyncio.AbstractEventLoop | None = None
+    plugins: Mapping[str, Mapping[str, Any]], context: TidelineContext, loop: asyncio.AbstractEventLoop | None = None
 ) -> Plugins:
     """Let amqtt load the plugins, and say in one sentence what was wrong if it can't."""
     context.config = {"plugins": {path: checked(path, options) for path, options in plugins.items()}}
@@ -326,11 +345,11 @@ def _in_vain(event: str, callback: Any) -> bool:
     return quiet and (event in _LOGGED_AT_DEBUG or event in frozenset(MQTTEvents))
 
 
-def _only(plugins: Iterable[Any], kind: type[Any], role: str) -> Any | None:
+def _only(plugins: Iterable[Any], kind: type[Any]) -> Any | None:
     found = [plugin for plugin in plugins if isinstance(plugin, kind)]
     if len(found) > 1:
         names = ", ".join(type(plugin).__name__ for plugin in found)
-        raise StartError(f"plugins: {names}: only one plugin {role}")
+        raise StartError(f"plugins: {names}: only one plugin {ONLY_ONE[kind]}")
     return found[0] if found else None
 
 

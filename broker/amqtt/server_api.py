@@ -6,30 +6,37 @@ Over 300 lines: one class with everything that plugins may ask.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from broker.access import AuthRequest, Identity, SessionInfo
-from broker.amqtt.api import DeviceState, ServerStatus, SessionState, Undecided
+from broker.access import AuthRequest, Bans, Identity, SessionInfo
+from broker.amqtt.api import ConnectedDevices, DeviceState, ServerStatus, SessionState, Undecided
+from broker.amqtt.clients import Clients
+from broker.amqtt.connected import connected_devices
+from broker.amqtt.stored_settings import StoredSettings, Watcher
 from broker.config import Reloaded
-from broker.connection import Operations, SessionReaders
+from broker.connection import NodeState, NoDevice, SessionReaders, end_connections
 from broker.counters import Counters
 from broker.packets import ProtocolViolation, ReasonCode, topics
-from broker.pipeline import Step
+from broker.pipeline import Operations, Step
 from broker.publication import Outgoing, Publication
 from broker.sessions import Session
 from storage.errors import MessageRefused, StorageUnavailable
-from storage.records import Device, DeviceKey, Message, Operation
+from storage.records import Device, DeviceKey, DropSetting, Message, Operation, SaveSetting
 
 if TYPE_CHECKING:
     from broker.access import AccessControl
     from broker.amqtt.node import Node
-    from broker.config import Settings
-    from broker.sessions import OldEnd
+    from broker.config import CertificateWatch, Origins, Settings
+    from broker.limits import Gate
+    from broker.sessions import RetentionLock
+    from broker.trace import Tracer
     from storage.interface import Storage
 
 T = TypeVar("T")
 
+_TELL = "tell"
 BROKER_USER = "b/tideline"
 """The user key of messages that the broker itself publishes."""
 
@@ -74,6 +81,8 @@ class ServerApi:
     def __init__(self, server: Node, readers: SessionReaders) -> None:
         self._server = server
         self.readers = readers
+        self.stored_settings = StoredSettings()
+        self.clients = Clients(server, self)
 
     @property
     def counters(self) -> Counters:
@@ -86,12 +95,16 @@ class ServerApi:
             clients_disconnected=len(server.sessions) - server.clients,
             clients_maximum=server.clients_maximum,
             subscriptions=server.trie.count,
-            shared_subscriptions=len(server.shares),
+            shared_subscriptions=len(server.shared_groups),
             retained=server.retained.count,
-            storage_available=server.pipeline.unavailable_since is None,
+            storage_available=server.commits.unavailable_since is None,
             pending_messages=server.pipeline.pending,
             pending_bytes=server.pipeline.pending_bytes,
+            trouble="" if server.cluster is None else server.cluster.trouble,
         )
+
+    async def connected_devices(self) -> ConnectedDevices:
+        return await connected_devices(self._server)
 
     def sessions(self) -> Iterable[SessionState]:
         return (_state(session) for session in list(self._server.sessions))
@@ -138,16 +151,36 @@ class ServerApi:
         return self._server.settings
 
     @property
-    def old_end(self) -> OldEnd:
-        return self._server.old_end
+    def certificates(self) -> CertificateWatch:
+        return self._server.certificates
+
+    @property
+    def origins(self) -> Origins:
+        return self._server.origins
+
+    @property
+    def retention_lock(self) -> RetentionLock:
+        return self._server.retention_lock
 
     @property
     def storage(self) -> Storage:
         return self._server.storage
 
     @property
+    def gate(self) -> Gate:
+        return self._server.gate
+
+    @property
     def access(self) -> AccessControl:
         return self._server.access
+
+    @property
+    def bans(self) -> Bans:
+        return self._server.bans
+
+    @property
+    def tracer(self) -> Tracer:
+        return self._server.traces
 
     @property
     def auth_plugins(self) -> list[object]:
@@ -163,19 +196,43 @@ class ServerApi:
         return self._server.time.wall()
 
     async def append_within(self, publication: Publication, timeout: float) -> Publication:
+        (done,) = await self.append_all_within([publication], timeout)
+        if isinstance(done, BaseException):
+            raise done
+        return done
+
+    async def append_all_within(self, publications: Sequence[Publication], timeout: float) -> list[Publication | BaseException]:
         deadline = asyncio.get_running_loop().time() + timeout
-        await self._room(timeout)
-        waiter = Waiter()
-        publication.origin = waiter
-        self._server.pipeline.submit(publication)
-        return await self._answer(publication, waiter.future, deadline)
+        answers: list[Awaitable[Publication]] = []
+        for publication in publications:
+            try:
+                await self._room(deadline - asyncio.get_running_loop().time())
+            except StorageUnavailable as error:
+                refused: asyncio.Future[Publication] = asyncio.get_running_loop().create_future()
+                refused.set_exception(error)
+                answers.append(refused)
+                continue
+            waiter = Waiter()
+            publication.origin = waiter
+            self._server.pipeline.submit(publication)
+            answers.append(self._answer(publication, waiter.future, deadline))
+        return list(await asyncio.gather(*answers, return_exceptions=True))
 
     async def commit(self, operations: list[Operation], timeout: float) -> None:
         deadline = asyncio.get_running_loop().time() + timeout
         await self._room(timeout)
         step = Operations(operations)
+        if any(isinstance(op, SaveSetting | DropSetting) for op in operations):
+            step.finished.add_done_callback(lambda _: self.stored_settings.committed(operations))
         self._server.pipeline.submit(step)
         await self._answer(step, step.finished, deadline)
+
+    def watch_settings(self, kind: str, callback: Watcher) -> Callable[[], None]:
+        return self.stored_settings.watch(kind, callback)
+
+    def revoke(self, revoked: Callable[[Identity], bool], why: str) -> int:
+        self._server.access.rules_changed()
+        return len(end_connections(self._server.connections, lambda one: revoked(one.info.identity), why))
 
     async def _room(self, timeout: float) -> None:
         """Wait for room in the pipeline, as a socket that is not read does (law 6)."""
@@ -232,12 +289,43 @@ class ServerApi:
         task.add_done_callback(_forget)
         raise Undecided("storage does not answer")
 
+    async def may(self, what: str) -> bool:
+        cluster = self._server.cluster
+        return cluster is None or await cluster.may(what)
+
+    def answer_nodes(self, kind: str, answer: Callable[[Mapping[str, Any]], Mapping[str, Any] | None]) -> None:
+        if self._server.cluster is not None:
+            self._server.cluster.answer_all(kind, answer)
+
+    async def ask_nodes(self, kind: str, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        cluster = self._server.cluster
+        return None if cluster is None else await cluster.ask_all(kind, body)
+
+    async def cluster(self) -> list[NodeState] | None:
+        cluster = self._server.cluster
+        return None if cluster is None else await cluster.listed()
+
+    async def leave(self, node: str) -> NodeState | None:
+        cluster = self._server.cluster
+        return None if cluster is None else await cluster.ask_to_leave(node)
+
     async def reload(self) -> Reloaded:
         return await self._server.reload()
 
     @property
     def listening(self) -> bool:
         return self._server.listening
+
+    def users_away(self, topic: str) -> Iterator[str]:
+        match = self._server.trie.match(topic)
+        users = match.users or [user for user in match.recipients if user.startswith(("u/", "c/"))]
+        return (user for user in users if not self._present(user))
+
+    def _present(self, user: str) -> bool:
+        server = self._server
+        if any(session.connection is not None for session in server.sessions.of(user)) or server.delivery.watched.get(user):
+            return True
+        return server.cluster is not None and server.cluster.has(user)
 
     async def lowest_offset(self, user: str) -> int | None:
         return await self._server.storage.lowest_offset(user)
@@ -249,7 +337,7 @@ class ServerApi:
     async def expire_sessions(self) -> tuple[int, int]:
         sessions = self._server.sessions
         count = len(sessions)
-        _, ended = await sessions.end_due()
+        _, ended = await sessions.deadlines.end_due()
         return count, ended
 
     async def device_states(self, user: str) -> list[DeviceState]:
@@ -258,14 +346,32 @@ class ServerApi:
         found = {
             device.key: _stored_state(device)
             for device in stored
-            if not device.key.user.startswith("s/") and not sessions.ending(device.key)
+            if not device.key.user.startswith(("s/", "r/")) and not sessions.ending(device.key)
         }
-        found |= {session.key: _device_state(session) for session in (sessions.of(user) if user else sessions)}
+        # In a cluster storage is as new as what is in memory of a device that is not connected here, or newer.
+        here = [s for s in (sessions.of(user) if user else sessions) if server.cluster is None or s.connection is not None]
+        found |= {session.key: _device_state(session) for session in here}
         return [found[key] for key in sorted(found)]
 
-    def connected_devices(self, user: str) -> list[DeviceKey]:
-        found = (session for session in self._server.sessions.of(user))
-        return [s.key for s in found if s.connection is not None and s.connection.open]
+    def tell_user(self, user: str, prefix: str, payload: bytes, *, but: str = "") -> None:
+        self._tell_here(user, prefix, payload, but)
+        if self._server.cluster is not None:
+            self._server.cluster.note_user(user, _TELL, {"user": user, "prefix": prefix, "payload": payload, "but": but})
+
+    def _tell_here(self, user: str, prefix: str, payload: bytes, but: str) -> None:
+        for session in self._server.sessions.of(user):
+            client_id = session.key.client_id
+            if client_id != but and session.connection is not None and session.connection.open:
+                self.tell(session.key, Message(0, f"{prefix}{client_id}", BROKER_USER, "", 0, 0, payload))
+
+    def joined(self) -> None:
+        """The node has joined a cluster: take what others tell its devices."""
+
+        def told(body: Mapping[str, Any]) -> None:
+            self._tell_here(body["user"], body["prefix"], body["payload"], body["but"])
+
+        self.answer_nodes(_TELL, told)
+        self.clients.joined()
 
     def tell(self, device: DeviceKey, message: Message) -> bool:
         server = self._server
@@ -281,6 +387,10 @@ class ServerApi:
         server = self._server
         await server.sessions.fetch(DeviceKey(f"c/{client_id}", client_id))
         session = _chosen(server.sessions.named(client_id))
+        if server.cluster is not None and (session is None or session.connection is None):
+            key = DeviceKey(f"c/{client_id}", client_id) if session is None else session.key
+            with suppress(NoDevice):  # another node may have its connection
+                return min(await self.readers.subscribe(key, filter, qos, _info(key)), ReasonCode.UNSPECIFIED_ERROR)
         if session is None:
             key = DeviceKey(f"c/{client_id}", client_id)
             if await server.subscriptions.refusal(client_id, filter, _info(key)):
@@ -311,7 +421,7 @@ def _offset(session: Session) -> int:
 
 def _stored_state(device: Device) -> DeviceState:
     subscriptions = [(s.filter, s.options & 3, s.since) for s in device.subscriptions.values()]
-    return DeviceState(device.key, False, True, device.offset, device.epoch, device.expires_at, subscriptions)
+    return DeviceState(device.key, device.node > 0, True, device.offset, device.epoch, device.expires_at, subscriptions)
 
 
 def _device_state(session: Session) -> DeviceState:

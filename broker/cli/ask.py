@@ -6,19 +6,31 @@ nobody listening there, means that no broker runs: the command then opens the da
 
 from __future__ import annotations
 
+import http.client
 import json
+import re
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from broker.cli.settings import CANNOT_START, Failure
+from broker.cli.settings import CANNOT_START, Failure, read_settings
 from broker.config import Settings
+
+T = TypeVar("T")
 
 DEFAULT_FILE = "data/operator.json"
 _REFUSED = 1
+USAGE = 2
+"""The exit code where a value that was given is wrong."""
+_QUIET = 60.0
+"""Seconds without a line, after which nobody is there any more."""
+_PLUGINS = {"users": "accounts"}
+"""The plugins whose calls are not below their own name."""
 
 
 class Gone(Exception):
@@ -41,11 +53,32 @@ class RunningBroker:
         """The same for a call that changes something."""
         return self._ask("POST", path, {} if body is None else body, timeout)
 
+    def put(self, path: str, body: object, timeout: float = 30.0) -> Any:
+        """The same for one that sets something."""
+        return self._ask("PUT", path, body, timeout)
+
+    def lines(self, path: str) -> Iterator[Any]:
+        """What a call answers bit by bit: a JSON value a line, as it comes. Raises as `get`, also in the midst."""
+        with self._open("GET", path, None, _QUIET) as response:
+            try:
+                yield from (json.loads(line) for line in response if line.strip())
+            except (OSError, http.client.HTTPException) as error:
+                raise Gone(f"{self.url} broke off: {error}") from error
+
+    def patch(self, path: str, body: object, timeout: float = 30.0) -> Any:
+        """The same for one that changes a part."""
+        return self._ask("PATCH", path, body, timeout)
+
     def delete(self, path: str, timeout: float = 30.0) -> Any:
         """The same for one that ends something."""
         return self._ask("DELETE", path, None, timeout)
 
     def _ask(self, method: str, path: str, body: object, timeout: float) -> Any:
+        with self._open(method, path, body, timeout) as response:
+            text = response.read()
+        return json.loads(text) if text else None
+
+    def _open(self, method: str, path: str, body: object, timeout: float) -> Any:
         headers = {"Authorization": f"Bearer {self.secret}", "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}/v1{path}", data, headers, method=method)
@@ -54,16 +87,15 @@ class RunningBroker:
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self._context())
         )
         try:
-            with opener.open(request, timeout=timeout) as response:
-                text = response.read()
+            return opener.open(request, timeout=timeout)
         except urllib.error.HTTPError as error:
-            told = _told(error)
-            if error.code == 404 and told.startswith("no such path"):  # each plugin has its calls below its own name
-                told = f"{path.split('/')[1]} is not among the plugins of the running broker at {self.url}"
-            raise Failure([told], _REFUSED) from None
+            reason = _reason(error)
+            if error.code == 404 and reason.startswith("no such path"):  # each plugin has its calls below its own name
+                name = path.split("/")[1].partition("?")[0]
+                reason = f"{_PLUGINS.get(name, name)} is not among the plugins of the running broker at {self.url}"
+            raise Failure([reason], USAGE if error.code == 422 else _REFUSED) from None
         except (OSError, urllib.error.URLError) as error:
             raise Gone(f"nobody answers at {self.url}: {getattr(error, 'reason', error)}") from error
-        return json.loads(text) if text else None
 
     def _context(self) -> ssl.SSLContext:
         """Trust the broker's own certificate, which is about the name that others call it by."""
@@ -73,13 +105,23 @@ class RunningBroker:
         return context
 
 
+def ask(config: Path | None, data: Path | None, call: Callable[[RunningBroker], T]) -> T:
+    """What the broker of this configuration answers to a call. Raises `Failure` where none runs, or it says no."""
+    broker = running_broker(read_settings(config, data))
+    if broker is None:
+        raise Failure(["no running broker was found on this machine; in a cluster any of its nodes is asked"], CANNOT_START)
+    try:
+        return call(broker)
+    except Gone as error:
+        raise Failure([f"{error}; it ended meanwhile"], CANNOT_START) from None
+
+
 def running_broker(settings: Settings) -> RunningBroker | None:
     """The broker that runs on these settings' data, if its file is there and it answers.
 
     Raises `Failure` where there is a file that may not be read.
     """
-    options = settings.plugins.get("http")
-    path = "" if options is None else str(options.get("operator_file", DEFAULT_FILE))
+    path = _file_of(settings)
     if not path:
         return None
     try:
@@ -100,9 +142,26 @@ def running_broker(settings: Settings) -> RunningBroker | None:
     return found
 
 
-def _told(error: urllib.error.HTTPError) -> str:
-    """What a problem+json says, on one line."""
+def forget_broker(settings: Settings, secret: str) -> None:
+    """Remove the file of the broker with this secret, which has ended."""
+    path = _file_of(settings)
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        if path and json.loads(Path(path).read_text(encoding="utf-8"))["secret"] == secret:
+            Path(path).unlink()
+
+
+def _file_of(settings: Settings) -> str:
+    """Where the broker leaves its file; empty for nowhere."""
+    options = settings.plugins.get("http")
+    return "" if options is None else str(options.get("operator_file", DEFAULT_FILE))
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    """What a problem+json says, on one line, of values as the command names them: not by the part of a request."""
     try:
-        return str(json.loads(error.read())["detail"])
+        problem = json.loads(error.read())
+        if found := problem.get("errors"):
+            return "; ".join(re.sub(r"^(body|query|path)\.", "", str(one["what"])) for one in found)
+        return str(problem["detail"])
     except (ValueError, KeyError, TypeError):
         return f"the broker answers {error.code} {error.reason}"

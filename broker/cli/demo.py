@@ -33,11 +33,16 @@ def demo(keep: Path | None, pace: float | None) -> None:
         raise Failure([f"the demo needs paho-mqtt: pip install 'tideline[demo]' ({error})"], 2) from None
     if pace is not None and not 0 <= pace <= 60:
         raise Failure([f"--pace {pace:g}: must be 0 to 60 seconds"], 2)
-    if keep is not None and keep.exists() and any(keep.iterdir()):
-        raise Failure([f"--keep {keep}: must be new or empty"], 2)
+    if keep is not None:
+        try:
+            keep.mkdir(mode=0o700, parents=True, exist_ok=True)
+            full = any(keep.iterdir())
+        except OSError as error:
+            raise Failure([f"--keep {keep}: {error.strerror}"], 2) from None
+        if full:
+            raise Failure([f"--keep {keep}: must be new or empty"], 2)
     with tempfile.TemporaryDirectory(prefix="tideline-demo-") as temporary:
         folder = keep or Path(temporary)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in ("SIGHUP", "SIGTERM"):  # the broker outlives both, and is to end with the demo
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), _leave)

@@ -18,7 +18,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 import yaml
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MessageState
 
 from broker.access import hashed
 from broker.cli.passwd import write
@@ -26,6 +26,17 @@ from broker.own_process import own_command, own_environment
 
 TOPIC = "chat/family"
 PATIENCE = 60.0  # seconds until a step counts as failed
+
+
+class Client(mqtt.Client):
+    """paho's client without a fault of 2.1 and 2.2: where it reconnects in vain once, it then sends PUBLISH again where it had
+    sent PUBREL [MQTT-4.3.3-6]. The broker, which has forgotten that identifier, must take it for a new message."""
+
+    def _messages_reconnect_reset_out(self) -> None:
+        released = [m for m in self._out_messages.values() if m.state == MessageState.MQTT_MS_RESEND_PUBREL]
+        super()._messages_reconnect_reset_out()
+        for message in released:
+            message.state = MessageState.MQTT_MS_RESEND_PUBREL
 
 
 class Peer:
@@ -38,7 +49,7 @@ class Peer:
         self.subscribed = False
         self._changed = changed
         self._port = port
-        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=False)
+        self.client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=False)
         self.client.username_pw_set(user, password)
         self.client.reconnect_delay_set(1, 1)
         self.client.on_connect = self._on_connect

@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 import click
 
 from broker.cli.logs import printable
-from broker.cli.settings import CANNOT_START, Failure, config_option, data_option, read_settings
+from broker.cli.place import address, place_options
+from broker.cli.settings import CANNOT_START, Failure
+from broker.sessions import is_channel, member_device
 from storage.errors import StorageError
 from storage.factory import open_url
 from storage.interface import Storage
@@ -28,18 +30,13 @@ _SHOWN = 60  # characters of a payload in a table
 _LISTED = 8  # subscriptions of a device in a table
 
 
-def _place_options(command: F) -> F:
-    url = click.option("-u", "--url", help="Storage URL, such as sqlite:///data/tideline.db or mongodb://host/database.")
-    return config_option(data_option(url(command)))
-
-
 def _source_options(command: F) -> F:
     as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with everything.")
-    return _place_options(as_json(command))
+    return place_options(as_json(command))
 
 
 @click.group()
-@_place_options
+@place_options
 @click.pass_context
 def inspect(context: click.Context, /, **place: Any) -> None:
     """Look into a data directory or database, read-only. The options stand before or after the subcommand."""
@@ -77,15 +74,21 @@ def inboxes(**source: Any) -> None:
 def devices(user: str | None, **source: Any) -> None:
     """List the devices: offset, lag behind the inbox, what is in flight, subscriptions.
 
+    A device that reads the channel of a large group has a line for it, too, under the channel's key.
+
     A subscription is shown as filter:QoS>the inbox sequence that it begins after.
     """
 
     async def rows(storage: Storage) -> Rows:
         async for device in storage.devices():
-            if user is None or device.key.user == user_key(user):
+            channel = is_channel(device.key.user)
+            whose = member_device(device.key) if channel else device.key
+            if user is None or user_key(user) in (device.key.user, whose.user):
                 row = _device_row(device, await storage.inbox_head(device.key.user))
                 if not source["as_json"] and device.key.user.startswith("s/"):
                     row["device"] = "(shared group)"
+                if channel:
+                    row["device"] = f"{whose.user} {whose.client_id}"
                 yield row
 
     _show(rows, "no devices" if user is None else f"no devices of {_named(user)}", **source)
@@ -122,7 +125,7 @@ def messages(topic: str, after: int, before: int, limit: int, newest: bool, **so
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
 @_source_options
 def inbox(user: str, after: int, limit: int, **source: Any) -> None:
-    """List the inbox of a USER: a user name, or a key such as u/alice, c/client-id, s/group/filter."""
+    """List the inbox of a USER: a user name, or a key such as u/alice, c/client-id, s/group/filter, r/filter."""
 
     async def rows(storage: Storage) -> Rows:
         position, left = after, limit
@@ -141,7 +144,7 @@ def inbox(user: str, after: int, limit: int, **source: Any) -> None:
 
 def user_key(user: str) -> str:
     """The key of an inbox from what a person typed: a key stays one, a bare name is a verified user's."""
-    return user if user[:2] in ("u/", "c/", "s/") else f"u/{user}"
+    return user if user[:2] in ("u/", "c/", "s/", "r/") else f"u/{user}"
 
 
 def _named(user: str) -> str:
@@ -219,14 +222,12 @@ def _show(
     config = above["config"] if config is None else config
     data = above["data"] if data is None else data
     url = above["url"] if url is None else url  # an empty one was given, and is wrong
-    if url is not None and data is not None:
-        raise Failure(["--data and --url both say where the messages are; give one of them"], 2)
-    address = url if url is not None else f"sqlite:///{data}/tideline.db" if data is not None else _configured(config)
-    if address.startswith("memory:"):
+    place = address(config, data, url)
+    if place.startswith("memory:"):
         raise Failure(["memory:// keeps nothing that could be looked at without its broker"], CANNOT_START)
 
     async def work() -> None:
-        storage = open_url(address, read_only=True)
+        storage = open_url(place, read_only=True)
         await storage.open()
         try:
             await _print(rows(storage), as_json, nothing)
@@ -234,13 +235,6 @@ def _show(
             await storage.close()
 
     _run(work)
-
-
-def _configured(config: Path | None) -> str:
-    settings = read_settings(config)
-    if not settings.storage_url:
-        raise Failure(["the configuration leaves storage to another plugin; give --data or --url"], 2)
-    return settings.storage_url
 
 
 def _run(work: Callable[[], Awaitable[None]]) -> None:

@@ -23,7 +23,7 @@ from broker.cli.inspect import print_block
 from broker.cli.jobs_here import remembered, run_here
 from broker.cli.settings import CANNOT_START, Failure, config_option, data_option, read_settings
 
-Told = dict[str, Any]
+Answer = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _LOOK = 0.3
@@ -121,11 +121,11 @@ def _asked(call: Callable[[], Any]) -> Any:
         raise Failure([f"{error}; it ended meanwhile"], CANNOT_START) from None
 
 
-def _watch(broker: RunningBroker, name: str, shown: _Shown) -> Told:
+def _watch(broker: RunningBroker, name: str, shown: _Shown) -> Answer:
     """Look at the run until it has ended; its outcome."""
     while True:
         try:
-            job: Told = _asked(lambda: broker.get(f"/jobs/{name}"))
+            job: Answer = _asked(lambda: broker.get(f"/jobs/{name}"))
             if job["running"] is None:
                 return dict(job["last"])
             shown(job["running"])
@@ -143,7 +143,7 @@ class _Shown:
         self._what = ""
         self._width = 0
 
-    def __call__(self, running: Told) -> None:
+    def __call__(self, running: Answer) -> None:
         what, done, total = running["what"], running["done"], running["total"]
         way = f" {done:,} of {total:,} ({done * 100 // total}%)" if total else f" {done:,}" if done else ""
         if self._terminal:
@@ -161,14 +161,14 @@ class _Shown:
             self._width = 0
 
 
-def _row(job: Told) -> list[str]:
+def _row(job: Answer) -> list[str]:
     last, running = job["last"], job["running"]
     outcome = "running" if running else last["outcome"] if last else ""
     at = running["started"] if running else last["started"] if last else None
     return [job["name"], job["schedule"], _time(at), outcome, _time(job["next_run"]), _detail(running or last)]
 
 
-def _detail(run: Told | None) -> str:
+def _detail(run: Answer | None) -> str:
     return ", ".join(f"{name} {value}" for name, value in run["detail"].items()) if run else ""
 
 

@@ -7,27 +7,25 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from broker.cli.here import bare, kept_at, server_here
 from broker.cli.logs import configure
 from broker.cli.serve import loop_factory, one_line, stop_on_signals
 from broker.cli.settings import CANNOT_START, WRONG_CONFIGURATION, Failure, require_database
-from broker.config import Log, Settings, plugin_problems
-from broker.errors import StartError
+from broker.config import Log, Settings
 from broker.hooks import JobPlugin, NoSuchJob
-from broker.server import Server
-from storage.errors import StorageError, StorageInUse
+from storage.errors import StorageError
 from storage.factory import open_url
 
-Told = dict[str, Any]
+Answer = dict[str, Any]
 
 _NEEDED = ("persistence", "sync", "search", "jobs")
 """The plugins without which a job cannot be run. The others are left out: nobody connects."""
-_NOBODY = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": False}}
 _LOOK = 0.2
 
 
-async def remembered(settings: Settings) -> list[Told]:
+async def remembered(settings: Settings) -> list[Answer]:
     """The jobs as the last broker left them."""
-    storage = open_url(_url(settings), read_only=True)
+    storage = open_url(kept_at(settings), read_only=True)
     try:
         await storage.open()
         states = await storage.jobs()
@@ -51,41 +49,29 @@ async def remembered(settings: Settings) -> list[Told]:
             "running": None,
         }
         for state in states
+        if ":" not in state.name  # where a webhook or a bridge is
     ]
 
 
-def run_here(settings: Settings, name: str, shown: Callable[[Told], None]) -> Told:
+def run_here(settings: Settings, name: str, shown: Callable[[Answer], None]) -> Answer:
     """Run a job to its end, or until SIGINT or SIGTERM; its outcome. Raises `Failure`."""
-    plugins = {key: options for key, options in settings.plugins.items() if key in _NEEDED}
-    bare = settings.model_copy(update={"plugins": {**plugins, **_NOBODY}})
-    if problems := plugin_problems(bare):
-        raise Failure(problems, WRONG_CONFIGURATION)
+    made = bare(settings, _NEEDED)
     configure(Log(level="warning"))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_run(bare, name, shown))
+        return runner.run(_run(made, name, shown))
 
 
-async def _run(settings: Settings, name: str, shown: Callable[[Told], None]) -> Told:
-    await require_database(_url(settings))
+async def _run(settings: Settings, name: str, shown: Callable[[Answer], None]) -> Answer:
+    await require_database(kept_at(settings))
     stopping = stop_on_signals()
-    server = Server(settings)
-    try:
-        await server.start(listen=False)
-    except StorageInUse as error:
-        text = "it cannot be asked: is its http plugin on, and operator_file the same here?"
-        raise Failure([one_line(error), text], CANNOT_START) from None
-    except (StartError, StorageError) as error:
-        raise Failure([one_line(error)], CANNOT_START) from None
-    try:
+    async with server_here(settings) as server:
         plugin = server.plugin_host.job_plugin
         if plugin is None:
             raise Failure(["the jobs plugin is not configured"], WRONG_CONFIGURATION)
         return await _to_its_end(plugin, name, shown, stopping)
-    finally:
-        await server.stop()
 
 
-async def _to_its_end(plugin: JobPlugin, name: str, shown: Callable[[Told], None], stopping: asyncio.Event) -> Told:
+async def _to_its_end(plugin: JobPlugin, name: str, shown: Callable[[Answer], None], stopping: asyncio.Event) -> Answer:
     try:
         plugin.run(name)
     except NoSuchJob as error:
@@ -101,12 +87,3 @@ async def _to_its_end(plugin: JobPlugin, name: str, shown: Callable[[Told], None
             shown(running)
     stop.cancel()
     return dict((await ended)["last"])
-
-
-def _url(settings: Settings) -> str:
-    """Where the messages are. Raises `Failure` where nothing survives a broker."""
-    if settings.keeps_nothing:
-        raise Failure(["no broker runs, and memory:// keeps nothing without one"], CANNOT_START)
-    if not settings.storage_url:
-        raise Failure(["no broker runs, and only its plugin knows where the messages are"], CANNOT_START)
-    return settings.storage_url

@@ -8,10 +8,14 @@ import sys
 from datetime import UTC, datetime
 
 from broker.config import Log
+from broker.log_levels import set_level
+
+_FIELDS = ("client", "user", "address", "listener", "topic", "plugin")
+"""What a line may be about, beside what it says: the ``extra`` of a call to a logger."""
 
 
 class _Json(logging.Formatter):
-    """One object a line: time, level, logger, message, and the traceback where there is one."""
+    """One object a line: time, level, logger, message, what it is about, and the traceback where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -20,6 +24,9 @@ class _Json(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        for name in _FIELDS:
+            if value := getattr(record, name, None):
+                line[name] = str(value)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
@@ -47,7 +54,5 @@ def configure(settings: Log) -> None:
     handler.setFormatter(_Json() if settings.format == "json" else _Text())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(settings.level.upper())
-    for chatty in ("asyncio", "pymongo", "mongoengine", "urllib3", "apscheduler", "transitions", "uvicorn", "httpx"):
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+    set_level(settings.level)
     logging.captureWarnings(True)

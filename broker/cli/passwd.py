@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import warnings
+from getpass import GetPassWarning
 from pathlib import Path
 
 import click
 
-from broker.access import METHOD, Credential, generated, hashed
+from broker.access import METHOD, Credential, generated, hashed, name_problem
 from broker.cli.settings import Failure, PathType
+
+_EMPTY = "the password must not be empty"
 
 
 @click.command(short_help="Keep a password file.")
@@ -31,7 +35,7 @@ def passwd(file: Path, user: str | None, delete: bool, scram: bool, stdin: bool,
         for name in filter(None, map(_name, lines)):
             click.echo(name)
         return
-    _refuse_name(user)
+    refuse_name(user)
     known = user in map(_name, lines)
     if delete:
         if not known:
@@ -45,7 +49,7 @@ def passwd(file: Path, user: str | None, delete: bool, scram: bool, stdin: bool,
         made, kept = generated()
         entry = f"{user}:{_credential(made) if scram else kept}"
     else:
-        entry = f"{user}:{(_credential if scram else hashed)(_ask(stdin))}"
+        entry = f"{user}:{(_credential if scram else hashed)(ask_password(stdin, '--stdin'))}"
     write(file, [entry if _name(line) == user else line for line in lines] + ([] if known else [entry]))
     click.echo(f"{user} {'changed' if known else 'added'} in {file}", err=bool(made))
     if made:
@@ -87,7 +91,9 @@ def write(file: Path, lines: list[str]) -> None:
 
 def _read(file: Path) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        return file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
     except (OSError, UnicodeDecodeError) as error:
         raise Failure([f"cannot read {file}: {error}"], 2) from None
 
@@ -98,16 +104,32 @@ def _name(line: str) -> str:
     return name if colon and not name.startswith("#") else ""
 
 
-def _refuse_name(user: str) -> None:
-    if not user or ":" in user or user.startswith("#") or user != user.strip() or not user.isprintable():
-        raise Failure([f"user name {user!r}: must be printable, without ':', a leading '#' or spaces around it"], 2)
+def refuse_name(user: str) -> None:
+    """Raise `Failure` for a name that cannot be."""
+    if problem := name_problem(user):
+        raise Failure([problem], 2)
 
 
-def _ask(stdin: bool) -> str:
+def ask_password(stdin: bool, option: str) -> str:
+    """From the terminal, twice, or the first line of standard input, where ``option`` asks for that: never an argument, which
+    others can see."""
     if stdin:
         password = sys.stdin.readline().rstrip("\r\n")
-    else:
-        password = str(click.prompt("Password", hide_input=True, confirmation_prompt=True))
+        if not password:
+            raise Failure([_EMPTY], 2)
+        return password
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GetPassWarning)  # else it would be asked for where it is shown
+        try:
+            asked = click.prompt(
+                "Password", default="", show_default=False, hide_input=True, confirmation_prompt=True, value_proc=_not_empty
+            )
+        except GetPassWarning:
+            raise Failure([f"there is no terminal to ask for the password: give {option} or --generate"], 2) from None
+    return str(asked)
+
+
+def _not_empty(password: str) -> str:
     if not password:
-        raise Failure(["the password must not be empty"], 2)
+        raise click.UsageError(_EMPTY)  # and it is asked for again
     return password

@@ -59,16 +59,25 @@ class Bar:
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
-        self._told = -1
+        self._last_tenth = -1
+        self._waiting = ""
 
-    def show(self, messages: int, fraction: float) -> None:
-        """So many messages were read, and so much of the way is done, 0 to 1."""
+    def show(self, messages: int, fraction: float, waiting: str | None = None) -> None:
+        """So many messages were read, and so much of the way is done, 0 to 1; ``waiting``: why nothing goes on."""
+        self._wait(waiting or "")
         if self._terminal:
             width = round(fraction * 40)
             click.echo(f"\r[{'#' * width}{'.' * (40 - width)}] {fraction:4.0%}  {messages:,} messages ", nl=False, err=True)
-        elif int(fraction * 10) != self._told:
-            self._told = int(fraction * 10)
+        elif int(fraction * 10) != self._last_tenth:
+            self._last_tenth = int(fraction * 10)
             click.echo(f"{fraction:4.0%}  {messages:,} messages", err=True)
+
+    def _wait(self, why: str) -> None:
+        """A line of its own when a wait begins, or has another reason, or is over."""
+        if why != self._waiting:
+            self._waiting = why
+            self.end()
+            click.echo(f"waiting: {why}" if why else "going on", err=True)
 
     def end(self) -> None:
         """Leave the line."""
@@ -84,7 +93,7 @@ def _asked(running: RunningBroker) -> int:
     try:
         rebuild = running.post("/search/reindex")
         while rebuild["state"] == "running":
-            bar.show(rebuild["messages"], rebuild["fraction"])
+            bar.show(rebuild["messages"], rebuild["fraction"], rebuild["waiting"])
             time.sleep(_LOOK)
             rebuild = running.get("/search/index")["rebuild"] or {"state": "lost"}
     except KeyboardInterrupt:

@@ -8,12 +8,13 @@ import gc
 import logging
 import signal
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from broker import pipeline
+from broker.build import compiled
 from broker.cli.check import listener_url, storage_url
 from broker.cli.logs import configure
 from broker.cli.settings import (
@@ -24,14 +25,17 @@ from broker.cli.settings import (
     config_option,
     config_path,
     data_option,
-    read_settings,
+    examine,
     settings_of,
 )
-from broker.config import Settings, plugin_problems, warnings
+from broker.cli.supervisor import SERVES, Supervisor
+from broker.cli.workers import WorkersType, run_workers, stop_when_orphaned, workers_problems
+from broker.config import Settings
 from broker.errors import StartError
 from broker.net import raise_descriptor_limit
 from broker.reload import Reload
 from broker.server import Server
+from storage.ending import end
 from storage.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -45,19 +49,27 @@ again and again took a tenth of the event loop's time."""
 @config_option
 @data_option
 @click.option("--standby", is_flag=True, help="Where another broker serves the data, wait until it has ended.")
-def serve(config: Path | None, data: Path | None, standby: bool) -> None:
+@click.option(
+    "--workers",
+    type=WorkersType(),
+    default=1,
+    show_default=True,
+    help="How many nodes to run here; auto: one a core.",
+)
+def serve(config: Path | None, data: Path | None, standby: bool, workers: int) -> None:
     """Run the broker until SIGTERM or SIGINT; a second signal ends it at once, which loses nothing either. SIGHUP reloads
     users, access rules, certificates and the log, as `tideline reload` does.
 
     Exit codes: 0 stopped, 2 wrong configuration, 3 could not start, 4 had to end by itself.
     """
-    settings = read_settings(config, data)
-    if problems := plugin_problems(settings):
-        raise Failure([f"{config_path(config) or 'the defaults'}: {problem}" for problem in problems], WRONG_CONFIGURATION)
+    also = partial(workers_problems, count=workers) if workers > 1 else None
+    settings, problems, warnings = examine(config, data, opening=True, also=also)
+    if settings is None:
+        raise Failure(problems, WRONG_CONFIGURATION)
     configure(settings.log)
     log.info("configuration: %s", config_path(config) or "the defaults")
     log.info("core: %s", "compiled" if compiled() else "pure Python (make compile makes it faster)")
-    for warning in warnings(settings):
+    for warning in warnings:
         log.warning("%s", warning)
     if settings.keeps_nothing:
         log.warning(
@@ -65,15 +77,14 @@ def serve(config: Path | None, data: Path | None, standby: bool) -> None:
             settings.storage_url,
         )
     raise_descriptor_limit()
+    supervisor = Supervisor()
+    if workers > 1:
+        run_workers(settings, workers, config_path(config), supervisor)
+        return
     gc.freeze()
     gc.set_threshold(GARBAGE_AFTER)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(run(settings, lambda: settings_of(config, data), standby=standby))
-
-
-def compiled() -> bool:
-    """Whether the core is the one that `make compile` made."""
-    return not (pipeline.__file__ or "").endswith(".py")
+        runner.run(run(settings, lambda: settings_of(config, data), standby=standby, supervisor=supervisor))
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -85,16 +96,27 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def run(settings: Settings, read: Callable[[], Settings] | None = None, *, standby: bool = False) -> None:
+async def run(
+    settings: Settings,
+    read: Callable[[], Settings] | None = None,
+    *,
+    standby: bool = False,
+    supervisor: Supervisor | None = None,
+) -> None:
     """Start, say where, serve, stop. Raises `Failure` where that goes wrong.
 
-    ``read`` reads the settings again. ``standby``: see `Server.start`.
+    ``read`` reads the settings again. ``standby``: see `Server.start`. ``supervisor`` is told of all this.
     """
+    supervisor = supervisor or Supervisor()
     stopping = stop_on_signals()
+    stop_when_orphaned(stopping)
     server = Server(settings)
     server.reload.read = read
     server.reload.configure_log = configure
     wanted = reload_on_signal()
+    supervisor.watch()
+    if standby:
+        supervisor.ready("standing by, until no other broker serves the data")
     try:
         if not await unless(stopping, server.start(standby=standby)):
             log.info("told to stop before it had started")
@@ -102,13 +124,16 @@ async def run(settings: Settings, read: Callable[[], Settings] | None = None, *,
     except (StartError, StorageError) as error:
         raise Failure([one_line(error)], CANNOT_START) from error
     announce(server)
-    reloads = asyncio.create_task(_reload_when(wanted, server.reload), name="reload")
+    supervisor.ready(SERVES)
+    reloads = asyncio.create_task(_reload_when(wanted, server.reload, supervisor), name="reload")
     try:
         await unless(stopping, server.serve_forever())
     finally:
         reloads.cancel()
         log.info("stopping")
+        supervisor.stopping()
         await server.stop()
+        await end(asyncio.all_tasks() - {asyncio.current_task()})  # asyncio would cancel them once
     if server.failure:
         raise Failure([server.failure], ENDED)
     log.info("stopped")
@@ -151,11 +176,13 @@ def reload_on_signal() -> asyncio.Event:
     return wanted
 
 
-async def _reload_when(wanted: asyncio.Event, reload: Reload) -> None:
+async def _reload_when(wanted: asyncio.Event, reload: Reload, supervisor: Supervisor) -> None:
     while True:
         await wanted.wait()
         wanted.clear()
+        supervisor.reloading()
         await reload()
+        supervisor.ready(SERVES)
 
 
 async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from broker.config import ConfigError, Settings, load, without_password
+from broker.config import ConfigError, Settings, Sources, all_problems, load, remainder, without_password
 from storage.errors import NoDatabase, StorageError
 from storage.factory import open_url
 
 WRONG_CONFIGURATION = 2
 CANNOT_START = 3
 ENDED = 4
+
+VARIABLE = "TIDELINE_CONFIG"
+"""The environment's name for the configuration file, where no option names one."""
 
 _DATA_FILES = {
     "persistence": ("url", "sqlite:///{}/tideline.db"),
@@ -45,18 +48,33 @@ class PathType(click.Path):
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         if value == "":
             self.fail("it is empty", parameter, context)
+        if self.exists and (problem := unread(Path(value))):
+            self.fail(f"{self.name.capitalize()} {str(value)!r} {problem}.", parameter, context)
         return super().convert(value, parameter, context)
 
 
+def unread(path: Path) -> str:
+    """Why this user cannot read what is there; empty for nothing. A folder on the way may be shut, too."""
+    try:
+        path.stat()
+    except PermissionError:
+        return "may not be read by this user"
+    except (OSError, ValueError):
+        return "does not exist"
+    return "" if os.access(path, os.R_OK) else "may not be read by this user"
+
+
 def config_option(command: F) -> F:
-    """``--config``: a file that must exist; without it ./config.yaml where there is one, else the defaults."""
+    """``--config``: a file that must exist; `config_path` has what is read without it.
+
+    The variable is not the option's own: it would be taken for one that was given, and beat one that stands at another place.
+    """
     return click.option(
         "-c",
         "--config",
         "config",
         type=PathType(exists=True, dir_okay=False, path_type=Path),
-        envvar="TIDELINE_CONFIG",
-        help="Configuration file; ./config.yaml where it exists, else the defaults. Also TIDELINE_CONFIG.",
+        help=f"Configuration file; else the one that {VARIABLE} names, else ./config.yaml where it exists, else the defaults.",
     )(command)
 
 
@@ -87,11 +105,21 @@ async def require_database(url: str) -> None:
 
 
 def config_path(config: Path | None) -> Path | None:
-    """The file that is read for ``--config``: None stands for the defaults."""
+    """The file that is read for ``--config``: None stands for the defaults. Raises `ConfigError` for a file of the environment
+    that cannot be read, and where this user may not look for one."""
     if config is not None:
         return config
+    if named := os.environ.get(VARIABLE):
+        path = Path(named)
+        if problem := unread(path) or ("is a folder" if path.is_dir() else ""):
+            raise ConfigError([f"{VARIABLE} names {named!r}, which {problem}"])
+        return path
     standing = Path("config.yaml")
-    return standing if standing.is_file() else None
+    try:
+        return standing if standing.is_file() else None
+    except PermissionError:  # sudo -u, from a folder of one's own
+        text = "this user may not look for config.yaml in the current folder: name it with --config, or go to another folder"
+        raise ConfigError([text]) from None
 
 
 def read_settings(config: Path | None, data: Path | None = None) -> Settings:
@@ -102,21 +130,84 @@ def read_settings(config: Path | None, data: Path | None = None) -> Settings:
         raise Failure(error.problems, WRONG_CONFIGURATION) from None
 
 
+class Findings(NamedTuple):
+    """What a configuration says. ``settings`` is None where something is wrong: ``problems`` has a line for each fault.
+
+    ``warnings`` are of what works, and should be looked at.
+    """
+
+    settings: Settings | None
+    problems: list[str]
+    warnings: list[str]
+
+
+def examine(
+    config: Path | None,
+    data: Path | None = None,
+    *,
+    opening: bool = False,
+    also: Callable[[Settings], list[str]] | None = None,
+) -> Findings:
+    """All that is wrong with a configuration at once: one kind of fault hides no other.
+
+    ``opening``: this process will open what it names, so that a certificate which cannot be read is a fault too. ``also``: what
+    is wrong with the storage for this command, a line each.
+    """
+    whole = storage_is_right = True
+    settings: Settings | None
+    try:
+        settings, problems = _loaded(config, data)
+    except ConfigError as error:
+        problems, whole = error.problems, False
+        settings = remainder(error.sources) if error.sources is not None else None
+        if error.sources is None or settings is None:
+            return Findings(None, problems, [])
+        storage_is_right = _as_written(settings, error.sources)
+        if data is not None and storage_is_right:
+            problems = problems + _data_problems(settings)
+    found, warnings = all_problems(settings, whole=whole, opening=opening)
+    name = config_path(config) or "the defaults"
+    problems = problems + [f"{name}: {problem}" for problem in found]
+    if also is not None and storage_is_right:
+        problems += also(settings)
+    return Findings(None if problems else settings, problems, warnings)
+
+
 def settings_of(config: Path | None, data: Path | None = None) -> Settings:
-    """The same; raises `ConfigError`."""
+    """The settings of a command, with ``--data`` laid over them; raises `ConfigError`."""
+    settings, problems = _loaded(config, data)
+    if problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def _loaded(config: Path | None, data: Path | None) -> tuple[Settings, list[str]]:
+    """The settings, and what is wrong with ``--data`` beside them. Raises `ConfigError`."""
     path = config_path(config)
     environ = dict(os.environ)
     try:
         settings = load(path, environ)
         if data is None:
-            return settings
-        if not settings.storage_url.startswith("sqlite://"):
-            place = without_password(settings.storage_url) or "where a plugin says"
-            raise ConfigError([f"--data: the configuration stores elsewhere ({place}); leave --data out"])
+            return settings, []
+        if problems := _data_problems(settings):
+            return settings, problems
         for alias, (option, pattern) in _DATA_FILES.items():
             if alias in settings.plugins:
                 environ[f"TIDELINE__PLUGINS__{alias.upper()}__{option.upper()}"] = repr(pattern.format(data))
-        return load(path, environ)
+        return load(path, environ), []
     except ConfigError as error:
         name = f"{path}: " if path else ""
-        raise ConfigError([name + problem for problem in error.problems]) from None
+        raise ConfigError([name + problem for problem in error.problems], error.sources) from None
+
+
+def _data_problems(settings: Settings) -> list[str]:
+    if settings.storage_url.startswith("sqlite://"):
+        return []
+    place = without_password(settings.storage_url) or "where a plugin says"
+    return [f"--data: the configuration stores elsewhere ({place}); leave --data out"]
+
+
+def _as_written(settings: Settings, sources: Sources) -> bool:
+    """Whether the storage of what is right among wrong settings is the one that was written, and not the default."""
+    plugins = sources.data.get("plugins")
+    return isinstance(plugins, dict) and plugins.get("persistence") == settings.plugins.get("persistence")

@@ -24,7 +24,8 @@ class Reloaded:
 def taken_over(running: Settings, wanted: Settings, renewable: Callable[[str], bool]) -> tuple[Settings, list[str]]:
     """The settings that hold from now on, and the names of those that need a restart.
 
-    Taken over are: the log, the files of a listener's certificates, and plugins by class path that are ``renewable``.
+    Taken over are: the log, the origins, the files of a listener's certificates, and plugins by class path that are
+    ``renewable``.
     """
     restart = [
         f"{section}.{name}"
@@ -34,7 +35,8 @@ def taken_over(running: Settings, wanted: Settings, renewable: Callable[[str], b
     ]
     listeners, changed = _listeners(running.listeners, wanted.listeners)
     plugins, more = _plugins(running.plugins, wanted.plugins, renewable)
-    return running.model_copy(update={"log": wanted.log, "listeners": listeners, "plugins": plugins}), restart + changed + more
+    kept = {"log": wanted.log, "origins": wanted.origins, "listeners": listeners, "plugins": plugins}
+    return running.model_copy(update=kept), restart + changed + more
 
 
 def _listeners(running: list[Listener], wanted: list[Listener]) -> tuple[list[Listener], list[str]]:
@@ -53,9 +55,15 @@ def _listeners(running: list[Listener], wanted: list[Listener]) -> tuple[list[Li
     return kept, restart
 
 
-def _demand(tls: Tls) -> tuple[bool, bool]:
-    """What clients must show, which a handshake can't change any more."""
-    return tls.require_client_certificate, tls.cafile is not None
+def _demand(tls: Tls) -> tuple[object, ...]:
+    """What clients must show and speak, which a handshake can't change any more."""
+    return (
+        tls.require_client_certificate,
+        tls.cafile is not None,
+        tls.crlfile is not None,
+        tls.min_version,
+        tls.ciphers,
+    )
 
 
 def _plugins(

@@ -69,20 +69,22 @@ def checked(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise WrongSettings(path, [Wrong((), "its Config is no dataclass")])
     named = {str(name).replace("-", "_"): value for name, value in options.items()}
     converted = _converted(config, named)
-    if wrong := [*_wrong_in(config, converted, ())] or [*_refused(config, converted, ())]:
+    wrong = [*_wrong_in(config, converted, ())]
+    wrong += _all_refused(config, converted, {str(found.path[0]) for found in wrong if found.path})
+    wrong += _wrong_password_file(plugin, converted)
+    if wrong:
         raise WrongSettings(path, wrong)
-    _check_password_file(path, plugin, converted)
     return converted
 
 
-def _check_password_file(path: str, plugin: Any, options: Mapping[str, Any]) -> None:
+def _wrong_password_file(plugin: Any, options: Mapping[str, Any]) -> Iterator[Wrong]:
     """amqtt's file plugin would find out at each login, and log the line of a file that is none."""
     file = options.get("password_file")
-    if issubclass(plugin, FileAuthPlugin) and file:
+    if issubclass(plugin, FileAuthPlugin) and file and isinstance(file, str | Path):
         try:
             read(Path(file), amqtt=True)
         except ValueError as error:
-            raise WrongSettings(path, [Wrong(("password_file",), str(error))]) from error
+            yield Wrong(("password_file",), str(error))
 
 
 def plugin_class(path: str) -> Any:
@@ -169,6 +171,23 @@ def _wrong_fields(config: Any, options: Mapping[str, Any], path: Place) -> Itera
             yield found
     if path and not wrong and options.keys() <= set(names):
         yield from _refused(config, options, path)
+
+
+def _all_refused(config: Any, options: Mapping[str, Any], left_out: set[str]) -> Iterator[Wrong]:
+    """What the class itself says against its values, one after the other: what is wrong is ``left_out`` of the next try.
+
+    What it says then of a setting that was left out is no fault of the configuration.
+    """
+    left_out = set(left_out)
+    while True:
+        rest = {name: value for name, value in options.items() if name not in left_out}
+        found = next(_refused(config, rest, ()), None)
+        if found is None or not left_out.isdisjoint(re.findall(r"\w+", f"{dotted(found.path)} {found.text}")):
+            return
+        yield found
+        if not found.path or found.path[0] not in rest:
+            return
+        left_out.add(str(found.path[0]))
 
 
 def _refused(config: Any, options: Mapping[str, Any], path: Place) -> Iterator[Wrong]:

@@ -22,10 +22,16 @@ ALIASES = {
     "sys": "plugins.sys_topics.SysTopicsPlugin",
     "http": "plugins.http.HttpPlugin",
     "requests": "plugins.sync_requests.SyncRequestsPlugin",
+    "accounts": "plugins.accounts.AccountsPlugin",
     "passwords": "plugins.passwords.PasswordsPlugin",
     "scram": "plugins.scram.ScramPlugin",
+    "jwt": "plugins.jwt.JwtPlugin",
+    "acl": "plugins.acl.AclPlugin",
     "search": "plugins.search.SearchPlugin",
     "jobs": "plugins.jobs.JobsPlugin",
+    "otel": "plugins.otel.OtelPlugin",
+    "webhooks": "plugins.webhooks.WebhooksPlugin",
+    "bridge": "plugins.bridge.BridgePlugin",
 }
 """Short names of Tideline's own plugins; any other key under ``plugins`` is a class path."""
 
@@ -44,7 +50,8 @@ _SHORT_NAMES = {path: name for name, path in ALIASES.items()}
 
 
 def default_plugins() -> dict[str, dict[str, Any]]:
-    """The embedded store, the inboxes, ``$SYS``, the HTTP API, the search index, and whoever can connect may do everything."""
+    """The embedded store, the inboxes, ``$SYS``, the HTTP API, the search index; and until there is a user, whoever can connect
+    may do everything."""
     return {
         "persistence": {"url": DEFAULT_URL},
         "sync": {"start": "latest"},
@@ -52,7 +59,9 @@ def default_plugins() -> dict[str, dict[str, Any]]:
         "http": {"bind": "127.0.0.1:8080", "operator_file": "data/operator.json"},
         "requests": {},
         "jobs": {},
+        "acl": {},
         "search": {"engine": "embedded", "path": "data/search.db"},
+        "accounts": {},
         "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True},
     }
 
@@ -76,11 +85,11 @@ def gathered(data: Mapping[str, Any]) -> Gathered:
     for key, options in (default_plugins() if plugins is None else plugins).items():
         _put(found, named, str(key), options)
     first: dict[str, Any] = {}
-    given = set(named) if plugins is not None else set()
+    below_plugins = set(named) if plugins is not None else set()
     for name in ALWAYS:
         if name not in data:
             continue
-        if name in given:
+        if name in below_plugins:
             written = dotted(found.written.get(("plugins", name), ("plugins", name)))
             found.problems.append(((name,), f"given twice, also as {written}"))
         named.pop(name, None)

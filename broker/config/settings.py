@@ -10,7 +10,9 @@ Over 300 lines: one table of settings.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +30,7 @@ from pydantic import (
 
 from broker.config import plugins as plugin_names
 from broker.config import sources as config_sources
+from broker.config.origins import checked_origin
 from broker.config.plugins import default_plugins
 from broker.config.sources import Path as Place
 from broker.config.sources import Sources, dotted, shown
@@ -36,11 +39,15 @@ from broker.packets import ReasonCode
 
 
 class ConfigError(Exception):
-    """The configuration is wrong. ``problems`` has a line for each thing: where, what, and what would be right."""
+    """The configuration is wrong. ``problems`` has a line for each thing: where, what, and what would be right.
 
-    def __init__(self, problems: list[str]) -> None:
+    ``sources`` is what was read, for who looks at what is not wrong (`broker.config.remainder`).
+    """
+
+    def __init__(self, problems: list[str], sources: Sources | None = None) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+        self.sources = sources
 
 
 # --- quantities ----------------------------------------------------------------------------------------------------
@@ -99,9 +106,29 @@ def split_bind(bind: str) -> tuple[str, int]:
     return (host[1:-1] if bracketed else host), int(port)
 
 
-def _bind(value: str) -> str:
-    split_bind(value)
+_UNIX = "unix:"
+_LONGEST_PATH = 107  # bytes of a Unix socket's path on Linux
+
+
+def _bind_or_path(value: str) -> str:
+    if not value.startswith(_UNIX):
+        split_bind(value)
+    elif not 0 < len(os.fsencode(value.removeprefix(_UNIX))) <= _LONGEST_PATH:
+        raise ValueError(f"must be unix: and a path of {_LONGEST_PATH} bytes at most, such as unix:/run/tideline/mqtt.sock")
     return value
+
+
+def _mode(value: str) -> str:  # a number would be ambiguous: YAML takes 0660 for 432
+    if not re.fullmatch(r"0?[0-7]{3}", value):
+        raise ValueError('must be the mode of a file in octal digits, such as "660"')
+    return value
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise ValueError("must be an address or a network, such as 10.0.0.7, 10.0.0.0/24 or fd00::/8") from None
 
 
 def is_loopback(host: str) -> bool:
@@ -123,6 +150,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+def _as_version(value: object) -> object:
+    return str(value) if isinstance(value, float) else value  # what YAML takes 1.2 for
+
+
+def _ciphers(value: str) -> str:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ciphers(value or "DEFAULT")
+    except ssl.SSLError:
+        raise ValueError("must name ciphers as OpenSSL does, such as ECDHE+AESGCM (see openssl ciphers)") from None
+    return value
+
+
 class Tls(Section):
     """Certificates of a listener, as PEM files."""
 
@@ -134,11 +173,19 @@ class Tls(Section):
     """The certificates that client certificates are verified against."""
     require_client_certificate: bool = False
     """Whether a client without a certificate signed by ``cafile`` is turned away."""
+    crlfile: FilePath | None = None
+    """The lists of client certificates that count no more, of each authority in ``cafile``."""
+    min_version: Annotated[Literal["1.2", "1.3"], BeforeValidator(_as_version)] = "1.2"
+    """The oldest version of TLS that is spoken."""
+    ciphers: Annotated[str, AfterValidator(_ciphers)] = ""
+    """What TLS 1.2 may use, in OpenSSL's words; empty for ECDHE with AES-GCM or ChaCha20."""
 
     @model_validator(mode="after")
     def _client_certificates_need_an_authority(self) -> Tls:
         if self.require_client_certificate and self.cafile is None:
-            raise ValueError("require_client_certificate needs cafile, the access that signs client certificates")
+            raise ValueError("require_client_certificate needs cafile, the authority that signs client certificates")
+        if self.crlfile is not None and self.cafile is None:
+            raise ValueError("crlfile needs cafile, the authority whose certificates it takes back")
         return self
 
 
@@ -149,24 +196,63 @@ class Listener(Section):
     """What the listener is called in logs and metrics."""
     type: Literal["tcp", "ws"] = "tcp"
     """``tcp``, or ``ws`` for MQTT over WebSocket; with ``tls`` they are TLS and secure WebSocket."""
-    bind: Annotated[str, AfterValidator(_bind)]
-    """``host:port``; port 0 takes a free one."""
+    bind: Annotated[str, AfterValidator(_bind_or_path)]
+    """``host:port``; port 0 takes a free one. ``unix:/path`` is a Unix socket."""
+    mode: Annotated[str, AfterValidator(_mode)] = "660"
+    """Who may connect to a Unix socket: its file's mode, in octal digits and quotes."""
     path: Annotated[str, Field(pattern="^/")] = "/mqtt"
     """The path of a WebSocket listener; means nothing to the others."""
     tls: Tls | None = None
     """Certificates; without them the listener is plain."""
     max_connections: Annotated[int, Field(ge=0)] = 100_000
     """Connections that may be open at once; more are closed at once. 0 is no limit."""
+    reuse_port: bool = False
+    """Let other processes of this user listen on the same port (``SO_REUSEPORT``); the kernel shares the connections out."""
+    proxy_protocol: bool = False
+    """Whether each connection begins with a PROXY header, version 1 or 2, which names the client's address."""
+    proxy_from: list[Annotated[str, AfterValidator(_network)]] = []
+    """The addresses of the proxies, such as ``10.0.0.0/24``; nobody else may connect."""
+    anonymous: bool | None = None
+    """Whether clients that no plugin verified may come in here, where `AnonymousAuthPlugin` lets them in at all. Left out: only
+    where this machine alone can reach the listener."""
+    identity: Literal["cn", "dn", "san-dns", "san-uri", "san-email"] | None = None
+    """The name in a verified client certificate that is the client's user name, without a password."""
+
+    @model_validator(mode="after")
+    def _a_name_needs_who_vouches_for_it(self) -> Listener:
+        if self.identity is None or (self.tls is not None and self.tls.cafile is not None):
+            return self
+        if self.identity == "cn" and self.proxy_protocol and self.tls is None:
+            return self  # from the proxy, which ends TLS
+        raise ValueError("identity needs tls with cafile, the authority that signs client certificates")
+
+    @model_validator(mode="after")
+    def _only_named_proxies_are_believed(self) -> Listener:
+        if self.proxy_protocol and not self.proxy_from and self.socket_path is None:
+            raise ValueError("proxy_protocol needs proxy_from, the addresses of the proxies that may name a client's address")
+        if self.proxy_from and not self.proxy_protocol:
+            raise ValueError("proxy_from means nothing without proxy_protocol: true")
+        return self
+
+    @property
+    def socket_path(self) -> Path | None:
+        """Where the file of a Unix socket is; None for any other."""
+        return Path(self.bind.removeprefix(_UNIX)) if self.bind.startswith(_UNIX) else None
+
+    @property
+    def lets_anonymous(self) -> bool:
+        """Whether clients that no plugin verified may come in."""
+        return is_loopback(self.host) if self.anonymous is None else self.anonymous
 
     @property
     def host(self) -> str:
-        """The host of ``bind``, without brackets."""
-        return split_bind(self.bind)[0]
+        """The host of ``bind``, without brackets; a Unix socket is reached from this machine only."""
+        return "localhost" if self.socket_path is not None else split_bind(self.bind)[0]
 
     @property
     def port(self) -> int:
-        """The port of ``bind``."""
-        return split_bind(self.bind)[1]
+        """The port of ``bind``; 0 for a Unix socket."""
+        return 0 if self.socket_path is not None else split_bind(self.bind)[1]
 
 
 class Mqtt(Section):
@@ -225,12 +311,38 @@ class Mqtt(Section):
 
 
 class Limits(Section):
-    """What bounds memory."""
+    """What bounds memory, and what one address, user or client may take of the broker."""
+
+    max_connections: Annotated[int, Field(ge=0)] = 0
+    """Connections of all listeners together; more are closed at once. 0 is no limit."""
+    connections_per_address: Annotated[int, Field(ge=0)] = 0
+    """Connections of one address (of IPv6 a /64); more are refused. 0 is no limit."""
+    connections_per_user: Annotated[int, Field(ge=0)] = 0
+    """Connections of one user who was verified; more are refused. 0 is no limit."""
+    connect_rate: Annotated[float, Field(ge=0)] = 0.0
+    """CONNECTs a second from one address; more wait up to 2 s and are then refused. 0 is no limit."""
+    connect_burst: Annotated[int, Field(ge=1)] = 1000
+    """CONNECTs from one address that may come at once."""
+    failed_logins: Annotated[int, Field(ge=0)] = 100
+    """Failed logins from one address within a minute; the answers come later and later, then nobody new is let in from there.
+    0 is no limit."""
+    failed_logins_pause: Annotated[Duration, Field(gt=0)] = 60.0
+    """Seconds for which nobody new is then let in from that address."""
+    publish_rate: Annotated[float, Field(ge=0)] = 0.0
+    """Messages a second that one client may publish. 0 is no limit."""
+    publish_bytes: Annotated[Size, Field(ge=0)] = 0
+    """Bytes of payload a second that one client may publish. 0 is no limit."""
+    publish_burst: Annotated[Duration, Field(ge=0.5)] = 5.0
+    """For so many seconds a client may save what it did not publish, and then publish it at once."""
+    publish_over: Literal["slow", "disconnect"] = "slow"
+    """What becomes of a client that publishes more: its socket is read more slowly, or it is disconnected."""
 
     pending_bytes: Annotated[Size, Field(ge=1 << 16)] = 16 << 20
     """Bytes of publishes gathered and not committed; above it no socket is read."""
     connection_pending: Annotated[int, Field(ge=1)] = 1000
     """Uncommitted messages of one connection; above it that socket is not read."""
+    connection_share: Annotated[int, Field(ge=1)] = 128
+    """The same while others publish too, so that none of them waits for one that publishes very much."""
     page_entries: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Inbox entries read from storage at once for a device that lags."""
     page_bytes: Annotated[Size, Field(ge=1024)] = 1 << 20
@@ -292,10 +404,12 @@ class Settings(Section):
 
     listeners: Annotated[list[Listener], Field(min_length=1)] = Field(default_factory=default_listeners)
     """Where clients connect."""
+    origins: list[Annotated[str, AfterValidator(checked_origin)]] = []
+    """The web pages that may connect, over WebSocket and HTTP alike, beside the broker's own: ``https://app.example``."""
     mqtt: Mqtt = Mqtt()
     """The protocol."""
     limits: Limits = Limits()
-    """Memory."""
+    """Memory, and what one address, user or client may take."""
     hooks: Hooks = Hooks()
     """Plugins' time limits."""
     log: Log = Log()
@@ -342,6 +456,10 @@ class Settings(Section):
         """Whether everything is lost when the process ends."""
         return self.storage_url.startswith("memory:")
 
+    def lets_anonymous(self, name: str) -> bool:
+        """Whether clients that no plugin verified may come in at the listener of this name."""
+        return all(listener.lets_anonymous for listener in self.listeners if listener.name == name)
+
     @property
     def loopback_only(self) -> bool:
         """Whether every listener can be reached from this machine alone."""
@@ -385,9 +503,9 @@ def build(sources: Sources, environ: Mapping[str, str]) -> Settings:
         settings = Settings.model_validate(sources.data)
     except ValidationError as error:
         problems += [_problem(detail, sources) for detail in error.errors() if detail["loc"]]
-        raise ConfigError(problems) from None
+        raise ConfigError(problems, sources) from None
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(problems, sources)
     settings._sources = sources
     return settings
 
@@ -401,10 +519,14 @@ def _gather(sources: Sources) -> list[str]:
 
 
 def _cross_problems(sources: Sources) -> list[str]:
-    listeners, named = sources.data["listeners"], sources.data["plugins"]
+    return [f"{sources.where(path)}: {problem}" for path, problem in cross_problems(sources.data)]
+
+
+def cross_problems(data: Mapping[str, Any]) -> list[tuple[Place, str]]:
+    """Names that do not fit together: (path, problem)."""
+    listeners, named = data.get("listeners"), data.get("plugins")
     names = [item.get("name") for item in listeners if isinstance(item, dict)] if isinstance(listeners, list) else []
-    found = [*_same_names(names), *(plugin_names.name_problems(named) if isinstance(named, dict) else ())]
-    return [f"{sources.where(path)}: {problem}" for path, problem in found]
+    return [*_same_names(names), *(plugin_names.name_problems(named) if isinstance(named, dict) else ())]
 
 
 def _problem(detail: Any, sources: Sources) -> str:

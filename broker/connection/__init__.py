@@ -5,20 +5,30 @@ socket's high-water mark.
 """
 
 from broker.connection.connection import Connection
+from broker.connection.handle_connect import ban_of
 from broker.connection.handle_publish import Inbound
-from broker.connection.node import Node
-from broker.connection.reader_steps import Operations
-from broker.connection.session_readers import DeviceProblem, NoDevice, SessionReaders, Superseded
+from broker.connection.node import Clustered, Node, NodeState, NoSuchNode
+from broker.connection.reader_answers import ChannelPlace, Claim, DeviceProblem, InboxPage, NoChannel, NoDevice, Superseded
+from broker.connection.revoking import end_connections
+from broker.connection.session_readers import SessionReaders
 from broker.connection.storage_timeout import StorageTimeout
 
 __all__ = [
+    "ChannelPlace",
+    "Claim",
+    "Clustered",
     "Connection",
     "DeviceProblem",
     "Inbound",
+    "InboxPage",
+    "NoChannel",
     "NoDevice",
+    "NoSuchNode",
     "Node",
-    "Operations",
+    "NodeState",
     "SessionReaders",
     "StorageTimeout",
     "Superseded",
+    "ban_of",
+    "end_connections",
 ]

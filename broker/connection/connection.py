@@ -17,6 +17,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from broker.clock import NO_SLOT, Timer
 from broker.connection import handle_acks, handle_auth, handle_connect, handle_publish, handle_subscribe
 from broker.packets import (
     EMPTY,
@@ -42,18 +43,18 @@ from broker.packets import (
     Unsubscribe,
     UnsupportedVersion,
     encode,
-    spoken,
+    protocol_of,
 )
 from broker.sessions import Link
 
 if TYPE_CHECKING:
-    from broker.clock import Timer
     from broker.connection.node import Node
+    from broker.limits import Budget, Place
 
 log = logging.getLogger(__name__)
 
 # Why the socket is not read.
-STALLED, PIPELINE_FULL, TOO_MUCH_PENDING, ANSWERS_UNREAD = 1, 2, 4, 8
+STALLED, PIPELINE_FULL, TOO_MUCH_PENDING, ANSWERS_UNREAD, TOO_FAST, GOING_ON = 1, 2, 4, 8, 16, 32
 
 PROGRESS = 4096
 """Bytes of one packet that count as being heard, as the packet itself will."""
@@ -64,7 +65,7 @@ CLOSE_GRACE = 2.0
 REASON_LENGTH = 512
 """Characters of a reason string. It may quote a topic, which alone may fill the field, and escaped pass it."""
 
-_NEW, _CONNECTING, _OPEN, _CLOSED = range(4)
+_NEW, _CONNECTING, _LET_IN, _OPEN, _CLOSED = range(5)
 
 
 class Connection(Link):
@@ -76,22 +77,27 @@ class Connection(Link):
         "_paused",
         "_stage",
         "_task",
-        "_timer",
         "_transport",
         "aliases",
+        "budget",
+        "certified",
         "client_id",
         "decoder",
         "enhanced",
+        "expiry",
         "keep_alive",
         "last_received",
         "listener",
         "peer",
+        "place",
         "resumed",
         "server",
+        "since",
         "unstored",
+        "wheel_slot",
     )
 
-    def __init__(self, server: Node, listener: str, peer: str = "") -> None:
+    def __init__(self, server: Node, listener: str, peer: str = "", certified: str = "") -> None:
         super().__init__()
         self.server = server
         self.listener = listener
@@ -99,21 +105,30 @@ class Connection(Link):
         self.client_id = ""
         self.peer = peer
         """The client's address, ``host:port``. Not asked of the transport, which would keep 300 bytes for the answer."""
+        self.certified = certified
+        """The user that the client's certificate names; empty where none does."""
         self.resumed = False
         """The session was there before this connection."""
         self.keep_alive = 0
         self.last_received = 0.0
+        self.since = 0
+        """When CONNACK was sent, in ms of the wall clock."""
         self.unstored = 0
         """Messages of the client that are in the pipeline: what ``connection_pending`` bounds."""
         self.aliases: dict[int, str] | None = None
         self.enhanced: handle_auth.Enhanced | None = None
+        self.place: Place | None = None
+        """What the connection counts as; None where nothing is counted."""
+        self.budget: Budget | None = None
+        """What the client may publish; None where that is not limited."""
+        self.expiry: Timer | None = None
         self._transport: Any = None
         self._backlog: deque[Packet] | None = None
         self._partial = 0  # bytes since a packet was whole, or since as many as PROGRESS
         self._paused = 0
         self._stage = _NEW
         self._task: asyncio.Task[None] | None = None
-        self._timer: Timer | None = None  # what the connection has to do next, or to have been sent
+        self.wheel_slot: int = NO_SLOT
 
     # --- asyncio's callbacks -------------------------------------------------------------------------------------------
 
@@ -125,7 +140,11 @@ class Connection(Link):
         self.server.connections.add(self)
         clock = self.server.clock
         self.last_received = clock.now()
-        self._timer = clock.at(self.last_received + self.server.settings.mqtt.connect_timeout, self._check_connected)
+        clock.put(self, self.last_received + self.server.settings.mqtt.connect_timeout)
+        if self.server.gate.counts_addresses:
+            self.place = self.server.gate.place(self.peer)
+            if self.place is None:
+                self.close("too many connections from this address", logging.DEBUG)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: process the packets that they complete."""
@@ -140,6 +159,10 @@ class Connection(Link):
             self._partial = 0
         if packets:
             counters.messages_received += len(packets)
+            if self.server.tracer is not None:
+                self.server.tracer.received(self, packets)
+            if self.budget is not None and not self._afford(self.budget, packets):
+                return
             if self._backlog is not None:
                 self._backlog.extend(packets)
                 self._pause(STALLED)
@@ -159,7 +182,7 @@ class Connection(Link):
         """The socket is gone."""
         self.server.connections.discard(self)
         self.writable = False
-        self._set_timer(None)
+        self.server.clock.forget(self)
         self._end("connection lost" if exc is None else f"connection lost: {exc}")
 
     def write_failed(self, rest: Any) -> None:
@@ -187,11 +210,12 @@ class Connection(Link):
         try:
             self._handle(packets)
         except Exception:  # our bug: it costs this client its connection, and must not leave it half alive
-            log.exception("internal error for %s", self.name)
+            log.exception("internal error for %s", self.name, extra=self.about)
             self.disconnect(ReasonCode.UNSPECIFIED_ERROR, "internal error")
 
     def _handle(self, packets: list[Packet]) -> None:
         acknowledged = False
+        server, share = self.server, self._share
         if self._stage == _CONNECTING and packets and type(packets[0]) not in (Auth, Disconnect):  # [MQTT-3.1.2-30]
             self.refuse(ReasonCode.PROTOCOL_ERROR, f"{packets[0].type.name} before the authentication is done")
             return
@@ -199,6 +223,8 @@ class Connection(Link):
             kind = type(packet)
             if kind is Publish:
                 handle_publish.received(self, packet)  # type: ignore[arg-type]
+                if self.unstored >= share and self._backlog is None:
+                    self._wait_for_share()
             elif kind is PubAck:
                 handle_acks.puback(self, packet)  # type: ignore[arg-type]
                 acknowledged = True
@@ -213,11 +239,11 @@ class Connection(Link):
                 break
         if acknowledged and self.outbound is not None:
             self.outbound.pump()
-        if self.server.pipeline.full:
+        if self.unstored:
+            server.pipeline.crowd.came(self)
+        if server.pipeline.full:
             self._pause(PIPELINE_FULL)
-            self.server.pipeline.pause(self)
-        if self.unstored >= self.server.settings.limits.connection_pending:
-            self._pause(TOO_MUCH_PENDING)
+            server.pipeline.pause(self)
         if not self.writable:
             self._check_answers()
 
@@ -231,15 +257,28 @@ class Connection(Link):
     def _check_connected(self) -> None:
         if self._stage == _NEW:
             self.close("no CONNECT in time")
-        elif self._stage == _CONNECTING and self.enhanced is not None and self.enhanced.exchange is not None:
+        elif self._stage == _LET_IN:
+            if self._task is not None:  # else its session is being stored, and what becomes of that is to be told
+                self.refuse(ReasonCode.SERVER_UNAVAILABLE, "storage does not answer, try again")
+        elif self.enhanced is not None and self.enhanced.exchange is not None:
             self.refuse(ReasonCode.NOT_AUTHORIZED, "authentication took too long")
-        elif self._stage == _CONNECTING and self._task is not None:  # not one that waits for storage only
+        elif self._task is not None:
             self.refuse(ReasonCode.SERVER_BUSY, "authentication took too long, try again")
 
-    def _set_timer(self, timer: Timer | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = timer
+    def fire(self) -> None:
+        """The deadline of what the connection has to do next, or to have been sent, has passed. It has one at a time, and is
+        in the wheel itself: a timer and its call would be 140 bytes of every connection."""
+        if self._stage == _OPEN:
+            self._watch_keep_alive()
+        elif self._stage == _CLOSED:
+            self._transport.abort()
+        else:
+            self._check_connected()
+
+    def _set_deadline(self, deadline: float) -> None:
+        clock = self.server.clock
+        clock.forget(self)
+        clock.put(self, deadline)
 
     def _watch_keep_alive(self) -> None:
         """Close the connection once nothing was heard for one and a half keep-alive times [MQTT-3.1.2-22].
@@ -255,7 +294,7 @@ class Connection(Link):
             self.server.counters.keep_alive_timeouts += 1
             self.disconnect(ReasonCode.KEEP_ALIVE_TIMEOUT, f"nothing heard for {now - self.last_received:.1f} s")
         else:
-            self._set_timer(clock.at(deadline, self._watch_keep_alive))
+            self._set_deadline(deadline)
 
     # --- waiting for answers -------------------------------------------------------------------------------------------
 
@@ -297,7 +336,7 @@ class Connection(Link):
         if self._task is task:
             self._task = None
         if not task.cancelled() and task.exception() is not None:
-            log.error("internal error for %s", self.name, exc_info=task.exception())
+            log.error("internal error for %s", self.name, exc_info=task.exception(), extra=self.about)
             self.close("internal error")
 
     # --- flow control of reading -----------------------------------------------------------------------------------------
@@ -315,6 +354,21 @@ class Connection(Link):
             if not self._paused and self._stage != _CLOSED:
                 self._transport.resume_reading()
 
+    def _afford(self, budget: Budget, packets: list[Packet]) -> bool:
+        """Read no more until what came is paid for. False where it ends the connection."""
+        clock = self.server.clock
+        wait = budget.spend(packets, clock.now())
+        if wait and not self._paused & TOO_FAST:
+            if self.server.gate.published_too_much(self.name, in_bytes=budget.over_bytes):
+                self.disconnect(ReasonCode.MESSAGE_RATE_TOO_HIGH, "more messages than a client may publish")
+                return False
+            self._pause(TOO_FAST)
+            clock.put(budget, clock.now() + wait)
+        return True
+
+    def _paid(self) -> None:
+        self._resume(TOO_FAST)
+
     def resume_submitting(self) -> None:
         """The pipeline has room again."""
         self._resume(PIPELINE_FULL)
@@ -327,8 +381,25 @@ class Connection(Link):
     def stored(self) -> None:
         """A message of the client left the pipeline."""
         self.unstored -= 1
-        if self._paused & TOO_MUCH_PENDING and self.unstored * 2 <= self.server.settings.limits.connection_pending:
-            self._resume(TOO_MUCH_PENDING)
+        if self._paused & TOO_MUCH_PENDING and self.unstored * 2 <= self._share:
+            # Not from here: the acks of what was stored are written before anything that comes behind is answered.
+            self._paused ^= TOO_MUCH_PENDING | GOING_ON
+            asyncio.get_running_loop().call_soon(self._share_free)
+
+    @property
+    def _share(self) -> int:
+        """How many of the client's messages may wait to be stored."""
+        server = self.server
+        return server.connection_share if server.pipeline.crowd.several else server.connection_pending
+
+    def _wait_for_share(self) -> None:
+        """As much of the client's waits to be stored as may; the rest of what was read waits here."""
+        self.stall()
+        self._pause(TOO_MUCH_PENDING)
+
+    def _share_free(self) -> None:
+        self._resume(GOING_ON)
+        self.go_on()
 
     # --- packets out -----------------------------------------------------------------------------------------------------
 
@@ -345,6 +416,8 @@ class Connection(Link):
         if self._transport.is_closing():
             return  # the socket broke and `connection_lost` is on its way; uvloop's transport raises where asyncio's is silent
         self.server.counters.bytes_sent += len(data)
+        if self.server.tracer is not None:
+            self.server.tracer.sent(self, data)
         self._transport.write(data)
 
     def send(self, packet: Packet) -> bool:
@@ -366,7 +439,7 @@ class Connection(Link):
     def reason(self, text: str) -> Properties:
         """Properties with a reason string, where the client wants to hear one [MQTT-3.1.2-29]."""
         setting = self.server.settings.mqtt.reason_strings
-        wanted = self.extras.problem_information if self.extras is not None else None
+        wanted = self.connect_options.problem_information if self.connect_options is not None else None
         if self.version < 5 or setting == "never" or wanted is False or (wanted is None and setting == "asked"):
             return EMPTY
         return {Property.REASON_STRING: text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 3] + "..."}
@@ -377,6 +450,13 @@ class Connection(Link):
     def name(self) -> str:
         """Who this is, for logs."""
         return f"{self.client_id!r} at {self.peer}" if self.client_id else self.peer
+
+    @property
+    def about(self) -> dict[str, str]:
+        """The same for logs that programs read."""
+        info = getattr(self, "info", None)
+        user = "" if info is None else info.identity.user_key
+        return {"client": self.client_id, "user": user, "address": self.peer, "listener": self.listener}
 
     @property
     def ssl_object(self) -> Any:
@@ -397,24 +477,46 @@ class Connection(Link):
         """CONNECT came; from here on its time limit is over."""
         self._stage = _CONNECTING
 
+    def let_in(self) -> None:
+        """The client is who it says. From here on the socket is not read: a session that is being opened is opened to the
+        end."""
+        self._stage = _LET_IN
+        self.stall()
+
+    def ends_after(self, seconds: float) -> None:
+        """What the client was let in by counts for so long."""
+        self.expiry = self.server.clock.after(max(0.0, seconds), self._expired)
+
+    def _expired(self) -> None:
+        if self._stage == _OPEN:
+            self.disconnect(ReasonCode.NOT_AUTHORIZED, "its token has expired")
+        else:
+            self.refuse(ReasonCode.NOT_AUTHORIZED, "its token has expired")
+
     def opened(self) -> None:
         """CONNACK was sent; from here on the keep alive counts."""
         self._stage = _OPEN
-        timer = None
+        self.since = self.server.time.wall()
+        clock = self.server.clock
+        clock.forget(self)
         if self.keep_alive:
-            timer = self.server.clock.after(self.keep_alive * 1.5, self._watch_keep_alive)
-        self._set_timer(timer)
+            clock.put(self, clock.now() + self.keep_alive * 1.5)
+        if self.server.gate.counts_publishes:
+            self.budget = self.server.gate.budget(clock.now(), self._paid)
 
     def _stranger(self, violation: ProtocolViolation, data: bytes) -> None:
         """No CONNECT could be read: somebody mixed up two ports, or looks for what is here. Of many a bounded part is told."""
-        what = spoken(data)
+        what = protocol_of(data)
         if what == "plain MQTT":
             self._violated(violation)
             return
         self.server.counters.handshakes_failed += 1
         host = self.peer.rpartition(":")[0]
-        self.server.strangers.warning(
-            "listener %s: %s: %s, where MQTT is expected", self.listener, self.peer, what, key=(host, what)
+        self.server.other_protocols.warning(
+            "listener %s: %s: %s, where MQTT is expected",
+            *(self.listener, self.peer, what),
+            key=(host, what),
+            about=self.about,
         )
         self.close(f"{what}, not MQTT", logging.DEBUG)
 
@@ -426,6 +528,8 @@ class Connection(Link):
             if isinstance(violation, UnsupportedVersion) or self.version == 5:
                 self.refuse(violation.code, violation.text)
                 return
+        if isinstance(violation, PacketTooLarge):
+            self.server.counters.limit_packet_size += 1
         limit = "; raise mqtt.max_packet_size to accept it" if isinstance(violation, PacketTooLarge) else ""
         self.disconnect(violation.code, violation.text + limit)
 
@@ -433,8 +537,13 @@ class Connection(Link):
         """Answer a CONNECT with a reason, and close [MQTT-3.1.4-2, MQTT-3.2.2-5]."""
         self.server.counters.clients_refused += 1
         self.send(ConnAck(False, code, self._ending(code, text)))
-        # A wrong login has a line of its own, with the plugin that refused it, of which a flood is bounded.
-        logged = code in (ReasonCode.BAD_USER_NAME_OR_PASSWORD, ReasonCode.NOT_AUTHORIZED)
+        # A wrong login has a line of its own, with the plugin that refused it, and so has a limit; of both a flood is bounded.
+        logged = code in (
+            ReasonCode.BAD_USER_NAME_OR_PASSWORD,
+            ReasonCode.NOT_AUTHORIZED,
+            ReasonCode.QUOTA_EXCEEDED,
+            ReasonCode.CONNECTION_RATE_EXCEEDED,
+        )
         self.close(f"refused: {text}", logging.DEBUG if logged else logging.INFO)
 
     def disconnect(self, code: int, text: str) -> None:
@@ -444,29 +553,37 @@ class Connection(Link):
         self.close(text)
 
     def _ending(self, code: int, text: str) -> Properties:
-        properties = self.reason(text)
-        if code in (ReasonCode.USE_ANOTHER_SERVER, ReasonCode.SERVER_MOVED):
-            properties = {**properties, Property.SERVER_REFERENCE: self.server.settings.mqtt.server_reference}
+        properties, reference = self.reason(text), self.server.settings.mqtt.server_reference
+        if reference and code in (ReasonCode.USE_ANOTHER_SERVER, ReasonCode.SERVER_MOVED):
+            properties = {**properties, Property.SERVER_REFERENCE: reference}
         return properties
 
     def close(self, why: str, level: int = logging.INFO) -> None:
         """End the connection now; nothing that comes after is processed."""
         if self._stage == _CLOSED:
             return
-        log.log(level, "closing %s: %s", self.name, why)
+        log.log(level, "closing %s: %s", self.name, why, extra=self.about)
         self._end(why)
         self._transport.close()
-        self._set_timer(self.server.clock.after(CLOSE_GRACE, self._transport.abort))
+        self._set_deadline(self.server.clock.now() + CLOSE_GRACE)
 
     def _end(self, why: str) -> None:
         if self._stage == _CLOSED:
             return
+        if self.server.tracer is not None:
+            self.server.tracer.closed(self, why)
         self.was_open = self._stage == _OPEN
         self._stage = _CLOSED
         self._backlog = None
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
         self.server.pipeline.forget(self)
+        if self.expiry is not None:
+            self.expiry.cancel()
+        if self.place is not None:
+            self.server.gate.leave(self.place)
+        if self.budget is not None:
+            self.server.clock.forget(self.budget)
         if self.session is not None:
             self.server.sessions.end(self, why)
 

@@ -19,12 +19,16 @@ from typing import TYPE_CHECKING, Any
 from broker.access import AuthRequest, Identity, blame
 from broker.hooks import Accepted, AuthExchange, AuthStart, Challenge, Denied, EnhancedAuthPlugin
 from broker.packets import Auth, Connect, Properties, Property, ReasonCode, shown
+from broker.plugin_call import answer_of
 
 if TYPE_CHECKING:
     from broker.clock import Timer
     from broker.connection.connection import Connection
 
 log = logging.getLogger(__name__)
+
+_WRONG = (ReasonCode.BAD_USER_NAME_OR_PASSWORD, ReasonCode.NOT_AUTHORIZED)
+"""What a wrong proof is answered with."""
 
 LetIn = Callable[["Connection", Connect, Identity, AuthRequest, Properties], Coroutine[Any, Any, None]]
 
@@ -97,7 +101,10 @@ async def _step(connection: Connection, enhanced: Enhanced, data: bytes) -> None
     try:
         answer = await _ask(connection, enhanced, data)
     except Denied as denied:
-        log.info("%s is not authenticated by %s: %s", connection.name, shown(enhanced.method), denied)
+        log.info("%s is not authenticated by %s: %s", connection.name, shown(enhanced.method), denied, extra=connection.about)
+        delay = connection.server.gate.failed(enhanced.request.address) if denied.code in _WRONG else 0.0
+        if delay:
+            await asyncio.sleep(delay)
         _fail(connection, denied.code, str(denied))
         return
     if connection.closed:
@@ -133,15 +140,19 @@ async def _ask(connection: Connection, enhanced: Enhanced, data: bytes) -> Chall
             start = AuthStart(enhanced.method, request.client_id, request.username, request.address, request.ssl_object, user)
             enhanced.exchange = enhanced.plugin.begin(start)
         async with asyncio.timeout(connection.server.settings.hooks.timeout):
-            answer = await enhanced.exchange.step(data)
+            answer = await answer_of(enhanced.exchange.step(data))
     except Denied:
         raise
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the client is refused, and hears no reason
-        log.error("%s: plugin %s failed: %s", connection.name, type(enhanced.plugin).__name__, blame(error))
+        log.error(
+            "%s: plugin %s failed: %s", connection.name, type(enhanced.plugin).__name__, blame(error), extra=connection.about
+        )
         raise Denied("authentication failed here", ReasonCode.UNSPECIFIED_ERROR) from None
     if isinstance(answer, Accepted):
         if enhanced.generation != access.generation:
             raise Denied("the users have changed meanwhile, try again", ReasonCode.SERVER_BUSY)
+        if access.bars(answer.username):
+            raise Denied("the user is disabled", ReasonCode.NOT_AUTHORIZED)
         if not answer.username or request.username not in (None, answer.username):
             raise Denied("the user name in CONNECT is another", ReasonCode.BAD_USER_NAME_OR_PASSWORD)
         if user not in (None, answer.username):

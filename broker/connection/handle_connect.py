@@ -7,18 +7,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 import uuid
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
 from amqtt.contexts import Action
 
-from broker.access import AuthRequest, Busy, Identity, SessionInfo
+from broker.access import AuthRequest, Ban, Busy, CannotTell, Identity, SessionInfo
 from broker.connection import handle_auth
 from broker.connection.handle_publish import unacceptable
 from broker.packets import EMPTY, ConnAck, Connect, Disconnect, Properties, Property, ReasonCode, reserved, shown
-from broker.sessions import Wishes, wills
+from broker.sessions import ConnectOptions, wills
+from storage.errors import FencedOut
 from storage.records import DeviceKey
 
 if TYPE_CHECKING:
@@ -35,33 +39,69 @@ def received(connection: Connection, packet: Connect) -> None:
             connection.refuse(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "an empty client id needs 3.1.1 and a clean session")
             return
         packet.client_id = f"auto-{uuid.uuid4()}"
-        connection.extras = Wishes(assigned=True)
+        connection.connect_options = ConnectOptions(assigned=True)
     connection.client_id = packet.client_id
     if packet.version >= 5:
-        _wishes(connection, packet)
+        _options(connection, packet)
     if connection.server.settings.mqtt.redirect != "never":
         connection.refuse(connection.server.settings.mqtt.elsewhere, "another server is to be used")
         return
+    if ban_of(connection, connection.server.time.now()) is not None:
+        connection.refuse(ReasonCode.BANNED, "banned")
+        return
+    gate = connection.server.gate
+    wait, refusal = gate.knock(connection.peer, connection.place, packet.username, packet.password)
+    if wait:
+        connection.run(_held_back(connection, packet, wait, refusal), listen=True)
+    elif refusal is not None:
+        connection.refuse(*refusal)
+    elif not gate.turns.take(partial(_in_turn, connection, packet)):
+        connection.stall(listen=True)
+
+
+def _in_turn(connection: Connection, packet: Connect) -> None:
+    if not connection.closed:
+        _authenticate(connection, packet)
+
+
+async def _held_back(connection: Connection, packet: Connect, wait: float, refusal: tuple[int, str] | None) -> None:
+    """Others from the same address have come too often: wait, and then go on or hear so."""
+    await asyncio.sleep(wait)
+    if connection.closed:
+        return
+    if refusal is not None:
+        connection.refuse(*refusal)
+    else:
+        _authenticate(connection, packet)
+
+
+def _authenticate(connection: Connection, packet: Connect) -> None:
     if Property.AUTHENTICATION_METHOD in packet.properties:
         handle_auth.begin(connection, packet, _request(connection, packet), _let_in)
-        return
-    connection.run(_connect(connection, packet), listen=True)
+    else:
+        connection.run(_connect(connection, packet), listen=True)
 
 
-def _wishes(connection: Connection, packet: Connect) -> None:
+def ban_of(connection: Connection, now: int, user: str = "") -> Ban | None:
+    """What keeps the client out at ``now`` (ms): by its id, its address and, once that is known, its user."""
+    address = connection.peer.rpartition(":")[0]
+    return connection.server.bans.of(now, user=user, client=connection.client_id, address=address)
+
+
+def _options(connection: Connection, packet: Connect) -> None:
     properties = packet.properties
-    wishes = connection.extras or Wishes()
+    options = connection.connect_options or ConnectOptions()
     if Property.REQUEST_PROBLEM_INFORMATION in properties:
-        wishes.problem_information = bool(properties[Property.REQUEST_PROBLEM_INFORMATION])
-    wishes.response_information = bool(properties.get(Property.REQUEST_RESPONSE_INFORMATION, 0))
+        options.problem_information = bool(properties[Property.REQUEST_PROBLEM_INFORMATION])
+    options.response_information = bool(properties.get(Property.REQUEST_RESPONSE_INFORMATION, 0))
     asked = properties.get(Property.USER_PROPERTY, ())
-    wishes.ack_properties = ("tideline-acks", "on") in asked
+    options.ack_properties = ("tideline-acks", "on") in asked
     offered = connection.server.settings.mqtt.message_properties
-    wishes.message_properties = offered == "always" or (offered == "asked" and ("tideline-messages", "on") in asked)
-    if wishes != Wishes():
-        connection.extras = wishes
+    options.message_properties = offered == "always" or (offered == "asked" and ("tideline-messages", "on") in asked)
+    if options != ConnectOptions():
+        connection.connect_options = options
     connection.max_packet_size = properties.get(Property.MAXIMUM_PACKET_SIZE, 0)
-    connection.send_quota = properties.get(Property.RECEIVE_MAXIMUM, 65535)
+    connection.receive_maximum = properties.get(Property.RECEIVE_MAXIMUM, 65535)
     connection.alias_limit = min(
         properties.get(Property.TOPIC_ALIAS_MAXIMUM, 0), connection.server.settings.mqtt.topic_alias_maximum
     )
@@ -77,11 +117,18 @@ async def _connect(connection: Connection, packet: Connect) -> None:
     except Busy:
         connection.refuse(ReasonCode.SERVER_BUSY, "too many logins at once, try again")
         return
+    except CannotTell:
+        connection.refuse(ReasonCode.SERVER_UNAVAILABLE, "who you are cannot be found out at the moment, try again")
+        return
     if identity is None:
+        delay = server.gate.failed(request.address)
+        if delay:
+            await asyncio.sleep(delay)
         bad_password = packet.username is not None
         code = ReasonCode.BAD_USER_NAME_OR_PASSWORD if bad_password else ReasonCode.NOT_AUTHORIZED
         connection.refuse(code, "bad user name or password" if bad_password else "not authorized")
         return
+    server.gate.succeeded(request.address, packet.username, packet.password)
     await _let_in(connection, packet, identity, request, EMPTY)
 
 
@@ -89,61 +136,82 @@ async def _let_in(connection: Connection, packet: Connect, identity: Identity, r
     """The client is who it says: open its session. ``proof`` is what CONNACK says of an enhanced authentication."""
     server = connection.server
     connection.info = SessionInfo(identity, request)
+    if ban_of(connection, server.time.now(), identity.user_key) is not None:
+        connection.refuse(ReasonCode.BANNED, "banned")
+        return
     refusal = await _check_will(connection, packet)
     if refusal:
         connection.refuse(*refusal)
         return
     if connection.closed:
         return
-    connection.stall()  # from here on the socket is not read: a session that is being opened is opened to the end
+    key, expiry = DeviceKey(identity.user_key, packet.client_id), _expiry(connection, packet)
+    there = server.sessions.get(key)
+    replaces = there is not None and there.connection is not None
+    connection.place, refusal = server.gate.take_user(connection.place, identity.user_key, replaces=replaces)
+    if refusal:
+        connection.refuse(*refusal)
+        return
+    connection.let_in()
+    if identity.valid_until:
+        connection.ends_after(identity.valid_until - time.time())
     keep_alive = packet.keep_alive
     cap = server.settings.mqtt.max_keep_alive
     if cap and (keep_alive == 0 or keep_alive > cap) and packet.version >= 5:
         keep_alive = cap
     connection.keep_alive = keep_alive
-    key, expiry = DeviceKey(identity.user_key, packet.client_id), _expiry(connection, packet)
     begins = expiry > 0 and server.start_position() != "latest"
-    if not await _ready(connection, key, begins=begins):
-        return
-    server.sessions.open(
-        connection,
-        key,
-        clean=packet.clean_start,
-        expiry=expiry,
-        begins=begins,
-        will=wills.pack(packet.will) if packet.will is not None else None,
-        opened=lambda session, present: _answer(connection, packet, proof, session, present),
-    )
+    async with nullcontext() if server.cluster is None else server.cluster.in_turn(key):
+        if not await _ready(connection, key, begins=begins):
+            return
+        server.sessions.open(
+            connection,
+            key,
+            clean=packet.clean_start,
+            expiry=expiry,
+            begins=begins,
+            will=wills.pack(packet.will) if packet.will is not None else None,
+            opened=lambda session, present: _answer(connection, packet, proof, session, present),
+        )
 
 
 async def _ready(connection: Connection, key: DeviceKey, *, begins: bool) -> bool:
     """Have the session in memory, if there is one; and nothing removed where it ``begins``. False where the client has gone."""
     server = connection.server
     if begins:
-        await server.old_end.begin(key.user)
+        await server.retention_lock.begin(key.user)
     try:
-        await server.delivery.persist(key.client_id, partial(server.sessions.fetch, key))
+        elsewhere = True
+        while elsewhere:  # what was taken may be with another node again by the time that it is read
+            read = None if server.cluster is None else await server.cluster.take(key)
+            session = await server.delivery.persist(key.client_id, partial(server.sessions.fetch, key, read))
+            elsewhere = session is not None and session.elsewhere
+    except FencedOut:
+        if begins:
+            server.retention_lock.begun()
+        connection.refuse(ReasonCode.SERVER_UNAVAILABLE, "this node may not serve any more, use another one")
+        return False
     except BaseException:
         if begins:
-            server.old_end.begun()
+            server.retention_lock.begun()
         raise
     if connection.closed and begins:
-        server.old_end.begun()
+        server.retention_lock.begun()
     return not connection.closed
 
 
 def _request(connection: Connection, packet: Connect) -> AuthRequest:
-    host, _, port = connection.peer.rpartition(":")
     return AuthRequest(
         client_id=packet.client_id,
         username=packet.username,
         password=packet.password,
-        address=host.strip("[]"),
-        port=int(port) if port.isdigit() else 0,
+        peer=connection.peer,
         ssl_object=connection.ssl_object,
+        certified=connection.certified,
         clean=packet.clean_start,
         keep_alive=packet.keep_alive,
         version=packet.version,
+        anonymous_allowed=connection.server.settings.lets_anonymous(connection.listener),
     )
 
 
@@ -170,9 +238,9 @@ def _expiry(connection: Connection, packet: Connect) -> int:
         return 0 if packet.clean_start else longest
     asked: int = packet.properties.get(Property.SESSION_EXPIRY, 0)
     if asked:
-        if connection.extras is None:
-            connection.extras = Wishes()
-        connection.extras.asked_expiry = asked
+        if connection.connect_options is None:
+            connection.connect_options = ConnectOptions()
+        connection.connect_options.asked_expiry = asked
     return min(asked, longest)
 
 
@@ -195,20 +263,20 @@ def _offer(connection: Connection, packet: Connect, session: Session) -> Propert
     """What an MQTT 5 client needs to know; what is not said has the specification's default."""
     settings = connection.server.settings.mqtt
     properties: Properties = {}
-    wishes = connection.extras or Wishes()
+    options = connection.connect_options or ConnectOptions()
     if connection.keep_alive != packet.keep_alive:
         properties[Property.SERVER_KEEP_ALIVE] = connection.keep_alive
     if settings.topic_alias_maximum:
         properties[Property.TOPIC_ALIAS_MAXIMUM] = settings.topic_alias_maximum
-    if wishes.asked_expiry != session.expiry:
+    if options.asked_expiry != session.expiry:
         properties[Property.SESSION_EXPIRY] = session.expiry
     if not settings.retain_available:
         properties[Property.RETAIN_AVAILABLE] = 0
     if settings.max_packet_size < 268_435_460:
         properties[Property.MAXIMUM_PACKET_SIZE] = settings.max_packet_size
-    if wishes.assigned:
+    if options.assigned:
         properties[Property.ASSIGNED_CLIENT_ID] = connection.client_id
-    if wishes.response_information and settings.response_information:
+    if options.response_information and settings.response_information:
         properties[Property.RESPONSE_INFORMATION] = settings.response_information
     if settings.receive_maximum != 65535:
         properties[Property.RECEIVE_MAXIMUM] = settings.receive_maximum
@@ -223,7 +291,7 @@ def disconnect(connection: Connection, packet: Disconnect) -> None:
         return
     expiry = packet.properties.get(Property.SESSION_EXPIRY)
     if expiry is not None:
-        if expiry and (connection.extras is None or not connection.extras.asked_expiry):
+        if expiry and (connection.connect_options is None or not connection.connect_options.asked_expiry):
             connection.disconnect(ReasonCode.PROTOCOL_ERROR, "a session that was to end now cannot be kept")  # 3.14.2.2.2
             return
         session.expiry = min(expiry, connection.server.settings.mqtt.max_session_expiry)

@@ -143,17 +143,18 @@ def _write_ahead(connection: Connection, acks: dict[Connection, list[bytes]]) ->
 def _ack_v5(connection: Connection, publication: Publication, qos: int, packet_id: int) -> bytes:
     """PUBACK or PUBREC of MQTT 5: says whether anybody is subscribed, and where the message stands if asked to."""
     kind = PacketType.PUBACK if qos == 1 else PacketType.PUBREC
-    wishes = connection.extras
-    if publication.matched and not publication.idempotency_key and (wishes is None or not wishes.ack_properties):
+    options = connection.connect_options
+    if publication.matched and not publication.idempotency_key and (options is None or not options.ack_properties):
         return ack_frame(kind, packet_id)
     reason = ReasonCode.SUCCESS
     topic = publication.message.topic
     nobody = publication.original is None and not publication.matched
-    if nobody and topic != REQUEST_TOPIC:
+    cluster = connection.server.cluster
+    if nobody and topic != REQUEST_TOPIC and (cluster is None or not cluster.listens(topic)):
         reason = ReasonCode.NO_MATCHING_SUBSCRIBERS
     properties: Properties = {}
-    declined = wishes is not None and wishes.problem_information is False  # then PUBACK has no properties [MQTT-3.1.2-29]
-    if not declined and (publication.idempotency_key or (wishes is not None and wishes.ack_properties)):
+    declined = options is not None and options.problem_information is False  # then PUBACK has no properties [MQTT-3.1.2-29]
+    if not declined and (publication.idempotency_key or (options is not None and options.ack_properties)):
         message_id, seq = publication.original or (publication.message.id, publication.message.seq)
         pairs = [("message-id", f"{message_id:016x}"), ("seq", str(seq))]
         if publication.original is not None:
@@ -185,8 +186,7 @@ def unacceptable(limits: Mqtt, topic: str, retain: bool) -> tuple[ReasonCode, st
 def received(connection: Connection, packet: Publish) -> None:
     """Take a message into the pipeline."""
     server = connection.server
-    server.counters.publish_received += 1
-    server.counters.publish_bytes_received += len(packet.payload)
+    server.counters.received(packet.qos, len(packet.payload))
     session = connection.session
     assert session is not None
     if packet.properties is not EMPTY and Property.TOPIC_ALIAS in packet.properties and not _resolve_alias(connection, packet):
@@ -201,6 +201,7 @@ def received(connection: Connection, packet: Publish) -> None:
             _again(connection, session, packet.packet_id)
             return
         if connection.version >= 5 and connection.inbound >= server.receive_maximum:
+            server.counters.limit_receive_maximum += 1
             connection.disconnect(
                 ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, f"more than {connection.inbound} unacknowledged messages"
             )
@@ -238,8 +239,10 @@ def _submit(connection: Connection, session: Session, packet: Publish, error: Ex
     publication = Publication(message, Inbound(connection, session, qos, packet.packet_id), True, packet.retain)
     if packet.properties is not EMPTY:
         _take_properties(connection, publication, packet.properties)
+    if session.inbox:  # it is durable
+        publication.epoch = session.epoch
     if qos == 2:
-        session.received[packet.packet_id] = connection
+        session.receive(packet.packet_id, connection)
         if session.durable:
             publication.received = (session.key, packet.packet_id)
     if error is not None:
@@ -247,6 +250,8 @@ def _submit(connection: Connection, session: Session, packet: Publish, error: Ex
         why = "the broker's own" if reserved(packet.topic) else ""
         server.access.log_refusal(connection.info, Action.PUBLISH, packet.topic, why)
         publication.error = error
+    if server.spans is not None:
+        server.spans.received(publication, packet.properties.get(Property.USER_PROPERTY, ()))
     connection.unstored += 1
     server.pipeline.submit(publication)
 
@@ -255,8 +260,10 @@ def _submit_request(connection: Connection, session: Session, packet: Publish) -
     """A request takes its place among the messages and is acknowledged as they are, but stored nowhere, and given to nobody."""
     message = Outgoing(packet.topic, session.key.user, session.key.client_id, packet.qos, packet.payload)
     publication = Publication(message, Asked(connection, session, packet), store=False)
+    if session.inbox:
+        publication.epoch = session.epoch
     if packet.qos == 2:
-        session.received[packet.packet_id] = connection
+        session.receive(packet.packet_id, connection)
         if session.durable:
             publication.received = (session.key, packet.packet_id)
     connection.unstored += 1
@@ -304,4 +311,4 @@ def _again(connection: Connection, session: Session, packet_id: int) -> None:
     if session.received[packet_id] is None:
         connection.write_packet(ack_frame(PacketType.PUBREC, packet_id))
     else:
-        session.received[packet_id] = connection
+        session.receive(packet_id, connection)

@@ -1,11 +1,12 @@
-"""SUBSCRIBE and UNSUBSCRIBE: from the packet to `broker.routing.subscriptions`, and from its answer to SUBACK and UNSUBACK."""
+"""SUBSCRIBE and UNSUBSCRIBE: from the packet to `broker.routing.subscriptions`, which asks the ACL and decides, and from its
+answer to SUBACK and UNSUBACK."""
 
 from __future__ import annotations
 
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
-from broker.packets import Property, SubAck, Subscribe, UnsubAck, Unsubscribe
+from broker.packets import Property, ReasonCode, SubAck, Subscribe, UnsubAck, Unsubscribe
 from storage.records import Subscription
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ def subscribe(connection: Connection, packet: Subscribe) -> None:
     wanted = [Subscription(filter_, options, identifier) for filter_, options in packet.subscriptions]
 
     def answer(codes: list[int]) -> None:
+        if ReasonCode.QUOTA_EXCEEDED in codes:
+            server, most = connection.server, connection.server.settings.mqtt.max_subscriptions
+            server.gate.log.warning("%s: filters refused, max_subscriptions %d", connection.name, most, key=session)
         if not connection.closed:
             answer = codes if connection.version >= 5 else [min(code, 0x80) for code in codes]
             connection.send(SubAck(packet.packet_id, answer))

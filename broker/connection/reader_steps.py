@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from broker.pipeline import Step
+from broker.pipeline import Awaited, Step
 from broker.sessions import NOT_YET, Session
 from storage.records import (
     CloseSession,
@@ -18,39 +18,17 @@ from storage.records import (
 
 if TYPE_CHECKING:
     from broker.connection.node import Node
-    from broker.sessions import OldEnd
-
-
-class Awaited(Step):
-    """A step that somebody waits for."""
-
-    def __init__(self) -> None:
-        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def done(self) -> None:
-        if not self.finished.done():
-            self.finished.set_result(None)
-
-
-class Operations(Awaited):
-    """Operations of a plugin's own, which take their place in the order of groups."""
-
-    def __init__(self, operations: list[Operation]) -> None:
-        super().__init__()
-        self._operations = operations
-
-    def apply(self) -> list[Operation]:
-        return self._operations
+    from broker.sessions import RetentionLock
 
 
 class Begun(Step):
     """Ends a beginning once all that was submitted before is durable."""
 
-    def __init__(self, old_end: OldEnd) -> None:
-        self._old_end = old_end
+    def __init__(self, retention_lock: RetentionLock) -> None:
+        self._retention_lock = retention_lock
 
     def done(self) -> None:
-        self._old_end.begun()
+        self._retention_lock.begun()
 
 
 class Saved:
@@ -76,7 +54,7 @@ class ClaimSession(Awaited):
         self.epoch = session.epoch
         # A will that is still to come is given up, as by a connection that continues the session [MQTT-3.1.3-9].
         session.will, session.will_at = None, 0
-        server.sessions.prolong(session)
+        server.sessions.deadlines.prolong(session)
         self._opening = OpenSession(
             session.key, self.epoch, fresh, session.expiry, None, server.start_position(), at=server.time.wall()
         )
@@ -89,7 +67,7 @@ class ClaimSession(Awaited):
         if self._fresh:
             self._session.cursor = self._opening.offset
             self._session.awaits_filter = self._opening.offset < self._opening.head
-        self._sessions.plan(self._closing.expires_at)
+        self._sessions.deadlines.plan(self._closing.expires_at)
         super().done()
 
 
@@ -128,7 +106,7 @@ class MoveOffset(Awaited):
         later = [
             s
             for s in session.subscriptions.values()
-            if s.filter not in session.shares and self.offset < s.since and s.since != NOT_YET
+            if s.filter not in session.shared_filters and self.offset < s.since and s.since != NOT_YET
         ]
         if not later:
             return []

@@ -3,6 +3,7 @@
 - Reading moves nothing. To acknowledge, a reader claims its device: it becomes a connection of the device as far as the session
   epoch goes, and what an older connection or reader acknowledges changes nothing.
 - What is due to a reader is what would be due to the device over MQTT; a device without subscriptions is given the whole inbox.
+- A device's channels (`broker.sessions.channel`) are named with its inbox. Each is read and acknowledged on its own.
 - An offset that is set takes its place in the order of groups, also under a connected device, which goes on from there.
 """
 
@@ -10,14 +11,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from amqtt.contexts import Action
 
-from broker.connection.reader_steps import Begun, ClaimSession, MoveOffset, Operations, Saved
+from broker.connection.reader_answers import ChannelPlace, Claim, DeviceProblem, InboxPage, NoChannel, NoDevice, Superseded
+from broker.connection.reader_steps import Begun, ClaimSession, MoveOffset, Saved
 from broker.packets import ReasonCode
-from broker.pipeline import Step
-from broker.sessions import Session
+from broker.pipeline import Awaited, Operations
+from broker.sessions import Member, Session, channel_filter, channel_inbox
 from storage.records import (
     DeviceKey,
     InboxEntry,
@@ -35,36 +37,7 @@ _NO_LOCAL = 0x04
 _EXAMINED = 4096
 """Entries that one page looks at, at most, to find some that are due."""
 
-S = TypeVar("S", bound=Step)
-
-
-class DeviceProblem(Exception):
-    """What was asked of a device cannot be done to it as it stands."""
-
-
-class NoDevice(DeviceProblem):
-    """There is no such durable device."""
-
-
-class Superseded(DeviceProblem):
-    """A newer connection or reader has the device now."""
-
-
-class Claim(NamedTuple):
-    """A reader's hold on its device: ``epoch`` 0 where an MQTT connection has the device, and acknowledges."""
-
-    epoch: int
-    offset: int
-
-
-class InboxPage(NamedTuple):
-    """``entries`` are what is due; everything up to ``next`` was looked at. ``first`` and ``head`` are the inbox's first kept
-    sequence and its last."""
-
-    entries: list[InboxEntry]
-    next: int
-    first: int
-    head: int
+S = TypeVar("S", bound=Awaited)
 
 
 def _always() -> bool:
@@ -110,18 +83,42 @@ class SessionReaders:
             await self._submitted(step)
         return Claim(step.epoch, session.offset)
 
-    async def page(self, key: DeviceKey, after: int, limit: int, max_bytes: int, info: SessionInfo | None) -> InboxPage:
+    async def channels(self, key: DeviceKey) -> list[ChannelPlace]:
+        """The channels that the device has a place in."""
+        session = await self._server.sessions.fetch(key)
+        found: list[ChannelPlace] = []
+        if session is None:
+            return found
+        for member in session.members:
+            offset = session.window.offset(member.position, member.channel)
+            head = await self._server.storage.inbox_head(member.channel)
+            found.append(ChannelPlace(channel_filter(member.channel), offset, head))
+        return sorted(found)
+
+    @staticmethod
+    def _member(session: Session | None, key: DeviceKey, channel: str) -> Member:
+        member = None if session is None or session.channels is None else session.channels.get(channel_inbox(channel))
+        if member is None:
+            raise NoChannel(f"device {key.client_id!r} has no filter for a large group {channel[:80]!r}")
+        return member
+
+    async def page(
+        self, key: DeviceKey, after: int, limit: int, max_bytes: int, info: SessionInfo | None, channel: str = ""
+    ) -> InboxPage:
         """Entries with sequence > ``after`` that are due to the device, read from storage. Moves nothing.
 
-        ``info`` is who is asked for the right to receive; None for whoever may receive everything.
+        ``info`` is who is asked for the right to receive; None for whoever may receive everything. ``channel``: of that
+        filter's channel, instead of the inbox; raises `NoChannel`.
         """
-        reader = self._server.storage
-        first, head = await reader.inbox_bounds(key.user)
+        reader, inbox = self._server.storage, key.user
+        if channel:
+            inbox = self._member(await self._server.sessions.fetch(key), key, channel).channel
+        first, head = await reader.inbox_bounds(inbox)
         found: list[InboxEntry] = []
         at, size = min(after, head), 0
         start = at
         while at < head and len(found) < limit and size < max_bytes and at - start < _EXAMINED:
-            entries = await reader.read_inbox(key.user, at, min(limit, head - at), max_bytes)
+            entries = await reader.read_inbox(inbox, at, min(limit, head - at), max_bytes)
             if not entries:
                 at = head  # retention removed what there was
                 break
@@ -129,29 +126,30 @@ class SessionReaders:
                 if len(found) >= limit or (found and size >= max_bytes):
                     break
                 at = entry.seq
-                if await self._due(key, entry, info):
+                if await self._due(key, entry, info, channel):
                     found.append(entry)
                     size += len(entry.message.payload) if entry.message is not None else 0
         return InboxPage(found, at, first, head)
 
-    async def _due(self, key: DeviceKey, entry: InboxEntry, info: SessionInfo | None) -> bool:
+    async def _due(self, key: DeviceKey, entry: InboxEntry, info: SessionInfo | None, channel: str) -> bool:
         message = entry.message
-        if message is None or (message.expires and message.expires <= self._server.time.now()):
+        if message is None or message.expired(self._server.time.now()):
             return False
         if entry.target:
             if entry.target != key.client_id:
                 return False
-        elif not await self._granted(key, entry.seq, message):
+        elif not await self._granted(key, entry.seq, message, channel):
             return False
         return info is None or await self._server.access.allowed(info, Action.RECEIVE, message.topic)
 
-    async def _granted(self, key: DeviceKey, seq: int, message: Message) -> bool:
+    async def _granted(self, key: DeviceKey, seq: int, message: Message, channel: str) -> bool:
         session = await self._server.sessions.fetch(key)
-        if session is None or not session.subscriptions.keys() - session.shares:
-            return True
+        if session is None or not session.subscriptions.keys() - session.shared_filters:
+            return not channel
         own = message.device == key.client_id and message.user == key.user
         granted = self._server.trie.match(message.topic).granted(session)
-        return any(s.since < seq and not (own and s.options & _NO_LOCAL) for s in granted)
+        due = self._member(session, key, channel).due(granted, seq) if channel else [s for s in granted if s.since < seq]
+        return any(not (own and s.options & _NO_LOCAL) for s in due)
 
     @asynccontextmanager
     async def watching(self, user: str) -> AsyncIterator[asyncio.Event]:
@@ -159,9 +157,14 @@ class SessionReaders:
         watched = self._server.delivery.watched
         event = asyncio.Event()
         watched.setdefault(user, set()).add(event)
+        cluster = self._server.cluster
         try:
+            if cluster is not None:
+                cluster.watch(user)
             yield event
         finally:
+            if cluster is not None:
+                cluster.unwatch(user)
             events = watched[user]
             events.discard(event)
             if not events:
@@ -174,25 +177,31 @@ class SessionReaders:
         session = await self._server.sessions.fetch(key)
         return session is not None and session.epoch == epoch and session.connection is None
 
-    async def acknowledge(self, key: DeviceKey, epoch: int, through: int) -> int:
-        """Everything up to ``through`` is done: the offset, once it is durable. It never goes back here.
+    async def acknowledge(self, key: DeviceKey, epoch: int, through: int, channel: str = "") -> int:
+        """Everything up to ``through`` is done, of the inbox or a channel: the offset, once it is durable. It never goes back.
 
-        Raises `NoDevice`, `Superseded`, and `DeviceProblem` for a sequence past the head.
+        Raises `NoDevice`, `NoChannel`, `Superseded`, and `DeviceProblem` for a sequence past the head.
         """
-        await self._durable(key)
-        head = await self._server.storage.inbox_head(key.user)
+        session = await self._durable(key)
+        inbox = self._member(session, key, channel).channel if channel else key.user
+        head = await self._server.storage.inbox_head(inbox)
         current = await self.current(key, epoch)
         session = await self._durable(key)
         if not current:
             raise Superseded(f"device {key.client_id!r}: a newer connection or reader has it now")
         if through > head:
-            raise DeviceProblem(f"offset {through} is past the head of the inbox, {head}")
-        session.window.settle(through)
-        session.cursor = max(session.cursor, through)
+            raise DeviceProblem(f"offset {through} is past the head of {'the channel' if channel else 'the inbox'}, {head}")
+        member = self._member(session, key, channel) if channel else None
+        if member is not None:
+            session.window.settle(through, member.channel)
+            member.acknowledged(through)
+        else:
+            session.window.settle(through)
+            session.cursor = max(session.cursor, through)
         saved = Saved()
         self._server.delivery.save(session).then.append(saved)
         await saved.future
-        return session.offset
+        return session.offset if member is None else session.window.offset(member.position, member.channel)
 
     async def set_offset(self, key: DeviceKey, offset: int) -> int:
         """Make the device go on after ``offset``; the offset, once that is durable.
@@ -216,7 +225,7 @@ class SessionReaders:
         if session is None:
             raise NoDevice(f"device {key.client_id!r}: there is none")
         self._server.sessions.remove(session)
-        await self._submitted(Operations([]))
+        await self._submitted(Operations())
 
     async def subscribe(self, key: DeviceKey, filter_: str, qos: int, info: SessionInfo | None) -> int:
         """Subscribe a durable device as its own SUBSCRIBE would; SUBACK's code. ``info`` is whom the ACL is asked about, if
@@ -241,20 +250,20 @@ class SessionReaders:
     @asynccontextmanager
     async def _beginning(self, user: str) -> AsyncIterator[None]:
         """Nothing is removed from the inbox, or of what it points to; also not before storage has what was submitted."""
-        old_end = self._server.old_end
-        await old_end.begin(user)
+        retention_lock = self._server.retention_lock
+        await retention_lock.begin(user)
         try:
             yield
         except asyncio.CancelledError:  # the caller waits no longer; what it submitted is durable before this is
-            self._server.pipeline.submit(Begun(old_end))
+            self._server.pipeline.submit(Begun(retention_lock))
             raise
         except BaseException:
-            old_end.begun()
+            retention_lock.begun()
             raise
         else:
-            old_end.begun()
+            retention_lock.begun()
 
     async def _submitted(self, step: S) -> S:
         self._server.pipeline.submit(step)
-        await step.finished  # type: ignore[attr-defined]
+        await step.finished
         return step

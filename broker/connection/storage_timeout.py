@@ -16,6 +16,7 @@ import logging
 from collections import deque
 
 from broker.clock import Wheel
+from broker.commits import Commits
 from broker.connection.handle_publish import Inbound
 from broker.hooks import Refusal
 from broker.packets import ReasonCode
@@ -31,13 +32,14 @@ _STEPS = 8
 class StorageTimeout:
     """Looks from time to time at what waits in the pipeline. ``timeout`` is in seconds; 0 refuses nothing."""
 
-    def __init__(self, pipeline: Pipeline, clock: Wheel, timeout: float) -> None:
+    def __init__(self, pipeline: Pipeline, commits: Commits, clock: Wheel, timeout: float) -> None:
         self._pipeline = pipeline
+        self._commits = commits
         self._clock = clock
         self._timeout = timeout
         self._marks: deque[tuple[float, Publication | Step]] = deque()
         """What was the newest item at some time: it and what was before it have waited since then at least."""
-        self._told = RateLimitedLog(log, 10.0)
+        self._log = RateLimitedLog(log, 10.0)
         if timeout:
             self._again()
 
@@ -61,9 +63,9 @@ class StorageTimeout:
     def _refuse(self, publications: list[Publication]) -> None:
         if not publications:
             return
-        away = self._pipeline.unavailable_since is not None
+        away = self._commits.unavailable_since is not None
         why = "storage is unavailable" if away else "storage does not keep up"
-        self._told.warning("%s: %d messages were refused after %g s", why, len(publications), self._timeout)
+        self._log.warning("%s: %d messages were refused after %g s", why, len(publications), self._timeout)
         for publication in publications:
             if publication.error is None:
                 publication.error = Refusal(f"{why}: not stored within {self._timeout:g} s", ReasonCode.QUOTA_EXCEEDED)

@@ -4,8 +4,11 @@ Kept true: laws 3 to 5 of the design. An offset moves only over what was acknowl
 memory.
 """
 
+from broker.delivery.arrivals import ArrivalLog
+from broker.delivery.cluster_retained import ClusterRetained
 from broker.delivery.delivery import Delivery
-from broker.delivery.share import Share
-from broker.delivery.shares import Shares
+from broker.delivery.machine import Machine
+from broker.delivery.shared_group import SharedGroup
+from broker.delivery.shared_groups import SharedGroups
 
-__all__ = ["Delivery", "Share", "Shares"]
+__all__ = ["ArrivalLog", "ClusterRetained", "Delivery", "Machine", "SharedGroup", "SharedGroups"]

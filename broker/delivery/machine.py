@@ -14,7 +14,8 @@
 `moved` (the offset was set by hand) makes READY of all but HOLDING. `closed` ends every state.
 
 In READY the order is: what was in flight when the last connection ended, what is in no timeline, the timeline. While
-SENDING_AGAIN or behind, the cursor takes pages; live, what commits pushed (`broker.sessions.cursor`).
+SENDING_AGAIN or behind, the cursor takes pages; live, what commits pushed (`broker.sessions.cursor`). A member of channels
+reads several timelines, its inbox and those, in turn: each in its order, through the one window.
 
 Rules kept here:
 
@@ -38,14 +39,27 @@ from amqtt.contexts import Action
 
 from broker.delivery.frames import about, frame_parts, personal_parts
 from broker.packets import PacketType, ack_frame
-from broker.sessions import INBOX, LIVE_ONLY, PUBLISHED_1, RELEASED, SETTLED, Cursor, Session, Slot, Timeline
-from storage.records import EXPIRES_AT_ONCE, InboxEntry, Message, Subscription
+from broker.sessions import (
+    INBOX,
+    LIVE_ONLY,
+    NOT_YET,
+    PUBLISHED_1,
+    RELEASED,
+    SETTLED,
+    Cursor,
+    Member,
+    Session,
+    Slot,
+    Timeline,
+    is_channel,
+)
+from storage.records import InboxEntry, Message, Subscription
 
 if TYPE_CHECKING:
     from broker.access import AccessControl
     from broker.clock import ServerTime
     from broker.counters import Counters
-    from broker.delivery.share import Share
+    from broker.delivery.shared_group import SharedGroup
     from broker.routing import Trie
     from broker.sessions import Link
 
@@ -58,6 +72,9 @@ CLOSED: Final = 5
 
 BATCH: Final = 65536
 """Bytes of frames joined into one write."""
+
+_STRETCH: Final = 16
+"""Entries of one timeline before it is another's turn."""
 
 _MOST_EXTRAS: Final = 128
 """Messages that are in no timeline, and wait for room."""
@@ -72,26 +89,30 @@ class Extra(NamedTuple):
 
     message: Message
     retained: bool
-    group: Share | None
+    group: SharedGroup | None
     passed: tuple[Session, ...]
 
 
 class Machine:
-    """See the module. Of ``receiver`` it reads limits and aliases, and never writes to it."""
+    """See the module. Of ``receiver`` it reads limits, aliases and whether it is writable, and never writes to it."""
 
     __slots__ = (
         "_again",
         "_durable_from",
         "_extras",
         "_extras_bytes",
+        "_turn",
         "access",
         "clock",
         "counters",
         "cursor",
         "held",
+        "members",
         "more",
+        "passed_on",
         "progressed",
         "question",
+        "reading",
         "receiver",
         "run",
         "session",
@@ -104,7 +125,7 @@ class Machine:
         session: Session,
         cursor: Cursor,
         receiver: Link,
-        trie: Trie[Session | Share],
+        trie: Trie[Session | SharedGroup],
         access: AccessControl,
         counters: Counters,
         clock: ServerTime,
@@ -117,17 +138,26 @@ class Machine:
         self.counters = counters
         self.clock = clock
         self.state: int = READY
+        self.members: list[Member] | None = None
+        """What it reads beside the inbox; None for a device that is in no channel."""
+        self.reading = cursor
+        """READING: the cursor that wants a page."""
+        self._turn = 0
+        """Whose turn it was last: 0 for the inbox, then ``members``."""
         self.more = False
         """A batch is full: `step` has more at once."""
         self.progressed = False
         """The last `step` moved the cursor."""
-        self.run: list[Slot] = []
+        # What most connections have nothing in is None: an empty list takes 72 bytes of each.
+        self.passed_on: list[Extra] | None = None
+        """What the last steps found not to be due to this member of its group: the shell gives it to another."""
+        self.run: list[Slot] | None = None
         """SENDING_AGAIN: neighbours in one timeline, whose messages one read fetches."""
         self.question = ""
         """ASKING: the topic."""
-        self.held: list[bytes] = []
+        self.held: list[bytes] | None = None
         """HOLDING: the frames."""
-        self._again = session.window.pending()[::-1]
+        self._again: list[Slot] | None = session.window.pending()[::-1] or None
         self._extras: deque[Extra] | None = None  # an empty deque takes 600 bytes
         self._extras_bytes = 0
         self._durable_from = -1
@@ -143,7 +173,7 @@ class Machine:
         """Entries of the timeline, as `Cursor.take_page` wants them."""
         if self.state == READING:
             self.state = READY
-            self.cursor.take_page(entries, after, head)
+            self.reading.take_page(entries, after, head)
 
     def answered(self) -> None:
         """Access control knows now whether the device may receive the topic."""
@@ -155,18 +185,18 @@ class Machine:
         if self.state != HOLDING:
             return []
         self.state = READY
-        frames, self.held = self.held, []
-        return frames
+        frames, self.held = self.held, None
+        return frames or []
 
     def moved(self) -> None:
         """The cursor was set, and the window settled: what was awaited for the old place is of no use."""
         if self.state == SENDING_AGAIN:
-            self._again += self.run[::-1]
-            self.run = []
+            self._put_back((self.run or [])[::-1])
+            self.run = None
         if self.state in (SENDING_AGAIN, READING, ASKING):
             self.state = READY
 
-    def no_timeline(self, message: Message, *, retained: bool, group: Share | None, passed: tuple[Session, ...]) -> bool:
+    def no_timeline(self, message: Message, *, retained: bool, group: SharedGroup | None, passed: tuple[Session, ...]) -> bool:
         """A message that no timeline holds. False where too many wait: a ``retained`` one is always taken, since its number
         is bounded by the SUBSCRIBE that asked for it."""
         if self._extras is None:
@@ -178,15 +208,32 @@ class Machine:
         self._extras.append(Extra(message, retained, group, passed))
         return True
 
+    def joined(self, member: Member) -> None:
+        """The device reads one more channel; the member is attached."""
+        if self.members is None:
+            self.members = []
+        self.members.append(member)
+
+    def left(self, member: Member) -> None:
+        """It reads a channel no longer."""
+        if self.members is not None and member in self.members:
+            self.members.remove(member)
+            if not self.members:
+                self.members = None
+                self._turn = 0
+
     @property
     def waiting(self) -> int:
         """How many messages wait that are in no timeline."""
         return 0 if self._extras is None else len(self._extras)
 
     @property
-    def free(self) -> bool:
-        """Whether a message of a group could be taken now, as far as this machine goes."""
-        return self.state == READY and not self._again
+    def room(self) -> int:
+        """How many messages of a group could be taken now."""
+        if self.state != READY or self._again or not self.receiver.writable:
+            return 0
+        window = self.session.window
+        return max(0, min(window.room, self.receiver.receive_maximum - window.on_wire))
 
     # --- the next frames -------------------------------------------------------------------------------------------------
 
@@ -196,17 +243,27 @@ class Machine:
         self.more = self.progressed = False
         if self.state != READY:
             return frames
-        if self._again and not self._send_again(frames):
+        if self._again is not None and not self._send_again(self._again, frames):
             return frames
         size = 0
         if self._extras is not None and not self._take_extras(self._extras, frames):
             size = BATCH  # no room for them, and so for nothing behind them
+        if self.members is not None:
+            self._take_turns(self.members, frames, size)
+        else:
+            self._take_inbox(frames, size)
+        if self._durable_from >= 0:
+            self._hold(frames)
+        return frames
+
+    def _take_inbox(self, frames: list[bytes], size: int) -> None:
+        """Add frames for what follows in the one timeline, up to a batch; ``size`` is how much of that there is."""
         cursor = self.cursor
         while size < BATCH:
             entry = cursor.peek()
             if entry is None:
                 if cursor.needs_page and self._durable_from < 0:
-                    self._read_on()
+                    self._read_on(cursor)
                 break
             message = entry.message
             if message is not None:
@@ -217,12 +274,64 @@ class Machine:
             self.progressed = True
         else:
             self.more = self._extras is None
-        if self._durable_from >= 0:
-            self._hold(frames)
-        return frames
 
-    def _read_on(self) -> None:
+    def _take_turns(self, members: list[Member], frames: list[bytes], size: int) -> None:
+        """The same for several timelines: round after round a stretch of each, and a page for one that is behind."""
+        count = len(members) + 1
+        took = True
+        while took and size < BATCH:
+            before = size
+            took = False
+            behind: Cursor | None = None
+            for _ in range(count):
+                turn = (self._turn + 1) % count
+                cursor = self.cursor if not turn else members[turn - 1].reader
+                assert cursor is not None
+                taken = self._take_stretch(cursor, members[turn - 1] if turn else None, frames)
+                size += taken
+                if taken or not self._no_room:
+                    self._turn = turn  # else it is its turn still
+                if cursor.needs_page and (behind is None or behind is self.reading):
+                    behind = cursor
+                if self.state != READY:
+                    return
+                if size >= BATCH:
+                    break
+            took = size > before
+            if behind is not None and self._durable_from < 0:
+                self._read_on(behind)
+                return
+        self.more = took and self._extras is None
+
+    def _take_stretch(self, cursor: Cursor, member: Member | None, frames: list[bytes]) -> int:
+        """Add frames for some entries of one timeline; how much that was, 0 for none."""
+        size = 0
+        for _ in range(_STRETCH):
+            entry = cursor.peek()
+            if entry is None:
+                break
+            message = entry.message
+            if message is not None:
+                if member is None:
+                    offered = self._offer(entry, message, frames)
+                else:
+                    offered = self._offer_of_channel(member, entry, message, frames)
+                if not offered:
+                    break
+                size += len(message.payload)
+            cursor.advance(entry)
+            self.progressed = True
+            size += 64
+        return size
+
+    @property
+    def _no_room(self) -> bool:
+        window = self.session.window
+        return window.full or window.on_wire >= self.receiver.receive_maximum or self._durable_from >= 0
+
+    def _read_on(self, cursor: Cursor) -> None:
         """What follows is in storage. Nothing is due to a device without subscriptions."""
+        self.reading = cursor
         if self.session.subscriptions or not self.session.inbox:
             self.state = READING
         elif not self.session.awaits_filter:
@@ -249,7 +358,9 @@ class Machine:
             if not extra.retained:
                 self._extras_bytes -= len(message.payload)
             if group is not None and before == len(frames):
-                group.live(message, (*extra.passed, self.session))
+                if self.passed_on is None:
+                    self.passed_on = []
+                self.passed_on.append(extra)
         self._extras = None
         return True
 
@@ -267,10 +378,29 @@ class Machine:
             return True
         if len(found) == 1:
             if found[0].since >= entry.seq:
-                return True
+                return found[0].since != NOT_YET  # else the commit that says whether it is due is still under way
         else:
-            found = tuple(s for s in found if s.since < entry.seq)
+            due = tuple(s for s in found if s.since < entry.seq)
+            if not due and any(s.since == NOT_YET for s in found):
+                return False
+            found = due
         return self.give(message, found, frames, entry.seq, retained=False, live=live, timeline=timeline)
+
+    def _offer_of_channel(self, member: Member, entry: InboxEntry, message: Message, frames: list[bytes]) -> bool:
+        """The same for an entry of a channel."""
+        reader, since, seq = member.reader, member.since, entry.seq
+        assert reader is not None
+        due: list[Subscription] = []
+        waits = False
+        for subscription in self.trie.match(message.topic).granted(self.session):
+            place = since.get(subscription.filter, seq)
+            if place < seq:
+                due.append(subscription)
+            elif place == NOT_YET:
+                waits = True
+        if not due:
+            return not waits
+        return self.give(message, tuple(due), frames, seq, retained=False, live=reader.live, timeline=member.channel)
 
     def granted(self, message: Message) -> tuple[Subscription, ...]:
         """The session's own subscriptions that match."""
@@ -310,7 +440,8 @@ class Machine:
         window = session.window
         receiver = self.receiver
         if qos:
-            if window.full or window.on_wire >= receiver.send_quota:
+            if window.full or window.on_wire >= receiver.receive_maximum:
+                self.counters.limit_inflight += 1
                 return False
         elif self._durable_from >= 0:
             return False  # held back it would count as written, and be lost with the connection
@@ -327,16 +458,14 @@ class Machine:
         flags = qos << 1
         if retained or (message.retain and options & _RETAIN_AS_PUBLISHED):
             flags |= 1
-        if message.expires and message.expires <= self.clock.now() and not (live and message.expires == EXPIRES_AT_ONCE):
+        if message.expires and message.expired(self.clock.now(), live):
             return True
-        parts = self._parts(message, flags, granted, seq, True)
+        parts = self._parts(message, flags, granted, 0 if timeline and is_channel(timeline) else seq, True)
         if receiver.max_packet_size and len(parts[0]) + len(parts[1]) + (2 if qos else 0) > receiver.max_packet_size:
             self.counters.publish_dropped += 1
             receiver.forget_alias(message.topic)
             return True
-        counters = self.counters
-        counters.publish_sent += 1
-        counters.publish_bytes_sent += len(message.payload)
+        self.counters.sent(qos, len(message.payload))
         if not qos:
             frames.append(parts[0])
             frames.append(parts[1])
@@ -359,8 +488,8 @@ class Machine:
         receiver = self.receiver
         if receiver.version < 5:
             return frame_parts(message, flags, False)
-        wishes = receiver.extras
-        asked = wishes is not None and wishes.message_properties
+        options = receiver.connect_options
+        asked = options is not None and options.message_properties
         personal = asked or message.expires or receiver.aliases_out is not None
         for subscription in granted:
             personal = personal or subscription.identifier
@@ -390,9 +519,16 @@ class Machine:
             self.held = frames
         return frames
 
+    def take_back(self, packet_id: int) -> bool:
+        """Whether a group's message was held, and never sent: now it never will be."""
+        if self.held is None or self.held[1:2] != [packet_id.to_bytes(2, "big")]:
+            return False
+        self.held = None
+        return True
+
     # --- sending again ---------------------------------------------------------------------------------------------------
 
-    def _send_again(self, frames: list[bytes]) -> bool:
+    def _send_again(self, again: list[Slot], frames: list[bytes]) -> bool:
         """Add the next stretch of what was in flight. True once all of it was.
 
         PUBRELs go at once; PUBLISHes need their messages from storage, a page at a time, and room in the client's
@@ -400,8 +536,8 @@ class Machine:
         """
         window = self.session.window
         run: list[Slot] = []
-        while self._again:
-            slot = self._again[-1]
+        while again:
+            slot = again[-1]
             if slot.done:
                 pass
             elif slot.state is RELEASED:
@@ -411,15 +547,22 @@ class Machine:
                 frames.append(ack_frame(PacketType.PUBREL, slot.packet_id))
             elif slot.timeline in (LIVE_ONLY, SETTLED):
                 window.drop(slot.packet_id)
-            elif len(run) >= self.receiver.send_quota - window.on_wire or (run and not _neighbours(run[-1], slot)):
+            elif len(run) >= self.receiver.receive_maximum - window.on_wire or (run and not _neighbours(run[-1], slot)):
                 break
             else:
                 run.append(slot)
-            self._again.pop()
+            again.pop()
+        if not again:
+            self._again = None
         if run:
             self.run = run
             self.state = SENDING_AGAIN
-        return not self._again and not run
+        return not again and not run
+
+    def _put_back(self, slots: list[Slot]) -> None:
+        """These are still to be sent again, before the others."""
+        if slots:
+            self._again = (self._again or []) + slots
 
     def in_flight_came(
         self, page: dict[int, InboxEntry], member: Subscription | None
@@ -435,7 +578,7 @@ class Machine:
         if self.state != SENDING_AGAIN:
             return frames, dropped, released
         self.state = READY
-        run, self.run = self.run, []
+        run, self.run = self.run or [], None
         reached = max(page, default=run[-1].seq)
         for slot in run:
             if slot.done or slot.seq > reached:
@@ -453,9 +596,9 @@ class Machine:
                 released.append(slot)
                 continue
             frames += (parts[0], slot.packet_id.to_bytes(2, "big"), parts[1])
-            self.counters.publish_sent += 1
-            self.counters.publish_bytes_sent += len(entry.message.payload) if entry and entry.message else 0
-        self._again += [slot for slot in reversed(run) if slot.seq > reached]
+            size = len(entry.message.payload) if entry and entry.message else 0
+            self.counters.sent(1 if slot.state is PUBLISHED_1 else 2, size)
+        self._put_back([slot for slot in reversed(run) if slot.seq > reached])
         return frames, dropped, released
 
     def _parts_again(self, entry: InboxEntry, slot: Slot, member: Subscription | None) -> tuple[bytes, bytes] | None:
@@ -467,7 +610,7 @@ class Machine:
         flags = 2 if slot.state is PUBLISHED_1 else 4
         if entry.target or (message.retain and any(s.options & _RETAIN_AS_PUBLISHED for s in granted)):
             flags |= 1
-        head, tail = self._parts(message, flags, granted, slot.seq, False)
+        head, tail = self._parts(message, flags, granted, 0 if is_channel(slot.timeline) else slot.seq, False)
         limit = self.receiver.max_packet_size
         if limit and len(head) + len(tail) + 2 > limit:
             self.counters.publish_dropped += 1

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from amqtt.contexts import Action
 
-from broker.delivery.machine import ASKING, HOLDING, READING, READY, SENDING_AGAIN, Machine
+from broker.delivery.machine import ASKING, HOLDING, READING, READY, SENDING_AGAIN, Extra, Machine
 from broker.packets import PacketType, ReasonCode, ack_frame
-from broker.sessions import Cursor, OutboundPort, Session, Slot
+from broker.sessions import Cursor, Member, OutboundPort, Session, Slot, is_channel
 from storage.records import Message
 
 if TYPE_CHECKING:
     from broker.delivery.delivery import Delivery, Inbox
-    from broker.delivery.share import Share
+    from broker.delivery.shared_group import SharedGroup
     from broker.sessions import Link
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Release:
 class Outbound(OutboundPort):
     """What serves one connection of a session. ``inbox`` is None for a clean one, which is on the store's tail."""
 
-    __slots__ = ("_outbox", "_task", "closed", "connection", "cursor", "delivery", "inbox", "machine", "session")
+    __slots__ = ("_task", "closed", "connection", "cursor", "delivery", "inbox", "machine", "session")
 
     def __init__(self, delivery: Delivery, session: Session, cursor: Cursor, inbox: Inbox | None) -> None:
         assert session.connection is not None
@@ -63,15 +63,12 @@ class Outbound(OutboundPort):
             session, cursor, self.connection, delivery.trie, delivery.access, delivery.counters, delivery.time
         )
         self.closed = False
-        self._outbox: list[bytes] = []
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Send again what was in flight, then go on from the cursor."""
-        for filter_ in self.session.shares:
-            share = self.delivery.shares.find(filter_)
-            if share is not None:
-                share.came()
+        if self.session.shared_filters:
+            self.delivery.shared_groups.came(self.session, self.machine)
         self.pump()
 
     def close(self) -> None:
@@ -102,6 +99,8 @@ class Outbound(OutboundPort):
             frames = machine.step()
             if frames:
                 connection.write_frames(frames)
+            if machine.passed_on is not None:
+                self._pass_on(machine.passed_on)
             if machine.progressed and not self.session.window.slots:
                 self.delivery.touch(self.session)
             if machine.state != READY:
@@ -111,12 +110,27 @@ class Outbound(OutboundPort):
         cursor = self.cursor
         if cursor.bytes != cursor.counted or cursor.waiting:
             self.delivery.count(cursor)
-        if self.session.shares:
-            self.delivery.pump_shares(self.session)
+        if machine.members is not None:
+            self._count_channels(machine.members)
+        if self.session.shared_filters:
+            self.delivery.pump_shared_groups(self.session)
+
+    def _count_channels(self, members: list[Member]) -> None:
+        for member in members:
+            cursor = member.reader
+            if cursor is not None and (cursor.bytes != cursor.counted or cursor.waiting):
+                self.delivery.count(cursor)
+
+    def _pass_on(self, extras: list[Extra]) -> None:
+        """Messages of groups that are not for this member: each is for another."""
+        self.machine.passed_on = None
+        for extra in extras:
+            if extra.group is not None:
+                extra.group.live(extra.message, (*extra.passed, self.session))
 
     def _failed(self, error: BaseException) -> None:
         """Our bug: it costs this client its connection, and must not leave it waiting for ever."""
-        log.error("internal error in delivery to %s", self.connection.name, exc_info=error)
+        log.error("internal error in delivery to %s", self.connection.name, exc_info=error, extra=self.connection.about)
         self.connection.disconnect(ReasonCode.UNSPECIFIED_ERROR, "internal error")
 
     # --- what the machine awaits -----------------------------------------------------------------------------------------
@@ -145,9 +159,9 @@ class Outbound(OutboundPort):
             self._task = None
 
     async def _read(self) -> None:
-        cursor = self.cursor
+        cursor = self.machine.reading
         after, head = cursor.position, cursor.head.seq
-        page = await self.delivery.read_page(self.session, self.inbox, after)
+        page = await self.delivery.read_page(self.session, cursor.head, after)
         self._task = None
         self.machine.page_came(page, after, head)
         self.pump()
@@ -161,14 +175,15 @@ class Outbound(OutboundPort):
     async def _send_again(self) -> None:
         """Read neighbours among what was in flight, in one page of their timeline."""
         run = self.machine.run
+        assert run is not None
         timeline = run[0].timeline
         after, until = run[0].seq - 1, run[-1].seq
         delivery = self.delivery
         user = timeline or self.session.inbox
         read = partial(delivery.reader.read_inbox, user, after, until - after, delivery.limits.page_bytes)
         page = {entry.seq: entry for entry in await delivery.persist(self.session.key.client_id, read)}
-        share = delivery.shares.by_inbox(timeline) if timeline else None
-        member = share.members.get(self.session) if share is not None else None
+        group = delivery.shared_groups.by_inbox(timeline) if timeline else None
+        member = group.machine.members.get(self.session) if group is not None else None
         self._task = None
         frames, dropped, released = self.machine.in_flight_came(page, member)
         for slot in dropped:
@@ -186,15 +201,23 @@ class Outbound(OutboundPort):
             self.connection.write_frames(frames)
         self.pump()
 
+    @property
+    def idle(self) -> int:
+        """By how many entries of a timeline the device has moved on without that being stored, at most."""
+        moved = self.cursor.position - self.cursor.saved
+        if self.machine.members is not None:
+            moved = max(moved, max(member.idle for member in self.machine.members))
+        return moved
+
     # --- acknowledgements ------------------------------------------------------------------------------------------------
 
     def pubrel(self, slot: Slot) -> None:
         """Send PUBREL, once the state that it stands for is durable."""
         self.delivery.counters.control_sent += 1
         frame = ack_frame(PacketType.PUBREL, slot.packet_id)
-        share = self.delivery.shares.by_inbox(slot.timeline) if slot.timeline else None
-        if share is not None:
-            share.received_at(slot.seq)
+        group = self.delivery.shared_groups.by_inbox(slot.timeline) if slot.timeline else None
+        if group is not None:
+            group.received_at(slot.seq)
         if self.session.durable:
             self.delivery.save(self.session).then.append(Release(self, frame))
         else:
@@ -202,38 +225,19 @@ class Outbound(OutboundPort):
 
     def finished(self, slot: Slot) -> None:
         """A message left the window: its timeline's offset may have moved."""
-        if slot.timeline:
-            self.delivery.finished_share(slot)
+        timeline = slot.timeline
+        if timeline and not is_channel(timeline):
+            self.delivery.shared_groups.finished(self.session, slot)
         else:
             self.delivery.touch(self.session)
 
     # --- messages of shared subscriptions --------------------------------------------------------------------------------
 
-    @property
-    def ready(self) -> bool:
-        """Whether a message of a shared subscription could be written now."""
-        return self.machine.free and self.connection.writable
-
-    def give_of_group(self, message: Message, share: Share, seq: int, live: bool) -> bool | None:
-        """Take a message of a group; `flush` follows. Whether it was for this member; None if it must wait."""
-        machine = self.machine
-        frames = machine.give_of_group(message, share.members[self.session], seq, share.inbox, live)
-        if frames is None:
-            if machine.state == ASKING:
-                self._await(ASKING)
-            return None
-        if machine.state == HOLDING:
-            self._await(HOLDING)
-            share.save()
-        else:
-            self._outbox += frames
-        return bool(frames)
-
-    def flush(self) -> None:
-        """Write what was taken."""
-        frames, self._outbox = self._outbox, []
+    def given(self, frames: list[bytes]) -> None:
+        """A group gave this member's machine something: write its frames, and get what it awaits since."""
         if frames and not self.closed:
             self.connection.write_frames(frames)
+        self._await(self.machine.state)
 
     # --- messages that are in no timeline --------------------------------------------------------------------------------
 
@@ -247,14 +251,15 @@ class Outbound(OutboundPort):
         for message in messages:
             self.machine.no_timeline(message, retained=True, group=None, passed=())
 
-    def transient(self, message: Message, share: Share | None = None, passed: tuple[Session, ...] = ()) -> None:
+    def transient(self, message: Message, group: SharedGroup | None = None, passed: tuple[Session, ...] = ()) -> None:
         """A message that no inbox holds, of a subscription of its own or of a group's: written soon, or never; `pump` follows.
 
         Where there is no room, QoS 0 is dropped and counted; QoS 1 and 2, which cannot be kept, disconnect the device.
         """
-        if self.machine.no_timeline(message, retained=False, group=share, passed=passed):
+        if self.machine.no_timeline(message, retained=False, group=group, passed=passed):
             return
-        granted = self.machine.granted(message) if share is None else share.granted(self.session)
+        self.delivery.counters.limit_queued_bytes += 1
+        granted = self.machine.granted(message) if group is None else group.granted(self.session)
         if min(message.qos, max((s.options & 3 for s in granted), default=0)):
             self.delivery.counters.slow_disconnects += 1
             self.connection.disconnect(ReasonCode.QUOTA_EXCEEDED, "too slow for messages that are not stored")

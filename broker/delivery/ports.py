@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from broker.clock import ServerTime, Wheel
     from broker.config import Settings
     from broker.delivery.delivery import Delivery
-    from broker.delivery.share import Share
+    from broker.delivery.shared_group import SharedGroup
     from broker.pipeline import Pipeline
     from broker.routing import Trie
     from broker.sessions import Session, Sessions
@@ -34,7 +34,7 @@ class Node(Protocol):
     def pipeline(self) -> Pipeline: ...
 
     @property
-    def trie(self) -> Trie[Session | Share]: ...
+    def trie(self) -> Trie[Session | SharedGroup]: ...
 
     @property
     def sessions(self) -> Sessions: ...

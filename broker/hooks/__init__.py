@@ -3,7 +3,9 @@
 Kept true: a hook that fails before the acknowledgement withholds it, and one that fails after it delays nothing.
 """
 
+from broker.hooks.group_hooks import GroupHooks, HookFailed
 from broker.hooks.plugins import (
+    ONLY_ONE,
     REQUEST_TOPIC,
     Accepted,
     AuthExchange,
@@ -13,17 +15,22 @@ from broker.hooks.plugins import (
     EnhancedAuthPlugin,
     Group,
     GroupPlugin,
+    GroupTimes,
     JobBusy,
     JobPlugin,
     NoSuchJob,
     Refusal,
     Request,
     RequestPlugin,
+    SpanPlugin,
     StoragePlugin,
     SyncPlugin,
+    readers_of,
 )
+from broker.hooks.users import Imported, NoSuchUser, UserExists, Users
 
 __all__ = [
+    "ONLY_ONE",
     "REQUEST_TOPIC",
     "Accepted",
     "AuthExchange",
@@ -32,13 +39,22 @@ __all__ = [
     "Denied",
     "EnhancedAuthPlugin",
     "Group",
+    "GroupHooks",
     "GroupPlugin",
+    "GroupTimes",
+    "HookFailed",
+    "Imported",
     "JobBusy",
     "JobPlugin",
     "NoSuchJob",
+    "NoSuchUser",
     "Refusal",
     "Request",
     "RequestPlugin",
+    "SpanPlugin",
     "StoragePlugin",
     "SyncPlugin",
+    "UserExists",
+    "Users",
+    "readers_of",
 ]

@@ -7,6 +7,7 @@ manager, closed on shutdown. These base classes add what amqtt lacks:
 - `EnhancedAuthPlugin` authenticates clients by the AUTH exchange of MQTT 5.
 - `RequestPlugin` answers what devices ask by publishing to `$sync/request`.
 - `JobPlugin` runs jobs: retention and the like.
+- `SpanPlugin` records spans of publishes.
 - `StoragePlugin` says where groups are committed. One is needed.
 
 Their order in config.yaml is the order in which they are called.
@@ -24,6 +25,7 @@ from amqtt.plugins.base import BasePlugin
 
 from broker.access import SessionInfo
 from broker.packets import ReasonCode
+from broker.publication import Publication
 from storage.errors import MessageRefused
 from storage.interface import Storage
 from storage.records import Append, DeviceKey, Operation
@@ -39,6 +41,11 @@ class Group:
 
     operations: list[Operation]
     appends: Sequence[Append] = field(default_factory=list)
+
+
+def readers_of(append: Append) -> Sequence[str]:
+    """The users who share a message's entry, beside its ``recipients``: those of a channel (docs/decisions/0012)."""
+    return append.readers if isinstance(append, Publication) else ()
 
 
 class Refusal(MessageRefused):
@@ -77,6 +84,14 @@ class StoragePlugin(BasePlugin[BrokerContext]):
     def storage(self) -> Storage:
         """The backend to open and commit to; called once, before the listeners open."""
         raise NotImplementedError(f"{type(self).__name__} provides no storage")
+
+    def read_fanout(self) -> Sequence[str]:
+        """The topic filters with read fan-out: what goes to topics of one is kept once, for all its readers."""
+        return ()
+
+    def read_fanout_of(self, topic: str) -> str:
+        """Which of them a topic belongs to; empty for none. Always the same for the same topic."""
+        return ""
 
 
 class SyncPlugin(BasePlugin[BrokerContext]):
@@ -216,3 +231,37 @@ class JobPlugin(BasePlugin[BrokerContext]):
     async def ended(self, name: str) -> dict[str, Any]:
         """Wait until the run under way has ended, and some seconds more for that to be durable. Raises `NoSuchJob`."""
         raise NotImplementedError(f"{type(self).__name__} has no jobs")
+
+
+# --- spans -----------------------------------------------------------------------------------------------------------
+
+
+class GroupTimes(NamedTuple):
+    """When a group's commit began and was done, and when it was acknowledged and handed to its subscribers
+    (`time.perf_counter`)."""
+
+    committing: float
+    committed: float
+    delivered: float
+
+
+class SpanPlugin(BasePlugin[BrokerContext]):
+    """The plugin that records spans of publishes; at most one may be configured. Neither call may wait."""
+
+    def received(self, publication: Publication, user_properties: Sequence[tuple[str, str]]) -> None:
+        """A client's message came: note in its ``span`` what `finished` needs."""
+        raise NotImplementedError(f"{type(self).__name__} records nothing")
+
+    def finished(self, publications: Sequence[Publication], times: GroupTimes) -> None:
+        """A group is committed and delivered, but for the messages in it that were refused."""
+        raise NotImplementedError(f"{type(self).__name__} records nothing")
+
+
+ONLY_ONE: dict[type[Any], str] = {
+    StoragePlugin: "provides the storage",
+    SyncPlugin: "decides about inboxes",
+    RequestPlugin: "answers requests",
+    JobPlugin: "runs jobs",
+    SpanPlugin: "records spans",
+}
+"""The kinds of which at most one plugin may be configured, and what it does."""

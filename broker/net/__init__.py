@@ -3,7 +3,7 @@
 Kept true: bytes reach the connection in order and whole, and a client that may not connect costs one socket for a moment.
 """
 
-from broker.net.gate import Gate, raise_descriptor_limit
+from broker.net.admission import RESERVE, Admission, raise_descriptor_limit
 from broker.net.listeners import Listeners, advice
 
-__all__ = ["Gate", "Listeners", "advice", "raise_descriptor_limit"]
+__all__ = ["RESERVE", "Admission", "Listeners", "advice", "raise_descriptor_limit"]

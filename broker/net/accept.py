@@ -13,12 +13,13 @@ import os
 import socket
 from collections.abc import Callable
 
-from broker.net.gate import Gate, descriptors
-from broker.net.stream import Stream
+from broker.net.admission import Admission, descriptors
+from broker.net.stream import Stream, shown
+from broker.net.unix_socket import peer_of, remove, unix_path
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 64  # accepted before others have their turn
+_AT_ONCE = 8  # accepted before others have their turn
 _PAUSE = 1.0  # seconds until the next try where not even turning away is possible
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -26,9 +27,9 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class Acceptor:
     """Serves each client of ``listening`` with a stream that ``make`` makes, until `close`."""
 
-    def __init__(self, listening: socket.socket, gate: Gate, make: Callable[[str], Stream]) -> None:
+    def __init__(self, listening: socket.socket, admission: Admission, make: Callable[[str], Stream]) -> None:
         self._listening = listening
-        self._gate = gate
+        self._admission = admission
         self._make = make
         self._loop = asyncio.get_running_loop()
         self._starting: set[asyncio.Task[None]] = set()
@@ -49,7 +50,10 @@ class Acceptor:
         elif self._listening.fileno() >= 0:
             self._loop.remove_reader(self._listening.fileno())
         if self._listening.fileno() >= 0:
+            path = unix_path(self._listening)
             self._listening.close()
+            if path is not None:
+                remove(path)
             self._give_up_spare()
 
     def _accept(self) -> None:
@@ -62,25 +66,28 @@ class Acceptor:
                 continue
             except OSError as error:
                 if error.errno not in _EXHAUSTED or not self._turn_one_away():
-                    self._gate.cannot_accept(error.strerror or str(error))
+                    self._admission.cannot_accept(error.strerror or str(error))
                     self._rest()
                     return
                 continue
             self._serve(client, address)
 
     def _serve(self, client: socket.socket, address: tuple[str, int]) -> None:
-        if self._gate.full:
+        if full := self._admission.full:
             client.close()
-            self._gate.turned_away(f"max_connections {self._gate.limit} are open")
+            self._admission.over_limit(full)
             return
         if client.fileno() >= self._most:  # the kernel gives the lowest number that is free
             client.close()
             self._out_of_descriptors()
             return
         client.setblocking(False)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        stream = self._make(shown(address))
-        self._gate.admit(stream)
+        if client.family == socket.AF_UNIX:
+            stream = self._make(peer_of(client))
+        else:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            stream = self._make(shown(address))
+        self._admission.admit(stream)
         task = self._loop.create_task(self._start(client, stream))
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
@@ -89,9 +96,9 @@ class Acceptor:
         try:
             await self._loop.connect_accepted_socket(lambda: stream, client)
         except OSError as error:  # it went already
-            logger.debug("listener %s: %s: %s", self._gate.name, stream.peer, error)
+            logger.debug("listener %s: %s: %s", self._admission.name, stream.peer, error)
             client.close()
-            self._gate.leave(stream)
+            self._admission.leave(stream)
 
     def _turn_one_away(self) -> bool:
         """Close the next client, with the descriptor that is kept for this; False where that does not work either."""
@@ -113,15 +120,9 @@ class Acceptor:
             self._spare = -1
 
     def _out_of_descriptors(self) -> None:
-        self._gate.turned_away(f"the process is out of file descriptors ({self._most} are for connections; see ulimit -n)")
+        self._admission.turned_away(f"the process is out of file descriptors ({self._most} are for connections; see ulimit -n)")
 
     def _rest(self) -> None:
         """Try again later: the socket stays ready, and would keep the loop busy."""
         self._loop.remove_reader(self._listening.fileno())
         self._again = self._loop.call_later(_PAUSE, self._listen)
-
-
-def shown(address: tuple[str, int]) -> str:
-    """``host:port``, with an IPv6 address in brackets."""
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -11,16 +11,20 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Sequence
+from ipaddress import ip_network
 from typing import Any
 
-from broker.config import Certificate, Listener
+from broker.config import Certificate, CertificateWatch, Listener, Origins
 from broker.counters import Counters
 from broker.errors import StartError
-from broker.net.accept import Acceptor, shown
-from broker.net.gate import Gate, descriptors
-from broker.net.stream import Connection, Stream
+from broker.net.accept import Acceptor
+from broker.net.admission import Admission, Total, descriptors
+from broker.net.client_certificates import NotAccepted, checked, read
+from broker.net.proxy import ProxyProtocol
+from broker.net.stream import Connection, Stream, shown
 from broker.net.tls import TlsProtocol
-from broker.net.websocket import WebSocketProtocol
+from broker.net.unix_socket import Taken, listening
+from broker.net.websocket import Door, WebSocketProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -29,21 +33,35 @@ _LEAST_MESSAGE = 1 << 16  # a WebSocket message may hold several small packets
 
 Address = tuple[str, int]
 
-MakeConnection = Callable[[str, str], Connection]
-"""Makes the connection of one client of the listener with this name; the other is the client's address, ``host:port``."""
+MakeConnection = Callable[[str, str, str], Connection]
+"""Makes the connection of one client of the listener with this name; the others are the client's address, ``host:port``, and
+the user that its certificate names, or nothing."""
 
 Serve = Callable[[Stream], Connection]
 
 
 class Listeners:
-    """All listeners of a server. ``max_packet_size`` is in bytes; ``connect_timeout``, in seconds, bounds handshakes."""
+    """All listeners of a server. ``max_packet_size`` is in bytes; ``connect_timeout``, in seconds, bounds handshakes;
+    ``max_connections`` bounds what all of them together have open (0: nothing does)."""
 
-    def __init__(self, *, max_packet_size: int, connect_timeout: float, counters: Counters | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_packet_size: int,
+        connect_timeout: float,
+        counters: Counters | None = None,
+        origins: Origins | None = None,
+        max_connections: int = 0,
+        certificates: CertificateWatch | None = None,
+    ) -> None:
         self._max_message = max(max_packet_size, _LEAST_MESSAGE)
         self._timeout = connect_timeout
         self._counters = counters if counters is not None else Counters()
+        self._origins = origins if origins is not None else Origins()
+        self._total = Total(max_connections)
+        self._watch = certificates if certificates is not None else CertificateWatch()
         self._acceptors: list[Acceptor] = []
-        self._gates: list[Gate] = []
+        self._admissions: list[Admission] = []
         self._certificates: dict[str, Certificate | None] = {}
 
     async def open(self, settings: Sequence[Listener], make_connection: MakeConnection) -> dict[str, list[Address]]:
@@ -56,9 +74,7 @@ class Listeners:
         try:
             self._certificates = {listener.name: _certificate(listener) for listener in settings}
             for listener in settings:
-                certificate = self._certificates[listener.name]
-                context = certificate.context if certificate is not None else None
-                addresses[listener.name] = await self._listen(listener, context, make_connection)
+                addresses[listener.name] = await self._listen(listener, make_connection)
                 logger.info(
                     "listener %s: %s on %s", listener.name, kind(listener), ", ".join(map(shown, addresses[listener.name]))
                 )
@@ -67,33 +83,66 @@ class Listeners:
             raise
         return addresses
 
-    async def _listen(self, listener: Listener, context: ssl.SSLContext | None, make: MakeConnection) -> list[Address]:
-        gate = Gate(listener.name, listener.max_connections, self._counters)
+    async def _listen(self, listener: Listener, make: MakeConnection) -> list[Address]:
+        admission = Admission(listener.name, listener.max_connections, self._counters, self._total)
         served = self._inside(listener, make)
-        if context is not None:
-            served = self._in_tls(context, served)
+        certificate = self._certificates[listener.name]
+        if certificate is not None:
+            served = self._in_tls(listener, certificate, served)
+        if listener.proxy_protocol:
+            served = self._behind_proxy(listener, served)
         try:
-            sockets = await bound(listener.host, listener.port)
+            sockets = await _sockets(listener)
         except OSError as error:
             raise StartError(f"listener {listener.name}: cannot listen on {listener.bind}: {advice(error)}") from error
-        self._gates.append(gate)
-        self._acceptors += [Acceptor(one, gate, lambda peer: Stream(gate, peer, served)) for one in sockets]
+        self._admissions.append(admission)
+        if certificate is not None:
+            self._watch.add(certificate, lambda: _end_revoked(admission, certificate))
+        if listener.type == "ws" and listener.socket_path is None:
+            self._origins.ports.add(sockets[0].getsockname()[1])
+        self._acceptors += [Acceptor(one, admission, lambda peer: Stream(admission, peer, served)) for one in sockets]
+        if listener.socket_path is not None:
+            return [(listener.bind, 0)]
         return [one.getsockname()[:2] for one in sockets]
 
     def _inside(self, listener: Listener, make: MakeConnection) -> Serve:
         name = listener.name
         if listener.type != "ws":
-            return lambda stream: make(name, stream.peer)
-        path, largest, timeout = listener.path, self._max_message, self._timeout
-        return lambda stream: WebSocketProtocol(stream, path, largest, timeout, lambda stream: make(name, stream.peer))
+            return lambda stream: make(name, stream.peer, stream.certified)
+        largest, timeout = self._max_message, self._timeout
+        door = Door(listener.path, self._origins, secure=listener.tls is not None)
+        inside: Serve = lambda stream: make(name, stream.peer, stream.certified)  # noqa: E731
+        return lambda stream: WebSocketProtocol(stream, door, largest, timeout, inside)
 
-    def _in_tls(self, context: ssl.SSLContext, inside: Serve) -> Serve:
-        return lambda stream: TlsProtocol(stream, context, self._timeout, inside)
+    def _in_tls(self, listener: Listener, certificate: Certificate, inside: Serve) -> Serve:
+        def accept(stream: Stream, tls: ssl.SSLObject) -> None:
+            der = tls.getpeercert(True)
+            if der is None:  # none is required
+                return
+            shown = read(der, listener.identity)
+            if shown.key in certificate.revoked:
+                raise NotAccepted("the client's certificate was revoked")
+            stream.certified = shown.user
+            stream.certificate = shown.key if certificate.tls.crlfile is not None else None
+
+        looked_at = accept if listener.tls is not None and listener.tls.cafile is not None else None
+        return lambda stream: TlsProtocol(stream, certificate.context, self._timeout, inside, looked_at)
+
+    def _behind_proxy(self, listener: Listener, behind: Serve) -> Serve:
+        # Whoever may open the file of a Unix socket is trusted.
+        trusted = None if listener.socket_path is not None else [ip_network(one) for one in listener.proxy_from]
+
+        def named(stream: Stream) -> Connection:
+            if stream.common_name and listener.identity == "cn" and listener.tls is None:
+                stream.certified = checked(stream.common_name, "cn")
+            return behind(stream)
+
+        return lambda stream: ProxyProtocol(stream, trusted, self._timeout, named)
 
     @property
     def connections(self) -> int:
         """How many sockets are open."""
-        return sum(len(gate.open) for gate in self._gates)
+        return sum(len(admission.open) for admission in self._admissions)
 
     async def renew(self, listener: Listener) -> None:
         """Use the certificates that this listener's files hold now for handshakes from here on.
@@ -102,7 +151,7 @@ class Listeners:
         """
         certificate = self._certificates.get(listener.name)
         if certificate is not None and listener.tls is not None:
-            await asyncio.to_thread(certificate.renew, listener.tls)
+            await self._watch.renew(certificate, listener.tls)
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; open connections go on."""
@@ -113,9 +162,18 @@ class Listeners:
     async def close(self) -> None:
         """Stop accepting, and abort the connections that are still open. The caller has closed those that deserve a goodbye."""
         self.stop_accepting()
-        for gate in self._gates:
-            await gate.clear()
-        self._gates.clear()
+        for admission in self._admissions:
+            await admission.clear()
+        self._admissions.clear()
+        await self._watch.close()
+
+
+def _end_revoked(admission: Admission, certificate: Certificate) -> None:
+    """End the connections of clients whose certificates count no more."""
+    for guest in list(admission.open):
+        if isinstance(guest, Stream) and guest.certificate in certificate.revoked:
+            logger.warning("listener %s: %s: its certificate was revoked, the connection ends", admission.name, guest.peer)
+            guest.abort()
 
 
 def _warn_of_few_descriptors(settings: Sequence[Listener]) -> None:
@@ -130,7 +188,13 @@ def _warn_of_few_descriptors(settings: Sequence[Listener]) -> None:
         )
 
 
-async def bound(host: str, port: int) -> list[socket.socket]:
+async def _sockets(listener: Listener) -> list[socket.socket]:
+    if listener.socket_path is not None:
+        return [listening(listener.socket_path, int(listener.mode, 8))]
+    return await bound(listener.host, listener.port, reuse_port=listener.reuse_port)
+
+
+async def bound(host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
     """Sockets that listen on every address of a host name; an empty one, or ``*``, is all of this machine's. Raises OSError."""
     loop = asyncio.get_running_loop()
     name = None if host in ("", "*") else host
@@ -140,7 +204,7 @@ async def bound(host: str, port: int) -> list[socket.socket]:
         for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
             if sockets and not port:
                 address = (address[0], sockets[0].getsockname()[1], *address[2:])
-            sockets.append(_listening(family, address))
+            sockets.append(_listening(family, address, reuse_port))
     except BaseException:
         for one in sockets:
             one.close()
@@ -148,10 +212,12 @@ async def bound(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-def _listening(family: int, address: tuple[Any, ...]) -> socket.socket:
+def _listening(family: int, address: tuple[Any, ...], reuse_port: bool) -> socket.socket:
     one = socket.socket(family, socket.SOCK_STREAM)
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         one.bind(address)
@@ -169,6 +235,8 @@ def kind(listener: Listener) -> str:
 
 def advice(error: OSError) -> str:
     """Why an address cannot be listened on, and what to do about it."""
+    if isinstance(error, Taken):
+        return str(error)
     reason = (error.strerror or str(error)).lower()
     if isinstance(error, socket.gaierror):
         return f"{reason}; use an address of this machine, or 0.0.0.0 for all of them"

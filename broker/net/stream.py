@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-from broker.net.gate import Gate
+from broker.net.admission import Admission
 
 READ = 1 << 18  # bytes read at once, as the event loops do
 
@@ -43,20 +43,39 @@ class Connection(Protocol):
 class Stream(asyncio.Protocol):
     """One accepted socket: passes everything on. ``make`` makes what serves it."""
 
-    __slots__ = ("_aborted", "_gate", "_make", "_served", "peer", "transport")
+    __slots__ = ("_aborted", "_admission", "_make", "_served", "certificate", "certified", "common_name", "peer", "transport")
 
-    def __init__(self, gate: Gate, peer: str, make: Callable[[Stream], Connection]) -> None:
-        self._gate = gate
+    def __init__(self, admission: Admission, peer: str, make: Callable[[Stream], Connection]) -> None:
+        self._admission = admission
         self._make: Callable[[Stream], Connection] | None = make
         self._served: Connection | None = None
         self._aborted = False
         self.peer = peer
         """The client's address, ``host:port``."""
+        self.common_name = ""
+        """Of the client's certificate, where a proxy verified one."""
+        self.certificate: tuple[bytes, int] | None = None
+        """Issuer and serial number of the client's certificate, where it may be taken back while the connection lasts."""
+        self.certified = ""
+        """The user that the client's certificate names; empty where none does."""
         self.transport: asyncio.Transport | None = None
+
+    @property
+    def host(self) -> str:
+        """The client's address, without brackets."""
+        return self.peer.rpartition(":")[0].strip("[]")
+
+    def comes_from(self, address: tuple[str, int]) -> None:
+        """The client is behind a proxy, which names its address."""
+        self.peer = shown(address)
+
+    def hand_over(self, served: Connection) -> None:
+        """From now on this serves the client."""
+        self._served = served
 
     def handshake_failed(self, why: str) -> None:
         """Say, and count, why the client did not get as far as MQTT."""
-        self._gate.handshake_failed(self.peer, why)
+        self._admission.handshake_failed(self.peer, why)
 
     def abort(self) -> None:
         """Drop the connection at once."""
@@ -107,9 +126,17 @@ class Stream(asyncio.Protocol):
     def ended(self, exc: Exception | None) -> None:
         """Nothing more comes."""
         served, self._served = self._served, None
-        self._gate.leave(self)
+        self._admission.leave(self)
         if served is not None:
             served.connection_lost(exc)
+
+
+def shown(address: tuple[str, int]) -> str:
+    """``host:port``, with an IPv6 address in brackets; ``unix:/path`` as it is."""
+    host, port = address[:2]
+    if host.startswith("unix:"):
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Unread(asyncio.Transport):

@@ -9,6 +9,8 @@ end, was dropped when reading was paused (uvloop), or when the connection was no
   paused. MQTT packets say how long they are, so a stream that was cut short leaves a part of a packet that nobody looks at.
 - What is written is encrypted at once; the socket's own buffer is the only one, and its high-water mark the one that counts.
 - The handshake has a time limit. Why it failed is logged with the client's address.
+
+Over 300 lines: one protocol of a socket.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ import ssl
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from broker.net.client_certificates import NotAccepted
 from broker.net.stream import Connection, Stream
-from broker.packets import TLS, spoken
+from broker.packets import TLS, protocol_of
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +82,13 @@ class TlsTransport(asyncio.Transport):
 
 
 class TlsProtocol:
-    """One socket. ``make`` makes what is inside once the handshake is done, within ``timeout`` seconds."""
+    """One socket. ``make`` makes what is inside once the handshake is done, within ``timeout`` seconds.
+
+    ``accept`` looks at who the client is first, and raises `NotAccepted`.
+    """
 
     __slots__ = (
+        "_accept",
         "_ended",
         "_heard",
         "_incoming",
@@ -96,9 +103,17 @@ class TlsProtocol:
         "transport",
     )
 
-    def __init__(self, stream: Stream, context: ssl.SSLContext, timeout: float, make: Callable[[Stream], Connection]) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        context: ssl.SSLContext,
+        timeout: float,
+        make: Callable[[Stream], Connection],
+        accept: Callable[[Stream, ssl.SSLObject], None] | None = None,
+    ) -> None:
         self._stream = stream
         self._make = make
+        self._accept = accept
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._served: Connection | None = None
         self._heard = False
@@ -120,7 +135,7 @@ class TlsProtocol:
         if not self._heard:
             self._heard = True
             if not data.startswith(TLS[: len(data)]):
-                self._fail(f"{spoken(data)}, where TLS is expected")
+                self._fail(f"{protocol_of(data)}, where TLS is expected")
                 return
         self._incoming.write(data)
         if self._served is None and not self._handshake():
@@ -172,6 +187,12 @@ class TlsProtocol:
             return False
         self._flush()
         self._stop_timer()
+        if self._accept is not None:
+            try:
+                self._accept(self._stream, self.tls)
+            except NotAccepted as error:
+                self._fail(str(error))
+                return False
         self._served = self._make(self._stream)
         self._served.connection_made(TlsTransport(self))
         return True

@@ -2,7 +2,8 @@
 
 - Subprotocol ``mqtt`` (``mqttv3.1`` for old clients) [MQTT-6.0.0-3, -4]; binary frames only [MQTT-6.0.0-1], a text frame
   closes with 1003. Frames and packets need not line up [MQTT-6.0.0-2]: what arrives is handed on as it comes.
-- The handshake must be complete within ``handshake_timeout``; the path must be the listener's.
+- The handshake must be complete within ``handshake_timeout``; the path must be the listener's. A browser sends the origin of
+  the page that connects, and lets any page: which may is asked of `Origins` (RFC 6455 10.2).
 - What the client sent before its Close frame counts (RFC 6455 5.5.1), and nothing behind ours does. While reading is paused,
   the end waits with the packets that it came behind.
 - A frame, and a message of several, may hold at most ``max_message`` bytes; a larger one closes with 1009.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
@@ -26,8 +27,9 @@ from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from broker.config import Origins, refusal
 from broker.net.stream import Connection, Stream
-from broker.packets import shown, spoken
+from broker.packets import protocol_of, shown
 
 SUBPROTOCOLS = [Subprotocol("mqtt"), Subprotocol("mqttv3.1")]
 CLOSE_TIMEOUT = 5.0  # seconds for the peer to answer our close frame
@@ -36,7 +38,27 @@ _PONG_ROOM = 1 << 16  # bytes in the write buffer above which pings go unanswere
 
 # websockets logs whole frames at DEBUG, and a CONNECT's frame has a password in it.
 _quiet = logging.getLogger(f"{__name__}.frames")
-_quiet.setLevel(logging.WARNING)
+_quiet.setLevel(logging.CRITICAL)  # what it would log, with a traceback, is in `handshake_exc`, which we log in a line
+
+
+class Door(NamedTuple):
+    """What a listener asks of a request. ``secure``: whether it came by TLS of ours."""
+
+    path: str
+    origins: Origins
+    secure: bool
+
+    def refusal(self, request: Request) -> tuple[int, str] | None:
+        """(status, why); None for who may come in."""
+        path = request.path.partition("?")[0]
+        if path != self.path:
+            return 404, f"path {shown(path)}; MQTT is at {self.path}"
+        origins, hosts = request.headers.get_all("Origin"), request.headers.get_all("Host")
+        if len(origins) > 1 or len(hosts) > 1:
+            return 400, "more than one Origin or Host"
+        if origins and not self.origins.takes(origins[0], "".join(hosts), secure=self.secure):
+            return 403, refusal(origins[0])
+        return None
 
 
 class WebSocketTransport(asyncio.Transport):
@@ -99,13 +121,13 @@ class WebSocketProtocol:
 
     __slots__ = (
         "_connection",
+        "_door",
         "_ended",
         "_ends_later",
         "_frames",
         "_head",
         "_make",
         "_max_message",
-        "_path",
         "_stream",
         "_timer",
         "_transport",
@@ -113,10 +135,10 @@ class WebSocketProtocol:
     )
 
     def __init__(
-        self, stream: Stream, path: str, max_message: int, timeout: float, make: Callable[[Stream], Connection]
+        self, stream: Stream, door: Door, max_message: int, timeout: float, make: Callable[[Stream], Connection]
     ) -> None:
         self._stream = stream
-        self._path = path
+        self._door = door
         self._max_message = max_message
         self._make = make
         self._head = b""
@@ -188,7 +210,7 @@ class WebSocketProtocol:
         self._head += data
         head, end, rest = self._head.partition(b"\r\n\r\n")
         if not head.startswith(b"GET "[: len(head)]):
-            self._refused(f"{spoken(head)}, where a WebSocket is expected")
+            self._refused(f"{protocol_of(head)}, where a WebSocket is expected")
             transport.abort()
         elif not end and len(head) > _HEAD_LIMIT:
             self._refused(f"a WebSocket request of more than {_HEAD_LIMIT} bytes")
@@ -212,13 +234,15 @@ class WebSocketProtocol:
         why = ""
         for event in protocol.events_received():
             if isinstance(event, Request):
-                path = event.path.partition("?")[0]
-                if path == self._path:
-                    response = protocol.accept(event)
-                else:
-                    why = f"path {shown(path)}; MQTT is at {self._path}"
-                    response = protocol.reject(404, f"MQTT is at {self._path}.\n")
-                protocol.send_response(response)
+                refused = self._door.refusal(event)
+                if refused is None:
+                    try:
+                        protocol.send_response(protocol.accept(event))
+                    except UnicodeEncodeError:  # of an answer of websockets' that quotes the header
+                        refused = 400, "a header is not UTF-8"
+                if refused is not None:
+                    why = refused[1]
+                    protocol.send_response(protocol.reject(refused[0], f"{why}\n"))
         transport.writelines(filter(None, protocol.data_to_send()))
         if protocol.state is not State.OPEN:
             self._refused(f"WebSocket handshake refused: {why or protocol.handshake_exc or 'not HTTP/1.1'}")

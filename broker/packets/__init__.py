@@ -31,9 +31,9 @@ from broker.packets.model import (
     Unsubscribe,
     Will,
 )
+from broker.packets.other_protocols import TLS, protocol_of
 from broker.packets.properties import EMPTY, FORWARDED, Properties, Property, decode_properties, encode_property_body
-from broker.packets.strangers import TLS, spoken
-from broker.packets.topics import SHARE, is_wildcard, matches, parse_share, reserved, validate_filter
+from broker.packets.topics import SHARE, is_wildcard, matches, overlap, parse_share, reserved, validate_filter, validate_name
 from broker.packets.wire import check_identifier, shown
 
 __all__ = [
@@ -74,10 +74,12 @@ __all__ = [
     "encode_property_body",
     "is_wildcard",
     "matches",
+    "overlap",
     "parse_share",
+    "protocol_of",
     "publish_parts",
     "reserved",
     "shown",
-    "spoken",
     "validate_filter",
+    "validate_name",
 ]

@@ -11,6 +11,8 @@ from typing import ClassVar
 
 from broker.packets.codes import PacketType
 from broker.packets.properties import EMPTY, Properties
+from broker.packets.publish import PubAck as PubAck
+from broker.packets.publish import Publish as Publish
 
 MQTT_3_1 = 3
 MQTT_3_1_1 = 4
@@ -47,28 +49,6 @@ class Connect:
 class ConnAck:
     type: ClassVar[PacketType] = PacketType.CONNACK
     session_present: bool = False
-    reason: int = 0
-    properties: Properties = EMPTY
-
-
-@dataclass(slots=True)
-class Publish:
-    """``packet_id`` is 0 with QoS 0. ``topic`` is empty only where a topic alias stands for it (MQTT 5)."""
-
-    type: ClassVar[PacketType] = PacketType.PUBLISH
-    topic: str
-    payload: bytes
-    qos: int = 0
-    retain: bool = False
-    dup: bool = False
-    packet_id: int = 0
-    properties: Properties = EMPTY
-
-
-@dataclass(slots=True)
-class PubAck:
-    type: ClassVar[PacketType] = PacketType.PUBACK
-    packet_id: int
     reason: int = 0
     properties: Properties = EMPTY
 

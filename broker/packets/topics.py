@@ -90,3 +90,21 @@ def matches(filter: str, topic: str) -> bool:
     elif len(levels) != len(wanted):
         return False
     return all(want in ("+", level) for want, level in zip(wanted, levels, strict=False))
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether some topic name matches both of two valid, unshared filters."""
+    if (one[0] == "$" and other[0] in "+#") or (other[0] == "$" and one[0] in "+#"):  # [MQTT-4.7.2-1]
+        return False
+    left, right = one.split("/"), other.split("/")
+    for mine, its in zip(left, right, strict=False):
+        if "#" in (mine, its):
+            return True
+        if mine != its and "+" not in (mine, its):
+            return False
+    longer, shorter = (left, right) if len(left) > len(right) else (right, left)
+    if len(longer) == len(shorter):
+        return True
+    if longer[0] == "" and shorter == ["+"]:  # "/#" would match the empty name as "+" does, but that is none [MQTT-4.7.3-1]
+        return False
+    return longer[len(shorter)] == "#"  # "a/#" matches "a" too

@@ -1,9 +1,10 @@
-"""What storage is asked about retained messages: those that memory has not, which expired, and how many there are.
+"""Retained messages: the last one of each topic, in memory and in storage, until it expires.
 
-Kept true: the pipeline never waits for any of it.
+Kept true: the pipeline never waits for storage to read one.
 """
 
 from broker.retained.expiry import RetainedExpiry
-from broker.retained.reader import StoredRetained
+from broker.retained.memory import Reading, Retained
+from broker.retained.stored import StoredRetained
 
-__all__ = ["RetainedExpiry", "StoredRetained"]
+__all__ = ["Reading", "Retained", "RetainedExpiry", "StoredRetained"]

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from broker.pipeline import Step
+from storage.ending import end
 from storage.errors import StorageUnavailable
 from storage.records import DropRetained, Operation
 
 if TYPE_CHECKING:
     from broker.clock import ServerTime, Wheel
-    from broker.routing import Retained
+    from broker.retained.memory import Retained
     from storage.interface import RetainedReader
 
 log = logging.getLogger(__name__)
@@ -55,9 +56,7 @@ class RetainedExpiry:
 
     async def stop(self) -> None:
         """End a look under way."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end([self._task])
 
     async def _look(self) -> None:
         now = self._time.now()

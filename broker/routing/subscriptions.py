@@ -18,7 +18,7 @@ Over 300 lines: the one way to subscribe is told in one place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from amqtt.contexts import Action
@@ -26,7 +26,7 @@ from amqtt.contexts import Action
 from broker.access import OWN
 from broker.packets import SHARE, ProtocolViolation, ReasonCode, parse_share, validate_filter
 from broker.pipeline import Step
-from broker.sessions import NOT_YET
+from broker.sessions import NOT_YET, member_of
 from storage import records
 from storage.records import DeviceKey, InboxEntry, Message, Operation, Subscription
 
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from broker.clock import ServerTime
     from broker.config import Mqtt
     from broker.counters import Counters
-    from broker.ids import Ids
-    from broker.routing.retained import Reading, Retained
+    from broker.retained import Reading, Retained
     from broker.sessions import Session
 
 _NEW_ONLY, _NEVER = 1, 2
@@ -65,9 +64,9 @@ class Filters(Protocol):
 
     def remove(self, filter_: str, subscriber: Session) -> bool: ...
 
-    def set_aside(self, filter_: str, subscriber: Session) -> None: ...
+    def set_aside(self, filter_: str, subscriber: Session, member: str) -> None: ...
 
-    def bring_back(self, filter_: str, subscriber: Session, subscription: Subscription) -> None: ...
+    def bring_back(self, filter_: str, subscriber: Session, subscription: Subscription, member: str) -> None: ...
 
 
 class Groups(Protocol):
@@ -78,13 +77,53 @@ class Groups(Protocol):
     def leave(self, session: Session, filter_: str, *, unsubscribed: bool) -> list[Operation]: ...
 
 
+class Joins(Protocol):
+    """That a session becomes a member of a channel."""
+
+    def operations(self) -> list[Operation]: ...
+
+    def done(self) -> None: ...
+
+
+class Channels(Protocol):
+    """The channels (`broker.routing.channels`)."""
+
+    def join(self, session: Session, filters: Iterable[str]) -> Sequence[Joins]: ...
+
+    def leave(self, session: Session, filter_: str) -> list[Operation]: ...
+
+    def ended(self, session: Session) -> list[Operation]: ...
+
+
+class Interest(Protocol):
+    """What the clean sessions of this node want, for the other nodes of a cluster to know. Both answer with what is to be
+    stored for it."""
+
+    def listen(self, filter_: str) -> list[Operation]: ...
+
+    def unlisten(self, filter_: str) -> list[Operation]: ...
+
+
+class ClusterRetained(Protocol):
+    """What is retained for filters that are in force."""
+
+    def find(
+        self,
+        session: Session,
+        subscriptions: Sequence[Subscription],
+        filters: Sequence[str],
+        present: Present,
+        give: Callable[[list[Message], list[InboxEntry]], None],
+    ) -> None: ...
+
+
 class StoredRetained(Protocol):
     """The retained messages that memory has not."""
 
     async def read(self, reading: Reading, present: Present) -> bool: ...
 
 
-class Given(Protocol):
+class RetainedDelivery(Protocol):
     """How what is retained reaches a device."""
 
     def subscribed(self, session: Session, unstored: list[Message], entries: list[InboxEntry]) -> None:
@@ -106,50 +145,59 @@ class Subscriptions:
         self,
         *,
         limits: Mqtt,
-        ids: Ids,
+        newest: Callable[[], int],
         time: ServerTime,
         trie: Filters,
         retained: Retained,
         stored_retained: StoredRetained,
         groups: Groups,
+        channels: Channels,
         access: Access,
         counters: Counters,
-        given: Given,
+        retained_delivery: RetainedDelivery,
         events: Events,
         submit: Callable[[Step], None],
     ) -> None:
         self.limits = limits
-        self.ids = ids
+        self.newest = newest
+        """The end of the clean sessions' timeline."""
+        self.interest: Interest | None = None
+        """None where storage serves one node."""
+        self.cluster_retained: ClusterRetained | None = None
+        """In a cluster: reads from storage what is retained, once filters are in force."""
         self.time = time
         self.trie = trie
         self.retained = retained
         self.groups = groups
-        self.given = given
+        self.channels = channels
+        self.retained_delivery = retained_delivery
         self.events = events
         self._stored_retained = stored_retained
         self._access = access
-        self._counters = counters
+        self.counters = counters
         self._submit = submit
 
     # --- at start, and at the end of a session -------------------------------------------------------------------------
 
     def load(self, session: Session) -> None:
-        """Take up a stored session's filters, whose inbox alone was known. Those of shared subscriptions join their groups at
-        the end of the start."""
+        """Take up a stored session's filters, of which its name alone was known. Those of shared subscriptions join their
+        groups at the end of the start."""
+        member = member_of(*session.key)
         for filter_, subscription in session.subscriptions.items():
             if filter_.startswith(SHARE):
-                session.shares.add(filter_)
+                session.shared_filters |= {filter_}
             else:
-                self.trie.bring_back(filter_, session, subscription)
+                self.trie.bring_back(filter_, session, subscription, member)
 
     def put_away(self, session: Session) -> None:
-        """The session is kept in storage alone, where its inbox gets what its filters match. It has no shared ones."""
-        for filter_ in session.subscriptions:
-            self.trie.set_aside(filter_, session)
+        """The session is kept in storage alone, where its inbox gets what its filters match."""
+        member = member_of(*session.key)
+        for filter_ in session.subscriptions.keys() - session.shared_filters:
+            self.trie.set_aside(filter_, session, member)
 
     def ended(self, session: Session) -> list[Operation]:
         """The session ends at this place in the order: its filters match no more. Returns what is to be stored for that."""
-        operations: list[Operation] = []
+        operations: list[Operation] = [] if session.channels is None else self.channels.ended(session)
         for filter_ in list(session.subscriptions):
             operations += self.take_out(session, filter_, unsubscribed=False)
         return operations
@@ -204,9 +252,12 @@ class Subscriptions:
         for subscription, code in zip(request.wanted, request.codes, strict=True):
             if code and info is not None:
                 if code == ReasonCode.NOT_AUTHORIZED:
-                    self._counters.acl_denied += 1
+                    self.counters.acl_denied += 1
                 why = "" if code == ReasonCode.NOT_AUTHORIZED else ReasonCode(code).name.lower().replace("_", " ")
                 self._access.log_refusal(info, Action.SUBSCRIBE, subscription.filter, why)
+        if self.cluster_retained is not None:
+            self._submit(SubscribeStep(self, request, self.retained.open(())))
+            return None
         wanted = [s.filter for s in request.granted if s.options >> 4 != _NEVER and not s.filter.startswith(SHARE)]
         if self.retained.elsewhere(wanted):
             return self._read(request, wanted)
@@ -233,10 +284,12 @@ class Subscriptions:
     def take_out(self, session: Session, filter_: str, *, unsubscribed: bool) -> list[Operation]:
         """Take out a filter that the session has; what is to be stored for its group, where it is shared."""
         del session.subscriptions[filter_]
-        if filter_ not in session.shares:
+        if filter_ not in session.shared_filters:
             self.trie.remove(filter_, session)
-            return []
-        session.shares.discard(filter_)
+            if session.durable:
+                return [] if session.channels is None else self.channels.leave(session, filter_)
+            return [] if self.interest is None else self.interest.unlisten(filter_)
+        session.shared_filters -= {filter_}
         return self.groups.leave(session, filter_, unsubscribed=unsubscribed)
 
 
@@ -270,10 +323,16 @@ class SubscribeStep(Step):
         self._reading = reading
         self._granted: list[Subscription] = []
         self._unstored: list[Message] = []
+        self._later: list[str] = []
+        """Filters for which storage is read once they are in force."""
+        self._answered = False
+        self._joins: Sequence[Joins] = ()
         self._operation: records.Subscribe | None = None
 
     def ready(self) -> bool:
-        """What is retained for the filters is decided."""
+        """What is retained for the filters is decided, or is read later."""
+        if self._subscriptions.cluster_retained is not None:
+            return True
         undecided = self._subscriptions.retained.undecided
         return not any(undecided(subscription.filter) for subscription in self._request.granted)
 
@@ -305,6 +364,9 @@ class SubscribeStep(Step):
         copies = [
             Subscription(s.filter, s.options, s.identifier, start if s.since == NOT_YET else s.since) for s in self._granted
         ]
+        self._joins = self._subscriptions.channels.join(session, [s.filter for s in self._granted])
+        for join in self._joins:
+            operations += join.operations()
         stored = [message for message in messages if message.id]
         self._operation = records.Subscribe(session.key, session.epoch, copies, stored)
         operations.append(self._operation)
@@ -321,6 +383,7 @@ class SubscribeStep(Step):
         for place, wanted in enumerate(request.wanted):
             if wanted.filter in beyond and not request.codes[place]:
                 request.codes[place] = ReasonCode.QUOTA_EXCEEDED
+                self._subscriptions.counters.limit_subscriptions += 1
 
     def _put_in(self, session: Session, subscription: Subscription, retained: dict[str, Message]) -> list[Operation]:
         """The filter matches from here on; adds what is ``retained`` for it. Returns what is to be stored for its group."""
@@ -328,18 +391,25 @@ class SubscribeStep(Step):
         known = session.subscriptions.get(filter_)
         session.subscriptions[filter_] = subscription
         if filter_.startswith(SHARE):
-            session.shares.add(filter_)
+            session.shared_filters |= {filter_}
             return house.groups.join(session, subscription)
         if known is not None:
             subscription.since = known.since
         else:
-            subscription.since = NOT_YET if session.durable else house.ids.last
+            subscription.since = NOT_YET if session.durable else house.newest()
         house.trie.add(filter_, session, subscription)
+        told: list[Operation] = []
+        if known is None and not session.durable and house.interest is not None:
+            told = house.interest.listen(filter_)
         handling = subscription.options >> 4
         if handling != _NEVER and not (handling == _NEW_ONLY and known is not None):
-            for message in house.retained.match(filter_, house.time.now(), self._reading):
+            found = house.retained.match(filter_, house.time.now(), self._reading)
+            if house.cluster_retained is not None:
+                self._later.append(filter_)
+                found = [message for message in found if not message.id]
+            for message in found:
                 retained[message.topic] = message
-        return []
+        return told
 
     def done(self) -> None:
         """Say what was granted, and begin to deliver."""
@@ -350,14 +420,30 @@ class SubscribeStep(Step):
             session.awaits_filter = False
             for copy in operation.subscriptions:
                 session.placed(copy.filter, copy.since)
+            for join in self._joins:
+                join.done()
             target = session.key.client_id
             pairs = zip(operation.retained, operation.retained_seqs, strict=True) if operation.retained_seqs else ()
             entries = [InboxEntry(seq, message, target) for message, seq in pairs]
-        request.answer(request.codes)
-        for subscription in self._granted:
-            house.events.client_subscribed(session.key, subscription.filter, subscription.options & 3)
+        later = house.cluster_retained
+        if later is None or not self._later:
+            self._give([], entries)
+        else:
+            in_force = self._granted if operation is None else list(operation.subscriptions)
+            later.find(session, in_force, self._later, request.present, self._give)
+
+    def _give(self, copies: list[Message], entries: list[InboxEntry]) -> None:
+        """Answer, the first time; and deliver ``copies`` that are in no timeline, and those that are in the inbox."""
+        request, house = self._request, self._subscriptions
+        session = request.session
+        if not self._answered:
+            self._answered = True
+            request.answer(request.codes)
+            for subscription in self._granted:
+                house.events.client_subscribed(session.key, subscription.filter, subscription.options & 3)
         if self._granted:
-            house.given.subscribed(session, self._unstored, entries)
+            unstored, self._unstored = self._unstored, []
+            house.retained_delivery.subscribed(session, unstored + copies, entries)
 
 
 class UnsubscribeStep(Step):

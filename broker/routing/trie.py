@@ -7,16 +7,19 @@ Rules it keeps:
 - The result for a topic is computed once and kept until a subscription that could change it comes or goes, so a publish
   costs one dictionary look-up however many filters there are. The cache is bounded by weight: 1 per topic and 1 per
   subscriber in its result.
-- A subscriber that nobody is connected to may be *set aside*: only its inbox is kept, counted by filter, as all that a publish
-  needs of it. That changes no result that is kept, since those look up who is there in the places that they came from.
+- A subscriber that nobody is connected to may be *set aside*: only its name is kept (`sessions.member_of`), as all that a
+  publish needs of it. That changes no result that is kept, since those look up who is there in the places that they came from.
+- Names are a set: who is set aside twice is there once, so that what other nodes tell may be told again.
 
 Over 300 lines: one data structure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+from broker.sessions import DEVICE, is_group
 from storage.records import Subscription
 
 
@@ -33,12 +36,13 @@ S = TypeVar("S", bound=Subscriber)
 class Match(Generic[S]):
     """Who a topic reaches.
 
-    ``recipients``: the inboxes that get an entry, each once. ``live``: the subscribers without an inbox.
+    ``recipients``: the inboxes that get an entry, each once. ``live``: the subscribers without an inbox. In a ``channel``, the
+    one entry is for all ``users``, and ``recipients`` has the channel in place of them.
     """
 
-    __slots__ = ("_places", "_readers", "_version", "live", "recipients")
+    __slots__ = ("_places", "_readers", "_version", "channel", "live", "recipients", "users")
 
-    def __init__(self, places: list[_Place[S]]) -> None:
+    def __init__(self, places: list[_Place[S]], channel: str | None = None) -> None:
         self._places = places
         recipients: dict[str, None] = {}
         live: dict[S, None] = {}
@@ -50,9 +54,17 @@ class Match(Generic[S]):
                     live[subscriber] = None
             aside = place.aside
             if isinstance(aside, str):
-                recipients[aside] = None
+                recipients[aside.partition(DEVICE)[0]] = None
             elif aside is not None:
                 recipients.update(dict.fromkeys(aside))
+        self.users: tuple[str, ...] = ()
+        self.channel = ""
+        if channel is not None:
+            self.users = tuple(inbox for inbox in recipients if not is_group(inbox))
+            if self.users:
+                recipients = {inbox: None for inbox in recipients if is_group(inbox)}
+                recipients[channel] = None
+                self.channel = channel
         self.recipients: tuple[str, ...] = tuple(recipients)
         self.live: tuple[S, ...] = tuple(live)
         self._readers: list[list[S]] = []
@@ -64,7 +76,7 @@ class Match(Generic[S]):
     @property
     def weight(self) -> int:
         """What it counts for in the cache."""
-        return 1 + len(self.recipients) + len(self.live)
+        return 1 + len(self.recipients) + len(self.live) + len(self.users)
 
     def granted(self, subscriber: S) -> tuple[Subscription, ...]:
         """The subscriber's subscriptions that match, in no order; none where it is set aside."""
@@ -86,8 +98,11 @@ class Match(Generic[S]):
         if version != self._version:
             found: dict[str, list[S]] = {inbox: [] for inbox in self.recipients}
             for subscriber in self.subscribers():
-                if subscriber.inbox in found:
-                    found[subscriber.inbox].append(subscriber)
+                inbox = subscriber.inbox
+                if inbox in found:
+                    found[inbox].append(subscriber)
+                elif inbox and self.channel:
+                    found[self.channel].append(subscriber)
             self._readers, self._version = list(found.values()), version
         return self._readers
 
@@ -104,8 +119,8 @@ class _Place(Generic[S]):
     def __init__(self) -> None:
         self.children: dict[str, _Place[S]] | None = None
         self.subscriptions: dict[S, tuple[Subscription, ...]] | None = None
-        self.aside: dict[str, int] | str | None = None
-        """Inboxes by how many of their subscribers are set aside; the inbox itself where it is one."""
+        self.aside: dict[str, str | set[str]] | str | None = None
+        """Who is set aside, by inbox: the client id, empty for an anonymous user, or several; one alone by its name."""
         self.version = 0
         """Rises whenever a subscriber comes or goes."""
 
@@ -133,28 +148,56 @@ class _Place(Generic[S]):
             self.subscriptions = None
         return True
 
-    def put_aside(self, inbox: str) -> None:
-        """Count one more of the inbox's subscribers."""
-        if self.aside is None:
-            self.aside = inbox
-            return
-        if isinstance(self.aside, str):
-            self.aside = {self.aside: 1}
-        self.aside[inbox] = self.aside.get(inbox, 0) + 1
-
-    def take_aside(self, inbox: str) -> None:
-        """Count one less."""
+    def put_aside(self, member: str) -> bool:
+        """Add one that is set aside; whether it is new."""
         aside = self.aside
-        if isinstance(aside, str) or aside is None:
-            self.aside = None if aside == inbox else aside
-            return
-        aside[inbox] -= 1
-        if not aside[inbox]:
+        if aside is None:
+            self.aside = member
+            return True
+        if isinstance(aside, str):
+            if aside == member:
+                return False
+            inbox, _, client_id = aside.partition(DEVICE)
+            aside = self.aside = {inbox: client_id}
+        inbox, _, client_id = member.partition(DEVICE)
+        known = aside.get(inbox)
+        if known is None:
+            aside[inbox] = client_id
+        elif isinstance(known, set):
+            if client_id in known:
+                return False
+            known.add(client_id)
+        elif known == client_id:
+            return False
+        else:
+            aside[inbox] = {known, client_id}
+        return True
+
+    def take_aside(self, member: str) -> bool:
+        """Take one out; False where it is not there."""
+        aside = self.aside
+        if aside is None or isinstance(aside, str):
+            if aside != member:
+                return False
+            self.aside = None
+            return True
+        inbox, _, client_id = member.partition(DEVICE)
+        known = aside.get(inbox)
+        if isinstance(known, set):
+            if client_id not in known:
+                return False
+            known.discard(client_id)
+            if len(known) == 1:
+                aside[inbox] = known.pop()
+        elif known != client_id:
+            return False
+        else:
             del aside[inbox]
         if len(aside) == 1:
-            ((last, count),) = aside.items()
-            if count == 1:
-                self.aside = last
+            ((inbox, last),) = aside.items()
+            if isinstance(last, str):
+                self.aside = f"{inbox}{DEVICE}{last}" if last else inbox
+        return True
 
 
 class Trie(Generic[S]):
@@ -163,10 +206,12 @@ class Trie(Generic[S]):
     def __init__(self, cache_weight: int = 100_000) -> None:
         self._root: _Place[S] = _Place()
         self._exact: dict[str, _Place[S] | str] = {}
-        """Filters without wildcards. An inbox stands for a place that has nothing but that inbox aside."""
+        """Filters without wildcards. A name stands for a place that has nothing but that one aside."""
         self._cache: dict[str, Match[S]] = {}
         self._cache_weight = 0
         self._cache_limit = cache_weight
+        self.channel_of: Callable[[str], str | None] | None = None
+        """The channel of a topic, where any has read fan-out; set before the first message."""
         self.count = 0
         """How many subscriptions there are."""
 
@@ -189,29 +234,52 @@ class Trie(Generic[S]):
 
     # --- who is set aside ----------------------------------------------------------------------------------------------
 
-    def add_aside(self, filter_: str, inbox: str) -> None:
-        """Add the subscription of somebody who is set aside."""
-        self.count += 1
+    def add_aside(self, filter_: str, member: str) -> None:
+        """Add the subscription of somebody who is set aside, where it is not known."""
         if not _wild(filter_) and filter_ not in self._exact:
-            self._exact[filter_] = inbox
-        else:
-            self._make(filter_).put_aside(inbox)
+            self._exact[filter_] = member
+        elif self._exact.get(filter_) == member or not self._make(filter_).put_aside(member):
+            return
+        self.count += 1
         self._forget(filter_)
 
-    def set_aside(self, filter_: str, subscriber: S) -> None:
-        """Keep only the inbox of a subscriber that has this filter."""
+    def remove_aside(self, filter_: str, member: str) -> None:
+        """Remove the subscription of somebody who is set aside, where there is one."""
+        place = self._find(filter_)
+        if place is None:
+            return
+        if isinstance(place, str):
+            if place != member:
+                return
+            del self._exact[filter_]
+        elif not place.take_aside(member):
+            return
+        elif place.empty:
+            self._prune(filter_)
+        else:
+            self._shorten(filter_, place)
+        self.count -= 1
+        self._forget(filter_)
+
+    def set_aside(self, filter_: str, subscriber: S, member: str) -> None:
+        """Keep only the name of a subscriber that has this filter."""
         place = self._make(filter_)
-        place.put_aside(subscriber.inbox)
-        place.take(subscriber)
+        self.count += place.put_aside(member) - place.take(subscriber)
+        self._shorten(filter_, place)
+
+    def bring_back(self, filter_: str, subscriber: S, subscription: Subscription, member: str) -> None:
+        """The subscriber that was set aside is here again; with a filter that was not known it is new."""
+        place = self._make(filter_)
+        new, known = place.put(subscriber, subscription), place.take_aside(member)
+        self.count += new - known
+        if not known:
+            self._forget(filter_)
+
+    def _shorten(self, filter_: str, place: _Place[S]) -> None:
+        """Let a name stand for a place that has nothing else."""
         if place.subscriptions is None and isinstance(place.aside, str) and not _wild(filter_):
             self._exact[filter_] = place.aside
             self._forget(filter_)
-
-    def bring_back(self, filter_: str, subscriber: S, subscription: Subscription) -> None:
-        """The subscriber that was set aside is here again."""
-        place = self._make(filter_)
-        place.put(subscriber, subscription)
-        place.take_aside(subscriber.inbox)
 
     # --- matching ------------------------------------------------------------------------------------------------------
 
@@ -219,7 +287,8 @@ class Trie(Generic[S]):
         """Who gets a message of this topic name, which must be valid."""
         match = self._cache.get(topic)
         if match is None:
-            match = self._cache[topic] = Match(self._walk(topic))
+            channel = None if self.channel_of is None else self.channel_of(topic)
+            match = self._cache[topic] = Match(self._walk(topic), channel)
             self._cache_weight += match.weight
             while self._cache_weight > self._cache_limit and len(self._cache) > 1:
                 self._drop(next(iter(self._cache)))

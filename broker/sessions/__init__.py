@@ -3,31 +3,59 @@
 Kept true: every change takes its place in the order of groups, and whoever holds an older session epoch changes nothing.
 """
 
+from broker.sessions.channel import Channels, Member, member_device, member_key
+from broker.sessions.connect_options import ConnectOptions
 from broker.sessions.cursor import Cursor, Head
+from broker.sessions.lifecycle import Read, Sessions
 from broker.sessions.link import Link, OutboundPort
-from broker.sessions.old_end import OldEnd
+from broker.sessions.ports import Peers
+from broker.sessions.retention_lock import RetentionLock
 from broker.sessions.session import NOT_YET, Session
-from broker.sessions.sessions import Sessions
-from broker.sessions.timeline import INBOX, LIVE_ONLY, SETTLED, Timeline, group_inbox
+from broker.sessions.steps import disconnected_now
+from broker.sessions.timeline import (
+    DEVICE,
+    INBOX,
+    LIVE_ONLY,
+    SETTLED,
+    Timeline,
+    channel_filter,
+    channel_inbox,
+    group_inbox,
+    is_channel,
+    is_group,
+    member_of,
+)
 from broker.sessions.window import PUBLISHED_1, RELEASED, Slot
-from broker.sessions.wishes import Wishes
 
 __all__ = [
+    "DEVICE",
     "INBOX",
     "LIVE_ONLY",
     "NOT_YET",
     "PUBLISHED_1",
     "RELEASED",
     "SETTLED",
+    "Channels",
+    "ConnectOptions",
     "Cursor",
     "Head",
     "Link",
-    "OldEnd",
+    "Member",
     "OutboundPort",
+    "Peers",
+    "Read",
+    "RetentionLock",
     "Session",
     "Sessions",
     "Slot",
     "Timeline",
-    "Wishes",
+    "channel_filter",
+    "channel_inbox",
+    "disconnected_now",
     "group_inbox",
+    "is_channel",
+    "is_group",
+    "member_device",
+    "member_key",
+    "member_of",
 ]

@@ -39,9 +39,10 @@ class Cursor:
         self.head = head
         self._position = position
         self.live = position >= head.seq
-        self._pushed: list[InboxEntry] = []  # not a deque, which takes 600 bytes while it is empty
+        # Lists and no deque, which takes 600 bytes while it is empty; and none where a connection never has any.
+        self._pushed: list[InboxEntry] | None = None
         self._at = 0
-        self._page: list[InboxEntry] = []
+        self._page: list[InboxEntry] | None = None
         self.bytes = 0
         self.counted = 0
         """Of these, what the sum over all cursors has."""
@@ -60,11 +61,13 @@ class Cursor:
     @property
     def waiting(self) -> int:
         """How many entries were pushed and not handed out."""
-        return len(self._pushed) - self._at
+        return 0 if self._pushed is None else len(self._pushed) - self._at
 
     def push(self, entry: InboxEntry) -> None:
         """A committed entry that is due, or may be; the head is there already."""
         if self.live and entry.seq > self._position:
+            if self._pushed is None:
+                self._pushed = []
             self._pushed.append(entry)
             if entry.message is not None:
                 self.bytes += len(entry.message.payload)
@@ -84,6 +87,7 @@ class Cursor:
         if entry.message is not None:
             self.bytes -= len(entry.message.payload)
         pushed = self._pushed
+        assert pushed is not None
         at = self._at + 1
         if at == len(pushed):
             pushed.clear()
@@ -108,8 +112,9 @@ class Cursor:
         """
         if self.live or after != self._position:
             return
-        self._page = [entry for entry in reversed(entries) if entry.seq <= self.head.seq]
-        if not self._page:
+        page = [entry for entry in reversed(entries) if entry.seq <= self.head.seq]
+        self._page = page or None
+        if not page:
             self._position = max(after, head)
 
     def fall_behind(self) -> None:
@@ -126,7 +131,7 @@ class Cursor:
         self.live = position >= self.head.seq
 
     def _forget(self) -> None:
-        self._pushed.clear()
+        self._pushed = None
         self._at = 0
         self.bytes = 0
-        self._page = []
+        self._page = None

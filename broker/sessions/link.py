@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from broker.access import SessionInfo
+    from broker.sessions.connect_options import ConnectOptions
     from broker.sessions.session import Session
     from broker.sessions.window import Slot
-    from broker.sessions.wishes import Wishes
 
 
 class OutboundPort(ABC):
@@ -48,12 +48,12 @@ class Link(ABC):
     __slots__ = (
         "alias_limit",
         "aliases_out",
-        "extras",
+        "connect_options",
         "inbound",
         "info",
         "max_packet_size",
         "outbound",
-        "send_quota",
+        "receive_maximum",
         "session",
         "version",
         "was_open",
@@ -68,14 +68,14 @@ class Link(ABC):
         self.outbound: OutboundPort | None = None
         self.max_packet_size = 0
         """What the client takes, in bytes; 0 for any."""
-        self.send_quota = 65535
+        self.receive_maximum = 65535
         """The client's Receive Maximum."""
         self.inbound = 0
-        """QoS 1 and 2 messages of the client that are not acknowledged to the end: what its Receive Maximum bounds."""
+        """QoS 1 and 2 messages of the client that are not acknowledged to the end: what the broker's Receive Maximum bounds."""
         self.alias_limit = 0
         self.aliases_out: dict[str, int] | None = None
         """Topic aliases that the client was told; None where it wants none."""
-        self.extras: Wishes | None = None
+        self.connect_options: ConnectOptions | None = None
         self.will_wanted = True
         self.was_open = False
         """The connection had got as far as CONNACK when it ended."""
@@ -86,6 +86,11 @@ class Link(ABC):
     @abstractmethod
     def name(self) -> str:
         """Who this is, for logs."""
+
+    @property
+    def about(self) -> dict[str, str]:
+        """The same for logs that programs read: the fields of a line, by name."""
+        return {}
 
     @property
     @abstractmethod

@@ -9,12 +9,13 @@ if TYPE_CHECKING:
     from broker.config import Settings
     from broker.counters import Counters
     from broker.pipeline import Pipeline
+    from broker.sessions.channel import Channels
+    from broker.sessions.lifecycle import Sessions
     from broker.sessions.link import Link, OutboundPort
-    from broker.sessions.old_end import OldEnd
+    from broker.sessions.retention_lock import RetentionLock
     from broker.sessions.session import Session
-    from broker.sessions.sessions import Sessions
     from storage.interface import Storage
-    from storage.records import Device, Operation
+    from storage.records import Device, DeviceKey, Operation
 
 
 class Delivery(Protocol):
@@ -39,8 +40,11 @@ class Groups(Protocol):
     def load(self, device: Device) -> None:
         """Take a stored group up again."""
 
-    def detach(self, session: Session) -> None:
-        """A member's connection ended."""
+    def detach(self, session: Session, *, lost: bool) -> None:
+        """A member's connection ended; ``lost``: as the device has connected through another node."""
+
+    def member_changed(self, key: DeviceKey, filter_: str, *, gone: bool) -> None:
+        """In a cluster: a device is a member, or is none any more, wherever it is."""
 
 
 class Subscriptions(Protocol):
@@ -56,15 +60,54 @@ class Subscriptions(Protocol):
         """The session ends: its filters match no more. What is to be stored for that."""
 
 
+class ChannelMembers(Protocol):
+    """Who is a member of which channel."""
+
+    def member_stored(self, channel: str, client_id: str, filter_: str) -> None:
+        """Storage has a member with a filter."""
+
+    def device_stored(self, device: DeviceKey, filter_: str) -> None:
+        """Storage has a device with a filter."""
+
+    async def complete(self, storage: Storage) -> int:
+        """All was told of: make members of the devices that should be and are not; how many."""
+
+
 class Filters(Protocol):
     """The filters of all sessions."""
 
-    def add_aside(self, filter_: str, inbox: str) -> None:
+    def add_aside(self, filter_: str, member: str) -> None:
         """A filter of a session that is in storage alone."""
+
+
+class Peers(Protocol):
+    """What the sessions ask of the other nodes, where several serve the same database."""
+
+    def time(self) -> int:
+        """The database's clock, ms, to some milliseconds the same on all nodes."""
+
+    def hold(self, key: DeviceKey) -> list[Operation]:
+        """The connection of a clean session opens of which storage keeps nothing else: what tells the other nodes."""
+
+    def release(self, key: DeviceKey) -> list[Operation]:
+        """It has ended."""
+
+    def lost(self, key: DeviceKey) -> None:
+        """Another node has told that it has the device."""
+
+    async def may(self, what: str) -> bool:
+        """Whether this node is the one that does something: it takes the lease of that name, or keeps it.
+
+        Raises `StorageError`.
+        """
 
 
 class Node(Protocol):
     """The node that the sessions are on."""
+
+    @property
+    def cluster(self) -> Peers | None:
+        """None where storage serves one node."""
 
     @property
     def settings(self) -> Settings: ...
@@ -82,7 +125,7 @@ class Node(Protocol):
     def pipeline(self) -> Pipeline: ...
 
     @property
-    def old_end(self) -> OldEnd: ...
+    def retention_lock(self) -> RetentionLock: ...
 
     @property
     def storage(self) -> Storage: ...
@@ -91,13 +134,19 @@ class Node(Protocol):
     def trie(self) -> Filters: ...
 
     @property
+    def channels(self) -> Channels: ...
+
+    @property
+    def channel_members(self) -> ChannelMembers: ...
+
+    @property
     def sessions(self) -> Sessions: ...
 
     @property
     def delivery(self) -> Delivery: ...
 
     @property
-    def shares(self) -> Groups: ...
+    def shared_groups(self) -> Groups: ...
 
     @property
     def subscriptions(self) -> Subscriptions: ...

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from broker.pipeline import Step
+from broker.sessions import wills
+from broker.sessions.channel import Member
 from broker.sessions.session import Session
-from storage.records import CloseSession, DeviceKey, OpenSession, Operation
+from storage.records import NEVER, CloseSession, Device, DeviceKey, OpenSession, Operation
 
 if TYPE_CHECKING:
+    from broker.sessions.lifecycle import Sessions
     from broker.sessions.link import Link
     from broker.sessions.ports import Node
-    from broker.sessions.sessions import Sessions
 
 Opened = Callable[[Session, bool], None]
 """Called with the session, and whether it was there before, once it is durable."""
@@ -22,7 +23,7 @@ Opened = Callable[[Session, bool], None]
 class OpenStep(Step):
     """The opening of a session at its place in the order."""
 
-    __slots__ = ("_begins", "_connection", "_fresh", "_opened", "_operation", "_present", "_server", "_session")
+    __slots__ = ("_begins", "_connection", "_fresh", "_members", "_opened", "_operation", "_present", "_server", "_session")
 
     def __init__(
         self,
@@ -44,20 +45,30 @@ class OpenStep(Step):
         self._present = present
         self._opened = opened
         self._operation: OpenSession | None = None
+        self._members: list[tuple[Member, OpenSession]] = []
         if session.durable or session.will is not None:
             start = server.start_position()
             self._operation = OpenSession(session.key, session.epoch, fresh, expiry, session.will, start, at=server.time.wall())
 
     def apply(self) -> list[Operation]:
-        # Clean sessions without a will leave no trace in storage.
-        return [] if self._operation is None else [self._operation]
+        if self._operation is not None:
+            for member in self._session.members:
+                member.epoch += 1
+                self._members.append((member, OpenSession(member.key, member.epoch, False, NEVER)))
+            return [self._operation, *(opening for _, opening in self._members)]
+        # Clean sessions without a will leave no trace in storage, but that other nodes must know who has the client.
+        return [] if self._server.cluster is None else self._server.cluster.hold(self._session.key)
 
     def done(self) -> None:
+        operation = self._operation
+        if operation is not None and operation.overtaken is not None:
+            server = self._server
+            server.pipeline.submit(wills.append(operation.overtaken, self._session.key, server.time))
         try:
             self._opened_durably()
         finally:
             if self._begins:
-                self._server.old_end.begun()
+                self._server.retention_lock.begun()
 
     def _opened_durably(self) -> None:
         session, connection = self._session, self._connection
@@ -66,10 +77,17 @@ class OpenStep(Step):
         if connection.closed or session.connection is not connection:
             return
         operation = self._operation
+        if operation is not None and operation.created and not self._fresh:
+            self._server.sessions.remove(session)  # it has ended on another node since it was read: the client is to try again
+            return
         head = 0
         if operation is not None:
             head = operation.head
-        self._opened(session, self._present)
+        for member, opening in self._members:
+            member.head = opening.head
+        # Of restored data the client knows more than this session: it is to subscribe again, and to give up what is in flight.
+        present, session.restored = self._present and not session.restored, False
+        self._opened(session, present)
         if not connection.open:
             return
         outbound = connection.outbound = self._server.delivery.attach(session, head)
@@ -79,12 +97,27 @@ class OpenStep(Step):
         connection.go_on()
 
 
+def closing(session: Session, *, delete: bool) -> CloseSession:
+    """What storage is told of the end of a connection, or (``delete``) of a session."""
+    return CloseSession(session.key, session.epoch, delete, session.expiry, session.expires_at, session.will, session.will_at)
+
+
+def disconnected_now(device: Device, now: int) -> CloseSession:
+    """What storage is told of a device whose node is gone: its connection ended at ``now`` (ms)."""
+    will_at = 0 if device.will is None else now + wills.delay(device.will) * 1000
+    expires_at = 0 if device.expiry == NEVER else now + device.expiry * 1000
+    return CloseSession(device.key, device.epoch, False, device.expiry, expires_at, device.will, will_at)
+
+
 class EndStep(Step):
-    """The end of a connection (``keep``) or of a session, at its place in the order."""
+    """The end of a connection (``keep``) or of a session, at its place in the order. ``lost``: another node has the device."""
 
-    __slots__ = ("_keep", "_operation", "_server", "_session")
+    __slots__ = ("_keep", "_lost", "_operation", "_server", "_session")
 
-    def __init__(self, server: Node, session: Session, operation: CloseSession | None, *, keep: bool = False) -> None:
+    def __init__(
+        self, server: Node, session: Session, operation: CloseSession | None, *, keep: bool = False, lost: bool = False
+    ) -> None:
+        self._lost = lost
         self._server = server
         self._session = session
         self._operation = operation
@@ -98,6 +131,11 @@ class EndStep(Step):
             operations += server.subscriptions.ended(session)
         if self._operation is not None:
             operations.append(self._operation)
+            if self._keep and self._server.cluster is not None:  # else nobody asks who has a member
+                members = self._session.members
+                operations += [CloseSession(member.key, member.epoch, False) for member in members]
+        elif self._server.cluster is not None and not self._lost:
+            operations += self._server.cluster.release(self._session.key)
         return operations
 
     def done(self) -> None:
@@ -105,23 +143,9 @@ class EndStep(Step):
         if operation is None:
             return
         if self._keep:
-            sessions.plan(min((at for at in (operation.expires_at, operation.will_at) if at), default=0))
+            sessions.deadlines.plan(min((at for at in (operation.expires_at, operation.will_at) if at), default=0))
         else:
             sessions.ended(self._session.key, operation)
-
-
-class Barrier(Step):
-    """Operations, and who waits for them and for all that was submitted before."""
-
-    def __init__(self, operations: Sequence[Operation], stored: asyncio.Event) -> None:
-        self._operations = operations
-        self._stored = stored
-
-    def apply(self) -> Sequence[Operation]:
-        return self._operations
-
-    def done(self) -> None:
-        self._stored.set()
 
 
 class PutAway(Step):

@@ -1,4 +1,8 @@
-"""Wills, as they are kept with a session. When one is published or given up is decided in `Sessions`. No I/O."""
+"""Wills, as they are kept with a session. No I/O.
+
+Who publishes one: `lifecycle` when its connection ends, or a clean start ends its session; `deadlines` when its delay has
+passed, or the broker crashed.
+"""
 
 from __future__ import annotations
 

@@ -13,11 +13,13 @@ from plugins.http.auth import new_token
 from plugins.http.models import Health, IssuedToken, Me, NewToken, TokenList
 from plugins.http.rendering import reply, tagged
 from plugins.timelines import Conflict, NotFound
-from storage.records import DropTokens, SaveToken, Token
+from storage.records import DropTokens, SaveSetting, SaveToken, Token
 
 router = APIRouter(tags=["account"])
 
 MAX_TOKENS = 100
+TOKENS = "tokens"
+"""The kind of the stored setting that names the last token which was revoked: so every node knows that one was."""
 
 
 def shown(token: Token) -> dict[str, object]:
@@ -33,9 +35,11 @@ def shown(token: Token) -> dict[str, object]:
 
 @router.get("/health", response_model=Health, responses=responses())
 async def health(api: ApiDep) -> Response:
-    """Whether the broker can store. Open to everybody who can reach it; 503 while it cannot."""
-    available = api.server.status().storage_available
-    return reply({"status": "ok" if available else "storage-away"}, 200 if available else 503)
+    """Whether clients should come here. Open to everybody who can reach it; 503 while the broker cannot store. Also for a node
+    of a cluster that leaves, or of which the others do not know that it lives."""
+    why = api.server.status().not_ready
+    served = [{"name": one.name, "what": one.what, "expires": one.not_after} for one in api.server.certificates.expiries]
+    return reply({"status": why or "ok", **({"certificates": served} if served else {})}, 503 if why else 200)
 
 
 @router.get("/me", response_model=Me, responses=responses())
@@ -67,9 +71,9 @@ async def list_tokens(request: Request, api: ApiDep, who: Caller) -> Response:
 
 @router.delete("/tokens/{token_id}", status_code=204, response_class=Response, responses=responses())
 async def revoke(token_id: Annotated[str, Path(max_length=64)], api: ApiDep, who: Caller) -> Response:
-    """Revoke a token of mine: it is refused from here on."""
+    """Revoke a token of mine: it is refused from here on, and streams and waits that it began end within a second."""
     mine = await api.server.storage.tokens(who.user)
     if token_id not in [token.id for token in mine]:
         raise NotFound(f"token {token_id!r}: you have none such")
-    await api.timelines.written([DropTokens([token_id])])
+    await api.timelines.written([DropTokens([token_id]), SaveSetting(TOKENS, "revoked", token_id.encode())])
     return Response(status_code=204)

@@ -12,9 +12,11 @@ from fastapi import Depends, Query
 from starlette.requests import Request
 
 from broker.amqtt import BROKER_USER, Services
+from broker.log_levels import LogLevels
 from broker.packets import ProtocolViolation, check_identifier
-from plugins.http.auth import Gate, acting_for
+from plugins.http.auth import Authenticator, acting_for
 from plugins.http.models import ProblemDocument
+from plugins.http.rates import Rates
 from plugins.timelines import OPERATOR, Forbidden, Timelines, Unprocessable, Who
 from plugins.timelines.errors import TooMany
 from storage.records import DeviceKey
@@ -26,12 +28,23 @@ MAX_WAITING_OF_ONE = 100
 class Api:
     """The state of the app: ``app.state.api``."""
 
-    def __init__(self, server: Services, gate: Gate, *, timeout: float, max_wait: float, max_waiting: int) -> None:
+    def __init__(
+        self,
+        server: Services,
+        authenticator: Authenticator,
+        rates: Rates,
+        *,
+        timeout: float,
+        max_wait: float,
+        max_waiting: int,
+    ) -> None:
+        self.rates = rates
         self.server = server
-        self.gate = gate
+        self.authenticator = authenticator
         self.timelines = Timelines(server, timeout)
         self.max_wait = max_wait
         self.stopping = asyncio.Event()
+        self.levels = LogLevels()
         self._max_waiting = max_waiting
         self._waiting: Counter[str] = Counter()
 
@@ -40,6 +53,7 @@ class Api:
         """While a caller is kept waiting; `TooMany` where too many are, or too many of one user."""
         waiting, mine = self._waiting, self._waiting[who.user]
         if waiting.total() >= self._max_waiting or mine >= MAX_WAITING_OF_ONE:
+            self.server.counters.limit_http_waiting += 1
             raise TooMany("too many calls wait already", retry_after=5)
         waiting[who.user] += 1
         try:
@@ -56,7 +70,10 @@ def api_of(request: Request) -> Api:
 
 
 async def caller(request: Request) -> Who:
-    return await api_of(request).gate.who(request)
+    api = api_of(request)
+    who = await api.authenticator.who(request)
+    api.rates.caller(who)
+    return who
 
 
 async def acting(
@@ -126,7 +143,7 @@ PROBLEMS = {
     415: "not JSON",
     421: "a wrong host",
     422: "a value is not valid",
-    429: "too many callers wait",
+    429: "too many requests, failed logins, or callers that wait",
     503: "storage or search is away",
 }
 

@@ -10,7 +10,22 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import RedirectResponse, Response
 
-from plugins.http import account, conversations, devices, errors, operation, search, sync
+from broker.config import Origins
+from plugins.http import (
+    account,
+    bans,
+    clients,
+    conversations,
+    devices,
+    diagnosis,
+    errors,
+    operation,
+    probes,
+    publishing,
+    retained,
+    search,
+    sync,
+)
 from plugins.http.api import Api
 from plugins.http.guard import Guard
 from plugins.http.models import ProblemDocument
@@ -24,16 +39,26 @@ _PAGE_HEADERS = {
 }
 
 
-def make(api: Api, extra: Iterable[APIRouter], *, hosts: Collection[str] | None, max_body: int) -> FastAPI:
+def make(
+    api: Api,
+    scraped: probes.Scraped,
+    extra: Iterable[APIRouter],
+    *,
+    hosts: Collection[str] | None,
+    max_body: int,
+    origins: Origins,
+) -> FastAPI:
     """The application over an `Api`; ``extra`` are routers of other plugins."""
     app = FastAPI(title="Tideline", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.api = api
-    own = (conversations.router, devices.router, sync.router, search.router, account.router, operation.router)
-    for router in (*own, *extra):
+    app.state.scraped = scraped
+    own = (publishing, conversations, devices, sync, search, account, operation, clients, bans, retained, diagnosis)
+    for router in (*(module.router for module in own), *extra):
         app.include_router(router, prefix="/v1", dependencies=[Depends(only_known)])
+    app.include_router(probes.router)
     errors.install(app)
     _document(app)
-    app.add_middleware(Guard, hosts=hosts, max_body=max_body)
+    app.add_middleware(Guard, hosts=hosts, max_body=max_body, origins=origins, rates=api.rates, counters=api.server.counters)
     return app
 
 

@@ -3,26 +3,30 @@
 - A client id proves nothing here: a caller is somebody only where a plugin verified its user name.
 - The operator: as long as everything is bound to loopback and there are no users, a caller without credentials may do
   everything. That ends when a listener binds elsewhere, or an auth plugin that knows users is configured. From then on only
-  who can read the broker's own files is the operator: by the secret in `operator_file`.
+  who can read the broker's own files is the operator: by the secret in `operator_file`, or the one beside it.
 - A token is 256 random bits; storage has its SHA-256 only. A password that was right is remembered for a minute, as a keyed
   hash.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
 import hmac
 import logging
+import math
 import secrets
+from collections.abc import Callable
 
 from amqtt.plugins.authentication import AnonymousAuthPlugin, FileAuthPlugin
 from starlette.requests import Request
 
-from broker.access import AuthRequest, Busy, Identity, SessionInfo
+from broker.access import AuthRequest, Busy, CannotTell, Identity, SessionInfo
 from broker.amqtt import Services
-from plugins.timelines import OPERATOR, Problem, Who
+from plugins.timelines import OPERATOR, Forbidden, Problem, Who
+from plugins.timelines.errors import TooMany
 from storage.records import DeviceKey, Token
 
 log = logging.getLogger(__name__)
@@ -36,13 +40,17 @@ class Unauthorized(Problem):
     status, name, title = 401, "unauthorized", "who are you?"
 
 
+class CannotLogIn(Problem):
+    status, name, title = 503, "cannot-log-in", "nobody can log in"
+
+
 class TooManyLogins(Problem):
     status, name, title = 503, "too-many-logins", "the broker is busy"
 
 
 def has_users(plugin: object) -> bool:
     """Whether an auth plugin knows anybody: amqtt's anonymous one does not, nor does its file plugin with an empty file."""
-    if isinstance(plugin, AnonymousAuthPlugin):
+    if isinstance(plugin, AnonymousAuthPlugin) or not getattr(plugin, "has_users", True):
         return False
     return not (isinstance(plugin, FileAuthPlugin) and not getattr(plugin, "_users", {}))
 
@@ -58,18 +66,28 @@ def new_token(user: str, label: str, created: int, expires: int) -> tuple[str, T
     return secret, Token(secrets.token_hex(8), digest_of(secret), user, label, created, expires)
 
 
-class Gate:
+class Authenticator:
     """Lets callers in. ``loopback``: whether the API itself can be reached from this machine only.
 
-    ``operator_secret`` as a bearer token makes its caller the operator; empty is none.
+    ``is_operator`` says of a bearer token whether it makes its caller the operator.
     """
 
-    def __init__(self, server: Services, *, loopback: bool, operator_secret: str = "") -> None:
+    def __init__(self, server: Services, *, loopback: bool, is_operator: Callable[[str], bool]) -> None:
         self._server = server
         self._loopback = loopback
-        self._operator_secret = operator_secret.encode()
+        self._is_operator = is_operator
         self._key = secrets.token_bytes(32)
         self._known: dict[bytes, tuple[int, SessionInfo]] = {}
+        self._revoked = 0
+
+    def token_revoked(self) -> None:
+        """A token was revoked, on whatever node."""
+        self._revoked += 1
+
+    @property
+    def revision(self) -> tuple[int, int]:
+        """Another one once users, rules or tokens have changed: who waits has to prove anew who it is."""
+        return self._revoked, self._server.access.generation
 
     @property
     def open_to_operator(self) -> bool:
@@ -78,8 +96,29 @@ class Gate:
         return safe and not any(has_users(plugin) for plugin in self._server.auth_plugins)
 
     async def who(self, request: Request) -> Who:
-        """The caller. Raises `Unauthorized`."""
+        """The caller. Raises `Unauthorized`, and `TooMany` where too many were from the same address."""
         header = request.headers.get("authorization", "")
+        gate, address = self._server.gate, _address(request)
+        if not header:
+            return await self._who(header, request)
+        if left := gate.barred(address, _CLIENT_ID, header.encode()):
+            raise TooMany("too many failed logins from this address", retry_after=math.ceil(left))
+        try:
+            who = await self._who(header, request)
+        except Unauthorized:
+            await asyncio.sleep(gate.failed(address))
+            raise
+        gate.succeeded(address, _CLIENT_ID, header.encode())
+        return who
+
+    async def _who(self, header: str, request: Request) -> Who:
+        who = await self._named(header, request)
+        ban = self._server.bans.of(self._server.now(), user=who.user, address=_address(request))
+        if ban is not None and not who.operator:
+            raise Forbidden("banned")
+        return who
+
+    async def _named(self, header: str, request: Request) -> Who:
         scheme, _, value = header.partition(" ")
         if scheme.lower() == "basic":
             return await self._basic(value.strip(), request)
@@ -90,10 +129,12 @@ class Gate:
         raise Unauthorized("send a user name and password (Basic) or a token (Bearer)")
 
     async def _bearer(self, secret: str, caller: Request) -> Who:
-        if self._operator_secret and hmac.compare_digest(secret.encode(), self._operator_secret):
+        if self._is_operator(secret):
             return Who(OPERATOR, None, operator=True)
         storage = self._server.storage
         token = await storage.token(digest_of(secret)) if secret.startswith(PREFIX) else None
+        if token is None and (who := await self._by_plugin(secret, caller)) is not None:
+            return who
         if token is None or 0 < token.expires <= self._server.now():
             raise Unauthorized("the token is unknown, expired or revoked")
         if token.user == OPERATOR:
@@ -101,12 +142,30 @@ class Gate:
                 raise Unauthorized("the token belongs to the operator, and there is none any more")
             return Who(OPERATOR, None, operator=True)
         name = token.user[2:]
+        if self._server.access.bars(name):
+            raise Unauthorized("the token belongs to a user who is disabled")
         return Who(
             token.user,
-            SessionInfo(
-                Identity(token.user, name, False), AuthRequest(_CLIENT_ID, name, address=_address(caller), over_http=True)
-            ),
+            SessionInfo(Identity(token.user, name, False), AuthRequest(_CLIENT_ID, name, peer=_peer(caller), over_http=True)),
         )
+
+    async def _by_plugin(self, secret: str, caller: Request) -> Who | None:
+        """Who a token is of that a plugin knows (JWT), or None. Raises `Unauthorized` for one that does not count."""
+        request = AuthRequest(_CLIENT_ID, None, secret.encode(), _peer(caller), over_http=True)
+        if not self._server.access.takes(request):
+            return None
+        identity = await self._identity(request)
+        if identity is None or identity.username is None:
+            raise Unauthorized("the token is not accepted")
+        return Who(identity.user_key, SessionInfo(identity, request))
+
+    async def _identity(self, request: AuthRequest) -> Identity | None:
+        try:
+            return await self._server.access.authenticate(request)
+        except Busy:
+            raise TooManyLogins("too many logins at once, try again") from None
+        except CannotTell:
+            raise CannotLogIn("who you are cannot be found out at the moment, try again") from None
 
     async def _basic(self, value: str, caller: Request) -> Who:
         try:
@@ -122,22 +181,24 @@ class Gate:
         known = self._known.get(mark)
         if known is not None and known[0] > self._server.now():
             return Who(known[1].identity.user_key, known[1])
-        request = AuthRequest(_CLIENT_ID, name, password.encode(), address, over_http=True)
-        try:
-            identity = await self._server.access.authenticate(request)
-        except Busy:
-            raise TooManyLogins("too many logins at once, try again") from None
+        request = AuthRequest(_CLIENT_ID, name, password.encode(), _peer(caller), over_http=True)
+        identity = await self._identity(request)
         if identity is None or identity.username is None:
             raise Unauthorized("wrong user name or password")
         info = SessionInfo(identity, request)
         if len(self._known) >= _REMEMBERED:
             del self._known[next(iter(self._known))]
-        self._known[mark] = (self._server.now() + _REMEMBER_SECONDS * 1000, info)
+        if not identity.valid_until:
+            self._known[mark] = (self._server.now() + _REMEMBER_SECONDS * 1000, info)
         return Who(identity.user_key, info)
 
 
 def _address(caller: Request) -> str:
     return caller.client.host if caller.client else ""
+
+
+def _peer(caller: Request) -> str:
+    return f"[{caller.client.host}]:{caller.client.port}" if caller.client else ""
 
 
 def acting_for(who: Who, user: str | None, device: str | None = None) -> Who:
@@ -147,8 +208,6 @@ def acting_for(who: Who, user: str | None, device: str | None = None) -> Who:
     """
     if not who.operator:
         if user is not None and user != who.user:
-            from plugins.timelines import Forbidden
-
             raise Forbidden(f"user {user[:80]!r}: you are {who.user!r}")
         return who
     if user is None and device is not None:

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Header, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.amqtt import Undecided
 from broker.packets import Property
 from plugins.http.api import Acting, ApiDep, Caller, Limit, responses
 from plugins.http.models import (
@@ -22,10 +21,10 @@ from plugins.http.models import (
     Receipt,
     moment,
 )
+from plugins.http.publishing import draft_of, key_of, outcome, published
 from plugins.http.rendering import reply, tagged
-from plugins.timelines import Unprocessable
-from plugins.timelines.messages import message_properties, payload_bytes, rendered
-from plugins.timelines.service import Draft, Range
+from plugins.timelines.messages import message_properties, rendered
+from plugins.timelines.service import Range
 
 router = APIRouter(tags=["conversations"])
 
@@ -91,24 +90,7 @@ async def publish(
     the same key with another content is a conflict. 503: it was not stored and will not be. 202: storage was given it and has
     not answered; ask again with the same key.
     """
-    payload = payload_bytes(body.payload, body.encoding)
-    kind = body.content_type or ("application/json" if body.encoding == "json" else None)
-    pairs = tuple((pair[0], pair[1]) for pair in body.properties)
-    text = body.encoding != "base64"
-    draft = Draft(topic, payload, body.qos, body.retain, body.expiry, kind, pairs, text, key=_key(idempotency_key))
-    try:
-        receipt, repeated = await api.timelines.publish(who, draft, window=api.server.settings.mqtt.idempotency_window)
-    except Undecided:
-        return reply({"id": "", "topic": topic, "seq": 0, "time": None, "state": "pending"}, 202, {"Retry-After": "5"})
-    return reply({**receipt, "state": "stored"}, 200 if repeated else 201, {"Location": f"/v1/messages/{receipt['id']}"})
-
-
-def _key(header: str | None) -> str:
-    """An Idempotency-Key as text, which it is over MQTT; the framework takes the bytes of a header for Latin-1."""
-    try:
-        return "" if header is None else header.encode("latin-1").decode()
-    except UnicodeDecodeError:
-        raise Unprocessable(f"Idempotency-Key {header!r}: is not UTF-8") from None
+    return published(await outcome(api, who, draft_of(topic, body, key_of(idempotency_key))))
 
 
 @router.get("/conversations/{topic:path}/position", response_model=Position, responses=responses())

@@ -28,8 +28,16 @@ MEDIA_TYPE = "application/problem+json"
 
 def answer(status: int, name: str, title: str, detail: str, headers: dict[str, str] | None = None, **extra: Any) -> Response:
     """A problem as a response."""
-    body = {"type": f"urn:tideline:{name}", "title": title, "status": status, "detail": detail, **extra}
-    return Response(dumps(body), status, headers, MEDIA_TYPE)
+    return Response(dumps(_body(status, name, title, detail, **extra)), status, headers, MEDIA_TYPE)
+
+
+def problem_body(problem: Problem) -> dict[str, Any]:
+    """A problem as JSON."""
+    return _body(problem.status, problem.name, problem.title, problem.detail, **problem.extra)
+
+
+def _body(status: int, name: str, title: str, detail: str, **extra: Any) -> dict[str, Any]:
+    return {"type": f"urn:tideline:{name}", "title": title, "status": status, "detail": detail, **extra}
 
 
 def response_to(problem: Problem) -> Response:
@@ -42,13 +50,18 @@ def response_to(problem: Problem) -> Response:
 
 def said(finding: Mapping[str, Any], fields: Collection[str]) -> str:
     """One of pydantic's findings: where, the value, what would be right."""
-    place, *path = finding["loc"]
+    place, *path = _place(finding)
     if finding["type"] == "extra_forbidden":
         return unknown("field", str(path[-1]), fields).detail
     where = f"{place}.{dotted(tuple(path))}" if path else str(place)
     if finding["type"] == "missing":
         return f"{where} {wanted(finding)}"
     return f"{where}: {shown(tuple(path), finding['input'])} {wanted(finding)}"
+
+
+def _place(finding: Mapping[str, Any]) -> list[str | int]:
+    """Where, without which kind of several a body was taken for."""
+    return [part for part in finding["loc"] if not str(part).startswith("(")]
 
 
 def install(app: FastAPI) -> None:
@@ -66,7 +79,7 @@ def install(app: FastAPI) -> None:
                 place = f"at character {finding['loc'][-1]}: {finding['ctx']['error']}"
                 return answer(400, "malformed", "not JSON", f"the body is not JSON, {place}")
         route = request.scope.get("route")
-        found = [{"where": ".".join(map(str, e["loc"])), "what": said(e, fields_of(route))} for e in error.errors()]
+        found = [{"where": ".".join(map(str, _place(e))), "what": said(e, fields_of(route))} for e in error.errors()]
         detail = "; ".join(e["what"] for e in found[:3])
         return answer(422, "invalid", "a value is not valid", detail, errors=found[:20])
 

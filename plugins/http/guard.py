@@ -1,32 +1,53 @@
-"""What no request gets past: a wrong Host (DNS rebinding), another site's page in a browser, a path or query that is not
-UTF-8, and a body that is too large.
+"""What no request gets past: a wrong Host (DNS rebinding), another site's page in a browser unless `origins` lists it, a path
+or query that is not UTF-8, a body that is too large, and more requests than one address may make.
 
-State is changed by JSON only, which a page of another site cannot send without asking first, and it is never answered yes.
+State is changed by JSON only, which a page of another site cannot send without asking first, and only those that are listed are
+answered yes (CORS; `answers_origins`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 from collections.abc import Collection
 from urllib.parse import unquote_to_bytes
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from broker.config import Origins, refusal
+from broker.counters import Counters
+from broker.rate_limited_log import RateLimitedLog
 from plugins.http.errors import answer
+from plugins.http.probes import PROBES
+from plugins.http.rates import Rates
+
+log = RateLimitedLog(logging.getLogger(__name__), 10.0)
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
-_NOT_FOR_HEAD = {"/v1/sync"}  # its GET claims a device, and may stream
+_NOT_FOR_HEAD = {"/v1/sync", "/v1/trace"}  # the one claims a device, and both may stream
 _PAGES = {"/", "/docs", "/openapi.json"}
 
 
 class Guard:
     """ASGI middleware. ``hosts`` are the names that may be called by beside the machine's own; None is any."""
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str] | None, max_body: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: Collection[str] | None,
+        max_body: int,
+        origins: Origins,
+        rates: Rates,
+        counters: Counters,
+    ) -> None:
         self._app = app
+        self._origins = origins
+        self._rates = rates
+        self._counters = counters
         self._hosts = None if hosts is None else {host.lower() for host in hosts}
         self._max_body = max_body
 
@@ -35,9 +56,23 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        refusal = self._refusal(scope, headers)
-        if refusal is not None:
-            await answer(*refusal)(scope, receive, send)
+        origin = headers.get("origin")
+        if origin is not None and self._origins.lists(origin):
+            await answers_origin(self._inside, origin)(scope, receive, send)
+        else:
+            await self._inside(scope, receive, send)
+
+    async def _inside(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = scope.get("client")
+        if client is not None and (seconds := self._rates.address(client[0])):
+            later = answer(
+                429, "too-many", "too many at once", "more requests a second than an address may make", _after(seconds)
+            )
+            await later(scope, receive, send)
+            return
+        refused = self._refusal(scope, Headers(scope=scope))
+        if refused is not None:
+            await answer(*refused)(scope, receive, send)
             return
         if scope["method"] == "HEAD" and scope["path"] not in _NOT_FOR_HEAD:
             scope = {**scope, "method": "GET"}  # uvicorn, which has the method, sends the headers alone
@@ -45,7 +80,7 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str, str, str] | None:
         host = headers.get("host", "")
-        if self._hosts is not None and not self._ours(_hostname(host)):
+        if self._hosts is not None and scope["path"] not in PROBES and not self._ours(_hostname(host)):
             return 421, "host", "wrong host", f"host {host[:80]!r} is not one of ours; config names them under http: hosts"
         path, method = scope["path"], scope["method"]
         for part, raw in (("path", scope["raw_path"]), ("query", scope["query_string"])):
@@ -53,12 +88,15 @@ class Guard:
                 return 422, "invalid", "a value is not valid", f"{part}: {wrong!r} is not UTF-8, percent-encoded"
         foreign = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
         origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host:
-            foreign = True
+        if origin is not None:
+            foreign = not self._origins.lists(origin) and (foreign or origin.partition("://")[2] != host)
         if foreign and not (method == "GET" and path in _PAGES):
-            return 403, "cross-site", "another site's page", "pages of other sites may not call this API"
+            why = "pages of other sites may not call this API" if origin is None else refusal(origin)
+            log.warning("http: %s", why, key=origin)
+            return 403, "cross-site", "another site's page", why
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length) > self._max_body:
+            self._counters.limit_http_body += 1
             return 413, "too-large", "too large", f"a body has at most {self._max_body} bytes"
         if method not in _SAFE and (length != "0" or "transfer-encoding" in headers):
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -84,6 +122,7 @@ class Guard:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._max_body:
+                self._counters.limit_http_body += 1
                 raise TooLong(413, f"a body has at most {self._max_body} bytes")
             return message
 
@@ -103,8 +142,23 @@ class Guard:
             await stopping(scope, receive, send)
 
 
+def answers_origin(app: ASGIApp, origin: str) -> ASGIApp:
+    """The app as pages of this origin may use it: asked first by the browser (preflight), and read."""
+    return CORSMiddleware(
+        app,
+        allow_origins=[origin],
+        allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["authorization", "content-type", "idempotency-key", "if-match", "if-none-match", "last-event-id"],
+        expose_headers=["etag", "x-content-type", "retry-after", "www-authenticate", "location"],
+    )
+
+
 class TooLong(HTTPException):
     """A body passed its limit, and had not said its length."""
+
+
+def _after(seconds: int) -> dict[str, str]:
+    return {"Retry-After": str(seconds)}
 
 
 def _not_utf8(raw: bytes) -> str | None:

@@ -1,4 +1,7 @@
-"""What goes in and out, for validation and for the OpenAPI document."""
+"""What goes in and out, for validation and for the OpenAPI document.
+
+Over 300 lines: each body and each answer is a few lines here.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from plugins.timelines import Unprocessable
 
 MAX_INT = (1 << 62) - 1
+MAX_FILTER = 65535
 Sequence = Annotated[int, Field(ge=0, le=MAX_INT)]
 Milliseconds = Annotated[int, Field(description="milliseconds since 1970")]
 
@@ -40,6 +44,19 @@ class NewMessage(Body):
     """Seconds after which it is no longer delivered or shown; 0 is never."""
     properties: Annotated[list[Pair], Field(max_length=32)] = []
     """MQTT 5 user properties: `[["name", "value"], …]`."""
+    response_topic: Annotated[str | None, Field(min_length=1, max_length=65535)] = None
+    """The MQTT 5 response topic: where an answer is expected."""
+    correlation_data: Annotated[str | None, Field(max_length=90000)] = None
+    """The MQTT 5 correlation data of that answer, base64."""
+
+
+class NewTopicMessage(NewMessage):
+    """A message to publish, and to which topic."""
+
+    topic: Annotated[str, Field(min_length=1, max_length=65535)]
+    """The topic name."""
+    message_id: Annotated[str | None, Field(min_length=1, max_length=255)] = None
+    """A name of the caller's for this message: sent again under it, it is stored once. What `Idempotency-Key` says for one."""
 
 
 class ReadPosition(Body):
@@ -67,6 +84,8 @@ class AckBody(Body):
     """What the call to `/v1/sync` answered."""
     offset: Sequence
     """The last entry that is done: `next` of the page, once its entries are safe."""
+    channel: Annotated[str | None, Field(min_length=1, max_length=MAX_FILTER)] = None
+    """The channel that the page was of, as its answer names it; without it, the inbox."""
     user: Annotated[str | None, Field(max_length=1024)] = None
     """For operators: whom to act for, u/name or c/client-id."""
 
@@ -74,7 +93,7 @@ class AckBody(Body):
 class SubscriptionBody(Body):
     """A subscription of a device."""
 
-    filter: Annotated[str, Field(min_length=1, max_length=65535)]
+    filter: Annotated[str, Field(min_length=1, max_length=MAX_FILTER)]
     """An MQTT topic filter."""
     qos: Annotated[int, Field(ge=0, le=2)] = 1
     """The quality of service that the device gets at most."""
@@ -120,6 +139,85 @@ class Receipt(BaseModel):
     seq: int
     time: int | None
     state: Literal["stored", "pending"] = "stored"
+
+
+class ProblemDocument(BaseModel):
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class Outcome(BaseModel):
+    """What came of one message of a list: ``status`` is what it alone would have been answered with. The rest is its receipt,
+    or, where it was refused, ``error``."""
+
+    status: int
+    id: str | None = None
+    topic: str | None = None
+    seq: int | None = None
+    time: int | None = None
+    state: Literal["stored", "pending"] | None = None
+    error: ProblemDocument | None = None
+
+
+class Client(BaseModel):
+    """A client that is connected, or a durable session that waits for one. What only its connection has is null without one;
+    ``since`` is when it was let in, ``lag`` how many entries of its inbox it has not acknowledged."""
+
+    user: str
+    client: str
+    connected: bool
+    durable: bool
+    subscriptions: int
+    address: str | None
+    listener: str | None
+    protocol: Literal["3.1", "3.1.1", "5"] | None
+    keep_alive: int | None
+    since: int | None
+    inflight_in: int | None
+    inflight_out: int | None
+    offset: int | None
+    lag: int | None
+    expires_at: int | None
+
+
+class Clients(BaseModel):
+    """``silent`` are nodes of the cluster that did not answer: what they have is missing."""
+
+    clients: list[Client]
+    next: str | None
+    silent: list[str]
+
+
+class Ended(BaseModel):
+    """Whose connections, or sessions, were ended."""
+
+    users: list[str]
+    silent: list[str]
+
+
+class Subscribed(BaseModel):
+    user: str
+    client: str
+    connected: bool
+    filter: str
+    qos: int
+
+
+class Subscriptions(BaseModel):
+    subscriptions: list[Subscribed]
+    next: str | None
+    silent: list[str]
+
+
+class RetainedMessages(BaseModel):
+    messages: list[Message]
+    next: str | None
+
+
+class Outcomes(BaseModel):
+    results: list[Outcome]
 
 
 class Conversation(BaseModel):
@@ -171,17 +269,32 @@ class Entry(BaseModel):
     message: Message | None
 
 
+class Channel(BaseModel):
+    """What all readers of a large group share (`fanout: read`), and the device's place in it."""
+
+    channel: str
+    offset: int
+    head: int
+
+
 class Inbox(BaseModel):
-    """Acknowledge ``next`` once the entries are safe. ``epoch`` is null where an MQTT connection has the device."""
+    """Acknowledge ``next`` once the entries are safe. ``epoch`` is null where an MQTT connection has the device.
+
+    ``data_epoch`` names the copy of the data, which an ``after`` that is kept is of. ``channel`` names the channel that was
+    read; null for the inbox. ``channels`` are all that the device has a place in.
+    """
 
     device: str
     user: str
     epoch: int | None
+    channel: str | None
     offset: int
     entries: list[Entry]
     next: int
     first: int
     head: int
+    data_epoch: str
+    channels: list[Channel]
 
 
 class Offset(BaseModel):
@@ -211,8 +324,16 @@ class Me(BaseModel):
     operator: bool
 
 
+class ServedCertificate(BaseModel):
+    name: str
+    what: Literal["certificate", "crl"]
+    expires: int
+
+
 class Health(BaseModel):
-    status: Literal["ok", "storage-away"]
+    status: Literal["ok", "storage-away", "leaving", "unheard"]
+    certificates: list[ServedCertificate] = []
+    """What is served by TLS, and when it expires."""
 
 
 class Hit(BaseModel):
@@ -236,7 +357,7 @@ class Hits(BaseModel):
 
 
 class Rebuild(BaseModel):
-    """A rebuild of the search index. Times are ms; ``ended`` is null while it runs."""
+    """A rebuild of the search index. Times are ms; ``ended`` is null while it runs. ``waiting``: what is away, if it waits."""
 
     state: Literal["running", "done", "failed", "cancelled"]
     messages: int
@@ -244,6 +365,7 @@ class Rebuild(BaseModel):
     started: int
     ended: int | None
     error: str | None
+    waiting: str | None
 
 
 class IndexState(BaseModel):
@@ -254,13 +376,6 @@ class IndexState(BaseModel):
     position: str
     errors: int
     rebuild: Rebuild | None
-
-
-class ProblemDocument(BaseModel):
-    type: str
-    title: str
-    status: int
-    detail: str
 
 
 def moment(name: str, value: str | None) -> int:

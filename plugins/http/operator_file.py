@@ -6,6 +6,7 @@ read the data beside it too. `broker.cli.ask` is the other side.
 
 from __future__ import annotations
 
+import hmac
 import json
 import logging
 import os
@@ -24,7 +25,15 @@ class OperatorFile:
 
     def __init__(self, path: str) -> None:
         self._path = Path(path) if path else None
-        self.secret = secrets.token_urlsafe(32) if path else ""
+        # Workers of one `tideline serve` listen on one port: any of them takes the secret that any other wrote. So one that
+        # ends leaves the file to the others; their parent removes it.
+        common = os.environ.get("TIDELINE_WORKERS_SECRET", "")
+        self._common = bool(common)
+        self.secret = (common or secrets.token_urlsafe(32)) if path else ""
+
+    def is_it(self, secret: str) -> bool:
+        """Whether somebody knows the secret of this run."""
+        return bool(self.secret) and hmac.compare_digest(secret.encode(errors="surrogateescape"), self.secret.encode())
 
     def write(self, url: str, certfile: str) -> None:
         """Say where the API is, and the secret. What keeps it from being written is logged: commands then cannot ask."""
@@ -46,7 +55,7 @@ class OperatorFile:
 
     def remove(self) -> None:
         """Remove it, unless another broker has written its own meanwhile."""
-        if self._path is None:
+        if self._path is None or self._common:
             return
         with suppress(OSError, ValueError):
             if json.loads(self._path.read_text(encoding="utf-8")).get("secret") == self.secret:

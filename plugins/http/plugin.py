@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,17 +16,22 @@ from typing import Any, cast
 import uvicorn
 from fastapi import APIRouter
 
-from broker.amqtt import ChassisContext, Services
+from broker import build
+from broker.amqtt import Services, TidelineContext
 from broker.config import Certificate, Tls, is_loopback, split_bind
 from broker.errors import StartError
 from broker.hooks import Group, GroupPlugin
-from broker.net import Gate as ListenerGate
-from broker.net import advice
+from broker.net import Admission, advice
 from plugins.http import app as application
+from plugins.http.account import TOKENS
 from plugins.http.api import Api
-from plugins.http.auth import Gate
+from plugins.http.auth import Authenticator
 from plugins.http.operator_file import OperatorFile
+from plugins.http.operator_secret import OperatorSecret
+from plugins.http.probes import Access, Scraped
 from plugins.http.protocol import Protocol, ours_instead
+from plugins.http.rates import Rates
+from plugins.metrics import Metrics
 from plugins.timelines import Participants
 
 log = logging.getLogger(__name__)
@@ -61,16 +66,36 @@ class HttpPlugin(GroupPlugin):
         """Seconds that a long poll may wait."""
         max_waiting: int = 1000
         """Callers that may wait at once."""
+        rate: float = 1000.0
+        """Requests a second of one caller, the operator excepted; 0 is no limit."""
+        rate_per_address: float = 0.0
+        """Requests a second from one address; 0 is no limit."""
+        reuse_port: bool = False
+        """Let other processes of this user listen on the same port (``SO_REUSEPORT``)."""
+        metrics: Access = "local"
+        """Who may read ``/metrics``: ``local`` is everybody where the API is bound to loopback, else the operator; ``open`` is
+        everybody, ``operator`` the operator alone. Who has ``metrics_token`` may in any case."""
+        metrics_token: str = ""
+        """A secret of your choice that Prometheus sends as its bearer token. It opens ``/metrics``, and nothing else."""
+        node_bind: str = ""
+        """``host:port`` of this node alone, beside ``bind``: of several workers the first has this port, the next the one
+        after it."""
         operator_file: str = "data/operator.json"
-        """Where `tideline` commands find this broker, and the secret that makes them its operator. Empty: nowhere."""
+        """Where `tideline` commands find this broker, and the secret of this run that makes them its operator; beside it, in a
+        file that ends in ``.secret``, is one that outlives the run, for scripts and other machines. Empty: neither."""
 
         def __post_init__(self) -> None:
-            try:
-                split_bind(self.bind)
-            except ValueError as error:
-                raise ValueError(f"bind {self.bind!r} {error}") from error
+            for name, bind in (("bind", self.bind), ("node_bind", self.node_bind)):
+                try:
+                    split_bind(bind) if bind or name == "bind" else None
+                except ValueError as error:
+                    raise ValueError(f"{name} {bind!r} {error}") from error
+            if 0 < len(self.metrics_token) < 16:
+                raise ValueError("metrics_token must be a secret of 16 characters or more, or empty")
             if self.storage_timeout <= 0 or self.max_wait < 0 or self.max_waiting < 1:
                 raise ValueError("storage_timeout and max_waiting must be positive, max_wait 0 or more")
+            if self.rate < 0 or self.rate_per_address < 0:
+                raise ValueError("rate and rate_per_address must be 0 or more requests a second")
             if self.keyfile and not self.certfile:
                 raise ValueError("keyfile needs certfile, the certificate that it belongs to")
 
@@ -84,17 +109,24 @@ class HttpPlugin(GroupPlugin):
             )
 
     config: Config
-    context: ChassisContext
+    context: TidelineContext
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
         self._participants = Participants.shared(context)
         self._server: Quiet | None = None
-        self._socket: socket.socket | None = None
+        self._sockets: list[socket.socket] = []
         self._task: asyncio.Task[None] | None = None
         self._api: Api | None = None
+        self._metrics: Metrics | None = None
         self._certificate: Certificate | None = None
         self._operator = OperatorFile(self.config.operator_file)
+        self._secret = OperatorSecret(self.config.operator_file)
+        cast(Services, self.context.server).watch_settings(TOKENS, self._token_revoked)
+
+    def _token_revoked(self, settings: Mapping[str, bytes], changed: Collection[str]) -> None:
+        if self._api is not None:
+            self._api.authenticator.token_revoked()
 
     async def before_ack(self, group: Group) -> None:
         """Note who takes part in what, in the messages' own commit."""
@@ -103,45 +135,63 @@ class HttpPlugin(GroupPlugin):
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens. Only while it runs."""
-        assert self._socket is not None
-        host, port = self._socket.getsockname()[:2]
+        host, port = self._sockets[0].getsockname()[:2]
+        return host, port
+
+    @property
+    def node_address(self) -> tuple[str, int]:
+        """Where ``node_bind`` listens. Only while it runs."""
+        host, port = self._sockets[-1].getsockname()[:2]
         return host, port
 
     async def on_broker_post_start(self) -> None:
         """Listen. Raises `StartError` where that cannot be."""
         config = self.config
-        host, port = split_bind(config.bind)
         services = cast(Services, self.context.server)
         self._certificate = Certificate("plugins.http: ", config.tls, "http/1.1") if config.tls else None
-        try:
-            sock = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024)
-        except OSError as error:
-            raise StartError(f"plugins.http: cannot listen on {config.bind}: {advice(error)}") from error
-        sock.setblocking(False)
-        self._socket = sock
-        loopback = is_loopback(host)
-        gate = Gate(services, loopback=loopback, operator_secret=self._operator.secret)
+        self._sockets = [_listening(config.bind, reuse_port=config.reuse_port)]
+        if config.node_bind:
+            self._sockets.append(_listening(config.node_bind))
+        binds = [split_bind(bind)[0] for bind in (config.bind, config.node_bind) if bind]
+        loopback = all(map(is_loopback, binds))
+        self._secret.read()
+        authenticator = Authenticator(services, loopback=loopback, is_operator=self._is_operator)
         api = self._api = Api(
-            services, gate, timeout=config.storage_timeout, max_wait=config.max_wait, max_waiting=config.max_waiting
+            services,
+            authenticator,
+            Rates(config.rate, config.rate_per_address, services.counters),
+            timeout=config.storage_timeout,
+            max_wait=config.max_wait,
+            max_waiting=config.max_waiting,
         )
-        hosts = {host, *config.hosts} if loopback or config.hosts else None
+        hosts = {*binds, *config.hosts} if loopback or config.hosts else None
         max_body = services.settings.mqtt.max_packet_size * 2 + (64 << 10)
-        app = application.make(api, self.context.shared.get("http routers", ()), hosts=hosts, max_body=max_body)
-        await self._serve(app, sock, self._certificate.context if self._certificate is not None else None)
+        self._metrics = Metrics(services, build.version(), compiled=build.compiled())
+        scraped = Scraped(
+            self._metrics,
+            open=config.metrics == "open" or (config.metrics == "local" and loopback),
+            token=config.metrics_token,
+        )
+        routers = self.context.shared.get("http routers", ())
+        app = application.make(api, scraped, routers, hosts=hosts, max_body=max_body, origins=services.origins)
+        services.origins.ports.update(address[1] for address in (self.address, self.node_address))
+        if self._certificate is not None:
+            services.certificates.add(self._certificate)
+        await self._serve(app, self._certificate.context if self._certificate is not None else None)
         scheme = "https" if config.certfile else "http"
         log.info("http: %s://%s:%d/v1, documentation at /docs", scheme, *self.address)
         self._operator.write(f"{scheme}://{_reached_by(*self.address)}", config.certfile)
-        if gate.open_to_operator:
+        if authenticator.open_to_operator:
             log.warning(
                 "http: there are no users and everything is bound to loopback: whoever calls from this machine without "
                 "credentials is the operator and reads everything. This ends with the first user, or listener bound elsewhere"
             )
 
-    async def _serve(self, app: Any, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
-        strangers = ListenerGate("http", 0, cast(Services, self.context.server).counters)
+    async def _serve(self, app: Any, tls: ssl.SSLContext | None) -> None:
+        admission = Admission("http", 0, cast(Services, self.context.server).counters)
         config = uvicorn.Config(
             app,
-            http=cast(Any, partial(Protocol, strangers.handshake_failed)),
+            http=cast(Any, partial(Protocol, admission.handshake_failed)),
             ws="none",
             lifespan="off",
             loop="none",
@@ -159,17 +209,28 @@ class HttpPlugin(GroupPlugin):
         uvicorns.setLevel(logging.WARNING)  # what it says beyond that, we say ourselves
         uvicorns.addFilter(ours_instead)
         server = self._server = Quiet(config)
-        self._task = asyncio.create_task(server.serve(sockets=[sock]), name="http")
+        self._task = asyncio.create_task(server.serve(sockets=self._sockets), name="http")
         while not server.started and not self._task.done():
             await asyncio.sleep(0.01)
         if self._task.done():
             await self._task
 
+    def _is_operator(self, secret: str) -> bool:
+        return self._operator.is_it(secret) or self._secret.is_it(secret)
+
+    async def renew_secret(self) -> bool:
+        """Read the operator's secret again, or make another where it was removed; whether it is another. Raises `StartError`,
+        and the old one stays."""
+        changed = self._secret.read()
+        if changed and self._api is not None:
+            self._api.authenticator.token_revoked()
+        return changed
+
     async def renew_certificate(self) -> bool:
         """Read the certificate again; False where it is plain HTTP. Raises `StartError`, and the old one stays."""
         if self._certificate is None or self.config.tls is None:
             return False
-        await asyncio.to_thread(self._certificate.renew, self.config.tls)
+        await cast(Services, self.context.server).certificates.renew(self._certificate, self.config.tls)
         return True
 
     async def on_broker_pre_shutdown(self) -> None:
@@ -178,15 +239,31 @@ class HttpPlugin(GroupPlugin):
     async def close(self) -> None:
         """Answer what is under way, end streams and waits, and stop listening. May be called twice."""
         self._operator.remove()
-        server, task, sock = self._server, self._task, self._socket
-        self._server = self._task = self._socket = None
+        server, task, sockets = self._server, self._task, self._sockets
+        self._server = self._task = None
+        self._sockets = []
         if self._api is not None:
             self._api.stopping.set()
+            self._api.levels.forget()
         if server is not None and task is not None:
             server.should_exit = True
             await asyncio.gather(task, return_exceptions=True)
-        if sock is not None:
+        for sock in sockets:
             sock.close()
+        if self._metrics is not None:
+            await self._metrics.close()
+
+
+def _listening(bind: str, *, reuse_port: bool = False) -> socket.socket:
+    """A socket that listens there. Raises `StartError`."""
+    host, port = split_bind(bind)
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.create_server((host, port), family=family, backlog=1024, reuse_port=reuse_port)
+    except OSError as error:
+        raise StartError(f"plugins.http: cannot listen on {bind}: {advice(error)}") from error
+    sock.setblocking(False)
+    return sock
 
 
 def _reached_by(host: str, port: int) -> str:

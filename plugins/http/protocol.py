@@ -13,7 +13,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from broker.packets import spoken
+from broker.packets import protocol_of
 
 _UVICORNS = "Invalid HTTP request received."
 _FIRST = 16
@@ -44,7 +44,7 @@ class Protocol(H11Protocol):
             self._line_ended = False
 
     def send_400_response(self, msg: str) -> None:
-        what = spoken(self._first)
+        what = protocol_of(self._first)
         http = what == "plain HTTP" or self._first[:1].isalpha()  # any word may be a method
         expected = "HTTPS" if self.scheme == "https" else "plain HTTP"
         host, port = self.client or ("", 0)

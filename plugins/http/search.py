@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from broker.access import SEARCH
 from plugins.http.api import Acting, Api, ApiDep, Operator, checked_sender, responses
 from plugins.http.models import MAX_INT, Hits, IndexState, Rebuild, moment
 from plugins.http.rendering import reply
@@ -44,6 +45,8 @@ async def search(
     plugin = _plugin(api)
     try:
         await _indexed(api, who, plugin, conversation, min_seq, wait_indexed, min(wait, api.max_wait))
+        if min_seq is not None or wait_indexed:  # who asks may have been shut out meanwhile
+            await api.authenticator.who(request)
         allowed, may_read = await _permission(api, who, conversation)
         query = SearchQuery(
             q=q,
@@ -105,7 +108,8 @@ def _plugin(api: Api) -> Search:
 
 
 def _shown(rebuilding: Rebuilding) -> dict[str, object]:
-    return {**asdict(rebuilding), "ended": rebuilding.ended or None, "error": rebuilding.error or None}
+    texts = {"error": rebuilding.error or None, "waiting": rebuilding.waiting or None}
+    return {**asdict(rebuilding), "ended": rebuilding.ended or None, **texts}
 
 
 _KNOWN = 1000
@@ -118,7 +122,7 @@ async def _permission(api: Api, who: Who, named: list[str] | None) -> tuple[froz
         return None, None
 
     async def may_read(topic: str) -> bool:
-        return not topic.startswith("$sync/") and await api.timelines.may_read(who, topic)
+        return not topic.startswith("$sync/") and await api.timelines.may_read(who, topic, SEARCH)
 
     if named is not None:
         return frozenset([topic for topic in named if topic and await may_read(topic)]), None
@@ -136,14 +140,14 @@ async def _indexed(
         number = parse_id(message_id)
         if not number:
             raise Unprocessable(f"wait_indexed {message_id!r}: must be a message id, 16 hexadecimal digits")
-        await api.timelines.message(who, message_id)  # any other would tell when the newest message of all was stored
+        await api.timelines.message(who, message_id, SEARCH)  # any other would tell when the newest message of all was stored
         with api.waiting(who):
             if not await plugin.wait_indexed(number, wait):
                 raise Away("the index has not come that far yet", retry_after=1)
     if min_seq is not None:
         if conversation is None or len(conversation) != 1:
             raise Unprocessable("min_seq needs exactly one conversation")
-        await api.timelines.readable(who, conversation[0])  # how long it is is nobody else's business
+        await api.timelines.readable(who, conversation[0], SEARCH)  # how long it is is nobody else's business
         with api.waiting(who):
             if not await plugin.wait_sequence(conversation[0], min_seq, wait):
                 raise Away("the index has not come that far yet", retry_after=1)

@@ -36,8 +36,14 @@ def fields_of(route: object) -> list[str]:
     field = route.body_field if isinstance(route, APIRoute) else None
     if field is None:
         return []
-    kinds = (field.field_info.annotation, *get_args(field.field_info.annotation))
-    return [name for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel) for name in kind.model_fields]
+    return [name for kind in _models(field.field_info.annotation) for name in kind.model_fields]
+
+
+def _models(kind: Any) -> list[type[BaseModel]]:
+    """The bodies that a type stands for: of a union all, of a list its items."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    return list(dict.fromkeys(model for inner in get_args(kind) for model in _models(inner)))
 
 
 def query_parameters(dependant: Dependant) -> dict[str, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from broker.config import parse_duration
+from broker.config import parse_duration, parse_size
 from broker.packets import ProtocolViolation, matches, validate_filter
 from plugins.jobs.schedule import Schedule
 
@@ -70,6 +70,44 @@ class Retention(Scheduled):
     schedule: str | int | bool = "1h"
     rules: list[Rule] = field(default_factory=list)
     """The first whose filter matches a topic decides. What no rule matches is kept for ever."""
+    max_bytes: str | int | None = None
+    """Of all that is stored, or "10 GiB": the oldest messages that no rule keeps for ever go until it holds."""
+    keep_free: str | int | None = None
+    """The same for the free space of the disk: "10%" of it, or "5 GiB"."""
+    even_unacknowledged: bool = False
+    """Whether the two hold for messages that a device has not acknowledged, too: the device then never gets them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_bytes is not None:
+            _ = self.bytes_in_all
+        if self.keep_free is not None:
+            self.bytes_free(0)
+
+    @property
+    def removes(self) -> bool:
+        """Whether it removes anything at all: by a rule, or by a limit in bytes."""
+        return self.bounded or any(rule.removes for rule in self.rules)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a limit in bytes."""
+        return self.max_bytes is not None or self.keep_free is not None
+
+    @property
+    def bytes_in_all(self) -> int:
+        """``max_bytes`` in bytes."""
+        return _size("max_bytes", self.max_bytes, 'a size, such as "10 GiB"')
+
+    def bytes_free(self, total: int) -> int:
+        """``keep_free`` in bytes of a disk that has ``total``."""
+        text = self.keep_free
+        if isinstance(text, str) and text.strip().endswith("%"):
+            number = text.strip()[:-1].strip()
+            if not (number.isascii() and number.isdigit() and int(number) <= 100):
+                raise ValueError(f'retention.keep_free {text!r}: must be 0% to 100%, or a size, such as "5 GiB"')
+            return total * int(number) // 100
+        return _size("keep_free", text, '"10%" of the disk, or a size, such as "5 GiB"')
 
     def rule(self, topic: str) -> Rule | None:
         """The rule of a topic."""
@@ -102,6 +140,16 @@ class Index(Scheduled):
     """When the search index is compared with the store."""
 
     schedule: str | int | bool = "0 5 * * sun"
+
+
+def _size(name: str, value: object, meant: str) -> int:
+    try:
+        size = parse_size(value)
+    except ValueError:
+        size = None
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise ValueError(f"retention.{name} {value!r}: must be {meant}")
+    return size
 
 
 def rule_of(rules: Sequence[Rule], topic: str) -> Rule | None:

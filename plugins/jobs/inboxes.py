@@ -1,7 +1,7 @@
 """Trimming inboxes: removing entries that every living device has acknowledged, but for the newest of them.
 
-The lowest offset is asked for where no device can begin before it (`broker.sessions.old_end`), so that it holds at the moment
-of the removal. The conversations keep their messages.
+The lowest offset is asked for where no device can begin before it (`broker.sessions.retention_lock`), so that it holds at the
+moment of the removal. The conversations keep their messages.
 """
 
 from __future__ import annotations
@@ -48,9 +48,11 @@ class InboxesJob:
     async def _step(self, user: str, first: int, last: int) -> int:
         if not await self._wanted(user, first, last):
             return 0  # without anybody waiting for it
-        async with self._server.old_end.removing():
+        async with self._server.retention_lock.removing():
             wanted = await self._wanted(user, first, last)
-            return await self._server.storage.prune_inbox(user, first + wanted, wanted) if wanted else 0
+            if not wanted:
+                return 0
+            return await self._server.storage.prune_inbox(user, first + wanted, wanted, self._server.now())
 
     async def _wanted(self, user: str, first: int, last: int) -> int:
         lowest = await self._server.lowest_offset(user)

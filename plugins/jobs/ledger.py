@@ -14,6 +14,7 @@ from typing import Any
 from apscheduler.jobstores.memory import MemoryJobStore
 
 from broker.amqtt import Services, Undecided
+from storage.ending import end
 from storage.errors import StorageError
 from storage.records import JobState, SaveJob
 
@@ -60,9 +61,7 @@ class Ledger:
 
     async def close(self) -> None:
         """Save nothing any more. What was not saved is as it was before; a run is found to have been interrupted."""
-        if self._saver is not None:
-            self._saver.cancel()
-            await asyncio.gather(self._saver, return_exceptions=True)
+        await end([self._saver])
 
     async def _save(self) -> None:
         while self._unsaved:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -11,7 +13,7 @@ from typing import Any, cast
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from broker.amqtt import Services
-from broker.hooks import JobBusy, JobPlugin
+from broker.hooks import JobBusy, JobPlugin, NoSuchJob
 from plugins.http import add_router
 from plugins.jobs.config import Inboxes, Index, Retention, Scheduled, Sessions
 from plugins.jobs.inboxes import InboxesJob
@@ -25,10 +27,18 @@ from plugins.jobs.sessions import SessionsJob
 from plugins.jobs.work import Job
 from plugins.search.service import Search
 from plugins.timelines.errors import Away
+from storage.ending import end
+from storage.errors import StorageError
 
 log = logging.getLogger("tideline.jobs")
 
 SYS = "$SYS/broker/tideline/jobs/"
+_LEASE = "work"
+"""One node of a cluster runs all jobs; it also keeps a search index that is shared."""
+_TURN = 2.0
+"""Seconds between two looks at whether it is this node's turn."""
+_NOTE = "jobs"
+_PROBLEMS: dict[str, type[Exception]] = {"NoSuchJob": NoSuchJob, "JobBusy": JobBusy}
 _SAVE = 10.0
 """Seconds that are waited for what became of a run to be durable."""
 CATCH_UP = timedelta(seconds=5)
@@ -43,7 +53,7 @@ class JobsPlugin(JobPlugin):
         """Settings under ``plugins: jobs:``."""
 
         retention: Retention = field(default_factory=Retention)
-        """Which messages are removed from the conversations: without rules, none."""
+        """Which messages are removed from the conversations: without rules and limits in bytes, none."""
         inboxes: Inboxes = field(default_factory=Inboxes)
         """How much of what every device has acknowledged stays in the inboxes."""
         sessions: Sessions = field(default_factory=Sessions)
@@ -65,15 +75,37 @@ class JobsPlugin(JobPlugin):
         self._runs: Runs | None = None
         self._scheduler: AsyncIOScheduler | None = None
         self._telling: set[asyncio.Task[None]] = set()
+        self._waiting: asyncio.Task[None] | None = None
         add_router(context, make_router(self))
 
     # --- life --------------------------------------------------------------------------------------------------------
 
     async def on_broker_post_start(self) -> None:
         """Take up what is remembered; where clients can connect, begin to run by schedule."""
+        server = cast(Services, self.context.server)
+        server.answer_nodes(_NOTE, self._answer)
+        if await server.may(_LEASE):
+            await self._begin()
+        else:
+            self._waiting = asyncio.create_task(self._wait_for_turn(), name="the turn to run jobs")
+
+    async def _wait_for_turn(self) -> None:
+        """Another node runs the jobs; go on when it has ended."""
+        server = cast(Services, self.context.server)
+        while True:
+            await asyncio.sleep(_TURN)
+            try:
+                if await server.may(_LEASE):
+                    await self._begin()
+                    return
+            except StorageError as error:
+                log.debug("who runs the jobs is not known now: %s", error)
+
+    async def _begin(self) -> None:
         server, config = cast(Services, self.context.server), self.config
-        self._ledger = Ledger(server)
-        await self._ledger.load()
+        ledger = Ledger(server)
+        await ledger.load()
+        self._ledger = ledger
         jobs: list[Job] = [
             RetentionJob(server, config.retention),
             InboxesJob(server, config.inboxes),
@@ -92,7 +124,7 @@ class JobsPlugin(JobPlugin):
         ledger, config = self._running[1], self.config
         scheduler = self._scheduler = AsyncIOScheduler(jobstores={"default": LedgerStore(self._planned)})
         sections: dict[str, Scheduled] = {"inboxes": config.inboxes, "sessions": config.sessions}
-        if any(rule.removes for rule in config.retention.rules):
+        if config.retention.removes:
             sections["retention"] = config.retention
         if server.plugin(Search) is not None:
             sections["index"] = config.index
@@ -128,10 +160,14 @@ class JobsPlugin(JobPlugin):
 
     @property
     def _patience(self) -> float:
-        """Seconds that a shutdown waits for a step to end, and again for that to be durable: both fit into a hook's time."""
-        return cast(Services, self.context.server).settings.hooks.timeout * 0.4
+        """Seconds that a shutdown waits for a step to end, and again for that to be durable: both fit into a hook's time, and
+        into what the whole stop may take."""
+        settings = cast(Services, self.context.server).settings
+        return min(settings.hooks.timeout, settings.mqtt.shutdown_grace) * 0.4
 
     async def _stop(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        await end([waiting])
         scheduler, self._scheduler = self._scheduler, None
         if scheduler is not None:
             scheduler.shutdown(wait=False)
@@ -152,7 +188,7 @@ class JobsPlugin(JobPlugin):
     def _running(self) -> tuple[Runs, Ledger]:
         """Raises `Away` before the broker has started."""
         if self._runs is None or self._ledger is None:
-            raise Away("the broker is starting", retry_after=1)
+            raise Away("the broker is starting, or another node runs the jobs", retry_after=1)
         return self._runs, self._ledger
 
     def jobs(self) -> list[dict[str, Any]]:
@@ -180,6 +216,38 @@ class JobsPlugin(JobPlugin):
         await runs.ended(name)
         await ledger.saved(_SAVE)
         return runs.state(name)
+
+    async def anywhere(self, what: str, name: str = "") -> Any:
+        """`jobs`, or of one job `job`, `run` or `cancel`, on the node that runs them. Raises what those raise."""
+        asked = {"do": what, "job": name}
+        found = self._do(asked)
+        if found is None:
+            answer = await cast(Services, self.context.server).ask_nodes(_NOTE, asked)
+            found = None if answer is None else json.loads(answer["json"])
+        if found is None:
+            raise Away("the broker is starting, or the node that runs the jobs does not answer", retry_after=1)
+        if "problem" in found:
+            raise _PROBLEMS[found["problem"]](found["text"])
+        return found["told"]
+
+    def _answer(self, asked: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        found = self._do(asked)
+        return None if found is None else {"json": json.dumps(found)}
+
+    def _do(self, asked: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The same here, where this node runs the jobs: what it told, or a problem."""
+        if self._runs is None:
+            return None
+        do: dict[str, Callable[[], object]] = {
+            "jobs": self.jobs,
+            "job": lambda: self.job(asked["job"]),
+            "run": lambda: self.run(asked["job"]),
+            "cancel": lambda: self.cancel(asked["job"]),
+        }
+        try:
+            return {"told": do[asked["do"]]()}
+        except (NoSuchJob, JobBusy) as error:
+            return {"problem": type(error).__name__, "text": str(error)}
 
     def _tell(self, name: str, outcome: str, ended: int) -> None:
         """Say on $SYS how a job's last run ended, and when."""

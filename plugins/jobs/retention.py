@@ -1,4 +1,4 @@
-"""Retention: removing the old end of conversations, by age and by count.
+"""Retention: removing the old end of conversations, by age, by count, and by bytes in all (`plugins.jobs.room`).
 
 What a living device has not acknowledged is spared, with everything behind it in its conversation, unless the rule says
 otherwise. A retained message stays retained. Messages are removed some hundreds at a time, in a transaction of their own that
@@ -14,6 +14,7 @@ from contextlib import aclosing
 from broker.amqtt import Services
 from broker.ids import time_of
 from plugins.jobs.config import Retention, Rule
+from plugins.jobs.room import Room
 from plugins.jobs.waiting import Cut, Waiting
 from plugins.jobs.work import SAVED_WITHIN, Work
 from plugins.search.service import Search, SearchUnavailable
@@ -42,15 +43,18 @@ class RetentionJob:
     async def run(self, work: Work) -> None:
         """Apply the rules to every conversation."""
         work.detail |= {"conversations": 0, "removed": 0, "spared": 0, "unacknowledged": 0}
-        if not any(rule.removes for rule in self._config.rules):
+        if not self._config.removes:
             work.detail["note"] = "no rule removes anything"
             return
         await self._server.save_offsets(SAVED_WITHIN)
         lost: list[str] = []
         try:
-            async with aclosing(self._chunks(work)) as chunks:
-                async for cuts in chunks:
-                    await self._apply(cuts, work, lost)
+            if any(rule.removes for rule in self._config.rules):
+                async with aclosing(self._chunks(work)) as chunks:
+                    async for cuts in chunks:
+                        await self._apply(cuts, work, lost)
+            if self._config.bounded:
+                await self._make_room(work, lost)
         finally:
             if lost:
                 names, more = ", ".join(map(repr, lost[:_NAMED])), " and others" if len(lost) > _NAMED else ""
@@ -60,6 +64,29 @@ class RetentionJob:
                     names,
                     more,
                 )
+
+    async def _make_room(self, work: Work, lost: list[str]) -> None:
+        """Remove the oldest messages until the limits in bytes hold, or what is left is spared."""
+        room, after = Room(self._server, self._config), 0
+        if not room.measured:
+            work.detail["note"] = "this storage cannot tell how much there is: max_bytes and keep_free change nothing"
+            return
+        excess = await room.excess()
+        while excess > 0:
+            work.what = "looking for the oldest messages"
+            cuts, after = await room.oldest(after, excess, work)
+            if not cuts:
+                break
+            removed = work.detail["removed"]
+            await self._apply(cuts, work, lost)
+            before, excess = excess, await room.excess()
+            if excess >= before and work.detail["removed"] > removed:
+                break  # what is freed shows late here: no more goes for it before the next run
+        if excess > 0:
+            work.detail["over_bytes"] = excess
+            log.warning(
+                "retention: %d MiB more than max_bytes and keep_free allow; the rest is spared for now", -(-excess >> 20)
+            )
 
     async def _chunks(self, work: Work) -> AsyncGenerator[dict[str, Cut], None]:
         """What is to go, some conversations at a time."""
@@ -112,7 +139,7 @@ class RetentionJob:
 
     async def _apply(self, cuts: dict[str, Cut], work: Work, lost: list[str]) -> None:
         work.what = "asking the inboxes what is waited for"
-        with self._server.old_end.watching() as began:
+        with self._server.retention_lock.watching() as began:
             waiting = Waiting(self._server, cuts, STEP, began)
             await waiting.look(work)
             work.what = "removing messages"
@@ -133,14 +160,14 @@ class RetentionJob:
 
     async def _remove(self, topic: str, cut: Cut, waiting: Waiting, work: Work) -> AsyncGenerator[int, None]:
         """Remove what is to go and may, step by step; the first sequence that is left, after each."""
-        reached, count = cut.first, STEP
+        storage, reached, count = self._server.storage, cut.first, STEP
         while count == STEP:
-            async with self._server.old_end.removing():
+            async with self._server.retention_lock.removing():
                 await waiting.look_again()
                 spared = None if cut.forced else waiting.first(topic)
                 before = cut.before if spared is None else min(cut.before, spared)
                 wanted = max(0, min(STEP, before - reached))
-                count = await self._server.storage.prune_conversation(topic, before, wanted) if wanted else 0
+                count = await storage.prune_conversation(topic, before, wanted, self._server.now()) if wanted else 0
             reached += count
             work.count("removed", count)
             work.done += count

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.hooks import JobBusy, JobPlugin, NoSuchJob
+from broker.hooks import JobBusy, NoSuchJob
 from plugins.http.api import Caller, responses
 from plugins.http.models import Body, Milliseconds
 from plugins.http.rendering import reply, tagged
@@ -59,7 +59,13 @@ class JobList(BaseModel):
     jobs: list[Job]
 
 
-def make_router(plugin: JobPlugin) -> APIRouter:
+class Jobs(Protocol):
+    """The plugin; see there."""
+
+    async def anywhere(self, what: str, name: str = "") -> Any: ...
+
+
+def make_router(plugin: Jobs) -> APIRouter:
     """The routes over a plugin."""
     router = APIRouter(tags=["jobs"])
 
@@ -67,14 +73,14 @@ def make_router(plugin: JobPlugin) -> APIRouter:
     async def list_jobs(request: Request, who: Caller) -> Response:
         """Every job: its last run, its next run, and how far it is while it runs. For the operator."""
         _operator(who)
-        return tagged(request, {"jobs": plugin.jobs()})
+        return tagged(request, {"jobs": await plugin.anywhere("jobs")})
 
     @router.get("/jobs/{name}", response_model=Job, responses=responses())
     async def read_job(request: Request, name: Name, who: Caller) -> Response:
         """One job. For the operator."""
         _operator(who)
         try:
-            return tagged(request, plugin.job(name))
+            return tagged(request, await plugin.anywhere("job", name))
         except NoSuchJob as error:
             raise NotFound(str(error)) from error
 
@@ -83,7 +89,7 @@ def make_router(plugin: JobPlugin) -> APIRouter:
         """Begin a run now; it goes on after this answer. 409 while one is under way. For the operator."""
         _operator(who)
         try:
-            return reply(plugin.run(name), 202)
+            return reply(await plugin.anywhere("run", name), 202)
         except NoSuchJob as error:
             raise NotFound(str(error)) from error
         except JobBusy as error:
@@ -94,7 +100,7 @@ def make_router(plugin: JobPlugin) -> APIRouter:
         """End the run under way at its next step: nothing is left half done. 409 where none is. For the operator."""
         _operator(who)
         try:
-            return reply(plugin.cancel(name), 202)
+            return reply(await plugin.anywhere("cancel", name), 202)
         except NoSuchJob as error:
             raise NotFound(str(error)) from error
         except JobBusy as error:

@@ -16,6 +16,7 @@ from broker.hooks import JobBusy, NoSuchJob
 from plugins.jobs.ledger import CANCELLED, DONE, FAILED, INTERRUPTED, RUNNING, Ledger
 from plugins.jobs.work import Failed, Job, Stopped, Work
 from plugins.search.service import SearchError
+from storage.ending import end
 from storage.errors import StorageError
 
 log = logging.getLogger("tideline.jobs")
@@ -110,10 +111,8 @@ class Runs:
         for run in self._runs.values():
             run.work.stop()
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=grace)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.wait(tasks, timeout=grace)
+            await end(tasks)
 
     def _job(self, name: str) -> Job:
         job = self._jobs.get(name)

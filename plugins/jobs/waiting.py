@@ -2,7 +2,8 @@
 
 What is past the lowest offset of an inbox counts as waited for, whatever the device's filters: an offset can only be behind
 what its device is due, never ahead. In flight is not acknowledged, and a shared group is a reader like others. Where a device
-has begun while the run goes on, or was set back (`broker.sessions.old_end`), its inbox is looked at again before the next step.
+has begun while the run goes on, or was set back (`broker.sessions.retention_lock`), its inbox is looked at again before the
+next step.
 """
 
 from __future__ import annotations

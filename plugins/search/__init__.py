@@ -1,5 +1,8 @@
 """Search over everything that is stored.
 
+Kept true: the index trails the store, can be built again from it, and never holds up a commit. Nobody learns of a message that
+they may not read.
+
 ``service`` is what the rest of the broker asks, whatever answers: others import nothing else. ``plugin`` answers. ``text`` and
 ``terms`` say what matches; ``engine`` is what an engine promises, ``fts5*`` and ``meili*`` are the two there are;
 ``permission`` searches for somebody who may not read everything; ``indexer`` feeds an engine from the store, where it can in a

@@ -1,7 +1,7 @@
 """Comparing an index with the store, message by message, and repairing what differs. A part of the indexer's task.
 
 Conversation by conversation, in pages: what the store has and the index has not is added, what the index has and the store
-has not is removed. Messages past the indexer's position are still to come, and are not missed.
+has not is removed. Messages past the indexer's positions are still to come, and are not missed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Protocol
 
-from plugins.search.engine import Document, Engine
+from plugins.follower import passed
+from plugins.search.engine import Document, Engine, Positions
 from plugins.search.service import Differences
 from plugins.search.text import payload_text
 from storage.interface import Catalogue, ConversationReader
@@ -55,14 +56,15 @@ class Comparison:
         self._indexed_after = ""
         self._conversations = self._messages = self._missing = self._surplus = 0
 
-    async def step(self, position: int, limit: int) -> bool:
-        """Compare one page of up to ``limit`` messages, with an index that stands at ``position``; whether there is more."""
+    async def step(self, positions: Positions, limit: int) -> bool:
+        """Compare one page of up to ``limit`` messages, with an index that stands at ``positions``; whether there is more."""
         if self._topic:
-            await self._page(position, limit)
+            await self._page(positions, limit)
         elif self._stored is not None:
             await self._next_stored()
         elif not await self._indexed_alone():
-            self.done.set_result(self._found())
+            if not self.done.done():  # it may have been called off meanwhile
+                self.done.set_result(self._found())
             return False
         self._report(self._found())
         return True
@@ -81,7 +83,7 @@ class Comparison:
         self._after = first - 1
         await self._remove_between(self._topic, 0, first - 1)
 
-    async def _page(self, position: int, limit: int) -> None:
+    async def _page(self, positions: Positions, limit: int) -> None:
         topic, after = self._topic, self._after
         page = await self._source.read_conversation(topic, after=after, limit=limit)
         if not page:
@@ -93,9 +95,9 @@ class Comparison:
         last = page[-1].seq
         expected = {document.id: document for document in await asyncio.to_thread(documents, page)}
         indexed = set(await self._engine.held(topic, after + 1, last, 4 * limit))
-        missing = [document for id, document in expected.items() if id not in indexed and id <= position]
+        missing = [document for id, document in expected.items() if id not in indexed and passed(positions, id)]
         if missing:
-            await self._engine.index(missing, position)
+            await self._engine.index(missing, positions)
             self._missing += len(missing)
         await self._remove(indexed - expected.keys())
         self._messages += len(page)

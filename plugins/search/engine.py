@@ -21,11 +21,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from broker.packets import ProtocolViolation, matches, validate_filter
+from plugins.follower import Positions as Positions
 
 MAX_LIMIT = 100
 MAX_TOTAL = 1000
 """Hits are counted up to here."""
 MAX_QUERY = 1000
+
+EARLIER = -1
+"""In place of a number, of an index of an earlier version: the one id that it kept for all writers."""
 
 
 class SearchError(Exception):
@@ -145,13 +149,13 @@ class Results:
 class Writer(Protocol):
     """The writing half of an engine, and an index that is being rebuilt."""
 
-    async def position(self) -> int:
-        """The message id up to which everything is indexed; 0 for nothing."""
+    async def positions(self) -> Positions:
+        """How far each writer's messages are indexed; of a writer that is not named, none are. Maybe `EARLIER` alone."""
 
-    async def index(self, batch: Sequence[Document], position: int) -> None:
-        """Add messages and move the position. A message that is there already is not added twice.
+    async def index(self, batch: Sequence[Document], positions: Positions) -> None:
+        """Add messages and set the positions, all of them. A message that is there already is not added twice.
 
-        When it returns, the batch is searchable, and the position is durable together with the batch or after it, never before.
+        When it returns, the batch is searchable, and the positions are durable with the batch or after it, never before.
         Raises `SearchUnavailable`; the same call may then be made again.
         """
 
@@ -208,6 +212,10 @@ class Engine(Searcher, Writer, Protocol):
     @property
     def stale(self) -> bool:
         """Whether the live index was made by another tokeniser than ours, and should be rebuilt."""
+
+    @property
+    def away(self) -> str:
+        """Why what was asked of the engine has to wait, for the operator; empty while it answers."""
 
     async def rebuild(self) -> Rebuild:
         """Begin an empty index beside the live one; one that was begun earlier is discarded."""

@@ -1,10 +1,10 @@
 """The embedded engine: SQLite's FTS5 in a file of its own, nothing to install.
 
 One thread writes, a few read, in one process or in two: WAL lets them run side by side, and the event loop only waits for them.
-A batch and the indexer's position are one transaction, so a crash leaves neither hole nor double. Who writes holds
+A batch and the indexer's positions are one transaction, so a crash leaves neither hole nor double. Who writes holds
 the `WriteLock`.
 
-One idea in more than 300 lines: each method of the engine's two halves, and of a rebuild, hands its work to a thread.
+Over 300 lines: each method of the engine's two halves, and of a rebuild, hands its work to a thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from plugins.search.engine import Document, Query, Results, SearchError, SearchUnavailable, SearchUnusable
+from plugins.search.engine import Document, Positions, Query, Results, SearchError, SearchUnavailable, SearchUnusable
 from plugins.search.fts5_index import Generation, connect, drop_others, live_generation, new_generation, tokeniser_of
 from plugins.search.fts5_search import Reader
 from plugins.search.text import TOKENISER
@@ -163,6 +163,11 @@ class Fts5Engine(Fts5Searcher):
         """Whether another tokeniser made the live index."""
         return self._stale
 
+    @property
+    def away(self) -> str:
+        """Nothing can be: it is in this process."""
+        return ""
+
     async def open(self) -> None:
         """Make or open the file, take the lock, and remove what an interrupted rebuild left."""
         if self._writer is None:
@@ -196,13 +201,13 @@ class Fts5Engine(Fts5Searcher):
         self._db = self._live = self._rebuild = None
         self._lock.release()
 
-    async def position(self) -> int:
-        """The position of the live index."""
-        return await self._write(lambda: self._generation().position())
+    async def positions(self) -> Positions:
+        """The positions of the live index."""
+        return await self._write(lambda: self._generation().positions())
 
-    async def index(self, batch: Sequence[Document], position: int) -> None:
-        """Add messages and move the position in one transaction."""
-        await self._write(lambda: self._generation().index(batch, position))
+    async def index(self, batch: Sequence[Document], positions: Positions) -> None:
+        """Add messages and set the positions in one transaction."""
+        await self._write(lambda: self._generation().index(batch, positions))
 
     async def delete(self, ids: Collection[int]) -> None:
         """Remove messages, some hundreds a transaction."""
@@ -264,13 +269,13 @@ class _Fts5Rebuild:
             raise SearchError("the rebuild is over")
         return self._filling
 
-    async def position(self) -> int:
-        """The position of the new index."""
-        return await self._engine._write(lambda: self._generation().position())
+    async def positions(self) -> Positions:
+        """The positions of the new index."""
+        return await self._engine._write(lambda: self._generation().positions())
 
-    async def index(self, batch: Sequence[Document], position: int) -> None:
-        """Add messages and move the position in one transaction."""
-        await self._engine._write(lambda: self._generation().index(batch, position))
+    async def index(self, batch: Sequence[Document], positions: Positions) -> None:
+        """Add messages and set the positions in one transaction."""
+        await self._engine._write(lambda: self._generation().index(batch, positions))
 
     async def delete(self, ids: Collection[int]) -> None:
         """Remove messages."""
@@ -287,7 +292,10 @@ class _Fts5Rebuild:
             filled = self._generation()
             filled.db.execute("UPDATE meta SET value = ? WHERE key = 'live'", (filled.number,))
             self._engine._live, self._engine._stale, self._filling = filled, False, None
-            drop_others(filled.db, filled.number)
+            try:
+                drop_others(filled.db, filled.number)
+            except sqlite3.OperationalError as error:  # the new one is in use all the same
+                log.warning("the old search index takes up room until the next start: %s", error)
 
         await self._engine._write(swap)
         self._engine._rebuild = None

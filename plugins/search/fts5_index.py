@@ -8,6 +8,8 @@ generation beside it, and a swap is one small transaction, so that a crash leave
 - ``bodies_<g>``: a message's tokens, which FTS5 must be told again to remove it.
 - ``fts_<g>``: the inverted index, contentless: ``body``, and conversation and sender as terms (``c12``, ``s3``), so that
   filtering by a few of them is an intersection of lists.
+- ``positions``: how far each writer's messages are indexed, for each generation; ``generations.position`` is the one id for
+  all that earlier versions kept.
 - ``conversations_<g>``, ``senders_<g>``: numbers for names. ``words_<g>``: words by first letter and length, where typos look.
 """
 
@@ -18,7 +20,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from plugins.search.engine import Document
+from plugins.search.engine import EARLIER, Document, Positions
 from plugins.search.terms import ONE_TYPO
 from plugins.search.text import TOKENISER, solitary, tokens
 from storage.private import make_file
@@ -36,6 +38,8 @@ _META = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS generations(
     id INTEGER PRIMARY KEY AUTOINCREMENT, tokeniser INTEGER NOT NULL, position INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS positions(
+    generation INTEGER NOT NULL, number INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY(generation, number)) WITHOUT ROWID;
 """
 _TABLES = (
     """CREATE TABLE docs_{g}(rowid INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE, conversation INTEGER NOT NULL,
@@ -118,6 +122,7 @@ def drop_others(db: sqlite3.Connection, live: int) -> None:
             and int(generation) != live
         ):
             db.execute(f"DROP TABLE IF EXISTS {name}")
+    db.execute("DELETE FROM positions WHERE generation != ?", (live,))
     db.execute("DELETE FROM generations WHERE id != ?", (live,))
 
 
@@ -134,16 +139,21 @@ class Generation:
         self._fts = f"fts_{generation}"
         self._last_rowid: int | None = None
 
-    def position(self) -> int:
-        """The position that was committed last."""
+    def positions(self) -> Positions:
+        """The positions that were committed last."""
+        found = dict(self.db.execute("SELECT number, id FROM positions WHERE generation = ?", (self.number,)))
+        if found:
+            return found
         (position,) = self.db.execute("SELECT position FROM generations WHERE id = ?", (self.number,)).fetchone()
-        return int(position)
+        return {EARLIER: int(position)} if position else {}
 
-    def index(self, batch: Sequence[Document], position: int) -> None:
-        """Add messages and move the position, as one."""
+    def index(self, batch: Sequence[Document], positions: Positions) -> None:
+        """Add messages and set the positions, as one."""
         with _Transaction(self):
             self._insert(batch)
-            self.db.execute("UPDATE generations SET position = ? WHERE id = ?", (position, self.number))
+            self.db.execute("DELETE FROM positions WHERE generation = ?", (self.number,))
+            rows = [(self.number, number, id) for number, id in positions.items()]
+            self.db.executemany("INSERT INTO positions VALUES (?, ?, ?)", rows)
 
     def delete(self, ids: Collection[int]) -> None:
         """Remove messages by id."""

@@ -4,6 +4,8 @@ What a text must have is in `fts5_match`, where the query looks in `fts5_scope`:
 nothing else is ever counted, ranked or paged over.
 
 Which conversations must be asked about before (`Reader.unasked`) is read from the matches themselves.
+
+Over 300 lines: one query, from its filters to its page.
 """
 
 from __future__ import annotations

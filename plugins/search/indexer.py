@@ -1,7 +1,7 @@
 """The indexer: it follows the store's tail and feeds an engine. One task, so that nothing it does can overtake anything else.
 
-- It goes on from the engine's own position, which the engine commits with or after the messages: a crash leaves no hole,
-  and a message that comes again is not added again.
+- It goes on from the engine's own positions, one for each writer, which the engine commits with or after the messages: a
+  crash leaves no hole, and a message that comes again is not added again.
 - It is only ever woken (`Indexer.notify`): commits never wait for it. It gathers for a moment, reads a bounded page, lets
   the engine's thread do the work, and then rests for as long as its share of the time allows (`plugins.search.pace`).
 - Removals take their place between two pages, because a page that was read before the removal must be
@@ -10,7 +10,7 @@
 - A rebuild (`plugins.search.reindex`) goes page by page too, and gets the same removals.
 - When the store or the engine is away, it waits with back-off and then goes on where it was.
 
-One idea in more than 300 lines: every state that the one task has, and each of its steps.
+Over 300 lines: every state that the one task has, and each of its steps.
 """
 
 from __future__ import annotations
@@ -19,26 +19,31 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Protocol
 
+from plugins.follower import Follower, next_move, passed
 from plugins.search.compare import HIGHEST, Comparison, documents
-from plugins.search.engine import Engine, SearchError, SearchUnavailable
+from plugins.search.engine import EARLIER, Engine, Positions, SearchError, SearchUnavailable
 from plugins.search.pace import Pace
-from plugins.search.reindex import Reindex, Report
+from plugins.search.reindex import Reindex, Report, watched
 from plugins.search.service import Differences, Lag
+from storage.cluster import number_of
+from storage.ending import end
 from storage.errors import StorageError, StorageUnavailable
-from storage.interface import Catalogue, ConversationReader, Tail
+from storage.interface import Catalogue, ConversationReader, Tail, Tails
 from storage.records import Message
 
 log = logging.getLogger("tideline.search")
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 _PENDING_REMOVALS = 10_000
+_ENDING = 1.0
+"""Seconds in which the page under way ends, unless storage did not hear that it should."""
 
 
-class Source(Tail, ConversationReader, Catalogue, Protocol):
+class Source(Tail, Tails, ConversationReader, Catalogue, Protocol):
     """What of the storage an indexer reads."""
 
 
@@ -49,7 +54,8 @@ class Indexer:
     after a wake-up so that a page is worth its transaction. ``share``: the part of the time, up to 1, that live indexing may
     work; where it ``yields``, less in a burst (`plugins.search.pace`). ``poll``: seconds after which it looks without being
     woken. ``opened`` says that the engine is open already; otherwise it is opened here, with back-off. Without ``follow`` the
-    live index is left as it is and only rebuilds are made. ``moved`` is called when the position or the lag is another one.
+    live index is left as it is and only rebuilds are made. ``moved`` is called when a position or the lag is another one.
+    ``may``: where an index is shared, whether this is the indexer that writes it now; another one's progress is followed.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class Indexer:
         opened: bool = True,
         follow: bool = True,
         moved: Callable[[], None] = lambda: None,
+        may: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self._source = source
         self._engine = engine
@@ -77,18 +84,23 @@ class Indexer:
         self._opened = opened
         self._follows = follow
         self._told_moved = moved
-        self._position: int | None = None
+        self._follower: Follower | None = None
+        self._told: dict[int, int] = {}
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
         self._moved = asyncio.Event()
         self._notified = 0
         self._oldest = 0
+        self._waits_for = ""
         self._removals: dict[str, int] = {}
         self._reconcile_after: str | None = ""
         self._asked: deque[tuple[asyncio.Future[int], Report]] = deque()
         self._reindex: Reindex | None = None
         self._comparisons: deque[Comparison] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._may = may
+        self.writes = may is None
+        """Whether this indexer writes the index."""
         self.errors = 0
         """How often the store or the engine could not be reached, or failed."""
 
@@ -103,12 +115,24 @@ class Indexer:
         """End after the page under way; a rebuild under way is discarded. May be called twice."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
+            await end([task], again=_ENDING)
             with suppress(asyncio.CancelledError):
                 await task
 
-    def notify(self, messages: int = 1) -> None:
-        """Messages were committed. Costs next to nothing and never waits."""
+    @property
+    def positions(self) -> Positions:
+        """How far each writer's messages are searchable; nothing before it has begun."""
+        return {} if self._follower is None else self._follower.positions
+
+    def notify(self, messages: int = 1, through: int = 0) -> None:
+        """Messages were committed. Costs next to nothing and never waits.
+
+        ``through``: an id up to which all that its writer commits is stored, where the caller knows one. The source may tell it
+        a moment later, and a commit of this node need not wait for that.
+        """
+        if through:
+            number = number_of(through)
+            self._told[number] = max(through, self._told.get(number, 0))
         if not self._notified:
             self._oldest = _now()
         self._notified += messages
@@ -118,15 +142,15 @@ class Indexer:
     def lag(self) -> Lag:
         """How far the index trails the store now."""
         behind = self._notified
-        return Lag(behind, max(0, _now() - self._oldest) if behind else 0, self._position or 0)
+        return Lag(behind, max(0, _now() - self._oldest) if behind else 0, max(self.positions.values(), default=0))
 
     async def wait_indexed(self, message_id: int, timeout: float) -> bool:
-        """Wait until the message with this id, and everything before it, is searchable; False after ``timeout`` seconds."""
+        """Wait until the message with this id, and its writer's before it, are searchable; False after ``timeout`` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                while self._position is None or self._position < message_id:
+                while not passed(self.positions, message_id):
                     self.hurry()
-                    await self._moved.wait()
+                    await next_move(self._moved)
                 return True
         return False
 
@@ -159,6 +183,7 @@ class Indexer:
 
         Returns what was found; ``report`` is called after each page. Cancelling ends it; what was repaired stays so.
         """
+        self._check_turn()
         done: asyncio.Future[Differences] = asyncio.get_running_loop().create_future()
         self._comparisons.append(Comparison(self._source, self._engine, done, report))
         self.hurry()
@@ -167,13 +192,19 @@ class Indexer:
     async def reindex(self, report: Report = lambda progress: None) -> int:
         """Build the index again beside the live one, which stays in use and up to date, then swap them.
 
-        Returns how many messages were read; ``report`` is called after each page. Cancelling discards what was built. While one
-        rebuild runs, a second waits for its turn.
+        Returns how many messages were read; ``report`` is called after each page, and when it begins or ends to wait for what
+        is away. Cancelling discards what was built. While one rebuild runs, a second waits for its turn.
         """
+        self._check_turn()
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._asked.append((done, report))
-        self.hurry()
-        return await done
+        async with watched(report, lambda: self._waits_for or self._engine.away) as told:
+            self._asked.append((done, told))
+            self.hurry()
+            return await done
+
+    def _check_turn(self) -> None:
+        if not self.writes:
+            raise SearchUnavailable("another node of the cluster keeps the search index: ask the one that runs the jobs")
 
     # --- the task ----------------------------------------------------------------------------------------------------
 
@@ -182,11 +213,10 @@ class Indexer:
         try:
             while True:
                 try:
-                    if await self._step():
-                        wait = _FIRST_WAIT
-                        continue
-                    wait = _FIRST_WAIT
-                    await self._rest()
+                    more = await self._step()
+                    wait, self._waits_for = _FIRST_WAIT, ""
+                    if not more:
+                        await self._rest()
                 except (SearchError, StorageError) as error:
                     self._failed(error, wait)
                     await asyncio.sleep(wait)
@@ -204,6 +234,7 @@ class Indexer:
 
     def _failed(self, error: Exception, wait: float) -> None:
         self.errors += 1
+        self._waits_for = str(error)
         level = logging.WARNING if wait == _FIRST_WAIT or wait >= _LONGEST_WAIT else logging.DEBUG
         log.log(level, "indexing waits %.1f s: %s", wait, error)
 
@@ -225,7 +256,9 @@ class Indexer:
 
     async def _step(self) -> bool:
         """One page of each thing that is to be done; whether there is more."""
-        if self._position is None:
+        if not self.writes and not await self._turn():
+            return False
+        if self._follower is None:
             await self._begin()
         started = time.monotonic()
         more = await self._follow() if self._follows else False
@@ -238,20 +271,44 @@ class Indexer:
             await self._pause(self._pace.rest(now, now - started, self._batch))
         return more
 
+    async def _turn(self) -> bool:
+        """Whether it is this indexer's turn from now on; else take the other one's positions over."""
+        assert self._may is not None
+        if await self._may():
+            # What the other one has indexed since this one opened the index is read anew.
+            self.writes, self._follower, self._opened = True, None, False
+            return True
+        if not self._opened:
+            await self._engine.open()
+            self._opened = True
+        self._notified = 0
+        follower = Follower(self._source, await self._engine.positions(), self._told)
+        if self._follower is None or follower.positions != self._follower.positions:
+            self._follow_on(follower)
+        return False
+
     async def _begin(self) -> None:
         if not self._opened:
             await self._engine.open()
             self._opened = True
-        position, last = await self._engine.position(), await self._source.last_id()
-        if last < position:
-            await self._engine.index([], last)  # what comes now may have ids below the old position
-            position = last
+        tails = await self._source.tails()
+        positions = _of_each_writer(await self._engine.positions(), tails)
+        if await self._is_ahead(max(positions.values(), default=0), tails):
+            # What comes now may have ids below the old positions.
+            positions = {number: min(id, tails.get(number, 0)) for number, id in positions.items()}
+            await self._engine.index([], positions)
             self._rebuild_unasked("is ahead of the store, which was replaced")
         elif self._engine.stale:
             self._rebuild_unasked("was made by another tokeniser")
-        self._move(position)
-        if last > position:
+        self._follow_on(Follower(self._source, positions, self._told))
+        if any(end > positions.get(number, 0) for number, end in tails.items()):
             self.notify()
+
+    async def _is_ahead(self, position: int, tails: Positions) -> bool:
+        """Whether the store has nothing as new as what was indexed. Only a tail that says so may be a moment old."""
+        if position <= max([await self._source.last_id(), *tails.values()]):
+            return False
+        return not await self._source.read_tail(position - 1, 1)
 
     def _rebuild_unasked(self, reason: str) -> None:
         if not self._follows:
@@ -261,24 +318,28 @@ class Indexer:
         done.add_done_callback(lambda done: None if done.cancelled() else done.exception())  # already logged
         self._asked.append((done, lambda progress: None))
 
-    def _move(self, position: int) -> None:
-        """Take the position over, and tell who waits for it."""
-        self._position = position
+    def _follow_on(self, follower: Follower) -> None:
+        """Go on with other positions, and tell who waits for them."""
+        self._follower = follower
+        self._tell_moved()
+
+    def _tell_moved(self) -> None:
         self._moved.set()
         self._moved = asyncio.Event()
         self._told_moved()
 
     async def _follow(self) -> bool:
-        """Index the next page of the tail."""
-        assert self._position is not None
+        """Index the next page of the writers' tails."""
+        assert self._follower is not None
         notified = self._notified
-        page = await self._source.read_tail(self._position, self._batch, self._page_bytes)
+        page, positions = await self._follower.read(self._batch, self._page_bytes)
         if page:
-            await self._engine.index(await asyncio.to_thread(documents, page), page[-1].id)
-            self._move(page[-1].id)
-            self._wake.set()  # a page may end early for its bytes: only an empty one is the end
+            await self._engine.index(await asyncio.to_thread(documents, page), positions)
+            self._wake.set()  # only an empty page is the end
+        if self._follower.take(positions):
+            self._tell_moved()
         self._count(page, notified)
-        return len(page) == self._batch
+        return self._follower.more or len(page) == self._batch
 
     def _count(self, page: list[Message], notified: int) -> None:
         """Keep the lag. Whatever was announced before a page that came back empty is in the index."""
@@ -322,10 +383,9 @@ class Indexer:
             self._comparisons.popleft()
         if not self._comparisons:
             return False
-        assert self._position is not None
         work = self._comparisons[0]
         try:
-            return await work.step(self._position, self._batch) or len(self._comparisons) > 1
+            return await work.step(self.positions, self._batch) or len(self._comparisons) > 1
         except (SearchUnavailable, StorageUnavailable):
             raise  # goes on with the same page
         except Exception as error:
@@ -335,7 +395,6 @@ class Indexer:
 
     async def _build(self) -> bool:
         """One page of the rebuild that was asked for; whether there is more."""
-        assert self._position is not None
         work = self._reindex or await self._next_rebuild()
         if work is None:
             return False
@@ -343,14 +402,14 @@ class Indexer:
             await self._abandon()
             return False
         try:
-            if await work.step(self._position, self._batch, self._page_bytes):
+            if await work.step(self._batch, self._page_bytes):
                 return True
         except (SearchUnavailable, StorageUnavailable):
             raise  # goes on with the same page
         except Exception as error:
             await self._abandon(error)
             raise
-        self._move(max(work.position, self._position))
+        self._follow_on(Follower(self._source, work.positions, self._told))
         self._reindex = None
         work.finish()
         return bool(self._asked)
@@ -361,7 +420,8 @@ class Indexer:
         if not self._asked:
             return None
         rebuild = await self._engine.rebuild()
-        self._reindex = Reindex(self._source, rebuild, *self._asked.popleft())
+        follower = Follower(self._source, {}, self._told)
+        self._reindex = Reindex(follower, rebuild, *self._asked.popleft())
         return self._reindex
 
     async def _abandon(self, error: BaseException | None = None) -> None:
@@ -373,3 +433,11 @@ class Indexer:
 
 def _now() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _of_each_writer(positions: Positions, tails: Positions) -> Positions:
+    """What an engine told. An earlier version's one id for all is that of the one writer there is; of several, any may have
+    been passed over, so all is read again, which adds nothing twice."""
+    if EARLIER not in positions:
+        return positions
+    return dict.fromkeys(tails, positions[EARLIER]) if len(tails) == 1 else {}

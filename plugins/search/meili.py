@@ -8,6 +8,7 @@ that appears meanwhile. Which conversations are worth asking about is asked of t
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
@@ -20,6 +21,7 @@ from plugins.search.engine import (
     MAX_TOTAL,
     Document,
     Hit,
+    Positions,
     Query,
     Results,
     SearchError,
@@ -33,6 +35,8 @@ from plugins.search.meili_server import MeiliServer, Refused
 from plugins.search.meili_text import needs_a_look, query_text, sent
 from plugins.search.terms import Term, parse, phrase_places
 from plugins.search.text import TOKENISER
+
+log = logging.getLogger("tideline.search")
 
 _MESSAGES = "ts >= 0"
 """A filter that leaves our own documents out."""
@@ -58,8 +62,13 @@ class MeiliEngine:
         """Whether another tokeniser made the live index."""
         return self._live.tokeniser != TOKENISER
 
+    @property
+    def away(self) -> str:
+        """Why the server does not answer; empty while it does."""
+        return self._server.away
+
     async def open(self) -> None:
-        """Make what is missing, apply the settings, read the position."""
+        """Make what is missing, apply the settings, read the conversations."""
         await self._live.create()
         await self._live.load()
         self._opened = True
@@ -69,13 +78,13 @@ class MeiliEngine:
         self._opened = False
         await self._server.close()
 
-    async def position(self) -> int:
-        """The position of the live index."""
-        return self._index().at
+    async def positions(self) -> Positions:
+        """The positions of the live index, as the server has them: another node may be the one who writes."""
+        return await self._index().positions()
 
-    async def index(self, batch: Sequence[Document], position: int) -> None:
-        """Add messages, and write the position once they are searchable."""
-        await self._index().index(batch, position)
+    async def index(self, batch: Sequence[Document], positions: Positions) -> None:
+        """Add messages, and write the positions with them."""
+        await self._index().index(batch, positions)
 
     async def delete(self, ids: Collection[int]) -> None:
         """Remove messages."""
@@ -235,13 +244,13 @@ class _MeiliRebuild:
             raise SearchError("the rebuild is over")
         return self._filled
 
-    async def position(self) -> int:
-        """The position of the new index."""
-        return self._filling().at
+    async def positions(self) -> Positions:
+        """The positions of the new index."""
+        return await self._filling().positions()
 
-    async def index(self, batch: Sequence[Document], position: int) -> None:
-        """Add messages, and write the position once they are searchable."""
-        await self._filling().index(batch, position)
+    async def index(self, batch: Sequence[Document], positions: Positions) -> None:
+        """Add messages, and write the positions with them."""
+        await self._filling().index(batch, positions)
 
     async def delete(self, ids: Collection[int]) -> None:
         """Remove messages."""
@@ -262,9 +271,12 @@ class _MeiliRebuild:
         except SearchUnavailable as error:
             # Whether it was queued is not known, and swapping twice would undo it. Either index is right, so give up.
             raise SearchError(f"the new index may not be in use: {error}") from error
-        live.at, live.tokeniser, live.topics, live.unsaved = filled.at, filled.tokeniser, topics, set()
+        live.tokeniser, live.topics, live.unsaved = filled.tokeniser, topics, set()
         self._filled = self._engine._rebuild = None
-        await filled.remove()
+        try:
+            await filled.remove()
+        except SearchError as error:  # the new one is in use all the same
+            log.warning("the old search index stays on the server until the next rebuild: %s", error)
 
     async def discard(self) -> None:
         """Remove what was built."""

@@ -1,9 +1,9 @@
 """One index of a Meilisearch server: its settings, its messages, and our own documents in it.
 
-Beside the messages an index has documents of our own, which no search finds: ``state`` has the position and the tokeniser's
+Beside the messages an index has documents of our own, which no search finds: ``state`` has the positions and the tokeniser's
 version, and one for each conversation its name. They live beside what they describe, so that a server that lost its data is
 filled again, and they come in one task with the messages, which the server carries out as a whole: after a crash of either side
-the position says what is there. Messages carry ids, so one that comes again replaces itself.
+the positions say what is there. Messages carry ids, so one that comes again replaces itself.
 
 Names of topics and users may be too long to filter by, so filters use digests of them.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import meilisearch
 from meilisearch.models.task import TaskInfo
 
-from plugins.search.engine import MAX_TOTAL, Document
+from plugins.search.engine import EARLIER, MAX_TOTAL, Document, Positions
 from plugins.search.meili_server import MeiliServer, Refused
 from plugins.search.meili_text import grams
 from plugins.search.terms import ONE_TYPO, TWO_TYPOS
@@ -61,7 +61,6 @@ class Index:
     def __init__(self, server: MeiliServer, uid: str) -> None:
         self._server = server
         self.uid = uid
-        self.at = 0
         self.tokeniser = TOKENISER
         self.topics: set[str] = set()
         self.unsaved: set[str] = set()
@@ -85,7 +84,7 @@ class Index:
                 raise
 
     async def load(self) -> None:
-        """Read the position and the conversations."""
+        """Read the tokeniser's version and the conversations."""
         offset = 0
         self.topics.clear()
         while True:
@@ -93,22 +92,33 @@ class Index:
             page = await self._server.call(lambda client, asked=asked: client.index(self.uid).get_documents(asked))  # type: ignore[misc]
             for document in map(dict, page.results):
                 if document["id"] == "state":
-                    self.at, self.tokeniser = int(document["position"]), int(document["tokeniser"])
+                    self.tokeniser = int(document["tokeniser"])
                 else:
                     self.topics.add(document["topic"])
             offset += _PAGE
             if offset >= page.total:
                 return
 
-    async def index(self, batch: Sequence[Document], position: int) -> None:
-        """Add messages, new conversations and the position, in one task where the server takes them all."""
+    async def positions(self) -> Positions:
+        """What ``state`` says now. The numbers are text, since the server would round them."""
+        asked = {"filter": 'id = "state"', "limit": 1}
+        page = await self._server.call(lambda client: client.index(self.uid).get_documents(asked))
+        for document in map(dict, page.results):
+            said = json.loads(document["position"])
+            if isinstance(said, dict):
+                return {int(number): id for number, id in said.items()}
+            return {EARLIER: said} if said else {}
+        return {}
+
+    async def index(self, batch: Sequence[Document], positions: Positions) -> None:
+        """Add messages, new conversations and the positions, in one task where the server takes them all."""
         # Known before their messages can be found: nobody is asked about a conversation too late.
         fresh = {document.topic for document in batch} - self.topics
         self.topics |= fresh
         self.unsaved |= fresh
         unsaved = sorted(self.unsaved)
         own: list[dict[str, Any]] = [{"id": f"t{digest(topic)}", "own": 1, "topic": topic} for topic in unsaved]
-        own.append({"id": "state", "own": 1, "position": str(position), "tokeniser": self.tokeniser})
+        own.append({"id": "state", "own": 1, "position": json.dumps(dict(positions)), "tokeniser": self.tokeniser})
         try:
             await self._send(batch, own)
         except Refused as error:
@@ -117,7 +127,6 @@ class Index:
             await self._apart(batch, error)
             await self._send([], own)
         self.unsaved -= set(unsaved)
-        self.at = position
 
     async def _send(self, batch: Sequence[Document], own: Sequence[dict[str, Any]]) -> None:
         """One task. Documents become lines in the worker thread, one at a time, so that the event loop goes on meanwhile."""

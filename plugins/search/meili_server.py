@@ -54,7 +54,7 @@ class MeiliServer:
         self._waiting = 0
         self._away_until = 0.0
         self.away = ""
-        """Why the server did not answer when it last did not; empty before that."""
+        """Why the server does not answer; empty since it last did."""
         self._backoff = _FIRST_BACKOFF
         self._closed = False
 
@@ -126,7 +126,7 @@ class MeiliServer:
             client = self._local.client = meilisearch.Client(self._url, self._key or None, timeout=self._timeout)
         with self._errors():
             answer = ask(client)
-            self._away_until, self._backoff = 0.0, _FIRST_BACKOFF
+            self._away_until, self._backoff, self.away = 0.0, _FIRST_BACKOFF, ""
             return answer
 
     @contextmanager
@@ -135,11 +135,11 @@ class MeiliServer:
         try:
             yield
         except MeilisearchApiError as error:
-            raise self._told(error) from None
+            raise self._translated(error) from None
         except (MeilisearchError, requests.RequestException) as error:
             raise self._gone(self._explained(error)) from None
 
-    def _told(self, error: MeilisearchApiError) -> SearchError:
+    def _translated(self, error: MeilisearchApiError) -> SearchError:
         status: Any = error.status_code
         if status in (401, 403):
             return SearchUnusable(

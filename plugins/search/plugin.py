@@ -1,4 +1,7 @@
-"""The search plugin: an engine, the indexer that feeds it, and what the HTTP API and the jobs ask of both."""
+"""The search plugin: an engine, the indexer that feeds it, and what the HTTP API and the jobs ask of both.
+
+Over 300 lines: each thing that others ask of a search is a few lines here.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,10 +25,11 @@ from plugins.search.fts5 import Fts5Engine, Fts5Searcher
 from plugins.search.indexer import Indexer, Source
 from plugins.search.permission import search_permitted
 from plugins.search.process import IndexerProcess
-from plugins.search.reindex import Progress
+from plugins.search.reindex import Progress, watched
 from plugins.search.service import Differences, FoundMessage, Lag, MayRead, Page, Rebuilding, Search
 from plugins.search.terms import highlight, parse
 from plugins.search.text import payload_text
+from storage.cluster import number_of
 from storage.errors import StorageError
 from storage.interface import Storage
 from storage.records import Message
@@ -35,6 +40,8 @@ BATCH = 2000
 SERVER_BATCH, SERVER_BYTES = 10_000, 8 << 20
 """A server takes a time for each task, however small, so that one has all that waits, within these bounds."""
 
+_LEASE = "work"
+"""Of the nodes of a cluster the one that runs the jobs keeps an index on a server; an embedded one is each machine's own."""
 KEY_VARIABLE = "TIDELINE_MEILISEARCH_KEY"
 
 
@@ -94,6 +101,7 @@ class SearchPlugin(GroupPlugin, Search):
         self._searcher: Searcher | None = None
         self._indexer: Indexer | IndexerProcess | None = None
         self._clock: Callable[[], int] = _now
+        self._may: Callable[[], Awaitable[bool]] | None = None
         self._rebuild: asyncio.Task[None] | None = None
 
     async def attach(self, storage: Storage, url: str = "") -> None:
@@ -117,7 +125,7 @@ class SearchPlugin(GroupPlugin, Search):
             searcher = engine = make_engine(config)
             if config.engine == "embedded":
                 await engine.open()
-            indexer = make_indexer(storage, engine, config)
+            indexer = make_indexer(storage, engine, config, self._may if config.engine == "meilisearch" else None)
         self._storage, self._searcher, self._indexer = storage, searcher, indexer
         indexer.start()
 
@@ -125,6 +133,7 @@ class SearchPlugin(GroupPlugin, Search):
         """The storage is open: begin."""
         server: Services = self.context.server
         self._clock = server.now
+        self._may = partial(server.may, _LEASE)
         persistence = server.plugin(PersistencePlugin)
         url = "" if persistence is None else str(persistence.config.url)
         await self.attach(server.storage, "" if url.startswith("memory:") else url)
@@ -145,7 +154,17 @@ class SearchPlugin(GroupPlugin, Search):
     async def after_ack(self, group: Group) -> None:
         """Wake the indexer; it reads the store's tail itself, so that a group that is missed here misses nothing."""
         if self._indexer is not None:
-            self._indexer.notify(sum(1 for append in group.appends if append.store and append.error is None))
+            stored = sum(1 for append in group.appends if append.store and append.error is None)
+            self._indexer.notify(stored, self._through(group))
+
+    def _through(self, group: Group) -> int:
+        """The last id that this node gave to a message of the group; 0 for none. Groups commit one after the other.
+
+        A message that another node has stored already keeps the id that it has from there.
+        """
+        cluster = None if self._storage is None else self._storage.cluster
+        number = 0 if cluster is None else cluster.me.number
+        return max((id for append in group.appends if number_of(id := append.message.id) == number), default=0)
 
     # --- what the API and the jobs ask -------------------------------------------------------------------------------
 
@@ -163,7 +182,7 @@ class SearchPlugin(GroupPlugin, Search):
             raise SearchUnavailable("the search index is not open")
         found = await asyncio.gather(*(self._storage.read_message(hit.id) for hit in results.hits))
         now = self._clock()
-        messages = [message for message in found if message is not None and not 0 < message.expires <= now]
+        messages = [message for message in found if message is not None and not message.expired(now)]
         hits = await asyncio.to_thread(_highlighted, messages, query.q) if messages else []
         return Page(hits, results.total, results.next, results.exact)
 
@@ -235,6 +254,7 @@ class SearchPlugin(GroupPlugin, Search):
     async def _reindex(self, indexer: Indexer | IndexerProcess, rebuilding: Rebuilding) -> None:
         def report(progress: Progress) -> None:
             rebuilding.messages, rebuilding.fraction = progress.messages, progress.fraction
+            rebuilding.waiting = progress.waiting
 
         try:
             rebuilding.messages = await indexer.reindex(report)
@@ -246,11 +266,11 @@ class SearchPlugin(GroupPlugin, Search):
             rebuilding.state, rebuilding.error = "failed", str(error)
             log.error("rebuilding the search index failed: %s", error)
         finally:
-            rebuilding.ended = _now()
+            rebuilding.ended, rebuilding.waiting = _now(), ""
 
     @classmethod
     async def reindex_alone(
-        cls, source: Source, options: Mapping[str, Any], report: Callable[[int, float], None] = lambda messages, fraction: None
+        cls, source: Source, options: Mapping[str, Any], report: Callable[[int, float, str], None] = lambda *progress: None
     ) -> int:
         """Build the index again while no broker runs: what `tideline reindex` calls then. How many messages were read.
 
@@ -258,11 +278,16 @@ class SearchPlugin(GroupPlugin, Search):
         """
         config = cls.Config(**options)
         engine = make_engine(config)
-        await engine.open()
+
+        def tell(progress: Progress) -> None:
+            report(progress.messages, progress.fraction, progress.waiting)
+
+        async with watched(tell, lambda: engine.away):
+            await engine.open()
         indexer = Indexer(source, engine, batch=config.batch or BATCH, gather=0, share=1, follow=False)
         indexer.start()
         try:
-            return await indexer.reindex(lambda progress: report(progress.messages, progress.fraction))
+            return await indexer.reindex(tell)
         finally:
             await indexer.stop()
             await engine.close()
@@ -292,7 +317,9 @@ def make_engine(config: SearchPlugin.Config) -> Engine:
     return Fts5Engine(config.path)
 
 
-def make_indexer(source: Source, engine: Engine, config: SearchPlugin.Config) -> Indexer:
+def make_indexer(
+    source: Source, engine: Engine, config: SearchPlugin.Config, may: Callable[[], Awaitable[bool]] | None = None
+) -> Indexer:
     """An indexer with a configuration's measures, not started yet."""
     if config.engine == "meilisearch":
         measures: dict[str, Any] = {"batch": SERVER_BATCH, "page_bytes": SERVER_BYTES, "share": 1.0, "yields": False}
@@ -300,7 +327,7 @@ def make_indexer(source: Source, engine: Engine, config: SearchPlugin.Config) ->
         measures = {"batch": BATCH, "share": 0.5}
     chosen = {name: value for name, value in (("batch", config.batch), ("share", config.share)) if value}
     embedded = config.engine == "embedded"
-    return Indexer(source, engine, gather=config.gather, poll=config.poll, opened=embedded, **measures | chosen)
+    return Indexer(source, engine, gather=config.gather, poll=config.poll, opened=embedded, may=may, **measures | chosen)
 
 
 def _highlighted(messages: list[Message], q: str) -> list[FoundMessage]:

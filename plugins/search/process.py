@@ -2,6 +2,8 @@
 
 What it must not forget is in the index (its position) or in the store (what was removed is found by comparing, at every start),
 so one that was killed is simply replaced. A rebuild or a comparison that was under way begins anew.
+
+Over 300 lines: one process, from its start to its end, and what it is asked.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from broker.own_process import own_command, own_environment
-from plugins.search.engine import SearchError
-from plugins.search.reindex import Progress
+from plugins.follower import next_move, passed
+from plugins.search.engine import Positions, SearchError
+from plugins.search.reindex import Progress, watched
 from plugins.search.service import Differences, Lag
 
 log = logging.getLogger("tideline.search")
@@ -49,11 +52,13 @@ class IndexerProcess:
         self._gather = gather
         self._process: asyncio.subprocess.Process | None = None
         self._open = False
+        self._waits_for = ""
         self._supervisor: asyncio.Task[None] | None = None
-        self._position: int | None = None
+        self._positions: Positions = {}
         self._behind = 0
         self._oldest = 0
         self._committed = 0
+        self._through = 0
         self._sent = 0
         self._heard = 0
         self._unheard_since = 0
@@ -101,13 +106,15 @@ class IndexerProcess:
             try:
                 ended = await self._live()
             except OSError as error:
-                ended = f"cannot be started: {error.strerror}"
+                program, *_ = own_command("plugins.search.worker")
+                ended = f"cannot be started: {program}: {error.strerror}"
             except Exception:
                 log.exception("what the search indexer says cannot be read")
                 ended = "was ended"
             self._own_errors += 1
             wait = _FIRST_WAIT if time.monotonic() - began > _LIVED else wait
             log.warning("the search indexer %s: another begins in %.1f s", ended, wait)
+            self._waits_for = self._waits_for or f"the search indexer {ended}"
             await asyncio.sleep(wait)
             wait = min(_LONGEST_WAIT, wait * 2)
 
@@ -128,7 +135,7 @@ class IndexerProcess:
         try:
             self._tell(self._settings)
             while line := await process.stdout.readline():
-                self._told(*json.loads(line))
+                self._handle(*json.loads(line))
             code = await process.wait()
         finally:
             self._open = False
@@ -174,7 +181,7 @@ class IndexerProcess:
         self._tell([kind, *values])
         return True
 
-    def _told(self, kind: str, *values: Any) -> None:
+    def _handle(self, kind: str, *values: Any) -> None:
         """A line of the process."""
         match kind:
             case "at":
@@ -186,19 +193,22 @@ class IndexerProcess:
             case "done" | "failed":
                 self._answered(kind == "done", *values)
             case "open":
-                self._open, self._compare = True, False
+                self._open, self._compare, self._waits_for = True, False, ""
                 for number, asked in self._asked.items():
                     self._ask(asked.kind, number)
                 self._flush()
+            case "waits":
+                (self._waits_for,) = values
             case "log":
                 log.log(*values)
             case "unusable":
                 log.error("the search index cannot be used: %s", *values)
+                (self._waits_for,) = values
 
-    def _at(self, position: int, behind: int, oldest: int, heard: int, errors: int) -> None:
+    def _at(self, positions: list[tuple[int, int]], behind: int, oldest: int, heard: int, errors: int) -> None:
         if heard > self._heard:
             self._unheard_since = _now()
-        self._position, self._behind, self._oldest, self._heard = position, behind, oldest, heard
+        self._positions, self._behind, self._oldest, self._heard = dict(positions), behind, oldest, heard
         self._their_errors = errors
         self._moved.set()
         self._moved = asyncio.Event()
@@ -218,11 +228,12 @@ class IndexerProcess:
 
     # --- from outside --------------------------------------------------------------------------------------------------
 
-    def notify(self, messages: int = 1) -> None:
-        """Messages were committed. Costs next to nothing: the process is told once per ``gather``, and when it has heard."""
+    def notify(self, messages: int = 1, through: int = 0) -> None:
+        """As `Indexer.notify`. The process is told once per ``gather``, and when it has heard."""
         if self._committed == self._heard:
             self._unheard_since = _now()
         self._committed += messages
+        self._through = max(self._through, through)
         if self._flushing is None:
             self._flushing = asyncio.get_running_loop().call_later(self._gather, self._flush)
 
@@ -231,7 +242,7 @@ class IndexerProcess:
             self._flushing.cancel()
             self._flushing = None
         if self._committed > self._sent:
-            if self._sent == self._heard and self._ask("committed", self._committed):
+            if self._sent == self._heard and self._ask("committed", self._committed, self._through):
                 self._sent = self._committed
             elif self._open:
                 self._flushing = asyncio.get_running_loop().call_later(self._gather, self._flush)
@@ -241,17 +252,17 @@ class IndexerProcess:
         unheard = self._committed - self._heard
         messages = self._behind + unheard
         since = self._oldest if self._behind else self._unheard_since
-        return Lag(messages, max(0, _now() - since) if messages else 0, self._position or 0)
+        return Lag(messages, max(0, _now() - since) if messages else 0, max(self._positions.values(), default=0))
 
     async def wait_indexed(self, message_id: int, timeout: float) -> bool:
-        """Wait until the message with this id, and everything before it, is searchable; False after ``timeout`` seconds."""
+        """As `Indexer.wait_indexed`."""
         self._waiting += 1
         try:
             self._flush()
-            self._ask("hurry")
             async with asyncio.timeout(timeout):
-                while self._position is None or self._position < message_id:
-                    await self._moved.wait()
+                while not passed(self._positions, message_id):
+                    self._ask("hurry")
+                    await next_move(self._moved)
                 return True
         except TimeoutError:
             return False
@@ -272,7 +283,8 @@ class IndexerProcess:
 
         As `Indexer.reindex`; also over the death of the process, after which it begins anew.
         """
-        return int(await self._answer("reindex", lambda progress: report(Progress(*progress))))
+        async with watched(report, lambda: self._waits_for) as told:
+            return int(await self._answer("reindex", lambda progress: told(Progress(*progress))))
 
     async def compare(self, report: Callable[[Differences], None] = lambda found: None) -> Differences:
         """Compare every message of the store with the index and repair what differs; as `Indexer.compare`, over deaths too."""

@@ -7,58 +7,92 @@ store, it takes the live one's place.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 
+from plugins.follower import Follower
 from plugins.search.compare import documents
-from plugins.search.engine import Rebuild, SearchError
-from storage.interface import Tail
+from plugins.search.engine import Positions, Rebuild, SearchError
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A rebuild under way: messages read so far, and how much of the way from the first to the last that is, 0 to 1."""
+    """A rebuild under way: messages read so far, and how much of the way from the first to the last that is, 0 to 1.
+
+    ``waiting`` says what is away, and how that shows, while nothing can go on for it; empty while it goes on.
+    """
 
     messages: int
     fraction: float
+    waiting: str = ""
 
 
 Report = Callable[[Progress], None]
+
+_LOOK = 0.5
+"""Seconds between two looks at whether a rebuild waits."""
+
+
+@asynccontextmanager
+async def watched(report: Report, waiting: Callable[[], str]) -> AsyncIterator[Report]:
+    """Passes reports on; in between, it also reports that what ``waiting`` says, a reason or nothing, has become another."""
+    last = Progress(0, 0.0)
+
+    def tell(progress: Progress) -> None:
+        nonlocal last
+        last = progress
+        report(progress)
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(_LOOK)
+            if (why := waiting()) != last.waiting:
+                tell(replace(last, waiting=why))
+
+    watching = asyncio.create_task(watch(), name="rebuild waits")
+    try:
+        yield tell
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
 
 
 class Reindex:
     """One rebuild, a page a step. ``done`` gets the number of messages at the end; cancelling it ends the rebuild."""
 
-    def __init__(self, source: Tail, rebuild: Rebuild, done: asyncio.Future[int], report: Report) -> None:
+    def __init__(self, follower: Follower, rebuild: Rebuild, done: asyncio.Future[int], report: Report) -> None:
         self.done = done
-        self.position = 0
-        """The id of the last message that was read."""
-        self._source = source
+        self._follower = follower
         self._rebuild = rebuild
         self._report = report
         self._first = 0
         self._messages = 0
 
-    async def step(self, live: int, limit: int, max_bytes: int) -> bool:
-        """Read one page; whether there is more. With none left, the new index is in use, at ``live`` or further."""
-        page = await self._source.read_tail(self.position, limit, max_bytes)
-        if page:
-            await self._rebuild.index(await asyncio.to_thread(documents, page), page[-1].id)
-            self._first = self._first or page[0].id
-            self.position = page[-1].id
-            self._messages += len(page)
-            self._tell(await self._source.last_id())
+    @property
+    def positions(self) -> Positions:
+        """Up to where each writer's messages were read."""
+        return self._follower.positions
+
+    async def step(self, limit: int, max_bytes: int) -> bool:
+        """Read one page; whether there is more. With none left, the new index is in use."""
+        messages, positions = await self._follower.read(limit, max_bytes)
+        if messages or positions != self.positions:
+            await self._rebuild.index(await asyncio.to_thread(documents, messages), positions)
+        self._follower.take(positions)
+        if messages:
+            self._first = min(self._first or messages[0].id, messages[0].id)
+            self._messages += len(messages)
+            self._tell(await self._follower.tails())
             return True
-        if self.position < live:  # the newest messages were removed meanwhile
-            await self._rebuild.index([], live)
-            self.position = live
         await self._rebuild.swap()
         return False
 
-    def _tell(self, last: int) -> None:
-        way = max(1, last - self._first)
-        self._report(Progress(self._messages, min(1.0, (self.position - self._first) / way)))
+    def _tell(self, tails: Positions) -> None:
+        way = sum(max(0, end - self._first) for end in tails.values())
+        gone = sum(max(0, self.positions.get(number, 0) - self._first) for number in tails)
+        self._report(Progress(self._messages, min(1.0, gone / max(1, way))))
 
     def finish(self) -> None:
         """Tell who waits that the new index is in use."""

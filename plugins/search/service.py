@@ -69,7 +69,10 @@ class Lag(NamedTuple):
 
 @dataclass(slots=True)
 class Rebuilding:
-    """A rebuild that was begun by `Search.begin_reindex`. Times are ms; ``ended`` is 0 while it runs."""
+    """A rebuild that was begun by `Search.begin_reindex`. Times are ms; ``ended`` is 0 while it runs.
+
+    ``waiting`` says what is away, and how that shows, while nothing can go on for it; for the operator.
+    """
 
     state: Literal["running", "done", "failed", "cancelled"] = "running"
     messages: int = 0
@@ -77,6 +80,7 @@ class Rebuilding:
     started: int = 0
     ended: int = 0
     error: str = ""
+    waiting: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +149,11 @@ class Search:
 
     @classmethod
     async def reindex_alone(
-        cls, source: Storage, options: Mapping[str, Any], report: Callable[[int, float], None] = lambda messages, fraction: None
+        cls, source: Storage, options: Mapping[str, Any], report: Callable[[int, float, str], None] = lambda *progress: None
     ) -> int:
         """Build the index again while no broker runs: what `tideline reindex` calls then. How many messages were read.
 
-        ``source`` is an open storage, ``options`` are the plugin's. Raises `SearchError` and `storage.errors.StorageError`.
+        ``source`` is an open storage, ``options`` are the plugin's; ``report`` gets what `Rebuilding` has as ``messages``,
+        ``fraction`` and ``waiting``. Raises `SearchError` and `storage.errors.StorageError`.
         """
         raise NotImplementedError

@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import astuple
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 from plugins.search.engine import SearchError, SearchUnavailable
 from plugins.search.fts5 import Fts5Engine
 from plugins.search.indexer import Indexer
+from plugins.search.write_lock import BeingWritten
 from storage.errors import StorageError, StorageUnavailable
 from storage.factory import open_url
 from storage.interface import Storage
@@ -35,7 +36,7 @@ NICE = 10
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 
 
-class Told(logging.Handler):
+class TellBroker(logging.Handler):
     """Log records become lines for the broker's own log."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -58,7 +59,7 @@ class Worker:
         measures = {name: settings[name] for name in ("batch", "share", "poll")}
         self._indexer = Indexer(storage, engine, gather=0.0, moved=self._moved, **measures)
         self._heard = 0
-        self._reported: tuple[int, ...] = ()
+        self._reported: tuple[object, ...] = ()
         self._working: dict[int, asyncio.Task[None]] = {}
 
     async def run(self, first: asyncio.Future[bytes], lines: asyncio.StreamReader) -> None:
@@ -76,16 +77,16 @@ class Worker:
     def _moved(self) -> None:
         lag = self._indexer.lag()
         oldest = time.time_ns() // 1_000_000 - lag.milliseconds if lag.messages else 0
-        report = (lag.position, lag.messages, oldest, self._heard, self._indexer.errors)
+        report = (list(self._indexer.positions.items()), lag.messages, oldest, self._heard, self._indexer.errors)
         if report != self._reported:
             self._reported = report
             tell("at", *report)
 
     # --- what may be asked -------------------------------------------------------------------------------------------
 
-    def _committed(self, messages: int) -> None:
-        """So many messages were committed since the process was started."""
-        self._indexer.notify(messages - self._heard)
+    def _committed(self, messages: int, through: int) -> None:
+        """So many messages were committed since the process was started, and all of the broker's own up to an id."""
+        self._indexer.notify(messages - self._heard, through)
         self._heard = messages
         self._moved()
 
@@ -124,15 +125,26 @@ class Worker:
 
 
 async def _opened(storage: Storage, engine: Fts5Engine) -> None:
-    """Open both, as often as it takes while they are away."""
-    wait = _FIRST_WAIT
+    """Open both, each as often as it takes while it is away."""
+    await _open(storage.open)
+    await _open(engine.open)
+
+
+async def _open(attempt: Callable[[], Awaitable[None]]) -> None:
+    wait, told = _FIRST_WAIT, ""
     while True:
         try:
-            await storage.open()
-            await engine.open()
+            await attempt()
             return
+        except BeingWritten as error:  # by another worker of this machine: this one follows it as soon as that ends
+            wait, why = _FIRST_WAIT, str(error)
+            if why != told:
+                log.info("indexing begins once that ends: %s", why)
         except (SearchUnavailable, StorageUnavailable) as error:
-            log.warning("indexing cannot begin yet, trying again in %.1f s: %s", wait, error)
+            why = str(error)
+            log.warning("indexing cannot begin yet, trying again in %.1f s: %s", wait, why)
+        tell("waits", why)
+        told = why
         await asyncio.sleep(wait)
         wait = min(_LONGEST_WAIT, wait * 2)
 
@@ -166,5 +178,5 @@ if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICE)
-    logging.basicConfig(level=logging.INFO, handlers=[Told()], format="%(message)s")
+    logging.basicConfig(level=logging.INFO, handlers=[TellBroker()], format="%(message)s")
     asyncio.run(main())

@@ -12,6 +12,10 @@ from plugins.search.engine import SearchUnavailable
 from storage.private import make_file
 
 
+class BeingWritten(SearchUnavailable):
+    """Another process writes the index, and goes on."""
+
+
 class WriteLock:
     """The right to write an index. A successor waits a moment for a process that is about to end."""
 
@@ -21,7 +25,7 @@ class WriteLock:
         self._file: IO[str] | None = None
 
     def take(self) -> None:
-        """Blocks for up to ``patience`` seconds. Raises `SearchUnavailable` where somebody else goes on writing."""
+        """Blocks for up to ``patience`` seconds. Raises `BeingWritten` where somebody else goes on writing."""
         if self._file is not None:
             return
         make_file(self._path)
@@ -36,7 +40,7 @@ class WriteLock:
                     file.seek(0)
                     owner = file.read(20).strip() or "unknown"
                     file.close()
-                    raise SearchUnavailable(f"the search index is being written by process {owner}") from error
+                    raise BeingWritten(f"the search index is being written by process {owner}") from error
             time.sleep(0.02)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")

@@ -1,4 +1,7 @@
-"""Conversations and inboxes as their users see them: what the HTTP API and the requests over MQTT have in common."""
+"""Conversations and inboxes as their users see them: what the HTTP API and the requests over MQTT have in common.
+
+Kept true: every question and every change asks whether its caller may, in one place.
+"""
 
 from plugins.timelines.errors import Conflict, Forbidden, NotFound, Problem, TooLarge, Unprocessable
 from plugins.timelines.participants import Participants

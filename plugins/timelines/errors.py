@@ -5,6 +5,7 @@ Problem
 ├── Forbidden        403  known, and not allowed
 ├── NotFound         404  not there, or not yours: the two are told apart to nobody
 ├── Conflict         409  it is not as the caller thinks it is
+│   └── Resync       409  what the caller knows is of other data: it is to begin anew
 ├── TooLarge         413  more than is accepted
 ├── TooMany          429  later
 └── Away             503  storage or search is away
@@ -41,6 +42,10 @@ class NotFound(Problem):
 
 class Conflict(Problem):
     status, name, title = 409, "conflict", "conflict with the present state"
+
+
+class Resync(Conflict):
+    name, title = "resync", "what you know is of another copy of the data"
 
 
 class TooLarge(Problem):

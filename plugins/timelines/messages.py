@@ -78,13 +78,23 @@ def message_properties(message: Message) -> Properties:
         return EMPTY
 
 
-def content_properties(content_type: str | None, pairs: list[tuple[str, str]], text: bool) -> bytes:
+def content_properties(
+    content_type: str | None,
+    pairs: list[tuple[str, str]],
+    text: bool,
+    response_topic: str | None = None,
+    correlation: bytes = b"",
+) -> bytes:
     """The properties of a message that is published over HTTP, encoded. Raises `Unprocessable`."""
     properties: Properties = {}
     if text:
         properties[Property.PAYLOAD_FORMAT] = 1
     if content_type:
         properties[Property.CONTENT_TYPE] = content_type
+    if response_topic is not None:
+        properties[Property.RESPONSE_TOPIC] = response_topic
+    if correlation:
+        properties[Property.CORRELATION_DATA] = correlation
     if pairs:
         properties[Property.USER_PROPERTY] = pairs
     for value in (content_type or "", *(part for pair in pairs for part in pair)):
@@ -98,18 +108,18 @@ def content_properties(content_type: str | None, pairs: list[tuple[str, str]], t
         raise Unprocessable(f"a property cannot be encoded: {error}") from error
 
 
-def payload_bytes(value: Any, encoding: str) -> bytes:
-    """A payload as given in a request: JSON value, text or base64. Raises `Unprocessable`."""
+def payload_bytes(value: Any, encoding: str, field: str = "payload") -> bytes:
+    """A payload as given in a ``field`` of a request: JSON value, text or base64. Raises `Unprocessable`."""
     try:
         if encoding == "json":
             return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
         if not isinstance(value, str):
-            raise Unprocessable(f'payload: must be a string where encoding is {encoding}; other JSON needs "encoding": "json"')
+            raise Unprocessable(f'{field}: must be a string where encoding is {encoding}; other JSON needs "encoding": "json"')
         return base64.b64decode(value, validate=True) if encoding == "base64" else value.encode()
     except binascii.Error as error:
-        raise Unprocessable(f"payload: not base64: {error}") from error
+        raise Unprocessable(f"{field}: not base64: {error}") from error
     except (UnicodeEncodeError, ValueError, RecursionError) as error:
-        raise Unprocessable("payload: cannot be encoded as UTF-8 JSON or text") from error
+        raise Unprocessable(f"{field}: cannot be encoded as UTF-8 JSON or text") from error
 
 
 def _payload(payload: bytes, content_type: str) -> tuple[str, Any]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from broker.hooks import Group
+from broker.hooks import Group, readers_of
 from storage.records import Join
 
 LIMIT = 200_000
 """Pairs remembered, some 40 MB at most; then they are forgotten, and noted anew as they come."""
 
-_NOBODY = ("s/", "b/")  # shared subscription groups, and the broker itself
+_NOBODY = ("s/", "b/", "r/")  # shared subscription groups, the broker itself, and channels, whose readers count instead
 
 
 class Participants:
@@ -46,14 +46,14 @@ class Participants:
             if found is not None and found[0] is append.recipients and message.user in found[1]:
                 continue
             if append.error is None and append.store:
-                pairs += self._new(message.topic, message.user, append.recipients)
+                pairs += self._new(message.topic, message.user, append.recipients, readers_of(append))
         if pairs:
             group.operations.append(Join(pairs))
 
-    def _new(self, topic: str, sender: str, recipients: Sequence[str]) -> list[tuple[str, str]]:
+    def _new(self, topic: str, sender: str, recipients: Sequence[str], readers: Sequence[str]) -> list[tuple[str, str]]:
         found = self._known.get(topic)
         users = found[1] if found is not None else set()
-        new = {sender, *recipients} - users
+        new = {sender, *recipients, *readers} - users
         users |= new
         self._pairs += len(new)
         self._known[topic] = (recipients, users)

@@ -1,4 +1,7 @@
-"""The service itself: every question is asked here, and every permission too."""
+"""The service itself: every question is asked here, and every permission too, but for publishing (`publishing`).
+
+Over 300 lines: each question, and its permission, is a few lines here.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,15 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from amqtt.contexts import Action
-
+from broker.access import HISTORY
 from broker.amqtt import DeviceState, Services, Undecided
 from broker.connection import DeviceProblem, NoDevice, Superseded
 from broker.packets import ProtocolViolation, ReasonCode, topics
-from broker.publication import Outgoing, Publication
-from plugins.timelines.errors import Away, Conflict, Forbidden, NotFound, Problem, TooLarge, Unprocessable
-from plugins.timelines.messages import content_properties, hex_id, parse_id, rendered, rendered_entry
+from plugins.timelines.errors import Away, Conflict, Forbidden, NotFound, Problem, Resync, Unprocessable
+from plugins.timelines.messages import parse_id, rendered, rendered_entry
+from plugins.timelines.publishing import Publisher, check_name
 from plugins.timelines.who import Who
-from storage.errors import IdempotencyConflict, MessageRefused, StorageError
+from storage.errors import StorageError
 from storage.interface import Membership, Participation
 from storage.records import DeviceKey, MarkRead, Message, Operation
 
@@ -42,27 +44,12 @@ class Range:
     cursor: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A message to publish. ``expiry`` is in seconds, 0 for never."""
-
-    topic: str
-    payload: bytes
-    qos: int = 1
-    retain: bool = False
-    expiry: int = 0
-    content_type: str | None = None
-    properties: tuple[tuple[str, str], ...] = ()
-    text: bool = False
-    device: str = ""
-    key: str = ""
-
-
 class Timelines:
     """What callers may see and do. ``timeout``: seconds that a write may wait for storage."""
 
     def __init__(self, server: Services, timeout: float = 10.0) -> None:
         self.server = server
+        self.publisher = Publisher(server, timeout)
         self._timeout = timeout
 
     @property
@@ -71,24 +58,20 @@ class Timelines:
 
     # --- permission ----------------------------------------------------------------------------------------------------
 
-    async def may_read(self, who: Who, topic: str) -> bool:
-        """Whether the caller would be given the topic's messages over MQTT; without a topic plugin, whether it takes part."""
+    async def may_read(self, who: Who, topic: str, action: str = HISTORY) -> bool:
+        """Whether the caller may read the topic's messages, or with `SEARCH` search them; where nobody is asked about topics,
+        whether it takes part."""
         if who.operator:
             return True
         access = self.server.access
         if access.open:
             return await self._state.takes_part(who.user, topic)
-        if who.info is None:
-            return False
-        for action in (Action.SUBSCRIBE, Action.RECEIVE):
-            if not await access.allowed(who.info, action, topic):
-                return False
-        return True
+        return who.info is not None and await access.allowed(who.info, action, topic)
 
-    async def readable(self, who: Who, topic: str) -> None:
-        """Raise `NotFound` unless the caller may read the topic, the same whether it exists or not."""
+    async def readable(self, who: Who, topic: str, action: str = HISTORY) -> None:
+        """Raise `NotFound` unless the caller may read the topic (`may_read`), the same whether it exists or not."""
         check_name(topic)
-        if topic.startswith("$sync/") or not await self.may_read(who, topic):
+        if topic.startswith("$sync/") or not await self.may_read(who, topic, action):
             raise NotFound(f"conversation {topic[:80]!r}: there is none, or you may not read it")
 
     # --- history -------------------------------------------------------------------------------------------------------
@@ -114,7 +97,7 @@ class Timelines:
             low, high = (low, page[-1].seq) if newest else (page[-1].seq, high)
             size += sum(len(message.payload) for message in page)
             now = self.server.now()
-            found += [message for message in page if not 0 < message.expires <= now]
+            found += [message for message in page if not message.expired(now)]
         ended = high <= max(low + 1, first) if newest else low >= last or (high and low + 1 >= high)
         cursor = f"{'d' if newest else 'a'}.{low}.{high}" if more and not ended else None
         return {"messages": [rendered(m) for m in found], "first": first, "last": last, "next": cursor}
@@ -133,15 +116,15 @@ class Timelines:
             high = min(high, until) if high else until
         return asked.newest_first, low, high
 
-    async def message(self, who: Who, message_id: str) -> Message:
-        """One message by its id."""
+    async def message(self, who: Who, message_id: str, action: str = HISTORY) -> Message:
+        """One message by its id, which the caller may read (`may_read`)."""
         number = parse_id(message_id)
         message = await self.server.storage.read_message(number) if number else None
         if (
             message is None
-            or 0 < message.expires <= self.server.now()
+            or message.expired(self.server.now())
             or not message.seq
-            or not await self.may_read(who, message.topic)
+            or not await self.may_read(who, message.topic, action)
         ):
             raise NotFound(f"message {message_id[:40]!r}: there is none, or you may not read it")
         return message
@@ -179,7 +162,7 @@ class Timelines:
 
     async def _summary(self, member: Membership) -> dict[str, Any]:
         last = await self.server.storage.read_conversation(member.topic, limit=1, newest_first=True)
-        shown = last[0] if last and not 0 < last[0].expires <= self.server.now() else None
+        shown = last[0] if last and not last[0].expired(self.server.now()) else None
         return {
             "topic": member.topic,
             "first": member.first,
@@ -211,56 +194,8 @@ class Timelines:
         await self.written([MarkRead(who.user, topic, seq, back)])
         state = await self.position(who, topic)
         event = json.dumps({"event": "read", **state}, ensure_ascii=False).encode()
-        for other in self.server.connected_devices(who.user):
-            client_id = other.client_id
-            if client_id != device:
-                self.server.tell(other, Message(0, f"$sync/events/{client_id}", "b/tideline", "", 0, 0, event))
+        self.server.tell_user(who.user, "$sync/events/", event, but=device)
         return state
-
-    # --- publishing ----------------------------------------------------------------------------------------------------
-
-    async def publish(self, who: Who, draft: Draft, *, window: float) -> tuple[dict[str, Any], bool]:
-        """Publish through the same pipeline as MQTT: what was stored, and whether the key was used before."""
-        self._check(draft)
-        if who.asked is not None and not await self.server.access.allowed(who.asked, Action.PUBLISH, draft.topic):
-            raise Forbidden(f"publishing to {draft.topic[:80]!r} is not allowed")
-        now = self.server.now()
-        message = Outgoing(draft.topic, who.user, draft.device, draft.qos, draft.payload, draft.retain)
-        message.properties = content_properties(draft.content_type, list(draft.properties), draft.text)
-        message.expires = now + draft.expiry * 1000 if draft.expiry else 0
-        publication = Publication(message, retain=draft.retain, idempotency_key=draft.key)
-        publication.idempotency_at = now
-        publication.idempotency_until = now + int(window * 1000) if draft.key else 0
-        try:
-            done = await self.server.append_within(publication, self._timeout)
-        except IdempotencyConflict as error:
-            raise Conflict(str(error)) from error
-        except MessageRefused as error:
-            raise Unprocessable(f"the message was refused: {error}") from error
-        except StorageError as error:
-            raise Away(f"nothing was stored: {error}", retry_after=5) from error
-        return await self._receipt(done)
-
-    async def _receipt(self, done: Publication) -> tuple[dict[str, Any], bool]:
-        message = done.message
-        receipt = {"id": hex_id(message.id), "topic": message.topic, "seq": message.seq, "time": message.time}
-        if done.original is None:
-            return receipt, False
-        first = await self.server.storage.read_message(done.original[0])
-        receipt |= {"id": hex_id(done.original[0]), "seq": done.original[1], "time": first.time if first else None}
-        return receipt, True
-
-    def _check(self, draft: Draft) -> None:
-        check_name(draft.topic)
-        mqtt = self.server.settings.mqtt
-        if draft.topic == "$SYS" or draft.topic.startswith(("$SYS/", "$share/", "$sync/")):
-            raise Forbidden(f"topic {draft.topic[:80]!r} is reserved for the broker")
-        if draft.topic.count("/") >= mqtt.max_topic_levels:
-            raise Unprocessable(f"topic: more than {mqtt.max_topic_levels} levels")
-        if draft.retain and not mqtt.retain_available:
-            raise Unprocessable("retain: retained messages are turned off")
-        if len(draft.payload) + len(draft.topic.encode()) + 16 > mqtt.max_packet_size:
-            raise TooLarge(f"payload of {len(draft.payload)} bytes: packets have at most {mqtt.max_packet_size}")
 
     # --- devices -------------------------------------------------------------------------------------------------------
 
@@ -302,10 +237,42 @@ class Timelines:
 
     # --- inboxes -------------------------------------------------------------------------------------------------------
 
-    async def inbox(self, who: Who, key: DeviceKey, after: int, limit: int) -> dict[str, Any]:
-        """A page of what is due to a device after a sequence of its inbox."""
-        page = await self.server.readers.page(key, after, limit, PAGE_BYTES, who.asked)
-        return {"entries": [rendered_entry(e) for e in page.entries], "next": page.next, "first": page.first, "head": page.head}
+    async def inbox(self, who: Who, key: DeviceKey, after: int, limit: int, channel: str = "") -> dict[str, Any]:
+        """A page of what is due to a device after a sequence of its inbox, or of a filter's channel; and all its channels."""
+        try:
+            page = await self.server.readers.page(key, after, limit, PAGE_BYTES, who.asked, channel)
+        except NoDevice as error:
+            raise NotFound(str(error)) from error
+        return {
+            "entries": [rendered_entry(entry) for entry in page.entries],
+            "next": page.next,
+            "first": page.first,
+            "head": page.head,
+            "data_epoch": (await self.server.storage.data_epoch()).id,
+            "channels": await self.channels(key),
+        }
+
+    async def same_data(self, after: int, data_epoch: str, inbox: str) -> None:
+        """Raise `Resync` where the offset ``after`` may be of other data than this: of another epoch, of none that was named
+        though the data was restored, or past the head. What has it would skip what is stored under those sequences now.
+        """
+        epoch = await self.server.storage.data_epoch()
+        again = "leave the offset out, or begin at 0, and go on with the data_epoch of the answer"
+        if data_epoch and data_epoch != epoch.id:
+            raise Resync(f"data_epoch {data_epoch[:40]!r}: the data is {epoch.id!r}; {again}", data_epoch=epoch.id)
+        if after and epoch.restored and not data_epoch:
+            raise Resync(
+                f"offset {after}: the data was restored, so say of which data_epoch it is ({epoch.id!r} now), or {again}",
+                data_epoch=epoch.id,
+            )
+        head = await self.server.storage.inbox_head(inbox) if after else 0
+        if after > head:
+            raise Resync(f"offset {after} is past the head, {head}: {again}", data_epoch=epoch.id)
+
+    async def channels(self, key: DeviceKey) -> list[dict[str, Any]]:
+        """The channels of large groups that a device has a place in: their filters, its offsets, and their heads."""
+        found = await self.server.readers.channels(key)
+        return [{"channel": place.filter, "offset": place.offset, "head": place.head} for place in found]
 
     async def carried_out(self, work: Awaitable[T]) -> T:
         """Await what `broker.readers` does, its errors told as problems."""
@@ -333,17 +300,6 @@ class Timelines:
         for operation in operations:
             if operation.error is not None:
                 raise Unprocessable(str(operation.error))
-
-
-def check_name(topic: str) -> None:
-    """Raise `Unprocessable` unless ``topic`` is a topic name."""
-    try:
-        topics.validate_name(topic)
-        topic.encode()
-    except ProtocolViolation as violation:
-        raise Unprocessable(violation.text) from violation
-    except UnicodeEncodeError as error:
-        raise Unprocessable("topic: not valid Unicode") from error
 
 
 def _filter_fault(filter_: str) -> str:

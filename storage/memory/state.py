@@ -1,4 +1,4 @@
-"""The part of `memory://` that plugins need: who takes part, who has read what, tokens, and the state of jobs."""
+"""The part of `memory://` that plugins need: who takes part, who has read what, tokens, settings, and the state of jobs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 from storage import rules
 from storage.interface import Membership
-from storage.records import DropTokens, JobState, Join, MarkRead, SaveJob, SaveToken, Token
+from storage.records import (
+    DataEpoch,
+    DropSetting,
+    DropTokens,
+    JobState,
+    Join,
+    MarkRead,
+    SaveJob,
+    SaveSetting,
+    SaveToken,
+    Setting,
+    Token,
+)
+from storage.restored import new_epoch
 
 if TYPE_CHECKING:
     from storage.memory.storage import MemoryStorage
 
 
 class MemoryState:
-    """Implements `storage.interface.Participation`, `Tokens` and `Jobs` for a `MemoryStorage`, which has the sequences."""
+    """Implements `storage.interface.Participation`, `Tokens`, `Jobs` and `Settings` for a `MemoryStorage`, which has the
+    sequences."""
 
     def __init__(self, storage: MemoryStorage) -> None:
         self._storage = storage
@@ -22,12 +36,16 @@ class MemoryState:
         self._read: dict[tuple[str, str], int] = {}
         self._tokens: dict[str, Token] = {}
         self._jobs: dict[str, JobState] = {}
+        self._settings: dict[tuple[str, str], bytes] = {}
+        self._epoch = new_epoch()
         self.apply: dict[type, Callable[[Any], None]] = {
             Join: self._join,
             MarkRead: self._mark_read,
             SaveToken: self._save_token,
             DropTokens: self._drop_tokens,
             SaveJob: self._save_job,
+            SaveSetting: self._save_setting,
+            DropSetting: self._drop_setting,
         }
 
     def _join(self, op: Join) -> None:
@@ -49,6 +67,22 @@ class MemoryState:
     def _save_job(self, op: SaveJob) -> None:
         self._jobs[op.job.name] = op.job
 
+    def _save_setting(self, op: SaveSetting) -> None:
+        rules.refuse_large_setting(op)
+        self._settings[op.kind, op.key] = op.value
+
+    def _drop_setting(self, op: DropSetting) -> None:
+        self._settings.pop((op.kind, op.key), None)
+
+    async def settings(self, kind: str) -> list[Setting]:
+        """See `storage.interface.Settings`."""
+        found = [Setting(*names, value) for names, value in self._settings.items() if not kind or names[0] == kind]
+        return sorted(found, key=lambda setting: (setting.kind.encode(), setting.key.encode()))
+
+    async def data_epoch(self) -> DataEpoch:
+        """See `storage.interface.Epochs`."""
+        return self._epoch
+
     async def jobs(self) -> list[JobState]:
         """See `storage.interface.Jobs`."""
         return [self._jobs[name] for name in sorted(self._jobs)]
@@ -69,7 +103,7 @@ class MemoryState:
 
     async def expired_between(self, topic: str, after: int, now: int) -> int:
         """See `storage.interface.Participation`."""
-        return sum(1 for message in self._storage.kept(topic, after) if 0 < message.expires <= now)
+        return sum(1 for message in self._storage.kept(topic, after) if message.expired(now))
 
     async def token(self, digest: str) -> Token | None:
         """See `storage.interface.Tokens`."""

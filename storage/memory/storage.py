@@ -4,6 +4,8 @@ For those who say so, and a reference for the other backends. It keeps the newes
 ``max_bytes`` the oldest leave their conversation and every inbox, so that the first kept sequences move. Devices, retained
 messages and the heads of inboxes are kept whole; a conversation that has been empty for ``max_messages`` messages forgets its
 head and starts at 1 again.
+
+Over 300 lines: each method of the interface is a few lines over the same lists.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from storage import rules
-from storage.errors import MessageRefused
-from storage.interface import Due, Pointer, Subscribed
+from storage.cluster import Cluster
+from storage.errors import MessageRefused, Superseded
+from storage.interface import Due, Pointer, Subscribed, TailPage, page_of_ids
 from storage.memory.retained import Retained
 from storage.memory.state import MemoryState
 from storage.records import (
+    Announce,
     Append,
     CloseSession,
     Device,
@@ -122,6 +126,7 @@ class MemoryStorage:
             Progress: self._progress,
             Release: self._release,
             DropRetained: self._drop_retained,
+            Announce: lambda op: None,
         }
         self._state = MemoryState(self)
         self._apply |= self._state.apply
@@ -132,6 +137,13 @@ class MemoryStorage:
         self.token = self._state.token
         self.tokens = self._state.tokens
         self.jobs = self._state.jobs
+        self.settings = self._state.settings
+        self.data_epoch = self._state.data_epoch
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """None: see `storage.interface.Storage`."""
+        return None
 
     async def open(self) -> None:
         """Nothing to open."""
@@ -143,16 +155,24 @@ class MemoryStorage:
 
     async def commit(self, group: Sequence[Operation]) -> None:
         """Apply a group; never fails as a whole."""
+        self.apply_group(group)
+
+    def apply_group(self, group: Sequence[Operation]) -> None:
+        """The same, at once."""
         for op in group:
-            if op.error is None:
-                try:
-                    if isinstance(op, Append):
-                        self._append(op)
-                    else:
-                        self._apply[type(op)](op)
-                except MessageRefused as error:
-                    op.error = error
+            self._apply_one(op)
         self._evict()
+
+    def _apply_one(self, op: Operation) -> None:
+        if op.error is not None:
+            return
+        try:
+            if isinstance(op, Append):
+                self._append(op)
+            else:
+                self._apply[type(op)](op)
+        except (MessageRefused, Superseded) as error:
+            op.error = error
 
     def _append(self, op: Append) -> None:
         message = op.message
@@ -160,19 +180,32 @@ class MemoryStorage:
         if _size(message) > self._max_bytes:
             raise MessageRefused(f"message of {len(message.payload)} bytes: memory storage holds {self._max_bytes} in all")
         known = message.id in self._messages or (op.idempotency_key and self._repeated(op))
-        if op.received is not None and (device := self._devices.get(op.received[0])) is not None:
-            device.received.add(op.received[1])
+        if op.received is not None:
+            self._receive(op)
         if known:
             return
         if op.store:
             self._store(op)
-        self._last_id = max(self._last_id, message.id)
+        self._committed_id(message.id)
         if op.retain:
             self._retained.put(message)
         if op.idempotency_key:
             self._remember(op)
 
+    def _committed_id(self, message_id: int) -> None:
+        self._last_id = max(self._last_id, message_id)
+
+    def _receive(self, op: Append) -> None:
+        if op.received is not None and (device := self._devices.get(op.received[0])) is not None:
+            device.received.add(op.received[1])
+
     def _store(self, op: Append) -> None:
+        entries = self._keep(op)
+        op.inbox_seqs = [self._inbox(user).append((op.message.id, "")) for user in op.recipients]
+        entries.extend(zip(op.recipients, op.inbox_seqs, strict=True))
+
+    def _keep(self, op: Append) -> list[tuple[str, int]]:
+        """Put a message into its conversation. The list is to be filled with its inbox entries."""
         message = op.message
         timeline = self._conversations.get(message.topic)
         if timeline is None:
@@ -182,10 +215,11 @@ class MemoryStorage:
         message.seq = timeline.append(message)
         self._messages[message.id] = message
         self._tail.append(message)
-        op.inbox_seqs = [self._inbox(user).append((message.id, "")) for user in op.recipients]
+        entries: list[tuple[str, int]] = []
         size = _size(message) + ENTRY_OVERHEAD * len(op.recipients)
-        self._log.append(_Stored(message.topic, message.seq, size, tuple(zip(op.recipients, op.inbox_seqs, strict=True))))
+        self._log.append(_Stored(message.topic, message.seq, size, entries))
         self._bytes += size
+        return entries
 
     def _inbox(self, user: str) -> _Timeline[tuple[int, str]]:
         inbox = self._inboxes.get(user)
@@ -233,7 +267,7 @@ class MemoryStorage:
             low, high = inbox.between(0, 0)
             return bisect_left(inbox.items, time, low, high, key=self._entry_time) - inbox.gone + inbox.floor
 
-        return start.offset(inbox.head, lambda: inbox.floor, before)
+        return start.offset(self._head(user), lambda: inbox.floor, before)
 
     def _entry_time(self, entry: tuple[int, str] | None) -> int:
         message = self._find(entry[0]) if entry else None
@@ -258,7 +292,7 @@ class MemoryStorage:
             old = device.subscriptions.get(new.filter) if device else None
             new.since = rules.since(new, old.since if old else None, head)
             if device:
-                device.subscriptions[new.filter] = replace(new)
+                device.subscriptions[new.filter] = new.copy()
         if device is None or not op.retained:
             return
         user, target = op.device
@@ -305,12 +339,12 @@ class MemoryStorage:
             self._empty[topic] = None
         return len(removed)
 
-    async def prune_conversation(self, topic: str, before_seq: int, limit: int = 1000) -> int:
+    async def prune_conversation(self, topic: str, before_seq: int, limit: int = 1000, now: int = 0) -> int:
         """See `storage.interface.Pruner`."""
         timeline = self._conversations.get(topic)
         return self._forget(topic, min(before_seq - 1, timeline.floor + limit)) if timeline else 0
 
-    async def prune_inbox(self, user: str, before_seq: int, limit: int = 1000) -> int:
+    async def prune_inbox(self, user: str, before_seq: int, limit: int = 1000, now: int = 0) -> int:
         """See `storage.interface.Pruner`."""
         inbox = self._inboxes.get(user)
         return len(inbox.remove(min(before_seq - 1, inbox.floor + limit))) if inbox else 0
@@ -406,6 +440,10 @@ class MemoryStorage:
         """See `storage.interface.ConversationReader`."""
         return self._messages.get(message_id)
 
+    async def read_messages(self, ids: Sequence[int]) -> list[Message]:
+        """See `storage.interface.ConversationReader`."""
+        return [message for message_id in ids if (message := self._messages.get(message_id)) is not None]
+
     async def last_id(self) -> int:
         """See `storage.interface.Tail`."""
         return self._last_id
@@ -417,15 +455,23 @@ class MemoryStorage:
         kept = (m for m in islice(self._tail.items, at, high) if m is not None and m.id in self._messages)
         return _within(islice(kept, limit), max_bytes)
 
+    async def tails(self) -> dict[int, int]:
+        """See `storage.interface.Tails`."""
+        return {0: self._last_id}
+
+    async def read_tail_of(self, number: int, after: int, through: int, limit: int, max_bytes: int = 1 << 20) -> TailPage:
+        """See `storage.interface.Tails`."""
+        return page_of_ids([m for m in await self.read_tail(after, limit, max_bytes) if m.id <= through], through)
+
     async def device(self, key: DeviceKey) -> Device | None:
         """See `storage.interface.State`."""
         device = self._devices.get(key)
-        return _copy(device) if device else None
+        return copied(device) if device else None
 
     async def devices(self) -> AsyncIterator[Device]:
         """See `storage.interface.State`."""
         for device in list(self._devices.values()):
-            yield _copy(device)
+            yield copied(device)
 
     async def device_count(self) -> int:
         """See `storage.interface.DeviceIndex`."""
@@ -437,7 +483,7 @@ class MemoryStorage:
 
     async def undated(self, now: int) -> AsyncIterator[list[Device]]:
         """See `storage.interface.DeviceIndex`."""
-        yield [_copy(device) for device in self._devices.values() if device.undated(now)]
+        yield [copied(device) for device in self._devices.values() if device.undated(now)]
 
     async def due(self, now: int, limit: int = 500) -> Due:
         """See `storage.interface.DeviceIndex`."""
@@ -448,7 +494,7 @@ class MemoryStorage:
     async def devices_of(self, user: str) -> list[Device]:
         """See `storage.interface.DeviceIndex`."""
         found = [device for device in self._devices.values() if device.key.user == user]
-        return [_copy(device) for device in sorted(found, key=lambda device: device.key.client_id.encode())]
+        return [copied(device) for device in sorted(found, key=lambda device: device.key.client_id.encode())]
 
     async def lowest_offset(self, user: str) -> int | None:
         """See `storage.interface.DeviceIndex`."""
@@ -482,7 +528,7 @@ class MemoryStorage:
 
     async def inboxes(self) -> AsyncIterator[tuple[str, int, int]]:
         """See `storage.interface.Catalogue`."""
-        for user, inbox in list(self._inboxes.items()):
+        for user, inbox in sorted(self._inboxes.items(), key=lambda pair: pair[0].encode()):
             if inbox.head:
                 yield user, inbox.floor + 1, inbox.head
 
@@ -492,10 +538,11 @@ def _within(page: Iterable[Message | None], max_bytes: int) -> list[Message]:
     return rules.within(kept, max_bytes, lambda message: len(message.payload))
 
 
-def _copy(device: Device) -> Device:
+def copied(device: Device) -> Device:
+    """A device of its own for who asked, as a database would give it."""
     return replace(
         device,
         inflight=list(device.inflight),
-        subscriptions={name: replace(subscription) for name, subscription in device.subscriptions.items()},
+        subscriptions={name: subscription.copy() for name, subscription in device.subscriptions.items()},
         received=set(device.received),
     )

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from storage.cluster import Change, number_of
 from storage.mongo.documents import Raw, pair_key, timeline_key
 from storage.packing import pack_inflight, unpack_inflight
 from storage.records import Append, Device, DeviceKey, Message, Subscription
+from storage.restored import unmarked
 from storage.rules import Once
+
+_CHANGES = 3 << 20
+"""Characters of the changes in one document: 12 MiB at most, where each takes four bytes."""
+_CHANGE_OVERHEAD = 100
 
 
 def message_document(message: Message, seq: int, time: int, version: int) -> Raw:
@@ -35,12 +41,15 @@ def message_document(message: Message, seq: int, time: int, version: int) -> Raw
     return document
 
 
-def store_document(op: Append, seq: int, time: int, version: int) -> Raw:
-    """A message of the store, with what recovery needs."""
+def store_document(op: Append, seq: int, time: int, version: int, places: Sequence[int]) -> Raw:
+    """A message of the store, with what another node needs to finish it. ``places``: where its entries would be by now."""
     message = op.message
-    document = {"_id": timeline_key(message.topic, seq), **message_document(message, seq, time, version)}
+    document = message_document(message, seq, time, version)
+    document["_id"] = timeline_key(message.topic, seq)
+    document["writer"] = number_of(message.id)
     if op.recipients:
         document["recipients"] = list(op.recipients)
+        document["places"] = pack_places(places)
     if op.received is not None:
         (user, client_id), packet_id = op.received
         document["received"] = [user, client_id, packet_id]
@@ -52,14 +61,35 @@ def store_document(op: Append, seq: int, time: int, version: int) -> Raw:
     return document
 
 
+def pack_places(places: Sequence[int]) -> bytes:
+    """Eight bytes each."""
+    return _ONE_PLACE(*places) if len(places) == 1 else struct.pack(f">{len(places)}q", *places)
+
+
+_ONE_PLACE = struct.Struct(">q").pack
+"""Of a message with one recipient, as most have: half the time."""
+
+
+def places_of(document: Mapping[str, Any]) -> Sequence[int]:
+    """For each recipient of a message of the store, the lowest sequence that its entry can have."""
+    packed = document.get("places", b"")
+    known = struct.unpack(f">{len(packed) // 8}q", packed)
+    return (*known, *[0] * (len(document.get("recipients", ())) - len(known)))
+
+
 def once_key(user: str, key: str) -> str:
     """The ``_id`` of an idempotency key's document."""
     return pair_key(user, key)
 
 
-def once_document(once: Once) -> Raw:
+def claim_id(key: DeviceKey, packet_id: int) -> str:
+    """The ``_id`` of a packet id's claim."""
+    return f"{key.user}\0{key.client_id}\0{packet_id:05d}"
+
+
+def once_document(once: Once, *, done: bool) -> Raw:
     """What an idempotency key's document holds beside ``_id`` and ``v``."""
-    return {"digest": once.digest, "mid": once.message, "seq": once.seq, "until": once.until}
+    return {"digest": once.digest, "mid": once.message, "seq": once.seq, "until": once.until, "done": int(done)}
 
 
 def once_of(document: Mapping[str, Any]) -> Once:
@@ -67,14 +97,13 @@ def once_of(document: Mapping[str, Any]) -> Once:
     return Once(document["digest"], document["mid"], document["seq"], document["until"])
 
 
-def retained_document(message: Message, seq: int, time: int) -> Raw:
-    """What a retained message, or the clearing of one, leaves under its topic, beside ``_id`` and ``v``.
+def retained_document(message: Message, seq: int, time: int, version: int, now: int) -> Raw:
+    """What a retained message, or the clearing of one, leaves under its topic, beside ``_id``; ``now`` is the database's time.
 
     Complete: an update keeps the fields that it does not name.
     """
-    document = message_document(message, seq, time, 0)
-    del document["v"]
-    return {"retain": False, "expires": 0, "properties": b"", **document, "gone": 0 if message.payload else 1}
+    document = {"retain": False, "expires": 0, "properties": b"", **message_document(message, seq, time, version), "gone": 0}
+    return document if message.payload else {**document, "gone": 1, "gone_at": now}
 
 
 def message(document: Mapping[str, Any]) -> Message:
@@ -96,16 +125,19 @@ def message(document: Mapping[str, Any]) -> Message:
 
 @dataclass(slots=True)
 class Kept:
-    """A device as stored, without its subscriptions, and the version that created it."""
+    """A device as stored, without its subscriptions, the version that created it, and how often it was written."""
 
     device: Device
     generation: int
+    revision: int
 
     def copy(self) -> Kept:
         """One that can be changed."""
         device = self.device
         return Kept(
-            replace(device, inflight=list(device.inflight), received=set(device.received), subscriptions={}), self.generation
+            replace(device, inflight=list(device.inflight), received=set(device.received), subscriptions={}),
+            self.generation,
+            self.revision,
         )
 
 
@@ -127,7 +159,9 @@ def device_document(kept: Kept) -> Raw:
         "user": device.key.user,
         "client": device.key.client_id,
         "generation": kept.generation,
-        "epoch": device.epoch,
+        "gone": 0,
+        "node": device.node,
+        "epoch": -device.epoch - 1 if device.restored else device.epoch,
         "expiry": device.expiry,
         "expires_at": device.expires_at,
         "created_at": device.created_at,
@@ -140,6 +174,12 @@ def device_document(kept: Kept) -> Raw:
     }
 
 
+def gone_device(now: int) -> Raw:
+    """What is left of a device that is gone, beside its key, epoch and generation: small, and due at no time."""
+    empty = {"expires_at": 0, "will": None, "will_at": 0, "inflight": b"", "received": b"", "node": 0}
+    return {**empty, "gone": 1, "gone_at": now}
+
+
 def pack_packet_ids(packet_ids: list[int]) -> bytes:
     """Two bytes each."""
     return struct.pack(f">{len(packet_ids)}H", *packet_ids)
@@ -147,21 +187,24 @@ def pack_packet_ids(packet_ids: list[int]) -> bytes:
 
 def kept_device(document: Mapping[str, Any]) -> Kept:
     """What `device_document` wrote."""
-    received = document["received"]
+    restored = document["epoch"] < 0
+    received = b"" if restored else document["received"]
     device = Device(
         DeviceKey(document["user"], document["client"]),
-        epoch=document["epoch"],
+        epoch=unmarked(document["epoch"]),
         expiry=document["expiry"],
         expires_at=document["expires_at"],
         created_at=document["created_at"],
         offset=document["offset"],
-        cursor=document["cursor"],
-        inflight=unpack_inflight(document["inflight"]),
+        cursor=document["offset" if restored else "cursor"],
+        inflight=[] if restored else unpack_inflight(document["inflight"]),
         received=set(struct.unpack(f">{len(received) // 2}H", received)),
         will=document["will"],
         will_at=document["will_at"],
+        node=document.get("node", 0),
+        restored=restored,
     )
-    return Kept(device, document["generation"])
+    return Kept(device, document["generation"], document["revision"])
 
 
 def subscription_document(key: DeviceKey, subscription: Subscription, generation: int) -> Raw:
@@ -170,6 +213,7 @@ def subscription_document(key: DeviceKey, subscription: Subscription, generation
         "user": key.user,
         "client": key.client_id,
         "generation": generation,
+        "gone": 0,
         "filter": subscription.filter,
         "options": subscription.options,
         "identifier": subscription.identifier,
@@ -180,3 +224,17 @@ def subscription_document(key: DeviceKey, subscription: Subscription, generation
 def subscription(document: Mapping[str, Any]) -> Subscription:
     """What `subscription_document` wrote."""
     return Subscription(document["filter"], document["options"], document["identifier"], document["since"])
+
+
+def change_documents(changes: Iterable[Change]) -> Iterator[list[list[object]]]:
+    """Changes of the routes as they are stored, in lists of which each fits into a document: one at least."""
+    part: list[list[object]] = []
+    size = 0
+    for change in changes:
+        more = len(change.user) + len(change.client_id) + len(change.filter) + _CHANGE_OVERHEAD
+        if part and size + more > _CHANGES:
+            yield part
+            part, size = [], 0
+        part.append(list(change))
+        size += more
+    yield part

@@ -1,136 +1,237 @@
-"""The group commit: the store, then the inboxes, then the state.
+"""The group commit of one writer among several: each step can be made again, by this writer or by who finishes its work.
 
-A group is planned once. When something fails on the way, the plan is kept, and the same group goes on where it stopped: every
-write can be made again. A key that is taken is either this group's own, from an attempt whose answer was lost, or another
-writer's: then what is not written yet is numbered behind it. Nothing is given up once a first write was tried: a caller that
-comes with another group finds the earlier one finished first.
+1. Devices and subscriptions are looked up. Who is to get more is told the routes.
+2. What must happen once is claimed.
+3. The ends of the timelines are read, behind the routes: a message that is published once this group is acknowledged is due.
+4. The store; 5. retained messages, and who has subscribed to them meanwhile; 6. the inboxes; 7. the rest, devices first.
+8. Who is to get less is told the routes.
+
+When something fails, the group is kept and goes on at its step. A key that is taken is this group's own, from an attempt whose
+answer was lost, or another writer's: what is not written yet is then numbered behind it. Nothing is given up once a first write
+was tried: a caller that comes with another group finds the earlier one finished first.
+
+Over 300 lines: the steps of one commit, in their order.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Protocol
 
-from pymongo import DeleteOne
-
-from storage.errors import MessageRefused, StorageUnavailable
+from storage.cluster import Change, number_of
+from storage.errors import MessageRefused, StorageUnavailable, Superseded
+from storage.mongo.claims import claim, needs_claims
+from storage.mongo.codec import device_id, pack_places
 from storage.mongo.connection import DUPLICATE_KEY, storage_errors
-from storage.mongo.documents import Raw
-from storage.mongo.late import finish_late
-from storage.mongo.lease import Lease
-from storage.mongo.load import inbox_heads, load, places, stored_messages, topic_heads
+from storage.mongo.documents import SETTINGS, Raw, timeline_key
+from storage.mongo.inboxes import write_entries
+from storage.mongo.intents import Adopted, announce
+from storage.mongo.late import tell as tell_late
+from storage.mongo.load import (
+    Wanted,
+    find_stored,
+    inbox_heads,
+    last_entries,
+    load,
+    load_again,
+    load_devices,
+    load_ends,
+    look_behind,
+    topic_heads,
+)
 from storage.mongo.plan import Plan
-from storage.mongo.state import State
-from storage.mongo.view import Head
-from storage.mongo.writers import Writers
-from storage.mongo.writes import CHUNK, bulk_write, insert, write_state
-from storage.records import Operation
+from storage.mongo.sessions import corrections, draft
+from storage.mongo.state import State, batches
+from storage.mongo.sweep import sweep
+from storage.mongo.turns import Turns, pack_turns, unpack_turns
+from storage.mongo.view import Head, View, Write
+from storage.mongo.writes import CHUNK, insert, write_devices, write_state
+from storage.records import Append, DeviceKey, OpenSession, Operation
 
 CHUNK_BYTES = 8 << 20
 _NEVER = {10334, 17280, 17419, 121}  # too large, key too long, would grow too large, the collection's validator says no
 _STUCK = 40
-_SAVE_AFTER = 50_000
-_CLEAR_AFTER = 256
+_GUESSES_HOLD = 5.0
+"""Seconds for which the end of a timeline is remembered at least, and twice that at most."""
+_LONGEST_SLOT = 0.1
+"""Seconds that an insert counts as having taken at most, where nodes take turns."""
+_FROZE = 0.1
+"""Of a lease: a group that takes longer until it is stored may have been held up with its node, whose devices others take."""
+_SLOW = 10.0
+"""Seconds after which a commit looks whether retention has been over what it wrote."""
+
+Rematch = Callable[[Sequence[Append]], Awaitable[None]]
 
 
-@dataclass(slots=True)
+class Node(Protocol):
+    """The writer: see `storage.cluster.Node`."""
+
+    token: int
+
+    @property
+    def lease_seconds(self) -> float:
+        """See `storage.cluster.Cluster`."""
+
+    def next_version(self) -> int:
+        """A version that no group of any node ever had; this node's rise."""
+
+    async def confirm(self) -> None:
+        """Return only while this node may write; raises `StorageUnavailable` or `FencedOut`."""
+
+
 class _Run:
-    """A plan under way: the phase that it is in, and how many of that phase's documents are written."""
+    """A group under way, and the step that it is at."""
 
-    plan: Plan
-    phase: int = 0
-    at: int = 0
-    stuck: int = 0
+    def __init__(self, group: Sequence[Operation]) -> None:
+        self.group = group
+        self.step = 0
+        self.begun = False
+        """Whether a first write was tried."""
+        self.view = View(0)
+        self.plan: Plan
+        self.at = 0
+        """How many documents of the store are written."""
+        self.tried = False
+        """Whether any was sent."""
+        self.told: list[Change] = []
+        self.adopted: list[int] = []
+        self.new: set[int] = set()
+        """Messages that were not stored when the group was numbered first."""
+        self.lowest: dict[str, int] = {}
+        """Where the entries of those can be at the earliest, by inbox."""
+        self.matched: dict[int, list[str]] | None = None
+        """Whom the messages that it retains were due to, before others were asked."""
+        self.rematched = False
+        self.written_devices: set[str] = set()
+        self.placed: dict[tuple[int, int], tuple[str, int]] = {}
+        self.attempt = 0
+        self.stuck = 0
+        self.progress = False
+        """Whether the last insert into the inboxes wrote anything."""
+        self.since = self.looked = time.monotonic()
+        """When the group began, and when it was last known who has its publishers' devices."""
+
+    def plan_again(self) -> None:
+        """Number the group, around what is written."""
+        self.plan = Plan(self.group, self.view)
+        self.at = 0
 
 
 class Writer:
     """Commits groups, one at a time."""
 
-    def __init__(self, state: State, lease: Lease) -> None:
+    def __init__(
+        self, state: State, node: Node, append_routes: Callable[[Sequence[Change]], Awaitable[object]] | None = None
+    ) -> None:
         self._state = state
-        self._lease = lease
-        self._others = Writers(state, lease.token) if state.shared else None
+        self._node = node
+        self._append_routes = append_routes
+        self.rematch: Rematch | None = None
         self._run: _Run | None = None
-        self._unsaved = 0
-        self._cleared: dict[str, int] = {}
+        self._aged = time.monotonic()
+        self._slot = 0.01
+        """Seconds that an insert into the inboxes takes."""
+        self._steps = (
+            self._look,
+            self._claim,
+            self._number,
+            self._store,
+            self._retain,
+            self._sync,
+            self._write_state,
+            self._tell_last,
+        )
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is kept to be tried again."""
+        return self._run is None or not self._run.begun
 
     async def commit(self, group: Sequence[Operation]) -> None:
         """See `storage.interface.Committer`."""
-        await self._lease.confirm()
-        await self._tidy()
+        await self._node.confirm()
+        if time.monotonic() - self._aged > _GUESSES_HOLD:
+            self._state.topics.age()
+            self._state.inboxes.age()
+            self._state.contended.age()
+            self._aged = time.monotonic()
+            await sweep(self._state)
         run = self._run
-        if run is not None and not _same(run.plan.group, group):
-            if self._state.plan is not None:
+        if run is not None and not _same(run.group, group):
+            if run.begun:
                 await self._finish(run)
             run = None
         if run is None:
-            version = self._lease.next_version()
-            view = await load(self._state, group, version)
-            if self._state.late.met:  # one of the topics ends with a message that came late
-                await finish_late(self._state)
-                view = await load(self._state, group, version)
-            run = self._run = _Run(Plan(group, view))
+            run = self._run = _Run(group)
         await self._finish(run)
 
-    async def finish_late(self) -> None:
-        """See `storage.mongo.late.finish_late`. A group that is kept to be tried again goes first."""
-        await self._lease.confirm()
-        if self._state.plan is None:
-            await finish_late(self._state)
-
     async def _finish(self, run: _Run) -> None:
-        if self._state.plan is None:
-            await self._begin(run)
-        while run.phase < 3:
-            await (self._store, self._sync, self._write_state)[run.phase](run)
-            run.phase, run.at, run.stuck = run.phase + 1, 0, 0
-        await self._lease.confirm()
-        self._done(run.plan)
+        while run.step < len(self._steps):
+            await self._steps[run.step](run)
+            run.step += 1
+        await self._node.confirm()
+        if time.monotonic() - run.since > _SLOW and not await self._all_there(run):
+            await self._finish(run)
+            return
+        self._done(run)
 
-    async def _begin(self, run: _Run) -> None:
-        plan, state, lease = run.plan, self._state, self._lease
-        lowest = min(plan.mids, default=state.last_id + 1)
-        if lowest <= lease.done and not state.shared:
-            lease.done = lowest - 1  # ids that do not rise: recovery must look at them all the same
-            await lease.renew()
-        state.before_topics, state.before_inboxes = dict(plan.view.topics), dict(plan.view.inboxes)
-        if self._others is not None:
-            await self._others.announce(plan)
-        state.plan = plan
-
-    def _done(self, plan: Plan) -> None:
-        state = self._state
+    def _done(self, run: _Run) -> None:
+        state, plan = self._state, run.plan
         plan.fill()
         state.topics.update(plan.topics)
         state.inboxes.update(plan.inboxes)
-        devices = plan.sessions.devices
-        state.devices.update({key: kept for key, kept in devices.items() if kept is not None})
-        state.devices.forget(key for key, kept in devices.items() if kept is None)
-        state.last_id = max(state.last_id, plan.last_id)
+        state.devices.forget(plan.sessions.devices)
+        kept = {key: kept for key, kept in plan.sessions.devices.items() if kept and kept.device.node == state.token}
+        state.devices.update(kept)
+        mine = (id for id in (plan.unstored_id, *plan.mids) if state.number in (None, number_of(id)))
+        state.last_id = max(state.last_id, max(mine, default=0))
         state.clock = max(state.clock, plan.clock)
-        state.plan = self._run = None
-        self._lease.done = state.last_id
-        self._unsaved += len(plan.group)
-        self._cleared.update(dict.fromkeys(plan.cleared(), plan.view.version))
+        self._run = None
 
-    async def _tidy(self) -> None:
-        """Now and then: save how far everything is done, so that recovery stays short, and drop the marks of cleared topics."""
-        if self._state.shared or self._state.plan is not None:
+    # --- what a group starts from ----------------------------------------------------------------------------------
+
+    async def _look(self, run: _Run) -> None:
+        state = self._state
+        run.since = run.looked = time.monotonic()
+        version = self._node.next_version()
+        view = run.view = View(version, state.token, await state.now(), state.clock)
+        await load(state, view, run.group)
+        view.drafted, run.told = draft(run.group, view)
+        if self._append_routes is not None and run.told:
+            run.begun = True
+            await self._append_routes(run.told)
+
+    async def _claim(self, run: _Run) -> None:
+        state, view = self._state, run.view
+        appends = [op for op in run.group if isinstance(op, Append) and op.store and op.error is None]
+        if repeats := {op.message.id for op in appends if op.message.id <= state.last_id}:
+            await find_stored(state, view, run.group, repeats)
+        if not needs_claims(run.group):
             return
-        if self._unsaved >= _SAVE_AFTER or len(self._cleared) >= _CLEAR_AFTER:
-            await self._lease.renew()
-            self._unsaved = 0
-        if len(self._cleared) >= _CLEAR_AFTER:
-            marks = [DeleteOne({"_id": t, "gone": 1, "v": {"$lte": v}}) for t, v in self._cleared.items()]
-            await bulk_write(self._state.collections.retained, marks)
-            self._cleared.clear()
+        run.begun = True
+        await claim(state, view, run.group, run.adopted)
+        if run.adopted:
+            await announce(state, (), _adopted(run))
+            await find_stored(state, view, run.group, run.adopted)
 
-    # --- phase 1: the store ----------------------------------------------------------------------------------------
+    async def _number(self, run: _Run) -> None:
+        await load_ends(self._state, run.view, run.group)
+        run.plan_again()
+        run.new = {document["mid"] for document in run.plan.store}
+        run.lowest = {user: head + 1 for user, head in run.view.inboxes.items()}
+
+    # --- the store -------------------------------------------------------------------------------------------------
 
     async def _store(self, run: _Run) -> None:
+        run.stuck = run.attempt = 0
+        if not run.tried and time.monotonic() - run.looked > _FROZE * self._node.lease_seconds:
+            await self._look_at_publishers(run)
         while run.at < len(run.plan.store):
-            await self._lease.confirm()
+            await self._node.confirm()
+            run.begun = run.tried = True
             chunk = _chunk(run.plan.store, run.at)
             written, code = await insert(self._state.collections.store, chunk)
             run.at += written
@@ -139,98 +240,245 @@ class Writer:
             elif code in _NEVER:
                 op = run.plan.store_ops[run.at]
                 op.error = MessageRefused(f"mongodb cannot store message {op.message.id} (code {code})")
-                self._again(run)
+                self._keep_stored(run)
+                run.plan_again()
             elif code:
                 raise StorageUnavailable(f"mongodb: inserting into store failed with code {code}")
+        if late := [mid for mid in run.adopted if mid in run.new]:
+            await tell_late(self._state, late)
 
-    async def _resolve_store(self, run: _Run, progress: int) -> None:
-        plan = run.plan
+    async def _look_at_publishers(self, run: _Run) -> None:
+        """Refuse what the clients of devices that are elsewhere by now have sent again there. Not once one was sent: that
+        may have stored it, and is brought to its end."""
+        run.looked = time.monotonic()
+        keys = {DeviceKey(op.message.user, op.message.device) for op in run.plan.store_ops if op.epoch}
+        await load_devices(self._state, run.view, keys, fresh=True)
+        run.plan_again()
+
+    async def _resolve_store(self, run: _Run, written: int) -> None:
+        plan, view = run.plan, run.view
         rest = plan.store[run.at :]
-        own = await stored_messages(self._state, (document["mid"] for document in rest))
-        if own:
-            plan.view.stored.update(own)
-        else:
-            plan.view.topics.update(await topic_heads(self._state, {document["topic"] for document in rest}, fresh=True))
-            if self._state.late.met:
-                users = await finish_late(self._state) & plan.view.inboxes.keys()
-                plan.view.inboxes.update(await inbox_heads(self._state, users, fresh=True))
-        await self._patience(run, progress + len(own))
-        self._again(run)
+        self._keep_stored(run)
+        await self._state.pause(run.attempt)
+        run.attempt += 1
+        heads = await topic_heads(self._state, {document["topic"] for document in rest}, fresh=True)
+        moved = any(heads[topic].seq > view.topics[topic].seq for topic in heads)
+        view.topics.update(heads)
+        found = await find_stored(self._state, view, run.group, [document["mid"] for document in rest])
+        self._patience(run, bool(found) or moved or bool(written))
+        run.plan_again()
 
-    # --- phase 2: the inboxes --------------------------------------------------------------------------------------
+    def _keep_stored(self, run: _Run) -> None:
+        run.view.stored.update({d["mid"]: Head(d["seq"], d["time"]) for d in run.plan.store[: run.at]})
+
+    async def _retain(self, run: _Run) -> None:
+        plan = run.plan
+        if not plan.retained:
+            return
+        run.begun = True
+        await write_state(self._state, list(plan.retained.values()), plan.view.version)
+        if self.rematch is None or run.rematched:
+            return
+        appends = [op for op in run.group if isinstance(op, Append) and op.retain and op.error is None]
+        retaining = [op for op in appends if op.message.id in run.new]
+        if run.matched is None:
+            run.matched = {op.message.id: list(op.recipients) for op in retaining}
+        await self.rematch(retaining)
+        more = [op for op in retaining if list(op.recipients) != run.matched[op.message.id]]
+        if more:
+            self._keep_stored(run)
+            await self._recipients_changed(run, more)
+            run.plan_again()
+        run.rematched = True
+
+    async def _recipients_changed(self, run: _Run, ops: Sequence[Append]) -> None:
+        heads = await inbox_heads(self._state, {user for op in ops for user in op.recipients}, fresh=True)
+        run.view.inboxes.update(heads)
+        for op in ops:
+            due = [run.lowest.get(user, heads[user] + 1) for user in op.recipients]
+            fields = {"recipients": list(op.recipients), "places": pack_places(due)}
+            topic, seq = op.message.topic, run.view.stored[op.message.id].seq
+            mine = {"_id": timeline_key(topic, seq), "topic": topic, "seq": seq, "mid": op.message.id}
+            with storage_errors():
+                await self._state.collections.store.update_one(mine, {"$set": fields})
+
+    # --- the inboxes -----------------------------------------------------------------------------------------------
 
     async def _sync(self, run: _Run) -> None:
-        if self._others is not None:
-            await self._others.finish_earlier(run.plan)
-        while run.at < len(run.plan.sync):
-            await self._lease.confirm()
-            chunk = _chunk(run.plan.sync, run.at)
-            written, code = await insert(self._state.collections.sync, chunk)
-            run.at += written
-            if code == DUPLICATE_KEY:
-                await self._resolve_sync(run, written)
-            elif code:
-                raise StorageUnavailable(f"mongodb: inserting into sync failed with code {code}")
+        """Inboxes to which others write as well come last, when it is this node's turn there."""
+        contended = self._state.contended
+        self._keep_stored(run)
+        run.stuck = run.attempt = 0
+        hot = {user for user in {entry["user"] for entry in run.plan.sync} if contended.get(user) is not None}
+        busy = [place for place, entry in enumerate(run.plan.sync) if entry["user"] in hot] if hot else []
+        calm: Sequence[int] = range(len(run.plan.sync))
+        if hot:
+            calm = [place for place in calm if run.plan.sync[place]["user"] not in hot]
+        late = await self._write_entries(run, calm)
+        while rest := sorted(busy + late):
+            await self._await_turn(run, rest, len(late))
+            busy, late = [], await self._write_entries(run, range(len(run.plan.sync)))
 
-    async def _resolve_sync(self, run: _Run, progress: int) -> None:
-        plan = run.plan
-        rest = plan.sync[run.at : run.at + CHUNK]
-        with storage_errors():
-            cursor = self._state.collections.sync.find({"_id": {"$in": [document["_id"] for document in rest]}})
-            taken = {document["_id"]: document for document in await cursor.to_list(None)}
-        foreign = False
-        for key, document in zip(plan.sync_keys[run.at :], rest, strict=False):
-            found = taken.get(document["_id"])
-            if found is not None and all(found.get(name) == document.get(name) for name in ("mid", "target")):
-                plan.view.entries[key] = document["seq"]
-                progress += 1
-            elif found is not None:
-                foreign = True
-        if foreign:
-            users = {document["user"] for document in plan.sync[run.at :]}
-            plan.view.inboxes.update(await inbox_heads(self._state, users, fresh=True))
-            await self._take_over(run, users)
-        await self._patience(run, progress)
-        self._again(run)
+    async def _write_entries(self, run: _Run, places: Sequence[int]) -> list[int]:
+        """Write the entries of the plan at ``places``; the places of those that were too late."""
+        plan, view, state = run.plan, run.view, self._state
+        if not places:
+            return []
+        await self._node.confirm()
+        run.begun = True
+        began = time.monotonic()
+        entries = plan.sync if len(places) == len(plan.sync) else [plan.sync[place] for place in places]
+        done = await write_entries(state.collections.sync, entries)
+        written = set(places) if len(done) == len(places) else {places[n] for n in done}
+        self._slot += (min(time.monotonic() - began, _LONGEST_SLOT) - self._slot) / 4
+        ends: dict[str, int] = {}
+        for place in places:
+            if place in written:
+                document, key = plan.sync[place], plan.sync_keys[place]
+                user, seq = document["user"], document["seq"]
+                view.entries[key] = ends[user] = seq
+                run.placed[key] = (user, seq)
+        for user, seq in ends.items():
+            if (turns := state.contended.get(user)) is not None:
+                turns.saw(seq, state.number or 0, turns.order)
+        run.progress = bool(written)
+        return [place for place in places if place not in written] if len(written) < len(places) else []
 
-    async def _take_over(self, run: _Run, users: set[str]) -> None:
-        """Another writer may have finished some of this group's messages: those entries are the ones."""
-        if self._others is None:
-            return
-        plan = run.plan
-        mids = {document["mid"] for document in plan.sync[run.at :]}
-        before = self._state.before_inboxes
-        given = {user: await places(self._state, user, mids, before[user]) for user in users}
-        for key, document in zip(plan.sync_keys[run.at :], plan.sync[run.at :], strict=True):
-            if "target" not in document and (seq := given[document["user"]].get(document["mid"])):
-                plan.view.entries[key] = seq
+    async def _await_turn(self, run: _Run, rest: Sequence[int], late: int) -> None:
+        """Wait until it is this node's turn in the inboxes of the entries at ``rest``, and number them behind where those end.
 
-    async def _patience(self, run: _Run, progress: int) -> None:
-        """A key that is taken by what no majority has yet is not to be seen: wait a little, for a while."""
-        if progress:
-            run.stuck = 0
-            return
-        run.stuck += 1
+        ``late``: so many have just found their places taken, perhaps by themselves, in an attempt whose answer was lost; or
+        somebody takes this node for dead and has written them. So the ends are read before the entries are looked for: what
+        anybody writes after that is in the way of the insert, and nothing else stands before it.
+        """
+        view, state = run.view, self._state
+        wanted, lowest = _wanted(run, rest)
+        turns = {user: state.contended.get(user) or Turns(state.number or 0) for user in wanted}
+        for one in turns.values():
+            one.begin()
+        if late:
+            run.attempt += 1
+            chance = random.random()
+            await asyncio.sleep(self._slot * max(one.pause(run.attempt, chance) for one in turns.values()))
+        near = all(one.near for one in turns.values())
+        while True:
+            # Far from its turn it needs the end alone; near it, what has come since, and whether its entries are there.
+            last = await (look_behind(state, view, wanted, lowest) if near else last_entries(state, wanted))
+            moved = any(entry["seq"] > view.inboxes[user] for user, entry in last.items())
+            for user, entry in last.items():
+                view.inboxes[user] = entry["seq"]
+                turns[user].saw(entry["seq"], number_of(entry["mid"]), unpack_turns(entry.get("turns", b"")))
+            if late:
+                self._patience(run, run.progress or moved)
+            wait = max(one.wait() for one in turns.values())
+            blind = near and late and not last  # what took the place is not to be seen: it may have been removed since
+            if near and not wait and not blind:
+                break
+            near, late = all(one.near for one in turns.values()) and not blind, 0
+            await asyncio.sleep(wait * self._slot)
+        # What was looked through once is not looked through again.
+        run.lowest.update({user: view.inboxes[user] + 1 for user in wanted})
+        state.contended.update({user: one for user, one in turns.items() if not one.alone})
+        state.contended.forget(user for user, one in turns.items() if one.alone)
+        run.plan_again()
+        for user, entry in {entry["user"]: entry for entry in run.plan.sync}.items():
+            if user in turns and not turns[user].alone:
+                entry["turns"] = pack_turns(turns[user].order)
+
+    def _patience(self, run: _Run, progress: bool) -> None:
+        """A key that is taken by what no majority has yet is not to be seen. That others have moved on is progress too."""
+        run.stuck = 1 if progress else run.stuck + 1
         if run.stuck > _STUCK:
             raise StorageUnavailable("mongodb: a key is taken by an entry that no majority has")
-        if run.stuck > 2:
-            await asyncio.sleep(min(0.005 * run.stuck, 0.1))
 
-    def _again(self, run: _Run) -> None:
-        """Number the group again, around what is written."""
-        plan, view = run.plan, run.plan.view
-        stored = plan.store if run.phase else plan.store[: run.at]
-        view.stored.update({document["mid"]: Head(document["seq"], document["time"]) for document in stored})
-        if run.phase:
-            view.entries.update({key: d["seq"] for key, d in zip(plan.sync_keys[: run.at], plan.sync[: run.at], strict=True)})
-        run.plan = self._state.plan = Plan(plan.group, view)
-        run.at = 0
-
-    # --- phase 3: devices, subscriptions, retained messages, keys, registries ---------------------------------------
+    # --- devices, subscriptions, keys, registries --------------------------------------------------------------------
 
     async def _write_state(self, run: _Run) -> None:
-        await self._lease.confirm()
-        await write_state(self._state, run.plan.writes(), run.plan.view.version)
+        state, version = self._state, run.view.version
+        if self._append_routes is not None and (last := run.plan.changes().last):
+            await announce(state, last, _adopted(run))
+        while True:
+            devices = [write for write in run.plan.sessions.writes() if write.id not in run.written_devices]
+            if not devices:
+                break
+            await self._node.confirm()
+            run.begun = True
+            missed = await write_devices(state, devices, version)
+            run.written_devices |= {write.id for write in devices} - missed
+            if not missed:
+                break
+            await self._look_again(run, {key for key in run.plan.sessions.devices if device_id(key) in missed})
+            await self._sync(run)
+        writes: list[Write] = [*run.plan.sessions.writes_behind(), *run.plan.writes()]
+        settings = run.plan.participants.setting_writes()
+        if writes or settings:
+            await self._node.confirm()
+            run.begun = True
+        if settings:  # said before and after: who looks between the two looks again
+            await write_state(state, [Write("meta", "set", SETTINGS, {"changing": version})], version)
+        if writes or settings:
+            await write_state(state, writes + settings, version)
+        if settings:
+            await write_state(state, [Write("meta", "set", SETTINGS, {"changed": version})], version)
+
+    async def _look_again(self, run: _Run, missed: set[DeviceKey]) -> None:
+        """Somebody else has written these devices since they were read."""
+        self._state.devices.forget(missed)
+        await load_again(self._state, run.view, missed)
+        run.plan_again()
+
+    async def _tell_last(self, run: _Run) -> None:
+        if self._append_routes is None:
+            return
+        lost = any(isinstance(op, OpenSession) and isinstance(op.error, Superseded) for op in run.group)
+        changes = run.plan.changes().last + (corrections(run.told, run.view) if lost else [])
+        if changes:
+            await self._append_routes(changes)
+
+    async def _all_there(self, run: _Run) -> bool:
+        """Whether no entry was written below what retention has removed meanwhile; those that were are to be written again."""
+        users = {user for user, _ in run.placed.values()}
+        floors: dict[str, int] = {}
+        for batch in batches(users, CHUNK):
+            with storage_errors():
+                found = await self._state.collections.users.find({"_id": {"$in": batch}}).to_list(None)
+            floors.update({document["_id"]: document["floor"] for document in found})
+        run.since = time.monotonic()
+        lost = [key for key, (user, seq) in run.placed.items() if seq <= floors.get(user, 0)]
+        if not lost:
+            return True
+        for key in lost:
+            run.view.entries.pop(key, None)
+        run.view.inboxes.update(await inbox_heads(self._state, {run.placed[key][0] for key in lost}, fresh=True))
+        run.plan_again()
+        run.step = self._steps.index(self._sync)
+        return False
+
+
+def _wanted(run: _Run, places: Sequence[int]) -> tuple[Wanted, dict[str, int]]:
+    """Entries of the plan, to be looked for, and by inbox from where on."""
+    wanted: Wanted = {}
+    lowest: dict[str, int] = {}
+    for place in places:
+        document = run.plan.sync[place]
+        user, seq = str(document["user"]), int(document["seq"])
+        entry = (document["mid"], document.get("target", ""))
+        wanted.setdefault(user, {}).setdefault(entry, []).append(run.plan.sync_keys[place])
+        lowest.setdefault(user, run.lowest.get(user, seq))
+    return wanted, lowest
+
+
+def _adopted(run: _Run) -> list[Adopted]:
+    """The messages that have another node's id, in the order of the group."""
+    found: list[Adopted] = []
+    before = 0
+    for op in reversed(run.group):
+        if isinstance(op, Append) and op.store and op.error is None:
+            if op.message.id in run.adopted:
+                found.append(Adopted(op.message.id, before))
+            else:
+                before = op.message.id
+    return found[::-1]
 
 
 def _chunk(documents: list[Raw], at: int) -> list[Raw]:
@@ -243,5 +491,6 @@ def _chunk(documents: list[Raw], at: int) -> list[Raw]:
     return documents[at:end]
 
 
-def _same(one: Sequence[Operation], other: Sequence[Operation]) -> bool:
-    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
+def _same(one: Sequence[Operation], other: Iterable[Operation]) -> bool:
+    ops = list(other)
+    return len(one) == len(ops) and all(a is b for a, b in zip(one, ops, strict=True))

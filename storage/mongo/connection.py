@@ -19,6 +19,7 @@ from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
 from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
+    DuplicateKeyError,
     InvalidName,
     InvalidURI,
     OperationFailure,
@@ -26,9 +27,11 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 from pymongo.read_concern import ReadConcern
+from pymongo.uri_parser import parse_uri
 
+from storage.ending import end
 from storage.errors import StorageUnavailable, StorageUnusable
-from storage.mongo.documents import Bound, Raw, bind
+from storage.mongo.documents import Bound, Collection, Raw, bind
 
 DUPLICATE_KEY = 11000
 _NOT_ALLOWED = {13, 18, 8000}  # Unauthorized, AuthenticationFailed, AtlasError
@@ -97,7 +100,8 @@ class Connection(NamedTuple):
                     warnings.simplefilter("error", UserWarning)  # the driver only warns of an option that it does not know
                     client: AsyncMongoClient[Raw] = AsyncMongoClient(address.url, **address.options)
             except (ValueError, TypeError, UserWarning) as error:
-                raise ConfigurationError(str(error)) from error
+                name = _wrong_option(address.url)
+                raise ConfigurationError(f"option {name!r} in the url: {error}" if name else str(error)) from error
             database = client.get_database(
                 address.database,
                 read_preference=ReadPreference.PRIMARY,
@@ -115,7 +119,23 @@ class Connection(NamedTuple):
         for known in (registry._connection_settings, registry._connections, registry._dbs):
             known.pop(self.alias, None)
         with pymongo.timeout(_GOODBYE):  # it ends its sessions at the server, and waits for the answer
-            await self.client.close()
+            closing = asyncio.create_task(self.client.close(), name="mongodb goodbye")
+        done, _ = await asyncio.wait([closing], timeout=2 * _GOODBYE)
+        await end([closing])  # it also waits, without a limit, for its own look at the server to end
+        if done:
+            closing.result()
+
+
+def _wrong_option(url: str) -> str:
+    """The option of a URL that the driver does not take, empty where it is none of them: its own words may not name it."""
+    for pair in filter(None, url.partition("?")[2].split("&")):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)
+                parse_uri(f"mongodb://host/?{pair}", warn=True)
+        except (ValueError, TypeError, UserWarning, PyMongoError):
+            return pair.partition("=")[0]
+    return ""
 
 
 @contextmanager
@@ -139,6 +159,21 @@ def storage_errors(*, opening: bool = False) -> Iterator[None]:
         raise StorageUnavailable(f"mongodb: {_text(error)}") from error
     if task is not None and task.cancelling() > before:
         raise asyncio.CancelledError
+
+
+def is_router(hello: Raw) -> bool:
+    """Whether it is a mongos, which stands in front of a sharded cluster, that answered ``hello``."""
+    return hello.get("msg") == "isdbgrid"
+
+
+async def inserted(collection: Collection, document: Raw, *, opening: bool = False) -> bool:
+    """Insert a document; False where its ``_id`` is taken. Raises as `storage_errors` does."""
+    with storage_errors(opening=opening):
+        try:
+            await collection.insert_one(document)
+        except DuplicateKeyError:
+            return False
+    return True
 
 
 def _text(error: PyMongoError) -> str:

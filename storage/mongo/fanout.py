@@ -1,4 +1,4 @@
-"""Finishing the fan-out of messages that somebody else has stored, in the order of their publishers.
+"""Finishing the fan-out of messages that another node has stored, in the order of its groups.
 
 An entry is written only at a sequence that was free when the inbox, up to there, was looked through for the message. So two
 that finish the same message at the same time give it one entry: the slower one finds its key taken, and looks again.
@@ -7,94 +7,74 @@ that finish the same message at the same time give it one entry: the slower one 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator
 
 from storage.errors import StorageUnavailable
-from storage.mongo.connection import DUPLICATE_KEY, storage_errors
+from storage.mongo.codec import places_of
+from storage.mongo.connection import storage_errors
 from storage.mongo.documents import Raw, timeline_key
-from storage.mongo.lease import TOKEN_SHIFT
-from storage.mongo.load import inbox_heads
+from storage.mongo.inboxes import write_entries
+from storage.mongo.load import inbox_heads, places
 from storage.mongo.state import State, batches
-from storage.mongo.writes import CHUNK, insert
 
 _AT_ONCE = 16
 _ATTEMPTS = 100
 _PAGE = 256
 
-Given = Callable[[str, list[int]], Awaitable[set[int]]]
-"""Of some messages, those that a user's inbox has."""
 
-
-def in_order(documents: Iterable[Raw]) -> list[Raw]:
-    """Messages in an order that agrees with that of every conversation, and of the ids of every writer.
-
-    Where neither decides, ids do, which are as good as the clocks that they were made by.
-    """
-    writers: dict[int, list[Raw]] = {}
-    topics: dict[str, list[int]] = {}
-    for document in sorted(documents, key=lambda d: int(d["mid"]), reverse=True):
-        writers.setdefault(document["v"] >> TOKEN_SHIFT, []).append(document)
-        topics.setdefault(document["topic"], []).append(document["seq"])
-    for seqs in topics.values():
-        seqs.sort(reverse=True)
-    ordered = []
-    while fronts := [left for left in writers.values() if left]:
-        free = [left for left in fronts if topics[left[-1]["topic"]][-1] == left[-1]["seq"]]
-        document = min(free or fronts, key=lambda left: int(left[-1]["mid"])).pop()
-        topics[document["topic"]].remove(document["seq"])
-        ordered.append(document)
-    return ordered
-
-
-async def fan_out(state: State, pending: list[Raw], given: Given) -> int:
-    """Give the messages to those of their recipients that lack them, in the order of the list; how many entries that took."""
+async def fan_out(state: State, pending: list[Raw]) -> tuple[int, dict[str, int]]:
+    """Give the messages to those of their recipients that lack them, in the order of the list; how many entries that took, and
+    where the inboxes of all recipients end."""
     wanted: dict[str, list[int]] = {}
+    lowest: dict[str, int] = {}
     for document in pending:
-        for user in document.get("recipients", ()):
+        for user, place in zip(document.get("recipients", ()), places_of(document), strict=True):
             wanted.setdefault(user, []).append(document["mid"])
+            lowest[user] = min(place, lowest.get(user, place))
     added = 0
     for attempt in range(_ATTEMPTS):
-        entries = await _missing(state, pending, wanted, given)
-        written, code = await _insert(state, entries)
-        added += written
-        if not code:
-            return added
-        if code != DUPLICATE_KEY:
-            raise StorageUnavailable(f"mongodb: finishing a fan-out failed with code {code} at {entries[written]['_id']!r}")
-        await asyncio.sleep(min(0.002 * attempt, 0.1))  # what took the key may not have its majority yet
+        heads, entries = await _missing(state, pending, wanted, lowest)
+        written = await write_entries(state.collections.sync, entries)
+        added += len(written)
+        if len(written) == len(entries):
+            return added, heads
+        await state.pause(attempt)
     raise StorageUnavailable("mongodb: finishing a fan-out found its place taken again and again")
 
 
-async def _missing(state: State, pending: list[Raw], wanted: dict[str, list[int]], given: Given) -> list[Raw]:
+async def _missing(
+    state: State, pending: list[Raw], wanted: dict[str, list[int]], lowest: dict[str, int]
+) -> tuple[dict[str, int], list[Raw]]:
     """The entries that are to be written. The heads are read first: what comes behind them makes the insert fail."""
     heads = await inbox_heads(state, wanted, fresh=True)
     found: dict[str, set[int]] = {}
     for some in batches(wanted, _AT_ONCE):
-        found.update(zip(some, await asyncio.gather(*(given(user, wanted[user]) for user in some)), strict=True))
+        known = await asyncio.gather(*(places(state, user, wanted[user], lowest[user]) for user in some))
+        found.update({user: {mid for mid, target in one if not target} for user, one in zip(some, known, strict=True)})
+    removed = await _floors(state, [user for user, mids in wanted.items() if not found[user].issuperset(mids)])
     lacking = sorted({mid for user, mids in wanted.items() for mid in mids if mid not in found[user]})
     sizes = {document["mid"]: len(document["payload"]) async for document in whole(state, lacking)}
     entries: list[Raw] = []
     for document in pending:
         mid = document["mid"]
-        for user in document.get("recipients", ()):
-            if mid in found[user]:
+        for user, place in zip(document.get("recipients", ()), places_of(document), strict=True):
+            if mid in found[user] or 0 < place <= removed.get(user, 0):
                 continue
             found[user].add(mid)
             seq = heads[user] = heads[user] + 1
             entry = {"_id": timeline_key(user, seq), "user": user, "seq": seq, "mid": mid}
             entries.append({**entry, "size": sizes.get(mid, 0), "time": document["time"]})
-    return entries
+    return heads, entries
 
 
-async def _insert(state: State, entries: list[Raw]) -> tuple[int, int]:
-    """As `storage.mongo.writes.insert`, of any number."""
-    written = 0
-    for batch in batches(entries, CHUNK):
-        some, code = await insert(state.collections.sync, batch)
-        written += some
-        if code:
-            return written, code
-    return written, 0
+async def _floors(state: State, users: list[str]) -> dict[str, int]:
+    """Up to where retention has been over inboxes: what is not there by now is not missing."""
+    floors: dict[str, int] = {}
+    for batch in batches(users, _PAGE):
+        with storage_errors():
+            found = await state.collections.users.find({"_id": {"$in": batch}}).to_list(None)
+        floors.update({document["_id"]: document["floor"] for document in found})
+    return floors
 
 
 async def whole(state: State, mids: list[int]) -> AsyncIterator[Raw]:

@@ -1,86 +1,82 @@
-"""Finishing messages that came late: see `storage.mongo.watches`.
+"""Messages that one node stored under another node's ids, when those may have been read past: a tail of their own.
 
-MongoDB has no insert that depends on another document, so a lease cannot keep out what was sent under it and then held up: by
-the network, or because the process was frozen. Nobody was acknowledged for it, nor will be, as a node asks for its lease before
-it goes on. Where the topic has moved on the key is taken, and nothing is stored; else it stands behind the topic's last message
-and is in no inbox. The holder hides it from its readers, and gives it to its recipients: as soon as it meets one, and when it
-looks for them, which it does for a day.
+A node stores a message under the id that another one had claimed for it, which may be hours old. Who follows that node's ids is
+behind it by then (`storage.interface.LATE`). So it is listed here, once it is stored and before it is acknowledged.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from functools import partial
+from collections.abc import Sequence
 
-from storage.errors import FencedOut, StorageUnavailable
-from storage.mongo.connection import storage_errors
-from storage.mongo.documents import Raw
-from storage.mongo.fanout import fan_out, in_order
-from storage.mongo.load import places
-from storage.mongo.recovery import apply_state
+from storage.errors import StorageUnavailable
+from storage.interface import TailPage
+from storage.messages import Message
+from storage.mongo.codec import message as message_of
+from storage.mongo.connection import inserted, storage_errors
 from storage.mongo.state import State
-from storage.records import DeviceKey
 
-log = logging.getLogger(__name__)
-
-LONGEST_PAUSE = 3600.0
-WATCHED = 24 * 3600.0
-"""Seconds for which a holder looks for what its predecessors sent."""
+_ATTEMPTS = 100
+_AT_ONCE = 32
+_SWEPT = 1000
 
 
-async def finish_late(state: State) -> set[str]:
-    """Give late messages to those of their recipients that lack them; the users whose inboxes that changed.
+async def end(state: State) -> int:
+    """The last place; 0 where nothing was ever stored late."""
+    with storage_errors():
+        last = await state.collections.late.find_one({}, {"seq": 1}, sort=[("seq", -1)])
+    return int(last["seq"]) if last is not None else 0
 
-    No group may be under way, unless it has written nothing but messages to the store.
-    """
-    late = state.late
-    late.met = False
-    found: dict[int, Raw] = {}
-    for watch in late.all:
-        ids = {"$gt": watch.after, "$lte": watch.until} if watch.until else {"$gt": watch.after}
-        query, left_out = {"mid": ids, "v": {"$lt": watch.base}}, {"payload": 0, "properties": 0}
+
+async def tell(state: State, mids: Sequence[int]) -> None:
+    """List messages that are stored. May be repeated, by several at once: one may then be there twice."""
+    late = state.collections.late
+    with storage_errors():
+        found = await late.find({"mid": {"$in": list(mids)}}, {"mid": 1}).to_list(None)
+    there = {document["mid"] for document in found}
+    missing = [mid for mid in mids if mid not in there]
+    seq = await end(state) if missing else 0
+    for mid in missing:
+        for attempt in range(_ATTEMPTS):
+            document = {"_id": f"{seq + 1:016d}", "seq": seq + 1, "mid": mid, "at": await state.now()}
+            if await inserted(late, document):
+                seq += 1
+                break
+            await state.pause(attempt)
+            seq = await end(state)
+        else:
+            raise StorageUnavailable("mongodb: listing what was stored late found its place taken again and again")
+
+
+async def sweep(state: State, before: int) -> None:
+    """Remove those that are older (ms), and whose messages are in the store no more; the last one stays, as the end."""
+    c = state.collections
+    last = await end(state)
+    with storage_errors():
+        old = await c.late.find({"at": {"$lt": before}, "seq": {"$lt": last}}).sort("at", 1).limit(_SWEPT).to_list(None)
+        kept = await c.store.find({"mid": {"$in": [entry["mid"] for entry in old]}}, {"mid": 1}).to_list(None) if old else []
+        there = {document["mid"] for document in kept}
+        if gone := [entry["_id"] for entry in old if entry["mid"] not in there]:
+            await c.late.delete_many({"_id": {"$in": gone}})
+
+
+async def read(state: State, after: int, through: int, limit: int, max_bytes: int) -> TailPage:
+    """See `storage.interface.Tails.read_tail_of`."""
+    messages: list[Message] = []
+    size = 0
+    while after < through and len(messages) < limit and size < max_bytes:
+        query = {"seq": {"$gt": after, "$lte": through}}
         with storage_errors():
-            documents = await state.collections.store.find(query, left_out).to_list(None)
-        found.update({document["mid"]: document for document in documents if late.is_late(document)})
-    if not found:
-        return set()
-    pending = in_order(found.values())
-    added = await fan_out(state, pending, partial(_given, state))
-    await apply_state(state, pending)
-    log.warning("a node that served before has stored %d messages late: %d inbox entries were missing", len(pending), added)
-    users = {user for document in pending for user in document.get("recipients", ())}
-    for document in pending:
-        late.finished(document)
-    state.topics.forget(document["topic"] for document in pending)
-    state.inboxes.forget(users)
-    state.devices.forget(DeviceKey(*document["received"][:2]) for document in pending if "received" in document)
-    return users
-
-
-async def _given(state: State, user: str, mids: list[int]) -> set[int]:
-    return set(await places(state, user, mids))
-
-
-async def keep_looking(state: State, first_pause: float, look: Callable[[], Awaitable[None]]) -> None:
-    """``look`` again and again, in pauses that double, and at once where a late message was met."""
-    pause, watched = first_pause, 0.0
-    while state.late.all:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(pause):
-                await state.late.wake.wait()
-        state.late.wake.clear()
-        try:
-            await look()
-        except StorageUnavailable as error:
-            log.info("could not look for late messages: %s", error)
-            continue
-        except FencedOut:
-            return
-        state.late.looked(state.last_id)
-        watched += pause
-        pause = min(2 * pause, LONGEST_PAUSE)
-        if watched >= WATCHED:
-            state.late.clear()
+            some = min(_AT_ONCE, limit - len(messages))
+            page = await state.collections.late.find(query).sort("seq", 1).limit(some).to_list(None)
+            if not page:
+                return TailPage(messages, through)  # the rest was removed with its messages
+            mids = [document["mid"] for document in page]
+            found = {d["mid"]: d async for d in state.collections.store.find({"mid": {"$in": mids}})}
+        for entry in page:
+            after = entry["seq"]
+            if (document := found.get(entry["mid"])) is not None:
+                messages.append(message_of(document))
+                size += len(messages[-1].payload)
+            if size >= max_bytes:
+                break
+    return TailPage(messages, after)

@@ -1,95 +1,105 @@
-"""Reading what a plan starts from. One batch per kind, nothing where memory knows it."""
+"""Reading what a plan starts from. One batch per kind, nothing where memory knows it.
+
+Over 300 lines: what each kind of operation needs is read by one function each.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from storage.mongo.codec import device_id, kept_device, once_key, subscription, subscription_id
+from storage.mongo.codec import device_id, kept_device, places_of, subscription, subscription_id
 from storage.mongo.connection import storage_errors
 from storage.mongo.documents import Collection, Raw
 from storage.mongo.names import refuse_unstorable
 from storage.mongo.participation import read_positions
 from storage.mongo.state import State, batches, first_at, head_of
-from storage.mongo.view import Finished, Head, View
+from storage.mongo.view import Head, View
 from storage.records import (
     Append,
+    CloseSession,
     DeviceKey,
-    DropRetained,
-    DropTokens,
-    Join,
     MarkRead,
     OpenSession,
     Operation,
-    SaveJob,
-    SaveToken,
+    Progress,
+    Release,
     Subscribe,
     Unsubscribe,
 )
 from storage.rules import Start
 
+_OF_DEVICES = (OpenSession, CloseSession, Subscribe, Unsubscribe, Progress, Release)
 _BATCH = 1000
 _AT_ONCE = 16
+_LITTLE = 64
+"""Entries that are read whole."""
+
+Wanted = dict[str, dict[tuple[int, str], list[tuple[int, int]]]]
+"""Entries that may be there: by inbox, and by message id and target, their keys in `View.entries`, in rising order."""
 
 
-async def load(state: State, group: Sequence[Operation], version: int) -> View:
-    """Everything that ``group`` touches. Raises `storage.errors.StorageUnavailable`."""
-    view = View(version, state.clock)
-    topics: set[str] = set()
-    users: set[str] = set()
+async def load(state: State, view: View, group: Sequence[Operation]) -> None:
+    """The devices, subscriptions, keys and positions that ``group`` touches, for `storage.mongo.sessions.draft`."""
     devices: set[DeviceKey] = set()
     filters: set[tuple[DeviceKey, str]] = set()
-    keys: set[str] = set()
-    repeats: list[Append] = []
-    starts: list[OpenSession] = []
+    whole: set[DeviceKey] = set()
     pairs: set[tuple[str, str]] = set()
     for op in group:
         if op.error is not None or refuse_unstorable(op):
             continue
         if isinstance(op, Append):
-            message = op.message
-            if op.store:
-                topics.add(message.topic)
-                users.update(op.recipients)
-                if message.id <= state.last_id or state.shared:
-                    repeats.append(op)
             if op.received is not None:
                 devices.add(op.received[0])
-            if op.idempotency_key:
-                keys.add(once_key(message.user, op.idempotency_key))
-            continue
-        if isinstance(op, MarkRead):
-            topics.add(op.topic)
+        elif isinstance(op, MarkRead):
             pairs.add((op.user, op.topic))
-        if isinstance(op, (Join, MarkRead, SaveToken, DropTokens, DropRetained, SaveJob)):
-            continue
-        devices.add(op.device)
-        users.add(op.device.user)
-        if isinstance(op, Subscribe):
-            filters.update((op.device, s.filter) for s in op.subscriptions)
-        elif isinstance(op, Unsubscribe):
-            filters.update((op.device, name) for name in op.filters)
-        elif isinstance(op, OpenSession):
-            starts.append(op)
-    view.topics = await topic_heads(state, topics)
-    view.inboxes = await inbox_heads(state, users)
+        elif isinstance(op, _OF_DEVICES):
+            devices.add(op.device)
+            if isinstance(op, Subscribe):
+                filters.update((op.device, s.filter) for s in op.subscriptions)
+            elif isinstance(op, Unsubscribe):
+                filters.update((op.device, name) for name in op.filters)
+            elif isinstance(op, OpenSession) or (isinstance(op, CloseSession) and op.delete):
+                whole.add(op.device)
     if devices:
-        await _load_devices(state, view, devices)
-    if filters:
-        await _load_subscriptions(state, view, filters)
-    if keys:
-        for batch in batches(keys, _BATCH):
-            view.once.update({d["_id"]: d for d in await _by_id(state.collections.idempotency, batch)})
+        await load_devices(state, view, devices)
+    if filters or whole:
+        await _load_subscriptions(state, view, filters, whole)
     if pairs:
         view.positions = await read_positions(state, list(pairs))
-    if repeats:
-        await _load_finished(state, view, repeats)
+
+
+async def load_ends(state: State, view: View, group: Sequence[Operation]) -> None:
+    """Where the timelines of ``group`` end, once it has told who is to get what, and where its messages are stored already."""
+    topics: set[str] = set()
+    marked: set[str] = set()
+    users: set[str] = set()
+    fresh: set[str] = set()
+    starts: list[OpenSession] = []
+    for op in group:
+        if op.error is not None:
+            continue
+        if isinstance(op, Append):
+            if op.store:
+                topics.add(op.message.topic)
+                users.update(op.recipients)
+        elif isinstance(op, MarkRead):  # a position ends where the conversation does: others may have written since
+            marked.add(op.topic)
+        elif isinstance(op, (OpenSession, Subscribe)):
+            fresh.add(op.device.user)
+            if isinstance(op, OpenSession):
+                starts.append(op)
+    known = set(view.topics)  # as they were before messages were looked for: see `find_stored`
+    view.topics.update(await topic_heads(state, topics - marked - known))
+    view.topics.update(await topic_heads(state, marked - known, fresh=True))
+    view.inboxes.update(await inbox_heads(state, users - fresh))
+    view.inboxes.update(await inbox_heads(state, fresh, fresh=True))
     for start in starts:
         await _load_start(state, view, start)
-    return view
 
 
-async def _by_id(collection: Collection, ids: list[str]) -> list[Raw]:
+async def by_id(collection: Collection, ids: list[str]) -> list[Raw]:
+    """Documents by their keys."""
     with storage_errors():
         return await collection.find({"_id": {"$in": ids}}).to_list(None)
 
@@ -126,16 +136,64 @@ async def inbox_heads(state: State, users: Iterable[str], *, fresh: bool = False
     return heads
 
 
+async def look_behind(state: State, view: View, wanted: Wanted, lowest: Mapping[str, int]) -> dict[str, Raw]:
+    """Which of the entries are there from ``lowest`` on, and the newest entry behind each inbox's end in ``view``, where there
+    is one: at one moment, in one read each."""
+    newest: dict[str, Raw] = {}
+    for some in batches(wanted, _AT_ONCE):
+        found = await asyncio.gather(*(_behind(state, view, user, wanted[user], lowest[user]) for user in some))
+        for user, entries in zip(some, found, strict=True):
+            known = _by_message(entries)
+            for entry, keys in wanted[user].items():
+                view.entries.update(zip(keys, known.get(entry, ()), strict=False))
+            if entries and entries[-1]["seq"] > view.inboxes[user]:
+                newest[user] = entries[-1]
+    return newest
+
+
+async def _behind(state: State, view: View, user: str, entries: Iterable[tuple[int, str]], lowest: int) -> list[Raw]:
+    """What stands in an inbox from ``lowest`` on: all of it where that is little, else those of the messages, and the newest.
+
+    The newest is read first: what comes behind it meanwhile is in the way of who inserts there. No query has an ``$or``: a
+    server may read the whole collection for one.
+    """
+    query: Raw = {"user": {"$eq": user}, "seq": {"$gte": lowest}}
+    newest: list[Raw] = []
+    if view.inboxes[user] - lowest > _LITTLE:
+        last = await state.last_entry(state.collections.sync, "user", user)
+        newest = [last] if last is not None else []
+        query["mid"] = {"$in": list({mid for mid, _ in entries})}
+    fields = {"seq": 1, "mid": 1, "target": 1, "turns": 1}
+    with storage_errors():
+        found = await state.collections.sync.find(query, fields).sort("seq", 1).to_list(None)
+    return [entry for entry in found if not newest or entry["seq"] < newest[0]["seq"]] + newest
+
+
+async def last_entries(state: State, users: Iterable[str]) -> dict[str, Raw]:
+    """The newest entries of inboxes, as they are in the database now; ``seq`` and ``mid`` of each. Of one without, its head."""
+    found: dict[str, Raw] = {}
+    for some in batches(users, _AT_ONCE):
+        last = await asyncio.gather(*(state.last_entry(state.collections.sync, "user", user) for user in some))
+        found.update({user: entry for user, entry in zip(some, last, strict=True) if entry is not None})
+        if empty := [user for user in some if user not in found]:
+            heads = await inbox_heads(state, empty, fresh=True)
+            found.update({user: {"seq": head, "mid": 0} for user, head in heads.items()})
+    return found
+
+
 async def _stored_heads(
     state: State, entries: Collection, registry: Collection, name: str, timelines: list[str], *, registered: bool
 ) -> dict[str, Head]:
     """``registered``: a timeline that is not registered has no entries, which holds unless another writer is at work."""
     heads: dict[str, Head] = {}
     for batch in batches(timelines, _BATCH):
-        floors = {d["_id"]: d for d in await _by_id(registry, batch)}
+        floors = {d["_id"]: d for d in await by_id(registry, batch)} if registered else {}
         heads.update(dict.fromkeys(batch, Head(0, 0)))
         for some in batches([t for t in batch if t in floors or not registered], _AT_ONCE):
             found = await asyncio.gather(*(state.last_entry(entries, name, timeline) for timeline in some))
+            # One without entries may have had all of them removed. A time is only ever too low: others' clocks may be ahead.
+            empty = [t for t, last in zip(some, found, strict=True) if last is None]
+            floors.update({d["_id"]: d for d in await by_id(registry, empty)} if empty else {})
             heads.update({t: head_of(last, floors.get(t)) for t, last in zip(some, found, strict=True)})
     return heads
 
@@ -143,27 +201,51 @@ async def _stored_heads(
 # --- sessions ------------------------------------------------------------------------------------------------------
 
 
-async def _load_devices(state: State, view: View, keys: set[DeviceKey]) -> None:
-    missing = []
-    for key in keys:
-        known = None if state.shared else state.devices.get(key)
-        view.devices[key] = known
-        if known is None:
-            missing.append(device_id(key))
-    for batch in batches(missing, _BATCH):
-        for document in await _by_id(state.collections.devices, batch):
+async def load_devices(state: State, view: View, keys: Iterable[DeviceKey], *, fresh: bool = False) -> None:
+    """Devices as they are stored; ``fresh``: also those that this node has."""
+    devices = {key: None if fresh else state.devices.get(key) for key in keys}
+    ended: dict[DeviceKey, tuple[int, int]] = {}
+    for batch in batches((device_id(key) for key, known in devices.items() if known is None), _BATCH):
+        for document in await by_id(state.collections.devices, batch):
             kept = kept_device(document)
-            view.devices[kept.device.key] = kept
+            if document.get("gone"):
+                ended[kept.device.key] = (kept.revision, kept.device.epoch)
+            else:
+                devices[kept.device.key] = kept
+    # The view is as it was where storage is away by now: the step is made again from it.
+    for key in devices:
+        view.ended.pop(key, None)
+    view.devices.update(devices)
+    view.ended.update(ended)
 
 
-async def _load_subscriptions(state: State, view: View, filters: set[tuple[DeviceKey, str]]) -> None:
-    wanted = (subscription_id(key, name) for key, name in filters if view.devices.get(key) is not None)
+async def load_again(state: State, view: View, keys: Iterable[DeviceKey]) -> None:
+    """Devices that somebody else has written meanwhile, and their subscriptions."""
+    whole = set(keys)
+    await load_devices(state, view, whole, fresh=True)
+    for key in whole:
+        view.subscriptions.pop(key, None)
+    await _load_subscriptions(state, view, set(), whole)
+
+
+async def _load_subscriptions(state: State, view: View, filters: set[tuple[DeviceKey, str]], whole: set[DeviceKey]) -> None:
+    """Some of the devices' subscriptions by filter, and all of the ``whole`` devices'."""
+    wanted = (subscription_id(key, name) for key, name in filters if key not in whole and view.devices.get(key) is not None)
     for batch in batches(wanted, _BATCH):
-        for document in await _by_id(state.collections.subscriptions, batch):
-            key = DeviceKey(document["user"], document["client"])
-            kept = view.devices[key]
-            if kept is not None and document["generation"] == kept.generation:
-                view.subscriptions[key, document["filter"]] = subscription(document)
+        _add_subscriptions(view, await by_id(state.collections.subscriptions, batch))
+    for key in whole:
+        if view.devices.get(key) is not None:
+            between = {"$gt": subscription_id(key, ""), "$lt": device_id(key) + "\1"}
+            with storage_errors():
+                _add_subscriptions(view, await state.collections.subscriptions.find({"_id": between}).to_list(None))
+
+
+def _add_subscriptions(view: View, documents: list[Raw]) -> None:
+    for document in documents:
+        key = DeviceKey(document["user"], document["client"])
+        kept = view.devices.get(key)
+        if kept is not None and document["generation"] == kept.generation and not document.get("gone"):
+            view.subscriptions.setdefault(key, {})[document["filter"]] = subscription(document)
 
 
 async def _load_start(state: State, view: View, op: OpenSession) -> None:
@@ -191,43 +273,80 @@ async def inbox_since(state: State, user: str, first: int, head: int, time: int)
     return await first_at(head, first, times, time)
 
 
-# --- messages that were stored before ------------------------------------------------------------------------------
+# --- messages that are stored already ------------------------------------------------------------------------------
 
 
-async def stored_messages(state: State, ids: Iterable[int]) -> dict[int, Head]:
-    """Sequence and time of those of the messages that are stored."""
-    found = {}
+async def find_stored(state: State, view: View, group: Sequence[Operation], ids: Iterable[int]) -> set[int]:
+    """Which of the messages are stored, by an earlier attempt or by another writer, and which entries they have.
+
+    Their recipients are then those that they are stored with. Heads are read before messages and entries are looked for:
+    whoever else stores one, or gives it an entry, meanwhile does so behind that head, where an insert of ours finds it. So no
+    message is stored twice, also where no index keeps its id unique (a sharded database).
+    """
+    ids = set(ids)
+    topics = {op.message.topic for op in group if isinstance(op, Append) and op.store and op.message.id in ids}
+    view.topics.update(await topic_heads(state, topics - view.topics.keys(), fresh=True))
+    stored: dict[int, Raw] = {}
+    fields = {"mid": 1, "seq": 1, "time": 1, "recipients": 1, "places": 1}
     for batch in batches(ids, _BATCH):
         with storage_errors():
-            cursor = state.collections.store.find({"mid": {"$in": batch}}, {"mid": 1, "seq": 1, "time": 1})
-            found.update({d["mid"]: Head(d["seq"], d["time"]) for d in await cursor.to_list(None)})
+            found = await state.collections.store.find({"mid": {"$in": batch}}, fields).to_list(None)
+        stored.update({document["mid"]: document for document in found})
+    if not stored:
+        return set()
+    view.stored.update({mid: Head(document["seq"], document["time"]) for mid, document in stored.items()})
+    wanted: Wanted = {}
+    lowest: dict[str, int] = {}
+    for index, op in enumerate(group):
+        if isinstance(op, Append) and op.store and (document := stored.get(op.message.id)) is not None:
+            op.recipients = document.get("recipients", [])
+            for k, (user, place) in enumerate(zip(op.recipients, places_of(document), strict=True)):
+                wanted.setdefault(user, {}).setdefault((op.message.id, ""), []).append((index, k))
+                lowest[user] = min(place, lowest.get(user, place))
+    view.inboxes.update(await inbox_heads(state, wanted, fresh=True))
+    await find_entries(state, view, wanted, lowest)
+    await _find_removed(state, view, wanted, lowest)
+    return set(stored)
+
+
+async def find_entries(
+    state: State,
+    view: View,
+    wanted: Wanted,
+    lowest: Mapping[str, int],
+) -> None:
+    """Which of the entries are there, from ``lowest`` on."""
+    for some in batches(wanted, _AT_ONCE):
+        found = await asyncio.gather(*(places(state, user, {mid for mid, _ in wanted[user]}, lowest[user]) for user in some))
+        for user, known in zip(some, found, strict=True):
+            for entry, keys in wanted[user].items():
+                view.entries.update(zip(keys, known.get(entry, ()), strict=False))
+
+
+async def _find_removed(state: State, view: View, wanted: Wanted, lowest: Mapping[str, int]) -> None:
+    """Entries that are not there because retention has been over their places."""
+    lacking: dict[str, list[tuple[int, int]]] = {}
+    for user, entries in wanted.items():
+        lacking[user] = [key for keys in entries.values() for key in keys if key not in view.entries]
+    for batch in batches([user for user, keys in lacking.items() if keys], _BATCH):
+        for floor in await by_id(state.collections.users, batch):
+            if floor["floor"] >= lowest[floor["_id"]]:
+                view.entries.update(dict.fromkeys(lacking[floor["_id"]], 0))
+
+
+async def places(state: State, user: str, ids: Iterable[int], lowest: int = 0) -> dict[tuple[int, str], list[int]]:
+    """Where a user's inbox has the messages, from the sequence ``lowest`` on: by message id and target, in rising order."""
+    found: dict[tuple[int, str], list[int]] = {}
+    for batch in batches(ids, _BATCH):
+        query: Raw = {"user": {"$eq": user}, "seq": {"$gte": lowest}, "mid": {"$in": batch}}
+        with storage_errors():
+            entries = await state.collections.sync.find(query, {"seq": 1, "mid": 1, "target": 1}).sort("seq", 1).to_list(None)
+        found.update(_by_message(entries))
     return found
 
 
-async def _load_finished(state: State, view: View, repeats: list[Append]) -> None:
-    """A message whose commit's answer never reached an earlier process, or that was given to two groups."""
-    stored = await stored_messages(state, (op.message.id for op in repeats))
-    if not stored:
-        return
-    found = [op for op in repeats if op.message.id in stored]
-    wanted: dict[str, list[int]] = {}
-    for op in found:
-        for user in op.recipients:
-            wanted.setdefault(user, []).append(op.message.id)
-    found_at = {user: await places(state, user, ids) for user, ids in wanted.items()}
-    for op in found:
-        entries = [found_at[user].get(op.message.id, 0) for user in op.recipients]
-        view.finished[op.message.id] = Finished(*stored[op.message.id], entries)
-
-
-async def places(state: State, user: str, ids: Iterable[int], after: int = 0) -> dict[int, int]:
-    """Where a user's inbox has the messages, for all the user's devices: sequences over ``after``, by message id."""
-    found: dict[int, int] = {}
-    for batch in batches(ids, _BATCH):
-        query: Raw = {"user": {"$eq": user}, "mid": {"$in": batch}}
-        if after:
-            query["seq"] = {"$gt": after}
-        with storage_errors():
-            entries = await state.collections.sync.find(query, {"seq": 1, "mid": 1, "target": 1}).to_list(None)
-        found.update({entry["mid"]: entry["seq"] for entry in entries if not entry.get("target")})
+def _by_message(entries: Iterable[Raw]) -> dict[tuple[int, str], list[int]]:
+    found: dict[tuple[int, str], list[int]] = {}
+    for entry in entries:
+        found.setdefault((entry["mid"], entry.get("target", "")), []).append(entry["seq"])
     return found

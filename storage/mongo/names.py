@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from storage.errors import MessageRefused
-from storage.records import Append, Join, MarkRead, OpenSession, Operation, SaveToken, Subscribe
+from storage.records import Append, Join, MarkRead, OpenSession, Operation, SaveSetting, SaveToken, Subscribe
 
 
 def refuse_unstorable(op: Operation) -> bool:
     """Set the error of an operation that has a name which cannot be stored; whether it has one."""
-    for name in _names(op):
+    names = _names(op)
+    joined = "".join(names)
+    if joined.isascii() and "\0" not in joined:  # as most are: one look at all of them
+        return False
+    for name in names:
         if not (name.isascii() or _is_text(name)) or "\0" in name:
             op.error = MessageRefused(f"name {name[:100]!r}: mongodb stores Unicode text without U+0000")
             return True
     return False
 
 
-def _names(op: Operation) -> Iterable[str]:
+def _names(op: Operation) -> Sequence[str]:
     if isinstance(op, Append):
         message = op.message
-        return message.topic, message.user, message.device, op.idempotency_key, *op.recipients
+        return [message.topic, message.user, message.device, op.idempotency_key, *op.recipients]
     if isinstance(op, OpenSession):
         return op.device
     if isinstance(op, Subscribe):
@@ -28,9 +32,11 @@ def _names(op: Operation) -> Iterable[str]:
     if isinstance(op, MarkRead):
         return op.user, op.topic
     if isinstance(op, Join):
-        return (name for pair in op.pairs for name in pair)
+        return [name for pair in op.pairs for name in pair]
     if isinstance(op, SaveToken):
         return op.token.id, op.token.digest, op.token.user, op.token.label
+    if isinstance(op, SaveSetting):
+        return op.kind, op.key
     return ()
 
 

@@ -1,4 +1,4 @@
-"""Reading who takes part in which conversation, who has read how far, bearer tokens, and the state of jobs."""
+"""Reading who takes part in which conversation, who has read how far, bearer tokens, settings, and the state of jobs."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import asyncio
 from storage import rules
 from storage.interface import Membership
 from storage.mongo.connection import storage_errors
-from storage.mongo.documents import Raw, pair_key
+from storage.mongo.documents import SETTINGS, Raw, pair_key
 from storage.mongo.reads import conversation_bounds
 from storage.mongo.state import State, batches
-from storage.records import JobState, Token
+from storage.records import JobState, Setting, Token
 
 _AT_ONCE = 16
 
 
 async def memberships(state: State, user: str, after: str, limit: int) -> list[Membership]:
     """See `storage.interface.Participation`."""
-    query = {"user": {"$eq": user}, "topic": {"$gt": after}}
+    query = {"_id": {"$gt": pair_key(user, after), "$lt": user + "\1"}}  # the keys of one user are neighbours
     with storage_errors():
-        found = await state.collections.members.find(query).sort("topic", 1).limit(limit).to_list(None) if limit > 0 else []
+        found = await state.collections.members.find(query).sort("_id", 1).limit(limit).to_list(None) if limit > 0 else []
     topics = [document["topic"] for document in found]
     positions = await read_positions(state, [(user, topic) for topic in topics])
     page: list[Membership] = []
@@ -48,8 +48,7 @@ async def read_positions(state: State, pairs: list[tuple[str, str]]) -> dict[tup
 async def expired_between(state: State, topic: str, after: int, now: int) -> int:
     """See `storage.interface.Participation`."""
     after = max(after, state.pruned_topics.get(topic, 0))
-    last = (await state.topic_head(topic)).seq  # more may be stored while they are counted
-    query = {"topic": {"$eq": topic}, "seq": {"$gt": after, "$lte": last}, "expires": {"$gt": 0, "$lte": now}}
+    query = {"topic": {"$eq": topic}, "seq": {"$gt": after}, "expires": {"$gt": 0, "$lte": now}}
     with storage_errors():
         return await state.collections.store.count_documents(query)
 
@@ -78,3 +77,18 @@ async def jobs(state: State) -> list[JobState]:
         found = await state.collections.jobs.find({}).to_list(None)
     states = (JobState(document["_id"], *(document[name] for name in JobState._fields[1:])) for document in found)
     return sorted(states)
+
+
+async def settings(state: State, kind: str) -> list[Setting]:
+    """See `storage.interface.Settings`."""
+    query = {"_id": {"$gte": pair_key(kind, ""), "$lt": kind + "\1"}} if kind else {}
+    with storage_errors():
+        found = await state.collections.settings.find(query).sort("_id", 1).to_list(None)
+    return [Setting(document["kind"], document["name"], bytes(document["value"])) for document in found]
+
+
+async def settings_mark(state: State) -> tuple[int, int]:
+    """See `storage.cluster.Cluster.settings_mark`."""
+    with storage_errors():
+        found = await state.collections.meta.find_one({"_id": SETTINGS})
+    return (found["changing"], found.get("changed", 0)) if found else (0, 0)

@@ -1,10 +1,9 @@
 """What a group writes, worked out from what the database holds. No I/O.
 
-A commit is three phases: the store, the inboxes, the state. A `Plan` says for each what to write, and every write can be
-done again: the keys are fixed, and a state write changes nothing where the same version, or a later one, was there before.
-When a writer finds that a key is taken, the plan is made again from a view in which the conflict is known:
+A `Plan` says what goes to the store, to the inboxes and to the rest, and every write can be done again. When a writer finds
+that a key is taken, or that a device has changed, the plan is made again from a view in which that is known:
 
-- ``stored`` and ``entries`` hold what this very group has already written: it keeps its sequence;
+- ``stored`` and ``entries`` hold what is written already: it keeps its sequence;
 - the heads are as they are now, so that the rest is numbered behind them.
 """
 
@@ -16,28 +15,27 @@ from typing import Any
 from bson import encode
 
 from storage import rules
-from storage.errors import MessageRefused
+from storage.cluster import number_of
+from storage.errors import MessageRefused, Superseded
 from storage.mongo.codec import once_document, once_key, once_of, retained_document, store_document
-from storage.mongo.documents import Raw, timeline_key
+from storage.mongo.documents import Raw, last_id_key, timeline_key
 from storage.mongo.participants import Participants
 from storage.mongo.sessions import Sessions
 from storage.mongo.view import NO_FLOOR, Head, View, Write
 from storage.records import (
+    Announce,
     Append,
-    CloseSession,
+    DeviceKey,
     DropRetained,
+    DropSetting,
     DropTokens,
     Join,
     MarkRead,
-    Message,
-    OpenSession,
     Operation,
-    Progress,
-    Release,
     SaveJob,
+    SaveSetting,
     SaveToken,
     Subscribe,
-    Unsubscribe,
 )
 
 MAX_DOCUMENT = (16 << 20) - (16 << 10)
@@ -59,32 +57,32 @@ class Plan:
         """Ids of the messages that this group stores."""
         self.topics = dict(view.topics)
         self.inboxes = dict(view.inboxes)
-        self.last_id = 0
         self.unstored_id = 0
         self.clock = view.clock
         self._new_topics: dict[str, None] = {}
         self._new_users: dict[str, None] = {}
-        self._retained: dict[str, Raw] = {}
         self._dropped: list[tuple[str, int]] = []
         self._once: dict[str, Raw] = {}
         self._index = 0
+        self.retained: dict[str, Write] = {}
+        """What the group retains, by topic."""
         self._appends: list[tuple[Append, int, int, list[int]]] = []
         self._originals: list[tuple[Append, tuple[int, int]]] = []
-        self.sessions = Sessions(view, self._entry, self.inboxes, self.sync)
-        self.participants = Participants(view, self.topics)
+        self._written = self._entries_written()
+        self._numbered: list[tuple[str, int, int]] = []
+        self.sessions = Sessions(view, self._entry, self._head, self._numbered)
+        self.participants = Participants(view, self._last)
         apply: dict[type, Callable[[Any], None]] = {
-            OpenSession: self.sessions.open,
-            CloseSession: self.sessions.close,
-            Subscribe: self.sessions.subscribe,
-            Unsubscribe: self.sessions.unsubscribe,
-            Progress: self.sessions.progress,
-            Release: self.sessions.release,
+            **self.sessions.apply,
             Join: self.participants.join,
             MarkRead: self.participants.mark_read,
             SaveToken: self.participants.save_token,
             DropTokens: self.participants.drop_tokens,
             SaveJob: self.participants.save_job,
+            SaveSetting: self.participants.save_setting,
+            DropSetting: self.participants.drop_setting,
             DropRetained: self._drop_retained,
+            Announce: lambda op: None,
         }
         for self._index, op in enumerate(group):
             if op.error is None:
@@ -93,7 +91,7 @@ class Plan:
                         self._append(op)
                     else:
                         apply[type(op)](op)
-                except MessageRefused as error:
+                except (MessageRefused, Superseded) as error:
                     op.error = error
 
     # --- messages --------------------------------------------------------------------------------------------------
@@ -103,26 +101,27 @@ class Plan:
         rules.refuse_unstored(op)
         view = self.view
         seq, time = 0, message.time
-        document: Raw | None = None
         pinned = view.stored.get(message.id)
         head = self.topics[message.topic] if op.store else Head(0, 0)
         if pinned is not None:
             seq, time = pinned
         elif op.store:
-            seq, time = head.seq + 1, max(message.time, head.time)
+            seq = head.seq + 1
+            time = head.time if head.time > message.time else message.time
         if _may_be_too_large(op):
             _refuse_too_large(op, view.version)
-        finished = view.finished.get(message.id)
-        known = finished is not None or message.id in self.mids or (op.idempotency_key and self._repeated(op))
+        known = message.id in self.mids or (op.idempotency_key and self._repeated(op))
+        stored = pinned is not None or message.id in self.mids
         if op.received is not None:
-            self.sessions.received(*op.received)
-        if finished is not None:
-            self._appends.append((op, finished.seq, finished.time, list(finished.entries)))
+            self.sessions.received(*op.received, stored=stored)
+        elif op.epoch and not stored and view.devices:
+            self.sessions.published(DeviceKey(message.user, message.device), op.epoch)
         if known:
             return
         if op.store:
             if pinned is None:
-                document = store_document(op, seq, time, view.version)
+                due = [self.inboxes[user] + 1 for user in op.recipients]
+                document = store_document(op, seq, time, view.version, due)
                 self.store.append(document)
                 self.store_ops.append(op)
             self.mids.add(message.id)
@@ -132,13 +131,14 @@ class Plan:
                 self.topics[message.topic] = Head(seq, time)
         elif op.retain:
             self.unstored_id = message.id
-        self.last_id = max(self.last_id, message.id)
-        self.clock = max(self.clock, time)
+        if time > self.clock:
+            self.clock = time
         size = len(message.payload)
         entries = [self._entry(k, user, message.id, size, time) for k, user in enumerate(op.recipients)]
         self._appends.append((op, seq, time, entries))
         if op.retain:
-            self._retain(message, seq, time)
+            fields = retained_document(message, seq, time, view.version, view.now)
+            self.retained[message.topic] = Write("retained", "set", message.topic, fields)
         if op.idempotency_key:
             self._remember(op, seq)
 
@@ -146,26 +146,48 @@ class Plan:
         """Number one inbox entry, the ``k``-th of the operation at hand, and have it written."""
         head = self.inboxes[user]
         key = (self._index, k)
-        seq = self.view.entries.get(key, 0)
-        if not seq:
+        seq = self.view.entries.get(key, -1)
+        if seq < 0:
             seq = head + 1
             document = {"_id": timeline_key(user, seq), "user": user, "seq": seq, "mid": mid, "size": size, "time": time}
             if target:
                 document["target"] = target
             self.sync.append(document)
             self.sync_keys.append(key)
+        self._numbered.append((user, seq, time))
         if seq == 1:
             self._new_users[user] = None
         if seq > head:
             self.inboxes[user] = seq
         return seq
 
-    def _retain(self, message: Message, seq: int, time: int) -> None:
-        self._retained[message.topic] = retained_document(message, seq, time)
+    def _head(self, user: str) -> int:
+        """Where an inbox ends at this place in the group: below what the group has written to it behind this place already."""
+        behind = (seq - 1 for index, seq in self._written.get(user, ()) if index >= self._index)
+        return min(behind, default=self.inboxes[user])
+
+    def _last(self, topic: str) -> int:
+        """The same of a conversation."""
+        behind = (
+            self.view.stored[op.message.id].seq - 1
+            for op in self.group[self._index :]
+            if isinstance(op, Append) and op.message.topic == topic and op.message.id in self.view.stored
+        )
+        return min(behind, default=self.topics[topic].seq)
+
+    def _entries_written(self) -> dict[str, list[tuple[int, int]]]:
+        """Those of the group that are written already, by inbox: their places in the group, and sequences."""
+        written: dict[str, list[tuple[int, int]]] = {}
+        for (index, k), seq in self.view.entries.items():
+            op = self.group[index]
+            if seq and isinstance(op, Append):
+                written.setdefault(op.recipients[k], []).append((index, seq))
+            elif seq and isinstance(op, Subscribe):
+                written.setdefault(op.device.user, []).append((index, seq))
+        return written
 
     def _drop_retained(self, op: DropRetained) -> None:
         self._dropped += op.messages
-        self.unstored_id = max(self.unstored_id, *(message_id for _, message_id in op.messages))  # it may be nowhere else
 
     def _repeated(self, op: Append) -> bool:
         key = once_key(op.message.user, op.idempotency_key)
@@ -177,25 +199,33 @@ class Plan:
         return True
 
     def _remember(self, op: Append, seq: int) -> None:
-        self._once[once_key(op.message.user, op.idempotency_key)] = once_document(rules.used_now(op, seq))
+        self._once[once_key(op.message.user, op.idempotency_key)] = once_document(rules.used_now(op, seq), done=True)
 
     # --- the state phase and the results ---------------------------------------------------------------------------
 
     def writes(self) -> list[Write]:
-        """The state phase. The writes may be made in any order, and again."""
-        writes = [*self.sessions.writes(), *self.participants.writes()]
-        writes += [Write("retained", "set", topic, document) for topic, document in self._retained.items()]
-        writes += [Write("retained", "remove", topic, {"mid": message_id}) for topic, message_id in self._dropped]
+        """All but the devices, what follows them, and what is retained. They may be made in any order, and again."""
+        writes = [*self.participants.writes()]
+        now = self.view.now
+        for topic, message_id in self._dropped:
+            writes.append(Write("retained", "remove", topic, {"mid": message_id, "gone_at": now}))
         writes += [Write("idempotency", "set", key, document) for key, document in self._once.items()]
         writes += [Write("conversations", "register", topic, dict(NO_FLOOR)) for topic in self._new_topics]
         writes += [Write("users", "register", user, dict(NO_FLOOR)) for user in self._new_users]
         if self.unstored_id:
-            writes.append(Write("meta", "raise", "heads", {"last_id": self.unstored_id}))
+            key = last_id_key(number_of(self.unstored_id))
+            writes.append(Write("meta", "raise", key, {"last_id": self.unstored_id}))
         return writes
 
-    def cleared(self) -> list[str]:
-        """Topics whose retained message was cleared."""
-        return [topic for topic, document in self._retained.items() if document.get("gone")]
+    def changes(self) -> rules.Changes:
+        """What the other nodes are to be told."""
+        told = self.sessions.changes()
+        for op in self.group:
+            if isinstance(op, Announce) and op.error is None:
+                more = rules.announced(op.changes)
+                told.first.extend(more.first)
+                told.last.extend(more.last)
+        return told
 
     def fill(self) -> None:
         """Fill in the results of every operation."""
@@ -215,6 +245,6 @@ def _may_be_too_large(op: Append) -> bool:
 
 
 def _refuse_too_large(op: Append, version: int) -> None:
-    size = len(encode(store_document(op, 1 << 40, op.message.time, version)))
+    size = len(encode(store_document(op, 1 << 40, op.message.time, version, [0] * len(op.recipients))))
     if size > MAX_DOCUMENT:
         raise MessageRefused(f"message of {size} bytes with its recipients: mongodb stores at most {MAX_DOCUMENT}")

@@ -1,19 +1,27 @@
-"""Reading timelines, devices and retained messages. Nobody reads past what is committed, nor below what is being removed."""
+"""Reading timelines, devices and retained messages.
+
+An entry is there for all once a majority has it; the one before it was there first. Nobody reads below what is being removed.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from storage import rules
+from storage.cluster import GONE
+from storage.interface import LATE, TailPage, page_of_ids
+from storage.mongo import late
 from storage.mongo.codec import device_id, kept_device, message, subscription
 from storage.mongo.connection import storage_errors
-from storage.mongo.documents import Collection, Raw
+from storage.mongo.documents import Collection, Raw, last_id_key
 from storage.mongo.state import State, batches, first_at
 from storage.names import prefix_end
-from storage.records import Device, DeviceKey, InboxEntry, Message
+from storage.records import DataEpoch, Device, DeviceKey, InboxEntry, Message
 
+KEPT: Raw = {"gone": {"$ne": 1}}
+"""What was not deleted, or cleared."""
 _PAGE = 256
 _AT_ONCE = 16
 
@@ -29,14 +37,24 @@ async def read_inbox(state: State, user: str, after: int, limit: int, max_bytes:
     after = max(after, state.pruned_inboxes.get(user, 0))
     if limit < 1:
         return []
-    with storage_errors():
-        cursor = state.collections.sync.find(_range("user", user, after, 0)).sort("seq", 1).limit(limit)
-        entries = await cursor.to_list(None)
-    before = state.inbox_before(user)
-    committed = (entry for entry in entries if before is None or entry["seq"] <= before)
-    page = rules.within(committed, max_bytes, lambda entry: int(entry["size"]))
+    while True:
+        with storage_errors():
+            cursor = state.collections.sync.find(_range("user", user, after, 0)).sort("seq", 1).limit(limit)
+            entries = await cursor.to_list(None)
+        if not _has_gap([entry["seq"] for entry in entries]):
+            break
+        floor, _ = await state.inbox_ends(user)
+        if floor <= after:
+            break
+        after = floor
+    page = rules.within(entries, max_bytes, lambda entry: int(entry["size"]))
     messages = await _messages(state, {entry["mid"] for entry in page})
     return [InboxEntry(e["seq"], messages.get(e["mid"]), e.get("target", "")) for e in page]
+
+
+def _has_gap(seqs: Sequence[int]) -> bool:
+    """Whether another node is removing some of a page's entries, which go in no order: it is read anew, above the floor."""
+    return bool(seqs) and abs(seqs[-1] - seqs[0]) != len(seqs) - 1
 
 
 async def _messages(state: State, ids: set[int]) -> dict[int, Message]:
@@ -59,16 +77,17 @@ def with_ids(some: list[int]) -> Raw:
 
 async def conversation_bounds(state: State, topic: str) -> tuple[int, int]:
     """See `storage.interface.ConversationReader`."""
-    last = (await state.topic_head(topic)).seq
-    first = await state.first_entry(state.collections.store, "topic", topic, state.pruned_topics.get(topic, 0))
-    return (min(first["seq"], last + 1) if first else last + 1, last)
+    floor, last = await state.topic_ends(topic)
+    floor = max(floor, state.pruned_topics.get(topic, 0))
+    first = await state.first_entry(state.collections.store, "topic", topic, floor)
+    return (min(first["seq"], last.seq + 1) if first else last.seq + 1, last.seq)
 
 
 async def inbox_bounds(state: State, user: str) -> tuple[int, int]:
     """See `storage.interface.InboxReader`."""
-    last = await state.inbox_head(user)
-    first = await state.first_entry(state.collections.sync, "user", user, state.pruned_inboxes.get(user, 0))
-    return (min(first["seq"], last + 1) if first else last + 1, last)
+    floor, last = await state.inbox_ends(user)
+    first = await state.first_entry(state.collections.sync, "user", user, max(floor, state.pruned_inboxes.get(user, 0)))
+    return (min(first["seq"], last.seq + 1) if first else last.seq + 1, last.seq)
 
 
 async def read_conversation(
@@ -76,47 +95,62 @@ async def read_conversation(
 ) -> list[Message]:
     """See `storage.interface.ConversationReader`."""
     after = max(after, state.pruned_topics.get(topic, 0))
-    query = _range("topic", topic, after, _committed(state, topic, before))
-    if not newest_first:
-        page, _ = await _page(state, query, ("seq", 1), limit, max_bytes)
-        return page
-    page, hidden = await _page(state, query, ("seq", -1), limit, max_bytes)
-    if hidden:  # it came first: the page begins below it
-        page, _ = await _page(state, _range("topic", topic, after, hidden), ("seq", -1), limit, max_bytes)
-    return page
+    order = ("seq", -1 if newest_first else 1)
+    while True:
+        page = await _page(state.collections.store, _range("topic", topic, after, before), order, limit, max_bytes)
+        if not _has_gap([message.seq for message in page]):
+            return page
+        floor, _ = await state.topic_ends(topic)
+        if floor <= after:
+            return page
+        after = floor
 
 
-def _committed(state: State, topic: str, before: int) -> int:
-    head = state.topic_before(topic)
-    return before if head is None else min(before or head.seq + 1, head.seq + 1)
-
-
-async def _page(state: State, query: Raw, order: tuple[str, int], limit: int, max_bytes: int) -> tuple[list[Message], int]:
-    """Messages of the store, and the last sequence that was hidden: what is not committed yet ends a page that rises, and is
-    passed over in one that falls."""
+async def _page(collection: Collection, query: Raw, order: tuple[str, int], limit: int, max_bytes: int) -> list[Message]:
+    """Messages of the store, or retained ones."""
     page: list[Message] = []
-    size = hidden = 0
+    size = 0
     if limit < 1:
-        return page, hidden
+        return page
     with storage_errors():
-        async with state.collections.store.find(query).sort([order]).limit(limit).batch_size(min(limit, _PAGE)) as cursor:
+        async with collection.find(query).sort([order]).limit(limit).batch_size(min(limit, _PAGE)) as cursor:
             async for document in cursor:
-                if state.is_hidden(document):
-                    hidden = document["seq"]
-                    if order[1] > 0:
-                        break
-                    continue
                 page.append(message(document))
                 size += len(document["payload"])
                 if size >= max_bytes:
                     break
-    return page, hidden
+    return page
 
 
 async def read_tail(state: State, after_id: int, limit: int, max_bytes: int) -> list[Message]:
     """See `storage.interface.Tail`."""
-    page, _ = await _page(state, {"mid": {"$gt": after_id}}, ("mid", 1), limit, max_bytes)
-    return page
+    return await _page(state.collections.store, {"mid": {"$gt": after_id}}, ("mid", 1), limit, max_bytes)
+
+
+async def read_tail_of(state: State, number: int, after: int, through: int, limit: int, max_bytes: int) -> TailPage:
+    """See `storage.interface.Tails`."""
+    if number == LATE:
+        return await late.read(state, after, through, limit, max_bytes)
+    query = {"writer": {"$eq": number}, "mid": {"$gt": after, "$lte": through}}
+    return page_of_ids(await _page(state.collections.store, query, ("mid", 1), limit, max_bytes), through)
+
+
+async def tails(state: State) -> dict[int, int]:
+    """See `storage.interface.Tails`. Of a number that went from node to node, the last one's word counts. One that is gone has
+    said all that it will: what it had not said yet was finished since, or is stored for it by who was sent it again."""
+    with storage_errors():
+        nodes = await state.collections.nodes.find({}, {"number": 1, "token": 1, "state": 1, "done": 1}).to_list(None)
+    nodes.sort(key=lambda node: int(node["token"]))
+    told = {node["number"]: int(node["done"]) for node in nodes}
+    states = {node["number"]: node["state"] for node in nodes}
+    for some in batches((number for number, of_last in states.items() if of_last == GONE), _AT_ONCE):
+        stored = await asyncio.gather(*(_last_id_of(state, number) for number in some))
+        told.update({number: max(id, told[number]) for number, id in zip(some, stored, strict=True)})
+    if state.token:
+        told[state.number or 0] = state.last_id
+    if end := await late.end(state):
+        told[LATE] = end
+    return told or {0: await last_id(state)}
 
 
 async def sequence_at(state: State, topic: str, time: int) -> int:
@@ -136,18 +170,38 @@ async def read_message(state: State, message_id: int) -> Message | None:
     """See `storage.interface.ConversationReader`."""
     with storage_errors():
         document = await state.collections.store.find_one({"mid": {"$eq": message_id}})
-    return message(document) if document and not state.is_hidden(document) else None
+    return message(document) if document else None
+
+
+async def read_messages(state: State, ids: Sequence[int]) -> list[Message]:
+    """See `storage.interface.ConversationReader`."""
+    with storage_errors():
+        found = await state.collections.store.find({"mid": {"$in": list(ids)}}).to_list(None)
+    by_id = {document["mid"]: message(document) for document in found}
+    return [by_id[message_id] for message_id in ids if message_id in by_id]
+
+
+async def data_epoch(state: State) -> DataEpoch:
+    """See `storage.interface.Epochs`."""
+    with storage_errors():
+        found = await state.collections.meta.find_one({"_id": "epoch"})
+    return DataEpoch(found["epoch"], found["restored"]) if found else DataEpoch("")
 
 
 async def last_id(state: State) -> int:
-    """The highest id that was ever committed, from the database."""
+    """The highest id that was ever committed with this node's number, from the database; of any, where it has none."""
+    return await _last_id_of(state, state.number)
+
+
+async def _last_id_of(state: State, number: int | None) -> int:
+    """The same of a node's number; None: of all."""
     c = state.collections
+    mine = {} if number is None else {"writer": {"$eq": number}}
+    gone = {"last_id": {"$gt": 0}} if number is None else {"_id": {"$eq": last_id_key(number)}}
     with storage_errors():
-        newest = await c.store.find_one({}, {"mid": 1}, sort=[("mid", -1)])
-        heads = await c.meta.find_one({"_id": "heads"})
-        lease = await c.lease.find_one({"_id": "serving"})
-    known = (newest and newest["mid"], heads and heads.get("last_id"), lease and lease.get("done"))
-    return max(id or 0 for id in known)
+        newest = await c.store.find_one(mine, {"mid": 1}, sort=[("mid", -1)])
+        heads = await c.meta.find(gone).to_list(None)
+    return max([int(newest["mid"]) if newest else 0, *(int(head["last_id"]) for head in heads)])
 
 
 # --- devices and retained messages ---------------------------------------------------------------------------------
@@ -157,12 +211,12 @@ async def device(state: State, key: DeviceKey) -> Device | None:
     """See `storage.interface.State`."""
     with storage_errors():
         document = await state.collections.devices.find_one({"_id": device_id(key)})
-    return (await with_subscriptions(state, [document]))[0] if document else None
+    return (await with_subscriptions(state, [document]))[0] if document and not document.get("gone") else None
 
 
 async def devices(state: State) -> AsyncIterator[Device]:
     """See `storage.interface.State`."""
-    async for page in pages(state.collections.devices, {}):
+    async for page in pages(state.collections.devices, KEPT):
         for one in await with_subscriptions(state, page):
             yield one
 
@@ -174,37 +228,32 @@ async def with_subscriptions(state: State, documents: list[Raw]) -> list[Device]
     with storage_errors():
         async for document in state.collections.subscriptions.find({"_id": between}):
             owner = kept.get(DeviceKey(document["user"], document["client"]))
-            if owner is not None and document["generation"] == owner.generation:
+            if owner is not None and document["generation"] == owner.generation and not document.get("gone"):
                 owner.device.subscriptions[document["filter"]] = subscription(document)
     return [one.device for one in kept.values()]
 
 
 async def retained_range(state: State, prefix: str, after: str, limit: int, max_bytes: int) -> list[Message]:
     """See `storage.interface.RetainedReader`."""
-    bounds: Raw = {"$gt": after} if after >= prefix else {"$gte": prefix}
-    if end := prefix_end(prefix):
-        bounds["$lt"] = end
-    page: list[Message] = []
-    size = 0
-    with storage_errors():
-        query = {"_id": bounds, "gone": {"$ne": 1}}
-        async for document in state.collections.retained.find(query).sort("_id", 1).limit(limit).batch_size(_PAGE):
-            if size >= max_bytes:
-                break
-            page.append(message(document))
-            size += len(page[-1].payload)
-    return page
+    bounds: Raw = {**_beginning(prefix), "$gt": after} if after >= prefix else _beginning(prefix)
+    return await _page(state.collections.retained, {"_id": bounds, **KEPT}, ("_id", 1), limit, max_bytes)
+
+
+def _beginning(prefix: str) -> Raw:
+    """The names that begin with a prefix."""
+    end = prefix_end(prefix)
+    return {"$gte": prefix, "$lt": end} if end else {"$gte": prefix}
 
 
 async def retained_count(state: State) -> int:
     """See `storage.interface.RetainedReader`."""
     with storage_errors():
-        return await state.collections.retained.count_documents({"gone": {"$ne": 1}})
+        return await state.collections.retained.count_documents(KEPT)
 
 
 async def retained_expired(state: State, now: int, limit: int) -> list[tuple[str, int]]:
     """See `storage.interface.RetainedReader`."""
-    query = {"expires": {"$gt": 0, "$lte": now}, "gone": {"$ne": 1}}
+    query = {"expires": {"$gt": 0, "$lte": now}, **KEPT}
     with storage_errors():
         cursor = state.collections.retained.find(query, {"mid": 1}).sort([("expires", 1), ("mid", 1)]).limit(limit)
         return [(document["_id"], document["mid"]) for document in await cursor.to_list(None)]
@@ -229,10 +278,8 @@ async def pages(collection: Collection, query: Raw, fields: Raw | None = None) -
 
 async def conversations(state: State, prefix: str) -> AsyncIterator[tuple[str, int, int]]:
     """See `storage.interface.Catalogue`."""
-    query = {"_id": {"$gte": prefix, "$lt": prefix + "\U0010ffff\U0010ffff"}} if prefix else {}
-    async for page in pages(state.collections.conversations, query):
-        names = [document["_id"] for document in page if document["_id"].startswith(prefix)]
-        for some in batches(names, _AT_ONCE):
+    async for page in pages(state.collections.conversations, {"_id": _beginning(prefix)}):
+        for some in batches([document["_id"] for document in page], _AT_ONCE):
             for name, bounds in zip(some, await asyncio.gather(*(conversation_bounds(state, n) for n in some)), strict=True):
                 if bounds != (1, 0):
                     yield name, *bounds

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from typing import Any
 
 from storage import rules
-from storage.errors import MessageRefused
-from storage.mongo.codec import Kept, device_document, device_id, subscription_document, subscription_id
-from storage.mongo.documents import Raw
+from storage.cluster import HELD, Change
+from storage.errors import MessageRefused, Superseded
+from storage.mongo.codec import Kept, claim_id, device_document, device_id, gone_device, subscription_document, subscription_id
 from storage.mongo.view import View, Write
 from storage.records import (
+    Announce,
     CloseSession,
     Device,
     DeviceKey,
     OpenSession,
+    Operation,
     Progress,
     Release,
     Subscribe,
@@ -29,18 +32,31 @@ MAX_WILL = 8 << 20
 class Sessions:
     """The devices of a group, changed in its order. ``entry`` numbers an inbox entry; the rest is the plan's."""
 
-    def __init__(self, view: View, entry: Callable[..., int], inboxes: dict[str, int], sync: Sequence[Raw]) -> None:
+    def __init__(
+        self, view: View, entry: Callable[..., int], head: Callable[[str], int], numbered: Sequence[tuple[str, int, int]]
+    ) -> None:
+        """``head``: where an inbox ends at this place in the group; ``numbered``: user, sequence and time of entries so far."""
         self._view = view
         self._entry = entry
-        self._inboxes = inboxes
-        self._sync = sync
+        self._head = head
+        self._numbered = numbered
         self.devices: dict[DeviceKey, Kept | None] = {}
         """Those that the group touched, as they are after it; None for one that is gone."""
         self._reset: dict[DeviceKey, None] = {}
-        self._received: set[DeviceKey] = set()
+        self._gone: dict[DeviceKey, Kept] = {}
+        """As they were at their end."""
+        self._released: dict[str, int] = {}
         self._subscriptions: dict[DeviceKey, dict[str, Subscription | None]] = {}
-        self._opened: list[tuple[OpenSession, int, int, bool]] = []
+        self._opened: list[tuple[OpenSession, int, int, bool, bytes | None]] = []
         self._subscribed: list[tuple[Subscribe, list[int], list[int]]] = []
+        self.apply: dict[type, Callable[[Any], None]] = {
+            OpenSession: self._open,
+            CloseSession: self._close,
+            Subscribe: self._subscribe,
+            Unsubscribe: self._unsubscribe,
+            Progress: self._progress,
+            Release: self._release,
+        }
 
     def _device(self, key: DeviceKey) -> Kept | None:
         if key in self.devices:
@@ -51,81 +67,106 @@ class Sessions:
 
     def _current(self, key: DeviceKey, epoch: int) -> Device | None:
         kept = self._device(key)
-        return rules.current(kept.device if kept is not None else None, epoch)
+        if kept is not None and rules.is_late(epoch, kept.device, self._view.node):
+            raise _superseded(key, epoch, kept.device.epoch)
+        return kept.device if kept is not None else None
+
+    def _mine(self, key: DeviceKey) -> Kept | None:
+        kept = self._device(key)
+        if kept is not None and kept.device.node != self._view.node:
+            raise Superseded(f"device {key.client_id!r} of {key.user!r} has connected through another node")
+        return kept
 
     # --- operations ------------------------------------------------------------------------------------------------
 
-    def received(self, key: DeviceKey, packet_id: int) -> None:
-        """An inbound QoS 2 message was stored. The device is then written in any case: recovery goes by its version."""
-        if (kept := self._device(key)) is not None:
+    def received(self, key: DeviceKey, packet_id: int, *, stored: bool) -> None:
+        """An inbound QoS 2 message, ``stored`` already or not; then raises `Superseded` where another node has the device."""
+        kept = self._device(key) if stored else self._mine(key)
+        if kept is not None:
             kept.device.received.add(packet_id)
-            self._received.add(key)
 
-    def release(self, op: Release) -> None:
-        """See `storage.records.Release`."""
-        if (kept := self._device(op.device)) is not None:
+    def published(self, key: DeviceKey, epoch: int) -> None:
+        """Any other message of a device: it keeps its place behind the QoS 2 for which that was read, and raises the same."""
+        if key in self._view.devices:
+            self._current(key, epoch)
+
+    def _release(self, op: Release) -> None:
+        if (kept := self._mine(op.device)) is not None:
             kept.device.received.discard(op.packet_id)
+            self._released[claim_id(op.device, op.packet_id)] = kept.device.epoch
 
-    def progress(self, op: Progress) -> None:
-        """See `storage.records.Progress`."""
+    def _progress(self, op: Progress) -> None:
         if (device := self._current(op.device, op.epoch)) is not None:
             rules.advance(device, op)
 
-    def open(self, op: OpenSession) -> None:
-        """See `storage.records.OpenSession`."""
+    def _open(self, op: OpenSession) -> None:
+        head = self._head(op.device.user)
+        kept = self._device(op.device)
+        latest = kept.device.epoch if kept is not None else self._ended(op.device)
+        again = kept is not None and (latest, kept.device.node) == (op.epoch, self._view.node)
+        if op.epoch <= latest and not again and not op.shared:
+            raise _superseded(op.device, op.epoch, latest)
         start = rules.Start.parse(op.start)
         _refuse_large_will(op.will)
-        head = self._inboxes[op.device.user]
-        kept = self._device(op.device)
-        if kept is not None and rules.is_older(op.epoch, kept.device.epoch):
-            self._opened.append((op, head, kept.device.offset, False))
-            return
         created = kept is None or op.clean
+        overtaken = None if kept is None or again or not op.clean or op.shared else kept.device.will
         if kept is None or op.clean:
             offset = self._start(op.device.user, head, start)
             self._forget(op.device)
-            kept = Kept(rules.new_device(op, offset), self._view.version)
+            kept = Kept(rules.new_device(op, offset), self._view.version, 0)
             self.devices[op.device] = kept
         device = kept.device
         rules.begin(device, op)
-        self._opened.append((op, head, device.offset, created))
+        if op.shared:
+            device.epoch = max(op.epoch, latest + 1)
+        else:
+            device.node = self._view.node
+        self._opened.append((op, head, device.offset, created, overtaken))
+
+    def _ended(self, key: DeviceKey) -> int:
+        """The epoch that an earlier session of a device ended with."""
+        gone = self._gone.get(key)
+        return gone.device.epoch if gone is not None else self._view.ended.get(key, (0, 0))[1]
 
     def _start(self, user: str, head: int, start: rules.Start) -> int:
         def before(time: int) -> int:
             if (stored := self._view.since.get((user, time))) is not None:
                 return stored - 1
-            fresh = (int(entry["seq"]) - 1 for entry in self._sync if entry["user"] == user and entry["time"] >= time)
-            return next(fresh, head)
+            return next((seq - 1 for owner, seq, at in self._numbered if owner == user and seq and at >= time), head)
 
-        return start.offset(head, lambda: self._view.floors[user], before)
+        return start.offset(head, lambda: self._view.floors.get(user, 0), before)
 
-    def close(self, op: CloseSession) -> None:
-        """See `storage.records.CloseSession`."""
+    def _close(self, op: CloseSession) -> None:
         _refuse_large_will(op.will)
         device = self._current(op.device, op.epoch)
         if device is None:
             return
         if op.delete:
             self._forget(op.device)
-            self.devices[op.device] = None
+            gone, self.devices[op.device] = self.devices[op.device], None
+            assert gone is not None
+            self._gone[op.device] = gone
             return
         rules.end(device, op)
+        device.node = 0
 
     def _forget(self, key: DeviceKey) -> None:
+        if (kept := self.devices.get(key)) is not None:  # nobody will release what it had received
+            self._released.update({claim_id(key, packet_id): kept.device.epoch for packet_id in kept.device.received})
         self._reset[key] = None
         self._subscriptions.pop(key, None)
 
-    def subscribe(self, op: Subscribe) -> None:
-        """See `storage.records.Subscribe`."""
+    def _subscribe(self, op: Subscribe) -> None:
         device = self._current(op.device, op.epoch)
-        head = self._inboxes[op.device.user]
+        head = self._head(op.device.user)
         sinces = []
         for new in op.subscriptions:
             old = self._subscription(op.device, new.filter) if device else None
             since = rules.since(new, old.since if old else None, head)
             sinces.append(since)
             if device:
-                self._subscriptions.setdefault(op.device, {})[new.filter] = replace(new, since=since)
+                kept = self._subscriptions.setdefault(op.device, {})[new.filter] = new.copy()
+                kept.since = since
         seqs = []
         if device:
             user, target = op.device
@@ -137,51 +178,88 @@ class Sessions:
         changed = self._subscriptions.get(key)
         if changed is not None and name in changed:
             return changed[name]
-        return None if key in self._reset else self._view.subscriptions.get((key, name))
+        return None if key in self._reset else self._view.subscriptions.get(key, {}).get(name)
 
-    def unsubscribe(self, op: Unsubscribe) -> None:
-        """See `storage.records.Unsubscribe`."""
+    def _unsubscribe(self, op: Unsubscribe) -> None:
         if self._current(op.device, op.epoch) is not None:
             self._subscriptions.setdefault(op.device, {}).update(dict.fromkeys(op.filters))
 
     # --- what comes of it ------------------------------------------------------------------------------------------
 
+    def changes(self) -> rules.Changes:
+        """What the other nodes are to be told."""
+        told = rules.Changes([], [])
+        for key in self.devices:
+            changes = rules.changes(key, self._standing_before(key), self._standing(key))
+            told.first.extend(changes.first)
+            told.last.extend(changes.last)
+        return told
+
+    def _standing_before(self, key: DeviceKey) -> rules.Standing | None:
+        kept = self._view.devices.get(key)
+        if kept is None:
+            return None
+        return rules.Standing(kept.device.epoch, kept.device.node, tuple(self._view.subscriptions.get(key, ())))
+
+    def _standing(self, key: DeviceKey) -> rules.Standing | None:
+        kept = self.devices[key]
+        if kept is None:
+            return None
+        names = dict.fromkeys(self._subscriptions.get(key, {}))
+        if key not in self._reset:
+            names.update(dict.fromkeys(self._view.subscriptions.get(key, ())))
+        return rules.Standing(
+            kept.device.epoch, kept.device.node, [name for name in names if self._subscription(key, name) is not None]
+        )
+
     def writes(self) -> Iterator[Write]:
-        """The writes, which may be made in any order."""
+        """The writes of devices, which are to be made first: the rest is of no effect where one of them fails."""
         for key, kept in self.devices.items():
             before = self._view.devices.get(key)
+            seen = before.revision if before is not None else self._view.ended.get(key, (-1, 0))[0]
+            revision = seen + 1 if seen >= 0 else self._view.now
             if kept is None:
-                if before is not None:
-                    yield Write("devices", "remove", device_id(key), {})
-            elif before is None or before.generation != kept.generation:
-                yield Write("devices", "set", device_id(key), device_document(kept))
-            else:
-                old, new = device_document(before), device_document(kept)
-                changed = {name: value for name, value in new.items() if value != old[name]}
-                if changed or key in self._received:
-                    yield Write("devices", "change", device_id(key), changed)
-        for key in self._reset:
-            if self._view.devices.get(key) is not None:
-                yield Write("subscriptions", "sweep", "", {"user": {"$eq": key.user}, "client": {"$eq": key.client_id}})
-        for key, subscriptions in self._subscriptions.items():
-            for name, subscription in subscriptions.items():
-                yield from self._subscription_write(key, name, subscription)
+                if key in self._gone:  # also where it came in this very group: a late opening must find it
+                    mark = gone_device(self._view.now)
+                    new = {**device_document(self._gone[key]), **mark} if seen < 0 else {**mark, "epoch": self._ended(key)}
+                    yield Write("devices", "set" if seen < 0 else "change", device_id(key), new, revision, seen)
+                continue
+            new = device_document(kept)
+            if before is not None and before.generation == kept.generation:
+                old = {} if before.device.restored else device_document(before)  # of one there is more than was read of it
+                new = {name: value for name, value in new.items() if name not in old or value != old[name]}
+                if not new and not any(self._subscription_writes(key, kept, revision)):
+                    continue
+            kept.revision = revision
+            yield Write("devices", "set" if seen < 0 else "change", device_id(key), new, revision, seen)
 
-    def _subscription_write(self, key: DeviceKey, name: str, subscription: Subscription | None) -> Iterator[Write]:
-        before = None if key in self._reset else self._view.subscriptions.get((key, name))
-        kept = self.devices[key]
-        if kept is None or subscription == before:
-            return
-        if subscription is not None:
-            fields = subscription_document(key, subscription, kept.generation)
-            yield Write("subscriptions", "set", subscription_id(key, name), fields)
-        else:
-            yield Write("subscriptions", "remove", subscription_id(key, name), {})
+    def writes_behind(self) -> Iterator[Write]:
+        """Those that follow the devices', in any order."""
+        for key in self._reset:
+            if (before := self._view.devices.get(key)) is not None:
+                fields = {"user": {"$eq": key.user}, "client": {"$eq": key.client_id}, "generation": before.generation}
+                yield Write("subscriptions", "sweep", "", fields)
+        for key, kept in self.devices.items():
+            if kept is not None:
+                yield from self._subscription_writes(key, kept, kept.revision)
+        for name, epoch in self._released.items():
+            yield Write("claims", "release", name, {"epoch": {"$lte": epoch}})
+
+    def _subscription_writes(self, key: DeviceKey, kept: Kept, revision: int) -> Iterator[Write]:
+        for name, subscription in self._subscriptions.get(key, {}).items():
+            before = None if key in self._reset else self._view.subscriptions.get(key, {}).get(name)
+            if subscription is None:
+                fields = {"user": key.user, "client": key.client_id, "generation": kept.generation, "filter": name}
+                marks = {"gone": 1, "gone_at": self._view.now}
+                yield Write("subscriptions", "set", subscription_id(key, name), {**fields, **marks}, revision)
+            elif subscription != before:
+                fields = subscription_document(key, subscription, kept.generation)
+                yield Write("subscriptions", "set", subscription_id(key, name), fields, revision)
 
     def fill(self) -> None:
         """Fill in the results."""
-        for session, head, offset, created in self._opened:
-            session.head, session.offset, session.created = head, offset, created
+        for session, head, offset, created, overtaken in self._opened:
+            session.head, session.offset, session.created, session.overtaken = head, offset, created, overtaken
         for op, sinces, seqs in self._subscribed:
             for subscription, since in zip(op.subscriptions, sinces, strict=True):
                 subscription.since = since
@@ -191,3 +269,32 @@ class Sessions:
 def _refuse_large_will(will: bytes | None) -> None:
     if will is not None and len(will) > MAX_WILL:
         raise MessageRefused(f"will of {len(will)} bytes: mongodb keeps at most {MAX_WILL}")
+
+
+def _superseded(key: DeviceKey, epoch: int, latest: int) -> Superseded:
+    return Superseded(f"device {key.client_id!r} of {key.user!r} is at epoch {latest}, this came late with {epoch}")
+
+
+def draft(group: Sequence[Operation], view: View) -> tuple[dict[DeviceKey, Kept | None], list[Change]]:
+    """The devices as the group will leave them, before its heads are known, and what the other nodes are to be told first."""
+    sessions = Sessions(view, lambda *entry: 0, lambda user: 0, ())
+    told: list[Change] = []
+    for op in group:
+        if op.error is not None:
+            continue
+        if isinstance(op, Announce):
+            told += rules.announced(op.changes).first
+        elif (apply := sessions.apply.get(type(op))) is not None:
+            with suppress(MessageRefused, Superseded):
+                apply(op)
+    return sessions.devices, sessions.changes().first + told
+
+
+def corrections(told: Sequence[Change], view: View) -> list[Change]:
+    """Who has the devices that a group has told to have, and lost to another node meanwhile."""
+    found = []
+    for change in told:
+        kept = view.devices.get(DeviceKey(change.user, change.client_id))
+        if change.kind == HELD and change.epoch and kept is not None and kept.device.node != change.node:
+            found.append(change._replace(epoch=kept.device.epoch, node=kept.device.node))
+    return found

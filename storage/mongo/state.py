@@ -1,82 +1,102 @@
-"""What a storage holds in memory of one database, shared by its readers and its writer."""
+"""What a storage holds in memory of one database, shared by its readers and its writer.
+
+Others write too: what is remembered of a timeline's end is a guess, which an insert finds wrong. Of devices only those are
+remembered whose connection this node has, and each write of one names the revision that it saw.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import random
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, TypeVar
 
+from storage.mongo.clock import DatabaseClock
 from storage.mongo.codec import Kept
 from storage.mongo.connection import storage_errors
 from storage.mongo.documents import Collection, Collections, Raw
-from storage.mongo.plan import Plan
+from storage.mongo.turns import Turns
 from storage.mongo.view import Head
-from storage.mongo.watches import Watches
 from storage.records import DeviceKey
 
 K = TypeVar("K")
 V = TypeVar("V")
 HEADS = 200_000
 DEVICES = 50_000
+_CLOCK_HOLDS = 60.0
 
 
 class Recent(Generic[K, V]):
-    """A dictionary of the entries that were set last, at most ``limit``."""
+    """A dictionary of the entries that were set last, at most twice ``limit``."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._entries: dict[K, V] = {}
+        self._earlier: dict[K, V] = {}
 
     def get(self, key: K) -> V | None:
-        return self._entries.get(key)
+        found = self._entries.get(key)
+        return found if found is not None else self._earlier.get(key)
 
     def update(self, entries: Mapping[K, V]) -> None:
-        """Set these; the oldest leave."""
-        known = self._entries
-        for key, value in entries.items():
-            known.pop(key, None)
-            known[key] = value
-        for key in list(islice(known, max(0, len(known) - self._limit))):
-            del known[key]
+        """Set these."""
+        self._entries.update(entries)
+        if len(self._entries) >= self._limit:
+            self.age()
+
+    def age(self) -> None:
+        """What was not set since the last time is forgotten."""
+        self._earlier, self._entries = self._entries, {}
 
     def forget(self, keys: Iterable[K]) -> None:
         for key in keys:
             self._entries.pop(key, None)
-
-    def clear(self) -> None:
-        self._entries.clear()
+            self._earlier.pop(key, None)
 
 
 @dataclass(slots=True)
 class State:
-    """``plan`` is the group under way, from its first write until all of it is durable; ``before`` are the heads that its
-    timelines had: nobody reads past them."""
+    """``token``: that of the node; 0 of one that only reads. ``last_id``: the highest id that this node has committed."""
 
     collections: Collections
-    shared: bool = False
-    serving: bool = True
-    plan: Plan | None = None
-    before_topics: Mapping[str, Head] = field(default_factory=dict)
-    before_inboxes: Mapping[str, int] = field(default_factory=dict)
+    database_clock: DatabaseClock
+    token: int = 0
+    number: int | None = None
+    """What is in the ids of its messages."""
     last_id: int = 0
     clock: int = 0
     topics: Recent[str, Head] = field(default_factory=lambda: Recent(HEADS))
     inboxes: Recent[str, int] = field(default_factory=lambda: Recent(HEADS))
+    contended: Recent[str, Turns] = field(default_factory=lambda: Recent(HEADS))
+    """Inboxes in which this node met another one a moment ago, which take turns."""
     devices: Recent[DeviceKey, Kept] = field(default_factory=lambda: Recent(DEVICES))
     pruned_topics: dict[str, int] = field(default_factory=dict)
     """Floors of removals under way: what is left below is not read any more."""
     pruned_inboxes: dict[str, int] = field(default_factory=dict)
-    late: Watches = field(default_factory=Watches)
+    sweep_at: float = 0.0
+    """When the marks of what is gone are looked at next."""
+    _asked: float = float("-inf")
+
+    async def now(self) -> int:
+        """The database's clock, ms. It is asked once a minute."""
+        if time.monotonic() - self._asked > _CLOCK_HOLDS:
+            await self.database_clock.read()
+            self._asked = time.monotonic()
+        return self.database_clock.estimate()
+
+    @staticmethod
+    async def pause(attempt: int) -> None:
+        """Let others go first, for longer each time: several that look at once, and write at once, are in each other's way."""
+        await asyncio.sleep(random.random() * min(0.003 * 2**attempt, 0.2))
 
     async def last_entry(self, collection: Collection, name: str, value: str) -> Raw | None:
         """The newest entry of a timeline."""
-        fields = {"seq": 1, "time": 1, "mid": 1, "v": 1}
         with storage_errors():
-            last = await collection.find_one({name: {"$eq": value}}, fields, sort=[("seq", -1)])
-        if last is not None and collection is self.collections.store:
-            self.late.meets(last)
-        return last
+            fields = {"seq": 1, "time": 1, "mid": 1, "target": 1, "turns": 1}
+            return await collection.find_one({name: {"$eq": value}}, fields, sort=[("seq", -1)])
 
     async def first_entry(self, collection: Collection, name: str, value: str, above: int = 0) -> Raw | None:
         """The oldest entry of a timeline with a sequence over ``above``."""
@@ -85,44 +105,19 @@ class State:
                 {name: {"$eq": value}, "seq": {"$gt": above}}, {"seq": 1, "time": 1}, sort=[("seq", 1)]
             )
 
-    async def topic_head(self, topic: str) -> Head:
-        """The last committed entry of a conversation."""
-        before = self.topic_before(topic)
-        if before is not None:
-            return before
-        if self.serving and not self.shared and (known := self.topics.get(topic)) is not None:
-            return known
-        last = await self.last_entry(self.collections.store, "topic", topic)
+    async def topic_ends(self, topic: str) -> tuple[int, Head]:
+        """A conversation's floor, and its last entry."""
+        return await self._ends(self.collections.store, self.collections.conversations, "topic", topic)
+
+    async def inbox_ends(self, user: str) -> tuple[int, Head]:
+        """An inbox's floor, and its last entry."""
+        return await self._ends(self.collections.sync, self.collections.users, "user", user)
+
+    async def _ends(self, entries: Collection, registry: Collection, name: str, value: str) -> tuple[int, Head]:
+        last = await self.last_entry(entries, name, value)
         with storage_errors():
-            floor = await self.collections.conversations.find_one({"_id": topic})
-        return self.topic_before(topic) or head_of(last, floor)
-
-    async def inbox_head(self, user: str) -> int:
-        """The last committed sequence of an inbox."""
-        before = self.inbox_before(user)
-        if before is not None:
-            return before
-        if self.serving and not self.shared and (known := self.inboxes.get(user)) is not None:
-            return known
-        last = await self.last_entry(self.collections.sync, "user", user)
-        with storage_errors():
-            floor = await self.collections.users.find_one({"_id": user})
-        before = self.inbox_before(user)
-        return head_of(last, floor).seq if before is None else before
-
-    # A group may begin, and write, while a read is on its way: a reader asks these of what came back, never before alone.
-
-    def topic_before(self, topic: str) -> Head | None:
-        """Where a conversation ended before the group under way; None where that does not write to it."""
-        return self.before_topics.get(topic) if self.plan is not None and not self.shared else None
-
-    def inbox_before(self, user: str) -> int | None:
-        """Where an inbox ended before the group under way; None where that does not write to it."""
-        return self.before_inboxes.get(user) if self.plan is not None and not self.shared else None
-
-    def is_hidden(self, document: Raw) -> bool:
-        """Whether a message of the store is not to be seen yet: of the group under way, or one that came late."""
-        return self.late.meets(document) or (self.plan is not None and document["mid"] in self.plan.mids)
+            floor = await registry.find_one({"_id": value})
+        return floor["floor"] if floor else 0, head_of(last, floor)
 
 
 def head_of(last: Raw | None, floor: Raw | None) -> Head:

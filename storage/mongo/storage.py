@@ -1,144 +1,146 @@
-"""`mongodb://`: the backend for more than one machine's data."""
+"""`mongodb://`: the backend for more than one machine's data.
+
+Over 300 lines: each method of the interface is here, and hands its work to who does it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
+from storage.cluster import Cluster
+from storage.ending import end
 from storage.errors import NoDatabase, StorageError, StorageUnavailable, StorageUnusable
-from storage.interface import Due, Membership, Pointer, Subscribed
-from storage.mongo import absent, participation, reads
+from storage.interface import Due, Membership, Pointer, Subscribed, TailPage, Volume
+from storage.mongo import device_index, participation, reads
+from storage.mongo.clock import DatabaseClock
+from storage.mongo.cluster import MongoCluster
 from storage.mongo.commit import Writer
-from storage.mongo.connection import Address, Connection, storage_errors
+from storage.mongo.connection import Address, Connection, is_router, storage_errors
 from storage.mongo.documents import Collections
-from storage.mongo.late import finish_late, keep_looking
-from storage.mongo.lease import Lease, Sighting
+from storage.mongo.earlier_lease import end_serving_alone
+from storage.mongo.joining import join
+from storage.mongo.lanes import Lanes
+from storage.mongo.migrate import SCHEMA, migrate, refuse_unfinished_import
+from storage.mongo.node import MongoNode
 from storage.mongo.prune import prune, read_pointers
-from storage.mongo.recovery import recover
+from storage.mongo.routes import Routes
 from storage.mongo.state import State
-from storage.records import Device, DeviceKey, InboxEntry, JobState, Message, Operation, Token
+from storage.records import DataEpoch, Device, DeviceKey, InboxEntry, JobState, Message, Operation, Setting, Token
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
+_SPARED_LEASES = 4
 _MOMENT = 0.2
-"""Seconds in which a server that answers takes the lease back."""
+"""Seconds in which a server that answers learns that this node has ended."""
 
 
 class MongoStorage:
     """A `storage.interface.Storage`, and a `storage.interface.Catalogue`, over one database of a MongoDB server.
 
-    ``url`` is the driver's, with a database's name; ``tideline_lease_ms`` in its query is the time after which a crashed node's
-    database is taken over (10000). Writes are ``w: majority, j: true``, reads of the majority's data, from the primary.
+    ``url`` is the driver's, with a database's name; ``tideline_lease_ms`` in its query is the time after which a node that
+    shows no beat counts as dead (10000). Writes are ``w: majority, j: true``, reads of the majority's data, from the primary.
 
-    ``read_only`` takes no lease, creates nothing and recovers nothing: to look at a database beside its broker.
-
-    ``shared`` takes no lease either, so that several writers append to the same timelines, which stay contiguous, and each
-    inbox has a publisher's messages in their order, also where the publisher moved on from a writer that crashed. A device must
-    have one writer at a time, the rest of a crash's fan-out is finished by the next `open` that is not shared, and reads may
-    see a group that is under way. For tests and for tools, until nodes share their subscriptions.
+    Opened, it is a node among others; ``name`` is what people know it by. ``read_only`` joins nothing, creates nothing and
+    changes nothing: to look at a database beside its brokers.
     """
 
-    def __init__(self, url: str, read_only: bool = False, *, shared: bool = False) -> None:
+    def __init__(self, url: str, read_only: bool = False, *, name: str = "") -> None:
         self._address = Address.parse(url)
         self._read_only = read_only
-        self._shared = shared
+        self.name = name
+        self.cluster_settings: Mapping[str, str] = {}
         self._connection: Connection | None = None
         self._opened: State | None = None
-        self._lease: Lease | None = None
-        self._holder = Sighting()
+        self._node: MongoNode | None = None
+        self._lanes: Lanes | None = None
+        self._part: MongoCluster | None = None
         self._writer: Writer | None = None
-        self._looking: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
         self._committing: asyncio.Task[None] | None = None
 
     # --- opening ---------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """See `storage.interface.Storage`. Waits up to the lease's time for a crashed predecessor's lease to run out; called
-        again after `StorageInUse`, it goes on from what it has seen of the holder."""
+        """See `storage.interface.Storage`. What a dead node left half done is finished by `storage.cluster.Cluster.finish`."""
         self._connection = Connection.make(self._address)
         try:
             await self._prepare(self._connection)
         except BaseException:
-            await self._disconnect()
+            await self._disconnect(settled=True)
             raise
 
     async def _prepare(self, connection: Connection) -> None:
         collections = connection.bound.collections
         with storage_errors(opening=True):
-            await connection.client.admin.command("ping")
+            hello = await connection.client.admin.command("hello")
             schema = await collections.meta.find_one({"_id": "schema"})
-        if schema is not None and schema["version"] != SCHEMA:
+        await refuse_unfinished_import(collections.meta, self._address.database)
+        version = schema["version"] if schema is not None else 0
+        if version > SCHEMA or (self._read_only and 0 < version < SCHEMA):
             raise StorageUnusable(
-                f"database {self._address.database!r} has schema {schema['version']}, this version of tideline knows {SCHEMA}"
+                f"database {self._address.database!r} has schema {version}, this version of tideline knows {SCHEMA}"
             )
-        state = State(collections, shared=self._shared, serving=not self._read_only)
+        state = State(collections, DatabaseClock(connection.client))
         if self._read_only:
             if schema is None:
                 raise NoDatabase(f"database {self._address.database!r}: there is nothing of tideline's in it")
             self._opened = state
             return
-        self._lease = lease = Lease(collections.lease, self._address.database, self._address.lease_ms)
-        await (lease.share() if self._shared else lease.acquire(self._holder))
+        await end_serving_alone(collections, self._address.database)
         with storage_errors(opening=True):
-            await connection.bound.ensure_indexes()
-            await collections.meta.update_one({"_id": "schema"}, {"$set": {"version": SCHEMA}}, upsert=True)
-        state.late = lease.watches
-        await self._recover(state, lease)
-        self._writer = writer = Writer(state, lease)
-        self._opened = state
+            await connection.bound.ensure_indexes(sharded=is_router(hello))
+        await migrate(collections, version)
+        await self._join(connection, state)
 
-        async def look() -> None:
-            async with self._turn:
-                await writer.finish_late()
-
-        pause = self._address.lease_ms / 1000
-        self._looking = asyncio.create_task(keep_looking(state, pause, look), name="mongodb late messages")
-
-    async def _recover(self, state: State, lease: Lease) -> None:
-        if not state.shared:
-            missing, highest = await recover(state, lease.done, was_shared=lease.was_shared)
-            if missing:
-                log.warning("finished an interrupted commit: %d inbox entries were missing", missing)
-            lease.watches.recovered(lease.base, highest)
-            await finish_late(state)
-        state.last_id = await reads.last_id(state)
+    async def _join(self, connection: Connection, state: State) -> None:
+        collections = state.collections
+        clock = state.database_clock
+        node = await join(collections.nodes, clock, self._address.lease_ms, self.name, self.cluster_settings)
+        self._node = node
+        node.start()
+        state.token, state.number = node.token, node.number
+        state.last_id = node.done = max(node.done, await reads.last_id(state))
         with storage_errors():
-            newest = await state.collections.store.find_one({}, {"time": 1}, sort=[("mid", -1)])
+            newest = await collections.store.find_one({}, {"time": 1}, sort=[("mid", -1)])
         state.clock = newest["time"] if newest else 0
-        if not state.shared:
-            lease.done = state.last_id
-            await lease.renew()
+        routes = Routes(collections.routes, collections.nodes, node, clock)
+        self._lanes = lanes = Lanes(collections.lanes, node, self.read_messages)
+        await lanes.start(connection.client)
+        self._writer = writer = Writer(state, node, routes.append)
+        self._part = part = MongoCluster(state, node, clock, routes, lanes, writer)
+        await part.tidy()
+        self._opened = state
 
     async def close(self) -> None:
         """See `storage.interface.Storage`."""
-        committing = self._committing
+        committing, writer, part = self._committing, self._writer, self._part
         if committing is not None:
             try:
                 await asyncio.wait([committing])
             except asyncio.CancelledError:
-                # Its plan stays, so the lease is given back as one after which something may still come.
-                committing.cancel()
+                # Its group stays half done, so this node ends as one whose last group others must finish.
+                await end([committing])
                 self._writer = None
-                await self._disconnect(_MOMENT)
+                await self._disconnect(settled=False, patience=_MOMENT)
                 raise
         self._writer = None
-        await self._disconnect()
+        told = part is None or part.told
+        await self._disconnect(settled=told and (writer is None or writer.settled))
 
-    async def _disconnect(self, patience: float | None = None) -> None:
-        """``patience``: seconds that the server has to take the lease back; None leaves it to the driver."""
-        lease, self._lease = self._lease, None
+    async def _disconnect(self, *, settled: bool, patience: float | None = None) -> None:
+        """``patience``: seconds that the server has to learn that this node has ended; None leaves it to the driver."""
         connection, self._connection = self._connection, None
-        state, self._opened = self._opened, None
+        part, self._part = self._part, None
+        node, self._node = self._node, None
+        lanes, self._lanes = self._lanes, None
+        self._opened = None
         try:
-            if self._looking is not None:
-                self._looking.cancel()
-                await asyncio.gather(self._looking, return_exceptions=True)
-                self._looking = None
-            if lease is not None:
-                await lease.release(settled=state is not None and state.plan is None, patience=patience)
+            if lanes is not None:
+                await lanes.stop()
+            if node is not None and await node.leave(settled=settled, patience=patience) and part is not None:
+                await part.leave(patience)
         finally:
             if connection is not None:
                 await connection.close()
@@ -154,6 +156,11 @@ class MongoStorage:
         """The raw collections, for benchmarks and tools."""
         return self._state.collections
 
+    @property
+    def cluster(self) -> Cluster | None:
+        """See `storage.interface.Storage`."""
+        return self._part
+
     # --- writing ---------------------------------------------------------------------------------------------------
 
     async def commit(self, group: Sequence[Operation]) -> None:
@@ -168,20 +175,22 @@ class MongoStorage:
             if self._writer is None:
                 raise StorageUnavailable("mongodb storage is closed, or open for reading only")
             await self._writer.commit(group)
+            if self._node is not None:
+                self._node.done = self._state.last_id
 
-    async def prune_conversation(self, topic: str, before_seq: int, limit: int = 1000) -> int:
+    async def prune_conversation(self, topic: str, before_seq: int, limit: int = 1000, now: int = 0) -> int:
         """See `storage.interface.Pruner`."""
-        return await self._prune("topic", topic, before_seq, limit)
+        return await self._prune("topic", topic, before_seq, limit, now)
 
-    async def prune_inbox(self, user: str, before_seq: int, limit: int = 1000) -> int:
+    async def prune_inbox(self, user: str, before_seq: int, limit: int = 1000, now: int = 0) -> int:
         """See `storage.interface.Pruner`."""
-        return await self._prune("user", user, before_seq, limit)
+        return await self._prune("user", user, before_seq, limit, now)
 
-    async def _prune(self, kind: str, name: str, before_seq: int, limit: int) -> int:
-        state = self._state
-        if self._lease is None:
-            raise StorageUnavailable("mongodb storage is open for reading only")
-        return await prune(state, self._lease, kind, name, before_seq, limit)
+    async def _prune(self, kind: str, name: str, before_seq: int, limit: int, now: int) -> int:
+        if self._node is None:
+            raise StorageUnavailable("mongodb storage is closed, or open for reading only")
+        await self._node.confirm()
+        return await prune(self._state, kind, name, before_seq, limit, _SPARED_LEASES * self._address.lease_ms, now)
 
     async def read_pointers(self, user: str, after: int, limit: int = 5000) -> list[Pointer]:
         """See `storage.interface.Pruner`."""
@@ -191,7 +200,8 @@ class MongoStorage:
 
     async def inbox_head(self, user: str) -> int:
         """See `storage.interface.InboxReader`."""
-        return await self._state.inbox_head(user)
+        _, head = await self._state.inbox_ends(user)
+        return head.seq
 
     async def inbox_bounds(self, user: str) -> tuple[int, int]:
         """See `storage.interface.InboxReader`."""
@@ -226,14 +236,25 @@ class MongoStorage:
         """See `storage.interface.ConversationReader`."""
         return await reads.read_message(self._state, message_id)
 
+    async def read_messages(self, ids: Sequence[int]) -> list[Message]:
+        """See `storage.interface.ConversationReader`."""
+        return await reads.read_messages(self._state, ids)
+
     async def last_id(self) -> int:
         """See `storage.interface.Tail`."""
-        state = self._state
-        return state.last_id if state.serving and not state.shared else await reads.last_id(state)
+        return await reads.last_id(self._state)
 
     async def read_tail(self, after_id: int, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
         """See `storage.interface.Tail`."""
         return await reads.read_tail(self._state, after_id, limit, max_bytes)
+
+    async def tails(self) -> dict[int, int]:
+        """See `storage.interface.Tails`."""
+        return await reads.tails(self._state)
+
+    async def read_tail_of(self, number: int, after: int, through: int, limit: int, max_bytes: int = 1 << 20) -> TailPage:
+        """See `storage.interface.Tails`."""
+        return await reads.read_tail_of(self._state, number, after, through, limit, max_bytes)
 
     def devices(self) -> AsyncIterator[Device]:
         """See `storage.interface.State`."""
@@ -241,31 +262,31 @@ class MongoStorage:
 
     async def device_count(self) -> int:
         """See `storage.interface.DeviceIndex`."""
-        return await absent.device_count(self._state)
+        return await device_index.device_count(self._state)
 
     def subscribed(self) -> AsyncIterator[list[Subscribed]]:
         """See `storage.interface.DeviceIndex`."""
-        return absent.subscribed(self._state)
+        return device_index.subscribed(self._state)
 
     def undated(self, now: int) -> AsyncIterator[list[Device]]:
         """See `storage.interface.DeviceIndex`."""
-        return absent.undated(self._state, now)
+        return device_index.undated(self._state, now)
 
     async def due(self, now: int, limit: int = 500) -> Due:
         """See `storage.interface.DeviceIndex`."""
-        return await absent.due(self._state, now, limit)
+        return await device_index.due(self._state, now, limit)
 
     async def devices_of(self, user: str) -> list[Device]:
         """See `storage.interface.DeviceIndex`."""
-        return await absent.devices_of(self._state, user)
+        return await device_index.devices_of(self._state, user)
 
     async def lowest_offset(self, user: str) -> int | None:
         """See `storage.interface.DeviceIndex`."""
-        return await absent.lowest_offset(self._state, user)
+        return await device_index.lowest_offset(self._state, user)
 
     def lowest_offsets(self) -> AsyncIterator[list[tuple[str, int]]]:
         """See `storage.interface.DeviceIndex`."""
-        return absent.lowest_offsets(self._state)
+        return device_index.lowest_offsets(self._state)
 
     async def retained_range(self, prefix: str, after: str, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
         """See `storage.interface.RetainedReader`."""
@@ -312,6 +333,21 @@ class MongoStorage:
     async def jobs(self) -> list[JobState]:
         """See `storage.interface.Jobs`."""
         return await participation.jobs(self._state)
+
+    async def settings(self, kind: str) -> list[Setting]:
+        """See `storage.interface.Settings`."""
+        return await participation.settings(self._state, kind)
+
+    async def volume(self) -> Volume:
+        """See `storage.interface.Measured`: documents, not compressed, and indexes. Of its disks nothing is told, as what is
+        removed stays the files' to be used again."""
+        with storage_errors():
+            stats = await self._state.collections.meta.database.command("dbStats")
+        return Volume(int(stats["dataSize"]) + int(stats["indexSize"]))
+
+    async def data_epoch(self) -> DataEpoch:
+        """See `storage.interface.Epochs`."""
+        return await reads.data_epoch(self._state)
 
     # --- listings --------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,19 +20,15 @@ class Head(NamedTuple):
     time: int
 
 
-class Finished(NamedTuple):
-    """A message that an earlier commit stored: its sequence, its time, and its place in each recipient's inbox (0: pruned)."""
-
-    seq: int
-    time: int
-    entries: Sequence[int]
-
-
 @dataclass(slots=True)
 class View:
     """Everything that a plan starts from."""
 
     version: int
+    node: int = 0
+    """The token of the node whose group it is."""
+    now: int = 0
+    """The database's clock, ms."""
     clock: int = 0
     """The highest message time that was seen: the time of an entry whose message is an older one."""
     topics: dict[str, Head] = field(default_factory=dict)
@@ -43,27 +38,35 @@ class View:
     since: dict[tuple[str, int], int] = field(default_factory=dict)
     """(user, time): the lowest sequence of that time or later; absent where no such entry is stored."""
     devices: dict[DeviceKey, Kept | None] = field(default_factory=dict)
-    subscriptions: dict[tuple[DeviceKey, str], Subscription] = field(default_factory=dict)
+    drafted: dict[DeviceKey, Kept | None] = field(default_factory=dict)
+    """The devices as the group will leave them, where it does anything to them."""
+    ended: dict[DeviceKey, tuple[int, int]] = field(default_factory=dict)
+    """Devices that are gone: the revision and the epoch that they ended with."""
+    subscriptions: dict[DeviceKey, dict[str, Subscription]] = field(default_factory=dict)
+    """By filter: those that the group touches, and all of a device that it ends or opens anew."""
     positions: dict[tuple[str, str], int] = field(default_factory=dict)
     """(user, topic): how far the user has read; absent where nothing was marked."""
     once: dict[str, Raw] = field(default_factory=dict)
-    finished: dict[int, Finished] = field(default_factory=dict)
     stored: dict[int, Head] = field(default_factory=dict)
-    """By message id: what this very group has stored already."""
+    """By message id: those of the group's messages that are stored already, by this group or by another writer."""
     entries: dict[tuple[int, int], int] = field(default_factory=dict)
-    """(index in the group, number of the entry): the sequence that this very group has written already."""
+    """(index in the group, number of the entry): the sequence of one that is written already; 0: retention has removed it."""
 
 
 class Write(NamedTuple):
-    """One write of the state phase, guarded by the group's version.
+    """One write of the state phase; `storage.mongo.writes` has the guards.
 
-    ``fields`` are what is set, or for ``remove`` and ``sweep`` what is matched.
+    ``fields`` are what is set, or for ``remove`` and ``sweep`` what is matched. ``revision`` is of devices and subscriptions:
+    the one that the write makes.
 
-    ``kind``: ``set`` inserts or updates; ``change`` updates; ``remove`` deletes; ``sweep`` deletes a device's subscriptions of
-    earlier generations; ``register`` inserts where nothing is; ``raise`` only makes numbers larger.
+    ``kind``: ``set`` inserts or updates; ``change`` updates; ``remove`` deletes; ``sweep`` deletes many; ``register`` inserts
+    where nothing is; ``raise`` only makes numbers larger.
     """
 
     collection: str
     kind: str
     id: str
     fields: Raw
+    revision: int = 0
+    seen: int = -1
+    """The revision of the device before it; -1: there is none."""

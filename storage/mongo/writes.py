@@ -1,14 +1,24 @@
-"""The writes that commits and recovery make."""
+"""The writes that commits, and those who finish them, make; each can be made again, and changes nothing where it comes late.
+
+- *Timelines*: the key is (timeline, sequence), and a key that is taken stays as it is.
+- *Devices*: a write names the revision that it saw. One that did not find it is told so: somebody else has written.
+- *Subscriptions* have their device's revision, a retained message its conversation's sequence: the higher one stays. A removal
+  leaves a mark, so that what comes behind it finds it.
+
+No upsert has an ``$or``: nx-27017 does nothing with one, and says that it did.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pymongo import DeleteMany, DeleteOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
+from storage.errors import StorageUnavailable
+from storage.mongo.commands import insert_command
 from storage.mongo.connection import DUPLICATE_KEY, storage_errors
 from storage.mongo.documents import Collection, Raw
 from storage.mongo.state import State, batches
@@ -19,10 +29,10 @@ CHUNK = 1000
 
 
 async def write_state(state: State, writes: Sequence[Write], version: int) -> None:
-    """Make the writes, in any order. One that a later version was faster than changes nothing."""
+    """Make writes of anything but devices, in any order."""
     by_collection: dict[str, list[Any]] = {}
     for write in writes:
-        by_collection.setdefault(write.collection, []).append(_operation(write, version, fenced=not state.shared))
+        by_collection.setdefault(write.collection, []).extend(_operations(write, version))
     collections = [(getattr(state.collections, name), operations) for name, operations in by_collection.items()]
     results = await asyncio.gather(*(bulk_write(c, operations) for c, operations in collections), return_exceptions=True)
     for result in results:
@@ -30,43 +40,99 @@ async def write_state(state: State, writes: Sequence[Write], version: int) -> No
             raise result
 
 
-def _operation(write: Write, version: int, *, fenced: bool) -> Any:
-    mine: Raw = {"_id": write.id, "v": {"$lt": version}} if fenced else {"_id": write.id}
-    match write.kind:
-        case "set":
-            return UpdateOne(mine, {"$set": {**write.fields, "v": version}}, upsert=True)
-        case "change":
-            return UpdateOne(mine, {"$set": {**write.fields, "v": version}})
-        case "remove":
-            return DeleteOne({**mine, **write.fields})
-        case "sweep":
-            return DeleteMany({**write.fields, "generation": {"$lt": version}})
-        case "register":
-            return UpdateOne({"_id": write.id}, {"$setOnInsert": write.fields}, upsert=True)
+def _operations(write: Write, version: int) -> list[Any]:
+    mine: Raw = {"_id": write.id}
+    match write.collection, write.kind:
+        case "retained", "set":
+            return _retain(mine, write.fields)
+        case "retained", "remove":
+            mark = {"$set": {"gone": 1, "gone_at": write.fields["gone_at"], "payload": b""}}
+            return [UpdateOne({**mine, "mid": write.fields["mid"]}, mark)]
+        case "subscriptions", "set":
+            fields = {"$set": {**write.fields, "revision": write.revision, "v": version}}
+            return [UpdateOne({**mine, "revision": {"$lt": write.revision}}, fields, upsert=True)]
+        case "claims", "release":
+            return [UpdateOne({**mine, **write.fields}, {"$set": {"released": 1}})]
+        case "idempotency", "set":
+            return [UpdateOne({**mine, "mid": write.fields["mid"]}, {"$set": {**write.fields, "v": version}})]
+        case _, "set":
+            return [UpdateOne(mine, {"$set": {**write.fields, "v": version}}, upsert=True)]
+        case _, "remove":
+            return [DeleteOne({**mine, **write.fields})]
+        case _, "sweep":
+            return [DeleteMany(write.fields)]
+        case _, "register":
+            return [UpdateOne(mine, {"$setOnInsert": write.fields}, upsert=True)]
         case _:
-            return UpdateOne({"_id": write.id}, {"$max": write.fields}, upsert=True)
+            return [UpdateOne(mine, {"$max": write.fields}, upsert=True)]
 
 
-async def bulk_write(collection: Collection, operations: list[Any]) -> None:
-    """Make the writes in any order; a guarded upsert that finds its key taken has nothing to do."""
+def _retain(mine: Raw, fields: Raw) -> list[Any]:
+    """In any order: put it where there is none, and in the place of an earlier one; ids decide where one has no sequence."""
+    seq, mid = fields["seq"], {"$lt": fields["mid"]}
+    earlier: list[Raw] = [{"seq": {"$gt": 0, "$lt": seq}}, {"seq": 0, "mid": mid}] if seq else [{"mid": mid}]
+    replace = [UpdateOne({**mine, **one}, {"$set": fields}) for one in earlier]
+    return [UpdateOne(mine, {"$setOnInsert": fields}, upsert=True), *replace]
+
+
+async def bulk_write(collection: Collection, operations: list[Any]) -> int:
+    """Make the writes in any order; how many took effect. A guarded upsert that finds its key taken has none."""
+    done = 0
+    result: Mapping[str, Any]
     for batch in batches(operations, CHUNK):
         with storage_errors():
             try:
-                await collection.bulk_write(batch, ordered=False)
+                result = (await collection.bulk_write(batch, ordered=False)).bulk_api_result
             except BulkWriteError as error:
                 # An upsert finds its key taken where the guard says that a later write, or this one, was there before.
-                if error.details["writeConcernErrors"] or any(e["code"] != DUPLICATE_KEY for e in error.details["writeErrors"]):
+                result = error.details
+                if result["writeConcernErrors"] or any(e["code"] != DUPLICATE_KEY for e in result["writeErrors"]):
                     raise
+        done += result["nMatched"] + result["nUpserted"] + result["nRemoved"]
+    return done
+
+
+async def write_devices(state: State, writes: Sequence[Write], version: int) -> set[str]:
+    """Write devices; the ``_id`` of those that somebody else has written since they were read, which are as they were."""
+    operations = []
+    for write in writes:
+        query = {"_id": write.id, "revision": write.seen if write.seen >= 0 else {"$lt": -1}}
+        fields = {**write.fields, "revision": write.revision, "v": version}
+        operations.append(UpdateOne(query, {"$set": fields}, upsert=write.seen < 0))
+    if await bulk_write(state.collections.devices, operations) == len(writes):
+        return set()
+    missed = {write.id for write in writes}
+    for batch in batches(list(missed), CHUNK):
+        with storage_errors():
+            found = await state.collections.devices.find({"_id": {"$in": batch}}, {"v": 1}).to_list(None)
+        missed -= {document["_id"] for document in found if document["v"] == version}
+    return missed
+
+
+async def insert_some(collection: Collection, documents: Sequence[Raw], *, ordered: bool) -> set[int]:
+    """Insert; the places of those that are durable. The others' keys are taken, or come behind one whose key is."""
+    written: set[int] = set()
+    for start in range(0, len(documents), CHUNK):
+        some = documents[start : start + CHUNK]
+        failed, code = await _insert(collection, some, ordered=ordered)
+        if code not in (0, DUPLICATE_KEY):
+            raise StorageUnavailable(f"mongodb: inserting into {collection.name} failed with code {code}")
+        places = range(start, start + len(some))
+        written.update(place for place in places if place - start not in failed) if failed else written.update(places)
+        if failed and ordered:
+            break
+    return written
 
 
 async def insert(collection: Collection, documents: list[Raw]) -> tuple[int, int]:
     """Insert in order; (how many are durable, code of the error at the next one, or 0). Raises where that is not known."""
-    with storage_errors():
-        try:
-            await collection.insert_many(documents, ordered=True)
-        except BulkWriteError as error:
-            if error.details["writeConcernErrors"] or not error.details["writeErrors"]:
-                raise
-            first = error.details["writeErrors"][0]
-            return first["index"], first["code"] or -1
-    return len(documents), 0
+    failed, code = await _insert(collection, documents, ordered=True)
+    return len(documents) - len(failed), code
+
+
+async def _insert(collection: Collection, documents: Sequence[Raw], *, ordered: bool) -> tuple[set[int], int]:
+    errors = await insert_command(collection, documents, ordered=ordered)
+    if not errors:
+        return set(), 0
+    failed = set(range(errors[0]["index"], len(documents))) if ordered else {error["index"] for error in errors}
+    return failed, next((error["code"] or -1 for error in errors if error["code"] != DUPLICATE_KEY), DUPLICATE_KEY)

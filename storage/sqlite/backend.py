@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 
 from storage.errors import NoDatabase, StorageUnusable
+from storage.interface import Space
 from storage.private import make_file, make_folder
 from storage.records import Operation
 from storage.sqlite import queries, retention
 from storage.sqlite.checkpoint import Checkpointer
 from storage.sqlite.connection import connect_writer, translate
-from storage.sqlite.disk import FreeSpace, ServingLock, refuse_empty
+from storage.sqlite.disk import FreeSpace, ServingLock, is_there, refuse_empty
 from storage.sqlite.reading import Reading
 from storage.sqlite.schema import migrate
 from storage.sqlite.threads import Worker
@@ -44,12 +45,16 @@ class SqliteStorage(Reading):
         self._writer: GroupWriter | None = None
         self._checkpointer: Checkpointer | None = None
 
+    def space(self) -> Space | None:
+        """See `storage.interface.HasDisk`."""
+        return self._space.now()
+
     # --- opening and closing ---------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """See `storage.interface.Storage`. After an unclean stop the structure of the whole file is checked first."""
         try:
-            if self._read_only and not self._path.exists():
+            if self._read_only and not is_there(self._path):
                 raise NoDatabase(f"{self._path}: there is no database")
             if not self._read_only:
                 self._write_worker = Worker("tideline-write")
@@ -86,7 +91,7 @@ class SqliteStorage(Reading):
         """Make the database where there is none: whole, under another name first, so that an empty file is none of ours."""
         path = self._path.resolve()
         wal, new = path.with_name(path.name + "-wal"), path.with_name(path.name + ".new")
-        if path.exists():
+        if is_there(path):
             refuse_empty(path)
             return
         if wal.exists() and wal.stat().st_size:
@@ -142,6 +147,11 @@ class SqliteStorage(Reading):
             writer.close()
         self._lock.release()
 
+    @property
+    def cluster(self) -> None:
+        """None: one node at a time serves a file."""
+        return None
+
     async def last_id(self) -> int:
         """See `storage.interface.Tail`."""
         return self._writer.last_id if self._writer is not None else await super().last_id()
@@ -180,11 +190,11 @@ class SqliteStorage(Reading):
         if checkpointer is not None:
             checkpointer.finished()
 
-    async def prune_conversation(self, topic: str, before_seq: int, limit: int = 1000) -> int:
+    async def prune_conversation(self, topic: str, before_seq: int, limit: int = 1000, now: int = 0) -> int:
         """See `storage.interface.Pruner`. Commits go on between its steps."""
         return await self._prune(retention.prune_conversation, topic, before_seq, limit)
 
-    async def prune_inbox(self, user: str, before_seq: int, limit: int = 1000) -> int:
+    async def prune_inbox(self, user: str, before_seq: int, limit: int = 1000, now: int = 0) -> int:
         """See `storage.interface.Pruner`. Commits go on between its steps."""
         return await self._prune(retention.prune_inbox, user, before_seq, limit)
 

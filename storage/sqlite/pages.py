@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from typing import Any
 
 from storage.names import prefix_end
@@ -115,6 +116,11 @@ def message_by_id(connection: sqlite3.Connection, id: int) -> Message | None:
     """One stored message."""
     found = _messages(connection, _BY_ID, id=id)
     return found[0] if found else None
+
+
+def messages_by_id(connection: sqlite3.Connection, ids: Sequence[int]) -> list[Message]:
+    """Those of the messages that are stored, in the order of ``ids``."""
+    return [message for id in ids if (message := message_by_id(connection, id)) is not None]
 
 
 def retained(connection: sqlite3.Connection, prefix: str, after: str, limit: int, max_bytes: int) -> list[Message]:

@@ -1,4 +1,4 @@
-"""Who takes part in which conversation, read positions, bearer tokens, and the state of jobs: their rows and their queries."""
+"""Participation, read positions, bearer tokens, settings, and the state of jobs: their rows and their queries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ import sqlite3
 
 from storage import rules
 from storage.interface import Membership
-from storage.records import DropTokens, JobState, Join, MarkRead, SaveJob, SaveToken, Token
+from storage.records import (
+    DropSetting,
+    DropTokens,
+    JobState,
+    Join,
+    MarkRead,
+    SaveJob,
+    SaveSetting,
+    SaveToken,
+    Setting,
+    Token,
+)
 from storage.sqlite.queries import CONVERSATION_HEAD
 
 _JOIN = """
@@ -97,7 +108,31 @@ def save_job(connection: sqlite3.Connection, op: SaveJob) -> None:
 
 def jobs(connection: sqlite3.Connection) -> list[JobState]:
     """Every job's state; none where the file is older than jobs are, and is only read."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'jobs'").fetchall():
+    if not _has(connection, "jobs"):
         return []
     query = "SELECT name, schedule, next_run, started, ended, outcome, detail FROM jobs ORDER BY name"
     return [JobState(*row) for row in connection.execute(query).fetchall()]
+
+
+def save_setting(connection: sqlite3.Connection, op: SaveSetting) -> None:
+    """Add or replace a setting."""
+    rules.refuse_large_setting(op)
+    connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?, ?)", (op.kind, op.key, op.value))
+
+
+def drop_setting(connection: sqlite3.Connection, op: DropSetting) -> None:
+    """Remove a setting."""
+    connection.execute("DELETE FROM settings WHERE kind = ? AND key = ?", (op.kind, op.key))
+
+
+def settings(connection: sqlite3.Connection, kind: str) -> list[Setting]:
+    """The settings of a kind, or all; none where the file is older than they are, and is only read."""
+    if not _has(connection, "settings"):
+        return []
+    where, arguments = (" WHERE kind = ?", (kind,)) if kind else ("", ())
+    query = f"SELECT kind, key, value FROM settings{where} ORDER BY kind, key"
+    return [Setting(*row) for row in connection.execute(query, arguments).fetchall()]
+
+
+def _has(connection: sqlite3.Connection, table: str) -> bool:
+    return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchall())

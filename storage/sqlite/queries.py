@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+from pathlib import Path
 from typing import Any
 
+from storage.interface import Volume
 from storage.packing import unpack_inflight
-from storage.records import Device, DeviceKey, Subscription
+from storage.records import DataEpoch, Device, DeviceKey, Subscription
+from storage.restored import unmarked
 
 _LAST_ENTRY = "ifnull((SELECT seq FROM sync WHERE user = u.id ORDER BY seq DESC LIMIT 1), u.floor)"
 _INBOX_BOUNDS = f"SELECT u.floor + 1, {_LAST_ENTRY} FROM users AS u WHERE u.key = ?"
@@ -77,6 +81,21 @@ def last_id(connection: sqlite3.Connection) -> int:
     return int(connection.execute(_LAST_ID).fetchall()[0][0])
 
 
+def volume(connection: sqlite3.Connection, path: Path) -> Volume:
+    """What is stored takes; pages that nothing is in serve what comes next."""
+    ((pages,),) = connection.execute("PRAGMA page_count").fetchall()
+    ((empty,),) = connection.execute("PRAGMA freelist_count").fetchall()
+    ((size,),) = connection.execute("PRAGMA page_size").fetchall()
+    disk = os.statvfs(path.parent)
+    return Volume((pages - empty) * size, disk.f_bavail * disk.f_frsize + empty * size, disk.f_blocks * disk.f_frsize)
+
+
+def data_epoch(connection: sqlite3.Connection) -> DataEpoch:
+    """Which copy of the data it is; no id where the file is older than epochs are, and is only read."""
+    found = dict(connection.execute("SELECT key, value FROM meta WHERE key IN ('epoch', 'restored')").fetchall())
+    return DataEpoch(f"{found['epoch']:016x}" if found else "", found.get("restored", 0))
+
+
 def device(connection: sqlite3.Connection, key: DeviceKey) -> Device | None:
     """One device."""
     found = connection.execute(f"{_DEVICE_COLUMNS} WHERE d.user = ? AND d.client = ?", key).fetchall()
@@ -111,19 +130,21 @@ def _device(row: tuple[Any, ...]) -> tuple[int, Device]:
         received,
     ) = row
     kept = [Subscription(*fields) for fields in json.loads(subscriptions)]
+    restored = epoch < 0
     device = Device(
         key=DeviceKey(user, client),
-        epoch=epoch,
+        epoch=unmarked(epoch),
         expiry=expiry,
         expires_at=expires_at,
         created_at=created_at,
         offset=position,
-        cursor=cursor,
-        inflight=unpack_inflight(inflight),
+        cursor=position if restored else cursor,
+        inflight=[] if restored else unpack_inflight(inflight),
         subscriptions={subscription.filter: subscription for subscription in kept},
-        received=set(json.loads(received)),
+        received=set() if restored else set(json.loads(received)),
         will=will,
         will_at=will_at,
+        restored=restored,
     )
     return number, device
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from storage.errors import StorageUnusable
-from storage.interface import Due, Membership, Pointer, Subscribed
-from storage.records import Device, DeviceKey, InboxEntry, JobState, Message, Token
-from storage.sqlite import absent, pages, participation, queries, retention
+from storage.interface import Due, Membership, Pointer, Subscribed, TailPage, Volume, page_of_ids
+from storage.records import DataEpoch, Device, DeviceKey, InboxEntry, JobState, Message, Setting, Token
+from storage.sqlite import device_index, pages, participation, queries, retention
 from storage.sqlite.connection import REOPEN, connect_reader, primary_code, translate
 from storage.sqlite.disk import refuse_empty
 from storage.sqlite.schema import check_version
@@ -108,6 +108,10 @@ class Reading:
         """See `storage.interface.ConversationReader`."""
         return await self._read(lambda connection: pages.message_by_id(connection, message_id))
 
+    async def read_messages(self, ids: Sequence[int]) -> list[Message]:
+        """See `storage.interface.ConversationReader`."""
+        return await self._read(lambda connection: pages.messages_by_id(connection, ids))
+
     async def last_id(self) -> int:
         """See `storage.interface.Tail`."""
         return await self._read(queries.last_id)
@@ -115,6 +119,15 @@ class Reading:
     async def read_tail(self, after_id: int, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
         """See `storage.interface.Tail`."""
         return await self._read(lambda connection: pages.tail(connection, after_id, limit, max_bytes))
+
+    async def tails(self) -> dict[int, int]:
+        """See `storage.interface.Tails`."""
+        return {0: await self.last_id()}
+
+    async def read_tail_of(self, number: int, after: int, through: int, limit: int, max_bytes: int = 1 << 20) -> TailPage:
+        """See `storage.interface.Tails`. All that is stored is this one writer's."""
+        page = await self.read_tail(after, limit, max_bytes)
+        return page_of_ids([message for message in page if message.id <= through], through)
 
     async def read_pointers(self, user: str, after: int, limit: int = 5000) -> list[Pointer]:
         """See `storage.interface.Pruner`."""
@@ -134,13 +147,13 @@ class Reading:
 
     async def device_count(self) -> int:
         """See `storage.interface.DeviceIndex`."""
-        return await self._read(absent.count)
+        return await self._read(device_index.count)
 
     async def subscribed(self) -> AsyncIterator[list[Subscribed]]:
         """See `storage.interface.DeviceIndex`."""
         after = 0
         while True:
-            after, page = await self._read(partial(absent.subscribed, after=after, limit=LARGE_PAGE))
+            after, page = await self._read(partial(device_index.subscribed, after=after, limit=LARGE_PAGE))
             if not after:
                 return
             yield page
@@ -148,26 +161,26 @@ class Reading:
     async def undated(self, now: int) -> AsyncIterator[list[Device]]:
         """See `storage.interface.DeviceIndex`."""
         after = 0
-        while page := await self._read(partial(absent.undated, after=after, now=now, limit=PAGE)):
+        while page := await self._read(partial(device_index.undated, after=after, now=now, limit=PAGE)):
             yield [device for _, device in page]
             after = page[-1][0]
 
     async def due(self, now: int, limit: int = 500) -> Due:
         """See `storage.interface.DeviceIndex`."""
-        return await self._read(partial(absent.due, now=now, limit=limit))
+        return await self._read(partial(device_index.due, now=now, limit=limit))
 
     async def devices_of(self, user: str) -> list[Device]:
         """See `storage.interface.DeviceIndex`."""
-        return await self._read(partial(absent.devices_of, user=user))
+        return await self._read(partial(device_index.devices_of, user=user))
 
     async def lowest_offset(self, user: str) -> int | None:
         """See `storage.interface.DeviceIndex`."""
-        return await self._read(partial(absent.lowest_offset, user=user))
+        return await self._read(partial(device_index.lowest_offset, user=user))
 
     async def lowest_offsets(self) -> AsyncIterator[list[tuple[str, int]]]:
         """See `storage.interface.DeviceIndex`."""
         after = ""
-        while page := await self._read(partial(absent.lowest_offsets, after=after, limit=LARGE_PAGE)):
+        while page := await self._read(partial(device_index.lowest_offsets, after=after, limit=LARGE_PAGE)):
             yield page
             after = page[-1][0]
 
@@ -237,8 +250,22 @@ class Reading:
         """See `storage.interface.Tokens`."""
         return await self._read(lambda connection: participation.tokens(connection, user))
 
-    # --- Jobs ------------------------------------------------------------------------------------------------------
+    # --- Jobs and the epoch --------------------------------------------------------------------------------------------
 
     async def jobs(self) -> list[JobState]:
         """See `storage.interface.Jobs`."""
         return await self._read(participation.jobs)
+
+    # --- Settings --------------------------------------------------------------------------------------------------
+
+    async def settings(self, kind: str) -> list[Setting]:
+        """See `storage.interface.Settings`."""
+        return await self._read(lambda connection: participation.settings(connection, kind))
+
+    async def volume(self) -> Volume:
+        """See `storage.interface.Measured`."""
+        return await self._read(partial(queries.volume, path=self._path))
+
+    async def data_epoch(self) -> DataEpoch:
+        """See `storage.interface.Epochs`."""
+        return await self._read(queries.data_epoch)

@@ -6,6 +6,8 @@
 - ``conversations`` and ``users`` give timelines short numbers. ``floor`` is the last sequence that was removed; a head is the
   highest sequence that is kept, or the floor where nothing is kept. So a commit need not write heads.
 - ``retained`` has messages of its own: retention may remove the conversation's.
+- ``meta``: ``epoch`` and ``restored`` are `storage.records.DataEpoch`; ``last_id`` is the highest id that may be in no other
+  table; ``clean`` is 0 while a broker is at work. A device's ``epoch`` is below 0 where it was restored (`storage.restored`).
 - ``received``: packet ids of inbound QoS 2 messages, as device * 65536 + packet id.
 """
 
@@ -147,7 +149,20 @@ _VERSION_5 = """
 CREATE INDEX retained_expiring ON retained (expires, id) WHERE expires > 0;
 """
 
-MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
+_VERSION_6 = """
+CREATE TABLE settings (
+    kind TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (kind, key)
+) WITHOUT ROWID;
+"""
+
+_VERSION_7 = """
+INSERT INTO meta VALUES ('epoch', random() & 9223372036854775807), ('restored', 0);
+"""
+
+MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7)
 """Item n makes version n + 1 of version n. Append only."""
 
 

@@ -80,6 +80,9 @@ class Sessions:
             self._delete(connection, op.device, row.id)
             row = NOBODY
         if row.id:
+            if row.epoch < 0:  # of restored data: see `storage.restored`
+                connection.execute("UPDATE devices SET cursor = position, inflight = x'' WHERE id = ?", (row.id,))
+                self._forget_received(connection, row.id)
             op.offset = self._position(connection, row.id)
             connection.execute(_CONTINUE, (op.epoch, op.expiry, op.will, row.id))
             if row.epoch != op.epoch:  # else this very operation is applied again
@@ -128,8 +131,12 @@ class Sessions:
     def _delete(self, connection: sqlite3.Connection, key: DeviceKey, number: int) -> None:
         connection.execute("DELETE FROM devices WHERE id = ?", (number,))
         connection.execute("DELETE FROM subscriptions WHERE device = ?", (number,))
-        connection.execute("DELETE FROM received WHERE place BETWEEN ? AND ?", (number << 16, number << 16 | 0xFFFF))
+        self._forget_received(connection, number)
         self._rows.put(key, NOBODY)
+
+    @staticmethod
+    def _forget_received(connection: sqlite3.Connection, number: int) -> None:
+        connection.execute("DELETE FROM received WHERE place BETWEEN ? AND ?", (number << 16, number << 16 | 0xFFFF))
 
     def _position(self, connection: sqlite3.Connection, number: int) -> int:
         ((position,),) = connection.execute("SELECT position FROM devices WHERE id = ?", (number,)).fetchall()

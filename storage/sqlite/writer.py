@@ -5,6 +5,8 @@ anything that was rolled back they are read again.
 
 When a commit fails, its group is *in doubt*. The next commit first looks for it by its message ids: a transaction is whole or
 absent, so one of them tells for all. What got through keeps the results that it was given; the rest is applied again.
+
+Over 300 lines: each operation of a group is a few lines, within one transaction.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from typing import Any
 from storage.errors import MessageRefused, StorageError
 from storage.packing import pack_inflight
 from storage.records import (
+    Announce,
     Append,
     CloseSession,
     DeviceKey,
     DropRetained,
+    DropSetting,
     DropTokens,
     Join,
     MarkRead,
@@ -30,6 +34,7 @@ from storage.records import (
     Progress,
     Release,
     SaveJob,
+    SaveSetting,
     SaveToken,
     Subscribe,
     Subscription,
@@ -64,9 +69,9 @@ ROW = 256
 class _Doubt:
     """A group that may or may not have been committed, and the subscriptions of it that had asked for the head."""
 
-    def __init__(self, group: Sequence[Operation], asked: list[Subscription]) -> None:
+    def __init__(self, group: Sequence[Operation], at_head: list[Subscription]) -> None:
         self.group = list(group)
-        self.asked = asked
+        self.at_head = at_head
 
 
 class GroupWriter:
@@ -84,7 +89,7 @@ class GroupWriter:
         self._topic_heads: dict[str, Head] = {}
         self._user_heads: dict[str, Head] = {}
         self._once: dict[tuple[str, str], Once] = {}
-        self._asked: list[Subscription] = []
+        self._at_head: list[Subscription] = []
         self._doubt: _Doubt | None = None
         self._landed: list[Operation] = []  # committed, though the caller was told otherwise
         self._highest = 0
@@ -104,6 +109,9 @@ class GroupWriter:
             SaveToken: lambda op: participation.save_token(self._begin(), op),
             DropTokens: lambda op: participation.drop_tokens(self._begin(), op),
             SaveJob: lambda op: participation.save_job(self._begin(), op),
+            SaveSetting: lambda op: participation.save_setting(self._begin(), op),
+            DropSetting: lambda op: participation.drop_setting(self._begin(), op),
+            Announce: lambda op: None,
         }
 
     @property
@@ -129,7 +137,7 @@ class GroupWriter:
                 self.commit_whole(group)
             except MESSAGE_ERRORS:
                 self._roll_back()
-                self._ask_again(self._asked)
+                self._forget_heads(self._at_head)
                 self.commit_singly(group)
         except (sqlite3.Error, StorageError) as error:
             raise self._fail(error, group) from error
@@ -178,7 +186,7 @@ class GroupWriter:
     def abandoned(self, group: Sequence[Operation]) -> None:
         """Nobody waited for the outcome of the last group; it may come again."""
         if self._doubt is None:
-            self._doubt = _Doubt(group, self._asked)
+            self._doubt = _Doubt(group, self._at_head)
 
     def _prepare(self, group: Sequence[Operation]) -> None:
         """Read what the appends of a group need to know, in one query per table."""
@@ -266,7 +274,7 @@ class GroupWriter:
         if primary_code(error) in REOPEN:
             self.close()
         if self._doubt is None:
-            self._doubt = _Doubt(group, self._asked)
+            self._doubt = _Doubt(group, self._at_head)
         return translate(error, str(self._path))
 
     def _settle(self, group: Sequence[Operation]) -> Sequence[Operation]:
@@ -277,18 +285,18 @@ class GroupWriter:
                 ids = [op.message.id for op in doubt.group if isinstance(op, Append) and op.message.seq]
                 self.last_id = max(self.last_id, *ids, 0)
             else:
-                self._ask_again(doubt.asked)
+                self._forget_heads(doubt.at_head)
             self._doubt = None
-        self._asked = []
+        self._at_head = []
         if self._landed:
             done = {id(op) for op in self._landed}
             return [op for op in group if id(op) not in done]
         return group
 
-    def _ask_again(self, asked: list[Subscription]) -> None:
-        for subscription in asked:
+    def _forget_heads(self, subscriptions: list[Subscription]) -> None:
+        for subscription in subscriptions:
             subscription.since = -1
-        self._asked = []
+        self._at_head = []
 
     def _has_landed(self, connection: sqlite3.Connection, group: Sequence[Operation]) -> bool:
         for op in group:
@@ -418,7 +426,7 @@ class GroupWriter:
     def _subscribe(self, op: Subscribe) -> None:
         connection = self._begin()
         user, target = op.device
-        self._asked += [subscription for subscription in op.subscriptions if subscription.since < 0]
+        self._at_head += [subscription for subscription in op.subscriptions if subscription.since < 0]
         number = self._sessions.subscribe(connection, op, self._inboxes.peek(connection, user))
         if number and op.retained:
             head = self._inboxes.get(connection, user)

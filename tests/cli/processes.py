@@ -22,7 +22,7 @@ from tests.support.until import wait_until
 
 T = TypeVar("T")
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 FREE_PORTS = {
     "TIDELINE__LISTENERS__0__BIND": "127.0.0.1:0",
     "TIDELINE__LISTENERS__1__BIND": "127.0.0.1:0",

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from broker.access.password_file import Passwords, read
 from broker.access.scram import Credential
 from broker.cli.logs import printable
-from broker.cli.main import main
+from broker.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +24,7 @@ def tideline(*arguments: str | Path, stdin: str | None = None, **environ: str) -
     return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin, env={**environ})
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in main.commands), ["inspect", "messages"], ["inspect", "inbox"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["inspect", "messages"], ["inspect", "inbox"]])
 def test_every_command_has_help(command: list[str]) -> None:
     shown = tideline(*command, "--help")
     assert shown.exit_code == 0
@@ -62,6 +62,62 @@ def test_check_says_what_is_wrong_and_where(tmp_path: Path) -> None:
     shown = tideline("check", "-c", path)
     assert shown.exit_code == 2
     assert shown.stderr == f"tideline: {path}: mqtt.inflight_windw (line 2): unknown, did you mean 'inflight_window'?\n"
+
+
+def test_one_check_finds_all_there_is(tmp_path: Path) -> None:
+    """What is wrong with one setting hides nothing that is wrong with another, of whatever kind; and blames nothing that is
+    right."""
+    (tmp_path / "cert.pem").write_text("none")
+    path = tmp_path / "c.yaml"
+    path.write_text(f"""\
+mqtt:
+  inflight_windw: 4
+listeners:
+  - {{name: a, bind: "0.0.0.0:1883", max_connections: many}}
+  - {{name: b, bind: "127.0.0.1:8883", tls: {{certfile: '{tmp_path}/cert.pem', cafile: '{tmp_path}/cert.pem'}}}}
+  - {{name: c, bind: nowhere}}
+persistence: 5
+plugins:
+  http: {{bind: nowhere, max_waiting: [1]}}
+  search: {{engine: elastic, key: [1]}}
+  sys: {{interval: often}}
+  htpp: {{}}
+  no.such.Plugin:
+  amqtt.plugins.authentication.FileAuthPlugin: {{password_file: '{tmp_path}/cert.pem'}}
+  amqtt.plugins.authentication.AnonymousAuthPlugin:
+""")
+    shown = tideline("check", "-c", path)
+    assert shown.exit_code == 2
+    for part in (
+        "mqtt.inflight_windw (line 2): unknown",
+        "listeners[0].max_connections (line 4): 'many' must be",
+        "listener b: tls.certfile",
+        "listener b: tls.cafile",
+        "listeners[2].bind (line 6): 'nowhere' must be",
+        "persistence (line 7): 5 must be",
+        "plugins.http.bind (line 9): 'nowhere' must be",
+        "plugins.http.max_waiting (line 9): must be",
+        "plugins.search.engine (line 10): 'elastic' must be",
+        "plugins.search.key (line 10): must be",
+        "plugins.sys.interval (line 11): 'often' must be",
+        "plugins.htpp (line 12): not a plugin",
+        "plugins.no.such.Plugin (line 13): cannot be imported",
+        "FileAuthPlugin.password_file (line 14): ",
+        "warning: listener a: 0.0.0.0:1883 can be reached from other machines: anonymous",
+        "warning: listener a: 0.0.0.0:1883 can be reached from other machines without TLS",
+    ):
+        assert shown.stderr.count(part) == 1, part
+    assert len(shown.stderr.splitlines()) == 16, shown.stderr
+
+
+def test_check_blames_no_setting_for_one_that_could_not_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("plugins:\n  search: {engine: meilisearch, url: [1]}\nlisteners: 5\n")
+    shown = tideline("check", "-c", path)
+    assert shown.stderr.splitlines() == [
+        f"tideline: {path}: listeners (line 3): 5 must be a list",
+        f"tideline: {path}: plugins.search.url (line 2): must be text, not a list",
+    ]
 
 
 def test_check_names_plugins_that_cannot_be_loaded(tmp_path: Path) -> None:

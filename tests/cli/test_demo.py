@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from broker.cli.demo_parts import Story
+from broker.cli.demo_parts import Peer, Story, free_port
 from tests.cli.processes import command, environment
+
+PUBLISH, PUBREL = 3, 6
 
 
 def test_the_demo_shows_what_it_promises(tmp_path: Path) -> None:
@@ -36,6 +42,46 @@ def test_the_demos_verdict_can_be_no(tmp_path: Path, got: list[str]) -> None:
     story.before_leaving = 1
     assert story.verdict() is False
     assert any(line.startswith("  NO ") for line in said)
+
+
+def test_a_message_that_was_released_is_not_published_again_after_a_start_that_took_its_time() -> None:
+    """The demo's client finds nobody where the broker was, twice, before it is back."""
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        peer = Peer("bobs-phone", "bob", "secret", port, threading.Condition())
+        in_vain = threading.Semaphore(0)
+        peer.client.on_connect_fail = lambda *_: in_vain.release()
+        peer.client.reconnect_delay_set(0.01, 0.01)  # type: ignore[arg-type]  # seconds; nothing in paho needs them whole
+        peer.start()
+        with accepted(listener, b"\x20\x02\x00\x00") as stream:  # CONNACK
+            peer.client.publish("chat/family", "once", qos=2)
+            kind, body = packet(stream)
+            assert kind == PUBLISH
+            stream.sendall(b"\x50\x02" + body[len("chat/family") + 2 :][:2])  # PUBREC
+            assert packet(stream)[0] == PUBREL
+            listener.close()
+    for _ in range(2):
+        assert in_vain.acquire(timeout=20)
+    with socket.create_server(("127.0.0.1", port)) as listener, accepted(listener, b"\x20\x02\x01\x00") as stream:
+        assert packet(stream)[0] == PUBREL
+    peer.stop()
+
+
+@contextmanager
+def accepted(listener: socket.socket, connack: bytes) -> Iterator[socket.socket]:
+    listener.settimeout(20)
+    stream, _ = listener.accept()
+    with stream:
+        stream.settimeout(20)
+        packet(stream)
+        stream.sendall(connack)
+        yield stream
+
+
+def packet(stream: socket.socket) -> tuple[int, bytes]:
+    """Type and body of a packet with less than 128 bytes."""
+    first, length = (stream.recv(1, socket.MSG_WAITALL)[0] for _ in range(2))
+    return first >> 4, stream.recv(length, socket.MSG_WAITALL) if length else b""
 
 
 def test_a_folder_in_use_is_not_touched(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from broker.cli.main import main
+from broker.sessions import member_key
 from storage.factory import open_url
 from storage.records import Append, DeviceKey, Inflight, InflightState, Message, OpenSession, Progress, Subscribe, Subscription
 
@@ -53,6 +54,18 @@ def test_conversations(data: Path) -> None:
 
 def test_inboxes(data: Path) -> None:
     assert rows("inboxes", "--data", data) == [{"user": "u/alice", "first": 1, "last": 3, "kept": 3}]
+
+
+async def test_a_member_of_a_channel_is_told_by_its_device(data: Path) -> None:
+    storage = open_url(f"sqlite:///{data}/tideline.db")
+    await storage.open()
+    member = member_key("r/group/#", ALICE)
+    await storage.commit([OpenSession(member, epoch=1, clean=False, expiry=0xFFFFFFFF)])
+    await storage.close()
+    of_alice = await asyncio.to_thread(rows, "devices", "--data", data, "--user", "alice")
+    assert [(row["user"], row["device"]) for row in of_alice] == [("u/alice", "phone"), ("r/group/#", "u/alice phone")]
+    of_channel = await asyncio.to_thread(rows, "devices", "--data", data, "--user", "r/group/#")
+    assert [row["device"] for row in of_channel] == ["u/alice phone"]
 
 
 def test_devices(data: Path) -> None:

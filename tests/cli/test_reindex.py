@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from storage.factory import open_url
 from tests.cli.processes import PATIENCE, Api, Process, command, environment, serving
+from tests.search.meili_stub import MeiliStub
 from tests.search.stores import Publisher
 from tests.support.until import wait_until
 
@@ -81,19 +83,18 @@ def test_a_running_broker_does_it_and_goes_on_meanwhile(filled: Path, api: tuple
     assert broker.wait() == 0
 
 
-def test_it_is_called_off_by_an_interrupt(filled: Path, api: tuple[Process, Api]) -> None:
-    _, made = api
-    assert wait_until(lambda: made.search(q="common ")["total"] == 350)
-    for _ in range(3000 // 100):
-        for n in range(100):
-            made.client.post("/conversations/chat/b/messages", json={"payload": f"more {n}"})
-    asking = _command(filled)
-    wait_until(lambda: (made.state()["rebuild"] or {}).get("state"))
-    asking.send_signal(signal.SIGINT)
-    code, _, err = _done(asking)
-    state = made.state()["rebuild"]["state"]
-    assert (code, state) in ((1, "cancelled"), (0, "done")), err
-    assert made.search(q="common ")["total"] == 350
+def test_it_is_called_off_by_an_interrupt(filled: Path) -> None:
+    assert _reindex(filled)[0] == 0
+    slowly = {"TIDELINE__PLUGINS__SEARCH__BATCH": "1", "TIDELINE__PLUGINS__SEARCH__SHARE": "0.01"}
+    with serving(filled, **slowly) as broker:
+        made = Api(broker, filled)
+        asking = _command(filled)
+        wait_until(lambda: (made.state()["rebuild"] or {}).get("messages"), "it is on its way")
+        asking.send_signal(signal.SIGINT)
+        code, _, err = _done(asking)
+        assert (code, made.state()["rebuild"]["state"]) == (1, "cancelled"), err
+        assert made.search(q="common ")["total"] == 350
+        made.client.close()
     assert _reindex(filled)[0] == 0
 
 
@@ -128,6 +129,64 @@ def test_a_broker_that_cannot_be_asked_is_told(filled: Path) -> None:
     assert code == 3
     assert "is served by another broker" in err
     assert "operator_file must be configured" in err
+
+
+@pytest.fixture
+def meilisearch() -> Iterator[MeiliStub]:
+    with MeiliStub() as stub:
+        yield stub
+
+
+def _over(url: str, key: str = "a-key") -> dict[str, str]:
+    return {
+        "TIDELINE__PLUGINS__SEARCH__ENGINE": "meilisearch",
+        "TIDELINE__PLUGINS__SEARCH__URL": url,
+        "TIDELINE__PLUGINS__SEARCH__KEY": key,
+    }
+
+
+def _line(process: subprocess.Popen[str], beginning: str) -> str:
+    """The next line of its standard error that begins like this."""
+    assert process.stderr is not None
+    return next(line for line in process.stderr if line.startswith(beginning))
+
+
+def test_a_broker_whose_meilisearch_is_away_says_that_it_waits_and_for_what(filled: Path) -> None:
+    with serving(filled, **_over("http://127.0.0.1:9")) as broker:
+        made = Api(broker, filled)
+        asking = _command(filled)
+        told = _line(asking, "waiting: ")
+        assert told == (
+            "waiting: no Meilisearch server answers at http://127.0.0.1:9: start it, or correct `url` of the search plugin\n"
+        )
+        assert made.state()["rebuild"]["waiting"] == told.removeprefix("waiting: ").strip()
+        asking.send_signal(signal.SIGINT)
+        code, _, err = _done(asking)
+        assert (code, made.state()["rebuild"]["waiting"]) == (1, None), err
+        made.client.close()
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_meilisearch_that_goes_away_on_the_way_is_waited_for_aloud(
+    filled: Path, meilisearch: MeiliStub, beside: bool
+) -> None:
+    variables = _over(meilisearch.url, meilisearch.key)
+    with serving(filled, **variables) if beside else nullcontext() as broker:
+        if broker is not None:
+            made = Api(broker, filled)
+            wait_until(lambda: int(made.state()["position"], 16) == 400, "everything is indexed")
+            made.client.close()
+        meilisearch.flowing.clear()  # its first task waits
+        asking = _command(filled, **variables)
+        held = len(meilisearch.requests)
+        wait_until(lambda: any(request.startswith("GET /tasks/") for request in meilisearch.requests[held:]))
+        meilisearch.unavailable = True
+        assert _line(asking, "waiting: ") == f"waiting: Meilisearch at {meilisearch.url} answers 503: look into its log\n"
+        meilisearch.unavailable = False
+        _line(asking, "going on")
+        meilisearch.flowing.set()
+        code, out, err = _done(asking)
+        assert (code, out) == (0, "the search index was made again from 350 messages\n"), err
 
 
 @pytest.mark.parametrize(

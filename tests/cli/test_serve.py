@@ -128,7 +128,7 @@ def test_an_api_that_cannot_be_served_is_one_line(tmp_path: Path) -> None:
     assert code == 3
     assert f"plugins.http: cannot listen on {bind}: address already in use" in line
     code, line = fails(tmp_path, **{**MEMORY, "TIDELINE__PLUGINS__HTTP__CERTFILE": "no.pem"})
-    assert code == 3
+    assert code == 2
     assert "plugins.http: certfile no.pem: no such file or directory" in line
 
 
@@ -152,6 +152,43 @@ def test_wrong_settings_are_one_line_each(tmp_path: Path) -> None:
     assert (code, "did you mean 'inflight_window'?" in line) == (2, True)
     code, line = fails(tmp_path, TIDELINE__PLUGINS__SYS__INTERVALL="1")
     assert (code, "did you mean 'interval'?" in line) == (2, True)
+
+
+def test_one_start_tells_all_that_is_wrong(tmp_path: Path) -> None:
+    """Whatever kinds of faults there are, `serve` stops for all of them at once, as `check` tells them."""
+    (tmp_path / "c.yaml").write_text("""\
+mqtt: {inflight_windw: 4}
+listeners:
+  - {name: a, bind: "127.0.0.1:0", tls: {certfile: no.pem}}
+  - {name: b}
+persistence: memory://
+plugins:
+  sys: {interval: often}
+  no.such.Plugin:
+  tests.plugin_host.third_party.Second: {url: "memory://"}
+""")
+    done = subprocess.run(
+        command("serve", "-c", "c.yaml", "--data", "here", "--workers", "2"),
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(Path(__file__).resolve().parents[2])),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    for part in (
+        "c.yaml: mqtt.inflight_windw (line 1): unknown, did you mean 'inflight_window'?",
+        "--data: the configuration stores elsewhere (memory://); leave --data out",
+        "c.yaml: plugins.sys.interval (line 7): 'often' must be",
+        "c.yaml: plugins.no.such.Plugin (line 8): cannot be imported",
+        "c.yaml: plugins: persistence, tests.plugin_host.third_party.Second: only one plugin provides the storage",
+        "c.yaml: listener a: tls.certfile no.pem: no such file or directory",
+        "--workers 2: memory serves one node",
+    ):
+        assert [line.startswith(f"tideline: {part}") for line in lines].count(True) == 1, (part, lines)
+    assert len(lines) == 7
 
 
 def test_data_makes_no_sense_for_a_database_elsewhere(tmp_path: Path) -> None:

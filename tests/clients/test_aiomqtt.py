@@ -14,7 +14,7 @@ from paho.mqtt.properties import Properties
 
 from tests.clients.stock import WAYS, Stock, Way, way_name
 
-WAIT = 10
+WAIT = 30
 
 
 def connect(stock: Stock, name: str, version: int, way: Way = WAYS[0], *, expiry: int = 0, **more: Any) -> aiomqtt.Client:

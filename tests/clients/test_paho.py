@@ -190,7 +190,7 @@ def test_reason_codes(stock: Stock, client: Make) -> None:
     again = PahoClient(one.paho._client_id.decode(), 5)
     name = again.paho._client_id.decode()
     assert again.connect(stock.address(), name, name) == "Success"
-    assert str(one.disconnected.get(timeout=10)) == "Session taken over"
+    assert str(one.disconnected.get(timeout=30)) == "Session taken over"
     again.close()
 
 

@@ -27,9 +27,15 @@ def test_the_defaults_have_neither() -> None:
 
 
 def test_anonymous_and_plain_listeners_for_others_are_warned_of() -> None:
-    first, second = warnings(load(None, {"TIDELINE__LISTENERS__0__BIND": "0.0.0.0:1883"}))
-    assert first.startswith("listener mqtt: 0.0.0.0:1883 can be reached from other machines, and anonymous clients")
+    elsewhere = {"TIDELINE__LISTENERS__0__BIND": "0.0.0.0:1883"}
+    first, second = warnings(load(None, elsewhere))
+    assert first.startswith(
+        "listener mqtt: 0.0.0.0:1883 can be reached from other machines: anonymous clients are refused there"
+    )
     assert "without TLS" in second
+    first, second = warnings(load(None, {**elsewhere, "TIDELINE__LISTENERS__0__ANONYMOUS": "true"}))
+    assert first.startswith("listener mqtt: 0.0.0.0:1883 can be reached from other machines, and anonymous clients")
+    assert len(warnings(load(None, {**elsewhere, "TIDELINE__LISTENERS__0__ANONYMOUS": "false"}))) == 1
 
 
 def test_passwords_leave_the_warning_about_plain_text() -> None:
@@ -38,7 +44,8 @@ def test_passwords_leave_the_warning_about_plain_text() -> None:
 
 
 def test_names_that_nobody_verifies_are_warned_of() -> None:
-    (only,) = warnings(load(None, {"TIDELINE__PLUGINS__ANONYMOUSAUTHPLUGIN__ALLOW_ANONYMOUS": "false"}))
+    without = {"TIDELINE__PLUGINS__ACCOUNTS": "false"}
+    (only,) = warnings(load(None, {**without, "TIDELINE__PLUGINS__ANONYMOUSAUTHPLUGIN__ALLOW_ANONYMOUS": "false"}))
     assert "no plugin checks a password" in only
 
 
@@ -62,13 +69,15 @@ def test_a_storage_that_cannot_be_is_refused_without_telling_its_password(url: s
     assert "sesame" not in problem
 
 
-def test_unreadable_certificates_are_warned_of(tmp_path: Path) -> None:
+def test_certificates_that_are_not_there_are_problems(tmp_path: Path) -> None:
     (tmp_path / "cert.pem").write_text("x")
     tls = {"TIDELINE__LISTENERS__0__TLS": f"{{certfile: '{tmp_path}/cert.pem', keyfile: '{tmp_path}/key.pem'}}"}
-    assert warnings(load(None, tls)) == [f"listener mqtt: tls.keyfile {tmp_path}/key.pem cannot be read"]
+    found = load(None, tls)
+    assert certificate_problems(found) == [f"listener mqtt: tls.keyfile {tmp_path}/key.pem: no such file or directory"]
+    assert warnings(found) == []
 
 
-def test_files_of_plugins_that_are_not_there_are_warned_of(tmp_path: Path) -> None:
+def test_files_of_plugins_that_are_not_there_are_problems(tmp_path: Path) -> None:
     plugins = f"{{http: {{certfile: {tmp_path}/cert.pem}}, {FILE}: {{password_file: '{tmp_path}/pw'}}}}"
     (problem,) = plugin_problems(load(None, {"TIDELINE__PLUGINS": plugins}))
     assert (
@@ -77,7 +86,8 @@ def test_files_of_plugins_that_are_not_there_are_warned_of(tmp_path: Path) -> No
     )
     (tmp_path / "pw").touch()
     found = load(None, {"TIDELINE__PLUGINS": plugins})
-    assert (plugin_problems(found), warnings(found)) == ([], [f"plugins.http: certfile {tmp_path}/cert.pem cannot be read"])
+    assert (plugin_problems(found), warnings(found)) == ([], [])
+    assert certificate_problems(found) == [f"plugins.http: certfile {tmp_path}/cert.pem: no such file or directory"]
     (tmp_path / "cert.pem").touch()
     assert warnings(found) == []
     assert "not a PEM certificate" in certificate_problems(found)[0]
@@ -104,7 +114,7 @@ ARGON2 = hashed("wonderland")
         ("sesame", "line 1: must be <user>:<hash>"),
         ("# people\n\nbob:sesame", "line 3: the hash of user 'bob' has no form that is known; it must be Argon2"),
         ("bob:$2b$12$sesame", "line 1: the hash of user 'bob' is bcrypt"),
-        ("bob:$7$101$sesame$sesame==", "line 1: the hash of user 'bob' is one of mosquitto_passwd"),
+        ("bob:$7$101$sesame$sesame==", "line 1: the hash of user 'bob' is"),
         ("bob:SCRAM-SHA-256$sesame", "line 1: the hash of user 'bob' is a SCRAM credential: name the file under plugins.scram"),
         (f"alice:{ARGON2}\nbob:{ARGON2[:-9]}!sesame", "line 2: the Argon2 hash of user 'bob' is cut off or damaged"),
         ("bob:$sha256$sesame", "line 1: the hash of user 'bob' is"),
@@ -209,6 +219,8 @@ persistence:
     - {filter: a/#, mode: sync}
     - {filter: b/#, mode: keep}
     - {filter: c/#/d, mode: none}
+    - {filter: d/#, fanout: both}
+    - {filter: e/#, mode: store, fanout: read}
 sync:
   start: soon
 plugins:
@@ -224,15 +236,20 @@ plugins:
     acl: [alice]
 """)
     acl = "must be a mapping of text to a list of text, not a list"
+    bind = "must be host:port with a port of 0 to 65535, such as 127.0.0.1:1883 or [::1]:1883"
     assert plugin_problems(load(path, {})) == [
         "persistence.urll (line 2): unknown setting, did you mean 'url'?",
         "persistence.policies[1].mode (line 5): 'keep' must be sync, store or none",
         "persistence.policies[2] (line 6): topic filter 'c/#/d': '#' must be the whole last level",
-        "sync.start (line 8): 'soon' must be latest, earliest, last:<n> or since:<duration>, such as last:100 or since:24h",
-        "plugins.sys.interval (line 10): 'often' must be a number",
-        "plugins.http.max_waiting (line 13): must be a whole number, not a list",
-        "plugins.search.key (line 16): must be text, not a list",
-        f"plugins.mine.acl (line 19): {acl}",
+        "persistence.policies[3].fanout (line 7): 'both' must be write or read",
+        "persistence.policies[4].mode (line 8): 'store' of 'e/#' makes no inbox entries, so fanout 'read' must be left out",
+        "sync.start (line 10): 'soon' must be latest, earliest, last:<n> or since:<duration>, such as last:100 or since:24h",
+        "plugins.sys.interval (line 12): 'often' must be a number",
+        "plugins.http.max_waiting (line 15): must be a whole number, not a list",
+        f"plugins.http.bind (line 14): 'nowhere' {bind}",
+        "plugins.search.key (line 18): must be text, not a list",
+        "plugins.search.engine (line 17): 'elastic' must be embedded or meilisearch",
+        f"plugins.mine.acl (line 21): {acl}",
     ]
 
 

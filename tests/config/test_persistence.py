@@ -143,7 +143,7 @@ class Half(StoragePlugin):
 async def test_a_storage_that_cannot_do_everything_is_told_at_the_start() -> None:
     plugins = {"persistence": False, "tests.config.test_persistence.Half": {}}
     listeners = [{"name": "tcp", "bind": "127.0.0.1:0"}]
-    with pytest.raises(StartError, match="Half: its storage lacks commit, conversation_bounds, conversations, device, "):
+    with pytest.raises(StartError, match="Half: its storage lacks cluster, commit, conversation_bounds, conversations, "):
         await Server(Settings.model_validate({"listeners": listeners, "plugins": plugins})).start()
 
 

@@ -289,7 +289,7 @@ class World:
             gate.free = True
         logging.getLogger("broker").addHandler(self.loud)
         await server.start()
-        server.pipeline._storage = server.storage = server.delivery.reader = self.storage
+        server.commits._storage = server.storage = server.delivery.reader = self.storage
         for gate in self.storage.gates:
             gate.free = False
         path, apply = server.publish_path, SubscribeStep.apply

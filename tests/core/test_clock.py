@@ -200,7 +200,27 @@ async def test_with_a_real_loop() -> None:
     came = asyncio.Event()
     deadline = wheel.now() + 0.3
     wheel.at(deadline, came.set)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await came.wait()
     assert wheel.now() >= deadline
     wheel.stop()
+
+
+def test_a_followed_clock_is_come_nearer_to_without_a_step_and_never_back() -> None:
+    uptime, database = 100.0, 5_000.0
+    time = ServerTime(wall=lambda: 9_999_999.0, uptime=lambda: uptime)
+    time.start_at(int(database * 1000))
+    assert time.now() == 5_000_000
+    database += 3600  # another member is primary now, whose clock is wrong by an hour
+    before = time.now()
+    for _ in range(100):
+        uptime, database = uptime + 1, database + 1
+        time.follow(int(database * 1000))
+        assert 1000 <= time.now() - before <= 1101
+        before = time.now()
+    database -= 7200
+    for _ in range(100):
+        uptime, database = uptime + 1, database + 1
+        time.follow(int(database * 1000))
+        assert 899 <= time.now() - before <= 1000
+        before = time.now()

@@ -118,7 +118,7 @@ class CursorMachine(RuleBasedStateMachine):
     @invariant()
     def what_waits_is_counted(self) -> None:
         cursor = self.cursor
-        waiting = cursor._pushed[cursor._at :]
+        waiting = (cursor._pushed or [])[cursor._at :]
         assert cursor.waiting == len(waiting)
         assert cursor.bytes == sum(len(entry.message.payload) for entry in waiting if entry.message is not None)
         assert not (waiting and cursor._page)

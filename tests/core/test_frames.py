@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from broker.delivery.frames import frame_parts
 from broker.publication import Outgoing
 from storage.records import Message
 
 
+@pytest.mark.inside
 def test_all_receivers_of_one_message_share_its_frames() -> None:
     message = Outgoing("a/b", "u/ann", "phone", 1, b"payload", retain=True)
     message.properties = b"\x26\0\x01a\0\x01b"

@@ -97,7 +97,7 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     def connect(self) -> None:
         connection = Connection(self.server, "test")
-        connection.send_quota, connection.max_packet_size = self.quota, LARGE
+        connection.receive_maximum, connection.max_packet_size = self.quota, LARGE
         connection.info = SessionInfo(Identity(KEY.user, None, True), AuthRequest(KEY.client_id, None, None))
         self.cursor = Cursor(self.head, self.session.cursor)
         self.session.attach(self.cursor)
@@ -178,6 +178,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 9))
     def in_flight(self, limit: int) -> None:
         run = self.machine.run
+        assert run is not None
         page = self.entries[run[0].seq - 1 : run[-1].seq][:limit]
         frames, dropped, released = self.machine.in_flight_came({entry.seq: entry for entry in page}, None)
         assert (dropped, released) == ([], [])

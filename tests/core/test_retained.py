@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from broker.packets.topics import matches
-from broker.retained.reader import StoredRetained
-from broker.routing.retained import Reading, Retained
+from broker.retained import Reading, Retained, StoredRetained
 from storage.memory.retained import Retained as Stored
 from storage.records import Append, Message
 from tests.core.strategies import filters, names

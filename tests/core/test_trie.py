@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from broker.packets.topics import matches
 from broker.routing.trie import Trie
+from broker.sessions import member_of
 from storage.records import Subscription
 from tests.core.strategies import filters, names
 
@@ -18,6 +19,10 @@ from tests.core.strategies import filters, names
 class Subscriber:
     name: str
     inbox: str
+
+    @property
+    def member(self) -> str:
+        return member_of(self.inbox, self.name)
 
 
 SUBSCRIBERS = [Subscriber("one", "u/a"), Subscriber("two", "u/a"), Subscriber("three", "u/b"), Subscriber("live", "")]
@@ -62,7 +67,7 @@ class TrieAgainstBruteForce(RuleBasedStateMachine):
             self.aside.add(subscriber)
             for name, holder in self.held:
                 if holder is subscriber:
-                    self.trie.set_aside(name, subscriber)
+                    self.trie.set_aside(name, subscriber, subscriber.member)
 
     @rule(subscriber=subscribers)
     def bring_back(self, subscriber: Subscriber) -> None:
@@ -70,7 +75,36 @@ class TrieAgainstBruteForce(RuleBasedStateMachine):
             self.aside.discard(subscriber)
             for (name, holder), subscription in self.held.items():
                 if holder is subscriber:
-                    self.trie.bring_back(name, subscriber, subscription)
+                    self.trie.bring_back(name, subscriber, subscription, subscriber.member)
+
+    @rule(name=filters, subscriber=st.sampled_from([s for s in SUBSCRIBERS if s.inbox]), times=st.integers(1, 3))
+    def told_that_it_subscribed(self, name: str, subscriber: Subscriber, times: int) -> None:
+        """By another node, once or again."""
+        if subscriber in self.aside:
+            self.held[name, subscriber] = Subscription(name, 1)
+            for _ in range(times):
+                self.trie.add_aside(name, subscriber.member)
+
+    @rule(data=st.data(), times=st.integers(1, 3))
+    def told_that_it_unsubscribed(self, data: st.DataObject, times: int) -> None:
+        absent = [pair for pair in self.held if pair[1] in self.aside]
+        if absent:
+            name, subscriber = data.draw(st.sampled_from(absent))
+            del self.held[name, subscriber]
+            for _ in range(times):
+                self.trie.remove_aside(name, subscriber.member)
+
+    @rule(name=filters, subscriber=st.sampled_from([s for s in SUBSCRIBERS if s.inbox]))
+    def taken_up_with_more_than_was_told(self, name: str, subscriber: Subscriber) -> None:
+        """Storage had a filter that this node had not heard of yet; or it was set aside with one that is known."""
+        subscription = Subscription(name, 1)
+        if subscriber in self.aside and (name, subscriber) not in self.held:
+            self.bring_back(subscriber)
+            self.trie.bring_back(name, subscriber, subscription, subscriber.member)
+            self.held[name, subscriber] = subscription
+        elif subscriber not in self.aside and (name, subscriber) in self.held:
+            self.trie.add_aside(name, subscriber.member)
+            self.set_aside(subscriber)
 
     @rule()
     def start_again(self) -> None:
@@ -79,7 +113,7 @@ class TrieAgainstBruteForce(RuleBasedStateMachine):
         for (name, subscriber), subscription in self.held.items():
             if subscriber.inbox:
                 self.aside.add(subscriber)
-                self.trie.add_aside(name, subscriber.inbox)
+                self.trie.add_aside(name, subscriber.member)
             else:
                 self.trie.add(name, subscriber, subscription)
 
@@ -138,8 +172,10 @@ def test_a_repeated_topic_is_not_matched_again() -> None:
     first = trie.match("a/b")
     trie.add("elsewhere", SUBSCRIBERS[0], Subscription("elsewhere", 1))
     assert trie.match("a/b") is first
-    trie.set_aside("a/+", SUBSCRIBERS[0])  # a device with wildcards that comes and goes costs nobody a walk
-    trie.bring_back("a/+", SUBSCRIBERS[0], Subscription("a/+", 1))
+    trie.set_aside(
+        "a/+", SUBSCRIBERS[0], SUBSCRIBERS[0].member
+    )  # a device with wildcards that comes and goes costs nobody a walk
+    trie.bring_back("a/+", SUBSCRIBERS[0], Subscription("a/+", 1), SUBSCRIBERS[0].member)
     assert trie.match("a/b") is first
     trie.add("a/b", SUBSCRIBERS[0], Subscription("a/b", 1))
     assert trie.match("a/b") is not first

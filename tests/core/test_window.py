@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from broker.connection import Connection
+from broker.sessions.session import Session
 from broker.sessions.timeline import group_inbox
 from broker.sessions.window import Window
-from storage.records import Inflight, InflightState
+from storage.records import DeviceKey, Inflight, InflightState
 
 
 class WindowMachine(RuleBasedStateMachine):
@@ -132,3 +135,15 @@ def test_all_identifiers_but_one_are_in_flight() -> None:
     for packet_id in ids[:-1]:
         window.acknowledge(packet_id)
     assert window.take(65536, 1) != ids[-1]
+
+
+@pytest.mark.inside
+def test_what_one_session_has_in_flight_no_other_has() -> None:
+    """Those with nothing in flight share an empty table."""
+    one, other, restored = Window(4), Window(4), Window.restore(4, [])
+    one.take(1, 1)
+    restored.take(2, 2)
+    assert (len(one), len(other), len(restored), other.room, Window(4).slots) == (1, 0, 1, 4, {})
+    sessions = [Session(DeviceKey("u/ann", name), durable=True, window=4) for name in ("phone", "tablet")]
+    sessions[0].receive(7, Connection.__new__(Connection))
+    assert [list(session.received) for session in sessions] == [[7], []]

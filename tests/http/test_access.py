@@ -190,7 +190,7 @@ async def test_nothing_leaks(sites: Sites, tmp_path: Any, acl: bool) -> None:
     async with sites(f"sqlite:///{tmp_path}/t.db", plugins) as made:
         bob, eve = made.caller("bob"), made.caller("eve")
         posted = (await bob.post("/conversations/island/map/messages", json={"payload": "the treasure"})).json()
-        found = await bob.get("/search", params={"q": "treasure", "wait_indexed": posted["id"]})
+        found = await bob.get("/search", params={"q": "treasure", "wait_indexed": posted["id"], "wait": 60})
         assert found.json()["total"] == 1
         assert "<mark>treasure</mark>" in found.json()["hits"][0]["highlight"]
         await assert_nothing_leaks(eve, "island/map", posted["id"])
@@ -223,7 +223,7 @@ async def test_a_search_asks_the_acl_about_what_it_finds(sites: Sites, tmp_path:
             said = "common" + " rare" * (number % 20 == 0)
             place = "town" if number % 40 else "castle"
             posted = await alice.post(f"/conversations/{place}%2F{number}/messages", json={"payload": said})
-        await alice.get("/search", params={"q": "common", "wait_indexed": posted.json()["id"]})
+        await alice.get("/search", params={"q": "common", "wait_indexed": posted.json()["id"], "wait": 60})
         acl = made.server.api.plugin(CountedAcl)
         assert acl is not None
         acl.asked.clear()

@@ -26,7 +26,7 @@ class Poster:
 
     def _run(self) -> None:
         number = 0
-        with httpx.Client(base_url=self.url, auth=("alice", "alice"), timeout=5) as http:
+        with httpx.Client(base_url=self.url, auth=("alice", "alice"), timeout=30) as http:
             while not self._stop.is_set():
                 text = f"{self.topic}-{number}"
                 try:
@@ -67,7 +67,7 @@ def test_history_is_what_was_published_after_kills(tmp_path: Path) -> None:
     posters = [Poster(url, f"room/{n}") for n in range(3)]
     offset = 0
     try:
-        with httpx.Client(base_url=url, auth=("alice", "alice"), timeout=10) as http:
+        with httpx.Client(base_url=url, auth=("alice", "alice"), timeout=30) as http:
 
             def answers() -> bool:
                 try:

@@ -44,6 +44,34 @@ async def test_the_file_makes_an_operator_and_ends_with_the_broker(sites: Sites,
     assert await asyncio.to_thread(_found, path) is None
 
 
+async def test_a_secret_beside_it_outlives_the_broker_and_is_rolled_by_a_reload(sites: Sites, tmp_path: Path) -> None:
+    path, kept = tmp_path / "made" / "operator.json", tmp_path / "made" / "operator.secret"
+
+    async def status(made: Site, secret: str) -> int:
+        return (await made.caller(headers={"Authorization": f"Bearer {secret}"}).get("/users")).status_code
+
+    plugins = {**_http(path), "accounts": {}}
+    async with sites(plugins=plugins):
+        assert kept.stat().st_mode & 0o777 == 0o600
+        first = kept.read_text().strip()
+        assert first != json.loads(path.read_text())["secret"], "a command's secret is worth nothing after the broker"
+    async with sites(plugins=plugins, errors=True) as made:
+        assert kept.read_text().strip() == first
+        assert await status(made, first) == 200
+        kept.unlink()
+        assert await status(made, first) == 200, "until the broker is told"
+        assert "plugins.http: operator secret" in (await made.server.reload()).done
+        second = kept.read_text().strip()
+        assert (await status(made, first), await status(made, second)) == (401, 200)
+        kept.write_text("short\n")
+        assert any("operator.secret must be one word" in line for line in (await made.server.reload()).failed)
+        assert await status(made, second) == 200
+        kept.write_text("a-secret-of-an-administrator\n")
+        assert "plugins.http: operator secret" in (await made.server.reload()).done
+        assert await status(made, "a-secret-of-an-administrator") == 200
+        assert "plugins.http: operator secret" not in (await made.server.reload()).done
+
+
 async def test_without_a_file_no_secret_is_accepted(users: Site) -> None:
     for header in ("Bearer", "Bearer x", "Bearer None"):
         assert (await users.caller(headers={"Authorization": header}).get("/me")).status_code == 401

@@ -11,6 +11,7 @@ import pytest
 
 from broker.packets.model import Disconnect, PubAck, PubComp, Publish, PubRec, PubRel
 from broker.sessions.window import Window
+from storage.errors import StorageUnavailable
 from tests.http.conftest import Site
 from tests.support.until import until
 
@@ -191,7 +192,7 @@ async def test_what_is_wrong_with_a_filter_is_told(users: Site, wrong: str, told
 async def test_a_stock_client_asks_and_is_answered(users: Site) -> None:
     host, port = users.address
     who: dict[str, Any] = {"username": "alice", "password": "alice-password"}
-    async with asyncio.timeout(10), aiomqtt.Client(host, port, identifier="phone", clean_session=False, **who) as phone:
+    async with asyncio.timeout(30), aiomqtt.Client(host, port, identifier="phone", clean_session=False, **who) as phone:
         await phone.subscribe("$sync/reply/phone", qos=1)
         await phone.publish("chat/a", "hello", qos=1)
         await phone.publish("$sync/request", json.dumps({"op": "history", "topic": "chat/a", "id": "q"}), qos=1)
@@ -218,3 +219,20 @@ def test_settled_messages_hold_no_offset(through: int) -> None:
             window.complete(packet_id)
     assert window.offset(3) == 3
     assert not window.slots
+
+
+async def test_a_stream_ends_with_a_word_where_storage_is_away(users: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    await prepared(users, 1)
+
+    async def away(user: str) -> tuple[int, int]:
+        raise StorageUnavailable("the test says so")
+
+    stream = users.caller("alice").stream("GET", "/sync?device=laptop", headers={"Accept": "text/event-stream"})
+    async with stream as response:
+        lines = response.aiter_lines()
+        while await anext(lines) != "event: message":
+            pass
+        monkeypatch.setattr(users.server.storage, "inbox_bounds", away)
+        rest = [line async for line in lines]
+    problem = rest[rest.index("event: problem") + 1]
+    assert json.loads(problem.removeprefix("data: ")) == {"status": 503, "detail": "the test says so"}

@@ -25,7 +25,7 @@ async def test_lag_and_rebuild(tmp_path: Path, store: str) -> None:
     ) as made:
         http = made.caller()
         posted = [(await http.post("/conversations/a/messages", json={"payload": f"common {n}"})).json() for n in range(20)]
-        found = await http.get("/search", params={"q": "common ", "wait_indexed": posted[-1]["id"]})
+        found = await http.get("/search", params={"q": "common ", "wait_indexed": posted[-1]["id"], "wait": 60})
         assert found.json()["total"] == 20
         retained = made.server.retained
         lag = "$SYS/broker/tideline/search/lag/"
@@ -61,7 +61,7 @@ async def test_each_emoji_finds_its_message(tmp_path: Path) -> None:
             last = sent.json()["id"]
         totals = {}
         for emoji in EMOJI:
-            totals[emoji] = (await http.get("/search", params={"q": emoji, "wait_indexed": last})).json()["total"]
+            totals[emoji] = (await http.get("/search", params={"q": emoji, "wait_indexed": last, "wait": 60})).json()["total"]
         assert totals == dict.fromkeys(EMOJI, 1)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from broker.packets.properties import Property
-from plugins.http.models import NewMessage
+from plugins.http.models import NewTopicMessage
 from tests.http.conftest import Site
 
 
@@ -243,5 +243,5 @@ async def test_the_document_says_what_each_field_is(tour: Site) -> None:
 def test_the_documentation_names_every_field_of_a_new_message() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "http.md").read_text()
     assert {line.split("`")[1] for line in text.splitlines() if line.startswith("| `") and line.count("|") == 4} >= set(
-        NewMessage.model_fields
+        NewTopicMessage.model_fields
     )

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.http.conftest import Site, site
+from tests.support.seeds import seeds
 
 TOPICS = ("chat/a", "chat/b")
 topics = st.sampled_from(TOPICS)
@@ -88,7 +89,7 @@ class Reader:
                 assert told["unread"] == await recount(self.me, topic, told["position"], told["last"])
 
 
-@pytest.mark.parametrize("store", ["memory", "sqlite"])
+@pytest.mark.parametrize("store", seeds("sqlite", more=["memory"]))
 def test_at_any_moment(store: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     @settings(max_examples=6, deadline=None)
     @given(steps=actions)

@@ -118,8 +118,8 @@ async def test_the_next_run_is_kept_over_a_restart(tmp_path: Path) -> None:
     schedules: dict[str, Any] = {"sessions": {"schedule": "6h"}, "inboxes": {"schedule": "0 4 * * *", "keep": 5}}
     async with house_at(url, [], {}, **schedules) as made:
         planned = {job["name"]: job["next_run"] for job in made.jobs.jobs()}
-    assert planned["retention"] is None, "without rules nothing is scheduled"
-    assert abs(planned["sessions"] - NOW - 6 * 3_600_000) < 600_000
+    assert planned["retention"] is None, "without rules and limits in bytes nothing is scheduled"
+    assert abs(planned["sessions"] - time.time() * 1000 - 6 * 3_600_000) < 600_000
     assert 0 < planned["inboxes"] - NOW <= 25 * 3_600_000
     async with house_at(url, [], {}, **schedules) as made:
         assert {job["name"]: job["next_run"] for job in made.jobs.jobs()} == planned
@@ -127,7 +127,15 @@ async def test_the_next_run_is_kept_over_a_restart(tmp_path: Path) -> None:
     async with house_at(url, [], {}, **schedules) as made:
         again = {job["name"]: job["next_run"] for job in made.jobs.jobs()}
         assert again["inboxes"] == planned["inboxes"]
-        assert abs(again["sessions"] - NOW - 3_600_000) < 600_000, "a new schedule is reckoned anew"
+        assert abs(again["sessions"] - time.time() * 1000 - 3_600_000) < 600_000, "a new schedule is reckoned anew"
+
+
+@pytest.mark.parametrize("limit", [{"keep_free": "0%"}, {"max_bytes": "1 GiB"}])
+async def test_retention_by_bytes_alone_has_its_schedule(limit: dict[str, str]) -> None:
+    async with house_at("memory://", [], {}, retention={"schedule": "6h", **limit}) as made:
+        job = made.jobs.job("retention")
+    assert job["schedule"] == "6h"
+    assert abs(job["next_run"] - time.time() * 1000 - 6 * 3_600_000) < 600_000
 
 
 async def test_what_was_missed_is_made_up_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,10 +151,10 @@ async def test_what_was_missed_is_made_up_for_once(tmp_path: Path, monkeypatch: 
             return start(name, by)
 
         made.jobs._runs.start = started
-        await until(lambda: made.jobs.job("sessions")["last"]["started"] > NOW - 60_000)
+        await until(lambda: (made.jobs.job("sessions")["last"] or {"started": 0})["started"] > NOW - 60_000)
         job = await made.jobs.ended("sessions")
         assert runs == ["schedule"]
-        assert abs(job["next_run"] - NOW - 3_600_000) < 600_000
+        assert abs(job["next_run"] - time.time() * 1000 - 3_600_000) < 600_000
         assert isinstance(made.storage, Jobs)
         assert (await made.storage.jobs())[-1].next_run == job["next_run"]
 
@@ -166,10 +174,10 @@ async def test_a_stop_ends_a_run_at_its_step(tmp_path: Path, caplog: pytest.LogC
         prune = made.storage.prune_conversation
         begun = asyncio.Event()
 
-        async def slow(topic: str, before: int, limit: int = 1000) -> int:
+        async def slow(topic: str, before: int, limit: int = 1000, now: int = 0) -> int:
             begun.set()
             await asyncio.sleep(0.05)  # not a wait: a slow step
-            return await prune(topic, before, limit)
+            return await prune(topic, before, limit, now)
 
         made.storage.prune_conversation = slow  # type: ignore[method-assign, assignment]
         made.jobs.run("retention")

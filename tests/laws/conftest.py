@@ -8,19 +8,16 @@ from pathlib import Path
 import pytest
 
 from tests.support.laws_process import free_port
-from tests.support.mongo_server import MongoServer
+from tests.support.mongo_server import MongoServer, own_server
 
 LEASE_MS = 400
 """How long a restarted broker waits until its predecessor counts as dead."""
 
 
 @pytest.fixture
-def mongo(tmp_path: Path) -> Iterator[MongoServer]:
-    server = MongoServer(tmp_path / "mongo")
-    server.port = free_port()
-    server.start()
-    yield server
-    server.kill()
+def mongo() -> Iterator[MongoServer]:
+    with own_server(free_port()) as server:
+        yield server
 
 
 @pytest.fixture

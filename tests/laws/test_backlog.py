@@ -72,7 +72,7 @@ def test_a_hundred_thousand_unread_messages_drain_in_order(tmp_path: Path) -> No
 
 
 def test_unread_messages_in_mongodb_drain_in_order(tmp_path: Path, mongo_url: str) -> None:
-    unread_messages_drain(tmp_path, mongo_url, 10_000)
+    unread_messages_drain(tmp_path, mongo_url, 3_000)
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ LATE = 1.0
 STALL = 0.25
 
 
-def test_a_second_broker_on_the_same_data_is_refused(tmp_path: Path, url: str) -> None:
+def test_a_second_broker_on_the_same_file_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/laws.db"
     with broker_process(tmp_path, url) as first:
         second = BrokerProcess(tmp_path, url)
         second.spawn()
@@ -75,7 +76,8 @@ async def _stop_with_one_undecided(broker: BrokerProcess, mongo: MongoServer) ->
         await client.ping()  # it is answered after the message was taken
         began = time.monotonic()
         await asyncio.to_thread(broker.stop)
-        assert time.monotonic() - began < GRACE + 1.0
+        # A loaded machine adds a second. One that waits for the driver's time limits takes 7.6 s, or 20.
+        assert time.monotonic() - began < 2 * GRACE
 
 
 # --- a clean shutdown ------------------------------------------------------------------------------------------------

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.laws.conftest import LEASE_MS
 from tests.support.laws_process import BrokerProcess, broker_process
 from tests.support.laws_wire import dropping, enter
 from tests.support.until import wait_until
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """On MongoDB all brokers serve."""
+    return f"sqlite:///{tmp_path}/laws.db"
 
 
 @pytest.fixture(params=["killed", "stopped"])
@@ -20,7 +25,7 @@ def end(request: pytest.FixtureRequest) -> str:
 
 
 async def test_a_standby_waits_and_takes_over(tmp_path: Path, url: str, end: str) -> None:
-    """Many times as long as a lease; then it has what the other one acknowledged."""
+    """For as long as it takes; then it has what the other one acknowledged."""
     first = BrokerProcess(tmp_path, url)
     second = BrokerProcess(tmp_path, url, arguments=("--standby",))
     try:
@@ -28,7 +33,7 @@ async def test_a_standby_waits_and_takes_over(tmp_path: Path, url: str, end: str
         second.spawn()
         wait_until(lambda: "standing by: " in second.log, "the second one knows that it must wait")
         told = time.monotonic()
-        wait_until(lambda: time.monotonic() - told > 4 * LEASE_MS / 1000, "several leases pass")
+        wait_until(lambda: time.monotonic() - told > 1.5, "it has looked several times")
         client = await enter(first, "ann", "ann-1")
         async with dropping(client):
             await client.publish("a", b"kept", qos=1, retain=True)

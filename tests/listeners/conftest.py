@@ -66,11 +66,15 @@ class Running:
         self.listeners = listeners
         self.counters = counters
         self.echoes: list[Echo] = []
+        self.peers: list[str] = []
+        self.certified: list[str] = []
         self.addresses: dict[str, list[tuple[str, int]]] = {}
         self._more = asyncio.Event()
 
-    def make(self, name: str, peer: str) -> Echo:
+    def make(self, name: str, peer: str, certified: str = "") -> Echo:
         echo = Echo(name)
+        self.peers.append(peer)
+        self.certified.append(certified)
         self.echoes.append(echo)
         self._more.set()
         return echo

@@ -15,7 +15,7 @@ from broker.errors import StartError
 from broker.net.listeners import Listeners
 from tests.support.certificates import Certificates
 
-WAIT = 5
+WAIT = 30
 
 
 async def exchange(address: tuple[str, int], data: bytes, size: int, **options: Any) -> bytes:
@@ -103,8 +103,9 @@ class TestTcp:
 class TestBindErrors:
     async def fail(self, **values: object) -> str:
         listeners = Listeners(max_packet_size=1024, connect_timeout=1)
+        listener = Listener.model_validate({"name": "mine", **values})
         with pytest.raises(StartError) as caught:
-            await listeners.open([Listener.model_validate({"name": "mine", **values})], lambda name, peer: pytest.fail("made"))
+            await listeners.open([listener], lambda name, peer, user: pytest.fail("made"))
         return str(caught.value)
 
     async def test_in_use(self) -> None:
@@ -131,7 +132,7 @@ class TestBindErrors:
                 Listener(name="second", bind=f"127.0.0.1:{port}"),
             ]
             with pytest.raises(StartError, match="listener second"):
-                await listeners.open(settings, lambda name, peer: pytest.fail("made"))
+                await listeners.open(settings, lambda name, peer, user: pytest.fail("made"))
         with pytest.raises(OSError):
             await asyncio.open_connection(*address)
 
@@ -198,6 +199,6 @@ class TestTls:
         listener = Listener.model_validate({"name": "secure", "bind": "127.0.0.1:0", "tls": values})
         listeners = Listeners(max_packet_size=1024, connect_timeout=1)
         with pytest.raises(StartError) as caught:
-            await listeners.open([listener], lambda name, peer: pytest.fail("made"))
+            await listeners.open([listener], lambda name, peer, user: pytest.fail("made"))
         assert str(caught.value).startswith("listener secure: tls.")
         assert told in str(caught.value)

@@ -18,7 +18,7 @@ from websockets.typing import Subprotocol
 from tests.support.certificates import Certificates
 
 MQTT = [Subprotocol("mqtt")]
-WAIT = 5
+WAIT = 30
 
 HANDSHAKE = (
     b"GET /mqtt HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -85,6 +85,17 @@ class TestHandshake:
         writer.write(b"GET /mqtt HTTP/1.1\r\nHost: x\r\n\r\n")
         async with asyncio.timeout(WAIT):
             assert (await reader.read()).startswith(b"HTTP/1.1 426 Upgrade Required")
+        writer.close()
+
+    async def test_a_header_that_is_no_text_is_refused(self, running: Callable[..., Any]) -> None:
+        """Found by `make fuzz`: websockets could not repeat it in its answer."""
+        server = await running({"type": "ws"})
+        reader, writer = await asyncio.open_connection(*server.address)
+        writer.write(HANDSHAKE.replace(b"websocket\r\n", b"webs\x99cket\r\n"))
+        async with asyncio.timeout(WAIT):
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.endswith(b"a header is not UTF-8\n")
         writer.close()
 
     @pytest.mark.parametrize("rubbish", [b"\x10\x10\x00\x04MQTT\x04\x02\x00\x3c\x00\x04phone\r\n", b"GET / HTTP/1.0\r\n\r\n"])
@@ -318,7 +329,7 @@ class TestBackPressure:
         writer.write(frame(OP_BINARY, b"end"))
         async with asyncio.timeout(WAIT):
             while not echo.got:
-                assert echo.transport.get_write_buffer_size() < 1 << 17
+                assert echo.transport.get_write_buffer_size() < 1 << 19  # `_PONG_ROOM`, and the answers to one read
                 await asyncio.sleep(0)
             reader._limit = 1 << 24  # type: ignore[attr-defined]
             assert b"<end>" in await reader.readuntil(b"<end>")

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import TypeVar
 
-from broker.amqtt.api import ServerStatus, SessionState
+from broker.amqtt.api import ConnectedDevices, ServerStatus, SessionState
 from broker.counters import Counters
 from storage.records import Message
 
@@ -31,6 +31,9 @@ class PlainServer:
 
     def status(self) -> ServerStatus:
         return self.now._replace(retained=len(self.kept))
+
+    async def connected_devices(self) -> ConnectedDevices:
+        return ConnectedDevices({})
 
     def sessions(self) -> Iterable[SessionState]:
         return list(self.states.values())
@@ -63,7 +66,7 @@ class PlainServer:
 
     async def until(self, topic: str) -> bytes:
         """The payload that was published to a topic last, once there is one."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 for name, payload, *_ in reversed(self.published):
                     if name == topic:

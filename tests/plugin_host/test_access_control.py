@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,9 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 
 from broker.access.access_control import AccessControl
 from broker.access.identity import AuthRequest, Identity, SessionInfo
-from tests.plugin_host.third_party import OwnTopics
+from broker.access.rules import HISTORY, SEARCH
+from tests.plugin_host.third_party import OwnTopics, Slow
+from tests.support.until import until
 
 ANONYMOUS = "amqtt.plugins.authentication.AnonymousAuthPlugin"
 FILE = "amqtt.plugins.authentication.FileAuthPlugin"
@@ -27,7 +30,7 @@ OWN = "tests.plugin_host.third_party."
 
 
 def request(client_id: str = "phone", username: str | None = None, password: str | None = None, **more: Any) -> AuthRequest:
-    return AuthRequest(client_id, username, None if password is None else password.encode(), address="10.0.0.1", port=5, **more)
+    return AuthRequest(client_id, username, None if password is None else password.encode(), peer="10.0.0.1:5", **more)
 
 
 def info(identity: Identity | None, asked: AuthRequest | None = None) -> SessionInfo:
@@ -87,7 +90,7 @@ class TestIdentity:
     async def test_one_no_is_enough(self, access_of: Callable[..., AccessControl]) -> None:
         access = access_of({OWN + "Tokens": {}, OWN + "Doorman": {}})
         asked = request(username="alice", password="ecila")
-        asked.address = "10.0.0.2"
+        asked.peer = "10.0.0.2:5"
         assert await access.authenticate(asked) is None
 
     async def test_a_plugin_may_say_that_it_verifies_nothing(self, access_of: Callable[..., AccessControl]) -> None:
@@ -142,13 +145,11 @@ class TestFailures:
 
     async def test_blocking_plugins_do_not_block_the_loop(self, access_of: Callable[..., AccessControl]) -> None:
         access = access_of({OWN + "Slow": {}})
-        clients = asyncio.gather(*(access.authenticate(request(f"c{n}", username="u")) for n in range(4)))
-        longest, last = 0.0, time.monotonic()
-        while not clients.done():
-            await asyncio.sleep(0.005)  # not a wait: a pulse that must not stop
-            longest, last = max(longest, time.monotonic() - last), time.monotonic()
-        assert [identity and identity.user_key for identity in clients.result()] == ["u/u"] * 4
-        assert longest < 0.15
+        Slow.threads.clear()
+        found = await asyncio.gather(*(access.authenticate(request(f"c{n}", username="u")) for n in range(4)))
+        assert [identity and identity.user_key for identity in found] == ["u/u"] * 4
+        assert Slow.threads
+        assert threading.get_ident() not in Slow.threads
 
     async def test_file_passwords_are_hashed_on_a_thread(
         self, access_of: Callable[..., AccessControl], passwords: Path, monkeypatch: pytest.MonkeyPatch
@@ -260,6 +261,50 @@ class TestTopics:
         OwnTopics.gate.set()
         assert await asyncio.gather(*tasks[1:]) == [True] * 4
         assert len(OwnTopics.asked) == 1
+
+    @pytest.mark.parametrize("change", ["rules", "user"])
+    async def test_an_answer_that_was_asked_for_before_a_change_does_not_count(
+        self, access_of: Callable[..., AccessControl], change: str
+    ) -> None:
+        access = access_of({OWN + "Tokens": {}, OWN + "OwnTopics": {}})
+        alice = await user(access)
+        OwnTopics.gate = asyncio.Event()
+        asking = asyncio.create_task(access.allowed(alice, Action.RECEIVE, "news"))
+        await until(lambda: OwnTopics.asked)
+        if change == "rules":
+            access.rules_changed()
+            again = access.cached(alice, Action.RECEIVE, "other")
+        else:
+            alice.forget_answers()  # the client authenticated again
+            again = access.cached(alice, Action.RECEIVE, "other")
+        assert again is None
+        OwnTopics.gate.set()
+        assert not await asking
+        assert len(OwnTopics.asked) == 2
+
+    async def test_an_answer_of_other_rules_counts_for_nobody_who_holds_it(
+        self, access_of: Callable[..., AccessControl]
+    ) -> None:
+        access = access_of({OWN + "Tokens": {}, OWN + "OwnTopics": {}})
+        alice = await user(access)
+        assert await access.allowed(alice, Action.RECEIVE, "alice/x")
+        await access.settle(alice, Action.RECEIVE, "alice/y")
+        access.rules_changed()
+        assert access.cached(alice, Action.RECEIVE, "alice/x") is None
+        assert access.cached(alice, Action.RECEIVE, "alice/y") is None
+
+    @pytest.mark.parametrize("action", [HISTORY, SEARCH])
+    async def test_amqtts_plugins_are_asked_about_history_and_search_as_about_receiving(
+        self, access_of: Callable[..., AccessControl], action: str
+    ) -> None:
+        access = access_of({OWN + "Tokens": {}, OWN + "OwnTopics": {}})
+        alice = await user(access)
+        assert [await access.allowed(alice, action, topic) for topic in ("alice/x", "bob/x")] == [True, False]
+        assert [asked[1:] for asked in OwnTopics.asked] == [
+            ("subscribe", "alice/x"),
+            ("receive", "alice/x"),
+            ("subscribe", "bob/x"),
+        ]
 
     async def test_what_was_used_last_stays_when_the_cache_is_full(self, access_of: Callable[..., AccessControl]) -> None:
         access = access_of({OWN + "Tokens": {}, OWN + "OwnTopics": {}})

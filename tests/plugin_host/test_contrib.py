@@ -19,7 +19,7 @@ from broker.amqtt.plugin_host import BrokerEvents, PluginHost
 
 
 def asked(username: str | None, password: str | None, client_id: str = "phone") -> AuthRequest:
-    return AuthRequest(client_id, username, None if password is None else password.encode(), "10.0.0.1", 1)
+    return AuthRequest(client_id, username, None if password is None else password.encode(), "10.0.0.1:1")
 
 
 async def test_jwt(access_of: Callable[..., AccessControl]) -> None:

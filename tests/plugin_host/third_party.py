@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -100,8 +101,10 @@ class Slow(BaseAuthPlugin):
     """Blocks the thread that it runs on."""
 
     blocking = True
+    threads: ClassVar[set[int]] = set()
 
     async def authenticate(self, *, session: Any) -> bool | None:
+        self.threads.add(threading.get_ident())
         time.sleep(0.2)  # noqa: ASYNC251 - not a wait: blocking is the point
         return True
 
@@ -154,6 +157,15 @@ class Lazy(BasePlugin):
 class Clumsy(BasePlugin):
     async def on_broker_client_connected(self, client_id: str, client_session: Any) -> None:
         raise RuntimeError("clumsy")
+
+
+class Giddy(BasePlugin):
+    """Awaits what was cancelled, and nobody has cancelled it."""
+
+    async def on_broker_client_connected(self, client_id: str, client_session: Any) -> None:
+        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        gone.cancel()
+        await gone
 
 
 class Fussy(BasePlugin):

@@ -24,7 +24,7 @@ shared_subscriptions/count clients/active clients/inactive"""
 
 
 def test_the_figures() -> None:
-    counters = Counters(bytes_received=10, messages_received=3, publish_received=2, clients_connected=4)
+    counters = Counters(bytes_received=10, messages_received=3, publish_received_1=2, clients_connected=4)
     status = ServerStatus(clients_connected=2, clients_disconnected=5, clients_maximum=3, retained=7, storage_available=False)
     told = dict(Figures().changed(counters, status, 61, 10.0))
     assert all(f"$SYS/broker/{name}" in told for name in MOSQUITTO.split())

@@ -11,7 +11,7 @@ import pytest
 from broker.packets.codes import ReasonCode
 from broker.packets.model import Publish, PubRec, PubRel, Will
 from broker.packets.properties import Property
-from broker.sessions import sessions
+from broker.sessions import lifecycle
 from storage.records import DeviceKey
 from tests.support.broker import Broker, running
 from tests.support.until import until
@@ -21,8 +21,8 @@ from tests.support.wire import Client
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A session is put away as soon as nobody uses it."""
-    monkeypatch.setattr(sessions, "IDLE", 0.0)
-    monkeypatch.setattr(sessions, "_LOOK", 0.0)
+    monkeypatch.setattr(lifecycle, "IDLE", 0.0)
+    monkeypatch.setattr(lifecycle, "_LOOK", 0.0)
 
 
 @pytest.fixture

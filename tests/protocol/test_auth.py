@@ -97,6 +97,7 @@ async def test_a_method_that_nobody_offers(broker: Broker) -> None:
         (b"busy", ReasonCode.SERVER_BUSY),
         (b"password", ReasonCode.BAD_USER_NAME_OR_PASSWORD),
         (b"crash", ReasonCode.UNSPECIFIED_ERROR),
+        (b"cancelled", ReasonCode.UNSPECIFIED_ERROR),
         (b"accept ", ReasonCode.BAD_USER_NAME_OR_PASSWORD),
     ],
 )
@@ -265,6 +266,7 @@ async def test_authenticating_again(broker: Broker) -> None:
         (b"password", ReasonCode.NOT_AUTHORIZED),
         (b"busy", ReasonCode.SERVER_BUSY),
         (b"crash", ReasonCode.UNSPECIFIED_ERROR),
+        (b"cancelled", ReasonCode.UNSPECIFIED_ERROR),
         (b"accept bob", ReasonCode.NOT_AUTHORIZED),
     ],
 )

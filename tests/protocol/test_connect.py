@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from broker.packets.codes import ReasonCode
 from broker.packets.encoder import encode
 from broker.packets.model import ConnAck, Connect, Disconnect, PingReq, PingResp, PubAck, Publish, SubAck, Subscribe
 from broker.packets.properties import Properties, Property
+from storage.errors import StorageUnavailable
+from storage.records import Device, DeviceKey
 from tests.support.broker import Broker, running
 
 
@@ -64,15 +68,30 @@ async def test_a_socket_that_never_completes_its_connect_is_closed(version: int)
     async with running(mqtt={"connect_timeout": 0.2}) as broker:
         silent, partial = await broker.socket(version), await broker.socket(version)
         partial.send_bytes(encode(Connect("never", version), version)[:-1])
-        assert await silent.closed(3) == []
-        assert await partial.closed(3) == []
+        assert await silent.closed() == []
+        assert await partial.closed() == []
 
 
 async def test_a_connected_client_outlives_the_connect_timeout() -> None:
     async with running(mqtt={"connect_timeout": 0.2}) as broker:
         client, silent = await broker.client("c"), await broker.socket()
-        await silent.closed(3)
+        await silent.closed()
         await client.ping()
+
+
+async def test_a_client_that_waits_for_storage_is_told_so_in_time(version: int, caplog: pytest.LogCaptureFixture) -> None:
+    """What is read of its session does not come. Not that its login was at fault: it was right."""
+    caplog.set_level(logging.INFO, "broker")
+    async with running(mqtt={"connect_timeout": 0.2}) as broker:
+
+        async def device(key: DeviceKey) -> Device | None:
+            raise StorageUnavailable("the test says so")
+
+        broker.server.storage.device = device  # type: ignore[method-assign]
+        client = await broker.socket(version)
+        client.send(Connect("c", version, False))
+        assert (await client.expect(ConnAck)).reason == (ReasonCode.SERVER_UNAVAILABLE if version == 5 else 3)
+        assert "refused: storage does not answer, try again" in caplog.text
 
 
 async def test_an_empty_client_id_with_a_clean_session_is_given_one(broker: Broker) -> None:

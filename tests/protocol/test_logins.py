@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +14,7 @@ import argon2
 import httpx
 import pytest
 
+from bench.process import tree
 from broker.access.password_file import hashed
 from broker.access.scram import Credential
 from broker.packets.codes import ReasonCode
@@ -223,6 +226,33 @@ async def test_a_fleet_with_one_credential_costs_one_hash(file: Path, kind: str,
         wrong = await broker.socket()
         assert (await wrong.connect("w", username="alice", password=b"looking-glass")).reason == 4
         assert len(checked) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc, and knows Linux's scheduler")
+async def test_a_flood_of_wrong_passwords_is_checked_by_a_process_that_is_in_nobodys_way(tmp_path: Path) -> None:
+    hasher = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    (tmp_path / "passwords").write_text(f"alice:{hasher.hash('wonderland')}\n")
+    quick = {"plugins.passwords.PasswordsPlugin": {"file": str(tmp_path / "passwords")}}
+    before = set(tree(os.getpid()))
+    numbers = iter(range(1000))
+    patient, limits = {"timeout": 60.0}, {"failed_logins": 0}
+    async with running(plugins=quick, limits=limits, hooks=patient, mqtt={"connect_timeout": 60.0}) as broker:
+
+        async def refused() -> set[int]:
+            client = await broker.socket()
+            wrong = f"guess{next(numbers)}".encode()
+            assert (await client.connect("c", username="alice", password=wrong)).reason == 4
+            return set(tree(os.getpid())) - before
+
+        assert await refused() == await refused() == set()
+        (child,) = await until(refused)
+        await until(lambda: os.sched_getscheduler(child) == os.SCHED_IDLE)
+        right = await broker.socket()
+        assert (await right.connect("c", username="alice", password=b"wonderland")).reason == 0
+        await refused()
+        os.kill(child, signal.SIGKILL)  # what it would have checked is checked here, and by another one
+        await refused()
+    await until(lambda: set(tree(os.getpid())) <= before)
 
 
 async def test_an_unknown_user_costs_what_a_known_one_does(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

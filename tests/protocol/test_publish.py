@@ -52,6 +52,14 @@ async def test_no_message_overtakes_one_that_awaits_the_acls_answer(version: int
         assert [message.topic for message in await watcher.messages(5)] == wanted
 
 
+async def test_a_plugin_that_is_cancelled_from_within_costs_one_message() -> None:
+    """! And not the connection, which would wait for that answer for ever."""
+    async with running(plugins={"tests.support.auth_plugins.Hesitant": {}}, errors=True) as broker:
+        sender = await broker.client("sender", 5)
+        assert await sender.publish("cancelled/a", b"x", 1) == ReasonCode.NOT_AUTHORIZED
+        assert await sender.publish("t", b"x", 1) == ReasonCode.NO_MATCHING_SUBSCRIBERS
+
+
 async def test_acks_come_in_the_order_of_messages(stored: Broker, version: int) -> None:
     """[MQTT-4.6.0-2]"""
     sender = await stored.client("sender", version)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import threading
 from pathlib import Path
 from typing import Any
 
+import argon2
 import httpx
 import pytest
 
-from broker.access.password_file import generated, hashed
+from broker.access.password_file import Passwords, generated
 from broker.access.scram import Credential
 from broker.config.changes import Reloaded, taken_over
 from broker.config.settings import ConfigError, Settings
@@ -24,6 +26,7 @@ from tests.protocol.test_auth import enter, named
 from tests.support.broker import ANONYMOUS, Broker, running, settings
 from tests.support.certificates import Certificates
 from tests.support.scram_client import ScramClient
+from tests.support.until import until
 from tests.support.wire import Client
 
 PASSWORDS = "plugins.passwords.PasswordsPlugin"
@@ -31,9 +34,12 @@ FILE = "amqtt.plugins.authentication.FileAuthPlugin"
 SCRAM = "plugins.scram.ScramPlugin"
 ACL = "amqtt.plugins.topic_checking.TopicAccessControlListPlugin"
 
+CHEAP = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+"""A hash as people get it takes 0.1 s, and seconds on a busy machine."""
+
 
 def line(kind: str, user: str, password: str) -> str:
-    made = Credential.make(password, iterations=4096) if kind == SCRAM else hashed(password)
+    made = Credential.make(password, iterations=4096) if kind == SCRAM else CHEAP.hash(password)
     return f"{user}:{made}\n"
 
 
@@ -92,17 +98,30 @@ async def test_a_broken_file_leaves_everything_as_it_was(tmp_path: Path, kind: s
         assert told.done == []
 
 
-async def test_a_login_that_is_under_way_counts_by_the_new_file(tmp_path: Path) -> None:
+async def test_a_login_that_is_under_way_counts_by_the_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "users"
     file.write_text(line(PASSWORDS, "alice", "a"))
+    asked, reloaded = threading.Event(), threading.Event()
+    verify = Passwords.verify
+
+    def slow(passwords: Passwords, name: str, password: str) -> bool:
+        answer = verify(passwords, name, password)  # by the old file
+        asked.set()
+        assert reloaded.wait(30)
+        return answer
+
     async with running(plugins=using(PASSWORDS, file)) as broker:
         client = await broker.socket()
-        login = asyncio.create_task(client.connect("c", username="alice", password=b"a"))
-        while not broker.server.access._logins._running:
-            await asyncio.sleep(0)
+        with monkeypatch.context() as patched:
+            patched.setattr(Passwords, "verify", slow)
+            login = asyncio.create_task(client.connect("c", username="alice", password=b"a"))
+            await until(asked.is_set)
         password, kept = generated()
         file.write_text(f"bob:{kept}\n")
-        await broker.server.reload()
+        try:
+            await broker.server.reload()
+        finally:
+            reloaded.set()
         assert (await login).reason == 4
         assert await reason(broker, "bob", password) == 0
 

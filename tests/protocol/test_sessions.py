@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from broker.packets.codes import ReasonCode
-from broker.packets.model import Connect, Disconnect, PingResp, PubAck, Will
+from broker.packets.model import ConnAck, Connect, Disconnect, PingResp, PubAck, Publish, Will
 from broker.packets.properties import Property
 from tests.support.broker import Broker, running
 from tests.support.until import until
@@ -111,6 +111,28 @@ async def test_takeover_sends_the_will_of_the_old(stored: Broker, version: int) 
     await stored.client("c", version, will=Will("will", b"gone"))
     await stored.client("c", version)
     assert (await watcher.message()).payload == b"gone"
+
+
+async def test_what_is_published_before_the_connack_of_a_takeover_keeps_its_order(stored: Broker, version: int) -> None:
+    """Some of it in one piece with CONNECT, some while that waits for storage, behind what the old connection had published."""
+    old = await stored.durable("phone", version)
+    async with stored.held() as commits:
+        old.send(*(Publish("t", b"%d" % number, 1, packet_id=number + 1) for number in range(10)))
+        await old.drained()
+        await until(lambda: stored.server.counters.messages_received >= 11, "all has come")
+        new = await stored.socket(version)
+        again = [Publish("t", b"%d" % number, 1, packet_id=number + 1) for number in range(10, 30)]
+        properties = {17: 3600} if version == 5 else {}
+        new.send(Connect("phone", version, clean_start=False, properties=properties), *again[:10])
+        assert await old.closed() is not None
+        await commits.arrived()
+        new.send(*again[10:])
+        commits.let(1000)
+        await new.expect(ConnAck)
+        for publish in again:
+            assert (await new.expect(PubAck)).packet_id == publish.packet_id
+    messages = await stored.server.storage.read_conversation("t")
+    assert [message.payload for message in messages] == [b"%d" % number for number in range(30)]
 
 
 async def test_a_storm_of_takeovers_leaves_one_connection(stored: Broker, version: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from amqtt.contexts import Action
 
-from broker.delivery import share as share_module
+from broker.delivery import shared_machine
 from broker.packets.model import PubAck, PubComp, Publish, PubRec, PubRel
 from broker.packets.properties import Property
 from broker.publication import Outgoing
@@ -41,7 +41,7 @@ async def collect(clients: list[Client], count: int) -> list[list[bytes]]:
 
     tasks = [asyncio.create_task(read(index)) for index in range(len(clients))]
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await done.wait()
     finally:
         for task in tasks:
@@ -139,7 +139,7 @@ async def test_the_last_to_unsubscribe_ends_the_group(stored: Broker, version: i
     for client in clients:
         await client.unsubscribe(SHARE)
     await publish(sender, range(3))
-    assert len(stored.server.shares) == 0
+    assert len(stored.server.shared_groups) == 0
     assert stored.server.trie.count == 0
     await clients[0].subscribe(SHARE, options=1)
     await publish(sender, range(3, 4))
@@ -190,6 +190,16 @@ async def test_a_slow_member_gets_less(version: int, slow: bool) -> None:
             assert flat(await collect([one, two], 40)) == list(range(40))
 
 
+async def test_members_that_acknowledge_nothing_do_not_hold_up_the_others(version: int) -> None:
+    """However many of them there are."""
+    async with running(mqtt={"inflight_window": 1}) as broker:
+        clients, sender = await members(broker, 10, version), await broker.client("sender")
+        sender.send(*(Publish("t/x", str(n).encode(), 1, packet_id=n + 1) for n in range(30)))
+        held = [await client.message(finish=False) for client in clients[:-1]]
+        rest = [await clients[-1].message() for _ in range(21)]
+        assert sorted(int(m.payload) for m in held + rest) == list(range(30))
+
+
 @pytest.mark.parametrize("qos", [0, 1, 2])
 async def test_v5_what_is_too_large_for_a_member_goes_to_another(stored: Broker, qos: int) -> None:
     """[MQTT-3.1.2-25]: and where only an absent one takes it, the group goes on without it, and it is kept for that one."""
@@ -206,8 +216,8 @@ async def test_v5_what_is_too_large_for_a_member_goes_to_another(stored: Broker,
     assert [int((await large.message()).payload) for _ in range(3)] == list(range(3))
     await large.quiet()
     await small.quiet()
-    (share,) = stored.server.shares
-    await until(lambda: share.offset == share.cursor)
+    (group,) = stored.server.shared_groups
+    await until(lambda: group.machine.offset == group.machine.cursor)
 
 
 async def small_and_large(broker: Broker, qos: int = 1) -> tuple[Client, Client, Client]:
@@ -242,15 +252,15 @@ async def test_v5_what_is_kept_for_a_member_is_given_up_with_it(stored: Broker, 
     await stored.lose(large, "large")
     await sender.publish("t", b"x" * 200)
     await small.quiet()
-    (share,) = stored.server.shares
-    assert (share.offset, share.cursor) == (0, 1)
+    (group,) = stored.server.shared_groups
+    assert (group.machine.offset, group.machine.cursor) == (0, 1)
     if ended:
         (session,) = stored.server.sessions.named("large")
         stored.server.sessions.remove(session)
     else:
         large = await stored.durable("large", 5, properties={Property.MAXIMUM_PACKET_SIZE: 100})
         await large.unsubscribe("$share/g/t/#")
-    await until(lambda: share.offset == 1)
+    await until(lambda: group.machine.offset == 1)
     await small.quiet()
 
 
@@ -258,15 +268,15 @@ async def test_v5_a_group_waits_with_very_much_that_only_an_absent_member_could_
     stored: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rather than to drop any of it, or to remember without end."""
-    monkeypatch.setattr(share_module, "MOST_KEPT", 3)
+    monkeypatch.setattr(shared_machine, "MOST_KEPT", 3)
     small, large, sender = await small_and_large(stored)
     await stored.lose(large, "large")
     for number in range(5):
         await sender.publish("t", str(number).encode() + b" " * 200)
     await sender.publish("t", b"small enough")
     await small.quiet()
-    (share,) = stored.server.shares
-    assert share.cursor == 3
+    (group,) = stored.server.shared_groups
+    assert group.machine.cursor == 3
     large = await stored.durable("large", 5)
     got = await collect([small, large], 6)
     assert sorted(payload.strip() for one in got for payload in one) == [b"0", b"1", b"2", b"3", b"4", b"small enough"]

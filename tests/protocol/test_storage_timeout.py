@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from broker.clock import Timer
 from broker.connection.storage_timeout import StorageTimeout
 from broker.packets.codes import ReasonCode
 from broker.packets.model import PingReq, PingResp, PubAck, PubComp, Publish, PubRec, PubRel
@@ -121,4 +122,5 @@ async def test_a_publisher_that_was_told_has_room_again() -> None:
 async def test_zero_is_never() -> None:
     async with running(mqtt={"storage_timeout": 0}) as broker:
         timers = [timer for slot in broker.server.clock._slots.values() for timer in slot]
-        assert not [timer for timer in timers if isinstance(getattr(timer._call, "__self__", None), StorageTimeout)]
+        calls = [timer._call for timer in timers if isinstance(timer, Timer)]
+        assert not [call for call in calls if isinstance(getattr(call, "__self__", None), StorageTimeout)]

@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from functools import cache
 
-from storage.interface import Storage
+from storage.interface import Storage, TailPage, page_of_ids
 from storage.records import Append, Message
 from tests.search.corpus import START
 
@@ -37,6 +37,13 @@ class MadeUpStore:
         first = max(after_id + 1, self.kept)
         return [made_up(number) for number in range(first, min(first + limit, self.size + 1))]
 
+    async def tails(self) -> dict[int, int]:
+        return {0: self.size}
+
+    async def read_tail_of(self, number: int, after: int, through: int, limit: int, max_bytes: int = 1 << 20) -> TailPage:
+        page = await self.read_tail(after, limit, max_bytes)
+        return page_of_ids([message for message in page if message.id <= through], through)
+
     async def conversation_bounds(self, topic: str) -> tuple[int, int]:
         seqs = [made_up(number).seq for number in range(self.kept, self.size + 1) if made_up(number).topic == topic]
         return (seqs[0], seqs[-1]) if seqs else (1, 0)
@@ -49,6 +56,9 @@ class MadeUpStore:
 
     async def read_message(self, message_id: int) -> Message | None:
         return made_up(message_id) if self.kept <= message_id <= self.size else None
+
+    async def read_messages(self, ids: Sequence[int]) -> list[Message]:
+        return [made_up(number) for number in ids if self.kept <= number <= self.size]
 
     async def conversations(self, prefix: str = "") -> AsyncIterator[tuple[str, int, int]]:
         for topic in sorted(f"t/{number}" for number in range(TOPICS)):

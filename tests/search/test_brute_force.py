@@ -34,7 +34,7 @@ async def test_counts_equal_substring_search(engine: Engine, seed: int) -> None:
             seq = heads[topic] = heads.get(topic, 0) + 1
             time = START + rng.randrange(200)  # out of order, and many in one millisecond
             batch.append(Document(number, topic, seq, f"u/{rng.randrange(3)}", "d", time, _text(rng)))
-        await engine.index(batch, number)
+        await engine.index(batch, {0: number})
         kept.update((document.id, document) for document in batch)
         if rng.random() < 0.5:
             gone = rng.sample(sorted(kept), min(len(kept), rng.randint(1, 15)))
@@ -121,7 +121,7 @@ def _by_hand(written: list[str], whole: bool) -> re.Pattern[str]:
 async def test_what_is_written_joined_is_found_side_by_side(engine: Engine, seed: int) -> None:
     rng = random.Random(seed)
     texts = {number: "".join(_written(rng, rng.randint(2, 7), GAPS)) for number in range(1, 401)}
-    await engine.index([Document(n, "t", n, "u/a", "d", START + n, text) for n, text in texts.items()], 400)
+    await engine.index([Document(n, "t", n, "u/a", "d", START + n, text) for n, text in texts.items()], {0: 400})
     found_some = 0
     for _ in range(120):
         written = _written(rng, rng.randint(1, 3), [gap for gap in GAPS if " " not in gap])

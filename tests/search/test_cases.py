@@ -18,8 +18,8 @@ SORTS: tuple[Literal["relevance", "newest", "oldest"], ...] = ("relevance", "new
 async def filled(engine: Engine) -> Engine:
     """An engine with the corpus."""
     made = documents()
-    await engine.index(made[:10], 10)
-    await engine.index(made[10:], 29)
+    await engine.index(made[:10], {0: 10})
+    await engine.index(made[10:], {0: 29})
     return engine
 
 
@@ -42,7 +42,7 @@ async def test_a_hit_says_where_the_message_is(filled: Engine) -> None:
 
 async def test_pages_join_without_gap_or_double(engine: Engine) -> None:
     batch = [Document(n, f"t/{n % 3}", n, "u/a", "d", START + n // 4, f"common word{n}") for n in range(1, 48)]
-    await engine.index(batch, 47)
+    await engine.index(batch, {0: 47})
     for sort in ("newest", "oldest", "relevance"):
         whole = [hit.id for hit in (await engine.search(Query(q="common ", sort=sort, limit=100))).hits]
         pages, cursor = [], ""
@@ -58,10 +58,10 @@ async def test_pages_join_without_gap_or_double(engine: Engine) -> None:
 
 
 async def test_what_arrives_between_two_pages_does_not_shift_them(engine: Engine) -> None:
-    await engine.index([Document(n, "t", n, "u/a", "d", START + n, "common") for n in range(1, 21)], 20)
+    await engine.index([Document(n, "t", n, "u/a", "d", START + n, "common") for n in range(1, 21)], {0: 20})
     first = await engine.search(Query(q="common ", sort="newest", limit=10))
     late = 1 << 42  # later than any clock of this test
-    await engine.index([Document(n, "t", n, "u/a", "d", late + n, "common") for n in range(21, 31)], 30)
+    await engine.index([Document(n, "t", n, "u/a", "d", late + n, "common") for n in range(21, 31)], {0: 30})
     second = await engine.search(Query(q="common ", sort="newest", limit=10, cursor=first.next))
     assert [hit.id for hit in second.hits] == list(range(10, 0, -1))
     assert second.total == first.total == 20
@@ -69,11 +69,11 @@ async def test_what_arrives_between_two_pages_does_not_shift_them(engine: Engine
 
 
 async def test_a_total_ends_at_a_thousand(engine: Engine) -> None:
-    await engine.index([Document(n, "t", n, "u/a", "d", START + n, f"common a-{n}") for n in range(1, 1001)], 1000)
+    await engine.index([Document(n, "t", n, "u/a", "d", START + n, f"common a-{n}") for n in range(1, 1001)], {0: 1000})
     for q, sort in itertools.product(("common ", "a-", "a-1 OR", ""), SORTS):
         results = await engine.search(Query(q=q, sort=sort))
         assert (results.total, results.exact) == (0 if "OR" in q else 1000, True)
-    await engine.index([Document(n, "t", n, "u/a", "d", START + n, f"common a-{n}") for n in range(1001, 1102)], 1101)
+    await engine.index([Document(n, "t", n, "u/a", "d", START + n, f"common a-{n}") for n in range(1001, 1102)], {0: 1101})
     for q, sort in itertools.product(("common ", "a-", ""), SORTS):
         results = await engine.search(Query(q=q, sort=sort))
         assert (results.total, results.exact) == (1000, False)
@@ -84,20 +84,20 @@ async def test_a_total_ends_at_a_thousand(engine: Engine) -> None:
 
 async def test_the_same_message_again_changes_nothing(filled: Engine) -> None:
     before = await filled.count()
-    await filled.index(documents(), 29)
+    await filled.index(documents(), {0: 29})
     assert await filled.count() == before == len(documents())
     assert (await filled.search(Query(q="会议"))).total == 2
 
 
 async def test_position_is_what_was_indexed_last(make_engine: Callable[[], Engine], engine: Engine) -> None:
-    assert await engine.position() == 0
-    await engine.index(documents(), (1 << 62) + 1)
-    await engine.index([], (1 << 62) + 7)
-    assert await engine.position() == (1 << 62) + 7
+    assert await engine.positions() == {}
+    await engine.index(documents(), {0: (1 << 62) + 1})
+    await engine.index([], {0: (1 << 62) + 7})
+    assert await engine.positions() == {0: (1 << 62) + 7}
     await engine.close()
     other = make_engine()
     await other.open()
-    assert await other.position() == (1 << 62) + 7
+    assert await other.positions() == {0: (1 << 62) + 7}
     assert (await other.search(Query(q="会议"))).total == 2
     assert await other.topics() == sorted({document.topic for document in documents()})
     await other.close()
@@ -105,7 +105,7 @@ async def test_position_is_what_was_indexed_last(make_engine: Callable[[], Engin
 
 async def test_large_message_ids_keep_every_digit(engine: Engine) -> None:
     number = (1 << 63) - 5
-    await engine.index([Document(number, "t", 1, "u/a", "d", START, "giant")], number)
+    await engine.index([Document(number, "t", 1, "u/a", "d", START, "giant")], {0: number})
     assert [hit.id for hit in (await engine.search(Query(q="giant"))).hits] == [number]
     await engine.delete([number - 1])
     assert await engine.count() == 1
@@ -128,7 +128,7 @@ async def test_forgetting_takes_the_old_end_of_one_conversation(filled: Engine) 
     await filled.forget("chat/lab", 1 << 40)
     assert (await filled.search(Query(conversations=["chat/lab"]))).total == 0
     assert (await filled.search(Query(q="deployment"))).total == 2
-    await filled.index([Document(99, "chat/lab", 77, "u/a", "d", START, "a new meeting")], 99)
+    await filled.index([Document(99, "chat/lab", 77, "u/a", "d", START, "a new meeting")], {0: 99})
     assert {hit.id for hit in (await filled.search(Query(q="meeting ", conversations=["chat/lab"]))).hits} == {99}
 
 
@@ -141,35 +141,35 @@ async def test_topics_come_in_pages(filled: Engine) -> None:
 
 async def test_a_rebuild_becomes_the_index_and_keeps_its_position(filled: Engine) -> None:
     rebuild = await filled.rebuild()
-    assert await rebuild.position() == 0
+    assert await rebuild.positions() == {}
     made = [document for document in documents() if document.id != 6]
-    await rebuild.index(made, 28)
+    await rebuild.index(made, {0: 28})
     assert (await filled.search(Query(q="会议"))).total == 2, "the live index answers meanwhile"
-    await filled.index([Document(400, "chat/new", 1, "u/a", "d", START, "会议")], 400)
+    await filled.index([Document(400, "chat/new", 1, "u/a", "d", START, "会议")], {0: 400})
     await rebuild.forget("chat/ops", 2)
     await rebuild.delete([26])
-    await rebuild.index([Document(400, "chat/new", 1, "u/a", "d", START, "会议")], 400)
+    await rebuild.index([Document(400, "chat/new", 1, "u/a", "d", START, "会议")], {0: 400})
     await rebuild.swap()
     assert {hit.id for hit in (await filled.search(Query(q="会议"))).hits} == {29, 400}
     assert {hit.id for hit in (await filled.search(Query(q="deployment"))).hits} == {5}
-    assert await filled.position() == 400
+    assert await filled.positions() == {0: 400}
     assert "chat/new" in await filled.topics()
-    await filled.index([Document(401, "chat/new", 2, "u/a", "d", START, "会议")], 401)
+    await filled.index([Document(401, "chat/new", 2, "u/a", "d", START, "会议")], {0: 401})
     assert (await filled.search(Query(q="会议"))).total == 3
 
 
 async def test_a_discarded_rebuild_leaves_no_trace(make_engine: Callable[[], Engine], filled: Engine) -> None:
     rebuild = await filled.rebuild()
-    await rebuild.index(documents()[:5], 5)
+    await rebuild.index(documents()[:5], {0: 5})
     await rebuild.discard()
     await rebuild.discard()
     again = await filled.rebuild()
-    assert await again.position() == 0
-    await again.index(documents()[:2], 2)
+    assert await again.positions() == {}
+    await again.index(documents()[:2], {0: 2})
     third = await filled.rebuild()
-    assert await third.position() == 0
+    assert await third.positions() == {}
     await third.discard()
-    assert await filled.position() == 29
+    assert await filled.positions() == {0: 29}
     assert (await filled.search(Query(q="会议"))).total == 2
 
 
@@ -211,7 +211,9 @@ async def test_many_conversations_filter_like_few(filled: Engine) -> None:
     few = {"chat/lab"}
     many = few | {f"none/{number}" for number in range(3000)}
     for number in range(200):
-        await filled.index([Document(100 + number, f"more/{number}", 1, "u/x", "d", START, "meeting elsewhere")], 100 + number)
+        await filled.index(
+            [Document(100 + number, f"more/{number}", 1, "u/x", "d", START, "meeting elsewhere")], {0: 100 + number}
+        )
     crowd = few | {f"more/{number}" for number in range(200)}
     assert {hit.id for hit in (await filled.search(Query(q="meeting ", conversations=few))).hits} == {1, 3, 24}
     assert {hit.id for hit in (await filled.search(Query(q="meeting ", conversations=many))).hits} == {1, 3, 24}

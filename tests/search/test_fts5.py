@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import plugins.search.fts5 as fts5
 import plugins.search.fts5_index as fts5_index
 from plugins.search.engine import Document, Query, SearchUnavailable, SearchUnusable
 from plugins.search.fts5 import Fts5Engine
@@ -57,7 +58,7 @@ def check_file(path: Path) -> None:
 
 
 async def test_rows_and_the_inverted_index_agree(engine: Fts5Engine, path: Path) -> None:
-    await engine.index(documents(), 29)
+    await engine.index(documents(), {0: 29})
     await engine.delete([3, 8])
     await engine.forget("chat/ops", 3)
     check_file(path)
@@ -88,7 +89,7 @@ def notes(path: Path) -> bytes:
 async def test_a_file_that_is_no_database_is_set_aside(path: Path, notes: bytes) -> None:
     engine = Fts5Engine(path)
     await engine.open()
-    await engine.index([_document(1)], 1)
+    await engine.index([_document(1)], {0: 1})
     assert (await engine.search(Query(q="common"))).total == 1
     await engine.close()
     assert await asyncio.to_thread((path.parent / "search.db.broken").read_bytes) == notes
@@ -107,14 +108,14 @@ async def test_another_tokeniser_makes_the_index_stale_until_it_is_rebuilt(path:
         other.setattr(fts5_index, "TOKENISER", 999)
         engine = Fts5Engine(path)
         await engine.open()
-        await engine.index(documents(), 29)
+        await engine.index(documents(), {0: 29})
         await engine.close()
     engine = Fts5Engine(path)
     await engine.open()
     assert engine.stale
     await engine.delete([3])  # by the tokens that were kept
     rebuild = await engine.rebuild()
-    await rebuild.index(documents(), 29)
+    await rebuild.index(documents(), {0: 29})
     await rebuild.swap()
     assert not engine.stale
     await engine.close()
@@ -127,46 +128,64 @@ async def test_another_tokeniser_makes_the_index_stale_until_it_is_rebuilt(path:
 async def test_another_schema_begins_anew(path: Path) -> None:
     engine = Fts5Engine(path)
     await engine.open()
-    await engine.index(documents(), 29)
+    await engine.index(documents(), {0: 29})
     await engine.close()
     with sqlite3.connect(path) as db:
         db.execute("UPDATE meta SET value = 0 WHERE key = 'schema'")
     db.close()
     await engine.open()
-    assert await engine.position() == 0
+    assert await engine.positions() == {}
     assert await engine.count() == 0
     await engine.close()
+    assert len(_tables(path)) == 1
+
+
+async def test_a_rebuild_whose_old_tables_cannot_be_removed_is_in_use(
+    engine: Fts5Engine, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(db: sqlite3.Connection, live: int) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    await engine.index([_document(1, "old")], {0: 1})
+    rebuild = await engine.rebuild()
+    await rebuild.index([_document(1, "new")], {0: 1})
+    with monkeypatch.context() as patched:
+        patched.setattr(fts5, "drop_others", full)
+        await rebuild.swap()
+    assert (await engine.search(Query(q="new "))).total == 1
+    assert len(_tables(path)) == 2
+    await (await engine.rebuild()).swap()
     assert len(_tables(path)) == 1
 
 
 async def test_an_interrupted_rebuild_is_cleared_away(path: Path) -> None:
     engine = Fts5Engine(path)
     await engine.open()
-    await engine.index(documents(), 29)
+    await engine.index(documents(), {0: 29})
     rebuild = await engine.rebuild()
-    await rebuild.index(documents()[:9], 9)
+    await rebuild.index(documents()[:9], {0: 9})
     await engine.close()  # as a crash leaves it: neither swapped nor discarded
     assert len(_tables(path)) == 2
     await engine.open()
-    assert await engine.position() == 29
+    assert await engine.positions() == {0: 29}
     assert await engine.count() == len(documents())
     await engine.close()
     assert len(_tables(path)) == 1
 
 
 async def test_a_failed_write_changes_nothing_and_can_be_repeated(engine: Fts5Engine, path: Path) -> None:
-    await engine.index([_document(1)], 1)
+    await engine.index([_document(1)], {0: 1})
     with sqlite3.connect(path) as other:  # a full disk, near enough: the write fails in the middle
         pages = other.execute("PRAGMA page_count").fetchone()[0]
     other.close()
     await engine._write(lambda: engine._generation().db.execute(f"PRAGMA max_page_count = {pages + 2}"))
     big = [_document(n, " ".join(f"word{n}x{i}" for i in range(200))) for n in range(2, 200)]
     with pytest.raises(SearchUnavailable, match="full"):
-        await engine.index(big, 199)
-    assert await engine.position() == 1
+        await engine.index(big, {0: 199})
+    assert await engine.positions() == {0: 1}
     assert await engine.count() == 1
     await engine._write(lambda: engine._generation().db.execute("PRAGMA max_page_count = 1000000"))
-    await engine.index(big, 199)
+    await engine.index(big, {0: 199})
     assert await engine.count() == 199
     assert (await engine.search(Query(q="word77x3 "))).total == 1
     check_file(path)
@@ -176,7 +195,7 @@ async def test_more_messages_in_a_millisecond_than_it_has_numbers(engine: Fts5En
     monkeypatch.setattr(fts5_index, "SLOTS", 4)
     monkeypatch.setattr("plugins.search.fts5_search.SLOTS", 4)
     times = [START] * 10 + [START + 1] * 3 + [START] * 3 + [START + 5, START + 2]
-    await engine.index([_document(n, time=time) for n, time in enumerate(times, 1)], len(times))
+    await engine.index([_document(n, time=time) for n, time in enumerate(times, 1)], {0: len(times)})
     for since, until in ((0, 0), (START, START + 1), (START + 1, START + 2), (START + 2, 0), (0, START + 1)):
         expected = {n for n, time in enumerate(times, 1) if time >= since and (not until or time < until)}
         found = (await engine.search(Query(q="common", since=since, until=until, limit=100))).hits
@@ -184,7 +203,7 @@ async def test_more_messages_in_a_millisecond_than_it_has_numbers(engine: Fts5En
 
 
 async def test_searches_go_on_while_a_batch_is_written(engine: Fts5Engine) -> None:
-    await engine.index([_document(1)], 1)
+    await engine.index([_document(1)], {0: 1})
     release = threading.Event()
     writing = asyncio.ensure_future(engine._write(release.wait))
     async with asyncio.timeout(10):
@@ -217,7 +236,7 @@ async def test_too_many_searches_are_refused(engine: Fts5Engine, stuck: threadin
 async def test_a_search_that_takes_too_long_is_broken_off(path: Path) -> None:
     engine = Fts5Engine(path, seconds=0.0)
     await engine.open()
-    await engine.index([_document(n, "common " * 50) for n in range(1, 3000)], 3000)
+    await engine.index([_document(n, "common " * 50) for n in range(1, 3000)], {0: 3000})
     with pytest.raises(SearchUnavailable, match="took too long"):
         await engine.search(Query(q="common"))
     await engine.close()
@@ -228,7 +247,7 @@ async def test_a_closed_engine_says_so(path: Path) -> None:
     with pytest.raises(SearchUnavailable, match="not open"):
         await engine.search(Query(q="x"))
     with pytest.raises(SearchUnavailable, match="closed"):
-        await engine.index([], 1)
+        await engine.index([], {0: 1})
     await engine.open()
     await engine.close()
     await engine.close()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import plugins.search.fts5_index as fts5_index
 import plugins.search.indexer as indexer_module
-from plugins.search.engine import Document, Engine, Query, SearchError, SearchUnavailable
+from plugins.search.engine import Document, Engine, Positions, Query, SearchError, SearchUnavailable
 from plugins.search.fts5 import Fts5Engine
 from plugins.search.indexer import Indexer, Source
 from plugins.search.reindex import Progress
@@ -22,7 +23,7 @@ from storage.records import Message
 from tests.search.stores import MadeUpStore, Publisher, made_up
 from tests.support.until import until
 
-SOON = 20.0
+SOON = 60.0
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ async def test_what_is_published_is_found(engine: Engine, storage: MemoryStorage
 
 async def test_it_looks_by_itself_where_nobody_wakes_it(engine: Engine, storage: MemoryStorage, start: Start) -> None:
     indexer = start(storage, engine, poll=0.02)
-    await until(lambda: indexer._position is not None)
+    await until(lambda: indexer._follower is not None)
     await Publisher(storage).publish("unannounced")
     await until(lambda: indexer.lag().position == 1)
 
@@ -119,7 +120,7 @@ async def test_a_backlog_is_read_in_pages(tmp_path: Path, start: Start) -> None:
 async def test_lag_counts_what_was_announced_and_ends_at_zero(engine: Engine, start: Start) -> None:
     store = MadeUpStore(0)
     indexer = start(store, engine)
-    await until(lambda: indexer._position is not None)
+    await until(lambda: indexer._follower is not None)
     gate = asyncio.Event()
     read = store.read_tail
 
@@ -162,14 +163,14 @@ async def test_a_page_read_before_a_removal_does_not_bring_it_back(
 ) -> None:
     publisher = Publisher(storage)
     indexer = start(storage, engine)
-    await until(lambda: indexer._position is not None)
+    await until(lambda: indexer._follower is not None)
     held, gate = asyncio.Event(), asyncio.Event()
     index = engine.index
 
-    async def slow(batch: Sequence[Document], position: int) -> None:
+    async def slow(batch: Sequence[Document], positions: Positions) -> None:
         held.set()
         await gate.wait()
-        await index(batch, position)
+        await index(batch, positions)
 
     engine.index = slow  # type: ignore[method-assign]
     await publisher.publish("doomed", "kept")
@@ -216,11 +217,11 @@ class _Moody:
     def __getattr__(self, name: str) -> object:
         return getattr(self._engine, name)
 
-    async def index(self, batch: Sequence[Document], position: int) -> None:
+    async def index(self, batch: Sequence[Document], positions: Positions) -> None:
         mood = self._rng.random()
         if mood < 0.2:
             raise SearchUnavailable("away")
-        await self._engine.index(batch, position)
+        await self._engine.index(batch, positions)
         if mood > 0.8:
             raise SearchUnavailable("the answer was lost")
 
@@ -319,7 +320,7 @@ async def test_a_reindex_is_equal_to_the_live_index_that_went_on(engine: Engine,
 
 
 async def test_a_reindex_finds_what_was_never_indexed(engine: Engine, start: Start) -> None:
-    await engine.index([], 100)  # an index that believes that it has them
+    await engine.index([], {0: 100})  # an index that believes that it has them
     indexer = start(MadeUpStore(100), engine)
     assert await indexer.wait_indexed(100, SOON)
     assert await engine.count() == 0
@@ -374,7 +375,7 @@ async def test_another_tokeniser_starts_a_rebuild_by_itself(
         other.setattr(fts5_index, "TOKENISER", 999)
         old = Fts5Engine(tmp_path / "search.db")
         await old.open()
-        await old.index([], 100)
+        await old.index([], {0: 100})
         await old.close()
     engine = Fts5Engine(tmp_path / "search.db")
     await engine.open()
@@ -394,7 +395,7 @@ async def test_a_store_that_was_replaced_by_an_older_one_is_indexed_anew(
     await first.stop()
     restored = MadeUpStore(60)
     indexer = start(restored, engine)
-    await until(lambda: indexer._position is not None and not indexer._asked and indexer._reindex is None)
+    await until(lambda: indexer._follower is not None and not indexer._asked and indexer._reindex is None)
     assert await _ids(engine) == {number for number in range(1, 61) if made_up(number).payload != b"\xff\xfe"}
     restored.size = 90
     indexer.notify(30)
@@ -403,7 +404,7 @@ async def test_a_store_that_was_replaced_by_an_older_one_is_indexed_anew(
 
 
 async def test_conversations_that_the_store_never_had_leave_the_index(engine: Engine, start: Start) -> None:
-    await engine.index([Document(n, "elsewhere", n, "u/a", "d", 5, "common") for n in range(1, 6)], 5)
+    await engine.index([Document(n, "elsewhere", n, "u/a", "d", 5, "common") for n in range(1, 6)], {0: 5})
     indexer = start(MadeUpStore(20), engine)
     assert await indexer.wait_indexed(20, SOON)
     await until(lambda: indexer._reconcile_after is None)
@@ -420,6 +421,29 @@ async def test_stopping_in_the_middle_loses_nothing(engine: Engine, start: Start
     indexer = start(store, engine)
     assert await indexer.wait_indexed(500, SOON)
     assert await _ids(engine) == {number for number in range(1, 501) if made_up(number).payload != b"\xff\xfe"}
+
+
+class Deaf(MadeUpStore):
+    """Hangs, and does not hear its first cancellation, as a database's driver may not."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.asked = asyncio.Event()
+
+    async def read_tail(self, after_id: int, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
+        self.asked.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+        return []
+
+
+async def test_stopping_ends_although_storage_did_not_hear_of_it(engine: Engine, start: Start) -> None:
+    store = Deaf(20)
+    indexer = start(store, engine)
+    await store.asked.wait()
+    stopped, _ = await asyncio.wait([asyncio.create_task(indexer.stop())], timeout=20)
+    assert stopped
 
 
 async def test_the_loop_is_never_held(engine: Engine, start: Start) -> None:
@@ -448,14 +472,14 @@ async def test_a_comparison_repairs_the_index_in_both_directions(engine: Engine,
         Document(900 + n, topic, seq, "u/x", "d", 1, "common left")
         for n, (topic, seq) in enumerate([("chat/a", 3), ("chat/a", 70), ("chat/zz", 1)])
     ]
-    await engine.index(made, publisher.last)
+    await engine.index(made, {0: publisher.last})
     await storage.prune_conversation("chat/c", 3)
     reports: list[Differences] = []
     assert await indexer.compare(reports.append) == Differences(3, 10, 3, 5)
     assert await _ids(engine, q="common ") == {1, 2, 3, 4, 5, 6, 7, 9, 12}
     assert [found.messages for found in reports] == sorted(found.messages for found in reports)
     assert await indexer.compare() == Differences(3, 10, 0, 0)
-    assert await engine.position() == publisher.last
+    assert await engine.positions() == {0: publisher.last}
 
 
 async def test_a_comparison_that_nobody_waits_for_ends(engine: Engine, storage: MemoryStorage, start: Start) -> None:
@@ -470,3 +494,28 @@ async def test_a_comparison_that_nobody_waits_for_ends(engine: Engine, storage: 
     task.cancel()
     assert (await indexer.compare()).messages == 20
     assert task.cancelled()
+
+
+async def test_a_comparison_that_is_called_off_at_its_very_end_costs_nobody_anything(
+    engine: Engine, storage: MemoryStorage, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = Publisher(storage)
+    await publisher.publish("common")
+    indexer = start(storage, engine)
+    assert await indexer.wait_indexed(publisher.last, SOON)
+    found: list[Differences] = []
+    task = asyncio.create_task(indexer.compare(found.append))
+    real = engine.topics
+
+    async def called_off(after: str = "", limit: int = 1000) -> list[str]:
+        topics = await real(after, limit)
+        if not topics and found and found[-1].conversations:
+            task.cancel()
+        return topics
+
+    monkeypatch.setattr(engine, "topics", called_off)
+    await asyncio.wait([task])
+    assert task.cancelled()
+    async with asyncio.timeout(SOON):
+        assert await indexer.compare() == Differences(1, 1, 0, 0)
+    assert indexer.errors == 0

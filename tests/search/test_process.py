@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import plugins.search.process as process_module
+import plugins.search.worker as worker_module
 from plugins.search.engine import Query
 from plugins.search.fts5 import Fts5Engine, Fts5Searcher
 from plugins.search.process import IndexerProcess
@@ -188,7 +190,7 @@ async def test_a_reindex_outlives_the_process_and_ends_equal_to_the_live_index(
         assert found.total > 40, "the live index stays in use"
         await asyncio.sleep(0.005)  # not a wait: the pace of the publisher
     assert await rebuilding >= 600 - 200
-    assert len(killed) == 2
+    assert killed  # and where the second report came in time, twice
     assert reports[-1].fraction == 1.0
     assert await indexer.wait_indexed(publisher.last, SOON)
     indexer.reconcile()
@@ -314,9 +316,9 @@ async def test_every_store_is_read_beside_its_broker(path: Path, backend: str, c
     for round in range(2):
         indexer = IndexerProcess({**_settings(path), "storage": url}, gather=0.0)
         indexer.start()
-        await until(lambda indexer=indexer: indexer._position is not None)  # type: ignore[misc, arg-type]
+        await until(lambda indexer=indexer: indexer._open)  # type: ignore[misc]
         await publisher.publish("common one", "会议 two")
-        indexer.notify(2)
+        indexer.notify(2, publisher.last)
         assert await indexer.wait_indexed(publisher.last, SOON)
         assert await _ids(searcher, q="会议") == [publisher.last]
         await storage.prune_conversation("chat/a", publisher.last + 1)
@@ -346,13 +348,66 @@ async def test_folders_where_the_broker_was_started_are_not_taken_for_ours(
 
 
 async def test_a_store_that_is_not_there_is_waited_for(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What keeps the process from beginning is in the broker's log."""
+    """What keeps the process from beginning is in the broker's log, and told to who waits for a rebuild."""
     indexer = IndexerProcess(_settings(path), gather=0.0)
     indexer.start()
-    await until(lambda: "tideline.db: there is no database" in caplog.text)
+    seen: list[Progress] = []
+    rebuilding = asyncio.create_task(indexer.reindex(seen.append))
+    missing = "tideline.db: there is no database"
+    await until(lambda: missing in caplog.text)
+    await until(lambda: seen and missing in seen[-1].waiting)
     storage = SqliteStorage(path.with_name("tideline.db"))
     await storage.open()
     await Publisher(storage).publish("late")
     assert await indexer.wait_indexed(1, SOON)
+    assert await rebuilding == 1
+    assert (seen[-1].messages, seen[-1].waiting) == (1, "")
     await indexer.stop()
     await storage.close()
+
+
+class CountedStorage(SqliteStorage):
+    opened = 0
+
+    async def open(self) -> None:
+        self.opened += 1
+        await super().open()
+
+
+class CountedEngine(Fts5Engine):
+    opened = 0
+
+    async def open(self) -> None:
+        self.opened += 1
+        await super().open()
+
+
+async def test_a_worker_that_waits_for_the_index_says_so_once_and_opens_its_store_once(
+    storage: SqliteStorage, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As all workers of a machine but one do, for as long as that one lives: each try must cost nothing that stays."""
+    monkeypatch.setattr(worker_module, "_FIRST_WAIT", 0.01)
+    first, second = Fts5Engine(path), CountedEngine(path, patience=0.01)
+    own = CountedStorage(path.with_name("tideline.db"), read_only=True)
+    await first.open()
+    with caplog.at_level(logging.INFO, "tideline.search"):
+        opening = asyncio.create_task(worker_module._opened(own, second))
+        await until(lambda: second.opened > 3)
+        await first.close()
+        await opening
+    assert own.opened == 1
+    assert [(record.levelname, "being written by process" in record.message) for record in caplog.records] == [("INFO", True)]
+    await second.close()
+    await own.close()
+
+
+async def test_a_program_that_may_not_be_run_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = tmp_path / "python"
+    program.touch(0o600)
+    monkeypatch.setattr(sys, "executable", str(program))
+    indexer = IndexerProcess(_settings(tmp_path / "search.db"))
+    indexer.start()
+    await until(lambda: f"the search indexer cannot be started: {program}: Permission denied" in caplog.text, patience=SOON)
+    await indexer.stop()

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from storage.interface import Storage
-from storage.mongo import MongoStorage
+from storage.memory import MemoryDatabase, MemoryNode
 from storage.records import Message
 from tests.storage.backends import Backend
 from tests.support import mongo_server
 from tests.support.mongo_proxy import MongoProxy
+
+
+class Unswept(mongo_server.PatientStorage):
+    """Sweeps nothing: its clock is the database's, and for that the samples' keys hold no more since long ago."""
+
+    async def open(self) -> None:
+        await super().open()
+        self._state.sweep_at = math.inf
 
 
 class MongoBackend(Backend):
@@ -28,10 +37,16 @@ class MongoBackend(Backend):
             self.proxy = MongoProxy(*mongo_server.address())
             await self.proxy.start()
         self.proxy.lose_nothing()  # a group that wrote nothing left the loss to whoever writes next
-        options = "serverSelectionTimeoutMS=1000"
-        storage = MongoStorage(mongo_server.url(self.database, options, through=self.proxy.port))
+        storage = self._storage(mongo_server.url(self.database, "serverSelectionTimeoutMS=1000", through=self.proxy.port))
         await storage.open()
         return storage
+
+    def _storage(self, url: str) -> Storage:
+        return Unswept(url)
+
+    def model(self) -> Storage:
+        """A device of this one is guarded, as one of several nodes."""
+        return MemoryNode(MemoryDatabase())
 
     def away(self, storage: Storage) -> AbstractAsyncContextManager[None]:
         return self._away()
@@ -48,6 +63,10 @@ class MongoBackend(Backend):
     def lose_answer(self, storage: Storage) -> None:
         assert self.proxy is not None
         self.proxy.lose_next_write()
+
+    def lose_nothing(self, storage: Storage) -> None:
+        assert self.proxy is not None
+        self.proxy.lose_nothing()
 
     def impossible(self, message: Message) -> Message | None:
         message.payload = bytes(16 << 20)

@@ -54,6 +54,10 @@ class SqliteBackend(Backend):
 
         writer.commit_whole = commit_whole  # type: ignore[method-assign]
 
+    def lose_nothing(self, storage: Storage) -> None:
+        assert isinstance(storage, SqliteStorage)
+        vars(storage._writer).pop("commit_whole", None)
+
     def impossible(self, message: Message) -> Message | None:
         """A topic that is no Unicode text."""
         message.topic = "\ud800"

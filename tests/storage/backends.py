@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from storage.interface import Storage
+from storage.memory import MemoryStorage
 from storage.records import Message
 
 
@@ -38,6 +39,10 @@ class Backend:
         await storage.close()
         return await self.open()
 
+    def model(self) -> Storage:
+        """What a database of this kind does, in memory."""
+        return MemoryStorage()
+
     def away(self, storage: Storage) -> AbstractAsyncContextManager[None]:
         """While entered, commits of ``storage`` really fail with StorageUnavailable, soon, and change nothing."""
         raise NotImplementedError
@@ -45,6 +50,9 @@ class Backend:
     def lose_answer(self, storage: Storage) -> None:
         """Make the next commit durable and yet raise StorageUnavailable, as a connection lost at the wrong moment does."""
         raise NotImplementedError
+
+    def lose_nothing(self, storage: Storage) -> None:
+        """Lose no answer any more: a commit that writes nothing did not lose the one that was to be lost."""
 
     def impossible(self, message: Message) -> Message | None:
         """``message`` changed so that this backend can never store it; None where everything can be stored."""

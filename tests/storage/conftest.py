@@ -10,6 +10,9 @@ import pytest
 from storage.interface import Storage
 from tests.storage.backends import Backend, backends
 from tests.storage.samples import Maker
+from tests.support.shard_keys import every_write_names_its_shard_key
+
+__all__ = ["every_write_names_its_shard_key"]
 
 
 @pytest.fixture(params=sorted(backends()))

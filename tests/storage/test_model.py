@@ -12,8 +12,18 @@ from hypothesis import strategies as st
 
 from storage.errors import StorageUnavailable
 from storage.interface import Storage
-from storage.memory import MemoryStorage
-from storage.records import CloseSession, DeviceKey, Inflight, InflightState, Operation, Progress, Release, Unsubscribe
+from storage.records import (
+    CloseSession,
+    DeviceKey,
+    Inflight,
+    InflightState,
+    OpenSession,
+    Operation,
+    Progress,
+    Release,
+    Subscribe,
+    Unsubscribe,
+)
 from tests.storage.backends import Backend, backends
 from tests.storage.samples import START, Maker, everything, opened, results, subscribe
 
@@ -86,27 +96,46 @@ class Author:
 
 
 async def play(backend: Backend, script: list[tuple[list[tuple[str, int, object, object]], str]]) -> None:
-    model, storage = MemoryStorage(), await backend.open()
+    model, storage = backend.model(), await backend.open()
+    await model.open()
     expected, real = Author(), Author()
     try:
         for group_script, fault in script:
             wanted, group = expected.group(group_script), real.group(group_script)
-            await model.commit(wanted)
             if fault == "reopen" and backend.durable:
                 storage = await backend.reopen(storage)
-            elif fault == "away" and backend.faults:
+                await model.close()
+                await model.open()
+            await model.commit(wanted)
+            if fault == "away" and backend.faults:
                 async with backend.away(storage):
                     with suppress(StorageUnavailable):  # a group may have nothing to write
                         await storage.commit(group)
-            elif fault == "lose answer" and backend.faults and not any(isinstance(op, Progress) for op in group):
-                # A session that is opened again tells where its device stands by now, so not one with its progress.
-                backend.lose_answer(storage)  # of the next write, which may be a later group's
+            elif fault == "lose answer" and backend.faults and _is_same_again(group):
+                backend.lose_answer(storage)
             await _commit(storage, group)
+            if backend.faults:
+                backend.lose_nothing(storage)
             assert _plain(results(group)) == _plain(results(wanted))
         assert await everything(storage, TOPICS, USERS) == await everything(model, TOPICS, USERS)
     finally:
         await storage.close()
         await backend.destroy()
+
+
+def _is_same_again(group: Sequence[Operation]) -> bool:
+    """Whether a group that is there already does and tells the same once more.
+
+    A session that is opened again tells where its device stands by now, so not one with its progress. What comes before an
+    opening finds no session the first time, and that one the second time.
+    """
+    seen: set[DeviceKey] = set()
+    for op in group:
+        if isinstance(op, Progress) or (isinstance(op, OpenSession) and op.device in seen):
+            return False
+        if isinstance(op, CloseSession | Release | Subscribe | Unsubscribe):
+            seen.add(op.device)
+    return True
 
 
 async def _commit(storage: Storage, group: list[Operation]) -> None:

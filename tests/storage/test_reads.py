@@ -157,6 +157,22 @@ async def test_retained_messages_are_dropped_by_id(storage: Storage, make: Maker
     assert await storage.last_id() == last.message.id
 
 
+async def test_the_tail_of_a_node_ends_where_it_is_complete(storage: Storage, make: Maker) -> None:
+    group = make.appends(30, "t", ["u/ann"])
+    await storage.commit(group)
+    tails = await storage.tails()
+    if len(tails) > 1:
+        pytest.skip("the ids of this suite have the number of one node")
+    assert tails == {0: group[-1].message.id}
+    await storage.commit(make.appends(5, "t"))
+    found: list[int] = []
+    position = 0
+    while position < tails[0]:
+        page, position = await storage.read_tail_of(0, position, tails[0], 7)
+        found += [message.id for message in page]
+    assert found == [append.message.id for append in group]
+
+
 async def test_many_retained_messages(storage: Storage, make: Maker) -> None:
     group = [make.append(f"r/{n}", retain=True, store=n % 2 == 0) for n in range(700)]
     await storage.commit(group)
@@ -213,3 +229,11 @@ async def test_reads_run_beside_commits(storage: Storage, make: Maker) -> None:
     done.set()
     assert await asyncio.gather(*readers)
     assert seen == 200
+
+
+async def test_messages_by_their_ids(storage: Storage, make: Maker) -> None:
+    group = [make.append(f"t/{n}") for n in range(3)]
+    await storage.commit(group)
+    first, _, last = (op.message.id for op in group)
+    assert [m.id for m in await storage.read_messages([last, last + 1, first])] == [last, first], "in the order asked for"
+    assert await storage.read_messages([]) == []

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.storage.samples import Maker
 from tests.support import mongo_server
 from tests.support.mongo_proxy import MongoProxy
-from tests.support.mongo_server import MongoServer
+from tests.support.mongo_server import MongoServer, own_server
+from tests.support.shard_keys import every_write_names_its_shard_key
+
+__all__ = ["every_write_names_its_shard_key"]
 
 
 @pytest.fixture
@@ -40,11 +42,9 @@ async def retries(request: pytest.FixtureRequest, proxy: MongoProxy) -> str:
 
 
 @pytest.fixture
-def killable(tmp_path: Path) -> Iterator[MongoServer]:
-    server = MongoServer(tmp_path / "mongo")
-    server.start()
-    yield server
-    server.kill()
+def killable() -> Iterator[MongoServer]:
+    with own_server() as server:
+        yield server
 
 
 @pytest.fixture

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
+from storage.cluster import DEAD
 from storage.errors import StorageUnavailable
 from storage.mongo import MongoStorage
 from storage.mongo.documents import Collections
 from storage.records import (
     CloseSession,
     DeviceKey,
+    DropSetting,
     Inflight,
     InflightState,
     JobState,
@@ -20,6 +22,7 @@ from storage.records import (
     Progress,
     Release,
     SaveJob,
+    SaveSetting,
     SaveToken,
     Token,
     Unsubscribe,
@@ -27,6 +30,7 @@ from storage.records import (
 from tests.storage.samples import START, Maker, opened, subscribe
 
 ANN, BOB = DeviceKey("u/ann", "phone"), DeviceKey("u/bob", "pad")
+_OF_ITS_WRITER = {"v", "generation", "revision", "node", "claimed_at", "gone_at", "changing", "changed"}
 TOPICS, USERS = ["a", "b", "r"], ["u/ann", "u/bob"]
 
 
@@ -52,8 +56,17 @@ async def prepare(storage: MongoStorage, make: Maker) -> list[Operation]:
         MarkRead("u/ann", "a", 1),
         SaveToken(Token("t", "d", "u/ann", "label", 1, 2)),
         SaveJob(JobState("sweep", "daily", 9, 1, 2, "done")),
+        SaveSetting("user", "ann", b"kept"),
+        SaveSetting("user", "bob", b"kept"),
+        DropSetting("user", "bob"),
         make.append("a", USERS),
     ]
+
+
+async def finish_for(storage: MongoStorage, token: int) -> int:
+    """Finish what another writer has left half done; how many inbox entries were missing."""
+    assert storage.cluster is not None
+    return (await storage.cluster.finish(token)).entries
 
 
 async def told(storage: MongoStorage, group: Sequence[Operation]) -> bool:
@@ -65,14 +78,16 @@ async def told(storage: MongoStorage, group: Sequence[Operation]) -> bool:
 
 
 async def content(storage: MongoStorage) -> dict[str, object]:
-    """Every document of the database but the lease's and the group's versions."""
+    """Every document of the database, but for whose it is, when it was written, and what is only announced."""
     found: dict[str, object] = {}
     for name, collection in zip(Collections._fields, storage.collections, strict=True):
-        if name != "lease":
+        if name not in ("lease", "announced", "nodes", "routes"):
             documents = await collection.find().to_list(None)
-            found[name] = sorted(
-                (sorted((k, repr(v)) for k, v in d.items() if k not in ("v", "generation")) for d in documents), key=repr
-            )
+            own = [d for d in documents if d["_id"] != "epoch"]  # which names the database
+            plain = (sorted((k, repr(v)) for k, v in d.items() if k not in _OF_ITS_WRITER) for d in own)
+            found[name] = sorted(plain, key=repr)
+    told = [route["changes"] for route in await storage.collections.routes.find().sort("seq", 1).to_list(None)]
+    found["routes"] = [changes for changes, before in zip(told, [None, *told], strict=False) if changes != before]
     return found
 
 
@@ -110,3 +125,17 @@ async def check_laws(storage: MongoStorage, acknowledged: Iterable[int] = ()) ->
             assert by_publisher.get(publisher, 0) < mid, f"inbox of {user} is not in the order of {publisher}"
             by_publisher[publisher] = mid
     return len(messages)
+
+
+async def fail_over(storage: MongoStorage) -> list[int]:
+    """What a broker does about dead nodes, for all others that there are, which the test knows to have ended: their tokens."""
+    cluster = storage.cluster
+    assert cluster is not None
+    tokens = []
+    for node in await cluster.nodes():
+        if node.token != cluster.me.token:
+            assert node.state == DEAD or await cluster.mark_dead(node)
+            await cluster.finish(node.token)
+            await cluster.settle(node.token)
+            tokens.append(node.token)
+    return tokens

@@ -21,9 +21,9 @@ class Writer:
 
     @classmethod
     async def start(
-        cls, url: str, name: str = "w", first: int = 1, step: int = 1, groups: int = 10_000, seed: int = 0, shared: bool = False
+        cls, url: str, name: str = "w", first: int = 1, step: int = 1, groups: int = 10_000, seed: int = 0
     ) -> Writer:
-        arguments = (url, name, first, step, groups, seed, int(shared))
+        arguments = (url, name, first, step, groups, seed)
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.support.mongo_writer", *map(str, arguments), stdout=PIPE, cwd=ROOT
         )

@@ -11,7 +11,8 @@ from tests.storage_mongo.groups import check_laws, content, prepare, told
 from tests.support import mongo_server
 from tests.support.mongo_proxy import LOSABLE, MongoProxy
 
-COLLECTIONS = sorted(LOSABLE)
+COLLECTIONS = sorted(LOSABLE - {"late"})
+"""What a group of every kind writes, where no message of another node is in it."""
 
 
 async def _open(database: str, proxy: MongoProxy, retries: str) -> MongoStorage:
@@ -71,12 +72,6 @@ async def test_another_group_after_a_lost_answer_finds_the_first_one_finished(
     proxy.lose_write(number)
     if await told(storage, first):
         assert not proxy.lose_retries
-    else:
-        assert await storage.inbox_head("u/ann") == 0
-        assert await storage.read_inbox("u/ann", 0, 10) == []
-        assert await storage.read_conversation("a") == []
-        assert await storage.read_tail(0, 10) == []
-        assert await storage.read_message(1) is None
     assert len(proxy.lost) == 1
     second = [*first[1:], make.append("a", ["u/ann"])]
     await storage.commit(second)

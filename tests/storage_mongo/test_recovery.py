@@ -1,4 +1,4 @@
-"""What `open` finishes, case by case: the process before it ended between two particular writes."""
+"""What is finished of a dead node, case by case: it ended between two particular writes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from contextlib import suppress
 
 import pytest
 
+from storage.cluster import ENDED, REMOVE
 from storage.errors import StorageUnavailable
 from storage.mongo import MongoStorage
-from storage.records import Append, DeviceKey, Operation, Release
+from storage.mongo import sweep as sweeping
+from storage.mongo.sweep import KEPT, sweep
+from storage.records import Append, CloseSession, DeviceKey, Operation, Release, Unsubscribe
 from tests.storage.samples import START, Maker, all_retained, collect, fields_of, opened, subscribe
-from tests.storage_mongo.groups import check_laws
+from tests.storage_mongo.groups import check_laws, fail_over
 from tests.support import mongo_server
 from tests.support.mongo_proxy import MongoProxy
 
@@ -37,10 +40,12 @@ async def _crash(
     await storage.close()
 
 
-async def _open(database: str, proxy: MongoProxy | None = None, *, shared: bool = False) -> MongoStorage:
+async def _open(database: str, proxy: MongoProxy | None = None) -> MongoStorage:
+    """A node, which finds those before it dead."""
     options = LEASE + "&serverSelectionTimeoutMS=2000"
-    storage = MongoStorage(mongo_server.url(database, options, through=proxy.port if proxy else 0), shared=shared)
+    storage = MongoStorage(mongo_server.url(database, options, through=proxy.port if proxy else 0))
     await storage.open()
+    await fail_over(storage)
     return storage
 
 
@@ -88,8 +93,6 @@ async def test_a_cleared_topic_stays_cleared(database: str, proxy: MongoProxy, m
     await storage.close()
     storage = await _open(database)
     assert await all_retained(storage) == []
-    assert await storage.collections.retained.find().to_list(None) == []
-    assert await storage.last_id() == 2
     await storage.close()
 
 
@@ -126,7 +129,6 @@ async def test_ids_that_do_not_rise_are_recovered_all_the_same(database: str, pr
     group: list[Operation] = [make.append(to=["u/ann"]), make.append(to=["u/ann"])]
     storage = await _committed_until(database, proxy, before, group, "insert", "sync")
     assert [entry.message and entry.message.id for entry in await storage.read_inbox("u/ann", 0, 9)] == [1001, 11, 12]
-    assert await storage.last_id() == 1001
     await storage.close()
 
 
@@ -137,13 +139,14 @@ async def test_entries_for_one_device_do_not_hide_what_is_missing(database: str,
     storage = await _open(database, proxy)
     await storage.commit([opened(ANN), kept, *make.appends(2, to=["u/ann"])])
     group: list[Operation] = [first, subscribe(ANN, "r", retained=[kept.message]), second]
-    proxy.lose_write(2)  # the inboxes are written, and nobody is told
+    proxy.lose_write(1, "sync")  # the inboxes are written, and nobody is told
     with pytest.raises(StorageUnavailable):
         await storage.commit(group)
     await proxy.stop()
     await storage.close()
-    direct = await _open(database, shared=True)
-    await direct.collections.sync.delete_one({"_id": f"u/ann\0{5:016d}"})  # as if it had never been written
+    direct = MongoStorage(mongo_server.url(database), read_only=True)
+    await direct.open()
+    await direct.collections.sync.delete_one({"user": "u/ann", "seq": 5})  # as if it had never been written
     await direct.close()
     storage = await _open(database)
     entries = [(e.seq, e.target, e.message and e.message.id) for e in await storage.read_inbox("u/ann", 0, 10)]
@@ -181,17 +184,19 @@ async def test_an_interrupted_removal_is_finished(database: str, proxy: MongoPro
     await storage.close()
 
 
-async def test_what_writers_without_a_lease_left_is_finished(database: str, proxy: MongoProxy, make: Maker) -> None:
+async def test_what_several_nodes_left_is_finished(database: str, proxy: MongoProxy, make: Maker) -> None:
     """Two of them were cut off, and a third has written behind them."""
     other = MongoProxy(*mongo_server.address())
     await other.start()
-    for one in (proxy, other):
-        storage = await _open(database, one, shared=True)
-        await storage.commit([make.append("a", ["u/ann"])])
-        await _crash(storage, one, lambda s=storage: s.commit(_appends(make, 3)), "insert", "sync")  # type: ignore[misc]
-    storage = await _open(database, shared=True)
+    for name, one in (("first", proxy), ("second", other)):
+        storage = await _open(database, one)
+        make.number = storage._state.number
+        await storage.commit(_appends(make, name, 1))
+        await _crash(storage, one, lambda s=storage, n=name: s.commit(_appends(make, n, 3)), "insert", "sync")  # type: ignore[misc]
+    storage = await _open(database)
+    make.number = storage._state.number
     for _ in range(3):
-        await storage.commit(_appends(make, 2))
+        await storage.commit(_appends(make, "third", 2))
     await storage.close()
     with suppress(StorageUnavailable):
         await other.stop()
@@ -200,18 +205,66 @@ async def test_what_writers_without_a_lease_left_is_finished(database: str, prox
     await storage.close()
 
 
-def _appends(make: Maker, count: int) -> list[Append]:
-    return make.appends(count, "a", ["u/ann"])
+def _appends(make: Maker, device: str, count: int) -> list[Append]:
+    return [make.append("a", ["u/ann"], device=device) for _ in range(count)]
 
 
-async def test_marks_of_cleared_topics_are_dropped_in_time(database: str, make: Maker) -> None:
+async def test_marks_of_what_is_gone_are_dropped_in_time(database: str, make: Maker) -> None:
     storage = await _open(database)
-    for _ in range(3):
-        await storage.commit([make.append(f"r/{n}", retain=True) for n in range(200)])
-        await storage.commit([make.append(f"r/{n}", retain=True, payload=b"") for n in range(200)])
-    await storage.commit([make.append("r/0", retain=True)])
-    await storage.commit([make.append("r/x", retain=True, payload=b"")])
-    kept = await storage.collections.retained.find().to_list(None)
-    assert len(kept) <= 256
-    assert [message.topic for message in await all_retained(storage)] == ["r/0"]
+    until = await storage._state.now()
+    await storage.commit(
+        [make.append("r", retain=True), opened(ANN), subscribe(ANN, "a"), make.append(received=(ANN, 7), qos=2)]
+    )
+    await storage.commit([make.append(idempotency_key="k", idempotency_until=until)])
+    await storage.commit([make.append("r", retain=True, payload=b""), Release(ANN, 7), Unsubscribe(ANN, 1, ["a"])])
+    await storage.commit([CloseSession(ANN, 1, True)])
+    c = storage.collections
+    marks = (c.retained, "gone_at"), (c.devices, "gone_at"), (c.claims, "claimed_at"), (c.idempotency, "until")
+    for collection, field in marks:
+        assert await collection.count_documents({field: {"$gt": 0}}) == 1
+    await sweep(storage._state)
+    for collection, field in marks:
+        assert await collection.count_documents({}) == 1, "it is young"
+        await collection.update_many({}, {"$inc": {field: -KEPT}})
+    storage._state.sweep_at = 0
+    await sweep(storage._state)
+    for collection, _ in marks:
+        assert await collection.count_documents({}) == 0
+    await storage.close()
+
+
+async def test_more_last_changes_than_fit_into_one_document_are_told_after_a_crash(
+    database: str, proxy: MongoProxy, make: Maker
+) -> None:
+    """A session with many long filters ends, and the node with it before it tells that."""
+    filters = [f"{n:05}{'x' * 60_000}" for n in range(300)]
+    storage = await _open(database, proxy)
+    for start in range(0, len(filters), 50):
+        await storage.commit([opened(ANN), subscribe(ANN, *filters[start : start + 50])])
+    await storage.commit([Unsubscribe(ANN, 1, filters[:1])])
+    proxy.pass_on = lambda command: command != ("insert", "routes")
+    with pytest.raises(StorageUnavailable):
+        await storage.commit([CloseSession(ANN, 1, True)])
+    await proxy.stop()
+    await storage.close()
+    storage = await _open(database)
+    assert storage.cluster is not None
+    told = [change for route in await storage.cluster.routes_after(0) for change in route.changes]
+    assert [change.filter for change in told if change.kind == REMOVE] == filters
+    assert told[-1].kind == ENDED
+    await storage.close()
+
+
+async def test_as_many_marks_are_dropped_as_are_made(database: str, make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few at a time, so that no commit waits long: whoever makes many is not followed by a heap of them."""
+    monkeypatch.setattr(sweeping, "_AT_ONCE", 2)
+    storage = await _open(database)
+    keyed = [make.append("k", idempotency_key=f"key {n}", idempotency_until=START) for n in range(5)]
+    await storage.commit(list(keyed))
+    left = [await storage.collections.idempotency.count_documents({})]
+    for _ in range(4):
+        await sweep(storage._state)
+        left.append(await storage.collections.idempotency.count_documents({}))
+    assert left == [5, 3, 1, 0, 0]
+    assert storage._state.sweep_at > 0
     await storage.close()

@@ -1,30 +1,31 @@
-"""Several writers append to the same timelines (without a lease, by ``shared=True``): no gap, nothing lost or twice."""
+"""Several nodes append to the same timelines: no gap, nothing lost or twice."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 
 from storage.errors import StorageUnavailable
 from storage.mongo import MongoStorage
-from storage.mongo.fanout import in_order
-from storage.mongo.lease import TOKEN_SHIFT
+from storage.mongo.turns import unpack_turns
 from storage.records import Append
 from tests.storage.samples import Maker
-from tests.storage_mongo.groups import check_laws
+from tests.storage_mongo.groups import check_laws, fail_over, finish_for
 from tests.storage_mongo.processes import Writer
 from tests.support import mongo_server
 from tests.support.mongo_proxy import WRITES, Command, MongoProxy
 from tests.support.mongo_server import MongoServer
+from tests.support.seeds import seeds
 
 
 async def _check(url: str, acked: set[int]) -> int:
     storage = MongoStorage(url)
     await storage.open()
+    await fail_over(storage)
     stored = await check_laws(storage, acked)
     await storage.close()
     return stored
@@ -32,7 +33,7 @@ async def _check(url: str, acked: set[int]) -> int:
 
 @pytest.mark.parametrize("stores", [2, 4])
 async def test_stores_of_one_process_append_at_once(database: str, stores: int) -> None:
-    opened = [MongoStorage(mongo_server.url(database), shared=True) for _ in range(stores)]
+    opened = [MongoStorage(mongo_server.url(database)) for _ in range(stores)]
     await asyncio.gather(*(storage.open() for storage in opened))
 
     async def write(number: int, storage: MongoStorage) -> list[Append]:
@@ -59,7 +60,7 @@ async def test_stores_of_one_process_append_at_once(database: str, stores: int) 
 @pytest.mark.skipif(bool(mongo_server.EXTERNAL), reason="kills the server, which must be the test's own")
 async def test_processes_append_while_the_server_is_killed(killable: MongoServer) -> None:
     url = killable.url("tideline", "serverSelectionTimeoutMS=500")
-    writers = [await Writer.start(url, f"w{n}", first=n + 1, step=3, groups=40, seed=n, shared=True) for n in range(3)]
+    writers = [await Writer.start(url, f"w{n}", first=n + 1, step=3, groups=40, seed=n) for n in range(3)]
     for killed_after in (2, 7, 5, 9):
         await writers[killed_after % 3].lines(killed_after)
         await asyncio.to_thread(killable.restart)
@@ -71,8 +72,8 @@ async def test_processes_append_while_the_server_is_killed(killable: MongoServer
 
 async def test_an_answer_lost_while_another_writer_goes_on(database: str, proxy: MongoProxy) -> None:
     """Each attempt finds others' entries behind its own: those stay, and the rest is numbered after them."""
-    one = MongoStorage(mongo_server.url(database, through=proxy.port), shared=True)
-    other = MongoStorage(mongo_server.url(database), shared=True)
+    one = MongoStorage(mongo_server.url(database, through=proxy.port))
+    other = MongoStorage(mongo_server.url(database))
     await one.open()
     await other.open()
     mine, theirs = Maker(), Maker()
@@ -97,7 +98,7 @@ async def _proxied(database: str, options: str = "") -> AsyncIterator[tuple[Mong
     """A writer behind a proxy of its own; it may be closed, and its proxy stopped, before."""
     proxy = MongoProxy(*mongo_server.address())
     await proxy.start()
-    storage = MongoStorage(mongo_server.url(database, options, through=proxy.port), shared=True)
+    storage = mongo_server.PatientStorage(mongo_server.url(database, options, through=proxy.port))
     await storage.open()
     try:
         yield storage, proxy
@@ -106,8 +107,8 @@ async def _proxied(database: str, options: str = "") -> AsyncIterator[tuple[Mong
         await proxy.stop()
 
 
-async def _crash_over(database: str, group: list[Append], writes: int) -> None:
-    """A writer that is gone after so many of the group's writes; nobody is acknowledged."""
+async def _crash_over(database: str, make: Maker, group: Callable[[], list[Append]], writes: int) -> int:
+    """A writer that is gone after so many of a group's writes; nobody is acknowledged. Its token."""
     left = writes
 
     def pass_on(command: Command) -> bool:
@@ -116,16 +117,17 @@ async def _crash_over(database: str, group: list[Append], writes: int) -> None:
         return left >= 0
 
     async with _proxied(database, "serverSelectionTimeoutMS=1000") as (storage, proxy):
+        token, make.number = storage._state.token, storage._state.number
         proxy.pass_on = pass_on
         with suppress(StorageUnavailable):
-            await storage.commit(group)
-            group.clear()  # it had fewer writes than that, and is complete
+            await storage.commit(group())
         await proxy.stop()
+    return token
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(0, 3, more=[1, 2, 4, 5]))
 async def test_publishers_that_move_on_from_crashed_writers_stay_in_order(database: str, seed: int) -> None:
-    """Two publishers take turns; a writer crashes at any write, and they go on with the next one, which is acknowledged."""
+    """Two publishers take turns; a writer crashes at any write, and they go on with the next one, which finishes it first."""
     chance, make = random.Random(seed), Maker()
 
     def group() -> list[Append]:
@@ -136,19 +138,21 @@ async def test_publishers_that_move_on_from_crashed_writers_stay_in_order(databa
 
     acked: list[int] = []
     for _ in range(5):
-        for _ in range(chance.randrange(3)):
-            await _crash_over(database, group(), chance.randrange(4))
+        crashed = [await _crash_over(database, make, group, chance.randrange(4)) for _ in range(chance.randrange(2))]
         async with _proxied(database) as (storage, _):
+            make.number = storage._state.number
+            for token in crashed:
+                await finish_for(storage, token)
             for _ in range(2):
                 one = group()
                 await storage.commit(one)
                 acked += [append.message.id for append in one]
-    await _check(mongo_server.url(database, "tideline_lease_ms=300"), set(acked))
+    await _check(mongo_server.url(database), set(acked))
 
 
 async def test_a_message_that_two_writers_finish_at_once_is_in_an_inbox_once(database: str) -> None:
-    """One is held up between the store and the inboxes; the publisher moves on, and the other one finishes its messages."""
-    async with _proxied(database) as (slow, proxy), _proxied(database) as (other, _):
+    """One is held up between the store and the inboxes, and two others, which take it for dead, finish its messages at once."""
+    async with _proxied(database) as (slow, proxy), _proxied(database) as (other, _), _proxied(database) as (third, _):
         make, stored, go = Maker(), asyncio.Event(), asyncio.Event()
 
         def hold(command: Command) -> bool:
@@ -160,30 +164,69 @@ async def test_a_message_that_two_writers_finish_at_once_is_in_an_inbox_once(dat
         first = [make.append("a", ["u/ann", "u/bob"], device=f"d{n % 2}") for n in range(4)]
         committing = asyncio.create_task(slow.commit(first))
         await stored.wait()
+        assert sum(await asyncio.gather(*(finish_for(one, slow._state.token) for one in (other, third)))) == 8
         second = [make.append("a", ["u/ann"], device="d0"), make.append("b", ["u/ann", "u/new"], device="d0")]
         await other.commit(second)
-        entries = [entry.message.id for entry in await other.read_inbox("u/ann", 0, 10) if entry.message is not None]
-        assert entries == [1, 3, 5, 6]  # of the other publisher nothing had to be finished
         go.set()
         await committing
-        assert [list(append.inbox_seqs) for append in [*first, *second]] == [[1, 1], [5, 3], [2, 2], [6, 4], [3], [4, 1]]
+        assert [list(append.inbox_seqs) for append in [*first, *second]] == [[1, 1], [2, 2], [3, 3], [4, 4], [5], [6, 1]]
+        assert await finish_for(third, slow._state.token) == 0
         assert await check_laws(other, range(1, 7)) == 6
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_in_order_agrees_with_conversations_and_writers(seed: int) -> None:
-    """Whatever the writers' clocks say: of any messages that were stored one after the other."""
-    chance = random.Random(seed)
-    ids, seqs, stored = [chance.randrange(1000) for _ in range(3)], dict.fromkeys("ab", 0), []
-    for _ in range(12):
-        writer, topic = chance.randrange(3), chance.choice("ab")
-        ids[writer] += chance.randrange(1, 500)
-        seqs[topic] += 1
-        stored.append({"mid": ids[writer], "v": writer + 1 << TOKEN_SHIFT | 1, "topic": topic, "seq": seqs[topic]})
-    found = in_order(chance.sample(stored, len(stored)))
-    assert sorted(map(str, found)) == sorted(map(str, stored))
-    for topic in "ab":
-        assert [d["seq"] for d in found if d["topic"] == topic] == list(range(1, seqs[topic] + 1))
-    for writer in range(3):
-        mine = [d["mid"] for d in found if d["v"] >> TOKEN_SHIFT == writer + 1]
-        assert mine == sorted(mine)
+# --- many on one inbox -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["one inbox", "inboxes of their own"])
+@pytest.mark.parametrize("count", [2, 4, 8, 16])
+async def test_many_writers_go_on(database: str, count: int, apart: bool) -> None:
+    """None of them starves: each commits its groups while the others do, however often they are in each other's way."""
+    writers = [MongoStorage(mongo_server.url(database)) for _ in range(count)]
+    await asyncio.gather(*(storage.open() for storage in writers))
+    left = dict.fromkeys(range(count), 3)
+    groups: list[list[Append]] = []
+
+    async def write(number: int, storage: MongoStorage) -> None:
+        make = Maker()
+        make.id = number * 1_000_000
+        while any(left.values()):  # those that are done stay in the way of the others
+            user = f"u/{number}" if apart else "u/ann"
+            group = [make.append(f"t/{number}", [user], device=f"d{number}") for _ in range(3)]
+            await storage.commit(group)
+            groups.append(group)
+            left[number] = max(0, left[number] - 1)
+
+    async with asyncio.timeout(100):
+        await asyncio.gather(*(write(number, storage) for number, storage in enumerate(writers)))
+    acknowledged = [append.message.id for group in groups for append in group]
+    assert await check_laws(writers[0], acknowledged) == len(acknowledged)
+    await asyncio.gather(*(storage.close() for storage in writers))
+
+
+async def test_two_that_have_met_in_an_inbox_look_before_they_write(database: str) -> None:
+    """And say in their entries whose turn is next, so that no insert comes too late any more."""
+    async with _proxied(database) as (one, through), _proxied(database) as (other, _):
+        numbers = [storage._state.number for storage in (one, other)]
+        mine, theirs = Maker(), Maker()
+        mine.id, theirs.id = ((1 << 30) + (number or 0) << 12 for number in numbers)
+        inserts = 0
+
+        def count(command: Command) -> bool:
+            nonlocal inserts
+            inserts += command == ("insert", "sync")
+            return True
+
+        through.pass_on = count
+        for late in (0, 1, 0, 0):
+            inserts = 0
+            await one.commit([mine.append("a", ["u/ann"], device="one") for _ in range(2)])
+            assert inserts == 1 + late
+            await other.commit([theirs.append("b", ["u/ann"], device="other") for _ in range(2)])
+        entries = await one.collections.sync.find().sort("seq", 1).to_list(None)
+        told = [unpack_turns(entry["turns"]) if "turns" in entry else None for entry in entries]
+        assert told[-2:] == [None, numbers], "the last entry of a group says who wrote longest ago"
+        await one.commit([mine.append("a", ["u/ann", "u/bob"], device="one")])
+        bob = await one.collections.sync.find_one({"user": "u/bob"})
+        assert bob is not None
+        assert "turns" not in bob
+        assert await check_laws(one) == 17

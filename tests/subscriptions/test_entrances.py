@@ -228,7 +228,7 @@ async def test_shared_subscriptions(kind: type[Entrance], opening: Opening) -> N
         way = await entrance(kind, broker)
         assert await way.subscribe("$share/g/t") == 1
         assert await other.subscribe("$share/g/t", options=1) == [1]
-        assert len(broker.server.shares) == 1
+        assert len(broker.server.shared_groups) == 1
         for number in range(4):
             await sender.publish("t", str(number).encode())
         messages = [*await way.phone.messages(2), *await other.messages(2)]
@@ -280,7 +280,7 @@ async def test_unsubscribing(kind: type[Entrance], opening: Opening) -> None:
         await way.phone.subscribe("t", "$share/g/u", options=1)
         await way.unsubscribe("t")
         await way.unsubscribe("$share/g/u")
-        assert len(broker.server.shares) == 0
+        assert len(broker.server.shared_groups) == 0
         for topic in ("t", "u"):
             await sender.publish(topic, b"x")
         await way.phone.quiet()

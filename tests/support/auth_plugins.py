@@ -38,6 +38,8 @@ class _Obedient:
             return Challenge(rest)
         if word == b"hang":
             await asyncio.get_running_loop().create_future()
+        if word == b"cancelled":
+            await _cancelled()
         if word == b"busy":
             raise Denied("come back later", ReasonCode.SERVER_BUSY)
         if word == b"password":
@@ -45,6 +47,13 @@ class _Obedient:
         if word == b"crash":
             raise RuntimeError("the password is sesame")
         raise Denied("no")
+
+
+async def _cancelled() -> None:
+    """Await what was cancelled, as of a client that was closed."""
+    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    gone.cancel()
+    await gone
 
 
 class Anybody(BaseAuthPlugin):
@@ -62,7 +71,8 @@ class Fence(BaseTopicPlugin):
 
 
 class Hesitant(BaseTopicPlugin):
-    """Everything is allowed, what is below `slow/` once ``answer`` is set. ``asked`` is set when that is asked for."""
+    """Everything is allowed, what is below `slow/` once ``answer`` is set. ``asked`` is set when that is asked for. What is
+    below `cancelled/` it cannot answer."""
 
     def __init__(self, context: BrokerContext) -> None:
         super().__init__(context)
@@ -72,6 +82,8 @@ class Hesitant(BaseTopicPlugin):
         if str(topic).startswith("slow/"):
             self.asked.set()
             await self.answer.wait()
+        if str(topic).startswith("cancelled/"):
+            await _cancelled()
         return True
 
 

@@ -16,6 +16,8 @@ from tests.support.until import until
 
 RECONNECT = 0.05
 """Seconds until it connects again."""
+PATIENCE = 10.0
+"""Seconds that it waits for an answer. Who gives up sooner than a busy machine answers reconnects for nothing."""
 
 
 class AioDevice(Recorder):
@@ -53,7 +55,7 @@ class AioDevice(Recorder):
             session: dict[str, Any] = {"clean_start": False, "properties": properties, "protocol": aiomqtt.ProtocolVersion.V5}
         else:
             session = {"clean_session": False, "protocol": aiomqtt.ProtocolVersion.V311}
-        return aiomqtt.Client("127.0.0.1", port, timeout=2, queue_type=Recording, **who, **session)
+        return aiomqtt.Client("127.0.0.1", port, timeout=PATIENCE, queue_type=Recording, **who, **session)
 
     def _live(self) -> None:
         while not self._leaving.wait(RECONNECT):

@@ -11,17 +11,23 @@ import itertools
 import random
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion, MessageState, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from broker.cli.demo_parts import Client
+
 OUTSTANDING = 20
 """Messages that a publisher leaves unacknowledged at most."""
 FOR_EVER = 0xFFFFFFFF
+AWAY = "Server unavailable"
+"""The reason of a refusal while storage is away for long: whoever gets it tries again."""
 
 
 class Pulse:
@@ -114,17 +120,6 @@ class Recorder:
         self.drops.append(time.monotonic())
 
 
-class Client(mqtt.Client):
-    """paho's client without a fault of 2.1: after a second failed attempt to reconnect it sends PUBLISH again where it had sent
-    PUBREL [MQTT-4.3.3-6]. The broker, which has forgotten that identifier, must take it for a new message."""
-
-    def _messages_reconnect_reset_out(self) -> None:
-        released = [m for m in self._out_messages.values() if m.state == MessageState.MQTT_MS_RESEND_PUBREL]
-        super()._messages_reconnect_reset_out()
-        for message in released:
-            message.state = MessageState.MQTT_MS_RESEND_PUBREL
-
-
 class Device(Recorder):
     """A durable session on paho-mqtt."""
 
@@ -174,7 +169,8 @@ class Device(Recorder):
 
     def _on_connect(self, client: mqtt.Client, _: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
-            self.problems.append(f"{self.name}: refused: {reason}")
+            if reason.getName() != AWAY:
+                self.problems.append(f"{self.name}: refused: {reason}")
         elif self.version == mqtt.MQTTv5:
             client.subscribe([(name, SubscribeOptions(qos)) for name, qos in self.filters.items()])
         else:
@@ -229,7 +225,29 @@ class PublisherRecord:
         return [message for message in list(self.sent.values()) if message.acked]
 
 
-class Publisher(Device, PublisherRecord):
+class Sender(Device):
+    """A device that publishes, which it may only while `may_publish`.
+
+    What is published between CONNECT and CONNACK paho sends at once, and only then what it sends again: it would be the client
+    that breaks the order.
+    """
+
+    def __init__(self, pulse: Pulse, port: int, user: str, name: str, version: int = mqtt.MQTTv311) -> None:
+        super().__init__(pulse, port, user, name, {f"quiet/{name}": 0}, version)
+        self._gate = threading.Lock()
+
+    @contextmanager
+    def may_publish(self) -> Iterator[bool]:
+        """Whether it is between a SUBACK and the end of that connection, which is not noticed before this is left."""
+        with self._gate:
+            yield self.connected.is_set()
+
+    def _on_disconnect(self, *_: Any) -> None:
+        with self._gate:
+            self.dropped()
+
+
+class Publisher(Sender, PublisherRecord):
     """Publishes by its plan, on a thread of its own, until it is halted."""
 
     def __init__(
@@ -243,11 +261,10 @@ class Publisher(Device, PublisherRecord):
         version: int = mqtt.MQTTv311,
         pace: float = 0.01,
     ) -> None:
-        Device.__init__(self, pulse, port, user, name, {f"quiet/{name}": 0}, version)
+        Sender.__init__(self, pulse, port, user, name, version)
         PublisherRecord.__init__(self, plan, seed, pace)
         self.open: dict[int, Sent] = {}
         """Not acknowledged, by packet identifier."""
-        self._gate = threading.Lock()
         self._early: set[int] = set()
         self._room = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -266,8 +283,8 @@ class Publisher(Device, PublisherRecord):
                 if len(self.open) >= OUTSTANDING:
                     self._room.wait(0.1)
                 continue
-            with self._gate:
-                if self.connected.is_set():
+            with self.may_publish() as may:
+                if may:
                     self._publish(self.next(self.name))
 
     def _publish(self, message: Sent) -> None:
@@ -295,11 +312,10 @@ class Publisher(Device, PublisherRecord):
             self.pulse.beat(ack=True)
             self._room.set()
 
-    def _on_disconnect(self, *_: Any) -> None:
-        with self._gate:
-            self.dropped()
-            for message in list(self.open.values()):
-                message.risks += 1
+    def dropped(self) -> None:
+        super().dropped()
+        for message in list(self.open.values()):
+            message.risks += 1
 
     def finish(self) -> None:
         """Publish no more, and let what is open be acknowledged."""
@@ -323,7 +339,8 @@ class WillHolder(Device):
         self.client.will_set(self.topic, f"will:{self.number}", qos=1)
 
     def _on_connect(self, client: mqtt.Client, _: Any, flags: Any, reason: Any, properties: Any) -> None:
-        self.held.add(self.number)
+        if not reason.is_failure:
+            self.held.add(self.number)
         super()._on_connect(client, _, flags, reason, properties)
 
     def _on_disconnect(self, *_: Any) -> None:

@@ -17,8 +17,10 @@ from typing import Any
 from broker.cli.demo_parts import free_port as free_port  # for the tests that start a broker
 from tests.support.until import wait_until
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which a test gives up waiting for what must come."""
+_START = 90.0
+"""The same for a process that starts: on a busy machine its imports alone take half a minute."""
 ROOT = Path(__file__).resolve().parents[2]
 _NAMES: dict[str, dict[str, object]] = {
     "tests.support.laws_auth.NameIsPassword": {},
@@ -83,7 +85,7 @@ class BrokerProcess:
 
     def ready(self) -> None:
         """Returns once the process accepts connections."""
-        wait_until(self._listens, lambda: f"the broker listens; its log:\n{self.log[-3000:]}")
+        wait_until(self._listens, lambda: f"the broker listens; its log:\n{self.log[-3000:]}", _START)
 
     def _listens(self) -> bool:
         assert self.process is not None

@@ -13,7 +13,7 @@ from tests.support.laws_process import BrokerProcess
 from tests.support.until import until
 from tests.support.wire import Client, Closed
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 async def enter(

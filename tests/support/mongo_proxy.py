@@ -8,7 +8,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from bson import decode
+from bson import decode, encode
 
 from storage.mongo.documents import Collections
 
@@ -21,7 +21,8 @@ class Command(NamedTuple):
 
 
 WRITES = {"insert", "update", "delete"}
-LOSABLE = set(Collections._fields) - {"lease"}
+LOSABLE = set(Collections._fields) - {"lease", "nodes", "lanes", "leases", "announced", "divisions"}
+"""What commits write, but for what they only announce."""
 
 
 class MongoProxy:
@@ -44,6 +45,8 @@ class MongoProxy:
         self.lose_retries = True
         """Whether the answer is lost again when the driver sends the same write again, which it does where it can."""
         self._lost_writes: set[str] = set()
+        self.router = False
+        """The server passes itself off as a mongos, but for what only one can do."""
         self.bodies: list[dict[str, Any]] | None = None
         """Set to a list to have the body of every command, which has all but the documents of a write."""
 
@@ -68,7 +71,7 @@ class MongoProxy:
         self.lose = lambda command: False
 
     def lose_next_write(self) -> None:
-        """Lose the answer to the next write that is not a renewal of the lease."""
+        """Lose the answer to the next write that is not a beat."""
         self.lose_write(1)
 
     def lose_write(self, number: int, collection: str = "") -> None:
@@ -131,7 +134,7 @@ class MongoProxy:
                 data, _, response_to = await _message(server_reader)
                 if response_to in losing:
                     return
-                writer.write(data)
+                writer.write(_as_router(data) if self.router else data)
                 await writer.drain()
 
         both = [asyncio.create_task(requests()), asyncio.create_task(answers())]
@@ -148,6 +151,20 @@ async def _message(reader: asyncio.StreamReader) -> tuple[bytes, int, int]:
     header = await reader.readexactly(16)
     length, request_id, response_to, _ = struct.unpack("<iiii", header)
     return header + await reader.readexactly(length - 16), request_id, response_to
+
+
+def _as_router(data: bytes) -> bytes:
+    """An answer to ``hello`` as a mongos gives it; any other as it is."""
+    op_msg = int.from_bytes(data[12:16], "little") == 2013
+    at = 21 if op_msg else 36  # the first ``hello`` of a connection may come and be answered in the old form
+    body = decode(data[at:])
+    if "maxWireVersion" not in body:
+        return data
+    body["msg"] = "isdbgrid"
+    for name in ("setName", "setVersion", "hosts", "primary", "me"):
+        body.pop(name, None)
+    answer = data[16:at] + encode(body)
+    return struct.pack("<i", len(answer) + 16) + data[4:16] + answer
 
 
 def _command(data: bytes) -> Command | None:

@@ -12,40 +12,26 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
 from pymongo import AsyncMongoClient
+
+from bench.peers.mongo import command
+from storage.errors import StorageUnavailable
+from storage.mongo import MongoStorage
+from tests.support.until import until
 
 GIVEN = os.environ.get("TIDELINE_TEST_MONGODB", "") or "nx-27017"
 EXTERNAL = GIVEN if "://" in GIVEN else ""
 """The URL of a server that is not ours to kill."""
 _START = 60.0
 _LISTENING = re.compile(r"listening on \S*:(\d+)\s*$", re.IGNORECASE)
-
-
-def command(program: str, directory: Path, port: int) -> list[str]:
-    """How a server is started, so that it keeps what it acknowledged through a SIGKILL. Port 0 is any."""
-    place = ["--host", "127.0.0.1", "--port", str(port)]
-    if program == "nx-27017":
-        files = ["--data-dir", str(directory), "--log-file", str(directory / "log"), "--pid-file", str(directory / "pid")]
-        return [sys.executable, "-m", "nx_27017.nx_27017", *place, *files]
-    # Secantus acknowledges before it is on disk unless told; with a cache of 64M its Rust build stands still under load.
-    storage = ["--storage-path", str(directory / "data"), "--sync-on-commit", "--cache-size", "512M"]
-    if program == "secantusdb":
-        return [sys.executable, "-m", "secantus", *place, *storage]
-    if program == "secantusd-rs":
-        found = shutil.which(program)
-        if found is None:
-            raise RuntimeError("secantusd-rs is not on the PATH: docs/mongodb.md says how it is installed")
-        return [found, *place, *storage]
-    raise RuntimeError(
-        f"TIDELINE_TEST_MONGODB={program}: it must be nx-27017, secantusdb, secantusd-rs, or the mongodb:// URL of a server"
-    )
 
 
 class MongoServer:
@@ -111,18 +97,54 @@ class MongoServer:
         return with_options(f"mongodb://127.0.0.1:{self.port}/{database}", DIRECT, options)
 
 
+class PatientStorage(MongoStorage):
+    """Opens as a broker does it that starts together with its database, again and again: where a test gives the driver little
+    time to find the server, as it takes the server away, a busy machine may take longer for the first time."""
+
+    async def open(self) -> None:
+        await until(self._opens, "the database is open")
+
+    async def _opens(self) -> bool:
+        try:
+            await super().open()
+        except StorageUnavailable:
+            return False
+        return True
+
+
 DIRECT = "directConnection=true"
 """A server that announces a replica set says where its members are, and the driver would go there, around a proxy."""
+
+
+_MEMORY = Path("/dev/shm")
+_ENOUGH = 2 << 30
+"""Bytes that must be free there: a container has 64 MiB unless told otherwise."""
+
+
+@contextmanager
+def own_server(port: int = 0) -> Iterator[MongoServer]:
+    """A server that is started, and gone with its data at the end.
+
+    Its files are in memory where the machine has room for them there. A SIGKILL loses none of what a process has written to
+    files, whatever they are on, and nx-27017 writes 50 KB for each message, which the tests would otherwise wait for.
+    """
+    memory = str(_MEMORY) if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ENOUGH else None
+    with tempfile.TemporaryDirectory(prefix="tideline-mongo-", dir=memory) as directory:
+        server = MongoServer(Path(directory))
+        server.port = port
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()
 
 
 @cache
 def shared_server() -> MongoServer:
     """One server for all tests of this process that don't kill it."""
-    directory = tempfile.TemporaryDirectory(prefix="tideline-mongo-")
-    server = MongoServer(Path(directory.name))
-    server.start()
-    atexit.register(directory.cleanup)
-    atexit.register(server.kill)
+    stack = ExitStack()
+    server = stack.enter_context(own_server())
+    atexit.register(stack.close)
     return server
 
 
@@ -134,16 +156,21 @@ def address() -> tuple[str, int]:
     return host, int(port or "27017")
 
 
+_NEVER_AWAY = "serverSelectionTimeoutMS=30000&connectTimeoutMS=30000"
+"""A machine that does ten things at once may need longer than the backend gives a server that may be away."""
+
+
 def url(database: str, options: str = "", *, through: int = 0) -> str:
-    """The URL of a database; ``through`` is the local port of a proxy in front of the server."""
+    """The URL of a database; ``through`` is the local port of a proxy in front of the server, which may be stopped."""
+    patience = "" if through else _NEVER_AWAY
     if not EXTERNAL:
-        return with_options(f"mongodb://127.0.0.1:{through or shared_server().port}/{database}", DIRECT, options)
+        return with_options(f"mongodb://127.0.0.1:{through or shared_server().port}/{database}", DIRECT, patience, options)
     scheme, _, rest = EXTERNAL.partition("://")
     hosts, _, tail = rest.partition("/")
     if through:
         credentials, at, _ = hosts.rpartition("@")
         hosts = f"{credentials}{at}127.0.0.1:{through}"
-    return with_options(f"{scheme}://{hosts}/{database}", tail.partition("?")[2], DIRECT if through else "", options)
+    return with_options(f"{scheme}://{hosts}/{database}", tail.partition("?")[2], patience, DIRECT if through else "", options)
 
 
 def with_options(address: str, *queries: str) -> str:

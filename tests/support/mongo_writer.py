@@ -1,6 +1,6 @@
 """A process that commits groups to MongoDB until it is done or killed, and says on stdout which messages were acknowledged.
 
-``python -m tests.support.mongo_writer URL NAME FIRST_ID STEP GROUPS SEED SHARED``: ids are FIRST_ID, FIRST_ID + STEP, …
+``python -m tests.support.mongo_writer URL NAME FIRST STEP GROUPS SEED``: ids are its node's, counted FIRST, FIRST + STEP, …
 """
 
 from __future__ import annotations
@@ -9,25 +9,27 @@ import asyncio
 import random
 import sys
 
-from storage.errors import StorageInUse, StorageUnavailable
+from storage.errors import StorageUnavailable
 from storage.mongo import MongoStorage
 from storage.records import Append, DeviceKey, Message, OpenSession, Operation
+from tests.storage.samples import numbered
 
 TOPICS, USERS = 4, 5
 FAR = 1 << 50
 
 
-def make_group(name: str, first: int, step: int, chance: random.Random) -> list[Operation]:
+def make_group(name: str, number: int, first: int, step: int, chance: random.Random) -> list[Operation]:
     """Some messages with recipients, packet ids, retained messages and keys."""
     group: list[Operation] = []
     device = DeviceKey(f"u/{name}", name)
     for n in range(chance.choice((1, 2, 7, 20))):
-        id = first + n * step
-        message = Message(id, f"t/{chance.randrange(TOPICS)}", device.user, name, id, 2, b"payload %d" % id, n % 5 == 0)
+        count = first + n * step
+        id, payload = numbered(count, number), b"payload %d" % count
+        message = Message(id, f"t/{chance.randrange(TOPICS)}", device.user, name, count, 2, payload, n % 5 == 0)
         to = chance.sample([f"u/{user}" for user in range(USERS)], chance.randrange(USERS))
         append = Append(message, to, retain=message.retain)
         if n % 2:
-            append.received = (device, id % 65535 + 1)
+            append.received = (device, count % 65535 + 1)
         if n % 3 == 0:
             append.idempotency_key, append.idempotency_until = f"k{id}", FAR
         group.append(append)
@@ -44,25 +46,32 @@ async def _again(storage: MongoStorage, group: list[Operation]) -> None:
             return
 
 
-async def _open(url: str, shared: bool) -> MongoStorage:
+async def _open(url: str) -> MongoStorage:
     while True:
-        storage = MongoStorage(url, shared=shared)
+        storage = MongoStorage(url)
         try:
             await storage.open()
-        except (StorageUnavailable, StorageInUse):
+        except StorageUnavailable:
             await asyncio.sleep(0.05)  # not a wait: between two tries
         else:
             return storage
 
 
-async def main(url: str, name: str, first: int, step: int, groups: int, seed: int, shared: bool) -> None:
+async def main(url: str, name: str, first: int, step: int, groups: int, seed: int) -> None:
     """Commit the groups; a line per commit holds the ids that it acknowledged."""
-    storage = await _open(url, shared)
+    storage = await _open(url)
     chance = random.Random(seed)
-    await _again(storage, [OpenSession(DeviceKey(f"u/{name}", name), 1, False, 3600)])
+    key = DeviceKey(f"u/{name}", name)
+    device = await storage.device(key)
+    opening = OpenSession(key, device.epoch + 1 if device is not None else 1, False, 3600)
+    await _again(storage, [opening])
+    if opening.error is not None:
+        raise opening.error
+    number = storage._state.number
+    assert number is not None
     print("ready", flush=True)
     for _ in range(groups):
-        group = make_group(name, first, step, chance)
+        group = make_group(name, number, first, step, chance)
         first += len(group) * step
         await _again(storage, group)
         print("acked", *(op.message.id for op in group if isinstance(op, Append)), flush=True)
@@ -70,5 +79,5 @@ async def main(url: str, name: str, first: int, step: int, groups: int, seed: in
 
 
 if __name__ == "__main__":
-    _, url, name, first, step, groups, seed, shared = sys.argv
-    asyncio.run(main(url, name, int(first), int(step), int(groups), int(seed), shared == "1"))
+    _, url, name, first, step, groups, seed = sys.argv
+    asyncio.run(main(url, name, int(first), int(step), int(groups), int(seed)))

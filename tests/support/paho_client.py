@@ -8,7 +8,7 @@ from typing import Any, Literal
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-WAIT = 10
+WAIT = 30
 Transport = Literal["tcp", "websockets"]
 
 

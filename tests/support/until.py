@@ -14,8 +14,8 @@ from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
-PATIENCE = 30.0
-"""Seconds after which a test gives up."""
+PATIENCE = 60.0
+"""Seconds after which a test gives up. A machine that does ten things at once needs them; who need not wait does not."""
 _PAUSE = 0.005
 
 What = str | Callable[[], str]

@@ -29,7 +29,7 @@ from broker.packets.model import (
 )
 from broker.packets.properties import Properties
 
-TIMEOUT = 10.0
+TIMEOUT = 30.0
 """Seconds after which a test gives up waiting for a packet that must come."""
 
 P = TypeVar("P", bound=Packet)

@@ -193,3 +193,25 @@ async def test_qos_2_requests_are_answered_once(broker: Site, version: int) -> N
     phone.send(PubRel(77))
     await phone.expect(PubComp)
     await phone.quiet()
+
+
+async def test_channels_of_large_groups_are_named_and_read() -> None:
+    policies = [{"filter": "group/#", "mode": "sync", "fanout": "read"}]
+    async with site(plugins={"persistence": {"url": "memory://", "policies": policies}}) as broker:
+        phone = await listening(broker, "phone")
+        await phone.subscribe("group/a", options=1)
+        reader = await broker.durable("reader")
+        await reader.subscribe("group/#", options=1)
+        writer = await broker.client("writer")
+        for number, topic in enumerate(("group/a", "group/b", "group/a")):
+            await writer.publish(topic, b"%d" % number, qos=1)
+        assert {message.payload for message in await phone.messages(2)} == {b"0", b"2"}
+        answer = await ask(phone, "phone", op="sync", after=0)
+        assert answer["entries"] == []
+        (channel,) = answer["channels"]
+        assert (channel["channel"], channel["head"]) == ("group/#", 3)
+        page = await ask(phone, "phone", op="sync", after=1, channel="group/#")
+        assert [(entry["offset"], entry["message"]["payload"]) for entry in page["entries"]] == [(3, "2")]
+        assert (page["next"], page["first"], page["head"]) == (3, 1, 3)
+        for wrong, status in (("other/#", 404), (7, 422)):
+            assert (await ask(phone, "phone", op="sync", after=0, channel=wrong))["error"]["status"] == status

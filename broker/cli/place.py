@@ -1,0 +1,49 @@
+"""Where the data of a command is: the configured storage, the one in a directory, or a URL's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from broker.cli.settings import Failure, config_option, data_option, read_settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def place_options(command: F) -> F:
+    """``--config``, ``--data`` and ``--url``, of which `address` makes a storage URL."""
+    url = click.option("-u", "--url", help="Storage URL, such as sqlite:///data/tideline.db or mongodb://host/database.")
+    return config_option(data_option(url(command)))
+
+
+def address(config: Path | None, data: Path | None, url: str | None) -> str:
+    """The storage URL that is meant. Raises `Failure` where none is, or two are."""
+    if url is not None and data is not None:
+        raise Failure(["--data and --url both say where the messages are; give one of them"], 2)
+    if url is not None:
+        return url
+    if data is not None:
+        return f"sqlite:///{data}/tideline.db"
+    settings = read_settings(config)
+    if not settings.storage_url:
+        raise Failure(["the configuration leaves storage to another plugin; give --data or --url"], 2)
+    return settings.storage_url
+
+
+def forget_index(config: Path | None, data: Path | None, url: str | None) -> None:
+    """Remove an embedded search index of the data that was there: the broker makes another one when it starts.
+
+    With a URL it is not known where that is.
+    """
+    options = None if url is not None else read_settings(config, data).plugins.get("search")
+    if url is None and options is None:
+        return
+    if options is None or str(options.get("engine", "embedded")) != "embedded":
+        click.echo("the search index is of the data that was there: run tideline reindex")
+        return
+    path = Path(str(options.get("path", "data/search.db")))
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

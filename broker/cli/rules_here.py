@@ -1,0 +1,146 @@
+"""The access rules where no broker runs: those of the configuration, and those in storage."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from amqtt.plugins.base import BaseTopicPlugin
+
+from broker.access import PUBLISH, RULE_KIND, SUBSCRIBE, AccessRule, Caller, MosquittoAcl, RuleSet, Source, decide, stored_place
+from broker.cli.here import bare, kept_at, server_here
+from broker.cli.logs import configure
+from broker.cli.serve import loop_factory, one_line
+from broker.cli.settings import CANNOT_START, WRONG_CONFIGURATION, Failure
+from broker.config import ALIASES, Log, Settings, plugin_class, settings_problems
+from broker.packets import ProtocolViolation, parse_share, reserved, topics, validate_filter
+from storage.errors import NoDatabase, StorageError
+from storage.factory import open_url
+from storage.records import DropSetting, SaveSetting
+
+_PLUGIN = "acl"
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_TIMEOUT = 30.0
+
+
+def new_id(given: str | None) -> str:
+    """An id for a rule, or the one that was given. Raises `Failure`."""
+    if given is not None and not _ID.fullmatch(given):
+        raise Failure([f"rule id {given[:80]!r}: must be 1 to 64 letters, digits, '.', '_' or '-'"], 2)
+    return given or secrets.token_hex(4)
+
+
+class RulesHere:
+    """What the next broker will ask. Raises `Failure` for what it could not read."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        options = settings.plugins.get(_PLUGIN, {})
+        if _PLUGIN in settings.plugins and (problems := settings_problems(settings, _PLUGIN)):
+            raise Failure(problems, WRONG_CONFIGURATION)
+        self._configured = [
+            (settings.where(("plugins", _PLUGIN, "rules", number)), AccessRule.parse(rule))
+            for number, rule in enumerate(options.get("rules", ()))
+        ]
+        self._file = str(options.get("acl_file", ""))
+        self._stored = asyncio.run(_stored(settings)) if _PLUGIN in settings.plugins else {}
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no rule at all."""
+        return not (self._configured or self._file or self._stored)
+
+    def listed(self) -> dict[str, Any]:
+        """As ``GET /v1/acl/rules``."""
+        placed: list[tuple[str | None, str, AccessRule]] = [(None, place, rule) for place, rule in self._configured]
+        placed += [(key, stored_place(key), rule) for key, rule in self._stored_rules()]
+        nothing = dict.fromkeys(("allow", "deny", "topics", "users"))
+        rules = [{"id": key, "place": place, **nothing, **rule.written()} for key, place, rule in placed]
+        return {"rules": rules, "acl_file": self._file or None}
+
+    def check(self, user: str, client: str, action: str, topic: str) -> dict[str, Any]:
+        """As ``GET /v1/acl/check``."""
+        try:
+            if action == SUBSCRIBE:
+                validate_filter(topic)
+                share = parse_share(topic)
+                topic = topic if share is None else share[1]
+            else:
+                topics.validate_name(topic)
+        except ProtocolViolation as violation:
+            raise Failure([violation.text], 2) from None
+        if action == PUBLISH and reserved(topic):
+            return {"allowed": False, "why": "the topic is the broker's own"}
+        self._name_others()
+        rules = RuleSet([*self._configured, *((stored_place(key), rule) for key, rule in self._stored_rules())])
+        sources: list[Source] = [rules, MosquittoAcl(Path(self._file))] if self._file else [rules]
+        verdict = decide(sources, Caller(user or None, client or None), action, topic)
+        return {"allowed": verdict.allowed, "why": verdict.why}
+
+    def has(self, key: str) -> bool:
+        """Whether there is a stored rule of this id."""
+        return key in self._stored
+
+    def would_be_empty(self, key: str) -> bool:
+        """Whether no rule is left without this one."""
+        return not (self._configured or self._file or self._stored.keys() - {key})
+
+    def _stored_rules(self) -> Iterator[tuple[str, AccessRule]]:
+        for key, value in self._stored.items():
+            try:
+                yield key, AccessRule.parse(json.loads(value))
+            except ValueError as error:
+                text = f"stored rule {key!r} cannot be read, remove it (tideline acl remove {key}): {error}"
+                raise Failure([text], CANNOT_START) from None
+
+    def _name_others(self) -> None:
+        for key in self._settings.plugins:
+            if key != _PLUGIN and issubclass(plugin_class(ALIASES.get(key, key)), BaseTopicPlugin):
+                click.echo(f"{key} was not asked: only a broker that runs can do that", err=True)
+
+
+async def _stored(settings: Settings) -> dict[str, bytes]:
+    """Those in storage, by id, as they are there."""
+    if settings.keeps_nothing or not settings.storage_url:
+        return {}
+    storage = open_url(settings.storage_url, read_only=True)
+    try:
+        await storage.open()
+        return {setting.key: setting.value for setting in await storage.settings(RULE_KIND)}
+    except NoDatabase:
+        return {}
+    except StorageError as error:
+        raise Failure([f"the rules in storage cannot be read: {one_line(error)}"], CANNOT_START) from None
+    finally:
+        await storage.close()
+
+
+def change_here(settings: Settings, here: RulesHere, key: str, rule: AccessRule | None) -> bool:
+    """Save a rule, or remove it. Whether it is the first one, or was the last. Raises `Failure`."""
+    if _PLUGIN not in settings.plugins:
+        raise Failure([f"acl is not among the plugins of the configuration: add `{_PLUGIN}: {{}}` there"], WRONG_CONFIGURATION)
+    if rule is None and not here.has(key):
+        raise Failure([f"rule {key!r}: there is none in storage"], 1)
+    kept_at(settings)
+    made = bare(settings, ("persistence", "sync"))
+    configure(Log(level="warning"))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_write(made, key, rule))
+    return here.empty if rule is not None else here.would_be_empty(key)
+
+
+async def _write(settings: Settings, key: str, rule: AccessRule | None) -> None:
+    operation = (
+        DropSetting(RULE_KIND, key) if rule is None else SaveSetting(RULE_KIND, key, json.dumps(rule.written()).encode())
+    )
+    async with server_here(settings) as server:
+        try:
+            await server.api.commit([operation], _TIMEOUT)
+        except StorageError as error:
+            raise Failure([one_line(error)], CANNOT_START) from None

@@ -1,0 +1,122 @@
+"""What this node and the others want to hear of, told and asked: see `broker.cluster.interest`.
+
+A change says what a node wants from then on. A node that starts asks all others for what they want already, and until one has
+answered it is told of everything: too much, never too little.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from broker.cluster.interest import Interest
+from broker.cluster.mailbox import AskFailed
+from broker.pipeline import Step
+from storage.ending import end
+from storage.errors import StorageUnavailable
+
+if TYPE_CHECKING:
+    from broker.cluster.mailbox import Mailbox
+    from broker.cluster.membership import Membership
+    from broker.cluster.routes import Routes
+    from storage.records import Operation
+
+log = logging.getLogger(__name__)
+
+_WANTED = "wanted"
+_PAGE = 2000
+_KEPT = 30.0
+"""Seconds for which an inbox stays watched after the last reader, since the next one mostly comes soon."""
+
+
+class InterestExchange:
+    """One node's part. ``later`` calls once so many seconds have passed."""
+
+    def __init__(
+        self,
+        interest: Interest,
+        routes: Routes,
+        mailbox: Mailbox,
+        submit: Callable[[Step], None],
+        later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        self._interest = interest
+        self._routes = routes
+        self._mailbox = mailbox
+        self._submit = submit
+        self._later = later
+        self._tasks: list[asyncio.Task[None]] = []
+        mailbox.on(_WANTED, self._answer)
+
+    async def start(self, members: Membership, me: int) -> None:
+        """Ask the others, and wait a moment for those that answer at once."""
+        others = [token for token in members.nodes if token != me and members.answers(token)]
+        for token in others:
+            self._routes.unknown.add(token)
+            self._tasks.append(asyncio.create_task(self._learn(members, token), name=f"ask node {token} what it wants"))
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=members.patience)
+
+    async def stop(self) -> None:
+        """Ask no more."""
+        await end(self._tasks)
+
+    async def _learn(self, members: Membership, token: int) -> None:
+        while token in members.nodes:
+            try:
+                await self._ask(token, members.patience)
+            except (TimeoutError, AskFailed, StorageUnavailable) as error:
+                log.debug("node %d has not said yet what it wants: %s", token, error)
+                await asyncio.sleep(members.period)
+            else:
+                break
+        self._routes.unknown.discard(token)
+
+    async def _ask(self, token: int, patience: float) -> None:
+        filters: list[str] = [""]
+        while filters:
+            told = await self._mailbox.ask(token, _WANTED, {"filters after": filters[-1]}, patience)
+            filters = list(told["filters"])
+            for filter_ in filters:
+                self._routes.listen(token, filter_)
+        users: list[str] = [""]
+        while users:
+            told = await self._mailbox.ask(token, _WANTED, {"users after": users[-1]}, patience)
+            users = list(told["users"])
+            for user in users:
+                self._routes.holders.waits(user, token, waits=True)
+
+    async def _answer(self, sender: int, body: Any) -> dict[str, Any]:
+        if "filters after" in body:
+            return {"filters": self._interest.filters(body["filters after"], _PAGE)}
+        return {"users": self._interest.watched(body["users after"], _PAGE)}
+
+    # --- inboxes that are watched ----------------------------------------------------------------------------------------
+
+    def watch(self, user: str) -> None:
+        """Be woken for a user's inbox, from a moment on that is soon; `unwatch` must follow."""
+        self._submit(_Watch(self._interest, user))
+
+    def unwatch(self, user: str) -> None:
+        """One reader less."""
+        self._later(_KEPT, lambda: self._submit(_Unwatch(self._interest, user)))
+
+
+class _Watch(Step):
+    def __init__(self, interest: Interest, user: str) -> None:
+        self._interest = interest
+        self._user = user
+
+    def apply(self) -> list[Operation]:
+        return self._interest.watch(self._user)
+
+
+class _Unwatch(Step):
+    def __init__(self, interest: Interest, user: str) -> None:
+        self._interest = interest
+        self._user = user
+
+    def apply(self) -> list[Operation]:
+        return self._interest.unwatch(self._user)

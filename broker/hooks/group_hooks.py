@@ -1,0 +1,139 @@
+"""The hooks around a group's commit, called so that a plugin that fails costs as little as it may.
+
+Kept true (docs/laws.md, 7): a hook that fails before the commit withholds the acks of the messages that it fails for, and of no
+others. One that fails or hangs after the acks delays nothing. Both have a time limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from time import perf_counter
+
+from broker.counters import Counters
+from broker.histogram import Histogram
+from broker.hooks.plugins import Group, GroupPlugin, Refusal
+from broker.packets import ReasonCode
+from broker.plugin_call import answer_of
+from storage.records import Append
+
+log = logging.getLogger(__name__)
+
+
+class HookFailed(Refusal):
+    """A plugin failed for this message before its ack."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, ReasonCode.UNSPECIFIED_ERROR)
+
+
+class GroupHooks:
+    """The plugins that see groups, in the order in which they are called.
+
+    ``timeout`` is in seconds, for each call. ``after_queue`` is how many groups may wait for a plugin's `after_ack`.
+    """
+
+    def __init__(self, plugins: Sequence[GroupPlugin], counters: Counters, *, timeout: float, after_queue: int) -> None:
+        self._counters = counters
+        self._timeout = timeout
+        self._before = [p for p in plugins if type(p).before_ack is not GroupPlugin.before_ack]
+        self._after = [
+            _AfterHook(p, after_queue, timeout, counters) for p in plugins if type(p).after_ack is not GroupPlugin.after_ack
+        ]
+        for plugin in self._before:
+            counters.hook_seconds[type(plugin).__name__] = Histogram()
+        self.any_before = bool(self._before)
+        """Whether `before_ack` has anybody to call."""
+
+    async def before_ack(self, group: Group) -> None:
+        """Let the plugins see the group. What they refused is not among its ``operations`` any more."""
+        for plugin in self._before:
+            ours, began = len(group.operations), perf_counter()
+            well = await self._call(plugin, group)
+            self._counters.hook_seconds[type(plugin).__name__].observe(perf_counter() - began)
+            if well:
+                continue
+            # Somebody in the group makes the plugin fail: find out who, so that the others are acknowledged.
+            del group.operations[ours:]  # what it added before it failed, it adds again
+            for append in group.appends:
+                if append.error is None:
+                    await self._call_alone(plugin, append, group)
+        refused = [a for a in group.appends if a.error is not None]
+        if refused:
+            gone = set(map(id, refused))
+            group.operations[:] = [op for op in group.operations if id(op) not in gone]
+
+    async def _call_alone(self, plugin: GroupPlugin, append: Append, group: Group) -> None:
+        """Call the plugin with one message of the group; what it adds then is the group's."""
+        alone = Group([append], [append])
+        if await self._call(plugin, alone):
+            group.operations += [operation for operation in alone.operations if operation is not append]
+        else:
+            append.error = HookFailed(f"plugin {type(plugin).__name__} failed before the ack")
+
+    async def _call(self, plugin: GroupPlugin, group: Group) -> bool:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await answer_of(plugin.before_ack(group))
+        except TimeoutError:
+            log.error("plugin %s took longer than %g s before the ack", type(plugin).__name__, self._timeout)
+        except Exception:
+            log.exception("plugin %s failed before the ack", type(plugin).__name__)
+        else:
+            return True
+        self._counters.hook_errors += 1
+        return False
+
+    def after_ack(self, group: Group) -> None:
+        """The group's acks are written: queue it for each plugin."""
+        for hook in self._after:
+            hook.offer(group)
+
+    async def close(self) -> None:
+        """Let each plugin finish the group that it has, and drop the rest."""
+        for hook in self._after:
+            await hook.close()
+
+
+class _AfterHook:
+    """One plugin's `after_ack`, fed by a bounded queue."""
+
+    def __init__(self, plugin: GroupPlugin, limit: int, timeout: float, counters: Counters) -> None:
+        self._plugin = plugin
+        self._queue: deque[Group] = deque()
+        self._limit = limit
+        self._timeout = timeout
+        self._counters = counters
+        self._task: asyncio.Task[None] | None = None
+
+    def offer(self, group: Group) -> None:
+        """Queue the group, or skip it where the plugin is too far behind."""
+        if not group.appends:
+            return
+        if len(self._queue) >= self._limit:
+            self._counters.hook_skipped += 1
+            return
+        self._queue.append(group)
+        if self._task is None:
+            self._task = asyncio.create_task(self._drain(), name=f"after_ack {type(self._plugin).__name__}")
+
+    async def _drain(self) -> None:
+        try:
+            while self._queue:
+                group = self._queue.popleft()
+                try:
+                    async with asyncio.timeout(self._timeout):
+                        await answer_of(self._plugin.after_ack(group))
+                except Exception:
+                    self._counters.hook_errors += 1
+                    log.exception("plugin %s failed after the ack", type(self._plugin).__name__)
+        finally:
+            self._task = None
+
+    async def close(self) -> None:
+        """Let the plugin finish the group that it has, and drop the rest."""
+        self._queue.clear()
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)

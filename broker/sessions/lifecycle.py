@@ -1,0 +1,426 @@
+"""The life of a session: opened, taken over, put away in storage and fetched from there, ended.
+
+Every change takes its place in the order of groups, as a step; the state in storage follows in the same order. What happens
+to a session that nobody is connected to, after a time or a crash, is decided in `deadlines`.
+
+- One connection per device at a time; a newer one takes over, and the older is closed at once [MQTT-3.1.4-3].
+- A will is durable before its CONNACK, and is published through the pipeline in the same group that forgets it: once, also
+  when the broker is killed in between.
+- A will is published when its connection ends without DISCONNECT, or a clean start ends the session; one with a delay, when
+  that has passed [MQTT-3.1.3-9]. A connection that was never accepted has none [MQTT-3.1.2-8].
+- Only who is connected is held in memory, and for some seconds who was: see `Sessions`.
+
+Over 300 lines: the life of a session is told in one place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+from broker.packets import SHARE, ReasonCode
+from broker.pipeline import Operations
+from broker.sessions import wills
+from broker.sessions.channel import member_key
+from broker.sessions.deadlines import Deadlines
+from broker.sessions.session import Session
+from broker.sessions.steps import EndStep, Opened, OpenStep, PutAway, closing
+from broker.sessions.timeline import DEVICE, Timeline, is_channel, is_group, member_of
+from storage.records import (
+    NEVER,
+    CloseSession,
+    Device,
+    DeviceKey,
+)
+
+if TYPE_CHECKING:
+    from broker.sessions.link import Link
+    from broker.sessions.ports import Node
+
+log = logging.getLogger(__name__)
+
+IDLE = 5.0
+"""Seconds for which a session stays in memory after its last use."""
+_LOOK = 1.0
+"""Seconds between two looks for such sessions."""
+_AT_ONCE = 2000
+
+
+class Read(NamedTuple):
+    """A device as storage had it; None where it had none."""
+
+    device: Device | None
+
+
+class _ByDevice(dict[DeviceKey, Session]):
+    """Sessions by device, and the verified users' by user; an anonymous user has one device, of its own name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users: dict[str, dict[str, Session]] = {}
+
+    def __setitem__(self, key: DeviceKey, session: Session) -> None:
+        super().__setitem__(key, session)
+        if key.user.startswith("u/"):
+            self.users.setdefault(key.user, {})[key.client_id] = session
+
+    def __delitem__(self, key: DeviceKey) -> None:
+        super().__delitem__(key)
+        devices = self.users.get(key.user)
+        if devices is not None:
+            devices.pop(key.client_id, None)
+            if not devices:
+                del self.users[key.user]
+
+
+class Sessions:
+    """By device: who is connected, clean sessions too, and who was until a moment ago. Everybody else is in storage alone.
+
+    A session is put away some seconds after its last use, once all that was submitted for it is durable; `fetch` brings it
+    back. So what is not in memory is in storage as it is.
+    """
+
+    def __init__(self, server: Node) -> None:
+        self._server = server
+        self._sessions = _ByDevice()
+        self._absent = 0
+        """How many are in storage alone."""
+        self._loading: dict[DeviceKey, asyncio.Task[Session | None]] = {}
+        self._ending: dict[DeviceKey, tuple[asyncio.Future[None], CloseSession]] = {}
+        """Sessions that have ended, and are not out of storage yet; by the last step that takes one out."""
+        self._idle: dict[DeviceKey, float] = {}
+        """Durable sessions that nobody is connected to, by their last use, the oldest first."""
+        self._putting_away = False
+        self.deadlines = Deadlines(server, self)
+
+    def __len__(self) -> int:
+        """All there are, in memory or not."""
+        return len(self._sessions) + self._absent
+
+    def __iter__(self) -> Iterator[Session]:
+        """Those in memory."""
+        return iter(self._sessions.values())
+
+    def get(self, key: DeviceKey) -> Session | None:
+        """The device's session, where it is in memory: of whoever is connected it is."""
+        return self._sessions.get(key)
+
+    def named(self, client_id: str) -> list[Session]:
+        """The sessions in memory with this client id, one per user that has one."""
+        return [session for key, session in self._sessions.items() if key.client_id == client_id]
+
+    def of(self, user: str) -> list[Session]:
+        """The sessions in memory of one user."""
+        if user.startswith("u/"):
+            return list(self._sessions.users.get(user, {}).values())
+        session = self._sessions.get(DeviceKey(user, user[2:]))
+        return [] if session is None else [session]
+
+    def ending(self, key: DeviceKey) -> bool:
+        """Whether storage has a session yet that has ended."""
+        return key in self._ending
+
+    # --- start and end -------------------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Take up what is stored: the filters of everybody, and whole only who takes part in a shared subscription."""
+        server = self._server
+        self._absent = await server.storage.device_count()
+        channels, reading = server.channel_members, set[str]()
+        groups: list[DeviceKey] = []
+        members: dict[DeviceKey, None] = {}
+        async for page in server.storage.subscribed():
+            for user, client_id, filter_ in page:
+                if is_channel(user):
+                    channels.member_stored(user, client_id, filter_)
+                    reading.add(f"{user}{DEVICE}{client_id}")
+                elif server.cluster is not None and (is_group(user) or filter_.startswith(SHARE)):
+                    server.shared_groups.member_changed(DeviceKey(user, client_id), filter_, gone=False)
+                elif is_group(user):
+                    groups.append(DeviceKey(user, client_id))
+                elif filter_.startswith(SHARE):
+                    members[DeviceKey(user, client_id)] = None
+                else:
+                    server.trie.add_aside(filter_, member_of(user, client_id))
+                    channels.device_stored(DeviceKey(user, client_id), filter_)
+        self._absent -= len(reading)
+        if made := await channels.complete(server.storage):
+            log.info("%d devices read from channels what went to their users' inboxes until now", made)
+        for key in groups:
+            device = await server.storage.device(key)
+            if device is not None:
+                self._absent -= 1
+                server.shared_groups.load(device)
+        for key in members:
+            await self.fetch(key)
+
+    def start(self) -> None:
+        """The pipeline runs: watch the deadlines, and put away who is idle."""
+        self.deadlines.start()
+        self._look_for_idle()
+
+    async def stop(self) -> None:
+        """Watch no longer."""
+        await self.deadlines.stop()
+
+    # --- in memory or not ----------------------------------------------------------------------------------------------
+
+    async def fetch(self, key: DeviceKey, read: Read | None = None) -> Session | None:
+        """The device's session, from storage where it is not in memory; it stays for some seconds. Raises `StorageError`.
+
+        ``read`` is what was read of it a moment ago, since when only this node may have changed it.
+        """
+        while (session := self._sessions.get(key)) is None:
+            if (ending := self._ending.get(key)) is not None:
+                await asyncio.shield(ending[0])
+                continue
+            loading = self._loading.get(key)
+            if loading is None:
+                loading = self._loading[key] = asyncio.create_task(self._read(key, read), name="load session")
+            if await asyncio.shield(loading) is None:
+                return self._sessions.get(key)
+        if self._idle.pop(key, None) is not None:
+            self._idle[key] = self._server.clock.now()
+        return session
+
+    async def latest(self, key: DeviceKey) -> Session | None:
+        """The same, as storage has it now. In a cluster another node may have had the device, or have changed it, since it was
+        read: where nobody is connected to it here, it is read again."""
+        if self._server.cluster is not None:
+            await self.refresh(key)
+        return await self.fetch(key)
+
+    async def refresh(self, key: DeviceKey) -> bool:
+        """Keep nothing of a device here that nobody is connected to; whether there was nothing in the first place."""
+        session = self._sessions.get(key)
+        if session is None:
+            return key not in self._ending
+        if session.connection is None:
+            before = Operations()
+            self._server.pipeline.submit(before)
+            await before.finished
+            self.forget(key)
+        return False
+
+    async def _read(self, key: DeviceKey, read: Read | None) -> Session | None:
+        server = self._server
+        try:
+            device = await server.storage.device(key) if read is None else read.device
+            channels: list[tuple[Timeline, Device]] = []
+            for channel in server.channels.serving(device.subscriptions if device is not None else ()):
+                member = await server.storage.device(member_key(channel, key))
+                if member is not None:
+                    channels.append((channel, member))
+        finally:
+            del self._loading[key]
+        if device is None or key in self._sessions or key in self._ending:
+            return self._sessions.get(key)
+        session = self._sessions[key] = Session.load(device, server.settings.mqtt.inflight_window, channels)
+        self._absent -= 1
+        server.subscriptions.load(session)
+        shared = server.storage.cluster
+        session.elsewhere = shared is not None and device.node not in (0, shared.me.token)
+        if not session.elsewhere:  # else it has no deadlines
+            self.deadlines.anchor(session)
+        self._idle[key] = server.clock.now()
+        return session
+
+    def _look_for_idle(self) -> None:
+        server = self._server
+        server.clock.after(_LOOK, self._look_for_idle)
+        before = server.clock.now() - IDLE
+        found = [(key, at) for key, at in islice(self._idle.items(), _AT_ONCE) if at <= before]
+        if found and not self._putting_away:
+            self._putting_away = True
+            server.pipeline.submit(PutAway(self, found))
+
+    def put_away(self, found: list[tuple[DeviceKey, float]]) -> None:
+        """All that was submitted for these when they had not been used for a while is durable: keep them no longer."""
+        self._putting_away = False
+        for key, at in found:
+            session = self._sessions.get(key)
+            if session is None or self._idle.get(key) != at:
+                continue
+            kept = session.shared_filters and self._server.cluster is None
+            if kept or session.in_use or self._server.delivery.unsaved(session):
+                self._idle[key] = self._idle.pop(key)
+                continue
+            self._put_away(session)
+
+    def _put_away(self, session: Session) -> None:
+        self._server.subscriptions.put_away(session)
+        self._drop(session)
+        self._absent += 1
+
+    def forget(self, key: DeviceKey) -> None:
+        """Keep a session no longer that nobody is connected to, if storage has all of it: another node may change it."""
+        session = self._sessions.get(key)
+        if session is not None and key in self._idle and not session.in_use and not self._server.delivery.unsaved(session):
+            self._put_away(session)
+
+    def _keep(self, session: Session) -> None:
+        self._sessions[session.key] = session
+        self._idle.pop(session.key, None)
+
+    def _drop(self, session: Session) -> None:
+        if self._sessions.get(session.key) is session:
+            del self._sessions[session.key]
+            self._idle.pop(session.key, None)
+
+    # --- opening ---------------------------------------------------------------------------------------------------
+
+    def open(
+        self,
+        connection: Link,
+        key: DeviceKey,
+        *,
+        clean: bool,
+        expiry: int,
+        begins: bool,
+        will: bytes | None,
+        opened: Opened,
+    ) -> None:
+        """Give the connection its session; ``opened(session, present)`` is called once that is durable.
+
+        ``begins``: `RetentionLock.begin` was awaited for it.
+        """
+        old = before = self._sessions.get(key)
+        if old is not None and old.connection is not None:
+            self._server.counters.takeovers += 1
+            old.connection.disconnect(ReasonCode.SESSION_TAKEN_OVER, "taken over by a newer connection")
+            old = self._sessions.get(key)
+        if old is not None and self.deadlines.passed(old):
+            self.deadlines.act(old)
+            old = self._sessions.get(key)
+        if old is not None and clean:
+            self._forget(old)
+        present = old is not None and old.durable and not clean
+        if present:
+            assert old is not None
+            session = old
+        else:
+            session = Session(key, durable=expiry > 0, window=self._server.settings.mqtt.inflight_window)
+            session.epoch = before.epoch if before is not None else self._first_epoch()
+        self._keep(session)
+        session.epoch += 1
+        session.connection, session.elsewhere = connection, False
+        session.will, session.will_at, session.expires_at = will, 0, 0
+        connection.session = session
+        step = OpenStep(
+            self._server, connection, session, expiry, fresh=not present, present=present, begins=begins, opened=opened
+        )
+        session.expiry = expiry
+        self._server.pipeline.submit(step)
+
+    def _first_epoch(self) -> int:
+        """What the epochs of a device begin after. In a cluster they go on above those of an earlier session of the device,
+        which may be at work still on a node that is frozen."""
+        cluster = self._server.cluster
+        return 0 if cluster is None else cluster.time()
+
+    def _forget(self, session: Session) -> None:
+        """A clean start ends the session that there was; a will that it delays is due."""
+        if session.will is not None:
+            self._server.pipeline.submit(wills.append(session.will, session.key, self._server.time))
+            session.will = None
+        self.end_session(session, closing(session, delete=True) if session.durable else None)
+
+    # --- ending ----------------------------------------------------------------------------------------------------
+
+    def end(self, connection: Link, why: str) -> None:
+        """The connection of a session ended, for whatever reason. Called once per connection."""
+        session = connection.session
+        if session is None or session.connection is not connection:
+            return
+        server = self._server
+        self._detach(session, connection)
+        now = server.time.now()
+        ends_now = not session.expiry
+        will, delayed_until = session.will, 0
+        session.will = None
+        if will is not None and connection.will_wanted:
+            wait = 0 if ends_now else wills.delay(will)
+            if wait:
+                session.will, delayed_until = will, now + wait * 1000
+            else:
+                server.pipeline.submit(wills.append(will, session.key, server.time))
+        session.will_at = delayed_until
+        session.expires_at = 0 if session.expiry == NEVER else now + session.expiry * 1000
+        if ends_now:
+            stored = session.durable or will is not None
+            self.end_session(session, closing(session, delete=True) if stored else None)
+        else:
+            server.delivery.save(session)
+            server.pipeline.submit(EndStep(server, session, closing(session, delete=False), keep=True))
+            self._idle[session.key] = server.clock.now()
+
+    def _detach(self, session: Session, connection: Link, *, lost: bool = False) -> None:
+        server = self._server
+        server.delivery.detach(session)
+        connection.outbound = None
+        session.connection = None
+        session.window.disconnected()
+        if session.shared_filters:
+            server.shared_groups.detach(session, lost=lost)
+        server.disconnected(connection, was_open=connection.was_open or connection.open)
+
+    def lose(self, session: Session) -> None:
+        """Another node has the device now: the connection is closed, and nothing is written for it. Storage has what the other
+        node goes on with; here only the filters stay, set aside.
+
+        A will that is due with the end of the connection is published here too, once all the same, as it has a key: the other
+        node may not know of it, where both opened the device at the same moment.
+        """
+        connection = session.connection
+        if connection is not None:
+            if session.will is not None and connection.open and not wills.delay(session.will):
+                self._server.pipeline.submit(wills.append(session.will, session.key, self._server.time))
+            self._server.counters.takeovers += 1
+            self._detach(session, connection, lost=True)
+            connection.disconnect(ReasonCode.SESSION_TAKEN_OVER, "taken over by a newer connection to another node")
+        if self._sessions.get(session.key) is not session:
+            return
+        session.will = None
+        if session.durable:
+            session.ended = True
+            self._put_away(session)
+        else:
+            if self._server.cluster is not None:
+                self._server.cluster.lost(session.key)
+            self._drop(session)
+            self._server.pipeline.submit(EndStep(self._server, session, None, lost=True))
+
+    def end_session(self, session: Session, operation: CloseSession | None) -> None:
+        """The session ends at the next place in the order; until that is durable nobody reads it from storage."""
+        key = session.key
+        self._drop(session)
+        if operation is not None:
+            before = self._ending.get(key)
+            self._ending[key] = (before[0] if before else asyncio.get_running_loop().create_future(), operation)
+        self._server.pipeline.submit(EndStep(self._server, session, operation))
+
+    def ended(self, key: DeviceKey, operation: CloseSession) -> None:
+        """A session's end is durable."""
+        ending = self._ending.get(key)
+        if ending is not None and ending[1] is operation:
+            del self._ending[key]
+            ending[0].set_result(None)
+
+    def create(self, key: DeviceKey) -> Session:
+        """A durable session without a connection, for a device that has none; storage hears of it by its first operation."""
+        session = Session(key, durable=True, window=self._server.settings.mqtt.inflight_window)
+        session.expiry = self._server.settings.mqtt.max_session_expiry
+        session.epoch = self._first_epoch()
+        self._keep(session)
+        self._idle[key] = self._server.clock.now()
+        return session
+
+    def remove(self, session: Session) -> None:
+        """End a session by hand: its connection is closed, and all its state is gone."""
+        if session.connection is not None:
+            session.connection.disconnect(ReasonCode.ADMINISTRATIVE_ACTION, "the session was removed")
+        if self._sessions.get(session.key) is session:
+            self.end_session(session, closing(session, delete=True))

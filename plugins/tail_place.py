@@ -1,0 +1,62 @@
+"""Where somebody who follows all that is stored is, kept in storage: it goes on from there after a restart, on any node.
+
+It is kept as a job's state is, under a name with a colon, and not as a stored setting: those are all read again by every node
+whenever one changes.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from broker.amqtt import Services
+from plugins.follower import Follower
+from storage.records import JobState, SaveJob
+
+_TIMEOUT = 10.0
+"""Seconds that its commit may take."""
+
+
+class TailPlace:
+    """The place of one follower. ``earliest``: a new name begins with all that is stored, and not with what comes next."""
+
+    def __init__(self, server: Services, name: str, *, earliest: bool = False) -> None:
+        self._server = server
+        self._name = name
+        self._earliest = earliest
+        self._saved: tuple[object, ...] = ()
+        self.follower: Follower | None = None
+        """None while somebody else may be the one who follows."""
+        self.more: dict[str, Any] = {}
+        """What is kept beside it; plain JSON values."""
+
+    async def begin(self) -> Follower:
+        """Go on from what is stored; a new name begins durably, before anything is done. Raises as `Services.commit`."""
+        storage = self._server.storage
+        kept = next((state for state in await storage.jobs() if state.name == self._name), None)
+        if kept is None:
+            positions = {} if self._earliest else dict(await storage.tails())
+            follower = self.follower = Follower(storage, positions, {})
+            await self.save()
+            return follower
+        told = json.loads(kept.detail)
+        self.more |= told["more"]
+        follower = self.follower = Follower(storage, {int(n): place for n, place in told["positions"].items()}, {})
+        self._saved = self._state(follower)
+        return follower
+
+    def give_up(self) -> None:
+        """Somebody else follows from here on."""
+        self.follower = None
+
+    async def save(self) -> None:
+        """Make it durable, where it is another than what is stored. Raises as `Services.commit`."""
+        if self.follower is None or (state := self._state(self.follower)) == self._saved:
+            return
+        positions = {str(number): place for number, place in self.follower.positions.items()}
+        detail = json.dumps({"positions": positions, "more": self.more})
+        await self._server.commit([SaveJob(JobState(self._name, detail=detail))], _TIMEOUT)
+        self._saved = state
+
+    def _state(self, follower: Follower) -> tuple[object, ...]:
+        return (dict(follower.positions), dict(self.more))

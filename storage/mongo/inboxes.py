@@ -1,0 +1,62 @@
+"""Writing inbox entries beside other writers.
+
+An entry's key is (user, sequence). Where it is free, nobody has written to the inbox since its end was read, so an entry that
+another writer gave the same message would be in its way. Where it is taken, the entries that follow in that inbox are not
+written: they would come before it. So users with one entry each go in one wave in any order; those with several, in theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from storage.mongo.documents import Collection, Raw
+from storage.mongo.writes import CHUNK, insert_some
+
+_AT_ONCE = 4
+_WORTH_PARTING = 250
+
+
+async def write_entries(collection: Collection, documents: Sequence[Raw]) -> set[int]:
+    """Insert; the places of those that are durable. Of one inbox those are the first ones."""
+    by_user: dict[str, list[int]] = {}
+    for place, document in enumerate(documents):
+        by_user.setdefault(document["user"], []).append(place)
+    if len(by_user) == len(documents):
+        return await _insert(collection, documents, range(len(documents)), ordered=False)
+    if len(documents) <= _WORTH_PARTING:
+        return await _insert(collection, documents, range(len(documents)), ordered=True)
+    single = [places[0] for places in by_user.values() if len(places) == 1]
+    waves: list[tuple[list[int], bool]] = [(single, False)] if single else []
+    size = max(_WORTH_PARTING, -(-(len(documents) - len(single)) // _AT_ONCE))
+    wave: list[int] = []
+    for places in by_user.values():
+        if len(places) > 1:
+            wave += places
+        if len(wave) >= size:
+            waves.append((wave, True))
+            wave = []
+    if wave:
+        waves.append((wave, True))
+    written: set[int] = set()
+    for start in range(0, len(waves), _AT_ONCE):
+        some = waves[start : start + _AT_ONCE]
+        found = await asyncio.gather(
+            *(_insert(collection, documents, places, ordered=ordered) for places, ordered in some), return_exceptions=True
+        )
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+            written |= one
+    return written
+
+
+async def _insert(collection: Collection, documents: Sequence[Raw], places: Sequence[int], *, ordered: bool) -> set[int]:
+    written: set[int] = set()
+    for start in range(0, len(places), CHUNK):
+        some = places[start : start + CHUNK]
+        found = await insert_some(collection, [documents[place] for place in some], ordered=ordered)
+        written.update(some if len(found) == len(some) else (some[n] for n in found))
+        if ordered and len(found) < len(some):
+            break
+    return written

@@ -1,0 +1,145 @@
+"""Everything in a SQLite file as records, at one moment: one read transaction, beside the broker that serves it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from storage.cluster import number_of
+from storage.errors import NoDatabase, StorageError
+from storage.packing import unpack_inflight
+from storage.restored import unmarked
+from storage.sqlite import queries
+from storage.sqlite.connection import connect_reader, translate
+from storage.sqlite.disk import is_there, refuse_empty
+from storage.sqlite.schema import check_version
+from storage.transfer import About, Record
+
+_PAGE = 1000
+_DEVICES = """
+    SELECT 'device', d.user, d.client, d.epoch, d.expiry, d.expires_at, d.created_at, d.position, d.cursor, d.inflight,
+        (SELECT json_group_array(json_array(filter, options, identifier, since)) FROM subscriptions WHERE device = d.id),
+        (SELECT json_group_array(place & 65535) FROM received WHERE place BETWEEN d.id << 16 AND d.id << 16 | 65535),
+        d.will, d.will_at
+    FROM devices AS d ORDER BY d.id
+"""
+_FIELDS = "seq, m.id, m.user, m.device, m.time, m.qos, m.retain, m.expires, m.properties, m.payload"
+_SIMPLE = {
+    "settings": "SELECT 'setting', kind, key, CAST(value AS BLOB) FROM settings ORDER BY kind, key",
+    "tokens": "SELECT 'token', id, digest, user, label, created, expires FROM tokens ORDER BY id",
+    "jobs": "SELECT 'job', name, schedule, next_run, started, ended, outcome, detail FROM jobs ORDER BY name",
+    "idempotency": "SELECT 'once', user, key, digest, message, seq, until FROM idempotency ORDER BY id",
+    "participants": "SELECT 'participant', user, topic, joined, position FROM participants ORDER BY user, topic",
+    "retained": f"SELECT 'retained', m.topic, m.{_FIELDS} FROM retained AS m ORDER BY m.topic",
+    "users": "SELECT 'inbox', key, floor FROM users ORDER BY id",
+    "sync": """
+        SELECT 'entry', u.key, s.seq, s.message, ifnull(s.target, ''), coalesce(m.time, r.time, 0),
+            coalesce(length(m.payload), length(r.payload), 0)
+        FROM users AS u CROSS JOIN sync AS s ON s.user = u.id
+        LEFT JOIN store AS m ON m.id = s.message LEFT JOIN retained AS r ON r.id = s.message ORDER BY u.id, s.seq
+    """,
+    "conversations": "SELECT 'conversation', topic, floor, floor_time FROM conversations ORDER BY id",
+    "store": f"""
+        SELECT 'message', c.topic, m.{_FIELDS}
+        FROM conversations AS c CROSS JOIN store AS m ON m.conversation = c.id ORDER BY c.id, m.seq
+    """,
+}
+"""By table, in the order of `storage.transfer.KINDS`. A file of an earlier schema may lack one."""
+
+
+class SqliteSource:
+    """A `storage.transfer.Source`. The file's log grows while it is open, as nothing of this moment is overwritten."""
+
+    def __init__(self, path: str | Path, busy_timeout: float = 5.0) -> None:
+        self._path = Path(path).expanduser()
+        self._busy_timeout = busy_timeout
+        self._connection: sqlite3.Connection | None = None
+
+    async def __aenter__(self) -> Self:
+        if not is_there(self._path):
+            raise NoDatabase(f"{self._path}: there is no database")
+        refuse_empty(self._path)
+        try:
+            self._connection = connection = connect_reader(self._path, self._busy_timeout)
+            check_version(connection, str(self._path))
+            connection.execute("BEGIN")
+            connection.execute("SELECT count(*) FROM meta").fetchall()  # the moment that is read
+        except sqlite3.Error as error:
+            await self.__aexit__()
+            raise self._wrong(error) from error
+        except StorageError:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _wrong(self, error: sqlite3.Error) -> StorageError:
+        return translate(error, str(self._path))
+
+    @property
+    def _open(self) -> sqlite3.Connection:
+        assert self._connection is not None, "it is read within its context"
+        return self._connection
+
+    async def about(self) -> About:
+        """See `storage.transfer.Source`."""
+        connection = self._open
+        try:
+            tables = [*self._tables(), "devices"]
+            count = sum(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0] for table in tables)
+            epoch = queries.data_epoch(connection)
+        except sqlite3.Error as error:
+            raise self._wrong(error) from error
+        return About("sqlite", epoch.id, count, time.time_ns() // 1_000_000)
+
+    def _tables(self) -> list[str]:
+        there = {row[0] for row in self._open.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()}
+        return [table for table in _SIMPLE if table in there]
+
+    async def records(self) -> AsyncIterator[list[Record]]:
+        """See `storage.transfer.Source`."""
+        try:
+            for page in self._pages():
+                yield page
+        except sqlite3.Error as error:
+            raise self._wrong(error) from error
+
+    def _pages(self) -> Iterator[list[Record]]:
+        connection = self._open
+        for page in _pages(connection.execute(_DEVICES)):
+            yield [_device(row) for row in page]
+        last: dict[int, int] = {}
+        for table in self._tables():
+            for page in _pages(connection.execute(_SIMPLE[table])):
+                if table in ("store", "retained"):
+                    _note(last, (record[3] for record in page))
+                yield page
+        _note(last, [queries.last_id(connection)])
+        yield [("id", number, id) for number, id in sorted(last.items())]
+
+
+def _pages(cursor: sqlite3.Cursor) -> Iterator[list[Record]]:
+    while page := cursor.fetchmany(_PAGE):
+        yield page
+
+
+def _note(last: dict[int, int], ids: Iterable[int]) -> None:
+    for id in ids:
+        number = number_of(id)
+        if id > last.get(number, 0):
+            last[number] = id
+
+
+def _device(row: tuple[Any, ...]) -> Record:
+    kind, user, client, epoch, expiry, expires_at, created_at, offset, cursor, inflight, filters, received, *will = row
+    entries = [[*entry] for entry in unpack_inflight(inflight)]
+    fields = expiry, expires_at, created_at, offset, cursor, entries, sorted(json.loads(filters)), sorted(json.loads(received))
+    return (kind, user, client, unmarked(epoch), *fields, *will)

@@ -1,0 +1,117 @@
+"""`tideline doctor`: what will hurt on this machine is found, and what is well is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.cli import doctor_checks
+from broker.config import load
+from tests.cli.processes import PATIENCE, command, environment, serving
+from tests.support.certificates import Certificates
+
+
+def doctor(folder: Path, *arguments: str, **variables: str) -> tuple[int, list[dict[str, str]]]:
+    done = subprocess.run(
+        command("doctor", "--json", *arguments),
+        cwd=folder,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def found(lines: list[dict[str, str]], subject: str) -> dict[str, str]:
+    (line,) = [line for line in lines if line["subject"] == subject]
+    return line
+
+
+def hurts(lines: list[dict[str, str]]) -> list[dict[str, str]]:
+    """What would hurt on any machine; where this one's folder for tests lies is no matter."""
+    return [line for line in lines if line["level"] == "fail" and "in memory" not in line["text"] and line["subject"] != "disk"]
+
+
+def test_a_machine_that_is_well_and_the_broker_on_it(tmp_path: Path) -> None:
+    _, lines = doctor(tmp_path)
+    assert hurts(lines) == []
+    assert "made at the first start" in found(lines, "storage")["text"]
+    assert found(lines, "broker")["text"] == "none runs here"
+    assert not list(tmp_path.iterdir()), "it leaves nothing behind"
+    with serving(tmp_path) as broker:
+        broker.line("storing")
+        _, lines = doctor(tmp_path)
+        assert hurts(lines) == []
+        assert found(lines, "broker")["text"].endswith("and is well")
+        assert "0 sessions, 0 retained messages" in found(lines, "storage")["text"]
+        broker.signal(signal.SIGTERM)
+        assert broker.wait() == 0
+    os.chmod(tmp_path / "data" / "tideline.db", 0o644)
+    _, lines = doctor(tmp_path)
+    assert any("chmod 600" in line["text"] for line in lines if line["subject"] == "persistence.url")
+    assert hurts(lines) == []
+
+
+def test_what_hurts_is_said_with_what_to_do(tmp_path: Path) -> None:
+    key = tmp_path / "server.key"
+    made = Certificates(tmp_path)
+    key.write_bytes(made.server_key.read_bytes())
+    key.chmod(0o644)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "tideline.db").write_bytes(b"no database, and not empty either")
+    (tmp_path / "config.yaml").write_text(
+        "listeners:\n"
+        f"  - {{name: mqtts, bind: '127.0.0.1:0', tls: {{certfile: '{made.server}', keyfile: '{key}'}}}}\n"
+        "  - {name: other, bind: '127.0.0.1:0'}\n"
+    )
+    code, lines = doctor(tmp_path)
+    assert code == 1
+    assert found(lines, "listeners.mqtts.tls.keyfile")["level"] == "fail"
+    assert found(lines, "storage")["level"] == "fail"
+    (tmp_path / "config.yaml").write_text("listeners: {}\n")
+    code, lines = doctor(tmp_path)
+    assert (code, lines) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "level", "says"),
+    [
+        (doctor_checks.open_files, {"hard": 100}, "warn", "LimitNOFILE="),
+        (doctor_checks.open_files, {"hard": resource.RLIM_INFINITY}, "ok", "any number"),
+        (doctor_checks.folders, {"mount": "nfs4"}, "fail", "local disk"),
+        (doctor_checks.folders, {"mount": "tmpfs"}, "fail", "restarts"),
+        (doctor_checks.folders, {"free": 1 << 20}, "fail", "nobody is acknowledged"),
+        (doctor_checks.folders, {"free": 100 << 20}, "warn", "make room"),
+        (doctor_checks.folders, {"took": 0.05}, "warn", "faster disk"),
+        (doctor_checks.folders, {"took": 0.000001}, "warn", "power cut"),
+    ],
+)
+def test_what_a_machine_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, check: doctor_checks.Check, changes: dict[str, Any], level: str, says: str
+) -> None:
+    """Machines that are not at hand: what the system would answer there stands in for its answer."""
+    monkeypatch.chdir(tmp_path)
+    if "hard" in changes:
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (10, changes["hard"]))
+    if "mount" in changes:
+        monkeypatch.setattr(doctor_checks, "_kind_of", lambda _: changes["mount"])
+    if "free" in changes:
+        usage = shutil._ntuple_diskusage(1 << 30, 0, changes["free"])
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    if "took" in changes:
+        ticks = iter(n * changes["took"] for n in range(1000))
+        monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
+    findings = list(check(load(None, {})))
+    assert [finding for finding in findings if finding.level == level and says in finding.text], findings

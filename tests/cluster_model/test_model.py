@@ -1,0 +1,37 @@
+"""The laws across nodes, by a model: whatever clients do and whatever befalls the nodes, the checker finds nothing.
+
+Real brokers in one process over one database in memory, and in virtual time, so that an example is a minute of a cluster's
+life. One that fails prints its number, which plays the same way again (`python -m tests.cluster_model`).
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.cluster_model.checker import faults
+from tests.cluster_model.plays import play_of
+from tests.cluster_model.world import played
+
+PLAYS = int(os.environ.get("TIDELINE_PLAYS", "300"))
+"""The same ones each time: `make test` plays these, `make mutants` as many as its faults need."""
+MORE = 2000
+
+
+def _judge(seed: int) -> None:
+    found = faults(played(play_of(seed)))
+    assert not found, f"{found} in play {seed}, which is {seed + 1} of them: {play_of(seed)}"
+
+
+@pytest.mark.timeout(280)
+def test_the_laws_hold_across_nodes() -> None:
+    for seed in range(PLAYS):
+        _judge(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_laws_hold_across_nodes_for_long() -> None:
+    found = {seed: lines for seed in range(PLAYS, PLAYS + MORE) if (lines := faults(played(play_of(seed))))}
+    assert found == {}

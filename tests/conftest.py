@@ -1,0 +1,24 @@
+"""What holds for all tests."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A shell has what it puts in the background ignore ^C, and so do its children: those that a test interrupts would go on.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# A loaded machine is slow at times: no test fails for how long one example took.
+settings.register_profile("tideline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tideline")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+    """Each run has an order of its own (pytest-randomly); ``-q`` hides its seed, which whoever looks for a failure needs."""
+    seed = config.getoption("randomly_seed", None)
+    if exitstatus == pytest.ExitCode.TESTS_FAILED and seed is not None:
+        terminalreporter.write_line(f"the order was random; the same again: --randomly-seed={seed}")

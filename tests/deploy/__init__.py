@@ -1,0 +1,1 @@
+"""What is delivered beside the code: units, images, wheels."""

@@ -1,0 +1,74 @@
+"""A wheel in an environment of its own: what it holds is enough to run, away from the sources."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from tests.support.until import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str | Path, cwd: Path) -> str:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("TIDELINE", "PYTHON", "VIRTUAL_ENV"))}
+    done = subprocess.run(arguments, cwd=cwd, env=clean, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_it_runs_in_an_empty_environment(tmp_path: Path) -> None:
+    uv = Path(sys.executable).with_name("uv")
+    sources = tmp_path / "sources"
+    for name in ("broker", "plugins", "storage"):
+        shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources / name)
+    run(
+        uv,
+        "build",
+        "--quiet",
+        "--wheel",
+        "--no-build-isolation",
+        "--python",
+        sys.executable,
+        "--out-dir",
+        tmp_path,
+        sources,
+        cwd=tmp_path,
+    )
+    (wheel,) = tmp_path.glob("tideline-*.whl")
+    with zipfile.ZipFile(wheel) as inside:
+        tops = {name.partition("/")[0] for name in inside.namelist()}
+        assert {top for top in tops if not top.startswith("tideline-")} == {"broker", "plugins", "storage"}
+    run(uv, "venv", "--quiet", "--python", sys.executable, "fresh", cwd=tmp_path)
+    python = tmp_path / "fresh" / "bin" / "python"
+    locked = ROOT / "requirements" / "core.txt"
+    run(uv, "pip", "install", "--quiet", "--python", python, "--constraint", locked, wheel, cwd=tmp_path)
+    tideline = tmp_path / "fresh" / "bin" / "tideline"
+    assert run(tideline, "--version", cwd=tmp_path).startswith("tideline ")
+    ports = {f"TIDELINE__LISTENERS__{place}__BIND": "127.0.0.1:0" for place in (0, 1)}
+    ports["TIDELINE__PLUGINS__HTTP__BIND"] = "127.0.0.1:0"
+    log = tmp_path / "log"
+    with log.open("wb") as errors:
+        broker = subprocess.Popen(
+            [tideline, "serve"], cwd=tmp_path, env={"PATH": os.environ["PATH"], **ports}, stdout=subprocess.PIPE, stderr=errors
+        )
+    try:
+        assert broker.stdout is not None
+        lines = [broker.stdout.readline().decode() for _ in range(3)]
+        assert lines[2] == "storing sqlite:///data/tideline.db\n", log.read_text()
+        wait_until(lambda: (tmp_path / "data" / "operator.json").exists(), log.read_text)
+        assert "reindex" in run(tideline, "--help", cwd=tmp_path)
+        broker.send_signal(signal.SIGTERM)
+        assert broker.wait(60) == 0
+    finally:
+        broker.kill()
+        broker.wait()
+        assert broker.stdout is not None
+        broker.stdout.close()

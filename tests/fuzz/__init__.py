@@ -1,0 +1,1 @@
+"""What strangers may send, made up by a fuzzer that watches which code it reaches: `python -m tests.fuzz`."""

@@ -1,0 +1,13 @@
+"""The same by three writers."""
+
+from __future__ import annotations
+
+from tests.storage.backend_mongo_two import TwoWriters
+
+
+class ThreeWriters(TwoWriters):
+    name = "mongo-three"
+    writers = 3
+
+
+BACKEND = ThreeWriters

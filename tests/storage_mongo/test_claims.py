@@ -1,0 +1,150 @@
+"""A publisher sends again through another node, while the first one is frozen at any write: stored once, in each inbox once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+import pytest
+
+from storage.errors import Superseded
+from storage.mongo import MongoStorage
+from storage.records import Append, CloseSession, DeviceKey, Release
+from tests.storage.samples import START, Maker, opened
+from tests.storage_mongo.groups import check_laws
+from tests.support import mongo_server
+from tests.support.mongo_proxy import WRITES, Command, MongoProxy
+
+ANN = DeviceKey("u/ann", "phone")
+QUIET = {"nodes", "lanes", "leases"}
+
+
+async def _pair(database: str, proxy: MongoProxy) -> tuple[MongoStorage, MongoStorage]:
+    slow = MongoStorage(mongo_server.url(database, through=proxy.port))
+    other = MongoStorage(mongo_server.url(database))
+    await slow.open()
+    await other.open()
+    return slow, other
+
+
+class Frozen:
+    """A commit whose ``number``-th write is held up until `thaw`; ``whole``: it had fewer."""
+
+    def __init__(self, storage: MongoStorage, proxy: MongoProxy, number: int, append: Append) -> None:
+        self._go, self._held, self._left, self._last = asyncio.Event(), asyncio.Event(), number, Command("", "")
+        proxy.pass_on, proxy.held = self._see, self._hold
+        self._commit = asyncio.create_task(storage.commit([append]))
+        self.whole = False
+
+    def _see(self, command: Command) -> bool:
+        self._last = command
+        if command.name in WRITES and command.collection not in QUIET:
+            self._left -= 1
+        return True
+
+    def _hold(self) -> Awaitable[object] | None:
+        if self._left <= 0 and not self._go.is_set() and self._last.name in WRITES:
+            self._held.set()
+            return self._go.wait()
+        return None
+
+    async def reached(self) -> None:
+        held = asyncio.create_task(self._held.wait())
+        await asyncio.wait([held, self._commit], return_when=asyncio.FIRST_COMPLETED)
+        self.whole = self._commit.done()
+        held.cancel()
+
+    async def thaw(self) -> None:
+        self._go.set()
+        await self._commit
+
+
+@pytest.mark.parametrize("finished", [False, True], ids=["at once", "behind finish"])
+@pytest.mark.parametrize("number", range(1, 7))
+@pytest.mark.parametrize("kind", ["packet id", "key"])
+async def test_sent_again_through_another_node(
+    database: str, proxy: MongoProxy, make: Maker, kind: str, number: int, finished: bool
+) -> None:
+    async with asyncio.timeout(90):
+        slow, other = await _pair(database, proxy)
+        await slow.commit([opened(ANN), make.append("a", ["u/bob"])])
+
+        def publish() -> Append:
+            if kind == "packet id":
+                return make.append("a", ["u/ann", "u/bob"], b"same", qos=2, received=(ANN, 7))
+            until = START + 1_000_000
+            return make.append("a", ["u/ann", "u/bob"], b"same", idempotency_key="k", idempotency_until=until)
+
+        first = publish()
+        frozen = Frozen(slow, proxy, number, first)
+        await frozen.reached()
+        if finished:
+            assert other.cluster is not None
+            await other.cluster.finish(slow._state.token)
+        await other.commit([opened(ANN, 2)])
+        again = publish()
+        device = await other.device(ANN)
+        assert device is not None
+        if kind == "key" or 7 not in device.received:  # else it is known, and nothing is stored
+            await other.commit([again])
+        await other.commit([make.append("a", ["u/ann"])])
+        await frozen.thaw()
+        assert again.error is None
+        assert first.error is None or isinstance(first.error, Superseded)
+        assert await check_laws(other) == 3
+        for user, count in (("u/ann", 2), ("u/bob", 2)):
+            assert await other.inbox_head(user) == count
+        if kind == "packet id":
+            device = await other.device(ANN)
+            assert device is not None
+            assert device.received == {7}
+        else:
+            stored = again.original[0] if again.original else again.message.id
+            assert (first.original[0] if first.original else first.message.id) == stored
+        await slow.close()
+        await other.close()
+
+
+async def test_a_packet_id_that_was_released_is_free(database: str, proxy: MongoProxy, make: Maker) -> None:
+    """Its next message has the same content, and is another one; an older connection's release does not free it again."""
+    slow, other = await _pair(database, proxy)
+    await slow.commit([opened(ANN)])
+    for _ in range(2):
+        await slow.commit([make.append("a", payload=b"same", qos=2, received=(ANN, 7))])
+        await slow.commit([Release(ANN, 7)])
+    await other.commit([opened(ANN, 2)])
+    await other.commit([make.append("a", payload=b"same", qos=2, received=(ANN, 7))])
+    await slow.commit([Release(ANN, 7)])
+    claim = await other.collections.claims.find_one({})
+    assert claim is not None
+    assert (claim["mid"], claim["epoch"], claim["released"]) == (3, 2, 0)
+    assert await other.conversation_bounds("a") == (1, 3)
+    await slow.close()
+    await other.close()
+
+
+async def test_a_message_of_a_connection_that_was_taken_over_is_not_stored(
+    database: str, proxy: MongoProxy, make: Maker
+) -> None:
+    slow, other = await _pair(database, proxy)
+    await slow.commit([opened(ANN)])
+    await other.commit([opened(ANN, 2)])
+    late = make.append("a", ["u/bob"], qos=2, received=(ANN, 7))
+    await slow.commit([late, make.append("a", ["u/bob"])])
+    assert isinstance(late.error, Superseded)
+    assert await check_laws(other) == 1
+    await slow.close()
+    await other.close()
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["deleted", "begun anew"])
+async def test_packet_ids_of_a_session_that_ended_are_free(database: str, make: Maker, anew: bool) -> None:
+    """Nobody releases them any more: a claim that stays claimed would be kept for ever."""
+    storage = MongoStorage(mongo_server.url(database))
+    await storage.open()
+    await storage.commit([opened(ANN), make.append("a", qos=2, received=(ANN, 7))])
+    await storage.commit([opened(ANN, 2, clean=True) if anew else CloseSession(ANN, 1, True)])
+    claim = await storage.collections.claims.find_one({})
+    assert claim is not None
+    assert (claim["mid"], claim["released"]) == (1, 1)
+    await storage.close()

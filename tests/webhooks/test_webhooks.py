@@ -1,0 +1,179 @@
+"""Webhooks: signed, in order, at least once, from a place of their own; also over restarts, kills and nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from broker.config import checked
+from broker.errors import StartError
+from plugins.http import HttpPlugin
+from plugins.webhooks import WebhooksPlugin
+from plugins.webhooks.signature import headers, key_of
+from tests.support.broker import ANONYMOUS, Broker, running
+from tests.support.cluster import cluster
+from tests.support.laws_process import broker_process
+from tests.support.until import until
+from tests.support.wire import Client
+from tests.webhooks.receiver import SECRET, Receiver
+
+NOBODY = {"tests.support.laws_auth.NameIsPassword": False, "tests.support.laws_auth.ForbiddenTopics": False}
+HTTP = {"http": {"bind": "127.0.0.1:0", "operator_file": ""}}
+
+
+def plugins(receiver: Receiver, **options: Any) -> dict[str, Any]:
+    hook = {"name": "push", "url": receiver.url, "secrets": [SECRET], "timeout": 60, **options}
+    return {**HTTP, "webhooks": {"hooks": [hook]}}
+
+
+async def state(broker: Broker) -> dict[str, Any]:
+    plugin = broker.server.api.plugin(HttpPlugin)
+    assert plugin is not None
+    async with httpx.AsyncClient(timeout=30) as http:
+
+        async def asked() -> list[dict[str, Any]]:
+            answer = await http.get("http://{}:{}/v1/webhooks".format(*plugin.address))
+            return list(answer.json()["hooks"]) if answer.status_code == 200 else []
+
+        (hook,) = await until(asked)
+        return hook
+
+
+def test_signatures_are_those_of_the_specification() -> None:
+    """The example of standardwebhooks.com; and a key that is being rolled signs beside the new one."""
+    key = key_of("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    made = headers([key, key_of(SECRET)], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    signatures = made["webhook-signature"].split()
+    assert signatures[0] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    assert len(signatures) == 2
+    assert (made["webhook-id"], made["webhook-timestamp"]) == ("msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"secrets": []}, "at least one is needed"),
+        ({"secrets": ["whsec_AAAA"]}, "base64 of 24 to 64 bytes"),
+        ({"secrets": ["AAAA"]}, "whsec_"),
+        ({"url": "ftp://x"}, "http://"),
+        ({"url": "http://a:b@x/"}, "user or password"),
+        ({"events": ["message.read"]}, "message.read"),
+        ({"filters": ["a#"]}, "filters"),
+        ({"name": "a b"}, "letters"),
+        ({"give_up_after": "soon"}, "give_up_after"),
+        ({"cafile": "nowhere.pem"}, "nowhere.pem"),
+    ],
+)
+def test_what_is_wrong_with_a_hook_is_told(options: dict[str, Any], told: str) -> None:
+    hook = {"name": "push", "url": "https://x/", "secrets": [SECRET], **options}
+    with pytest.raises(StartError, match=told) as error:
+        checked("plugins.webhooks.WebhooksPlugin", {"hooks": [hook]})
+    assert base64.b64encode(bytes(range(32))).decode() not in str(error.value)
+
+
+async def test_events_are_told_in_order_and_only_those_that_are_wanted(tmp_path: Path) -> None:
+    """Also by a service that answers with errors and redirects at first."""
+    every = ["message.stored", "message.offline", "client.connected", "client.disconnected"]
+    async with Receiver() as receiver:
+        receiver.answers = [500, 302]
+        options = plugins(receiver, events=every, filters=["chat/#"])
+        async with running(f"sqlite:///{tmp_path}/t.db", plugins=options) as broker:
+            await state(broker)
+            away, here = await broker.durable("away"), await broker.durable("here")
+            for client in (away, here):
+                await client.subscribe("chat/#", options=1)
+            await broker.lose(away, "away")
+            await receiver.told(3)
+            await here.publish("chat/1", b"hello")
+            await here.message()
+            await here.publish("other", b"no")
+            await receiver.told(5)
+            told = [(event["type"], event["data"].get("user") or event["data"].get("client")) for event in receiver.events]
+            assert told == [
+                ("client.connected", "c/away"),
+                ("client.connected", "c/here"),
+                ("client.disconnected", "c/away"),
+                ("message.stored", None),
+                ("message.offline", "c/away"),
+            ]
+            message = receiver.events[4]["data"]["message"]
+            assert (message["topic"], message["payload"], message["sender"]) == ("chat/1", "hello", "c/here")
+            assert receiver.ids[0] == receiver.ids[1] == receiver.ids[2]  # what is tried again has the id that it had
+
+            async def delivered() -> bool:
+                return bool((await state(broker))["delivered"] == 5)
+
+            await until(delivered)
+            hook = await state(broker)
+            assert (hook["failures"], hook["error"]) == (2, None)
+            assert (await here.subscribe("$sync/clients"))[0] >= 0x80
+
+
+async def test_nothing_is_lost_over_a_kill_nor_over_a_service_that_is_away(tmp_path: Path) -> None:
+    async with Receiver() as receiver:
+        options = {**NOBODY, **ANONYMOUS, **plugins(receiver, start="earliest")}  # the process listens before the hook begins
+        with broker_process(tmp_path, f"sqlite:///{tmp_path}/t.db", plugins=options) as broker:
+            client = await Client.open(("127.0.0.1", broker.port))
+            await client.connect("client")
+            await client.publish("t", b"0")
+            await receiver.told(1)
+            receiver.down = True
+            for number in range(1, 30):
+                await client.publish("t", b"%d" % number)
+            await until(lambda: len(receiver.ids) > 1)
+            await asyncio.to_thread(broker.kill)
+            await asyncio.to_thread(broker.start)
+            receiver.down = False
+            await receiver.told(30)
+        assert receiver.payloads() == [str(number) for number in range(30)]
+
+
+async def test_what_is_not_taken_for_too_long_becomes_a_dead_letter(tmp_path: Path) -> None:
+    async with Receiver() as receiver:
+        options = plugins(receiver, give_up_after="1s", batch=10)
+        async with running(f"sqlite:///{tmp_path}/t.db", errors=True, plugins=options) as broker:
+            await state(broker)
+            client, undertaker = await broker.client("client"), await broker.durable("undertaker")
+            await undertaker.subscribe("dead-letters/push", options=1)
+            receiver.down = True
+            await client.publish("t", b"lost")
+            letter = await undertaker.message()
+            assert b'"payload": "lost"' in letter.payload
+            receiver.down = False
+            await client.publish("t", b"taken")
+            await receiver.told(1)
+            assert receiver.payloads() == ["taken"]
+            assert (await state(broker))["dead"] == 1
+
+
+async def test_one_node_tells_and_another_goes_on_when_it_dies() -> None:
+    async with Receiver() as receiver, cluster(2, errors=True, plugins=plugins(receiver, events=["message.offline"])) as made:
+        one, other = made.nodes
+        await state(one)
+        away, here = await one.durable("away"), await other.durable("here")
+        for client in (away, here):
+            await client.subscribe("t", options=1)
+        await one.lose(away, "away")
+        await until(lambda: "c/away" in set(other.server.api.users_away("t")))
+        publisher = await other.client("publisher")
+        for number in range(5):
+            await publisher.publish("t", b"%d" % number)
+        await receiver.told(5)
+        assert {event["data"]["user"] for event in receiver.events} == {"c/away"}
+        (runs,) = await until(lambda: [node for node in made.nodes if _runs(node)])
+        stays = other if runs is one else one
+        publisher = await stays.client("publisher-2")
+        await runs.kill()
+        for number in range(5, 10):
+            await publisher.publish("t", b"%d" % number)
+        await until(lambda: {str(number) for number in range(10)} <= set(receiver.payloads()))
+
+
+def _runs(node: Broker) -> bool:
+    plugin = node.server.api.plugin(WebhooksPlugin)
+    return plugin is not None and any(runner.running for runner in plugin._runners)
