@@ -6,15 +6,21 @@ whenever one changes.
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from broker.amqtt import Services
 from plugins.follower import Follower
-from storage.records import JobState, SaveJob
+from storage.records import JobState, Message, SaveJob
 
 _TIMEOUT = 10.0
 """Seconds that its commit may take."""
+_PAGE_BYTES = 1 << 20
+_POLL = 1.0
+"""Seconds after which storage is looked at without being woken: another node may have stored something."""
 
 
 class TailPlace:
@@ -25,6 +31,10 @@ class TailPlace:
         self._name = name
         self._earliest = earliest
         self._saved: tuple[object, ...] = ()
+        self._oldest = 0
+        """When the oldest message of the page under way was stored (ms); 0 for none."""
+        self.news = asyncio.Event()
+        """Something was stored."""
         self.follower: Follower | None = None
         """None while somebody else may be the one who follows."""
         self.more: dict[str, Any] = {}
@@ -44,6 +54,34 @@ class TailPlace:
         follower = self.follower = Follower(storage, {int(n): place for n, place in told["positions"].items()}, {})
         self._saved = self._state(follower)
         return follower
+
+    @property
+    def running(self) -> bool:
+        """Whether it is this node that follows."""
+        return self.follower is not None
+
+    @property
+    def lag(self) -> float:
+        """The age, in seconds, of the oldest message that was read and is not dealt with; 0 where there is none."""
+        return max(0, self._server.wall() - self._oldest) / 1000 if self._oldest else 0.0
+
+    async def page(self, limit: int, deal: Callable[[list[Message]], Awaitable[None]]) -> None:
+        """``deal`` with the next messages, up to ``limit``, and go on behind them, durably; where there are none, wait a while.
+
+        Where ``deal`` raises, the same come again. Raises what it does, `StorageError`, and as `Services.commit`.
+        """
+        follower = self.follower or await self.begin()
+        self.news.clear()
+        page = await follower.read(limit, _PAGE_BYTES)
+        self._oldest = min((message.time for message in page.messages), default=0)
+        await deal(page.messages)
+        follower.take(page.positions)
+        if page.messages:
+            await self.save()
+        elif not follower.more:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_POLL):
+                    await self.news.wait()
 
     def give_up(self) -> None:
         """Somebody else follows from here on."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from broker.amqtt import Services, Undecided
@@ -21,6 +22,7 @@ from broker.publication import Outgoing, Publication
 from plugins.bridge.config import Bridge
 from plugins.bridge.link import Come, Link
 from plugins.bridge.mapping import came_from_here, here, properties_here, properties_there, there
+from plugins.following import May
 from plugins.tail_place import TailPlace
 from storage.ending import end
 from storage.errors import MessageRefused, StorageError
@@ -29,9 +31,6 @@ from storage.records import Message
 log = logging.getLogger("tideline.bridge")
 
 _PAGE = 50
-_PAGE_BYTES = 1 << 20
-_POLL = 1.0
-"""Seconds after which storage is looked at without being woken."""
 _TURN = 2.0
 """Seconds between two looks at whether it is this node's turn."""
 _AGAIN = 1.0
@@ -43,28 +42,31 @@ _LATER = (ReasonCode.QUOTA_EXCEEDED, ReasonCode.UNSPECIFIED_ERROR, ReasonCode.IM
 class BridgeRunner:
     """Runs one bridge. ``may`` says whether it is this node's turn."""
 
-    def __init__(self, server: Services, bridge: Bridge, may: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(self, server: Services, bridge: Bridge, may: May) -> None:
         self.bridge = bridge
         self.user = f"b/bridge/{bridge.name}"
         """The sender of what it brings."""
         self.place = TailPlace(server, f"bridge:{bridge.name}", earliest=bridge.start == "earliest")
-        self.news = asyncio.Event()
         self.sent = self.received = self.refused = self.loops = 0
         self._server = server
         self._may = may
         self._link: Link | None = None
 
     @property
-    def running(self) -> bool:
-        """Whether this node runs it."""
-        return self._link is not None
+    def dropped(self) -> int:
+        """What came with QoS 0 and was too much, since this node began to run the bridges."""
+        return 0 if self._link is None else self._link.dropped
+
+    @property
+    def connected(self) -> bool:
+        """Whether the other broker is."""
+        return self._link is not None and self._link.connected
 
     def state(self) -> dict[str, Any]:
         """For the operator."""
-        link = self._link
-        numbers = {name: getattr(self, name) for name in ("sent", "received", "refused", "loops")}
-        connected, dropped, error = (False, 0, "") if link is None else (link.connected, link.dropped, link.error)
-        return {"name": self.bridge.name, "connected": connected, **numbers, "dropped": dropped, "error": error or None}
+        numbers = {name: getattr(self, name) for name in ("sent", "received", "refused", "loops", "dropped")}
+        error = self._link.error if self._link is not None else ""
+        return {"name": self.bridge.name, "connected": self.connected, **numbers, "error": error or None}
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -92,7 +94,6 @@ class BridgeRunner:
             await end(work)
             self._link = None
             await link.stop()
-            await self._save_last()
             self.place.give_up()
 
     def _parts(self, link: Link) -> list[Coroutine[Any, Any, None]]:
@@ -105,27 +106,12 @@ class BridgeRunner:
         except StorageError:
             return True  # nobody else can know better
 
-    async def _save_last(self) -> None:
-        with suppress(StorageError, Undecided):  # what is not saved is sent again
-            await self.place.save()
-
     # --- out -----------------------------------------------------------------------------------------------------------
 
     async def _send(self, link: Link) -> None:
-        follower = self.place.follower
-        assert follower is not None
         while True:
             try:
-                self.news.clear()
-                page = await follower.read(_PAGE, _PAGE_BYTES)
-                await self._send_page(link, page.messages)
-                follower.take(page.positions)
-                if page.messages:
-                    await self.place.save()
-                elif not follower.more:
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(_POLL):
-                            await self.news.wait()
+                await self.place.page(_PAGE, partial(self._send_page, link))
             except (StorageError, Undecided) as error:
                 log.debug("bridge %s: storage is away: %s", self.bridge.name, error)
                 await asyncio.sleep(_AGAIN)

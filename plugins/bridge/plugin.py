@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
-from broker.amqtt import Services, TidelineContext
-from broker.hooks import Group, GroupPlugin
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+
 from plugins.bridge.bridge import BridgeRunner
 from plugins.bridge.config import Bridge
 from plugins.bridge.routes import make_router
+from plugins.following import FollowingPlugin, May, check_names
 from plugins.http import add_router
-from storage.ending import end
-
-log = logging.getLogger("tideline.bridge")
-
-_LEASE = "bridges"
-_NOTE = "bridges"
+from plugins.metrics import BRIDGES
 
 
-class BridgePlugin(GroupPlugin):
+class BridgePlugin(FollowingPlugin[BridgeRunner]):
     """Sends what is stored to other brokers, and stores what is published there."""
 
     @dataclass
@@ -34,60 +28,27 @@ class BridgePlugin(GroupPlugin):
         """The other brokers, each with a ``name`` and an ``address``."""
 
         def __post_init__(self) -> None:
-            names = [bridge.name for bridge in self.bridges]
-            if twice := {name for name in names if names.count(name) > 1}:
-                raise ValueError(f"bridges: {', '.join(sorted(twice))}: a name may be given once")
+            check_names("bridges", self.bridges)
 
     config: Config
-    context: TidelineContext
+    kind = "bridge"
+    counted = BRIDGES
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
-        self._runners: list[BridgeRunner] = []
-        self._tasks: list[asyncio.Task[None]] = []
         add_router(context, make_router(self))
 
-    async def on_broker_post_start(self) -> None:
-        """Begin, where clients can connect."""
-        server = cast(Services, self.context.server)
-        if not server.listening or not self.config.bridges:
-            return
-        server.answer_nodes(_NOTE, self._answer)
-        may = partial(server.may, _LEASE)
-        self._runners = [BridgeRunner(server, bridge, may) for bridge in self.config.bridges]
-        self._tasks = [asyncio.create_task(runner.run(), name=f"bridge {runner.bridge.name}") for runner in self._runners]
-        for task in self._tasks:
-            task.add_done_callback(_ended)
+    @property
+    def sections(self) -> Sequence[Bridge]:
+        return self.config.bridges
 
-    async def after_ack(self, group: Group) -> None:
-        """Wake the bridges; they read storage themselves, so that a group that is missed here misses nothing."""
-        if group.appends:
-            for runner in self._runners:
-                runner.news.set()
+    def runner(self, section: Bridge, may: May) -> BridgeRunner:
+        return BridgeRunner(self._services, section, may)
 
-    async def on_broker_pre_shutdown(self) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Disconnect, and make durable where each bridge is. May be called twice."""
-        tasks, self._tasks = self._tasks, []
-        await end(tasks)
-        self._runners = []
-
-    async def anywhere(self) -> list[dict[str, Any]] | None:
-        """The state of the bridges on the node that runs them; None where none does now."""
-        found = self._answer({}) if self.config.bridges else {"bridges": []}
-        if found is None:
-            found = await cast(Services, self.context.server).ask_nodes(_NOTE, {})
-        return None if found is None else list(found["bridges"])
-
-    def _answer(self, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        if not any(runner.running for runner in self._runners):
-            return None
-        return {"bridges": [runner.state() for runner in self._runners]}
-
-
-def _ended(task: asyncio.Task[None]) -> None:
-    """A bridge never ends by itself: this is our bug, and must not be silent."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("%s has ended: internal error", task.get_name(), exc_info=error)
+    def _metrics(self) -> Iterator[Metric]:
+        yield from super()._metrics()
+        connected = GaugeMetricFamily("tideline_bridge_connected", "1 while the other broker is connected.", labels=["name"])
+        for runner in self._runners:
+            if runner.place.running:
+                connected.add_metric([runner.bridge.name], runner.connected)
+        yield connected

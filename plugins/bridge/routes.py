@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from plugins.following import FollowingPlugin
 from plugins.http.api import Operator, responses
 from plugins.http.rendering import tagged
 from plugins.timelines.errors import Away
@@ -32,13 +33,7 @@ class BridgeList(BaseModel):
     bridges: list[BridgeState]
 
 
-class Bridges(Protocol):
-    """The plugin; see there."""
-
-    async def anywhere(self) -> list[dict[str, Any]] | None: ...
-
-
-def make_router(plugin: Bridges) -> APIRouter:
+def make_router(plugin: FollowingPlugin[Any]) -> APIRouter:
     """The routes over a plugin."""
     router = APIRouter(tags=["bridges"])
 

@@ -166,7 +166,7 @@ class HttpPlugin(GroupPlugin):
         )
         hosts = {*binds, *config.hosts} if loopback or config.hosts else None
         max_body = services.settings.mqtt.max_packet_size * 2 + (64 << 10)
-        self._metrics = Metrics(services, build.version(), compiled=build.compiled())
+        self._metrics = Metrics(services, build.version(), self.context.shared.get("metrics", ()), compiled=build.compiled())
         scraped = Scraped(
             self._metrics,
             open=config.metrics == "open" or (config.metrics == "local" and loopback),

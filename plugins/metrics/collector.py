@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import platform
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
@@ -24,6 +24,14 @@ from plugins.search.service import Lag, Search, SearchUnavailable
 from storage.errors import StorageError
 from storage.interface import HasDisk, Space
 
+Source = Callable[[], Iterable[Metric]]
+"""Called on the event loop; must not wait."""
+
+
+def add_metrics(context: Any, source: Source) -> None:
+    """Tell more: for another plugin's ``__init__``."""
+    context.shared.setdefault("metrics", []).append(source)
+
 
 class Taken(NamedTuple):
     """What was found out for one answer."""
@@ -38,13 +46,15 @@ class Taken(NamedTuple):
     node: NodeState | None
     expiries: list[Expiry]
     behind: Behind | None
+    of_plugins: list[Metric]
 
 
 class Metrics:
     """The metrics of one node, for whoever asks. One at a time is answered."""
 
-    def __init__(self, server: Services, version: str, *, compiled: bool) -> None:
+    def __init__(self, server: Services, version: str, sources: Sequence[Source] = (), *, compiled: bool) -> None:
         self._server = server
+        self._sources = sources
         core = "compiled" if compiled else "python"
         self._core = _Core({"version": version, "core": core, "python": platform.python_version()})
         self._registry = CollectorRegistry()
@@ -84,7 +94,8 @@ class Metrics:
             self._backlog.look()
             behind = self._backlog.latest
         searches = plugin is not None
-        return Taken(server.counters, server.status(), devices, space, lag, searches, failures, node, expiries, behind)
+        more = [metric for source in self._sources for metric in source()]
+        return Taken(server.counters, server.status(), devices, space, lag, searches, failures, node, expiries, behind, more)
 
     async def close(self) -> None:
         """Answer no more."""
@@ -116,6 +127,7 @@ class _Core(Collector):
         yield from _health(taken)
         if taken.expiries:
             yield _certificates(taken.expiries)
+        yield from taken.of_plugins
 
 
 def _counter(counted: Counted, counters: Counters) -> Metric:

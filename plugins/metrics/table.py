@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 class Counted(NamedTuple):
     """A counter: the metric's name without ``_total``, what it says, its labels, and its series as (values, attribute of
-    `broker.counters.Counters`)."""
+    `broker.counters.Counters`, or of what is named where they are)."""
 
     name: str
     help: str
@@ -85,6 +85,28 @@ COUNTERS = (
     _one("tideline_protocol_errors", "protocol_errors", "Connections closed because of what the client sent."),
     _one("tideline_keep_alive_timeouts", "keep_alive_timeouts", "Connections closed because nothing was heard."),
 )
+
+WEBHOOKS = (
+    Counted(
+        "tideline_webhook_events",
+        "Events that a webhook's service took, and that became dead letters.",
+        ("name", "result"),
+        ((("delivered",), "delivered"), (("dead",), "dead")),
+    ),
+    Counted("tideline_webhook_requests", "Requests to a webhook's service.", ("name",), (((), "requests"),)),
+    Counted("tideline_webhook_failures", "Those that failed, and are tried again.", ("name",), (((), "failures"),)),
+)
+"""By attributes of `plugins.webhooks.hook.HookRunner`."""
+
+BRIDGES = (
+    Counted(
+        "tideline_bridge_messages",
+        "Messages that a bridge sent or received, or passed by.",
+        ("name", "result"),
+        tuple(((result,), result) for result in ("sent", "received", "refused", "loops", "dropped")),
+    ),
+)
+"""By attributes of `plugins.bridge.bridge.BridgeRunner`."""
 
 ELSEWHERE = {"control_sent": "tideline_packets_total", "group_messages": "tideline_group_messages"}
 """Counters that are told within another metric."""

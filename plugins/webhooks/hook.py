@@ -12,14 +12,14 @@ import json
 import logging
 import random
 import ssl
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import httpx
 
 from broker.amqtt import BROKER_USER, Services, Undecided
 from broker.publication import Outgoing, Publication
+from plugins.following import May
 from plugins.tail_place import TailPlace
 from plugins.webhooks.config import Hook
 from plugins.webhooks.events import CLIENTS, Event, body_of, events_of
@@ -30,9 +30,6 @@ from storage.records import Message
 log = logging.getLogger("tideline.webhooks")
 
 _PAGE = 20
-_PAGE_BYTES = 1 << 20
-_POLL = 1.0
-"""Seconds after which storage is looked at without being woken: another node may have stored something."""
 _TURN = 2.0
 """Seconds between two looks at whether it is this node's turn, and after storage could not be reached."""
 _FIRST, _LONGEST = 0.5, 300.0
@@ -51,20 +48,14 @@ class LostTurn(Exception):
 class HookRunner:
     """Runs one hook. ``may`` says whether it is this node's turn."""
 
-    def __init__(self, server: Services, hook: Hook, may: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(self, server: Services, hook: Hook, may: May) -> None:
         self.hook = hook
         self._server = server
         self._may = may
         self.place = TailPlace(server, f"webhook:{hook.name}", earliest=hook.start == "earliest")
-        self.news = asyncio.Event()
         self.delivered = self.failures = self.dead = self.requests = 0
         self.error = ""
         """Why the last attempt failed; empty once one has worked."""
-
-    @property
-    def running(self) -> bool:
-        """Whether this node runs it."""
-        return self.place.follower is not None
 
     @property
     def client_seq(self) -> int:
@@ -93,17 +84,7 @@ class HookRunner:
     async def _page(self, client: httpx.AsyncClient) -> None:
         if not await self._may():
             raise LostTurn
-        follower = self.place.follower or await self.place.begin()
-        self.news.clear()
-        page = await follower.read(max(_PAGE, self.hook.batch), _PAGE_BYTES)
-        await self._tell(client, page.messages)
-        follower.take(page.positions)
-        if page.messages:
-            await self.place.save()
-        elif not follower.more:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_POLL):
-                    await self.news.wait()
+        await self.place.page(max(_PAGE, self.hook.batch), partial(self._tell, client))
 
     # --- telling -------------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,9 @@ from tests.http.conftest import HTTP, Site, passwords, site, sites
 from tests.support.broker import Broker
 from tests.support.certificates import Certificates
 from tests.support.cluster import cluster
+from tests.support.laws_process import free_port
 from tests.support.until import until
+from tests.webhooks.receiver import SECRET
 
 __all__ = ["passwords", "sites"]
 
@@ -69,7 +71,7 @@ def values(text: str) -> dict[str, float]:
 
 
 async def test_what_is_told_is_what_happened_and_what_is_documented(tmp_path: Path) -> None:
-    plugins = {"search": {"path": str(tmp_path / "search.db")}, "jobs": {}}
+    plugins: dict[str, Any] = {"search": {"path": str(tmp_path / "search.db")}, "jobs": {}, **followers()}
     certificates = Certificates(tmp_path)
     tls = {"certfile": str(certificates.server), "keyfile": str(certificates.server_key)}
     listeners: Any = [{"name": "tcp", "bind": "127.0.0.1:0"}, {"name": "tls", "bind": "127.0.0.1:0", "tls": tls}]
@@ -77,6 +79,7 @@ async def test_what_is_told_is_what_happened_and_what_is_documented(tmp_path: Pa
         expires = made.server.certificates.expiries[0].not_after
         await traffic(made)
         await until(lambda: inboxes_told(made.url), "the inboxes were looked at")
+        await until(lambda: followers_told(made.url), "the webhook and the bridge have failed")
         text = (await scrape(made.url)).text
         opened = await scrape(made.url, Accept="application/openmetrics-text; version=1.0.0")
     async with cluster(1, plugins=HTTP) as made_cluster:
@@ -103,6 +106,9 @@ async def test_what_is_told_is_what_happened_and_what_is_documented(tmp_path: Pa
         'tideline_sessions{state="connected"}': 2,
         'tideline_inflight_messages{direction="sent"}': 3,
         "tideline_subscriptions": 1,
+        'tideline_bridge_connected{name="up"}': 0,
+        'tideline_bridge_messages_total{name="up",result="sent"}': 0,
+        'tideline_webhook_events_total{name="push",result="delivered"}': 0,
         "tideline_storage_available": 1,
         "tideline_search_available": 1,
         "tideline_storage_low_water_bytes": 64 << 20,
@@ -113,6 +119,23 @@ async def test_what_is_told_is_what_happened_and_what_is_documented(tmp_path: Pa
     assert found["tideline_ack_seconds_sum"] <= found["tideline_delivery_seconds_sum"]
     assert found["tideline_storage_free_bytes"] > 0
     assert found['tideline_hook_seconds_count{plugin="HttpPlugin"}'] > 0
+
+
+def followers() -> dict[str, Any]:
+    """A webhook and a bridge to a port where nobody is."""
+    nowhere = f"127.0.0.1:{free_port()}"
+    hook = {"name": "push", "url": f"http://{nowhere}/", "secrets": [SECRET], "start": "earliest"}
+    bridge = {"name": "up", "address": nowhere, "send": [{"filter": "#"}], "start": "earliest"}
+    return {"webhooks": {"hooks": [hook]}, "bridge": {"bridges": [bridge]}}
+
+
+async def followers_told(url: str) -> bool:
+    """Whether both have something that nobody takes."""
+    found = values((await scrape(url)).text)
+    lags = [
+        found.get(name, 0) for name in ('tideline_webhook_lag_seconds{name="push"}', 'tideline_bridge_lag_seconds{name="up"}')
+    ]
+    return all(lags) and found['tideline_webhook_failures_total{name="push"}'] > 0
 
 
 async def traffic(broker: Broker) -> None:

@@ -176,4 +176,4 @@ async def test_one_node_tells_and_another_goes_on_when_it_dies() -> None:
 
 def _runs(node: Broker) -> bool:
     plugin = node.server.api.plugin(WebhooksPlugin)
-    return plugin is not None and any(runner.running for runner in plugin._runners)
+    return plugin is not None and any(runner.place.running for runner in plugin._runners)
