@@ -231,8 +231,9 @@ class Pruner(Protocol):
 class Catalogue(Protocol):
     """Listing, for `tideline inspect` and the HTTP API; a reader may open the backend read-only beside a broker."""
 
-    def conversations(self, prefix: str = "") -> AsyncIterator[tuple[str, int, int]]:
-        """(topic, first kept sequence, last sequence) by topic name, read in pages."""
+    def conversations(self, prefix: str = "", after: str = "") -> AsyncIterator[tuple[str, int, int]]:
+        """(topic, first kept sequence, last sequence) by topic name (as UTF-8 bytes), read in pages: of the topics that begin
+        with ``prefix`` and come after ``after``."""
 
     def inboxes(self) -> AsyncIterator[tuple[str, int, int]]:
         """(user key, first kept sequence, last sequence) by user key, read in pages."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from importlib import resources
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from broker.config import Origins
@@ -19,6 +20,7 @@ from plugins.http import (
     devices,
     diagnosis,
     errors,
+    figures,
     operation,
     probes,
     publishing,
@@ -29,36 +31,50 @@ from plugins.http import (
 from plugins.http.api import Api
 from plugins.http.guard import Guard
 from plugins.http.models import ProblemDocument
+from plugins.http.pages import Pages, contents, routes, served
 from plugins.http.strict import only_known
 
 VERSION = "1"
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none';"
-    " form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 def make(
     api: Api,
     scraped: probes.Scraped,
     extra: Iterable[APIRouter],
+    pages: Sequence[Pages],
     *,
     hosts: Collection[str] | None,
     max_body: int,
     origins: Origins,
 ) -> FastAPI:
-    """The application over an `Api`; ``extra`` are routers of other plugins."""
+    """The application over an `Api`; ``extra`` are routers of other plugins, and ``pages`` theirs for people."""
     app = FastAPI(title="Tideline", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.api = api
     app.state.scraped = scraped
-    own = (publishing, conversations, devices, sync, search, account, operation, clients, bans, retained, diagnosis)
+    own = (publishing, conversations, devices, sync, search, account, operation, figures, clients, bans, retained, diagnosis)
     for router in (*(module.router for module in own), *extra):
         app.include_router(router, prefix="/v1", dependencies=[Depends(only_known)])
     app.include_router(probes.router)
+    for page in pages:
+        app.include_router(routes(page))
     errors.install(app)
     _document(app)
-    app.add_middleware(Guard, hosts=hosts, max_body=max_body, origins=origins, rates=api.rates, counters=api.server.counters)
+    first = f"{pages[0].path}/" if pages else "/docs"
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return RedirectResponse(first)
+
+    linked = {"/", "/docs", "/openapi.json", *(page.path + slash for page in pages for slash in ("", "/"))}
+    app.add_middleware(
+        Guard,
+        hosts=hosts,
+        max_body=max_body,
+        linked=linked,
+        origins=origins,
+        rates=api.rates,
+        counters=api.server.counters,
+    )
     return app
 
 
@@ -86,26 +102,19 @@ def _document(app: FastAPI) -> None:
 
         return reply(app.openapi())
 
-    @app.get("/", include_in_schema=False)
-    async def root() -> Response:
-        return RedirectResponse("/docs")
+    documentation = contents(resources.files("plugins.http") / "page")
 
     @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        return _asset("docs.html", "text/html; charset=utf-8")
+    async def docs(request: Request) -> Response:
+        return served(request, documentation["docs.html"], "docs.html")
 
     @app.get("/docs.js", include_in_schema=False)
-    async def script() -> Response:
-        return _asset("docs.js", "text/javascript; charset=utf-8")
+    async def script(request: Request) -> Response:
+        return served(request, documentation["docs.js"], "docs.js")
 
     @app.get("/docs.css", include_in_schema=False)
-    async def style() -> Response:
-        return _asset("docs.css", "text/css; charset=utf-8")
-
-
-def _asset(name: str, media_type: str) -> Response:
-    body = (resources.files("plugins.http") / "page" / name).read_bytes()
-    return Response(body, media_type=media_type, headers=_PAGE_HEADERS)
+    async def style(request: Request) -> Response:
+        return served(request, documentation["docs.css"], "docs.css")
 
 
 _ABOUT = (

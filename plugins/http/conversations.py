@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.packets import Property
-from plugins.http.api import Acting, ApiDep, Caller, Limit, responses
+from plugins.http.api import Acting, ApiDep, Caller, Limit, Operator, responses
 from plugins.http.models import (
     MAX_INT,
     Conversations,
@@ -19,6 +19,7 @@ from plugins.http.models import (
     Position,
     ReadPosition,
     Receipt,
+    TopicLevel,
     moment,
 )
 from plugins.http.publishing import draft_of, key_of, outcome, published
@@ -42,6 +43,19 @@ async def list_conversations(
 ) -> Response:
     """My conversations, by name: last message, last sequence, how many are unread."""
     return tagged(request, await api.timelines.conversations(who, after, min(limit, 100)))
+
+
+@router.get("/topics", response_model=TopicLevel, responses=responses())
+async def list_topics(
+    request: Request,
+    api: ApiDep,
+    who: Operator,
+    prefix: Annotated[str, Query(max_length=65535, description="what the names begin with, such as `home/`")] = "",
+    after: Annotated[str, Query(max_length=65535, description="`next` of the page before")] = "",
+    limit: Limit = 100,
+) -> Response:
+    """The stored topics as a tree: the topics and the levels right below a prefix, by name. For the operator."""
+    return tagged(request, await api.timelines.topics(prefix, after, min(limit, 100)))
 
 
 @router.get("/conversations/{topic:path}/messages", response_model=Messages, responses=responses())

@@ -29,22 +29,24 @@ log = RateLimitedLog(logging.getLogger(__name__), 10.0)
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _NOT_FOR_HEAD = {"/v1/sync", "/v1/trace"}  # the one claims a device, and both may stream
-_PAGES = {"/", "/docs", "/openapi.json"}
 
 
 class Guard:
-    """ASGI middleware. ``hosts`` are the names that may be called by beside the machine's own; None is any."""
+    """ASGI middleware. ``hosts`` are the names that may be called by beside the machine's own; None is any. ``linked`` are the
+    paths of pages, to which other sites may have links."""
 
     def __init__(
         self,
         app: ASGIApp,
         hosts: Collection[str] | None,
         max_body: int,
+        linked: Collection[str],
         origins: Origins,
         rates: Rates,
         counters: Counters,
     ) -> None:
         self._app = app
+        self._linked = linked
         self._origins = origins
         self._rates = rates
         self._counters = counters
@@ -90,7 +92,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None:
             foreign = not self._origins.lists(origin) and (foreign or origin.partition("://")[2] != host)
-        if foreign and not (method == "GET" and path in _PAGES):
+        if foreign and not (method == "GET" and path in self._linked):
             why = "pages of other sites may not call this API" if origin is None else refusal(origin)
             log.warning("http: %s", why, key=origin)
             return 403, "cross-site", "another site's page", why

@@ -234,6 +234,21 @@ class Conversations(BaseModel):
     next: str | None
 
 
+class Topic(BaseModel):
+    topic: str
+    first: int
+    last: int
+    last_message: Message | None
+
+
+class TopicLevel(BaseModel):
+    """What is right below a prefix: ``levels`` are prefixes to ask for next, and end in a slash."""
+
+    levels: list[str]
+    topics: list[Topic]
+    next: str | None
+
+
 class Position(BaseModel):
     topic: str
     position: int
@@ -295,6 +310,24 @@ class Inbox(BaseModel):
     head: int
     data_epoch: str
     channels: list[Channel]
+
+
+class Pointer(BaseModel):
+    """An entry of an inbox, and the message of a conversation that it points to: null where that was removed, or may not be
+    read."""
+
+    offset: int
+    topic: str | None
+    seq: int | None
+
+
+class Pointers(BaseModel):
+    """``first`` kept and last (``head``) entry of the inbox, and the entries that were asked for."""
+
+    user: str
+    first: int
+    head: int
+    entries: list[Pointer]
 
 
 class Offset(BaseModel):

@@ -173,7 +173,8 @@ class HttpPlugin(GroupPlugin):
             token=config.metrics_token,
         )
         routers = self.context.shared.get("http routers", ())
-        app = application.make(api, scraped, routers, hosts=hosts, max_body=max_body, origins=services.origins)
+        pages = self.context.shared.get("http pages", ())
+        app = application.make(api, scraped, routers, pages, hosts=hosts, max_body=max_body, origins=services.origins)
         services.origins.ports.update(address[1] for address in (self.address, self.node_address))
         if self._certificate is not None:
             services.certificates.add(self._certificate)

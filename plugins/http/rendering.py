@@ -25,10 +25,15 @@ def reply(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
 
 def tagged(request: Request, value: Any) -> Response:
     """The same with an entity tag; 304 where the caller has this very answer."""
-    body = dumps(value)
+    headers = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
+    return unless_known(request, dumps(value), "application/json", headers)
+
+
+def unless_known(request: Request, body: bytes, media_type: str, headers: dict[str, str]) -> Response:
+    """A body with an entity tag; 304 where the caller has it."""
     tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "Authorization"}
+    headers = {"ETag": tag, **headers}
     known = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
     if tag in known:
         return Response(status_code=304, headers=headers)
-    return Response(body, 200, headers, "application/json")
+    return Response(body, 200, headers, media_type)

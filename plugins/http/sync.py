@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from broker.sessions import channel_inbox
-from plugins.http.api import Api, ApiDep, Caller, Limit, device_key, responses
-from plugins.http.models import MAX_FILTER, MAX_INT, AckBody, Inbox, Offset
-from plugins.http.rendering import dumps, reply
+from plugins.http.api import Acting, Api, ApiDep, Caller, Limit, device_key, responses
+from plugins.http.models import MAX_FILTER, MAX_INT, AckBody, Inbox, Offset, Pointers
+from plugins.http.rendering import dumps, reply, tagged
 from plugins.timelines import Conflict, NotFound, Problem, Who
 from plugins.timelines.service import problem_of
 from storage.errors import StorageError
@@ -188,6 +188,18 @@ def event(kind: str, data: Any, id: str = "") -> bytes:
     """One server-sent event."""
     head = f"id: {id}\n" if id else ""
     return f"{head}event: {kind}\ndata: ".encode() + dumps(data) + b"\n\n"
+
+
+@router.get("/inbox", response_model=Pointers, responses=responses())
+async def read_pointers(
+    request: Request,
+    api: ApiDep,
+    who: Acting,
+    after: Annotated[int | None, Query(ge=0, le=MAX_INT, description="without it, the last entries")] = None,
+    limit: Limit = 100,
+) -> Response:
+    """What my inbox points to, for all my devices at once. It claims no device, moves nothing, and holds no payloads."""
+    return tagged(request, await api.timelines.pointers(who, after, limit))
 
 
 @router.post("/sync/ack", response_model=Offset, responses=responses())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -49,6 +50,14 @@ class Taken(NamedTuple):
     of_plugins: list[Metric]
 
 
+class Sample(NamedTuple):
+    """One number of a metric."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
 class Metrics:
     """The metrics of one node, for whoever asks. One at a time is answered."""
 
@@ -73,6 +82,16 @@ class Metrics:
             self._core.taken = await self._take()
             # In a thread: to count a hundred thousand open files, as the process's metrics do, takes a while.
             return await asyncio.to_thread(encode, self._registry), content_type
+
+    async def samples(self) -> list[Sample]:
+        """The same as plain values."""
+        async with self._turn:
+            self._core.taken = await self._take()
+            return await asyncio.to_thread(self._samples)
+
+    def _samples(self) -> list[Sample]:
+        every = (one for metric in self._registry.collect() for one in metric.samples)
+        return [Sample(one.name, dict(one.labels), float(one.value)) for one in every if math.isfinite(one.value)]
 
     async def _take(self) -> Taken:
         server = self._server

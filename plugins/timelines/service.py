@@ -18,6 +18,7 @@ from broker.packets import ProtocolViolation, ReasonCode, topics
 from plugins.timelines.errors import Away, Conflict, Forbidden, NotFound, Problem, Resync, Unprocessable
 from plugins.timelines.messages import parse_id, rendered, rendered_entry
 from plugins.timelines.publishing import Publisher, check_name
+from plugins.timelines.tree import level
 from plugins.timelines.who import Who
 from storage.errors import StorageError
 from storage.interface import Membership, Participation
@@ -153,24 +154,34 @@ class Timelines:
         if not who.operator or not who.user.startswith("b/"):
             return await self._state.memberships(who.user, after, limit)
         found: list[Membership] = []
-        async for topic, first, last in storage.conversations():
-            if topic.encode() > after.encode():
-                found.append(Membership(topic, first, last, await storage.read_position(who.user, topic)))
-                if len(found) >= limit:
-                    break
+        async for topic, first, last in storage.conversations(after=after):
+            found.append(Membership(topic, first, last, await storage.read_position(who.user, topic)))
+            if len(found) >= limit:
+                break
         return found
 
     async def _summary(self, member: Membership) -> dict[str, Any]:
-        last = await self.server.storage.read_conversation(member.topic, limit=1, newest_first=True)
-        shown = last[0] if last and not last[0].expired(self.server.now()) else None
         return {
             "topic": member.topic,
             "first": member.first,
             "last": member.last,
             "position": member.position,
             "unread": await self._unread(member),
-            "last_message": rendered(shown) if shown else None,
+            "last_message": await self._last_message(member.topic),
         }
+
+    async def _last_message(self, topic: str) -> dict[str, Any] | None:
+        last = await self.server.storage.read_conversation(topic, limit=1, newest_first=True)
+        return rendered(last[0]) if last and not last[0].expired(self.server.now()) else None
+
+    async def topics(self, prefix: str, after: str, limit: int) -> dict[str, Any]:
+        """A page of what is right below a prefix of the topics' tree: for the operator."""
+        page = await level(self.server.storage, prefix, after, limit)
+        topics = [
+            {"topic": topic, "first": first, "last": last, "last_message": await self._last_message(topic)}
+            for topic, first, last in page.topics
+        ]
+        return {"levels": page.levels, "topics": topics, "next": page.next}
 
     async def _unread(self, member: Membership) -> int:
         """Messages past the position that a reader of the history would be given now."""
@@ -251,6 +262,21 @@ class Timelines:
             "data_epoch": (await self.server.storage.data_epoch()).id,
             "channels": await self.channels(key),
         }
+
+    async def pointers(self, who: Who, after: int | None, limit: int) -> dict[str, Any]:
+        """Where the entries of the caller's inbox after a sequence point to, or the last ones. Topics that the caller may not
+        read now are None. For all devices at once: claims none, and moves nothing."""
+        storage = self.server.storage
+        first, head = await storage.inbox_bounds(who.user)
+        found = await storage.read_pointers(who.user, max(0, head - limit) if after is None else after, limit)
+        shown = {topic for topic in {one.topic for one in found} if topic and await self.may_read(who, topic)}
+        entries = [
+            {"offset": one.seq, "topic": one.topic, "seq": one.message_seq}
+            if one.topic in shown
+            else {"offset": one.seq, "topic": None, "seq": None}
+            for one in found
+        ]
+        return {"user": who.user, "first": first, "head": head, "entries": entries}
 
     async def same_data(self, after: int, data_epoch: str, inbox: str) -> None:
         """Raise `Resync` where the offset ``after`` may be of other data than this: of another epoch, of none that was named

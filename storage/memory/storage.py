@@ -520,11 +520,12 @@ class MemoryStorage:
         """See `storage.interface.RetainedReader`."""
         return self._retained.expired(now, limit)
 
-    async def conversations(self, prefix: str = "") -> AsyncIterator[tuple[str, int, int]]:
+    async def conversations(self, prefix: str = "", after: str = "") -> AsyncIterator[tuple[str, int, int]]:
         """See `storage.interface.Catalogue`."""
-        for topic in sorted((name for name in self._conversations if name.startswith(prefix)), key=str.encode):
-            timeline = self._conversations[topic]
-            yield topic, timeline.floor + 1, timeline.head
+        found = (name for name in self._conversations if name.startswith(prefix) and name > after)
+        for topic in sorted(found, key=str.encode):
+            if (timeline := self._conversations.get(topic)) is not None:  # it may be forgotten between two
+                yield topic, timeline.floor + 1, timeline.head
 
     async def inboxes(self) -> AsyncIterator[tuple[str, int, int]]:
         """See `storage.interface.Catalogue`."""

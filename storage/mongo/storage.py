@@ -351,9 +351,9 @@ class MongoStorage:
 
     # --- listings --------------------------------------------------------------------------------------------------
 
-    def conversations(self, prefix: str = "") -> AsyncIterator[tuple[str, int, int]]:
+    def conversations(self, prefix: str = "", after: str = "") -> AsyncIterator[tuple[str, int, int]]:
         """See `storage.interface.Catalogue`."""
-        return reads.conversations(self._state, prefix)
+        return reads.conversations(self._state, prefix, after)
 
     def inboxes(self) -> AsyncIterator[tuple[str, int, int]]:
         """See `storage.interface.Catalogue`."""

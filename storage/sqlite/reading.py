@@ -196,9 +196,8 @@ class Reading:
         """See `storage.interface.RetainedReader`."""
         return await self._read(lambda connection: queries.retained_expired(connection, now, limit))
 
-    async def conversations(self, prefix: str = "") -> AsyncIterator[tuple[str, int, int]]:
+    async def conversations(self, prefix: str = "", after: str = "") -> AsyncIterator[tuple[str, int, int]]:
         """See `storage.interface.Catalogue`."""
-        after = ""
         while page := await self._read(partial(queries.conversations, after=after, prefix=prefix, limit=PAGE)):
             for topic, first, last in page:
                 if not topic.startswith(prefix):

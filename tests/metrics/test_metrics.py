@@ -249,3 +249,16 @@ def test_workers_have_ports_in_a_row() -> None:
     assert binds("127.0.0.1:0", 2) == ["127.0.0.1:0", "127.0.0.1:0"]
     with pytest.raises(Failure, match=r"node_bind 127.0.0.1:65535: 2 workers need as many ports"):
         binds("127.0.0.1:65535", 2)
+
+
+async def test_the_operator_has_the_same_figures_as_json(sites: Sites) -> None:
+    async with site(plugins={}) as made:
+        client = await made.client("c")
+        await client.publish("a", b"x", qos=1)
+        answer = (await made.caller().get("/metrics")).json()
+        figures = {(one["name"], tuple(one["labels"].items())): one["value"] for one in answer["figures"]}
+        assert figures["tideline_publish_packets_total", (("direction", "received"), ("qos", "1"))] == 1
+        text = {sample.name for family in parse((await scrape(made.url)).text) for sample in family.samples}
+        assert {name for name, _ in figures} | {name for name in text if "lag" in name} == text  # some are known a little later
+    async with sites() as made:
+        assert (await made.caller("alice").get("/metrics")).status_code == 403

@@ -60,10 +60,10 @@ class MadeUpStore:
     async def read_messages(self, ids: Sequence[int]) -> list[Message]:
         return [made_up(number) for number in ids if self.kept <= number <= self.size]
 
-    async def conversations(self, prefix: str = "") -> AsyncIterator[tuple[str, int, int]]:
+    async def conversations(self, prefix: str = "", after: str = "") -> AsyncIterator[tuple[str, int, int]]:
         for topic in sorted(f"t/{number}" for number in range(TOPICS)):
             first, last = await self.conversation_bounds(topic)
-            if topic.startswith(prefix) and last:
+            if topic.startswith(prefix) and topic > after and last:
                 yield topic, first, last
 
     async def inboxes(self) -> AsyncIterator[tuple[str, int, int]]:

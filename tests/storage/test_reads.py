@@ -190,6 +190,10 @@ async def test_the_catalogue_lists_timelines(storage: Storage, make: Maker) -> N
     assert await collect(storage.conversations("t/")) == [(f"t/{n:03}", 1, 1) for n in range(300)]
     assert await collect(storage.conversations("a%b_")) == [("a%b_c", 3, 3)]
     assert await collect(storage.conversations("a%")) == [("a%b_c", 3, 3), ("a%bxc", 1, 1)]
+    assert await collect(storage.conversations("t/", "t/297")) == [("t/298", 1, 1), ("t/299", 1, 1)]
+    assert await collect(storage.conversations("t/29", "a")) == [(f"t/{n}", 1, 1) for n in range(290, 300)]
+    assert await collect(storage.conversations("t/", "u")) == []
+    assert [topic for topic, _, _ in await collect(storage.conversations(after="t/299"))] == ["é"]
     every = [topic for topic, _, _ in await collect(storage.conversations())]
     assert every == sorted(every, key=str.encode)
     assert len(every) == 304
