@@ -8,7 +8,8 @@ StorageError
 ├── FencedOut             this node lost its lease: stop serving at once
 ├── Superseded            a newer connection has the device: this one operation changed nothing
 └── MessageRefused        this one message can never be stored; the rest of its group commits
-    └── IdempotencyConflict   the same key was used for another content
+    ├── IdempotencyConflict   the same key was used for another content
+    └── RowChanged            a row is at another revision than was expected
 """
 
 
@@ -47,3 +48,13 @@ class MessageRefused(StorageError):
 
 class IdempotencyConflict(MessageRefused):
     """An idempotency key came again with another topic or payload."""
+
+
+class RowChanged(MessageRefused):
+    """A row has another revision than was expected: ``revision``, 0 where there is no such row."""
+
+    def __init__(self, table: str, part: str, key: str, expected: int, revision: int) -> None:
+        found = f"is at revision {revision}" if revision else "is not there"
+        wanted = f"revision {expected}" if expected else "none"
+        super().__init__(f"row {key[:100]!r} of {table[:100]!r}, {part[:100]!r}, {found}: {wanted} was expected")
+        self.revision = revision

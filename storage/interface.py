@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from storage.cluster import Cluster
-from storage.records import DataEpoch, Device, DeviceKey, InboxEntry, JobState, Message, Operation, Setting, Token
+from storage.records import DataEpoch, Device, DeviceKey, InboxEntry, JobState, Message, Operation, Row, Setting, Token
 
 
 class Committer(Protocol):
@@ -292,6 +292,29 @@ class Settings(Protocol):
         """The settings of a kind, by key (as UTF-8 bytes); all of them, by kind and key, where ``kind`` is empty."""
 
 
+@runtime_checkable
+class Rows(Protocol):
+    """What plugins keep, of which there may be much. Written by `records.PutRow` and `records.DropRow`.
+
+    Only what is committed is seen. In a cluster a group's rows become visible one after the other, and a node that dies in the
+    midst of a group that nobody was told of may leave some of them written and others not; each one is whole.
+    """
+
+    async def row(self, table: str, part: str, key: str) -> Row | None:
+        """The row with these names."""
+
+    async def rows(
+        self, table: str, part: str, *, after: str = "", prefix: str = "", limit: int = 100, max_bytes: int = 1 << 20
+    ) -> list[Row]:
+        """Up to ``limit`` rows of a part with a key > ``after`` that begins with ``prefix``, by key (as UTF-8 bytes).
+
+        Stops early once values add up to ``max_bytes``, yet gives at least one where there is one.
+        """
+
+    def parts(self, table: str) -> AsyncIterator[list[str]]:
+        """The parts of a table that have rows, each once, by name (as UTF-8 bytes), in pages of up to 1 MiB."""
+
+
 LOW_TIMES = 10
 """Of the low-water mark: with less free space than that it is told that space gets short."""
 
@@ -356,6 +379,7 @@ class Storage(
     Jobs,
     Tokens,
     Settings,
+    Rows,
     Epochs,
     Protocol,
 ):

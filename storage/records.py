@@ -22,6 +22,12 @@ from storage.messages import DeviceKey as DeviceKey
 from storage.messages import InboxEntry as InboxEntry
 from storage.messages import Message as Message
 from storage.messages import Subscription as Subscription
+from storage.rows import MAX_ROW as MAX_ROW
+from storage.rows import MAX_ROW_NAME as MAX_ROW_NAME
+from storage.rows import DropRow as DropRow
+from storage.rows import PutRow as PutRow
+from storage.rows import Row as Row
+from storage.rows import RowKey as RowKey
 from storage.settings import MAX_SETTING as MAX_SETTING
 from storage.settings import DropSetting as DropSetting
 from storage.settings import DropTokens as DropTokens
@@ -288,5 +294,7 @@ Operation = (
     | SaveJob
     | SaveSetting
     | DropSetting
+    | PutRow
+    | DropRow
     | Announce
 )

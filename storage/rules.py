@@ -11,15 +11,19 @@ from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple, TypeVar
 
 from storage.cluster import ADD, ENDED, HELD, LISTEN, REMOVE, Change
-from storage.errors import IdempotencyConflict, MessageRefused
+from storage.errors import IdempotencyConflict, MessageRefused, RowChanged
 from storage.messages import Append, DeviceKey, Message
 from storage.records import (
+    MAX_ROW,
+    MAX_ROW_NAME,
     MAX_SETTING,
     CloseSession,
     Device,
+    DropRow,
     MarkRead,
     OpenSession,
     Progress,
+    PutRow,
     SaveSetting,
     Subscription,
     Token,
@@ -224,6 +228,34 @@ def refuse_large_setting(op: SaveSetting) -> None:
     """Raises `MessageRefused` for a setting that is too large."""
     if len(op.value) > MAX_SETTING:
         raise MessageRefused(f"setting {op.key[:100]!r} of {len(op.value)} bytes: at most {MAX_SETTING} are stored")
+
+
+def changes_row(op: PutRow | DropRow, revision: int) -> bool:
+    """Whether an operation changes its row, which is at ``revision`` (0: is not there).
+
+    Raises `MessageRefused` for what cannot be stored, and `RowChanged` where another revision was expected.
+    """
+    if isinstance(op, PutRow):
+        _refuse_unstorable_row(op)
+    elif not revision:
+        return False
+    if op.expected is not None and op.expected != revision:
+        raise RowChanged(op.table, op.part, op.key, op.expected, revision)
+    return True
+
+
+def _refuse_unstorable_row(op: PutRow) -> None:
+    if len(op.value) > MAX_ROW:
+        raise MessageRefused(f"row {op.key[:100]!r} of {len(op.value)} bytes: at most {MAX_ROW} are stored")
+    if not op.key:
+        raise MessageRefused(f"a row of {op.table[:100]!r}, {op.part[:100]!r} has no key")
+    for name in (op.table, op.part, op.key):
+        try:
+            size = len(name) if name.isascii() else len(name.encode())
+        except UnicodeEncodeError:
+            raise MessageRefused(f"row name {name[:100]!r}: only Unicode text is stored") from None
+        if size > MAX_ROW_NAME:
+            raise MessageRefused(f"row name {name[:100]!r} of {size} bytes: at most {MAX_ROW_NAME} are stored")
 
 
 def by_creation(tokens: Iterable[Token]) -> list[Token]:

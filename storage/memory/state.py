@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from storage import rules
 from storage.interface import Membership
+from storage.memory.rows import MemoryRows
 from storage.records import (
     DataEpoch,
     DropSetting,
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 
 class MemoryState:
-    """Implements `storage.interface.Participation`, `Tokens`, `Jobs` and `Settings` for a `MemoryStorage`, which has the
-    sequences."""
+    """Implements `storage.interface.Participation`, `Tokens`, `Jobs`, `Settings` and `Rows` for a `MemoryStorage`, which has
+    the sequences."""
 
     def __init__(self, storage: MemoryStorage) -> None:
         self._storage = storage
@@ -37,6 +38,8 @@ class MemoryState:
         self._tokens: dict[str, Token] = {}
         self._jobs: dict[str, JobState] = {}
         self._settings: dict[tuple[str, str], bytes] = {}
+        self._rows = MemoryRows()
+        self.row, self.rows, self.parts = self._rows.row, self._rows.rows, self._rows.parts
         self._epoch = new_epoch()
         self.apply: dict[type, Callable[[Any], None]] = {
             Join: self._join,
@@ -46,6 +49,7 @@ class MemoryState:
             SaveJob: self._save_job,
             SaveSetting: self._save_setting,
             DropSetting: self._drop_setting,
+            **self._rows.apply,
         }
 
     def _join(self, op: Join) -> None:

@@ -138,7 +138,14 @@ class MemoryStorage:
         self.tokens = self._state.tokens
         self.jobs = self._state.jobs
         self.settings = self._state.settings
+        self.row = self._state.row
+        self.rows = self._state.rows
         self.data_epoch = self._state.data_epoch
+
+    async def parts(self, table: str) -> AsyncIterator[list[str]]:
+        """See `storage.interface.Rows`."""
+        async for page in self._state.parts(table):
+            yield page
 
     @property
     def cluster(self) -> Cluster | None:

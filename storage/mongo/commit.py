@@ -43,6 +43,7 @@ from storage.mongo.load import (
     topic_heads,
 )
 from storage.mongo.plan import Plan
+from storage.mongo.rows import write_rows
 from storage.mongo.sessions import corrections, draft
 from storage.mongo.state import State, batches
 from storage.mongo.sweep import sweep
@@ -409,6 +410,7 @@ class Writer:
                 break
             await self._look_again(run, {key for key in run.plan.sessions.devices if device_id(key) in missed})
             await self._sync(run)
+        await self._write_rows(run)
         writes: list[Write] = [*run.plan.sessions.writes_behind(), *run.plan.writes()]
         settings = run.plan.participants.setting_writes()
         if writes or settings:
@@ -420,6 +422,19 @@ class Writer:
             await write_state(state, writes + settings, version)
         if settings:
             await write_state(state, [Write("meta", "set", SETTINGS, {"changed": version})], version)
+
+    async def _write_rows(self, run: _Run) -> None:
+        for attempt in range(_STUCK):
+            writes = run.plan.rows.writes()
+            if not writes:
+                return
+            await self._node.confirm()
+            run.begun = True
+            if await write_rows(self._state, run.view, writes):
+                return
+            await self._state.pause(attempt)
+            run.plan_again()
+        raise StorageUnavailable("mongodb: a row changes hands again and again")
 
     async def _look_again(self, run: _Run, missed: set[DeviceKey]) -> None:
         """Somebody else has written these devices since they were read."""

@@ -18,6 +18,8 @@ from mongomotor import Document
 from mongomotor.fields import BinaryField, BooleanField, IntField, ListField, LongField, StringField
 from pymongo.asynchronous.collection import AsyncCollection
 
+from storage.rows import RowKey
+
 _BY_ID = "mid_1"
 TOKEN_SHIFT = 40
 """A version's bits below the token."""
@@ -275,6 +277,23 @@ class StoredSettings(Document):  # type: ignore[misc]
     v = LongField()
 
 
+class StoredRows(Document):  # type: ignore[misc]
+    """A row that a plugin keeps. ``recent``: the versions of the groups that wrote it last. ``gone`` 1 marks one that was
+    dropped, at ``gone_at``."""
+
+    meta = _meta("rows", ["table", "part", "name"], {"fields": ["gone_at"], "sparse": True})
+    key = StringField(primary_key=True)
+    table = StringField()
+    part = StringField()
+    name = StringField()
+    revision = LongField()
+    value = BinaryField()
+    recent = ListField(LongField())
+    gone = IntField()
+    gone_at = LongField()
+    v = LongField()
+
+
 class LeaseRecord(Document):  # type: ignore[misc]
     """Who serves the database, and in which process (`storage.mongo.process`).
 
@@ -425,6 +444,7 @@ class Collections(NamedTuple):
     tokens: Collection
     jobs: Collection
     settings: Collection
+    rows: Collection
     lease: Collection
     nodes: Collection
     routes: Collection
@@ -451,6 +471,7 @@ _DECLARED = (
     Tokens,
     Jobs,
     StoredSettings,
+    StoredRows,
     LeaseRecord,
     Nodes,
     Routes,
@@ -503,6 +524,16 @@ def timeline_key(name: str, seq: int) -> str:
 def pair_key(user: str, name: str) -> str:
     """The ``_id`` of what belongs to a user and a name: a device, an idempotency key, a conversation."""
     return f"{user}\0{name}"
+
+
+def row_id(key: RowKey) -> str:
+    """The ``_id`` of a row."""
+    return "\0".join(key)
+
+
+def row_fields(key: RowKey) -> Raw:
+    """The fields of a row that its ``_id`` is made of."""
+    return {"table": key.table, "part": key.part, "name": key.key}
 
 
 def last_id_key(number: int) -> str:

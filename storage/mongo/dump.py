@@ -30,7 +30,7 @@ from storage.restored import unmarked
 from storage.transfer import About, Record
 
 _PAGE = 1000
-_COUNTED = ("store", "sync", "devices", "retained", "members", "conversations", "users", "tokens")
+_COUNTED = ("store", "sync", "devices", "retained", "members", "conversations", "users", "tokens", "rows")
 
 
 class MongoSource:
@@ -115,9 +115,11 @@ class MongoSource:
             yield [_device(document, filters, groups) for document in page]
 
     async def _small(self) -> AsyncIterator[list[Record]]:
-        """Settings, tokens, jobs and idempotency keys."""
+        """Settings, rows, tokens, jobs and idempotency keys."""
         async for page in pages(self._c.settings, {}):
             yield [("setting", d["kind"], d["name"], bytes(d["value"])) for d in page]
+        async for page in pages(self._c.rows, KEPT):
+            yield [("row", d["table"], d["part"], d["name"], d["revision"], bytes(d["value"])) for d in page]
         async for page in pages(self._c.tokens, {}):
             yield [("token", d["_id"], *(d[name] for name in Token._fields[1:])) for d in page]
         async for page in pages(self._c.jobs, {}):

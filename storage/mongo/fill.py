@@ -23,7 +23,7 @@ from storage.mongo.writes import CHUNK, insert_some
 from storage.restored import new_epoch
 from storage.transfer import Record
 
-_HELD = ("store", "sync", "devices", "retained", "members", "positions", "tokens", "settings", "conversations", "users")
+_HELD = ("store", "sync", "devices", "retained", "members", "positions", "tokens", "settings", "rows", "conversations", "users")
 """A database without any of these holds nothing that anybody would miss."""
 _BYTES = 24 << 20
 """Of the payloads of one insert: a command may have 48 MB."""

@@ -15,8 +15,8 @@ from storage.mongo.codec import (
     subscription_document,
     subscription_id,
 )
-from storage.mongo.documents import Raw, pair_key, timeline_key
-from storage.records import Device, DeviceKey, Inflight, InflightState, JobState, Message, Subscription, Token
+from storage.mongo.documents import Raw, pair_key, row_fields, row_id, timeline_key
+from storage.records import Device, DeviceKey, Inflight, InflightState, JobState, Message, RowKey, Subscription, Token
 from storage.restored import marked, unmarked
 
 Made = Iterable[tuple[str, Raw]]
@@ -31,6 +31,7 @@ class Documents:
         self._kinds: dict[str, Callable[..., Made]] = {
             "device": self._device,
             "setting": self._setting,
+            "row": self._row,
             "token": self._token,
             "job": self._job,
             "once": self._once,
@@ -118,6 +119,11 @@ class Documents:
 
     def _setting(self, kind: str, key: str, value: bytes) -> Made:
         yield "settings", {"_id": pair_key(kind, key), "kind": kind, "name": key, "value": value, "v": 0}
+
+    def _row(self, table: str, part: str, key: str, revision: int, value: bytes) -> Made:
+        row = RowKey(table, part, key)
+        fields = {"revision": revision, "value": value, "recent": [], "v": 0}
+        yield "rows", {"_id": row_id(row), **row_fields(row), **fields}
 
 
 def _message(

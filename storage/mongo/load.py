@@ -13,6 +13,7 @@ from storage.mongo.connection import storage_errors
 from storage.mongo.documents import Collection, Raw
 from storage.mongo.names import refuse_unstorable
 from storage.mongo.participation import read_positions
+from storage.mongo.rows import load_rows
 from storage.mongo.state import State, batches, first_at, head_of
 from storage.mongo.view import Head, View
 from storage.records import (
@@ -67,6 +68,7 @@ async def load(state: State, view: View, group: Sequence[Operation]) -> None:
         await _load_subscriptions(state, view, filters, whole)
     if pairs:
         view.positions = await read_positions(state, list(pairs))
+    await load_rows(state, view, group)
 
 
 async def load_ends(state: State, view: View, group: Sequence[Operation]) -> None:

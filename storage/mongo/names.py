@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from storage.errors import MessageRefused
-from storage.records import Append, Join, MarkRead, OpenSession, Operation, SaveSetting, SaveToken, Subscribe
+from storage.records import Append, DropRow, Join, MarkRead, OpenSession, Operation, PutRow, SaveSetting, SaveToken, Subscribe
 
 
 def refuse_unstorable(op: Operation) -> bool:
@@ -37,6 +37,8 @@ def _names(op: Operation) -> Sequence[str]:
         return op.token.id, op.token.digest, op.token.user, op.token.label
     if isinstance(op, SaveSetting):
         return op.kind, op.key
+    if isinstance(op, PutRow | DropRow):
+        return op.table, op.part, op.key
     return ()
 
 

@@ -20,6 +20,7 @@ from storage.errors import MessageRefused, Superseded
 from storage.mongo.codec import once_document, once_key, once_of, retained_document, store_document
 from storage.mongo.documents import Raw, last_id_key, timeline_key
 from storage.mongo.participants import Participants
+from storage.mongo.rows import PlannedRows
 from storage.mongo.sessions import Sessions
 from storage.mongo.view import NO_FLOOR, Head, View, Write
 from storage.records import (
@@ -27,11 +28,13 @@ from storage.records import (
     Append,
     DeviceKey,
     DropRetained,
+    DropRow,
     DropSetting,
     DropTokens,
     Join,
     MarkRead,
     Operation,
+    PutRow,
     SaveJob,
     SaveSetting,
     SaveToken,
@@ -72,6 +75,7 @@ class Plan:
         self._numbered: list[tuple[str, int, int]] = []
         self.sessions = Sessions(view, self._entry, self._head, self._numbered)
         self.participants = Participants(view, self._last)
+        self.rows = PlannedRows(view)
         apply: dict[type, Callable[[Any], None]] = {
             **self.sessions.apply,
             Join: self.participants.join,
@@ -81,6 +85,8 @@ class Plan:
             SaveJob: self.participants.save_job,
             SaveSetting: self.participants.save_setting,
             DropSetting: self.participants.drop_setting,
+            PutRow: self.rows.apply,
+            DropRow: self.rows.apply,
             DropRetained: self._drop_retained,
             Announce: lambda op: None,
         }
@@ -235,6 +241,7 @@ class Plan:
             op.original = original
         self.sessions.fill()
         self.participants.fill()
+        self.rows.fill()
 
 
 def _may_be_too_large(op: Append) -> bool:

@@ -235,10 +235,10 @@ async def with_subscriptions(state: State, documents: list[Raw]) -> list[Device]
 
 async def retained_range(state: State, prefix: str, after: str, limit: int, max_bytes: int) -> list[Message]:
     """See `storage.interface.RetainedReader`."""
-    return await _page(state.collections.retained, {"_id": _beginning(prefix, after), **KEPT}, ("_id", 1), limit, max_bytes)
+    return await _page(state.collections.retained, {"_id": names_from(prefix, after), **KEPT}, ("_id", 1), limit, max_bytes)
 
 
-def _beginning(prefix: str, after: str = "") -> Raw:
+def names_from(prefix: str, after: str = "") -> Raw:
     """The names that begin with a prefix and come after one."""
     end = prefix_end(prefix)
     return {"$gte": prefix} | ({"$lt": end} if end else {}) | ({"$gt": after} if after >= prefix else {})
@@ -277,7 +277,7 @@ async def pages(collection: Collection, query: Raw, fields: Raw | None = None) -
 
 async def conversations(state: State, prefix: str, after: str) -> AsyncIterator[tuple[str, int, int]]:
     """See `storage.interface.Catalogue`."""
-    async for page in pages(state.collections.conversations, {"_id": _beginning(prefix, after)}):
+    async for page in pages(state.collections.conversations, {"_id": names_from(prefix, after)}):
         for some in batches([document["_id"] for document in page], _AT_ONCE):
             for name, bounds in zip(some, await asyncio.gather(*(conversation_bounds(state, n) for n in some)), strict=True):
                 if bounds != (1, 0):

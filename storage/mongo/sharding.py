@@ -29,6 +29,7 @@ SHARD_KEYS: dict[str, dict[str, int | str]] = {
     "sync": {"user": HASHED, "seq": 1},
     "devices": {"_id": HASHED},
     "subscriptions": {"_id": 1},
+    "rows": {"part": HASHED, "name": 1},
     "retained": {"_id": 1},
     "members": {"_id": 1},
     "positions": {"_id": HASHED},

@@ -13,7 +13,7 @@ from storage.cluster import Cluster
 from storage.ending import end
 from storage.errors import NoDatabase, StorageError, StorageUnavailable, StorageUnusable
 from storage.interface import Due, Membership, Pointer, Subscribed, TailPage, Volume
-from storage.mongo import device_index, participation, reads
+from storage.mongo import device_index, participation, reads, rows
 from storage.mongo.clock import DatabaseClock
 from storage.mongo.cluster import MongoCluster
 from storage.mongo.commit import Writer
@@ -27,7 +27,7 @@ from storage.mongo.node import MongoNode
 from storage.mongo.prune import prune, read_pointers
 from storage.mongo.routes import Routes
 from storage.mongo.state import State
-from storage.records import DataEpoch, Device, DeviceKey, InboxEntry, JobState, Message, Operation, Setting, Token
+from storage.records import DataEpoch, Device, DeviceKey, InboxEntry, JobState, Message, Operation, Row, RowKey, Setting, Token
 
 log = logging.getLogger(__name__)
 
@@ -337,6 +337,20 @@ class MongoStorage:
     async def settings(self, kind: str) -> list[Setting]:
         """See `storage.interface.Settings`."""
         return await participation.settings(self._state, kind)
+
+    async def row(self, table: str, part: str, key: str) -> Row | None:
+        """See `storage.interface.Rows`."""
+        return await rows.row(self._state, RowKey(table, part, key))
+
+    async def rows(
+        self, table: str, part: str, *, after: str = "", prefix: str = "", limit: int = 100, max_bytes: int = 1 << 20
+    ) -> list[Row]:
+        """See `storage.interface.Rows`."""
+        return await rows.rows(self._state, table, part, after, prefix, limit, max_bytes)
+
+    def parts(self, table: str) -> AsyncIterator[list[str]]:
+        """See `storage.interface.Rows`."""
+        return rows.parts(self._state, table)
 
     async def volume(self) -> Volume:
         """See `storage.interface.Measured`: documents, not compressed, and indexes. Of its disks nothing is told, as what is

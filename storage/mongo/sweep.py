@@ -25,6 +25,7 @@ async def sweep(state: State) -> None:
     for collection, mark in (
         (c.devices, {"gone_at": old, "gone": 1}),
         (c.subscriptions, {"gone_at": old, "gone": 1}),
+        (c.rows, {"gone_at": old, "gone": 1}),
         (c.retained, {"gone_at": old, "gone": 1}),
         (c.claims, {"claimed_at": old, "released": 1}),
         (c.idempotency, {"until": old}),

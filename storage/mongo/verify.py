@@ -78,6 +78,8 @@ class MongoVerifier:
 
 
 def _bare(record: Record) -> Record:
+    if record[0] == "row":
+        return (*record[:-1], b"")
     return (*record[:-2], b"", b"") if record[0] in ("message", "retained") else record
 
 

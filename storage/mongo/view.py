@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from storage.mongo.codec import Kept
 from storage.mongo.documents import Raw
-from storage.records import DeviceKey, Subscription
+from storage.records import DeviceKey, RowKey, Subscription
+
+if TYPE_CHECKING:
+    from storage.mongo.rows import StoredRow
 
 NO_FLOOR = {"floor": 0, "time": 0}
 """What a timeline is registered with."""
@@ -46,6 +49,9 @@ class View:
     """By filter: those that the group touches, and all of a device that it ends or opens anew."""
     positions: dict[tuple[str, str], int] = field(default_factory=dict)
     """(user, topic): how far the user has read; absent where nothing was marked."""
+    rows: dict[RowKey, StoredRow] = field(default_factory=dict)
+    """Those that the group touches. One that is written stays as it was before."""
+    rows_written: set[RowKey] = field(default_factory=set)
     once: dict[str, Raw] = field(default_factory=dict)
     stored: dict[int, Head] = field(default_factory=dict)
     """By message id: those of the group's messages that are stored already, by this group or by another writer."""

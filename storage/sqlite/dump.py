@@ -30,6 +30,7 @@ _DEVICES = """
 _FIELDS = "seq, m.id, m.user, m.device, m.time, m.qos, m.retain, m.expires, m.properties, m.payload"
 _SIMPLE = {
     "settings": "SELECT 'setting', kind, key, CAST(value AS BLOB) FROM settings ORDER BY kind, key",
+    "rows": "SELECT 'row', kind, part, key, revision, CAST(value AS BLOB) FROM rows ORDER BY kind, part, key",
     "tokens": "SELECT 'token', id, digest, user, label, created, expires FROM tokens ORDER BY id",
     "jobs": "SELECT 'job', name, schedule, next_run, started, ended, outcome, detail FROM jobs ORDER BY name",
     "idempotency": "SELECT 'once', user, key, digest, message, seq, until FROM idempotency ORDER BY id",

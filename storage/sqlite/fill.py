@@ -23,6 +23,7 @@ from storage.transfer import Record
 
 _ROWS = {
     "setting": "INSERT INTO settings VALUES (?, ?, ?)",
+    "row": "INSERT INTO rows VALUES (?, ?, ?, ?, ?)",
     "token": "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?)",
     "job": "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?)",
     "once": "INSERT INTO idempotency (user, key, digest, message, seq, until) VALUES (?, ?, ?, ?, ?, ?)",
@@ -41,7 +42,7 @@ _DEVICE = """
     INSERT INTO devices (user, client, epoch, expiry, expires_at, created_at, position, cursor, inflight, will, will_at)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_HELD = ("store", "sync", "devices", "retained", "participants", "tokens", "settings", "conversations", "users")
+_HELD = ("store", "sync", "devices", "retained", "participants", "tokens", "settings", "rows", "conversations", "users")
 """A database without any of these holds nothing that anybody would miss."""
 
 
@@ -182,6 +183,7 @@ class SqliteTarget:
         connection = self._open
         try:
             connection.execute("UPDATE meta SET value = ? WHERE key = 'last_id'", (self._last_id,))
+            connection.execute("UPDATE meta SET value = (SELECT ifnull(max(revision), 0) FROM rows) WHERE key = 'revision'")
             connection.execute("UPDATE meta SET value = ? WHERE key = 'restored'", (self._now,))
             connection.execute("COMMIT")
         except sqlite3.Error as error:

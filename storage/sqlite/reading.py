@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from storage.errors import StorageUnusable
 from storage.interface import Due, Membership, Pointer, Subscribed, TailPage, Volume, page_of_ids
-from storage.records import DataEpoch, Device, DeviceKey, InboxEntry, JobState, Message, Setting, Token
-from storage.sqlite import device_index, pages, participation, queries, retention
+from storage.records import DataEpoch, Device, DeviceKey, InboxEntry, JobState, Message, Row, Setting, Token
+from storage.sqlite import device_index, pages, participation, queries, retention, rows
 from storage.sqlite.connection import REOPEN, connect_reader, primary_code, translate
 from storage.sqlite.disk import refuse_empty
 from storage.sqlite.schema import check_version
@@ -260,6 +260,25 @@ class Reading:
     async def settings(self, kind: str) -> list[Setting]:
         """See `storage.interface.Settings`."""
         return await self._read(lambda connection: participation.settings(connection, kind))
+
+    # --- Rows ------------------------------------------------------------------------------------------------------
+
+    async def row(self, table: str, part: str, key: str) -> Row | None:
+        """See `storage.interface.Rows`."""
+        return await self._read(lambda connection: rows.row(connection, table, part, key))
+
+    async def rows(
+        self, table: str, part: str, *, after: str = "", prefix: str = "", limit: int = 100, max_bytes: int = 1 << 20
+    ) -> list[Row]:
+        """See `storage.interface.Rows`."""
+        return await self._read(lambda connection: rows.rows(connection, table, part, after, prefix, limit, max_bytes))
+
+    async def parts(self, table: str) -> AsyncIterator[list[str]]:
+        """See `storage.interface.Rows`."""
+        after: str | None = None
+        while page := await self._read(partial(rows.parts, table=table, after=after)):
+            yield page
+            after = page[-1]
 
     async def volume(self) -> Volume:
         """See `storage.interface.Measured`."""

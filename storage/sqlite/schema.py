@@ -7,7 +7,8 @@
   highest sequence that is kept, or the floor where nothing is kept. So a commit need not write heads.
 - ``retained`` has messages of its own: retention may remove the conversation's.
 - ``meta``: ``epoch`` and ``restored`` are `storage.records.DataEpoch`; ``last_id`` is the highest id that may be in no other
-  table; ``clean`` is 0 while a broker is at work. A device's ``epoch`` is below 0 where it was restored (`storage.restored`).
+  table; ``clean`` is 0 while a broker is at work; ``revision`` is the last that
+  a change of a row was given. A device's ``epoch`` is below 0 where it was restored (`storage.restored`).
 - ``received``: packet ids of inbound QoS 2 messages, as device * 65536 + packet id.
 """
 
@@ -162,7 +163,19 @@ _VERSION_7 = """
 INSERT INTO meta VALUES ('epoch', random() & 9223372036854775807), ('restored', 0);
 """
 
-MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7)
+_VERSION_8 = """
+CREATE TABLE rows (
+    kind TEXT NOT NULL,
+    part TEXT NOT NULL,
+    key TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (kind, part, key)
+) WITHOUT ROWID;
+INSERT INTO meta VALUES ('revision', 0);
+"""
+
+MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7, _VERSION_8)
 """Item n makes version n + 1 of version n. Append only."""
 
 

@@ -25,6 +25,7 @@ from storage.records import (
     CloseSession,
     DeviceKey,
     DropRetained,
+    DropRow,
     DropSetting,
     DropTokens,
     Join,
@@ -32,6 +33,7 @@ from storage.records import (
     OpenSession,
     Operation,
     Progress,
+    PutRow,
     Release,
     SaveJob,
     SaveSetting,
@@ -41,7 +43,7 @@ from storage.records import (
     Unsubscribe,
 )
 from storage.rules import Once, asked_at, refuse_unstored, repeated, used_now
-from storage.sqlite import participation
+from storage.sqlite import participation, rows
 from storage.sqlite.batch import Batch
 from storage.sqlite.connection import MESSAGE_ERRORS, REOPEN, connect_writer, primary_code, translate
 from storage.sqlite.disk import FreeSpace
@@ -111,6 +113,8 @@ class GroupWriter:
             SaveJob: lambda op: participation.save_job(self._begin(), op),
             SaveSetting: lambda op: participation.save_setting(self._begin(), op),
             DropSetting: lambda op: participation.drop_setting(self._begin(), op),
+            PutRow: self._put_row,
+            DropRow: lambda op: rows.drop(self._begin(), op),
             Announce: lambda op: None,
         }
 
@@ -205,6 +209,8 @@ class GroupWriter:
                         users.update(op.recipients)
                 if op.idempotency_key:
                     keyed.append((op.message.user, op.idempotency_key))
+            elif isinstance(op, PutRow):
+                size += ROW + len(op.value)
         if size:
             self._space.check(size, self._inside)
         if topics:
@@ -306,7 +312,13 @@ class GroupWriter:
                 query = "SELECT message FROM sync WHERE user = (SELECT id FROM users WHERE key = ?) AND seq = ?"
                 found = connection.execute(query, (op.device.user, op.retained_seqs[0])).fetchall()
                 return found == [(op.retained[0].id,)]
+            if (landed := rows.has_landed(connection, op)) is not None:
+                return landed
         return False  # applying such a group again changes nothing
+
+    def _put_row(self, op: PutRow) -> None:
+        rows.put(self._begin(), op)
+        self.work += 1 + len(op.value) // ROW
 
     def _is_known(self, op: Append) -> bool:
         """Whether the message is stored already, by its id; if so, fill in the results."""

@@ -36,6 +36,7 @@ KINDS = {
         " will:o will_at:i"
     ),
     "setting": _kind("kind:s key:s value:b"),
+    "row": _kind("table:s part:s key:s revision:i value:b"),
     "token": _kind("id:s digest:s user:s label:s created:i expires:i"),
     "job": _kind("name:s schedule:s next_run:i started:i ended:i outcome:s detail:s"),
     "once": _kind("user:s key:s digest:b message:i seq:i until:i"),

@@ -6,7 +6,19 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
 
 from storage.interface import RetainedReader, Storage
-from storage.records import Append, Device, DeviceKey, Message, OpenSession, Operation, Subscribe, Subscription
+from storage.records import (
+    Append,
+    Device,
+    DeviceKey,
+    DropRow,
+    Message,
+    OpenSession,
+    Operation,
+    PutRow,
+    Row,
+    Subscribe,
+    Subscription,
+)
 
 START = 1_700_000_000_000
 
@@ -84,6 +96,8 @@ def results(group: Sequence[Operation]) -> list[object]:
             found.append((fields_of(op.message), list(op.inbox_seqs), op.original, op.error))
         elif isinstance(op, Subscribe):
             found.append(([s.since for s in op.subscriptions], list(op.retained_seqs), op.error))
+        elif isinstance(op, PutRow | DropRow):
+            found.append((op.revision > 0, op.error))  # which one it is, is the backend's
         else:
             names = ("created", "head", "offset", "position", "last")
             found.append((*(getattr(op, name, None) for name in names), op.error))
@@ -142,6 +156,18 @@ async def whole_conversation(storage: Storage, topic: str) -> list[object]:
     return messages
 
 
+async def all_rows(storage: Storage, table: str = "t") -> list[Row]:
+    """Every row of a table, in pages of 2."""
+    found: list[Row] = []
+    async for parts in storage.parts(table):
+        for part in parts:
+            after = ""
+            while page := await storage.rows(table, part, after=after, limit=2):
+                found += page
+                after = page[-1].key
+    return found
+
+
 async def everything(storage: Storage, topics: Sequence[str], users: Sequence[str]) -> dict[str, object]:
     """All that a database holds, to compare before and after."""
     return {
@@ -151,5 +177,6 @@ async def everything(storage: Storage, topics: Sequence[str], users: Sequence[st
         "heads": {user: await storage.inbox_head(user) for user in users},
         "devices": {device.key: device_fields(device) for device in await collect(storage.devices())},
         "retained": {message.topic: fields_of(message) for message in await all_retained(storage)},
+        "rows": [(*row[:3], row.value) for row in await all_rows(storage)],
         "last_id": await storage.last_id(),
     }

@@ -15,11 +15,13 @@ from storage.interface import Storage
 from storage.records import (
     CloseSession,
     DeviceKey,
+    DropRow,
     Inflight,
     InflightState,
     OpenSession,
     Operation,
     Progress,
+    PutRow,
     Release,
     Subscribe,
     Unsubscribe,
@@ -44,6 +46,8 @@ operations = st.one_of(
     st.tuples(st.just("unsubscribe"), _device, _epoch, _some),
     st.tuples(st.just("progress"), _device, _epoch, _few),
     st.tuples(st.just("release"), _device, _few, st.just(0)),
+    st.tuples(st.just("put"), _device, _few, st.sampled_from(["", "", "new", "seen"])),
+    st.tuples(st.just("drop"), _device, _few, st.sampled_from(["", "seen"])),
 )
 _fault = st.sampled_from(["", "", "lose answer", "away", "reopen"])
 scripts = st.lists(st.tuples(st.lists(operations, min_size=1, max_size=8), _fault), max_size=8)
@@ -54,6 +58,8 @@ class Author:
 
     def __init__(self) -> None:
         self.make = Maker()
+        self._rows: dict[tuple[str, str], PutRow | DropRow] = {}
+        """What was done last to each row."""
 
     def group(self, script: Sequence[tuple[str, int, object, object]]) -> list[Operation]:
         return [getattr(self, kind)(*arguments) for kind, *arguments in script]
@@ -93,6 +99,22 @@ class Author:
 
     def release(self, device: int, packet_id: int, _: int) -> Operation:
         return Release(DEVICES[device], packet_id)
+
+    def put(self, part: int, key: int, expected: str) -> Operation:
+        row, revision = self._row(part, key, expected)
+        op = self._rows[row] = PutRow("t", *row, b"value %d" % self.make.id, revision)
+        return op
+
+    def drop(self, part: int, key: int, expected: str) -> Operation:
+        row, revision = self._row(part, key, expected)
+        op = self._rows[row] = DropRow("t", *row, revision)
+        return op
+
+    def _row(self, part: int, key: int, expected: str) -> tuple[tuple[str, str], int | None]:
+        """A row, and the revision that it is expected to have: as what was done last to it was told."""
+        row = TOPICS[part], USERS[key % 3]
+        seen = self._rows[row].revision if row in self._rows else 0
+        return row, {"new": 0, "seen": seen}.get(expected)
 
 
 async def play(backend: Backend, script: list[tuple[list[tuple[str, int, object, object]], str]]) -> None:

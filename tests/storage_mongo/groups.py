@@ -12,6 +12,7 @@ from storage.mongo.documents import Collections
 from storage.records import (
     CloseSession,
     DeviceKey,
+    DropRow,
     DropSetting,
     Inflight,
     InflightState,
@@ -20,6 +21,7 @@ from storage.records import (
     MarkRead,
     Operation,
     Progress,
+    PutRow,
     Release,
     SaveJob,
     SaveSetting,
@@ -30,7 +32,7 @@ from storage.records import (
 from tests.storage.samples import START, Maker, opened, subscribe
 
 ANN, BOB = DeviceKey("u/ann", "phone"), DeviceKey("u/bob", "pad")
-_OF_ITS_WRITER = {"v", "generation", "revision", "node", "claimed_at", "gone_at", "changing", "changed"}
+_OF_ITS_WRITER = {"v", "generation", "revision", "node", "claimed_at", "gone_at", "changing", "changed", "recent"}
 TOPICS, USERS = ["a", "b", "r"], ["u/ann", "u/bob"]
 
 
@@ -59,6 +61,10 @@ async def prepare(storage: MongoStorage, make: Maker) -> list[Operation]:
         SaveSetting("user", "ann", b"kept"),
         SaveSetting("user", "bob", b"kept"),
         DropSetting("user", "bob"),
+        PutRow("member", "a", "ann", b"old", 0),
+        PutRow("member", "a", "ann", b"new"),
+        PutRow("member", "a", "bob", b""),
+        DropRow("member", "a", "bob"),
         make.append("a", USERS),
     ]
 

@@ -6,6 +6,7 @@ import pytest
 
 from storage.errors import StorageUnavailable
 from storage.mongo import MongoStorage
+from storage.records import Operation, PutRow
 from tests.storage.samples import Maker, results
 from tests.storage_mongo.groups import check_laws, content, prepare, told
 from tests.support import mongo_server
@@ -92,4 +93,23 @@ async def test_a_group_that_was_never_begun_is_dropped_for_another(
     await storage.commit([make.append("a")])
     assert await storage.conversation_bounds("a") == (1, 2)
     assert await storage.conversation_bounds("never seen") == (1, 0)
+    await storage.close()
+
+
+async def test_a_row_whose_answer_was_lost_is_found_beneath_what_others_wrote_since(
+    database: str, proxy: MongoProxy, retries: str
+) -> None:
+    storage, other = await _open(database, proxy, retries), MongoStorage(mongo_server.url(database))
+    await other.open()
+    group: list[Operation] = [PutRow("t", "p", "a", b"mine", expected=0), PutRow("t", "p", "b", b"mine")]
+    proxy.lose_write(1, "rows")
+    acknowledged = await told(storage, group)
+    for number in range(3):
+        await other.commit([PutRow("t", "p", key, b"theirs %d" % number) for key in "ab"])
+    if not acknowledged:
+        await storage.commit(group)
+    assert len(proxy.lost) == 1
+    assert [op.error for op in group] == [None, None]
+    assert [row.value for row in await storage.rows("t", "p")] == [b"theirs 2"] * 2
+    await other.close()
     await storage.close()

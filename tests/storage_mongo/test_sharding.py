@@ -18,9 +18,9 @@ from broker.cli.main import main
 from storage.cluster import Parcel, Wake
 from storage.factory import open_sharding
 from storage.mongo import MongoStorage
-from storage.mongo.documents import Collections, Raw, timeline_key
+from storage.mongo.documents import Collections, Raw, row_id, timeline_key
 from storage.mongo.sharding import SHARD_KEYS
-from storage.records import Append
+from storage.records import Append, RowKey
 from tests.storage.samples import START, Maker
 from tests.storage_mongo.groups import check_laws, prepare
 from tests.support import mongo_server
@@ -151,6 +151,7 @@ async def test_a_shard_key_follows_from_the_id(database: str, make: Maker) -> No
     by_hand: dict[str, Callable[[Raw], str]] = {
         "store": lambda d: timeline_key(d["topic"], d["seq"]),
         "sync": lambda d: timeline_key(d["user"], d["seq"]),
+        "rows": lambda d: row_id(RowKey(d["table"], d["part"], d["name"])),
         "lanes": lambda d: f"{d['receiver']:016d}" + d["_id"][16:],
     }
     assert by_hand.keys() == {name for name, key in SHARD_KEYS.items() if "_id" not in key}

@@ -19,6 +19,7 @@ from storage.records import (
     Join,
     MarkRead,
     Progress,
+    PutRow,
     SaveJob,
     SaveSetting,
     SaveToken,
@@ -62,6 +63,8 @@ async def fill(storage: Storage) -> None:
             MarkRead("u/ann", "chat/a", 5),
             MarkRead("u/eve", "old/news", 2),
             SaveSetting("user", text, b"\0\xff"),
+            PutRow(text, "u/ann", text, b"\0\xff"),
+            PutRow("member", "", "a/é", b""),
             SaveToken(Token("t1", "ab" * 32, "u/ann", text, 5, 0)),
             SaveJob(JobState("retention", "1h", 9, 1, 2, "done", '{"removed": 3}')),
         ]

@@ -1,0 +1,68 @@
+"""Many small records that no broker holds in memory, of which a plugin keeps what it wants. Records and operations, no I/O.
+
+A row is found by three names: ``table`` says what it is, ``part`` which list it is in, ``key`` which one of that list. A part
+is read in pages, by key. What administrators keep is little, and is held in memory: see `storage.settings`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+MAX_ROW = 1 << 20
+"""Bytes of a row's value, at most."""
+MAX_ROW_NAME = 65_535
+"""Bytes of each of a row's names, at most: any topic can be one."""
+
+
+class RowKey(NamedTuple):
+    """The names of a row."""
+
+    table: str
+    part: str
+    key: str
+
+
+class Row(NamedTuple):
+    """A row as it is. ``revision`` is above 0, and a higher one after each write: also where it was dropped and put again."""
+
+    table: str
+    part: str
+    key: str
+    value: bytes
+    revision: int
+
+
+@dataclass(slots=True, eq=False)
+class PutRow:
+    """Add a row, or replace the one that is there.
+
+    ``expected``: the revision that it must have, 0 where it must not be there; None takes whatever is there. At another one the
+    ``error`` is a `storage.errors.RowChanged`. Refused are a value larger than `MAX_ROW`,
+    a name longer than `MAX_ROW_NAME`, and a key without a character.
+
+    Filled by commit: ``revision``, which the row has now.
+    """
+
+    table: str
+    part: str
+    key: str
+    value: bytes
+    expected: int | None = None
+    revision: int = 0
+    error: Exception | None = None
+
+
+@dataclass(slots=True, eq=False)
+class DropRow:
+    """Forget a row; one that is not there is passed over, whatever was expected.
+
+    Filled by commit: ``revision``, that of this removal; 0 where there was nothing to remove.
+    """
+
+    table: str
+    part: str
+    key: str
+    expected: int | None = None
+    revision: int = 0
+    error: Exception | None = None
