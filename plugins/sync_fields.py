@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from broker.config import shown
@@ -12,21 +13,6 @@ from plugins.timelines.fields import once, unknown
 
 _MAX = (1 << 62) - 1
 
-FIELDS = {
-    "history": ("topic", "after", "before", "since", "until", "order", "limit", "cursor"),
-    "message": ("message",),
-    "conversations": ("after", "limit"),
-    "sync": ("after", "data_epoch", "limit", "channel"),
-    "set-offset": ("offset", "device"),
-    "device": ("device",),
-    "subscribe": ("filter", "qos", "device"),
-    "unsubscribe": ("filter", "device"),
-    "read": ("topic", "position", "back"),
-    "position": ("topic",),
-    "search": ("topic", "q", "limit"),
-}
-"""What each operation takes, beside ``op`` and ``id``."""
-
 
 class Asked:
     """The fields of a request, with their types. Raises `Unprocessable`."""
@@ -34,15 +20,15 @@ class Asked:
     def __init__(self, fields: dict[str, Any]) -> None:
         self._fields = fields
 
-    @property
-    def operation(self) -> str:
-        """What is asked for. Raises for a field that it does not take, too."""
+    def operation(self, known: Mapping[str, Sequence[str]]) -> str:
+        """What is asked for, one of those that are ``known``, each with what it takes beside ``op`` and ``id``. Raises for a
+        field that it does not take, too."""
         operation = self.text("op")
-        if operation not in FIELDS:
-            raise Unprocessable(f"op {operation[:40]!r}: must be one of {', '.join(FIELDS)}")
+        if operation not in known:
+            raise Unprocessable(f"op {operation[:40]!r}: must be one of {', '.join(known)}")
         for name in self._fields:
-            if name not in ("op", "id", *FIELDS[operation]):
-                raise unknown("field", name, FIELDS[operation])
+            if name not in ("op", "id", *known[operation]):
+                raise unknown("field", name, known[operation])
         request_id = self._fields.get("id", 0)
         if not is_id(request_id):
             raise Unprocessable(f"id: {shown((), request_id)} must be a number, or text of at most 200 characters")
@@ -64,6 +50,13 @@ class Asked:
         value = self._value(name, False)
         if not isinstance(value, bool):
             raise Unprocessable(f"{name}: {shown((), value)} must be true or false")
+        return value
+
+    def texts(self, name: str, most: int, default: list[str] | None = None) -> list[str]:
+        """A list of at most ``most`` texts."""
+        value = self._value(name, default)
+        if not isinstance(value, list) or len(value) > most or not all(isinstance(one, str) for one in value):
+            raise Unprocessable(f"{name}: {shown((), value)} must be a list of at most {most} texts")
         return value
 
     def limit(self, most: int = 500, default: int = 50) -> int:

@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -64,6 +64,24 @@ class Answers:
         return [message for at, message in self._kept.pop(device, ()) if at >= now - KEPT_SECONDS]
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of request. ``answer`` gives the fields of the answer, and raises a `plugins.timelines.Problem`; ``fields`` are
+    those that it takes beside ``op`` and ``id``."""
+
+    answer: Callable[[Who, Request, Asked], Awaitable[dict[str, Any]]]
+    fields: tuple[str, ...] = ()
+
+
+def add_requests(context: Any, kinds: Mapping[str, Kind]) -> None:
+    """Have more kinds of requests answered, by their ``op``: for another plugin's ``__init__``. Raises ValueError for one that
+    there is already."""
+    known: dict[str, Kind] = context.shared.setdefault("requests", {})
+    if twice := sorted(known.keys() & kinds.keys()):
+        raise ValueError(f"requests: there is an op {twice[0]!r} already")
+    known.update(kinds)
+
+
 class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
     """Answers requests, each device's one after the other."""
 
@@ -82,19 +100,21 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
         self._waiting: dict[DeviceKey, deque[Request]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._answers = Answers()
-        self._operations: dict[str, Callable[[Who, Request, Asked], Awaitable[dict[str, Any]]]] = {
-            "history": self._history,
-            "message": self._message,
-            "conversations": self._conversations,
-            "sync": self._sync,
-            "set-offset": self._set_offset,
-            "device": self._device,
-            "subscribe": self._subscribe,
-            "unsubscribe": self._unsubscribe,
-            "read": self._read,
-            "position": self._position,
-            "search": self._search,
+        kinds = {
+            "history": Kind(self._history, ("topic", "after", "before", "since", "until", "order", "limit", "cursor")),
+            "message": Kind(self._message, ("message",)),
+            "conversations": Kind(self._conversations, ("after", "limit")),
+            "sync": Kind(self._sync, ("after", "data_epoch", "limit", "channel")),
+            "set-offset": Kind(self._set_offset, ("offset", "device")),
+            "device": Kind(self._device, ("device",)),
+            "subscribe": Kind(self._subscribe, ("filter", "qos", "device")),
+            "unsubscribe": Kind(self._unsubscribe, ("filter", "device")),
+            "read": Kind(self._read, ("topic", "position", "back")),
+            "position": Kind(self._position, ("topic",)),
+            "search": Kind(self._search, ("topic", "q", "limit")),
         }
+        add_requests(context, kinds)
+        self._kinds: Mapping[str, Kind] = context.shared["requests"]
 
     @property
     def _server(self) -> Services:
@@ -146,8 +166,8 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
         try:
             fields = parsed(request.payload)
             asked = Asked(fields)
-            operation = self._operations[asked.operation]
-            answer = await operation(Who(request.device.user, request.info), request, asked)
+            kind = self._kinds[asked.operation({name: kind.fields for name, kind in self._kinds.items()})]
+            answer = await kind.answer(Who(request.device.user, request.info), request, asked)
         except Undecided:
             return _failure(fields, Away("storage does not answer; what was asked may still happen"))
         except Exception as error:  # whatever happens, the device gets an answer

@@ -7,9 +7,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from amqtt.plugins.base import BasePlugin
 
+from broker.hooks import Request
 from broker.packets.model import PubComp, Publish, PubRec, PubRel
 from broker.packets.properties import Properties, Property
+from plugins.sync_fields import Asked
+from plugins.sync_requests import Kind, add_requests
+from plugins.timelines import NotFound, Who
 from tests.http.conftest import Site, site
 from tests.support.wire import Client
 
@@ -215,3 +220,26 @@ async def test_channels_of_large_groups_are_named_and_read() -> None:
         assert (page["next"], page["first"], page["head"]) == (3, 1, 3)
         for wrong, status in (("other/#", 404), (7, 422)):
             assert (await ask(phone, "phone", op="sync", after=0, channel=wrong))["error"]["status"] == status
+
+
+class Greeter(BasePlugin[Any]):
+    """A plugin with a kind of request of its own."""
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)
+        add_requests(context, {"greet": Kind(self._greet, ("name",))})
+
+    async def _greet(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        if asked.text("name") == "nobody":
+            raise NotFound("there is nobody")
+        return {"greeting": f"hello {asked.text('name')}, from {request.device.client_id} of {who.user}"}
+
+
+async def test_another_plugin_answers_its_own_kinds_of_requests() -> None:
+    async with site(plugins={f"{__name__}.Greeter": {}}) as broker:
+        phone = await listening(broker, "phone")
+        greeted = await ask(phone, "phone", op="greet", id=1, name="ann")
+        assert greeted == {"id": 1, "op": "greet", "greeting": "hello ann, from phone of c/phone"}
+        assert (await ask(phone, "phone", op="greet", name="nobody"))["error"]["name"] == "not-found"
+        assert "did you mean 'name'" in (await ask(phone, "phone", op="greet", nam="ann"))["error"]["detail"]
+        assert "greet" in (await ask(phone, "phone", op="great"))["error"]["detail"]
