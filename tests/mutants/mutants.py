@@ -95,7 +95,7 @@ MUTANTS = (
         "broker/connection/handle_publish.py",
         "            publication.received = (session.key, packet.packet_id)\n    if error is not None:",
         "            pass\n    if error is not None:",
-        f"{SIGKILL} tests/protocol/test_publish.py tests/protocol/test_sessions.py",
+        "tests/protocol/test_absent.py tests/protocol/test_publish.py tests/protocol/test_sessions.py",
     ),
     Mutant(
         1,
