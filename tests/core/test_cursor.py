@@ -141,3 +141,14 @@ class CursorMachine(RuleBasedStateMachine):
 
 TestCursor = CursorMachine.TestCase
 TestCursor.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+
+
+def test_a_page_that_reaches_into_the_group_under_way_ends_before_it() -> None:
+    """The machine above meets this by chance."""
+    one, two = (InboxEntry(seq, Message(seq, "t", "u/a", "d", 0, 1, b"")) for seq in (1, 2))
+    cursor = Cursor(Head(1), 0)
+    assert cursor.needs_page
+    cursor.take_page([one, two], 0, 1)
+    assert cursor.peek() is one
+    cursor.advance(one)
+    assert cursor.peek() is None
