@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +23,24 @@ _TIMEOUT = 10.0
 _PAGE_BYTES = 1 << 20
 _POLL = 1.0
 """Seconds after which storage is looked at without being woken: another node may have stored something."""
+
+
+def name_faults(name: str) -> Iterator[str]:
+    """What is wrong with a follower's name in the configuration."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
+        yield f"name {name[:70]!r}: must be 1 to 64 letters, digits, dots, dashes or underscores"
+
+
+def start_faults(start: str) -> Iterator[str]:
+    """What is wrong with where a name that is new begins."""
+    if start not in ("latest", "earliest"):
+        yield f"start {start!r}: must be latest or earliest"
+
+
+def file_faults(setting: str, path: str) -> Iterator[str]:
+    """Whether a file that is named cannot be read."""
+    if path and not os.path.isfile(path):
+        yield f"{setting} {path!r}: there is no such file that this user can read"
 
 
 class TailPlace:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
 from broker.access.filter_tree import Caller, FilterTree, Level, levels_of
+from broker.errors import refuse
 from broker.packets import ProtocolViolation, validate_filter
 
 PUBLISH: Final = "publish"
@@ -46,33 +47,25 @@ class AccessRule:
     users: str | list[str] | None = None
 
     def __post_init__(self) -> None:
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
         if (self.allow is None) == (self.deny is None):
-            raise ValueError("a rule needs either allow or deny, with what it allows or denies")
-        name = "deny" if self.allow is None else "allow"
-        for action in self._some(name):
-            if action not in ACTIONS and action not in _TOGETHER:
-                raise ValueError(f"{name} {action!r} must be {', '.join(ACTIONS)}, read (all but publish) or all")
-        for filter in self._some("topics"):
-            try:
-                validate_filter(filter)
-            except ProtocolViolation as violation:
-                raise ValueError(f"topics: {violation.text}") from violation
-            if filter.startswith("$share/"):
-                raise ValueError(
-                    f"topics {filter!r} must be the filter behind $share/<group>/, which holds for shared ones too"
-                )
-            unknown = next((text for text in _LIKE_ONE.findall(filter) if text not in _PLACEHOLDERS), None)
-            if unknown is not None:
-                raise ValueError(f"topics {filter!r} must not have {unknown}: there is {{user}} and {{client}}")
-        if self.users is not None and not all(self._some("users")):
-            raise ValueError("users '' must be a user name; leave users out for everybody")
+            yield "a rule needs either allow or deny, with what it allows or denies"
+        for name in ("allow", "deny", "topics", "users"):
+            if not self._some(name) and (name == "topics" or getattr(self, name) is not None):
+                yield f"{name} must name something" + ("; leave it out for everybody" if name == "users" else "")
+        for name in ("allow", "deny"):
+            for action in self._some(name):
+                if action not in ACTIONS and action not in _TOGETHER:
+                    yield f"{name} {action!r} must be {', '.join(ACTIONS)}, read (all but publish) or all"
+        yield from filter(None, map(_fault_of_filter, self._some("topics")))
+        if not all(self._some("users")):
+            yield "users '' must be a user name; leave users out for everybody"
 
     def _some(self, name: str) -> list[str]:
         value = getattr(self, name)
-        values: list[str] = [value] if isinstance(value, str) else list(value or ())
-        if not values:
-            raise ValueError(f"{name} must name something" + ("; leave it out for everybody" if name == "users" else ""))
-        return values
+        return [value] if isinstance(value, str) else list(value or ())
 
     def actions(self) -> frozenset[str]:
         """What it allows or denies, each action by its name."""
@@ -113,6 +106,17 @@ class AccessRule:
             if not (isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))):
                 raise ValueError(f"{name} must be text or a list of text")
         return cls(**written)
+
+
+def _fault_of_filter(topics: str) -> str:
+    try:
+        validate_filter(topics)
+    except ProtocolViolation as violation:
+        return f"topics: {violation.text}"
+    if topics.startswith("$share/"):
+        return f"topics {topics!r} must be the filter behind $share/<group>/, which holds for shared ones too"
+    unknown = next((text for text in _LIKE_ONE.findall(topics) if text not in _PLACEHOLDERS), None)
+    return "" if unknown is None else f"topics {topics!r} must not have {unknown}: there is {{user}} and {{client}}"
 
 
 @dataclass(frozen=True, slots=True)

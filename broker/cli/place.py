@@ -36,7 +36,7 @@ def address(config: Path | None, data: Path | None, url: str | None) -> str:
 def forget_index(config: Path | None, data: Path | None, url: str | None) -> None:
     """Remove an embedded search index of the data that was there: the broker makes another one when it starts.
 
-    With a URL it is not known where that is.
+    With a URL it is not known where that is. Raises `Failure` where it cannot be removed.
     """
     options = None if url is not None else read_settings(config, data).plugins.get("search")
     if url is None and options is None:
@@ -45,5 +45,9 @@ def forget_index(config: Path | None, data: Path | None, url: str | None) -> Non
         click.echo("the search index is of the data that was there: run tideline reindex")
         return
     path = Path(str(options.get("path", "data/search.db")))
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    try:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    except OSError as error:
+        problem = f"the data is in place, but {path}, the search index of what was there, cannot be removed: {error.strerror}"
+        raise Failure([problem, "remove it, or run tideline reindex, as a user who may"], 1) from None

@@ -22,7 +22,7 @@ from broker.access import read
 from broker.config.sources import Path as Place
 from broker.config.sources import dotted, shown
 from broker.config.wording import listed, suggest
-from broker.errors import StartError
+from broker.errors import Faults, StartError
 
 _TRUTH = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
 _NAMES: dict[Any, str] = {
@@ -70,7 +70,7 @@ def checked(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
     named = {str(name).replace("-", "_"): value for name, value in options.items()}
     converted = _converted(config, named)
     wrong = [*_wrong_in(config, converted, ())]
-    wrong += _all_refused(config, converted, {str(found.path[0]) for found in wrong if found.path})
+    wrong += _all_refused(config, converted, {str(found.path[0]) for found in wrong if found.path}, ())
     wrong += _wrong_password_file(plugin, converted)
     if wrong:
         raise WrongSettings(path, wrong)
@@ -164,30 +164,37 @@ def _wrong_fields(config: Any, options: Mapping[str, Any], path: Place) -> Itera
     names = [field.name for field in fields(config)]
     for name in map(str, options.keys() - set(names)):
         yield Wrong((*path, name), f"unknown setting{suggest(name, sorted(names))}")
-    hints, wrong = _hints(config), False
+    hints, wrong = _hints(config), set(map(str, options.keys() - set(names)))
     for name, value in options.items():
         for found in _wrong_in(hints.get(name), value, (*path, name)):
-            wrong = True
+            wrong.add(str(name))
             yield found
-    if path and not wrong and options.keys() <= set(names):
-        yield from _refused(config, options, path)
+    if path:
+        yield from _all_refused(config, options, wrong, path)
 
 
-def _all_refused(config: Any, options: Mapping[str, Any], left_out: set[str]) -> Iterator[Wrong]:
-    """What the class itself says against its values, one after the other: what is wrong is ``left_out`` of the next try.
+def _all_refused(config: Any, options: Mapping[str, Any], left_out: set[str], path: Place) -> Iterator[Wrong]:
+    """What the class itself says against its values, until it says nothing: what is wrong is ``left_out`` of the next try.
 
     What it says then of a setting that was left out is no fault of the configuration.
     """
+    known = {field.name for field in fields(config)}
     left_out = set(left_out)
+    told: list[Wrong] = []
     while True:
         rest = {name: value for name, value in options.items() if name not in left_out}
-        found = next(_refused(config, rest, ()), None)
-        if found is None or not left_out.isdisjoint(re.findall(r"\w+", f"{dotted(found.path)} {found.text}")):
+        missed = left_out & known
+        found = [wrong for wrong in _refused(config, rest, path) if wrong not in told and not missed & _words(wrong, path)]
+        yield from found
+        told += found
+        named = {str(wrong.path[len(path)]) for wrong in found if len(wrong.path) > len(path)} & rest.keys()
+        if not named:
             return
-        yield found
-        if not found.path or found.path[0] not in rest:
-            return
-        left_out.add(str(found.path[0]))
+        left_out |= named
+
+
+def _words(wrong: Wrong, path: Place) -> set[str]:
+    return set(re.findall(r"\w+", f"{dotted(wrong.path[len(path) :])} {wrong.text}"))
 
 
 def _refused(config: Any, options: Mapping[str, Any], path: Place) -> Iterator[Wrong]:
@@ -200,7 +207,8 @@ def _refused(config: Any, options: Mapping[str, Any], path: Place) -> Iterator[W
         inner = (str(error.field_path),) if isinstance(error, DaciteFieldError) and error.field_path else ()
         yield Wrong((*path, *inner), f"does not fit {_called(config)}")
     except (ValueError, TypeError) as error:  # a Config that checks its own values, and names the one that is wrong first
-        yield _located(str(error), config, path)
+        for text in error.faults if isinstance(error, Faults) else [str(error)]:
+            yield _located(text, config, path)
 
 
 def _located(text: str, config: Any, path: Place) -> Wrong:

@@ -35,6 +35,7 @@ from broker.config.plugins import default_plugins
 from broker.config.sources import Path as Place
 from broker.config.sources import Sources, dotted, shown
 from broker.config.wording import suggest, wanted
+from broker.errors import refuse
 from broker.packets import ReasonCode
 
 
@@ -182,10 +183,11 @@ class Tls(Section):
 
     @model_validator(mode="after")
     def _client_certificates_need_an_authority(self) -> Tls:
-        if self.require_client_certificate and self.cafile is None:
-            raise ValueError("require_client_certificate needs cafile, the authority that signs client certificates")
-        if self.crlfile is not None and self.cafile is None:
-            raise ValueError("crlfile needs cafile, the authority whose certificates it takes back")
+        refuse(
+            f"{name} needs cafile, the authority that signs client certificates"
+            for name in ("require_client_certificate", "crlfile")
+            if getattr(self, name) and self.cafile is None
+        )
         return self
 
 
@@ -219,20 +221,19 @@ class Listener(Section):
     """The name in a verified client certificate that is the client's user name, without a password."""
 
     @model_validator(mode="after")
-    def _a_name_needs_who_vouches_for_it(self) -> Listener:
-        if self.identity is None or (self.tls is not None and self.tls.cafile is not None):
-            return self
-        if self.identity == "cn" and self.proxy_protocol and self.tls is None:
-            return self  # from the proxy, which ends TLS
-        raise ValueError("identity needs tls with cafile, the authority that signs client certificates")
-
-    @model_validator(mode="after")
-    def _only_named_proxies_are_believed(self) -> Listener:
-        if self.proxy_protocol and not self.proxy_from and self.socket_path is None:
-            raise ValueError("proxy_protocol needs proxy_from, the addresses of the proxies that may name a client's address")
-        if self.proxy_from and not self.proxy_protocol:
-            raise ValueError("proxy_from means nothing without proxy_protocol: true")
+    def _settings_go_together(self) -> Listener:
+        refuse(self._faults())
         return self
+
+    def _faults(self) -> Iterator[str]:
+        vouched = self.tls is not None and self.tls.cafile is not None
+        from_proxy = self.identity == "cn" and self.proxy_protocol and self.tls is None  # which ends TLS
+        if self.identity is not None and not vouched and not from_proxy:
+            yield "identity needs tls with cafile, the authority that signs client certificates"
+        if self.proxy_protocol and not self.proxy_from and self.socket_path is None:
+            yield "proxy_protocol needs proxy_from, the addresses of the proxies that may name a client's address"
+        if self.proxy_from and not self.proxy_protocol:
+            yield "proxy_from means nothing without proxy_protocol: true"
 
     @property
     def socket_path(self) -> Path | None:

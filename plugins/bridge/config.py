@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from broker.config import split_bind
+from broker.errors import refuse
 from broker.packets import ProtocolViolation, parse_share, validate_filter
+from plugins.tail_place import file_faults, name_faults, start_faults
 
 
 @dataclass
@@ -20,17 +21,21 @@ class Route:
     remote: str = ""
 
     def __post_init__(self) -> None:
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
         for name, prefix in (("local", self.local), ("remote", self.remote)):
             if "+" in prefix or "#" in prefix:
-                raise ValueError(f"{name} {prefix!r}: must hold no wildcard")
-        for filter_ in (self.filter, self.local + self.filter, self.remote + self.filter):
+                yield f"{name} {prefix!r}: must hold no wildcard"
+        for filter_ in dict.fromkeys((self.filter, self.local + self.filter, self.remote + self.filter)):
             try:
                 validate_filter(filter_)
                 shared = parse_share(filter_)
             except ProtocolViolation as violation:
-                raise ValueError(f"filter: {violation.text}") from None
+                yield f"filter: {violation.text}"
+                return
             if shared is not None:
-                raise ValueError(f"filter {filter_!r}: must not be a shared subscription")
+                yield f"filter {filter_!r}: must not be a shared subscription"
 
 
 @dataclass
@@ -64,28 +69,27 @@ class Bridge:
     keyfile: str = ""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", self.name):
-            raise ValueError(f"name {self.name[:70]!r}: must be 1 to 64 letters, digits, dots, dashes or underscores")
-        try:
-            self.host, self.port = split_bind(self.address)
-        except ValueError as error:
-            raise ValueError(f"address {self.address!r} {error}") from None
-        if not self.host or not self.port:
-            raise ValueError(f"address {self.address!r}: must be host:port")
-        if not self.send and not self.receive:
-            raise ValueError(f"send: {self.name}: neither send nor receive names a topic filter")
-        if self.protocol not in (4, 5):
-            raise ValueError(f"protocol {self.protocol}: must be 5, or 4 for MQTT 3.1.1")
-        if self.start not in ("latest", "earliest"):
-            raise ValueError(f"start {self.start!r}: must be latest or earliest")
-        if not 5 <= self.keep_alive <= 65535:
-            raise ValueError(f"keep_alive {self.keep_alive}: must be 5 to 65535 seconds")
-        if not 0 <= self.session_expiry <= 0xFFFFFFFF:
-            raise ValueError(f"session_expiry {self.session_expiry}: must be 0 to 4294967295 seconds")
-        if not self.tls and (self.cafile or self.certfile or self.keyfile):
-            raise ValueError("tls: cafile, certfile and keyfile need tls: true")
-        for name in ("cafile", "certfile", "keyfile"):
-            path = getattr(self, name)
-            if path and not os.path.isfile(path):
-                raise ValueError(f"{name} {path!r}: there is no such file that this user can read")
+        refuse(self._faults())
+        self.host, self.port = split_bind(self.address)
         self.client_id = self.client_id or f"tideline-{self.name}"
+
+    def _faults(self) -> Iterator[str]:
+        yield from name_faults(self.name)
+        try:
+            if not all(split_bind(self.address)):
+                yield f"address {self.address!r}: must be host:port"
+        except ValueError as error:
+            yield f"address {self.address!r} {error}"
+        if not self.send and not self.receive:
+            yield "send: neither send nor receive names a topic filter"
+        if self.protocol not in (4, 5):
+            yield f"protocol {self.protocol}: must be 5, or 4 for MQTT 3.1.1"
+        yield from start_faults(self.start)
+        if not 5 <= self.keep_alive <= 65535:
+            yield f"keep_alive {self.keep_alive}: must be 5 to 65535 seconds"
+        if not 0 <= self.session_expiry <= 0xFFFFFFFF:
+            yield f"session_expiry {self.session_expiry}: must be 0 to 4294967295 seconds"
+        if not self.tls and (self.cafile or self.certfile or self.keyfile):
+            yield "tls: cafile, certfile and keyfile need tls: true"
+        for name in ("cafile", "certfile", "keyfile"):
+            yield from file_faults(name, getattr(self, name))

@@ -19,7 +19,7 @@ from fastapi import APIRouter
 from broker import build
 from broker.amqtt import Services, TidelineContext
 from broker.config import Certificate, Tls, is_loopback, split_bind
-from broker.errors import StartError
+from broker.errors import StartError, refuse
 from broker.hooks import Group, GroupPlugin
 from broker.net import Admission, advice
 from plugins.http import app as application
@@ -85,19 +85,27 @@ class HttpPlugin(GroupPlugin):
         file that ends in ``.secret``, is one that outlives the run, for scripts and other machines. Empty: neither."""
 
         def __post_init__(self) -> None:
+            refuse(self._faults())
+
+        def _faults(self) -> Iterator[str]:
             for name, bind in (("bind", self.bind), ("node_bind", self.node_bind)):
                 try:
                     split_bind(bind) if bind or name == "bind" else None
                 except ValueError as error:
-                    raise ValueError(f"{name} {bind!r} {error}") from error
+                    yield f"{name} {bind!r} {error}"
             if 0 < len(self.metrics_token) < 16:
-                raise ValueError("metrics_token must be a secret of 16 characters or more, or empty")
-            if self.storage_timeout <= 0 or self.max_wait < 0 or self.max_waiting < 1:
-                raise ValueError("storage_timeout and max_waiting must be positive, max_wait 0 or more")
-            if self.rate < 0 or self.rate_per_address < 0:
-                raise ValueError("rate and rate_per_address must be 0 or more requests a second")
+                yield "metrics_token must be a secret of 16 characters or more, or empty"
+            for name, least in (
+                ("storage_timeout", 0.001),
+                ("max_wait", 0),
+                ("max_waiting", 1),
+                ("rate", 0),
+                ("rate_per_address", 0),
+            ):
+                if not getattr(self, name) >= least:
+                    yield f"{name} {getattr(self, name):g} must be {least:g} or more"
             if self.keyfile and not self.certfile:
-                raise ValueError("keyfile needs certfile, the certificate that it belongs to")
+                yield f"keyfile {self.keyfile!r} must have a certfile beside it, the certificate that it belongs to"
 
         @property
         def tls(self) -> Tls | None:

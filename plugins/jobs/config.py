@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from broker.config import parse_duration, parse_size
+from broker.errors import refuse
 from broker.packets import ProtocolViolation, matches, validate_filter
 from plugins.jobs.schedule import Schedule
 
@@ -23,13 +24,19 @@ class Rule:
     """Whether that holds for messages that a device has not acknowledged, too: the device then never gets them."""
 
     def __post_init__(self) -> None:
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
         try:
             validate_filter(self.filter)
         except ProtocolViolation as violation:
-            raise ValueError(f"retention.rules: {violation.text}") from violation
-        _ = self.seconds
+            yield f"filter: {violation.text}"
+        try:
+            _ = self.seconds
+        except ValueError as error:
+            yield str(error)
         if self.max_messages is not None and self.max_messages < 0:
-            raise ValueError(f"retention.rules: max_messages {self.max_messages} of {self.filter!r} must be 0 or more")
+            yield f"max_messages {self.max_messages} of {self.filter!r} must be 0 or more"
 
     @property
     def seconds(self) -> float | None:
@@ -41,9 +48,7 @@ class Rule:
         except ValueError:
             seconds = None
         if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds < 0:
-            raise ValueError(
-                f'retention.rules: max_age {self.max_age!r} of {self.filter!r} must be a duration, such as "30d" or 3600'
-            )
+            raise ValueError(f'max_age {self.max_age!r} of {self.filter!r} must be a duration, such as "30d" or 3600')
         return float(seconds)
 
     @property

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 from broker.access import Caller, CannotTell, LightSession, SessionInfo, Verdict
 from broker.amqtt import Services, TidelineContext
 from broker.config import is_loopback, parse_duration
+from broker.errors import fault_of, refuse
 from broker.rate_limited_log import RateLimitedLog
 from plugins.jwt.key_url import KeyUrl
 from plugins.jwt.keys import FAMILIES, Keys, file, secret
@@ -68,30 +70,27 @@ class JwtPlugin(BaseAuthPlugin, BaseTopicPlugin):
         """Whether clients whom no plugin verified are let in too, where AnonymousAuthPlugin lets them."""
 
         def __post_init__(self) -> None:
+            refuse(self._faults())
+
+        def _faults(self) -> Iterator[str]:
             kinds = {FAMILIES.get(name, "") for name in self.algorithms}
-            if not self.algorithms or "" in kinds:
-                wrong = next((name for name in self.algorithms if name not in FAMILIES), self.algorithms)
-                raise ValueError(f"algorithms {wrong!r} must be of {', '.join(FAMILIES)}")
-            if "HS" in kinds and len(kinds) > 1:
-                raise ValueError("algorithms must not have HS beside others: a public key is no shared secret")
+            wrong = [name for name in self.algorithms if name not in FAMILIES]
+            if not kinds or wrong:
+                yield f"algorithms {wrong[0] if wrong else []!r} must be of {', '.join(FAMILIES)}"
+            elif "HS" in kinds and len(kinds) > 1:
+                yield "algorithms must not have HS beside others: a public key is no shared secret"
             given = [name for name in ("secret_file", "key_file", "jwks_url") if getattr(self, name)]
             if len(given) != 1:
-                raise ValueError(f"one of secret_file, key_file and jwks_url says where the keys are, not {len(given)} of them")
-            if (given == ["secret_file"]) != (kinds == {"HS"}) and given != ["key_file"]:
-                raise ValueError(f"{given[0]} does not go with algorithms {', '.join(self.algorithms)}")
+                yield f"one of secret_file, key_file and jwks_url says where the keys are, not {len(given)} of them"
+            elif not wrong and (given == ["secret_file"]) != (kinds == {"HS"}) and given != ["key_file"]:
+                yield f"{given[0]} does not go with algorithms {', '.join(self.algorithms)}"
             if self.jwks_url:
-                checked_url(self.jwks_url)
-            for name in ("refresh", "leeway"):
-                value = getattr(self, name)
-                try:
-                    seconds = parse_duration(value)
-                except ValueError as error:
-                    raise ValueError(f"{name} {value!r} {error}") from None
-                if not isinstance(seconds, int | float) or seconds < 0 or (name == "refresh" and seconds < 1):
-                    raise ValueError(f"{name} {value!r} must be {'1 second or more' if name == 'refresh' else '0 or more'}")
+                yield from fault_of(lambda: checked_url(self.jwks_url))
+            for name, least in (("refresh", 1), ("leeway", 0)):
+                yield from fault_of(partial(_seconds, name, getattr(self, name), least))
             if self.token_in not in ("password", "username"):
-                raise ValueError(f"token_in {self.token_in!r} must be password or username")
-            self.keys()
+                yield f"token_in {self.token_in!r} must be password or username"
+            yield from fault_of(self.keys)
 
         def keys(self) -> Keys | None:
             """The keys of the files, read now; None where they are at a URL. Raises ValueError."""
@@ -112,7 +111,7 @@ class JwtPlugin(BaseAuthPlugin, BaseTopicPlugin):
                 tuple(self.algorithms),
                 self.issuer,
                 tuple(filter(None, audience)),
-                float(cast(float, parse_duration(self.leeway))),
+                _seconds("leeway", self.leeway, 0),
                 self.require_expiry,
                 self.user_claim,
                 self.acl_claim,
@@ -145,7 +144,7 @@ class JwtPlugin(BaseAuthPlugin, BaseTopicPlugin):
             call()
 
     def _fetch(self) -> None:
-        refresh = float(cast(float, parse_duration(self.config.refresh)))
+        refresh = _seconds("refresh", self.config.refresh, 1)
         shared = self.context.shared  # with the plugin before a reload, which must not shut anybody out
         before = shared.get(_KEYS)
         self._url = shared[_KEYS] = KeyUrl(
@@ -237,6 +236,17 @@ class JwtPlugin(BaseAuthPlugin, BaseTopicPlugin):
             return _NO_TOKEN
         caller = Caller(info.identity.username, None if info.request.over_http else info.client_id)
         return token.allows.verdict(caller, action, topic) or Verdict(False, None, "its token does not allow it")
+
+
+def _seconds(name: str, value: float | str, least: int) -> float:
+    """Raises ValueError."""
+    try:
+        seconds = parse_duration(value)
+    except ValueError as error:
+        raise ValueError(f"{name} {value!r} {error}") from None
+    if not isinstance(seconds, int | float) or seconds < least:
+        raise ValueError(f"{name} {value!r} must be {'1 second or more' if least else '0 or more'}")
+    return float(seconds)
 
 
 def checked_url(url: str) -> None:

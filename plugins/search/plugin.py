@@ -85,8 +85,9 @@ class SearchPlugin(GroupPlugin, Search):
                 raise ValueError(f"batch {self.batch}: must be 1 to 10000, or 0")
             if self.share and not 0.01 <= self.share <= 1:
                 raise ValueError(f"share {self.share}: must be 0.01 to 1, or 0")
-            if self.timeout < 1 or self.gather < 0 or self.poll <= 0:
-                raise ValueError("timeout must be at least 1, gather at least 0, poll more than 0 seconds")
+            for name, least in (("timeout", 1), ("gather", 0), ("poll", 0.001)):
+                if getattr(self, name) < least:
+                    raise ValueError(f"{name} {getattr(self, name):g} must be {least:g} seconds or more")
             parts = urlsplit(self.url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError("url must be http://host:port or https://…")

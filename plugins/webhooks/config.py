@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from broker.config import parse_duration
+from broker.errors import refuse
 from broker.packets import ProtocolViolation, validate_filter, validate_name
+from plugins.tail_place import file_faults, name_faults, start_faults
 from plugins.webhooks.signature import key_of
 
 STORED, OFFLINE = "message.stored", "message.offline"
@@ -45,53 +48,53 @@ class Hook:
     """A PEM file with who signs the service's certificate, instead of the system's."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", self.name):
-            raise ValueError(f"name {self.name[:70]!r}: must be 1 to 64 letters, digits, dots, dashes or underscores")
+        self.dead_letters = self.dead_letters or f"dead-letters/{self.name}"
+        refuse(self._faults())
+        self.keys = [key_of(secret) for secret in self.secrets]
+        self.patience = _seconds(self.give_up_after)
+
+    def _faults(self) -> Iterator[str]:
+        yield from name_faults(self.name)
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"url of {self.name}: must be http://host/… or https://host/…")
+            yield "url: must be http://host/… or https://host/…"
         if "@" in parts.netloc:
-            raise ValueError(f"url of {self.name}: must not hold a user or password: what is told is signed by its secrets")
+            yield "url: must not hold a user or password: what is told is signed by its secrets"
         if not self.secrets:
-            raise ValueError(f"secrets of {self.name}: at least one is needed: whsec_ and what openssl rand -base64 32 says")
-        try:
-            self.keys = [key_of(secret) for secret in self.secrets]
-        except ValueError as error:
-            raise ValueError(f"secrets of {self.name}: {error}") from None
+            yield "secrets: at least one is needed: whsec_ and what openssl rand -base64 32 says"
+        yield from _told("secrets", key_of, self.secrets)
         wrong = [event for event in self.events if event not in EVENTS]
         if wrong or not self.events:
-            raise ValueError(f"events {', '.join(wrong) or 'none'}: must be some of {', '.join(EVENTS)}")
-        if self.start not in ("latest", "earliest"):
-            raise ValueError(f"start {self.start!r}: must be latest or earliest")
+            yield f"events {', '.join(wrong) or 'none'!r}: must be some of {', '.join(EVENTS)}"
+        yield from start_faults(self.start)
         if not 1 <= self.batch <= 1000:
-            raise ValueError(f"batch {self.batch}: must be 1 to 1000")
+            yield f"batch {self.batch}: must be 1 to 1000"
         if not 1 <= self.timeout <= 300:
-            raise ValueError(f"timeout {self.timeout}: must be 1 to 300 seconds")
-        self._check_topics()
-        self.patience = self._patience()
-
-    def _check_topics(self) -> None:
-        self.dead_letters = self.dead_letters or f"dead-letters/{self.name}"
-        try:
-            for filter_ in self.filters:
-                validate_filter(filter_)
-        except ProtocolViolation as violation:
-            raise ValueError(f"filters of {self.name}: {violation.text}") from None
-        try:
-            validate_name(self.dead_letters)
-        except ProtocolViolation as violation:
-            raise ValueError(f"dead_letters of {self.name}: {violation.text}") from None
-
-    def _patience(self) -> float:
-        try:
-            found = parse_duration(self.give_up_after)
-            if not isinstance(found, int | float):
-                raise ValueError("must be a duration")
-        except ValueError as error:
-            raise ValueError(f"give_up_after {self.give_up_after!r}: {error}") from None
-        return float(found)
+            yield f"timeout {self.timeout}: must be 1 to 300 seconds"
+        yield from _told("filters", validate_filter, self.filters)
+        yield from _told("dead_letters", validate_name, [self.dead_letters])
+        yield from _told("give_up_after", _seconds, [self.give_up_after])
+        yield from file_faults("cafile", self.cafile)
 
     @property
     def of_clients(self) -> bool:
         """Whether it is told who comes and goes."""
         return CONNECTED in self.events or DISCONNECTED in self.events
+
+
+def _told(name: str, check: Callable[[Any], object], values: Iterable[object]) -> Iterator[str]:
+    """What ``check`` has against each of them."""
+    for value in values:
+        try:
+            check(value)
+        except ProtocolViolation as violation:
+            yield f"{name}: {violation.text}"
+        except ValueError as error:
+            yield f"{name}: {error}"
+
+
+def _seconds(duration: str | int) -> float:
+    try:
+        return float(cast(float, parse_duration(duration)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{duration!r}: {error}") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,11 +38,6 @@ class WebhooksPlugin(FollowingPlugin[HookRunner]):
 
         def __post_init__(self) -> None:
             check_names("hooks", self.hooks)
-            for hook in self.hooks:
-                if hook.cafile and not os.path.isfile(hook.cafile):
-                    raise ValueError(
-                        f"hooks: {hook.name}: cafile {hook.cafile!r}: there is no such file that this user can read"
-                    )
 
     config: Config
     kind = "webhook"

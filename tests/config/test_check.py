@@ -253,6 +253,54 @@ plugins:
     ]
 
 
+def test_faults_of_one_section_hide_no_others_in_it(tmp_path: Path) -> None:
+    """Also where what is wrong is a setting that it must have, and deep inside."""
+    path = tmp_path / "config.yaml"
+    path.write_text("""\
+plugins:
+  http:
+    storage_timeout: 0
+    max_wait: -1
+    keyfile: k
+  acl:
+    rules:
+      - {allow: publsh, topics: "a#", users: ""}
+      - {allow: read, deny: red, user: b}
+  jobs:
+    retention:
+      rules:
+        - {filter: "a#", max_age: x, keep: 1}
+      keep_free: 3z
+  webhooks:
+    hooks:
+      - name: a b
+        url: ftp://x
+        secrets: [whsec_AAAA, x]
+        events: [seen]
+        batch: 0
+        give_up_after: soon
+  bridge:
+    bridges:
+      - {name: a b, address: x, send: [{filter: "#", local: +}], start: now}
+  jwt:
+    algorithms: [none]
+    token_in: header
+    leeway: -1
+""")
+    found = [line.removeprefix("plugins.") for line in plugin_problems(load(path, {}))]
+    assert [line.partition(" (")[0] for line in found] == [
+        *("http.storage_timeout", "http.max_wait", "http.keyfile"),
+        *("acl.rules[0].allow", "acl.rules[0].topics", "acl.rules[0].users"),
+        *("acl.rules[1].user", "acl.rules[1]", "acl.rules[1].topics", "acl.rules[1].deny"),
+        *("jobs.retention.rules[0].keep", "jobs.retention.rules[0].filter", "jobs.retention.rules[0].max_age"),
+        "jobs.retention.keep_free",
+        *(f"webhooks.hooks[0].{name}" for name in ("name", "url", "secrets", "secrets", "events", "batch", "give_up_after")),
+        *("bridge.bridges[0].send[0].local", "bridge.bridges[0].send[0].filter"),
+        *(f"bridge.bridges[0].{name}" for name in ("name", "address", "start")),
+        *("jwt.algorithms", "jwt", "jwt.leeway", "jwt.token_in"),
+    ]
+
+
 def test_what_a_plugin_says_of_its_values_is_told_at_their_line(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("plugins:\n  http:\n    max_wait: 5\n    bind: nowhere\n  search:\n    path: x\n    engine: elastic\n")

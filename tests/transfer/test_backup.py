@@ -72,6 +72,15 @@ async def test_what_was_backed_up_is_there_again_and_what_was_there_is_kept(fold
     assert await conversations(aside) == NOW
 
 
+async def test_an_index_that_cannot_be_removed_is_told_and_the_data_is_in_place(folder: Path) -> None:
+    (folder / "data" / "search.db").mkdir()
+    code, said = await run("restore", folder / "b.db", "--data", folder / "data")
+    assert code == 1
+    assert "the data is in place, but" in said
+    assert f"{folder}/data/search.db" in said
+    assert await conversations(folder / "data" / "tideline.db") == WHOLE
+
+
 async def test_an_export_is_restored_too(folder: Path) -> None:
     assert (await run("export", folder / "e", "--url", f"sqlite:///{folder}/b.db"))[0] == 0
     code, said = await run("restore", folder / "e", "--data", folder / "data")
