@@ -47,7 +47,7 @@ class Publication(Append):
     (`broker.routing`), as of its place in the order; None until it has one, and false where it reaches nobody.
     """
 
-    __slots__ = ("matched", "origin", "span")
+    __slots__ = ("matched", "origin", "publisher", "sent_to", "span")
 
     def __init__(
         self,
@@ -64,6 +64,10 @@ class Publication(Append):
         self.matched: object = None
         self.span: object = None
         """What a plugin that records spans noted of its arrival."""
+        self.publisher: object = None
+        """Whom access control is asked about (`broker.access.SessionInfo`), where ``origin`` does not know."""
+        self.sent_to = ""
+        """The topic that its publisher named, where a plugin has given it another."""
 
     @property
     def readers(self) -> Sequence[str]:

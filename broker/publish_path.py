@@ -5,7 +5,8 @@ A PUBLISH comes from its packet by `connection.handle_publish.received`, which a
 into a group. `PublishPath` takes each group from there to its subscribers:
 
     store   1. take           everything that waits                               Pipeline.take
-            2. match          its id, time and recipients, in order               number; Step.apply
+            2. match          plugins may change it                               GroupHooks.arrived
+                              its id, time and recipients, in order               number; Step.apply
                               (a cluster: as of what all nodes know by now        OtherNodes.current)
             3. hooks before   plugins see the group, and may refuse some of it    GroupHooks.before_ack
             4. commit         durable, tried again while storage is away          Commits.commit
@@ -149,6 +150,7 @@ class PublishPath:
         publications: list[Publication] = []
         steps: list[Step] = []
         taken = 0
+        arrivals = bool(self._hooks.arrivals)
         self._ids.read_clocks()  # all messages of the group are of this moment
         if self.others is not None and self.others.late:
             _refuse_late(items, self.others.late)
@@ -156,6 +158,8 @@ class PublishPath:
             try:
                 if isinstance(item, Publication):
                     publications.append(item)
+                    if item.error is None and arrivals:
+                        self._hooks.arrived(item)
                     if item.error is None:
                         self.number(item)
                         operations.append(item)

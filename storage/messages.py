@@ -138,6 +138,8 @@ class Append:
     else. ``idempotency_key`` makes the append happen once per (message.user, key) from ``idempotency_at`` (0: the message's
     time) to ``idempotency_until``, both in ms of one clock: a repeat with equal topic and payload stores nothing and answers
     ``original``; one with another content gets an ``error``.
+    ``content`` is the digest of what its publisher sent (`storage.rules.content_digest`), where the broker has changed that: a
+    repeat is known by it. Empty: the message is as it was sent.
 
     Filled by commit: ``message.seq``, ``message.time`` (raised where the conversation is ahead),
     ``inbox_seqs`` (parallel to ``recipients``), ``original`` (message id and conversation sequence of the one stored earlier
@@ -145,6 +147,7 @@ class Append:
     """
 
     __slots__ = (
+        "content",
         "epoch",
         "error",
         "idempotency_at",
@@ -177,6 +180,7 @@ class Append:
         self.retain = retain
         self.received = received
         self.epoch = 0
+        self.content = b""
         self.idempotency_key = idempotency_key
         self.idempotency_until = idempotency_until
         self.idempotency_at = idempotency_at

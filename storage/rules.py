@@ -49,6 +49,11 @@ def content_digest(message: Message) -> bytes:
     return digest.digest()
 
 
+def content_of(op: Append) -> bytes:
+    """The digest of what an append's publisher sent."""
+    return op.content or content_digest(op.message)
+
+
 class Once(NamedTuple):
     """What an idempotency key was used for: the content's digest, message id, conversation sequence, and until when (ms)."""
 
@@ -60,7 +65,7 @@ class Once(NamedTuple):
 
 def used_now(op: Append, seq: int) -> Once:
     """What is remembered of an append's key; ``seq`` is the message's sequence, 0 where it is not stored."""
-    return Once(content_digest(op.message), op.message.id, seq, op.idempotency_until)
+    return Once(content_of(op), op.message.id, seq, op.idempotency_until)
 
 
 def asked_at(op: Append) -> int:
@@ -76,7 +81,7 @@ def repeated(op: Append, known: Once | None) -> tuple[int, int] | None:
     """
     if known is None or known.until <= asked_at(op) or known.message == op.message.id:
         return None
-    if known.digest != content_digest(op.message):
+    if known.digest != content_of(op):
         raise IdempotencyConflict(f"idempotency key {op.idempotency_key!r} was used for another message")
     return known.message, known.seq
 

@@ -148,7 +148,12 @@ def test_every_third_party_import_is_declared() -> None:
     """What the rooms import is in pyproject.toml by name."""
     declared = (ROOT / "pyproject.toml").read_text().split("[tool.setuptools]")[0].lower()
     packages = {"yaml": "pyyaml", "paho": "paho-mqtt", "mongoengine": "mongomotor", "bson": "pymongo", "argon2": "argon2-cffi"}
-    packages |= {"jwt": "pyjwt", "prometheus_client": "prometheus-client", "opentelemetry": "opentelemetry-sdk"}
+    packages |= {
+        "jsonpath_rfc9535": "jsonpath-rfc9535",
+        "jwt": "pyjwt",
+        "prometheus_client": "prometheus-client",
+        "opentelemetry": "opentelemetry-sdk",
+    }
     packages |= {
         "cryptography": "pyjwt[crypto]",
         "starlette": "fastapi",

@@ -9,7 +9,7 @@ from broker.access.accounts import BEGUN, USER, Account, name_problem
 from broker.access.amqtt_session import LightSession
 from broker.access.bans import KIND, Ban, Bans, network
 from broker.access.filter_tree import Caller
-from broker.access.identity import AuthRequest, CannotTell, Identity, SessionInfo
+from broker.access.identity import AuthRequest, CannotTell, Identity, SessionInfo, session_info
 from broker.access.logins import Busy
 from broker.access.mosquitto_acl import MosquittoAcl
 from broker.access.password_file import Passwords, generated, hash_problem, hashed, read
@@ -74,5 +74,6 @@ __all__ = [
     "network",
     "prepared",
     "read",
+    "session_info",
     "stored_place",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from broker.access import AuthRequest, Bans, Identity, SessionInfo
+from broker.access import Bans, Identity, session_info
 from broker.amqtt.api import ConnectedDevices, DeviceState, ServerStatus, SessionState, Undecided
 from broker.amqtt.clients import Clients
 from broker.amqtt.connected import connected_devices
@@ -390,29 +390,23 @@ class ServerApi:
         if server.cluster is not None and (session is None or session.connection is None):
             key = DeviceKey(f"c/{client_id}", client_id) if session is None else session.key
             with suppress(NoDevice):  # another node may have its connection
-                return min(await self.readers.subscribe(key, filter, qos, _info(key)), ReasonCode.UNSPECIFIED_ERROR)
+                return min(await self.readers.subscribe(key, filter, qos, session_info(*key)), ReasonCode.UNSPECIFIED_ERROR)
         if session is None:
             key = DeviceKey(f"c/{client_id}", client_id)
-            if await server.subscriptions.refusal(client_id, filter, _info(key)):
+            if await server.subscriptions.refusal(client_id, filter, session_info(*key)):
                 return ReasonCode.UNSPECIFIED_ERROR
             await self.readers.claim(key)
             session = server.sessions.get(key)
         if session is None:
             return ReasonCode.UNSPECIFIED_ERROR
         connection = session.connection
-        info = connection.info if connection is not None and connection.open else _info(session.key)
+        info = connection.info if connection is not None and connection.open else session_info(*session.key)
         return min(await self.readers.subscribe_session(session, filter, qos, info), ReasonCode.UNSPECIFIED_ERROR)
 
 
 def _chosen(sessions: list[Session]) -> Session | None:
     """Of the sessions of one client id the one that is meant: the connected one, if there is one."""
     return next((session for session in sessions if session.connection is not None), sessions[-1] if sessions else None)
-
-
-def _info(key: DeviceKey) -> SessionInfo:
-    """Whom the ACL is asked about for a device that is not connected."""
-    name = key.user[2:] if key.user.startswith("u/") else None
-    return SessionInfo(Identity(key.user, name, name is None), AuthRequest(key.client_id, name))
 
 
 def _offset(session: Session) -> int:

@@ -29,6 +29,7 @@ COMMANDS = (
     "clients",
     "ban",
     "retained",
+    "rules",
     "acl",
     "reindex",
     "backup",

@@ -32,6 +32,7 @@ ALIASES = {
     "otel": "plugins.otel.OtelPlugin",
     "webhooks": "plugins.webhooks.WebhooksPlugin",
     "bridge": "plugins.bridge.BridgePlugin",
+    "rules": "plugins.rules.RulesPlugin",
 }
 """Short names of Tideline's own plugins; any other key under ``plugins`` is a class path."""
 

@@ -6,7 +6,7 @@ socket's high-water mark.
 
 from broker.connection.connection import Connection
 from broker.connection.handle_connect import ban_of
-from broker.connection.handle_publish import Inbound
+from broker.connection.handle_publish import Inbound, NotAuthorized
 from broker.connection.node import Clustered, Node, NodeState, NoSuchNode
 from broker.connection.reader_answers import ChannelPlace, Claim, DeviceProblem, InboxPage, NoChannel, NoDevice, Superseded
 from broker.connection.revoking import end_connections
@@ -26,6 +26,7 @@ __all__ = [
     "NoSuchNode",
     "Node",
     "NodeState",
+    "NotAuthorized",
     "SessionReaders",
     "StorageTimeout",
     "Superseded",

@@ -17,6 +17,7 @@ from broker.histogram import Histogram
 from broker.hooks.plugins import Group, GroupPlugin, Refusal
 from broker.packets import ReasonCode
 from broker.plugin_call import answer_of
+from broker.publication import Publication
 from storage.records import Append
 
 log = logging.getLogger(__name__)
@@ -42,10 +43,24 @@ class GroupHooks:
         self._after = [
             _AfterHook(p, after_queue, timeout, counters) for p in plugins if type(p).after_ack is not GroupPlugin.after_ack
         ]
+        self.arrivals = [p for p in plugins if type(p).arrived is not GroupPlugin.arrived]
+        """The plugins that see messages before these have recipients."""
         for plugin in self._before:
             counters.hook_seconds[type(plugin).__name__] = Histogram()
         self.any_before = bool(self._before)
         """Whether `before_ack` has anybody to call."""
+
+    def arrived(self, publication: Publication) -> None:
+        """Let the plugins see a message before it has recipients; one that fails refuses it."""
+        for plugin in self.arrivals:
+            try:
+                plugin.arrived(publication)
+            except Exception:
+                log.exception("plugin %s failed for a message that arrived", type(plugin).__name__)
+                self._counters.hook_errors += 1
+                publication.error = HookFailed(f"plugin {type(plugin).__name__} failed before the ack")
+            if publication.error is not None:
+                return
 
     async def before_ack(self, group: Group) -> None:
         """Let the plugins see the group. What they refused is not among its ``operations`` any more."""

@@ -36,7 +36,8 @@ class Group:
     """Everything that is committed in one durable write, in order.
 
     ``appends`` are the messages among ``operations``. A hook may change an append's ``store`` and ``recipients``, refuse it
-    (set ``error`` to a `Refusal`), or add operations of its own at the end.
+    (set ``error`` to a `Refusal`), or add operations of its own at the end. What else is in a message is changed in
+    `GroupPlugin.arrived`.
     """
 
     operations: list[Operation]
@@ -61,6 +62,13 @@ class Refusal(MessageRefused):
 
 class GroupPlugin(BasePlugin[BrokerContext]):
     """A plugin that sees every group of messages."""
+
+    def arrived(self, publication: Publication) -> None:
+        """Called for each message that is not refused, at its place in the order, before it has an id and recipients.
+
+        May change its message's topic (then set ``sent_to``), payload and properties; before that set ``content``. Must not
+        wait. Raising refuses the message.
+        """
 
     async def before_ack(self, group: Group) -> None:
         """Called before the group is committed, with every message of it; nobody has been acknowledged.

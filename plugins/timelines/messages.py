@@ -130,10 +130,15 @@ def _payload(payload: bytes, content_type: str) -> tuple[str, Any]:
     kind = content_type.partition(";")[0].strip().lower()
     if kind in ("application/json", "text/json") or kind.endswith("+json") or text[:1] in ("{", "["):
         try:
-            return "json", json.loads(text, parse_constant=_impossible, parse_float=_finite, object_pairs_hook=_once)
+            return "json", json_value(text)
         except (ValueError, RecursionError):
             pass
     return "text", text
+
+
+def json_value(text: str) -> Any:
+    """JSON that another parser reads alike. Raises ValueError, and RecursionError."""
+    return json.loads(text, parse_constant=_impossible, parse_float=_finite, object_pairs_hook=_once)
 
 
 def _impossible(name: str) -> float:

@@ -74,6 +74,7 @@ class Publisher:
         message.properties = _properties(draft)
         message.expires = now + draft.expiry * 1000 if draft.expiry else 0
         publication = Publication(message, retain=draft.retain, idempotency_key=draft.key)
+        publication.publisher = who.asked
         publication.idempotency_at = now
         window = self._server.settings.mqtt.idempotency_window
         publication.idempotency_until = now + int(window * 1000) if draft.key else 0

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 from broker.config import parse_duration
 from broker.errors import refuse
-from broker.packets import ProtocolViolation, validate_filter, validate_name
+from broker.packets import ProtocolViolation, matches, validate_filter, validate_name
 from plugins.tail_place import file_faults, name_faults, start_faults
 from plugins.webhooks.signature import key_of
+from storage.records import Message
 
 STORED, OFFLINE = "message.stored", "message.offline"
 CONNECTED, DISCONNECTED = "client.connected", "client.disconnected"
@@ -75,6 +76,15 @@ class Hook:
         yield from _told("dead_letters", validate_name, [self.dead_letters])
         yield from _told("give_up_after", _seconds, [self.give_up_after])
         yield from file_faults("cafile", self.cafile)
+
+    @property
+    def place(self) -> str:
+        """What its place among all that is stored is kept under."""
+        return f"webhook:{self.name}"
+
+    def wants(self, message: Message) -> bool:
+        """Whether events of a message are told."""
+        return any(matches(filter_, message.topic) for filter_ in self.filters)
 
     @property
     def of_clients(self) -> bool:

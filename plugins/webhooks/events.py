@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from broker.amqtt import BROKER_USER
-from broker.packets import matches
 from plugins.timelines.messages import hex_id, rendered
 from plugins.webhooks.config import OFFLINE, STORED, Hook
 from storage.records import Message
@@ -33,7 +32,7 @@ def events_of(hook: Hook, message: Message, away: Callable[[str], Iterable[str]]
                 yield _event(message, told["type"], told["data"])
         return
     # What the broker says itself is left out: dead letters of two hooks would be told to each other for ever.
-    if message.user == BROKER_USER or not any(matches(filter_, message.topic) for filter_ in hook.filters):
+    if message.user == BROKER_USER or not hook.wants(message):
         return
     if STORED in hook.events:
         yield _event(message, STORED, {"message": _shown(hook, message)})

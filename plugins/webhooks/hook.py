@@ -52,7 +52,7 @@ class HookRunner:
         self.hook = hook
         self._server = server
         self._may = may
-        self.place = TailPlace(server, f"webhook:{hook.name}", earliest=hook.start == "earliest")
+        self.place = TailPlace(server, hook.place, earliest=hook.start == "earliest")
         self.delivered = self.failures = self.dead = self.requests = 0
         self.error = ""
         """Why the last attempt failed; empty once one has worked."""

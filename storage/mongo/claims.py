@@ -22,7 +22,7 @@ from storage.mongo.state import State
 from storage.mongo.view import View
 from storage.mongo.writes import bulk_write, insert_some
 from storage.records import Append, DeviceKey, Operation
-from storage.rules import Once, asked_at, content_digest
+from storage.rules import Once, asked_at, content_of
 
 _ATTEMPTS = 20
 
@@ -99,7 +99,7 @@ def _packet(view: View, op: Append) -> Raw:
     assert kept is not None
     return {
         "mid": op.message.id,
-        "digest": content_digest(op.message),
+        "digest": content_of(op),
         "generation": kept.generation,
         "epoch": kept.device.epoch,
         "released": 0,
@@ -133,7 +133,7 @@ async def _claim_keys(state: State, view: View, ops: dict[str, Append], adopted:
 
 
 def _key(view: View, op: Append) -> Raw:
-    once = Once(content_digest(op.message), op.message.id, 0, op.idempotency_until)
+    once = Once(content_of(op), op.message.id, 0, op.idempotency_until)
     return {**once_document(once, done=False), "v": view.version}
 
 

@@ -58,6 +58,8 @@ def store_document(op: Append, seq: int, time: int, version: int, places: Sequen
     if op.idempotency_key:
         document["once"] = once_key(message.user, op.idempotency_key)
         document["once_until"] = op.idempotency_until
+        if op.content:
+            document["once_content"] = op.content
     return document
 
 

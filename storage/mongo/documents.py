@@ -69,6 +69,8 @@ class Store(Published):
     once = StringField()
     """The idempotency key's document, and until when it holds."""
     once_until = LongField()
+    once_content = BinaryField()
+    """The digest of what its publisher sent, where that is another than the message's."""
 
 
 class Sync(Document):  # type: ignore[misc]

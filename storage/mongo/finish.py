@@ -93,7 +93,8 @@ async def apply_state(state: State, pending: Sequence[Raw]) -> None:
             fields = retained_document(message, message.seq, message.time, version, now)
             writes.append(Write("retained", "set", message.topic, fields))
         if document.get("once"):
-            fields = once_document(Once(content_digest(message), message.id, message.seq, document["once_until"]), done=True)
+            digest = document.get("once_content") or content_digest(message)
+            fields = once_document(Once(digest, message.id, message.seq, document["once_until"]), done=True)
             writes.append(Write("idempotency", "set", document["once"], {**fields, "v": version}))
     for some in batches(writes, _BATCH):
         await write_state(state, some, 0)

@@ -122,11 +122,12 @@ async def test_what_is_told_is_what_happened_and_what_is_documented(tmp_path: Pa
 
 
 def followers() -> dict[str, Any]:
-    """A webhook and a bridge to a port where nobody is."""
+    """A webhook and a bridge to a port where nobody is, and a rule."""
     nowhere = f"127.0.0.1:{free_port()}"
     hook = {"name": "push", "url": f"http://{nowhere}/", "secrets": [SECRET], "start": "earliest"}
     bridge = {"name": "up", "address": nowhere, "send": [{"filter": "#"}], "start": "earliest"}
-    return {"webhooks": {"hooks": [hook]}, "bridge": {"bridges": [bridge]}}
+    rule = {"name": "again", "topics": ["again"], "republish": "b"}
+    return {"webhooks": {"hooks": [hook]}, "bridge": {"bridges": [bridge]}, "rules": {"rules": [rule]}}
 
 
 async def followers_told(url: str) -> bool:

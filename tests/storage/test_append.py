@@ -283,6 +283,15 @@ async def test_another_content_under_the_same_key_is_refused(storage: Storage, m
     assert await storage.conversation_bounds("other") == (1, 0)
 
 
+async def test_a_repeat_of_what_the_broker_changed_is_known_by_what_was_sent(storage: Storage, make: Maker) -> None:
+    first, again, other = (_keyed(make, payload=payload) for payload in (b"x1", b"x2", b"x3"))
+    first.content, again.content, other.content = b"sent".ljust(16), b"sent".ljust(16), b"else".ljust(16)
+    await storage.commit([first])
+    await storage.commit([again, other])
+    assert again.original == (first.message.id, 1)
+    assert isinstance(other.error, IdempotencyConflict)
+
+
 async def test_keys_are_scoped_to_the_user(storage: Storage, make: Maker) -> None:
     first, other = _keyed(make), _keyed(make, user="u/bob", payload=b"y")
     await storage.commit([first, other])

@@ -66,6 +66,7 @@ async def test_all_that_a_message_carries_is_finished(database: str, proxy: Mong
         make.append("r", ["u/new"], retain=True, payload=b"new", properties=b"\1x", expires=START + 9),
         make.append("k", idempotency_key="key", idempotency_until=START + 1000, payload=b"once"),
     ]
+    messages[2].content = b"as it was sent".ljust(16)
     storage = await _committed_until(database, proxy, [opened(ANN), old], list(messages), "insert", "sync")
     assert await check_laws(storage, [2, 3, 4]) == 4
     device = await storage.device(ANN)
@@ -74,7 +75,8 @@ async def test_all_that_a_message_carries_is_finished(database: str, proxy: Mong
     (retained,) = await all_retained(storage)
     assert fields_of(retained)[:2] == (3, "r")  # type: ignore[index]
     assert (retained.payload, retained.properties, retained.expires, retained.retain) == (b"new", b"\1x", START + 9, True)
-    again = make.append("k", idempotency_key="key", idempotency_until=START + 1000, payload=b"once")
+    again = make.append("k", idempotency_key="key", idempotency_until=START + 1000, payload=b"changed")
+    again.content = messages[2].content
     await storage.commit([again])
     assert again.original == (4, 1)
     assert {topic for topic, _, _ in await collect(storage.conversations())} == {"a", "r", "k"}
