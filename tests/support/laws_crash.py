@@ -82,7 +82,7 @@ class CrashRun:
     """One run. ``check`` needs `run` to have come to its end."""
 
     rest = PATIENCE
-    """Seconds that it may take until all has arrived."""
+    """Seconds in which something must arrive, until all has."""
 
     def __init__(self, folder: Path, url: str, seed: int, mongo: MongoServer | None = None) -> None:
         self.url = url
@@ -187,8 +187,8 @@ class CrashRun:
                     await asyncio.sleep(0.1)  # not a wait: between two looks at the whole storage
                     found = [f"{p.name}: not acknowledged" for p in self.world.publishers if not _all_acked(p)]
                     async for device in storage.devices():
-                        if due := await _undone(storage, device):
-                            found.append(f"{device.key}: beyond the offset {device.offset} {len(due)} are due")
+                        due = await _undone(storage, device)
+                        found += [f"{device.key}: beyond the offset {device.offset} {len(due)} are due"] if due else []
                     if found != behind:  # it moves: half an hour may have left a device of QoS 2 far behind
                         limit.reschedule(asyncio.get_running_loop().time() + self.rest)
                     behind = found
