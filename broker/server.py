@@ -381,8 +381,13 @@ class Server(Node):
         user = shown(connection.info.identity.user_key)
         log.debug("connected: %s as %s", connection.name, user, extra=connection.about)
 
+    def opening(self, connection: Link) -> None:
+        """A client's session is submitted to be opened; its CONNACK follows when that is durable."""
+        self.api.watched(connection, ended=False)
+
     def disconnected(self, connection: Link, *, was_open: bool) -> None:
         """A client's connection ended."""
+        self.api.watched(connection, ended=True)
         if was_open:
             self.clients -= 1
             self.plugin_host.client_disconnected(connection.info)

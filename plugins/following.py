@@ -87,7 +87,7 @@ class FollowingPlugin(GroupPlugin, Generic[R]):
         self._runners = [self.runner(section, partial(server.may, lease)) for section in self.sections]
         for section, runner in zip(self.sections, self._runners, strict=True):
             task = asyncio.create_task(runner.run(), name=f"{self.kind} {section.name}")
-            task.add_done_callback(_ended)
+            task.add_done_callback(ended)
             self._tasks.append(task)
 
     async def after_ack(self, group: Group) -> None:
@@ -136,7 +136,7 @@ class FollowingPlugin(GroupPlugin, Generic[R]):
             yield family
 
 
-def _ended(task: asyncio.Task[None]) -> None:
+def ended(task: asyncio.Task[None]) -> None:
     """None ends by itself: this is our bug, and must not be silent."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.critical("%s has ended: internal error", task.get_name(), exc_info=error)

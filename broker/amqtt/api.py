@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -27,6 +28,10 @@ T = TypeVar("T")
 
 class Undecided(Exception):
     """Storage was given it and has not answered: it will be durable once storage is back, unless the broker ends before."""
+
+
+ClientWatcher = Callable[[object, SessionInfo, bool], None]
+"""Called with what stands for a connection, whose it is, and whether it has ended."""
 
 
 class DeviceState(NamedTuple):
@@ -209,6 +214,15 @@ class Services(BrokerApi, Protocol):
 
     async def append_all_within(self, publications: Sequence[Publication], timeout: float) -> list[Publication | BaseException]:
         """The same for several, which keep their order, and share a commit where they can. What one raises is in its place."""
+
+    def submit(self, publication: Publication) -> asyncio.Future[Publication]:
+        """Give a message its place among the groups at once, without waiting for room. The future is done when it is durable;
+        or it has what refused it."""
+
+    def watch_clients(self, watcher: ClientWatcher) -> None:
+        """Have ``watcher`` called for each client's connection to this node, before its session is submitted to be opened and
+        when it has ended. What it submits at the first is durable before the CONNACK. Must not wait or raise. For a plugin's
+        ``__init__``."""
 
     async def commit(self, operations: list[Operation], timeout: float) -> None:
         """Make operations durable at their place in the order of groups. Raises as `append_within`."""

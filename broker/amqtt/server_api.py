@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from broker.access import Bans, Identity, session_info
-from broker.amqtt.api import ConnectedDevices, DeviceState, ServerStatus, SessionState, Undecided
+from broker.amqtt.api import ClientWatcher, ConnectedDevices, DeviceState, ServerStatus, SessionState, Undecided
 from broker.amqtt.clients import Clients
 from broker.amqtt.connected import connected_devices
 from broker.amqtt.stored_settings import StoredSettings, Watcher
@@ -21,7 +21,7 @@ from broker.counters import Counters
 from broker.packets import ProtocolViolation, ReasonCode, topics
 from broker.pipeline import Operations, Step
 from broker.publication import Outgoing, Publication
-from broker.sessions import Session
+from broker.sessions import Link, Session
 from storage.errors import MessageRefused, StorageUnavailable
 from storage.records import Device, DeviceKey, DropSetting, Message, Operation, SaveSetting
 
@@ -83,6 +83,7 @@ class ServerApi:
         self.readers = readers
         self.stored_settings = StoredSettings()
         self.clients = Clients(server, self)
+        self._watchers: list[ClientWatcher] = []
 
     @property
     def counters(self) -> Counters:
@@ -139,10 +140,13 @@ class ServerApi:
 
     async def append(self, publication: Publication) -> Publication:
         """Take a message through the pipeline; returns when it is durable. Raises what refused it."""
+        return await self.submit(publication)
+
+    def submit(self, publication: Publication) -> asyncio.Future[Publication]:
         waiter = Waiter()
         publication.origin = waiter
         self._server.pipeline.submit(publication)
-        return await waiter.future
+        return waiter.future
 
     # --- Services ----------------------------------------------------------------------------------------------------
 
@@ -212,10 +216,7 @@ class ServerApi:
                 refused.set_exception(error)
                 answers.append(refused)
                 continue
-            waiter = Waiter()
-            publication.origin = waiter
-            self._server.pipeline.submit(publication)
-            answers.append(self._answer(publication, waiter.future, deadline))
+            answers.append(self._answer(publication, self.submit(publication), deadline))
         return list(await asyncio.gather(*answers, return_exceptions=True))
 
     async def commit(self, operations: list[Operation], timeout: float) -> None:
@@ -229,6 +230,14 @@ class ServerApi:
 
     def watch_settings(self, kind: str, callback: Watcher) -> Callable[[], None]:
         return self.stored_settings.watch(kind, callback)
+
+    def watch_clients(self, watcher: ClientWatcher) -> None:
+        self._watchers.append(watcher)
+
+    def watched(self, connection: Link, *, ended: bool) -> None:
+        """A client's session is about to be opened, or its connection has ended."""
+        for watcher in self._watchers:
+            watcher(connection, connection.info, ended)
 
     def revoke(self, revoked: Callable[[Identity], bool], why: str) -> int:
         self._server.access.rules_changed()

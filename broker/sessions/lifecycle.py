@@ -313,6 +313,7 @@ class Sessions:
             self._server, connection, session, expiry, fresh=not present, present=present, begins=begins, opened=opened
         )
         session.expiry = expiry
+        self._server.opening(connection)
         self._server.pipeline.submit(step)
 
     def _first_epoch(self) -> int:

@@ -154,5 +154,8 @@ class Node(Protocol):
     def start_position(self) -> str:
         """Where a device that never connected before starts in its user's inbox."""
 
+    def opening(self, connection: Link) -> None:
+        """A client's connection is about to open its session; `disconnected` follows."""
+
     def disconnected(self, connection: Link, *, was_open: bool) -> None:
         """A client's connection ended."""

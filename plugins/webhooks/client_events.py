@@ -1,8 +1,9 @@
 """Who comes and goes, stored as messages, so that it has a place among all that is stored, and is told over a restart.
 
-What is lost: what happened in the moment before the broker was killed, and was not committed; that the clients of a broker that
-ends are gone (they are told as connected again when they come back); and what came beyond `MOST` while storage was away, which
-is counted.
+- That a client came is durable before its CONNACK: the message is submitted right before what opens the session.
+- A row for each connection stands in storage from the group of the one message to the group of the other. What a killed node
+  left is told as gone, and the row goes in the group that tells it.
+- What is lost: what another plugin refuses by failing before the commit, which is logged and counted.
 """
 
 from __future__ import annotations
@@ -11,90 +12,111 @@ import asyncio
 import json
 import logging
 import secrets
-from collections import deque
+from collections.abc import Callable
+from itertools import count
+from typing import Any
 
+from broker.access import SessionInfo
 from broker.amqtt import BROKER_USER, Services, Undecided
+from broker.hooks import Group
 from broker.publication import Outgoing, Publication
-from broker.rate_limited_log import RateLimitedLog
+from plugins.webhooks.config import CONNECTED, DISCONNECTED
 from plugins.webhooks.events import CLIENTS
-from storage.ending import end
-from storage.errors import MessageRefused, StorageError
+from storage.errors import StorageError
+from storage.records import DropRow, PutRow, Row
 
 log = logging.getLogger("tideline.webhooks")
 
-MOST = 10_000
-"""Events that wait for storage."""
+_TABLE = "clients"
+"""A part is the node that has the connections, as it was started."""
+_LOOK = 5.0
+"""Seconds between two looks at what hooks are done with, and at which nodes there are."""
 _AT_ONCE = 200
 _TIMEOUT = 10.0
-_AGAIN = 1.0
-_WINDOW = 3_600_000
-"""For how long (ms) an event whose commit had an unknown outcome may be sent again, and is stored once."""
 
 
 class ClientEvents:
-    """Stores them, in order."""
+    """Stores them. Made before any client can connect."""
 
     def __init__(self, server: Services) -> None:
         self._server = server
-        self._waiting: deque[Publication] = deque()
-        self._come = asyncio.Event()
-        self._overrun = RateLimitedLog(log, 10.0)
-        self._task = asyncio.create_task(self._run(), name="client events")
+        self._started = secrets.token_hex(8)
+        self._numbers = count(1)
+        self._connections: dict[object, str] = {}
+        self._settled: set[str] | None = None
         self.lost = 0
+        server.watch_clients(self._watch)
 
-    def add(self, kind: str, user: str, client: str, address: str) -> None:
-        """Something happened. Never waits."""
-        if len(self._waiting) >= MOST:
+    @property
+    def _node(self) -> str:
+        cluster = self._server.storage.cluster
+        return self._started if cluster is None else str(cluster.me.token)
+
+    def _watch(self, connection: object, info: SessionInfo, ended: bool) -> None:
+        if ended:
+            kind, id = DISCONNECTED, self._connections.pop(connection)
+        else:
+            kind, id = CONNECTED, f"{self._node}/{next(self._numbers)}"
+            self._connections[connection] = id
+        user, address = info.identity.user_key, info.request.address
+        data = {"connection": id, "user": user, "client": info.client_id, "address": address}
+        self._server.submit(_message(kind, data)).add_done_callback(self._stored)
+
+    def _stored(self, outcome: asyncio.Future[Publication]) -> None:
+        if not outcome.cancelled() and (error := outcome.exception()) is not None:
             self.lost += 1
-            self._overrun.warning("storage is away, and %d events of clients wait: more are lost", MOST)
-            return
-        payload = json.dumps({"type": kind, "data": {"user": user, "client": client, "address": address}}).encode()
-        publication = Publication(Outgoing(CLIENTS, BROKER_USER, "", 0, payload), idempotency_key=secrets.token_hex(16))
-        publication.idempotency_at = self._server.now()
-        publication.idempotency_until = publication.idempotency_at + _WINDOW
-        self._waiting.append(publication)
-        self._come.set()
+            log.error("an event of a client was refused, and is lost: %s", error)
 
-    async def close(self, patience: float) -> None:
-        """Store what waits, within ``patience`` seconds."""
-        await asyncio.wait([self._task], timeout=0)
-        if self._waiting and not self._task.done():
-            try:
-                async with asyncio.timeout(patience):
-                    while self._waiting:
-                        await asyncio.sleep(0.01)
-            except TimeoutError:
-                log.warning("%d events of clients are not stored: storage did not answer", len(self._waiting))
-        await end([self._task])
+    def keep(self, group: Group) -> None:
+        """Before the commit: a policy would keep nothing below ``$``; and who is here has a row."""
+        for append in group.appends:
+            if append.message.topic == CLIENTS and append.message.user == BROKER_USER:
+                append.store = True
+                told = json.loads(append.message.payload)
+                node, _, number = told["data"]["connection"].partition("/")
+                came = told["type"] == CONNECTED
+                value = json.dumps(told["data"]).encode()
+                group.operations.append(PutRow(_TABLE, node, number, value) if came else DropRow(_TABLE, node, number))
 
-    async def _run(self) -> None:
+    async def run(self, done: Callable[[], int | None]) -> None:
+        """Until it is cancelled: on the node that runs the hooks, which are all ``done`` with the events up to that sequence
+        (None on another node), tell what other nodes left, and remove what is told."""
+        pruned = 0
         while True:
-            await self._come.wait()
-            self._come.clear()
-            while self._waiting:
-                await self._store([self._waiting[place] for place in range(min(_AT_ONCE, len(self._waiting)))])
+            try:
+                if (seq := done()) is not None:
+                    await self._settle()
+                    if seq > max(1, pruned):
+                        await self._server.storage.prune_conversation(CLIENTS, seq)
+                        pruned = seq
+            except (StorageError, Undecided) as error:
+                log.debug("events of clients wait: %s", error)
+            await asyncio.sleep(_LOOK)
 
-    async def _store(self, publications: list[Publication]) -> None:
-        """Those that are stored, from the first on, wait no longer."""
-        for outcome in await self._server.append_all_within([_again(one) for one in publications], _TIMEOUT):
-            if isinstance(outcome, MessageRefused):
-                self.lost += 1
-                log.error("an event of a client was refused, and is lost: %s", outcome)
-            elif isinstance(outcome, StorageError | Undecided):
-                log.debug("events of clients wait: %s", outcome)
-                await asyncio.sleep(_AGAIN)
-                return
-            elif isinstance(outcome, BaseException):
-                raise outcome
-            self._waiting.popleft()
+    async def _settle(self) -> None:
+        """Tell that the clients of nodes that are no more are gone."""
+        before = await self._live()
+        if before == self._settled:
+            return
+        storage = self._server.storage
+        nodes = [node async for page in storage.parts(_TABLE) for node in page]
+        live = await self._live()  # who has joined since has rows that were not looked at
+        for node in nodes:
+            while node not in live and (rows := await storage.rows(_TABLE, node, limit=_AT_ONCE)):
+                gone = [_message(DISCONNECTED, _data(row)) for row in rows]
+                for outcome in await self._server.append_all_within(gone, _TIMEOUT):
+                    if isinstance(outcome, BaseException):
+                        raise outcome
+        self._settled = before
+
+    async def _live(self) -> set[str]:
+        nodes = await self._server.cluster()
+        return {self._node} if nodes is None else {str(node.token) for node in nodes if node.state != "dead"}
 
 
-def _again(publication: Publication) -> Publication:
-    """The same message under the same key, as a publication that was in no group yet."""
-    message = publication.message
-    return Publication(
-        Outgoing(message.topic, message.user, message.device, message.qos, message.payload),
-        idempotency_key=publication.idempotency_key,
-        idempotency_until=publication.idempotency_until,
-        idempotency_at=publication.idempotency_at,
-    )
+def _data(row: Row) -> dict[str, Any]:
+    return dict(json.loads(row.value))
+
+
+def _message(kind: str, data: dict[str, Any]) -> Publication:
+    return Publication(Outgoing(CLIENTS, BROKER_USER, "", 0, json.dumps({"type": kind, "data": data}).encode()))

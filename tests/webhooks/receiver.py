@@ -63,7 +63,7 @@ class Receiver:
     def payloads(self) -> list[str]:
         """Of the messages that were told, each event once, in the order in which it first came."""
         once = {event["id"]: event for event in self.events}
-        return [event["data"]["message"]["payload"] for event in once.values()]
+        return [event["data"]["message"]["payload"] for event in once.values() if "message" in event["data"]]
 
     async def told(self, count: int) -> list[dict[str, Any]]:
         """Wait for so many events."""

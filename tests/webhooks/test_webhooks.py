@@ -15,6 +15,7 @@ from broker.errors import StartError
 from plugins.http import HttpPlugin
 from plugins.webhooks import WebhooksPlugin
 from plugins.webhooks.signature import headers, key_of
+from storage.records import Append, PutRow
 from tests.support.broker import ANONYMOUS, Broker, running
 from tests.support.cluster import cluster
 from tests.support.laws_process import broker_process
@@ -133,6 +134,45 @@ async def test_nothing_is_lost_over_a_kill_nor_over_a_service_that_is_away(tmp_p
         assert receiver.payloads() == [str(number) for number in range(30)]
 
 
+CLIENTS = {"events": ["client.connected", "client.disconnected"]}
+
+
+async def test_a_client_is_let_in_when_it_is_durable_that_it_came(tmp_path: Path) -> None:
+    async with Receiver() as receiver, running(f"sqlite:///{tmp_path}/t.db", plugins=plugins(receiver, **CLIENTS)) as broker:
+        await state(broker)
+        async with broker.held() as commits:
+            client = await broker.socket()
+            connecting = asyncio.create_task(client.connect("client"))
+            group = await commits.arrived()
+            assert any(isinstance(one, PutRow) for one in group)
+            assert [one.message.topic for one in group if isinstance(one, Append)] == ["$sync/clients"]
+            assert not connecting.done()
+        assert (await connecting).reason == 0
+        await receiver.told(1)
+
+
+async def test_no_coming_or_going_is_lost_over_a_kill(tmp_path: Path) -> None:
+    """Nor that those who were there at the kill are gone."""
+    async with Receiver() as receiver:
+        receiver.down = True
+        options = {**NOBODY, **ANONYMOUS, **plugins(receiver, **CLIENTS, start="earliest")}
+        with broker_process(tmp_path, f"sqlite:///{tmp_path}/t.db", plugins=options) as broker:
+            clients = [await Client.open(("127.0.0.1", broker.port)) for _ in range(3)]
+            for number, client in enumerate(clients):
+                await client.connect(f"c{number}")
+            await clients[0].drop()
+            await asyncio.to_thread(broker.kill)
+            await asyncio.to_thread(broker.start)
+            receiver.down = False
+            await receiver.told(6)
+        once = {event["id"]: event for event in receiver.events}.values()
+        told = [(event["type"], event["data"]["client"], event["data"]["connection"]) for event in once]
+        came = [(client, connection) for kind, client, connection in told if kind == "client.connected"]
+        gone = [(client, connection) for kind, client, connection in told if kind == "client.disconnected"]
+        assert [client for client, _ in came] == ["c0", "c1", "c2"]
+        assert sorted(gone) == sorted(came)
+
+
 async def test_what_is_not_taken_for_too_long_becomes_a_dead_letter(tmp_path: Path) -> None:
     async with Receiver() as receiver:
         options = plugins(receiver, give_up_after="1s", batch=10)
@@ -152,7 +192,9 @@ async def test_what_is_not_taken_for_too_long_becomes_a_dead_letter(tmp_path: Pa
 
 
 async def test_one_node_tells_and_another_goes_on_when_it_dies() -> None:
-    async with Receiver() as receiver, cluster(2, errors=True, plugins=plugins(receiver, events=["message.offline"])) as made:
+    """Also that the clients of the dead one are gone."""
+    events = ["message.offline", "client.disconnected"]
+    async with Receiver() as receiver, cluster(2, errors=True, plugins=plugins(receiver, events=events)) as made:
         one, other = made.nodes
         await state(one)
         away, here = await one.durable("away"), await other.durable("here")
@@ -163,15 +205,17 @@ async def test_one_node_tells_and_another_goes_on_when_it_dies() -> None:
         publisher = await other.client("publisher")
         for number in range(5):
             await publisher.publish("t", b"%d" % number)
-        await receiver.told(5)
+        await receiver.told(6)
         assert {event["data"]["user"] for event in receiver.events} == {"c/away"}
         (runs,) = await until(lambda: [node for node in made.nodes if _runs(node)])
         stays = other if runs is one else one
         publisher = await stays.client("publisher-2")
+        await runs.client("of-the-dead")
         await runs.kill()
         for number in range(5, 10):
             await publisher.publish("t", b"%d" % number)
         await until(lambda: {str(number) for number in range(10)} <= set(receiver.payloads()))
+        await until(lambda: any(event["data"].get("client") == "of-the-dead" for event in receiver.events))
 
 
 def _runs(node: Broker) -> bool:
