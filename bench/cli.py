@@ -12,7 +12,19 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import filled, hostile, machine, offline_sessions, one_user, search, search_publish, storage_mongodb, table, versions
+from bench import (
+    filled,
+    hostile,
+    machine,
+    offline_sessions,
+    one_user,
+    revoke,
+    search,
+    search_publish,
+    storage_mongodb,
+    table,
+    versions,
+)
 from bench.cluster.run import run as run_cluster
 from bench.drive import Cell, Options
 from bench.peers import PEERS, USUAL
@@ -29,6 +41,7 @@ SECTIONS = (
     "search",
     "offline-sessions",
     "hostile",
+    "revoke",
 )
 
 
@@ -121,6 +134,8 @@ def main(argv: list[str] | None = None) -> None:
         more, said = hostile.measure(rounds, options)
         parts += [hostile.table(more, said), table.troubles(more)]
         cells += more
+    if "revoke" in given.only and "tideline" in given.peers:
+        parts.append(revoke.table(revoke.measure(3 if given.quick else 20)))
     parts.append(table.disturbance(cells))
     print("\n\n".join(part for part in parts if part))
     if given.json:
