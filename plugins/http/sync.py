@@ -65,7 +65,7 @@ class Reader:
         """Raise `Unauthorized` where the caller is nobody any more: a user or a token may have been revoked meanwhile."""
         revision = self.api.authenticator.revision
         if revision != self._revision:
-            await self.api.authenticator.who(self._request)
+            await self.api.authenticator.again(self._request)
             self._revision = revision
 
     async def check(self) -> None:
