@@ -9,6 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+RECALLED = "tideline-recalled"
+"""The user property of a message whose content is gone; its value is the id of the message that recalled it."""
+
+RECALLED_MARK = b"\x26" + len(RECALLED).to_bytes(2, "big") + RECALLED.encode()
+"""An MQTT 5 user property (0x26, 2.2.2.2) of that name, without its value."""
+
+
+def recalled_mark(by: int) -> bytes:
+    """The properties of a message that the message ``by`` recalled: as on the wire, so that they travel as any others."""
+    value = b"%016x" % by
+    return RECALLED_MARK + len(value).to_bytes(2, "big") + value
+
+
 EXPIRES_AT_ONCE = 1
 """`Message.expires` of an expiry interval of 0: past for every reader, so only who is live when it is committed is given it."""
 
@@ -76,6 +89,12 @@ class Message:
         right from the commit."""
         return 0 < self.expires <= now and not (live and self.expires == EXPIRES_AT_ONCE)
 
+    @property
+    def recalled(self) -> bool:
+        """Whether its content is gone: it keeps its place, without payload, and its properties say by which message
+        (`recalled_mark`)."""
+        return not self.payload and self.properties.startswith(RECALLED_MARK)
+
     def __repr__(self) -> str:
         return f"Message(id={self.id}, topic={self.topic!r}, seq={self.seq}, user={self.user!r}, payload={self.payload[:40]!r})"
 
@@ -141,6 +160,10 @@ class Append:
     ``content`` is the digest of what its publisher sent (`storage.rules.content_digest`), where the broker has changed that: a
     repeat is known by it. Empty: the message is as it was sent.
 
+    ``recalls`` are ids of earlier messages of the same topic whose content goes as this one comes, in the same commit: of each
+    the payload and the properties, where it is stored (`recalled_mark` takes their place) and where it is retained (the topic
+    then has none). Ids that the topic has not, and what was recalled before, are passed over.
+
     Filled by commit: ``message.seq``, ``message.time`` (raised where the conversation is ahead),
     ``inbox_seqs`` (parallel to ``recipients``), ``original`` (message id and conversation sequence of the one stored earlier
     under the key), ``error``. What a subclass adds is its maker's own: storage takes it for an `Append`.
@@ -156,6 +179,7 @@ class Append:
         "inbox_seqs",
         "message",
         "original",
+        "recalls",
         "received",
         "recipients",
         "retain",
@@ -184,6 +208,7 @@ class Append:
         self.idempotency_key = idempotency_key
         self.idempotency_until = idempotency_until
         self.idempotency_at = idempotency_at
+        self.recalls: Sequence[int] = ()
         self.inbox_seqs: Sequence[int] = ()
         self.original: tuple[int, int] | None = None
         self.error = error

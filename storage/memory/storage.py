@@ -74,6 +74,10 @@ class _Timeline(Generic[T]):
         high = min(before, self.head + 1) if before else self.head + 1
         return low + shift, max(low, high) + shift
 
+    def replace(self, seq: int, item: T) -> None:
+        """Put another item in the place of one that is kept."""
+        self.items[self.gone + seq - self.floor - 1] = item
+
     def remove(self, through: int) -> list[T]:
         """Remove the items up to a sequence; amortised constant time per item."""
         count = max(0, min(through, self.head) - self.floor)
@@ -196,6 +200,8 @@ class MemoryStorage:
         self._committed_id(message.id)
         if op.retain:
             self._retained.put(message)
+        for recalled in op.recalls:
+            self._recall(recalled, message)
         if op.idempotency_key:
             self._remember(op)
 
@@ -227,6 +233,21 @@ class MemoryStorage:
         self._log.append(_Stored(message.topic, message.seq, size, entries))
         self._bytes += size
         return entries
+
+    def _recall(self, message_id: int, by: Message) -> None:
+        """Put a message without content in its place. The old one may be on its way to somebody, and stays as it is."""
+        kept = self._retained.by_id(message_id)
+        if kept is not None and kept.topic == by.topic:
+            self._retained.drop(by.topic, message_id)
+        old = self._messages.get(message_id)
+        if old is None or old.topic != by.topic or old.recalled:
+            return
+        bare = self._messages[message_id] = rules.without_content(old, by.id)
+        timeline = self._conversations[by.topic]
+        timeline.replace(old.seq, bare)
+        place = bisect_left(self._tail.items, message_id, self._tail.gone, key=lambda m: m.id if m is not None else 0)
+        if place < len(self._tail.items) and self._tail.items[place] is old:
+            self._tail.items[place] = bare
 
     def _inbox(self, user: str) -> _Timeline[tuple[int, str]]:
         inbox = self._inboxes.get(user)

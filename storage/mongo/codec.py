@@ -60,6 +60,8 @@ def store_document(op: Append, seq: int, time: int, version: int, places: Sequen
         document["once_until"] = op.idempotency_until
         if op.content:
             document["once_content"] = op.content
+    if op.recalls:
+        document["recalls"] = list(op.recalls)
     return document
 
 

@@ -43,6 +43,7 @@ from storage.mongo.load import (
     topic_heads,
 )
 from storage.mongo.plan import Plan
+from storage.mongo.recalls import recall
 from storage.mongo.rows import write_rows
 from storage.mongo.sessions import corrections, draft
 from storage.mongo.state import State, batches
@@ -411,6 +412,8 @@ class Writer:
             await self._look_again(run, {key for key in run.plan.sessions.devices if device_id(key) in missed})
             await self._sync(run)
         await self._write_rows(run)
+        for op in run.plan.recalling:
+            await recall(state, op.message.topic, op.recalls, op.message.id, version)
         writes: list[Write] = [*run.plan.sessions.writes_behind(), *run.plan.writes()]
         settings = run.plan.participants.setting_writes()
         if writes or settings:

@@ -71,6 +71,8 @@ class Store(Published):
     once_until = LongField()
     once_content = BinaryField()
     """The digest of what its publisher sent, where that is another than the message's."""
+    recalls = ListField(LongField())
+    """The messages that it takes the content out of."""
 
 
 class Sync(Document):  # type: ignore[misc]

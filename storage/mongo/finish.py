@@ -18,6 +18,7 @@ from storage.mongo.documents import TOKEN_SHIFT, Raw
 from storage.mongo.fanout import fan_out, whole
 from storage.mongo.intents import Adopted, announced, true_ones
 from storage.mongo.late import tell as tell_late
+from storage.mongo.recalls import recall
 from storage.mongo.state import State, batches
 from storage.mongo.view import NO_FLOOR, Write
 from storage.mongo.writes import write_state
@@ -98,6 +99,9 @@ async def apply_state(state: State, pending: Sequence[Raw]) -> None:
             writes.append(Write("idempotency", "set", document["once"], {**fields, "v": version}))
     for some in batches(writes, _BATCH):
         await write_state(state, some, 0)
+    for document in pending:
+        if recalls := document.get("recalls"):
+            await recall(state, document["topic"], recalls, document["mid"], 0)
 
 
 async def _receive(state: State, key: DeviceKey, packet_id: int, mid: int) -> None:

@@ -70,6 +70,8 @@ class Plan:
         self.retained: dict[str, Write] = {}
         """What the group retains, by topic."""
         self._appends: list[tuple[Append, int, int, list[int]]] = []
+        self.recalling: list[Append] = []
+        """Those that take the content out of others."""
         self._originals: list[tuple[Append, tuple[int, int]]] = []
         self._written = self._entries_written()
         self._numbered: list[tuple[str, int, int]] = []
@@ -142,6 +144,8 @@ class Plan:
         size = len(message.payload)
         entries = [self._entry(k, user, message.id, size, time) for k, user in enumerate(op.recipients)]
         self._appends.append((op, seq, time, entries))
+        if op.recalls:
+            self.recalling.append(op)
         if op.retain:
             fields = retained_document(message, seq, time, view.version, view.now)
             self.retained[message.topic] = Write("retained", "set", message.topic, fields)

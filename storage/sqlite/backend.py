@@ -60,6 +60,7 @@ class SqliteStorage(Reading):
                 self._write_worker = Worker("tideline-write")
                 self._writer = await self._write_worker.run(self._open)
                 self._checkpointer = Checkpointer(self._path, self._write_worker, self._end_checkpoint)
+                self._write_worker.post(self._checkpointer.wipe)  # a crash may have left in the log what is gone
             await self._start_reading()
         except BaseException:
             await self.close()
@@ -176,19 +177,26 @@ class SqliteStorage(Reading):
         writer, checkpointer = self._writer, self._checkpointer
         assert writer is not None
         writer.commit(group)
-        if checkpointer is not None and checkpointer.note(writer.work):
+        if checkpointer is None:
+            return
+        if writer.wiped:
+            writer.wiped = False
+            checkpointer.wipe()
+        if checkpointer.note(writer.work):
             writer.work = 0
 
     def _end_checkpoint(self) -> None:
         """On the writing thread, between two groups."""
         writer, checkpointer = self._writer, self._checkpointer
+        emptied = False
         try:
             if writer is not None:
                 writer.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                emptied = checkpointer is not None and checkpointer.wipes and writer.empty_log()
         except (sqlite3.Error, StorageUnusable) as error:
             log.warning("%s: checkpoint failed, the log grows until one succeeds: %s", self._path, error)
         if checkpointer is not None:
-            checkpointer.finished()
+            checkpointer.finished(emptied)
 
     async def prune_conversation(self, topic: str, before_seq: int, limit: int = 1000, now: int = 0) -> int:
         """See `storage.interface.Pruner`. Commits go on between its steps."""

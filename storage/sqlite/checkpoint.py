@@ -2,12 +2,16 @@
 
 A checkpoint on a thread and connection of its own runs beside the writer and copies nearly all pages. What was written
 meanwhile is left; the writer copies that between two groups, after which the log starts again from its beginning.
+
+The log is overwritten from its beginning, not cut. So after content was taken out of messages it is cut once, or that content
+would be in it for as long as nothing takes its place.
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +25,8 @@ PAGES = 4000
 FEW = 100
 """Pages that the writer may move on its own thread."""
 ROUNDS = 4
+_SOON, _LATE = 0.05, 1.0
+"""Seconds until the log is tried to be cut again, while somebody reads what is in it."""
 
 
 class Checkpointer:
@@ -34,6 +40,10 @@ class Checkpointer:
         self._connection: sqlite3.Connection | None = None
         self._running = False
         self._pages_per_row = 1.0
+        self._pause = _SOON
+        self._stopping = threading.Event()
+        self.wipes = False
+        """The log is to be cut."""
 
     def note(self, work: int) -> bool:
         """Called by the writer after a commit; whether ``work`` (rows since the last checkpoint) was enough to start one."""
@@ -43,12 +53,30 @@ class Checkpointer:
         self._worker.post(lambda: self._run(work))
         return True
 
-    def finished(self) -> None:
-        """Called by the writer at the end of its part."""
+    def wipe(self) -> None:
+        """Called by the writer: have the log cut soon, however little is in it."""
+        self.wipes = True
+        if not self._running:
+            self._running = True
+            self._worker.post(lambda: self._run(0))
+
+    def finished(self, emptied: bool) -> None:
+        """Called by the writer at the end of its part; ``emptied``: the log was cut."""
         self._running = False
+        if emptied:
+            self.wipes, self._pause = False, _SOON
+        elif self.wipes and not self._stopping.is_set():
+            self._running = True
+            self._worker.post(self._again)
+
+    def _again(self) -> None:
+        self._stopping.wait(self._pause)
+        self._pause = min(_LATE, 2 * self._pause)
+        self._run(0)
 
     async def stop(self) -> None:
         """End the thread and close its connection."""
+        self._stopping.set()
         await self._worker.stop()
         if self._connection is not None:
             self._connection.close()
@@ -59,7 +87,7 @@ class Checkpointer:
                 self._connection = connect_checkpointer(self._path)
             for number in range(ROUNDS):
                 ((_, pages, done),) = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-                if number == 0 and pages > 0:
+                if number == 0 and pages > 0 and work:
                     self._pages_per_row = min(4.0, max(0.05, pages / work))
                 if pages - done <= FEW:
                     break

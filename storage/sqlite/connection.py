@@ -65,7 +65,7 @@ def connect_writer(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
         for pragma in (
             "synchronous=FULL",
             "fullfsync=ON",
-            "secure_delete=OFF",
+            "secure_delete=ON",  # what was recalled, pruned or replaced is not to be found in the file
             "temp_store=MEMORY",
             f"cache_size=-{WRITER_CACHE_KIB}",
             f"journal_size_limit={WAL_KEPT_BYTES}",

@@ -20,6 +20,7 @@ from typing import Any
 from storage.errors import MessageRefused, StorageError
 from storage.packing import pack_inflight
 from storage.records import (
+    RECALLED_MARK,
     Announce,
     Append,
     CloseSession,
@@ -41,6 +42,7 @@ from storage.records import (
     Subscribe,
     Subscription,
     Unsubscribe,
+    recalled_mark,
 )
 from storage.rules import Once, asked_at, refuse_unstored, repeated, used_now
 from storage.sqlite import participation, rows
@@ -62,6 +64,12 @@ _ENTRY_OF = """
 """
 
 _DROP_RETAINED = "DELETE FROM retained WHERE id IN (SELECT value FROM json_each(?))"
+_RECALL = """
+    UPDATE store SET payload = x'', properties = ? WHERE id IN (SELECT value FROM json_each(?))
+    AND conversation = (SELECT id FROM conversations WHERE topic = ?)
+    AND NOT (length(payload) = 0 AND ifnull(substr(properties, 1, ?) = ?, 0))
+"""
+_UNRETAIN = "DELETE FROM retained WHERE id IN (SELECT value FROM json_each(?)) AND topic = ?"
 _NOTHING = bytearray()
 
 ROW = 256
@@ -98,6 +106,8 @@ class GroupWriter:
         self.last_id = 0
         self.work = 0
         """Rows and statements written since it was last set to 0: how much there may be to checkpoint."""
+        self.wiped = False
+        """Content was taken out since it was last set to False: it is still in the log, or in the file behind that."""
         self._kinds: dict[type, Callable[[Any], None]] = {
             OpenSession: self._open_session,
             CloseSession: self._close_session,
@@ -124,6 +134,16 @@ class GroupWriter:
         if self._connection is None:
             self._connection = connect_writer(self._path, busy_timeout=self._busy_timeout)
         return self._connection
+
+    def empty_log(self) -> bool:
+        """Cut the log to nothing, so that what was taken out is not in it; False while somebody reads what was there before."""
+        connection = self.connection
+        connection.execute("PRAGMA busy_timeout=0").fetchall()  # commits do not wait for who reads
+        try:
+            ((busy, _, _),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            connection.execute(f"PRAGMA busy_timeout={int(self._busy_timeout * 1000)}").fetchall()
+        return not busy
 
     def close(self) -> None:
         """Close the connection. May be called twice."""
@@ -350,6 +370,8 @@ class GroupWriter:
             self._receive(*op.received, True)
         if op.retain or op.idempotency_key:
             self._keep_apart(op)
+        if op.recalls:
+            self._recall(op)
 
     def _store(self, op: Append) -> None:
         """The hot loop: plain lists and attributes, measured at 2 microseconds per message."""
@@ -402,6 +424,16 @@ class GroupWriter:
             once = self._once[key] = used_now(op, message.seq)
             batch.once += (*key, once.digest, once.message, once.seq, once.until)
             batch.now = max(batch.now, asked_at(op))
+
+    def _recall(self, op: Append) -> None:
+        """Take the content out of messages. What is freed is overwritten (`connect_writer`), and `wiped` asks for the rest."""
+        self._flush()  # it may be of this group
+        ids = json.dumps(list(op.recalls))
+        connection = self._begin()
+        connection.execute(_RECALL, (recalled_mark(op.message.id), ids, op.message.topic, len(RECALLED_MARK), RECALLED_MARK))
+        connection.execute(_UNRETAIN, (ids, op.message.topic))
+        self.work += len(op.recalls)
+        self.wiped = True
 
     def _drop_retained(self, op: DropRetained) -> None:
         ids = [message_id for _, message_id in op.messages]

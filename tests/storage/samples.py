@@ -52,9 +52,12 @@ class Maker:
 
     def append(self, topic: str = "a/b", to: Sequence[str] = (), payload: bytes | None = None, **fields: Any) -> Append:
         names = ("store", "retain", "received", "idempotency_key", "idempotency_until")
+        recalls = fields.pop("recalls", ())
         given = {name: fields.pop(name) for name in names if name in fields}
         message = self.message(topic, payload, retain=given.get("retain", False), **fields)
-        return Append(message, recipients=to, **given)
+        append = Append(message, recipients=to, **given)
+        append.recalls = recalls
+        return append
 
     def appends(self, count: int, topic: str = "a/b", to: Sequence[str] = ()) -> list[Append]:
         return [self.append(topic, to) for _ in range(count)]

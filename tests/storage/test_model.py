@@ -34,10 +34,12 @@ DEVICES = [DeviceKey("u/ann", "phone"), DeviceKey("u/ann", "pad"), DeviceKey("u/
 
 _device, _epoch, _few = st.integers(0, 2), st.integers(0, 3), st.integers(0, 3)
 _some = st.sets(st.integers(0, 2), max_size=3).map(sorted)
-_special = st.sampled_from(["", "", "retain", "clear", "received", "once", "again"])
 operations = st.one_of(
     st.tuples(
-        st.just("append"), st.integers(0, 2), _some, st.sampled_from(["", "", "retain", "clear", "received", "once", "again"])
+        st.just("append"),
+        st.integers(0, 2),
+        _some,
+        st.sampled_from(["", "recall", "retain", "clear", "received", "once", "again"]),
     ),
     st.tuples(st.just("append"), st.integers(0, 2), _some, st.just("")),
     st.tuples(st.just("open"), _device, _epoch, st.sampled_from(["latest", "earliest", "last:2", "clean", "nonsense"])),
@@ -72,6 +74,8 @@ class Author:
         if what in ("retain", "clear"):
             fields["retain"] = True
             payload = b"" if what == "clear" else None
+        elif what == "recall":  # the last ones, of whatever topic, some for the second time
+            payload, fields["recalls"] = b"", [number - 1, number - 2, number - 4]
         elif what == "received":
             fields.update(received=(DEVICES[number % 3], number % 4 + 1), qos=2)
         elif what:

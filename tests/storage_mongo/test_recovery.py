@@ -270,3 +270,39 @@ async def test_as_many_marks_are_dropped_as_are_made(database: str, make: Maker,
     assert left == [5, 3, 1, 0, 0]
     assert storage._state.sweep_at > 0
     await storage.close()
+
+
+@pytest.mark.parametrize("cut", [("insert", "sync"), ("update", "store"), ("update", "retained")])
+async def test_what_a_dead_node_recalled_is_recalled(
+    database: str, proxy: MongoProxy, make: Maker, cut: tuple[str, str]
+) -> None:
+    """Whichever write it came to: the message that recalls is in the store, and with it what it recalls."""
+    secret, kept = make.append("a", ["u/ann"], retain=True), make.append("a", ["u/ann"])
+    recall = make.append("a", ["u/ann"], b"", recalls=[secret.message.id])
+    storage = await _committed_until(database, proxy, [secret, kept], [recall], *cut)
+    assert [m.recalled for m in await storage.read_conversation("a")] == [True, False, False]
+    assert await all_retained(storage) == []
+    assert [entry.seq for entry in await storage.read_inbox("u/ann", 0, 9)] == [1, 2, 3]
+    await storage.close()
+
+
+async def test_a_retained_message_that_comes_after_its_recall_does_not_stay(
+    database: str, proxy: MongoProxy, make: Maker
+) -> None:
+    """Its node was cut off between the store and the retained messages; another one recalls it, and the first one goes on."""
+    slow = MongoStorage(mongo_server.url(database, "serverSelectionTimeoutMS=2000", through=proxy.port))
+    other = MongoStorage(mongo_server.url(database))
+    await slow.open()
+    await other.open()
+    secret = make.append("a", [], b"secret", retain=True)
+    cut = True
+    proxy.pass_on = lambda command: not (cut and command == ("update", "retained"))
+    with pytest.raises(StorageUnavailable):
+        await slow.commit([secret])
+    await other.commit([make.append("a", [], b"", recalls=[secret.message.id])])
+    cut = False
+    await slow.commit([secret])
+    assert await all_retained(other) == []
+    assert [m.payload for m in await other.read_conversation("a")] == [b"", b""]
+    await slow.close()
+    await other.close()
