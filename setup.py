@@ -20,6 +20,7 @@ CORE = [
     "broker/delivery/delivery.py",
     "broker/delivery/outbound.py",
     "broker/delivery/frames.py",
+    "broker/delivery/recalled.py",
     "broker/delivery/machine.py",
     "broker/histogram.py",
     "broker/hooks/group_hooks.py",

@@ -84,7 +84,8 @@ class OtherNodes(Protocol):
         below which those are late."""
 
     async def tell(self, publications: Sequence[Publication]) -> bool:
-        """The messages are durable: tell the nodes that have somebody connected to whom one of them is due."""
+        """The messages are durable: tell the nodes that have somebody connected to whom one of them is due, and all of them what
+        they recall."""
 
 
 class PublishPath:
@@ -137,6 +138,9 @@ class PublishPath:
         if operations and not await self._commits.commit(operations):
             return None
         self._decide()
+        recalling = [p for p in batch.publications if p.recalls and p.error is None and p.original is None]
+        for publication in recalling:
+            self.forget(publication.message.topic, list(publication.recalls), publication.message.id)
         batch.committed = perf_counter()
         if self.superseded is not None:
             self.superseded(operations)
@@ -185,6 +189,12 @@ class PublishPath:
         publication.recipients = match.recipients
         if publication.retain and self.others is not None:
             publication.recipients = list(match.recipients)  # told from what a plugin may put there (`broker.cluster`)
+
+    def forget(self, topic: str, recalled: list[int], by: int) -> None:
+        """Messages of a topic were recalled, here or by another node: memory serves their content no more."""
+        self._delivery.recalled.add(recalled, by)
+        for message_id in recalled:
+            self._retained.forget(topic, message_id)
 
     def _decide(self) -> None:
         """5. Which messages were refused is known: from here on a SUBSCRIBE finds those to be retained."""

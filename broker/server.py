@@ -272,6 +272,10 @@ class Server(Node):
         """Have `serve_forever` return: the node has left its cluster."""
         self._ended.set()
 
+    def recalled(self, topic: str, ids: list[int], by: int) -> None:
+        """See `broker.cluster.ports.Node`."""
+        self.publish_path.forget(topic, ids, by)
+
     def stop_accepting(self) -> None:
         """Let no further client in."""
         if self._listeners is not None:

@@ -17,14 +17,11 @@ from typing import NamedTuple
 
 from storage.changes import Change
 from storage.messages import EXPIRES_AT_ONCE as EXPIRES_AT_ONCE
-from storage.messages import RECALLED as RECALLED
-from storage.messages import RECALLED_MARK as RECALLED_MARK
 from storage.messages import Append as Append
 from storage.messages import DeviceKey as DeviceKey
 from storage.messages import InboxEntry as InboxEntry
 from storage.messages import Message as Message
 from storage.messages import Subscription as Subscription
-from storage.messages import recalled_mark as recalled_mark
 from storage.rows import MAX_ROW as MAX_ROW
 from storage.rows import MAX_ROW_NAME as MAX_ROW_NAME
 from storage.rows import DropRow as DropRow

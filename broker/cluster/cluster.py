@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from broker.cluster.failover import Failover
-from broker.cluster.forwarding import forwards_of
+from broker.cluster.forwarding import RECALLED, forwards_of
 from broker.cluster.heartbeats import LEAVE, Heartbeats, Report
 from broker.cluster.interest import Interest
 from broker.cluster.interest_exchange import InterestExchange
@@ -85,6 +85,7 @@ class Cluster:
         self.done = 0
         """Every message of this node with an id up to it is where it is due, and the other nodes are told."""
         shared.rematch = self._rematch
+        self.mailbox.on(RECALLED, self._recalled)
         self.routes.taken = self.takeover.taken
 
     @property
@@ -174,7 +175,9 @@ class Cluster:
             if not await commits.until_done(self._look):
                 return False
             self.covered = last
-        for parcels in forwards_of(publications, self.routes, self.me.token).rounds():
+        forwards = forwards_of(publications, self.routes, self.me.token)
+        forwards.recalled(publications, [token for token in self.members.nodes if token != self.me.token])
+        for parcels in forwards.rounds():
             if not await commits.until_done(partial(self.mailbox.send, parcels)):
                 return False
         # A message that another node had claimed first has an id of that node's, which says nothing of this one's.
@@ -197,6 +200,9 @@ class Cluster:
     def _take(self, parcel: Parcel) -> None:
         """What another node has for this one, but for its notes."""
         self.server.delivery.arrived(parcel.number, parcel.wakes, parcel.live, parcel.transient)
+
+    async def _recalled(self, sender: int, body: Mapping[str, Any]) -> None:
+        self.server.recalled(body["topic"], list(body["ids"]), body["by"])
 
     # --- what this node says of itself -----------------------------------------------------------------------------
 

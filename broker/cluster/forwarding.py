@@ -6,19 +6,22 @@
 | a stored message | the nodes whose clean sessions want it | live |
 | a message that inboxes do not hold (policies `store` and `none`) | the nodes of all users it matches | transient |
 | one that is stored nowhere (policy `none`) | the nodes whose clean sessions want it, too | transient |
+| what a message recalls | all nodes | a note |
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from broker.publication import Publication
 from broker.routing import Match
 from broker.sessions import is_group
-from storage.cluster import Parcel, Wake
+from storage.cluster import Note, Parcel, Wake
 from storage.records import Message
 
+RECALLED = "recalled"
+"""The kind of the note that tells what was recalled."""
 INLINE = 4096
 """Bytes of payload that a wake carries; the receiver reads a larger message from storage."""
 _MOST_BYTES = 1 << 20
@@ -42,6 +45,15 @@ class Forwards:
             count = held = 0
         self._sizes[token] = (count + 1, held + size)
         return parcels[-1]
+
+    def recalled(self, publications: Iterable[Publication], others: Sequence[int]) -> None:
+        """All other nodes are told what the messages recall: any of them may have read it before."""
+        for publication in publications:
+            if publication.recalls and publication.error is None and publication.original is None:
+                message = publication.message
+                body = {"topic": message.topic, "ids": list(publication.recalls), "by": message.id}
+                for token in others:
+                    self.parcel(token, 0).notes.append(Note(RECALLED, 0, body))
 
     def rounds(self) -> Iterator[dict[int, Parcel]]:
         """Parcels to send one after the other, one for each node at a time."""

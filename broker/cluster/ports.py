@@ -41,6 +41,9 @@ class Node(Protocol):
     @property
     def pipeline(self) -> Pipeline: ...
 
+    def recalled(self, topic: str, ids: list[int], by: int) -> None:
+        """Another node has committed a message that recalls others of its topic."""
+
     @property
     def trie(self) -> Trie[Session | SharedGroup]: ...
 

@@ -23,6 +23,7 @@ from broker.counters import Counters
 from broker.delivery.arrivals import ArrivalLog
 from broker.delivery.heard import Heard
 from broker.delivery.outbound import Outbound, outbound_of
+from broker.delivery.recalled import Recalled
 from broker.packets import ReasonCode
 from broker.pipeline import Pipeline, Step
 from broker.publication import Outgoing, Publication
@@ -106,6 +107,7 @@ class Delivery:
         self.counters = counters
         self.limits = limits
         self.time = time
+        self.recalled = Recalled()
         self.pipeline: Pipeline  # set by the server: each needs the other
         self.shared_groups: SharedGroups
         self.tail = Head(0)

@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from amqtt.contexts import Action
 
 from broker.delivery.frames import about, frame_parts, personal_parts
+from broker.delivery.recalled import Recalled
 from broker.packets import PacketType, ack_frame
 from broker.sessions import (
     INBOX,
@@ -113,6 +114,7 @@ class Machine:
         "progressed",
         "question",
         "reading",
+        "recalled",
         "receiver",
         "run",
         "session",
@@ -129,6 +131,7 @@ class Machine:
         access: AccessControl,
         counters: Counters,
         clock: ServerTime,
+        recalled: Recalled | None = None,
     ) -> None:
         self.session = session
         self.cursor = cursor
@@ -137,6 +140,7 @@ class Machine:
         self.access = access
         self.counters = counters
         self.clock = clock
+        self.recalled = Recalled() if recalled is None else recalled
         self.state: int = READY
         self.members: list[Member] | None = None
         """What it reads beside the inbox; None for a device that is in no channel."""
@@ -486,6 +490,7 @@ class Machine:
         self, message: Message, flags: int, granted: tuple[Subscription, ...], seq: int, aliased: bool
     ) -> tuple[bytes, bytes]:
         receiver = self.receiver
+        message = self.recalled.shown(message)
         if receiver.version < 5:
             return frame_parts(message, flags, False)
         options = receiver.connect_options

@@ -60,7 +60,14 @@ class Outbound(OutboundPort):
         self.cursor = cursor
         self.inbox = inbox
         self.machine = Machine(
-            session, cursor, self.connection, delivery.trie, delivery.access, delivery.counters, delivery.time
+            session,
+            cursor,
+            self.connection,
+            delivery.trie,
+            delivery.access,
+            delivery.counters,
+            delivery.time,
+            delivery.recalled,
         )
         self.closed = False
         self._task: asyncio.Task[None] | None = None

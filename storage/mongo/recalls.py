@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from pymongo import UpdateMany
 
+from storage.messages import RECALLED_MARK, recalled_mark
 from storage.mongo.codec import message as message_of
 from storage.mongo.codec import retained_document
 from storage.mongo.connection import storage_errors
@@ -20,7 +21,6 @@ from storage.mongo.fanout import whole
 from storage.mongo.state import State, batches
 from storage.mongo.view import Write
 from storage.mongo.writes import bulk_write, write_state
-from storage.records import RECALLED_MARK, recalled_mark
 from storage.rules import without_content
 
 _AT_ONCE = 500

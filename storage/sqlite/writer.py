@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from storage.errors import MessageRefused, StorageError
+from storage.messages import RECALLED_MARK, recalled_mark
 from storage.packing import pack_inflight
 from storage.records import (
-    RECALLED_MARK,
     Announce,
     Append,
     CloseSession,
@@ -42,7 +42,6 @@ from storage.records import (
     Subscribe,
     Subscription,
     Unsubscribe,
-    recalled_mark,
 )
 from storage.rules import Once, asked_at, refuse_unstored, repeated, used_now
 from storage.sqlite import participation, rows

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from storage.interface import Storage
-from storage.records import DeviceKey, Message, Subscribe, Subscription, recalled_mark
+from storage.messages import recalled_mark
+from storage.records import DeviceKey, Message, Subscribe, Subscription
 from tests.storage.samples import Maker, all_retained, everything, fields_of, opened, whole_conversation, whole_inbox
 
 
