@@ -21,6 +21,8 @@ Rules it keeps (docs/laws.md, 1, 4, 7):
 - Nobody is acknowledged or delivered to before 4.
 - The order of submission is the order at every step. Steps 1 to 5 of the next group follow 5; its 2 may come before 6.
 - A message that is refused, before or in a group, is refused in its place and alone.
+
+Over 300 lines: the whole way is read in one place.
 """
 
 from __future__ import annotations
@@ -84,8 +86,8 @@ class OtherNodes(Protocol):
         below which those are late."""
 
     async def tell(self, publications: Sequence[Publication]) -> bool:
-        """The messages are durable: tell the nodes that have somebody connected to whom one of them is due, and all of them what
-        they recall."""
+        """The messages are durable: tell the nodes that have somebody connected to whom one of them is due. All nodes are told
+        what is recalled."""
 
 
 class PublishPath:

@@ -95,6 +95,11 @@ class Message:
         (`recalled_mark`)."""
         return not self.payload and self.properties.startswith(RECALLED_MARK)
 
+    def without_content(self, by: int) -> Message:
+        """What is left of it once the message ``by`` has recalled it: its place, and who sent it when."""
+        m = self
+        return Message(m.id, m.topic, m.user, m.device, m.time, m.qos, b"", m.retain, m.expires, recalled_mark(by), m.seq)
+
     def __repr__(self) -> str:
         return f"Message(id={self.id}, topic={self.topic!r}, seq={self.seq}, user={self.user!r}, payload={self.payload[:40]!r})"
 

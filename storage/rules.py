@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from storage.cluster import ADD, ENDED, HELD, LISTEN, REMOVE, Change
 from storage.errors import IdempotencyConflict, MessageRefused, RowChanged
-from storage.messages import Append, DeviceKey, Message, recalled_mark
+from storage.messages import Append, DeviceKey, Message
 from storage.records import (
     MAX_ROW,
     MAX_ROW_NAME,
@@ -84,12 +84,6 @@ def repeated(op: Append, known: Once | None) -> tuple[int, int] | None:
     if known.digest != content_of(op):
         raise IdempotencyConflict(f"idempotency key {op.idempotency_key!r} was used for another message")
     return known.message, known.seq
-
-
-def without_content(message: Message, by: int) -> Message:
-    """What is left of a message that the message ``by`` recalled: its place, and who sent it when."""
-    m = message
-    return Message(m.id, m.topic, m.user, m.device, m.time, m.qos, b"", m.retain, m.expires, recalled_mark(by), m.seq)
 
 
 def within(page: Iterable[T], max_bytes: int, size: Callable[[T], int]) -> list[T]:

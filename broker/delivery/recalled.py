@@ -6,8 +6,7 @@ is sent passes here, so they need not be looked for.
 
 from __future__ import annotations
 
-from storage.messages import Message
-from storage.rules import without_content
+from storage.records import Message
 
 KEPT = 100_000
 """Messages: by so many more recalls what was read before the first of them has been sent."""
@@ -29,7 +28,10 @@ class Recalled:
         while len(known) > KEPT:
             del known[next(iter(known))]
 
+    def __contains__(self, message_id: int) -> bool:
+        return message_id in self._by
+
     def shown(self, message: Message) -> Message:
         """The message as it may be sent: itself, or what is left of it."""
         by = self._by.get(message.id) if self._by else None
-        return message if by is None else without_content(message, by)
+        return message if by is None else message.without_content(by)

@@ -122,6 +122,7 @@ class Message(BaseModel):
     properties: list[list[str]]
     encoding: Literal["text", "json", "base64"]
     payload: Any
+    recalled: str | None
 
 
 class Messages(BaseModel):

@@ -217,6 +217,10 @@ class Engine(Searcher, Writer, Protocol):
     def away(self) -> str:
         """Why what was asked of the engine has to wait, for the operator; empty while it answers."""
 
+    async def purge(self) -> bool:
+        """Overwrite what `delete` has removed and the engine's own files still hold: one step, which takes a moment; whether
+        there is more to do. Goes on after a crash. Where the files are a server's, that is for the server."""
+
     async def rebuild(self) -> Rebuild:
         """Begin an empty index beside the live one; one that was begun earlier is discarded."""
 

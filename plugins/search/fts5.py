@@ -213,6 +213,10 @@ class Fts5Engine(Fts5Searcher):
         """Remove messages, some hundreds a transaction."""
         await self._delete(self._generation, ids)
 
+    async def purge(self) -> bool:
+        """Merge the segments that hold what was deleted, some hundred pages a transaction, and cut the log at the end."""
+        return await self._write(lambda: self._generation().purge())
+
     async def forget(self, topic: str, before_seq: int) -> None:
         """Remove the old end of a conversation, some hundreds a transaction."""
         await self._forget(self._generation, topic, before_seq)

@@ -11,6 +11,8 @@ generation beside it, and a swap is one small transaction, so that a crash leave
 - ``positions``: how far each writer's messages are indexed, for each generation; ``generations.position`` is the one id for
   all that earlier versions kept.
 - ``conversations_<g>``, ``senders_<g>``: numbers for names. ``words_<g>``: words by first letter and length, where typos look.
+
+Over 300 lines: all that writes to these tables.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ _KNOWN = 50_000
 _CHECKPOINT = 4000
 """Pages of log after which it is moved into the file, with an fsync; what several commits changed is written once."""
 _LONGEST_WORD = 32
+_MERGED = 500
+"""Pages that one step of `Generation.purge` writes."""
+_LISTED = "id IN (SELECT value FROM json_each(?))"
 
 _META = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -62,6 +67,7 @@ def connect(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes back, its position goes back with it
         db.execute("PRAGMA cache_size = -32000")
         db.execute("PRAGMA temp_store = MEMORY")
+        db.execute("PRAGMA secure_delete = ON")  # what was recalled is not to be found in the file
         db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
         _prepare(db)
     except BaseException:
@@ -156,9 +162,38 @@ class Generation:
             self.db.executemany("INSERT INTO positions VALUES (?, ?, ?)", rows)
 
     def delete(self, ids: Collection[int]) -> None:
-        """Remove messages by id."""
+        """Remove messages by id, and the words that no other has. What FTS5 still holds of them is for `purge`."""
+        asked = (json.dumps(list(ids)),)
         with _Transaction(self):
-            self._remove("id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),))
+            bodies = self.db.execute(
+                f"SELECT body FROM {self._docs} JOIN bodies_{self.number} USING (rowid) WHERE {_LISTED}", asked
+            )
+            words = {word for (body,) in bodies.fetchall() for word in body.split()}
+            if self._remove(_LISTED, asked):
+                self._unlearn(words)
+                self.db.execute("INSERT OR REPLACE INTO meta VALUES ('purge', 1)")
+
+    def purge(self) -> bool:
+        """One step of merging all segments into one, which alone lets go of what was deleted; whether there is more to do.
+
+        At the end the log is cut, which has what the file had before.
+        """
+        due = self.db.execute("SELECT value FROM meta WHERE key = 'purge'").fetchone()
+        if due is None:
+            return False
+        changes = self.db.total_changes
+        with _Transaction(self):
+            # A negative number begins: every segment is to be merged, however few there are. A positive one goes on.
+            pages = -_MERGED if due[0] == 1 else _MERGED
+            self.db.execute(f"INSERT INTO {self._fts}({self._fts}, rank) VALUES ('merge', ?)", (pages,))
+            merged = self.db.total_changes - changes >= 2
+            self.db.execute("UPDATE meta SET value = 2 WHERE key = 'purge'")
+        if merged:
+            return True
+        ((busy, _, _),) = self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if not busy:
+            self.db.execute("DELETE FROM meta WHERE key = 'purge'")
+        return bool(busy)
 
     def forget(self, topic: str, before_seq: int, limit: int) -> int:
         """Remove up to ``limit`` of a conversation's messages with seq < ``before_seq``; how many were removed."""
@@ -254,6 +289,16 @@ class Generation:
         self._words.update(new)
         rows = sorted((word[0], len(word), word) for word in new)
         self.db.executemany(f"INSERT OR IGNORE INTO words_{self.number} VALUES (?, ?, ?)", rows)
+
+    def _unlearn(self, words: Iterable[str]) -> None:
+        """Forget those of the words that no message has any more."""
+        for word in filter(worth_learning, words):
+            found = self.db.execute(f"SELECT 1 FROM {self._fts} WHERE {self._fts} MATCH ? LIMIT 1", (f'body : "{word}"',))
+            if found.fetchone() is None:
+                self.db.execute(
+                    f"DELETE FROM words_{self.number} WHERE first = ? AND length = ? AND word = ?", (word[0], len(word), word)
+                )
+                self._words.discard(word)
 
     def _remove(self, where: str, parameters: Sequence[object]) -> int:
         columns = "rowid, body, 'c' || conversation, 's' || sender"

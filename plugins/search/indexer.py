@@ -27,6 +27,7 @@ from plugins.follower import Follower, next_move, passed
 from plugins.search.compare import HIGHEST, Comparison, documents
 from plugins.search.engine import EARLIER, Engine, Positions, SearchError, SearchUnavailable
 from plugins.search.pace import Pace
+from plugins.search.recalled import recalled_by
 from plugins.search.reindex import Reindex, Report, watched
 from plugins.search.service import Differences, Lag
 from storage.cluster import number_of
@@ -39,6 +40,8 @@ log = logging.getLogger("tideline.search")
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 _PENDING_REMOVALS = 10_000
+_LOOKED_AT = 50
+"""Recalled messages that are looked for in the store at once."""
 _ENDING = 1.0
 """Seconds in which the page under way ends, unless storage did not hear that it should."""
 
@@ -98,6 +101,8 @@ class Indexer:
         self._reindex: Reindex | None = None
         self._comparisons: deque[Comparison] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._purges = True
+        """Something may have been removed that is still in the engine's files: at first, what a crash left there."""
         self._may = may
         self.writes = may is None
         """Whether this indexer writes the index."""
@@ -266,6 +271,7 @@ class Indexer:
         more = await self._reconcile() or more
         more = await self._compare() or more
         more = await self._build() or more
+        more = await self._purge() or more
         if more:
             now = time.monotonic()
             await self._pause(self._pace.rest(now, now - started, self._batch))
@@ -335,11 +341,29 @@ class Indexer:
         page, positions = await self._follower.read(self._batch, self._page_bytes)
         if page:
             await self._engine.index(await asyncio.to_thread(documents, page), positions)
+            await self._take_out(recalled_by(page))
             self._wake.set()  # only an empty page is the end
         if self._follower.take(positions):
             self._tell_moved()
         self._count(page, notified)
         return self._follower.more or len(page) == self._batch
+
+    async def _take_out(self, ids: list[int]) -> None:
+        """Remove those of the messages that the store has no more, or without their content."""
+        for start in range(0, len(ids), _LOOKED_AT):
+            some = ids[start : start + _LOOKED_AT]
+            kept = {message.id for message in await self._source.read_messages(some) if not message.recalled}
+            gone = [one for one in some if one not in kept]
+            await self._engine.delete(gone)
+            if self._reindex is not None:
+                await self._reindex.delete(gone)
+            self._purges = True
+
+    async def _purge(self) -> bool:
+        """Have what was removed leave the engine's files, a step at a time; whether there is more."""
+        if self._purges:
+            self._purges = await self._engine.purge()
+        return self._purges
 
     def _count(self, page: list[Message], notified: int) -> None:
         """Keep the lag. Whatever was announced before a page that came back empty is in the index."""

@@ -90,6 +90,10 @@ class MeiliEngine:
         """Remove messages."""
         await self._index().delete(ids)
 
+    async def purge(self) -> bool:
+        """Nothing: the files are the server's."""
+        return False
+
     async def forget(self, topic: str, before_seq: int) -> None:
         """Remove the old end of a conversation."""
         await self._index().forget(topic, before_seq)

@@ -183,7 +183,7 @@ class SearchPlugin(GroupPlugin, Search):
             raise SearchUnavailable("the search index is not open")
         found = await asyncio.gather(*(self._storage.read_message(hit.id) for hit in results.hits))
         now = self._clock()
-        messages = [message for message in found if message is not None and not message.expired(now)]
+        messages = [message for message in found if message is not None and not (message.recalled or message.expired(now))]
         hits = await asyncio.to_thread(_highlighted, messages, query.q) if messages else []
         return Page(hits, results.total, results.next, results.exact)
 

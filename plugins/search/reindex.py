@@ -7,7 +7,7 @@ store, it takes the live one's place.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -102,6 +102,10 @@ class Reindex:
     async def forget(self, topic: str, before_seq: int) -> None:
         """Remove a conversation's messages with seq < ``before_seq`` from what is built."""
         await self._rebuild.forget(topic, before_seq)
+
+    async def delete(self, ids: Collection[int]) -> None:
+        """Remove messages from what is built."""
+        await self._rebuild.delete(ids)
 
     async def abandon(self, error: BaseException | None = None) -> None:
         """Discard what was built, and tell who waits for it why."""

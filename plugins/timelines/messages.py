@@ -23,6 +23,7 @@ from broker.packets import (
     wire,
 )
 from plugins.timelines.errors import Unprocessable
+from storage.messages import RECALLED
 from storage.records import InboxEntry, Message
 
 
@@ -58,7 +59,15 @@ def rendered(message: Message) -> dict[str, Any]:
         "properties": [list(pair) for pair in properties.get(Property.USER_PROPERTY, ())],
         "encoding": encoding,
         "payload": payload,
+        "recalled": recalled_by(message, properties),
     }
+
+
+def recalled_by(message: Message, properties: Properties) -> str | None:
+    """The id of the message that recalled this one."""
+    if not message.recalled:
+        return None
+    return next((value for name, value in properties.get(Property.USER_PROPERTY, ()) if name == RECALLED), None)
 
 
 def rendered_entry(entry: InboxEntry) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from amqtt.contexts import Action
 
 from broker.amqtt import Services, Undecided
-from broker.packets import ProtocolViolation, topics
+from broker.hooks import Refusal
+from broker.packets import ProtocolViolation, ReasonCode, topics
 from broker.publication import Outgoing, Publication
 from plugins.timelines.errors import Away, Conflict, Forbidden, Problem, TooLarge, Unprocessable
 from plugins.timelines.messages import content_properties, hex_id
@@ -114,6 +115,8 @@ def _told(error: BaseException) -> Problem | Undecided:
         return error
     if isinstance(error, IdempotencyConflict):
         return Conflict(str(error))
+    if isinstance(error, Refusal) and error.code == ReasonCode.NOT_AUTHORIZED:
+        return Forbidden(str(error))
     if isinstance(error, MessageRefused):
         return Unprocessable(f"the message was refused: {error}")
     if isinstance(error, StorageError):

@@ -242,7 +242,7 @@ class MemoryStorage:
         old = self._messages.get(message_id)
         if old is None or old.topic != by.topic or old.recalled:
             return
-        bare = self._messages[message_id] = rules.without_content(old, by.id)
+        bare = self._messages[message_id] = old.without_content(by.id)
         timeline = self._conversations[by.topic]
         timeline.replace(old.seq, bare)
         place = bisect_left(self._tail.items, message_id, self._tail.gone, key=lambda m: m.id if m is not None else 0)

@@ -21,7 +21,6 @@ from storage.mongo.fanout import whole
 from storage.mongo.state import State, batches
 from storage.mongo.view import Write
 from storage.mongo.writes import bulk_write, write_state
-from storage.rules import without_content
 
 _AT_ONCE = 500
 
@@ -51,6 +50,6 @@ async def _not_recalled(state: State, stored: Sequence[Raw]) -> list[int]:
 
 
 def _mark(document: Raw, by: int, version: int, now: int) -> Write:
-    bare = without_content(message_of({**document, "payload": b""}), by)
+    bare = message_of({**document, "payload": b""}).without_content(by)
     fields = retained_document(bare, bare.seq, bare.time, version, now)
     return Write("retained", "set", bare.topic, {**fields, "properties": b""})

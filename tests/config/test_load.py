@@ -192,6 +192,7 @@ def test_plugins_go_by_alias_class_name_or_path() -> None:
         "http": {},
         "requests": {},
         "accounts": {},
+        "recall": {},
         "jobs": {},
         "acl": {},
         "search": {"engine": "embedded", "path": "data/search.db"},
