@@ -18,6 +18,7 @@ from bench import (
     machine,
     offline_sessions,
     one_user,
+    recall,
     revoke,
     search,
     search_publish,
@@ -40,6 +41,7 @@ SECTIONS = (
     "cluster",
     "search",
     "offline-sessions",
+    "recall",
     "hostile",
     "revoke",
 )
@@ -130,6 +132,8 @@ def main(argv: list[str] | None = None) -> None:
     if "offline-sessions" in given.only and "tideline" in given.peers:
         counts = (0, 10_000, 50_000) if given.quick else (0, 200_000, 1_000_000)
         parts.append(offline_sessions.table(offline_sessions.measure(counts)))
+    if "recall" in given.only and "tideline" in given.peers:
+        parts.append(recall.table(recall.measure((1_000, 10_000) if given.quick else (1_000, 10_000, 100_000))))
     if "hostile" in given.only and "tideline" in given.peers:
         more, said = hostile.measure(rounds, options)
         parts += [hostile.table(more, said), table.troubles(more)]

@@ -19,6 +19,8 @@ USERS = 1_000
 FILTERS_PER_DEVICE = 100
 GROUP = 5_000
 MONTH = 30 * 86400
+ROOM = "group/room"
+"""The topic that all members of a group have a filter for."""
 
 
 def _filter(number: int) -> str:
@@ -45,24 +47,25 @@ def _message(number: int, payload: bytes, now: int) -> Append:
     return Append(message, recipients=(user,))
 
 
-def _absent(first: int, last: int, now: int) -> Iterator[Operation]:
-    """Devices as a fleet leaves them: each a user of its own with a topic of its own, gone, to be kept for 30 days."""
+def _absent(first: int, last: int, now: int, topic: str) -> Iterator[Operation]:
+    """Devices as a fleet leaves them: each a user of its own, gone, to be kept for 30 days; with the same ``topic``, or where
+    that is empty each with one of its own."""
     for number in range(first, last):
         name = f"device-{number:07}"
         key = DeviceKey(f"c/{name}", name)
         yield OpenSession(key, 1, clean=False, expiry=MONTH)
-        yield Subscribe(key, 1, [Subscription(f"fleet/{name}/commands", 1)])
+        yield Subscribe(key, 1, [Subscription(topic or f"fleet/{name}/commands", 1)])
         yield CloseSession(key, 1, delete=False, expiry=MONTH, expires_at=now + MONTH * 1000 - number)
 
 
-async def fill_devices(url: str, devices: int) -> None:
-    """Fill the database with durable sessions that nobody is connected to."""
+async def fill_devices(url: str, devices: int, topic: str = "") -> None:
+    """Fill the database with durable sessions that nobody is connected to; ``topic``: of the one that they all want."""
     storage = open_url(url)
     await storage.open()
     try:
         now = time.time_ns() // 1_000_000
         for first in range(0, devices, GROUP):
-            await storage.commit(list(_absent(first, min(first + GROUP, devices), now)))
+            await storage.commit(list(_absent(first, min(first + GROUP, devices), now, topic)))
     finally:
         await storage.close()
 
@@ -92,7 +95,11 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=5_000_000)
     parser.add_argument("--filters", type=int, default=100_000)
     parser.add_argument("--devices", type=int, help="nothing but so many durable sessions that nobody is connected to")
+    parser.add_argument("--members", type=int, help=f"the same, all of which have a filter for {ROOM}")
     given = parser.parse_args()
+    if given.members:
+        asyncio.run(fill_devices(given.url, given.members, ROOM))
+        return
     if given.devices:
         asyncio.run(fill_devices(given.url, given.devices))
         return

@@ -307,4 +307,4 @@ def _durable(operations: list[Operation]) -> list[Operation]:
 
 
 def _nothing_to_store(append: Append) -> bool:
-    return not (append.store or append.retain or append.recipients or append.received)
+    return not (append.store or append.retain or append.recipients or append.received or append.recalls)

@@ -29,6 +29,7 @@ COMMANDS = (
     "clients",
     "ban",
     "retained",
+    "erase",
     "rules",
     "acl",
     "reindex",

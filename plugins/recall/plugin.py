@@ -12,6 +12,8 @@ from broker.hooks import Group, GroupPlugin, Refusal
 from broker.packets import Property, ReasonCode
 from plugins.http import add_router
 from plugins.recall.asked import RECALLS, asked, concerns
+from plugins.recall.erasure_routes import erasure_router
+from plugins.recall.erasures import Erasures
 from plugins.recall.moderators import moderators_of
 from plugins.recall.routes import make_router
 from plugins.recall.service import Recalls
@@ -62,8 +64,22 @@ class RecallPlugin(GroupPlugin):
         super().__init__(context)
         self._moderators = moderators_of(context)
         self.recalls = Recalls(cast(Services, self.context.server))
+        self._erasures = Erasures(self.recalls.server)
         add_router(context, make_router(self.recalls))
+        add_router(context, erasure_router(self._erasures))
         add_requests(context, {"recall": Kind(self._requested, ("message",))})
+
+    async def on_broker_post_start(self) -> None:
+        """Go on with erasures, where clients can connect."""
+        if self.recalls.server.listening:
+            self._erasures.start()
+
+    async def on_broker_pre_shutdown(self) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End at the step under way."""
+        await self._erasures.stop()
 
     async def _requested(self, who: Who, request: Any, asked: Asked) -> dict[str, Any]:
         return await self.recalls.recall(who, asked.text("message"), request.device.client_id)
@@ -105,12 +121,10 @@ class RecallPlugin(GroupPlugin):
         message = append.message
         if known is None:
             raise Refusal("storage does not answer: try again later", ReasonCode.QUOTA_EXCEEDED)
-        if not append.store:
-            raise Refusal(f"topic {message.topic[:80]!r} is not stored: nothing of it can be recalled")
         may: bool | None = None
         for one in ids:
             found = known.get(one)
-            foreign = found is None or found.topic != message.topic or one >= message.id
+            foreign = found is None or found.topic != message.topic or one == message.id
             late = found is None or found.user != message.user or self._too_late(found)
             if may is None and (foreign or late):
                 may = await self._moderates(message.user, message.topic)

@@ -63,7 +63,12 @@ async def test_the_indexer_leaves_nothing_of_it_in_its_files(tmp_path: Path) -> 
     await storage.open()
     await engine.open()
     await _recalled(storage, engine)
+    indexer = Indexer(
+        storage, engine, gather=0.0, poll=0.01, yields=False
+    )  # the one before may have ended before it came to it
+    indexer.start()
     await until(lambda: b"xylophonequartz" not in b"".join(f.read_bytes() for f in (tmp_path / "search").iterdir()))
+    await indexer.stop()
     await engine.close()
     await storage.close()
 

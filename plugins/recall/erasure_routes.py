@@ -1,0 +1,94 @@
+"""Routes: erasing users and conversations, for the operator."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from plugins.http.api import Limit, Operator, checked_user, responses
+from plugins.http.models import Body, Milliseconds
+from plugins.http.rendering import reply, tagged
+from plugins.recall.erasure import CONVERSATION, USER
+from plugins.recall.erasures import Erasures
+from plugins.timelines import Unprocessable
+from plugins.timelines.publishing import check_name
+
+What = Annotated[Literal["user", "conversation"], Path(description="what is erased")]
+Name = Annotated[str, Path(max_length=65535, description="a user key, u/name or c/client-id, or a topic")]
+
+
+class NewErasure(Body):
+    """What to erase: exactly one of the two."""
+
+    user: Annotated[str, Field(min_length=3, max_length=1024)] | None = None
+    """A user key: u/name, or c/client-id of an anonymous client."""
+    conversation: Annotated[str, Field(min_length=1, max_length=65535)] | None = None
+    """A topic."""
+
+
+class ErasureState(BaseModel):
+    """``looked``, ``recalled``, ``failed`` are messages; ``permille`` is about how far it is. ``ended`` is 0 until then."""
+
+    what: Literal["user", "conversation"]
+    name: str
+    requested: Milliseconds
+    state: Literal["running", "done"]
+    phase: str
+    looked: int
+    recalled: int
+    failed: int
+    permille: int
+    ended: int
+
+
+class ErasureList(BaseModel):
+    erasures: list[ErasureState]
+    next: str | None
+
+
+def erasure_router(erasures: Erasures) -> APIRouter:
+    """The routes of a plugin."""
+    router = APIRouter(tags=["operation"])
+
+    @router.post("/erasures", response_model=ErasureState, status_code=202, responses=responses())
+    async def erase(body: NewErasure, who: Operator) -> Response:
+        """Erase a user, or a conversation: all messages are recalled; of a user, devices, inbox, tokens and account go too.
+
+        It goes on after this answer, over restarts. One that is under way goes on; one that has ended begins anew. For the
+        operator.
+        """
+        if (body.user is None) == (body.conversation is None):
+            raise Unprocessable("give one of user and conversation")
+        if body.user is not None:
+            return reply(await erasures.begin(USER, checked_user(body.user) or ""), 202)
+        topic = body.conversation or ""
+        check_name(topic, "conversation")
+        return reply(await erasures.begin(CONVERSATION, topic), 202)
+
+    @router.get("/erasures", response_model=ErasureList, responses=responses())
+    async def list_erasures(
+        request: Request,
+        who: Operator,
+        after: Annotated[str, Query(max_length=65535, description="`next` of the page before")] = "",
+        limit: Limit = 100,
+    ) -> Response:
+        """The erasures that are under way, or have ended. For the operator."""
+        found, behind = await erasures.listed(after, limit)
+        return tagged(request, {"erasures": found, "next": behind})
+
+    @router.get("/erasures/{what}/{name:path}", response_model=ErasureState, responses=responses())
+    async def erasure(request: Request, what: What, name: Name, who: Operator) -> Response:
+        """How far one is. For the operator."""
+        return tagged(request, await erasures.one(what, name))
+
+    @router.delete("/erasures/{what}/{name:path}", status_code=204, response_class=Response, responses=responses())
+    async def forget(what: What, name: Name, who: Operator) -> Response:
+        """Forget one that has ended: its record names who was erased. For the operator."""
+        await erasures.forget(what, name)
+        return Response(status_code=204)
+
+    return router
