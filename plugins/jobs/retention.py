@@ -69,8 +69,12 @@ class RetentionJob:
         """Remove the oldest messages until the limits in bytes hold, or what is left is spared."""
         room, after = Room(self._server, self._config), 0
         if not room.measured:
-            work.detail["note"] = "this storage cannot tell how much there is: max_bytes and keep_free change nothing"
+            self._no_limit(work, "this storage cannot tell how much there is: max_bytes and keep_free change nothing")
             return
+        if self._config.keep_free is not None and not await room.tells_free():
+            self._no_limit(
+                work, "this storage does not tell how much of its disk is free: keep_free changes nothing, use max_bytes"
+            )
         excess = await room.excess()
         while excess > 0:
             work.what = "looking for the oldest messages"
@@ -87,6 +91,10 @@ class RetentionJob:
             log.warning(
                 "retention: %d MiB more than max_bytes and keep_free allow; the rest is spared for now", -(-excess >> 20)
             )
+
+    def _no_limit(self, work: Work, why: str) -> None:
+        work.detail["note"] = why
+        log.warning("retention: %s", why)
 
     async def _chunks(self, work: Work) -> AsyncGenerator[dict[str, Cut], None]:
         """What is to go, some conversations at a time."""

@@ -40,6 +40,11 @@ class Room:
         """Whether the storage can tell how much there is."""
         return isinstance(self._server.storage, Measured)
 
+    async def tells_free(self) -> bool:
+        """Whether it can tell how much of its disk is free."""
+        storage = self._server.storage
+        return isinstance(storage, Measured) and (await storage.volume()).free is not None
+
     async def excess(self) -> int:
         """Bytes that are too many now; 0 or less where none are."""
         storage = self._server.storage
