@@ -9,12 +9,14 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +46,8 @@ class RunningBroker:
     url: str
     secret: str
     certfile: str = ""
+    socket: str = ""
+    """The file of the Unix socket where it listens; empty for ``url``'s port."""
 
     def get(self, path: str, timeout: float = 30.0) -> Any:
         """The answer's JSON. Raises `Gone`, and `Failure` with what the broker says against it."""
@@ -84,7 +88,9 @@ class RunningBroker:
         request = urllib.request.Request(f"{self.url}/v1{path}", data, headers, method=method)
         # No proxy is asked: the broker is on this machine.
         opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self._context())
+            urllib.request.ProxyHandler({}),
+            urllib.request.HTTPSHandler(context=self._context()),
+            *([_OverUnix(self.socket)] if self.socket else []),
         )
         try:
             return opener.open(request, timeout=timeout)
@@ -95,7 +101,7 @@ class RunningBroker:
                 reason = f"{_PLUGINS.get(name, name)} is not among the plugins of the running broker at {self.url}"
             raise Failure([reason], USAGE if error.code == 422 else _REFUSED) from None
         except (OSError, urllib.error.URLError) as error:
-            raise Gone(f"nobody answers at {self.url}: {getattr(error, 'reason', error)}") from error
+            raise Gone(f"nobody answers at {self.socket or self.url}: {getattr(error, 'reason', error)}") from error
 
     def _context(self) -> ssl.SSLContext:
         """Trust the broker's own certificate, which is about the name that others call it by."""
@@ -103,6 +109,28 @@ class RunningBroker:
         context.check_hostname = False
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         return context
+
+
+class _OverUnix(urllib.request.HTTPHandler):
+    """Plain HTTP over a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(partial(_UnixConnection, self._path), req)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, host: str, **options: Any) -> None:
+        super().__init__(host, **options)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
 
 
 def ask(config: Path | None, data: Path | None, call: Callable[[RunningBroker], T]) -> T:
@@ -126,7 +154,8 @@ def running_broker(settings: Settings) -> RunningBroker | None:
         return None
     try:
         written = json.loads(Path(path).read_text(encoding="utf-8"))
-        found = RunningBroker(str(written["url"]), str(written["secret"]), str(written.get("certfile", "")))
+        url, secret = str(written["url"]), str(written["secret"])
+        found = RunningBroker(url, secret, str(written.get("certfile", "")), str(written.get("socket", "")))
     except FileNotFoundError:
         return None
     except PermissionError:

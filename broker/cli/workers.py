@@ -22,7 +22,7 @@ import click
 from broker.cli.ask import forget_broker
 from broker.cli.settings import CANNOT_START, WRONG_CONFIGURATION, Failure
 from broker.cli.supervisor import SERVES, Supervisor
-from broker.config import Settings, split_bind
+from broker.config import Settings, socket_path, split_bind
 from broker.net import advice
 from broker.own_process import own_command, own_environment
 
@@ -89,6 +89,8 @@ def _shared(settings: Settings, held: ExitStack) -> dict[str, str]:
     if (http := settings.plugins.get("http")) is not None:
         binds.append(("plugins.http", "PLUGINS__HTTP", str(http.get("bind", "127.0.0.1:8080"))))
     for name, variable, bind in binds:
+        if socket_path(bind) is not None:
+            raise Failure([f"{name}: {bind}: workers cannot share a Unix socket; give it a port"], WRONG_CONFIGURATION)
         environment[f"TIDELINE__{variable}__BIND"] = _hold(name, bind, held)
         environment[f"TIDELINE__{variable}__REUSE_PORT"] = "true"
     return environment

@@ -111,7 +111,13 @@ _UNIX = "unix:"
 _LONGEST_PATH = 107  # bytes of a Unix socket's path on Linux
 
 
-def _bind_or_path(value: str) -> str:
+def socket_path(bind: str) -> Path | None:
+    """Where the file of a Unix socket is; None for ``host:port``."""
+    return Path(bind.removeprefix(_UNIX)) if bind.startswith(_UNIX) else None
+
+
+def checked_bind(value: str) -> str:
+    """``host:port`` or ``unix:/path``; raises ValueError."""
     if not value.startswith(_UNIX):
         split_bind(value)
     elif not 0 < len(os.fsencode(value.removeprefix(_UNIX))) <= _LONGEST_PATH:
@@ -119,7 +125,8 @@ def _bind_or_path(value: str) -> str:
     return value
 
 
-def _mode(value: str) -> str:  # a number would be ambiguous: YAML takes 0660 for 432
+def checked_mode(value: str) -> str:
+    """A file's mode; raises ValueError. As text, since a number would be ambiguous: YAML takes 0660 for 432."""
     if not re.fullmatch(r"0?[0-7]{3}", value):
         raise ValueError('must be the mode of a file in octal digits, such as "660"')
     return value
@@ -198,9 +205,9 @@ class Listener(Section):
     """What the listener is called in logs and metrics."""
     type: Literal["tcp", "ws"] = "tcp"
     """``tcp``, or ``ws`` for MQTT over WebSocket; with ``tls`` they are TLS and secure WebSocket."""
-    bind: Annotated[str, AfterValidator(_bind_or_path)]
+    bind: Annotated[str, AfterValidator(checked_bind)]
     """``host:port``; port 0 takes a free one. ``unix:/path`` is a Unix socket."""
-    mode: Annotated[str, AfterValidator(_mode)] = "660"
+    mode: Annotated[str, AfterValidator(checked_mode)] = "660"
     """Who may connect to a Unix socket: its file's mode, in octal digits and quotes."""
     path: Annotated[str, Field(pattern="^/")] = "/mqtt"
     """The path of a WebSocket listener; means nothing to the others."""
@@ -238,7 +245,7 @@ class Listener(Section):
     @property
     def socket_path(self) -> Path | None:
         """Where the file of a Unix socket is; None for any other."""
-        return Path(self.bind.removeprefix(_UNIX)) if self.bind.startswith(_UNIX) else None
+        return socket_path(self.bind)
 
     @property
     def lets_anonymous(self) -> bool:

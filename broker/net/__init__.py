@@ -5,5 +5,6 @@ Kept true: bytes reach the connection in order and whole, and a client that may 
 
 from broker.net.admission import RESERVE, Admission, raise_descriptor_limit
 from broker.net.listeners import Listeners, advice
+from broker.net.unix_socket import Taken, listening, remove
 
-__all__ = ["RESERVE", "Admission", "Listeners", "advice", "raise_descriptor_limit"]
+__all__ = ["RESERVE", "Admission", "Listeners", "Taken", "advice", "listening", "raise_descriptor_limit", "remove"]

@@ -35,11 +35,14 @@ class OperatorFile:
         """Whether somebody knows the secret of this run."""
         return bool(self.secret) and hmac.compare_digest(secret.encode(errors="surrogateescape"), self.secret.encode())
 
-    def write(self, url: str, certfile: str) -> None:
-        """Say where the API is, and the secret. What keeps it from being written is logged: commands then cannot ask."""
+    def write(self, url: str, certfile: str, socket: str) -> None:
+        """Say where the API is (``socket``: the file of its Unix socket, or empty), and the secret. What keeps it from being
+        written is logged: commands then cannot ask."""
         if self._path is None:
             return
         written = {"url": url, "secret": self.secret, "process": os.getpid()}
+        if socket:
+            written["socket"] = str(Path(socket).absolute())
         if certfile:
             written["certfile"] = str(Path(certfile).absolute())
         try:

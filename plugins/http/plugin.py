@@ -18,14 +18,15 @@ from fastapi import APIRouter
 
 from broker import build
 from broker.amqtt import Services, TidelineContext
-from broker.config import Certificate, Tls, is_loopback, split_bind
-from broker.errors import StartError, refuse
+from broker.config import Certificate, Tls, checked_bind, checked_mode, is_loopback, socket_path, split_bind
+from broker.errors import fault_of, refuse
 from broker.hooks import Group, GroupPlugin
-from broker.net import Admission, advice
+from broker.net import Admission
 from plugins.http import app as application
 from plugins.http.account import TOKENS
 from plugins.http.api import Api
 from plugins.http.auth import Authenticator
+from plugins.http.listening import closed, opened, path_of, reached_by
 from plugins.http.operator_file import OperatorFile
 from plugins.http.operator_secret import OperatorSecret
 from plugins.http.probes import Access, Scraped
@@ -53,7 +54,9 @@ class HttpPlugin(GroupPlugin):
         """Settings under ``plugins: http:``."""
 
         bind: str = "127.0.0.1:8080"
-        """``host:port``; port 0 takes a free one."""
+        """``host:port``; port 0 takes a free one. ``unix:/path`` is a Unix socket."""
+        mode: str = "660"
+        """Who may connect to a Unix socket: its file's mode, in octal digits and quotes."""
         hosts: list[str] = field(default_factory=list)
         """Names that browsers may reach the API by, beside localhost; on a bind that others can reach, none means any."""
         certfile: str = ""
@@ -90,9 +93,12 @@ class HttpPlugin(GroupPlugin):
         def _faults(self) -> Iterator[str]:
             for name, bind in (("bind", self.bind), ("node_bind", self.node_bind)):
                 try:
-                    split_bind(bind) if bind or name == "bind" else None
+                    (checked_bind if name == "bind" else split_bind)(bind) if bind or name == "bind" else None
                 except ValueError as error:
                     yield f"{name} {bind!r} {error}"
+            yield from (f"mode {self.mode!r} {fault}" for fault in fault_of(partial(checked_mode, self.mode)))
+            if socket_path(self.bind) is not None and self.certfile:
+                yield f"certfile {self.certfile!r} must be left out: a Unix socket is of this machine alone"
             if 0 < len(self.metrics_token) < 16:
                 yield "metrics_token must be a secret of 16 characters or more, or empty"
             for name, least in (
@@ -142,7 +148,7 @@ class HttpPlugin(GroupPlugin):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens. Only while it runs."""
+        """Where it listens, by a port. Only while it runs."""
         host, port = self._sockets[0].getsockname()[:2]
         return host, port
 
@@ -157,10 +163,10 @@ class HttpPlugin(GroupPlugin):
         config = self.config
         services = cast(Services, self.context.server)
         self._certificate = Certificate("plugins.http: ", config.tls, "http/1.1") if config.tls else None
-        self._sockets = [_listening(config.bind, reuse_port=config.reuse_port)]
+        self._sockets = [opened(config.bind, config.mode, reuse_port=config.reuse_port)]
         if config.node_bind:
-            self._sockets.append(_listening(config.node_bind))
-        binds = [split_bind(bind)[0] for bind in (config.bind, config.node_bind) if bind]
+            self._sockets.append(opened(config.node_bind, config.mode))
+        binds = [split_bind(bind)[0] for bind in (config.bind, config.node_bind) if bind and socket_path(bind) is None]
         loopback = all(map(is_loopback, binds))
         self._secret.read()
         authenticator = Authenticator(services, loopback=loopback, is_operator=self._is_operator)
@@ -183,13 +189,14 @@ class HttpPlugin(GroupPlugin):
         routers = self.context.shared.get("http routers", ())
         pages = self.context.shared.get("http pages", ())
         app = application.make(api, scraped, routers, pages, hosts=hosts, max_body=max_body, origins=services.origins)
-        services.origins.ports.update(address[1] for address in (self.address, self.node_address))
+        services.origins.ports.update(one.getsockname()[1] for one in self._sockets if not path_of(one))
         if self._certificate is not None:
             services.certificates.add(self._certificate)
         await self._serve(app, self._certificate.context if self._certificate is not None else None)
         scheme = "https" if config.certfile else "http"
-        log.info("http: %s://%s:%d/v1, documentation at /docs", scheme, *self.address)
-        self._operator.write(f"{scheme}://{_reached_by(*self.address)}", config.certfile)
+        first, url = self._sockets[0], f"{scheme}://{reached_by(self._sockets[0])}"
+        log.info("http: %s, documentation at /docs", f"unix:{path_of(first)}" if path_of(first) else f"{url}/v1")
+        self._operator.write(url, config.certfile, path_of(first))
         if authenticator.open_to_operator:
             log.warning(
                 "http: there are no users and everything is bound to loopback: whoever calls from this machine without "
@@ -251,34 +258,17 @@ class HttpPlugin(GroupPlugin):
         server, task, sockets = self._server, self._task, self._sockets
         self._server = self._task = None
         self._sockets = []
+        paths = [path_of(sock) for sock in sockets]  # uvicorn closes the sockets
         if self._api is not None:
             self._api.stopping.set()
             self._api.levels.forget()
         if server is not None and task is not None:
             server.should_exit = True
             await asyncio.gather(task, return_exceptions=True)
-        for sock in sockets:
-            sock.close()
+        for sock, path in zip(sockets, paths, strict=True):
+            closed(sock, path)
         if self._metrics is not None:
             await self._metrics.close()
-
-
-def _listening(bind: str, *, reuse_port: bool = False) -> socket.socket:
-    """A socket that listens there. Raises `StartError`."""
-    host, port = split_bind(bind)
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.create_server((host, port), family=family, backlog=1024, reuse_port=reuse_port)
-    except OSError as error:
-        raise StartError(f"plugins.http: cannot listen on {bind}: {advice(error)}") from error
-    sock.setblocking(False)
-    return sock
-
-
-def _reached_by(host: str, port: int) -> str:
-    """Where a program on this machine finds what is bound there."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Quiet(uvicorn.Server):
