@@ -38,6 +38,7 @@ from storage.cluster import Joins
 from storage.ending import end
 from storage.errors import StorageInUse, StorageUnavailable
 from storage.interface import lacks
+from storage.records import DeviceKey
 
 __all__ = ["Server", "StartError"]
 
@@ -309,6 +310,7 @@ class Server(Node):
                 self.send_elsewhere(connection)
         await self.sessions.stop()
         await self.api.stored_settings.stop()
+        await self.api.following.close()
         if self._cluster_retained is not None:
             await self._cluster_retained.stop()
         if self._cluster is not None:
@@ -376,6 +378,10 @@ class Server(Node):
             return ban_of(one, now, one.info.identity.user_key) is not None
 
         self.api.clients.disconnect(banned, ReasonCode.ADMINISTRATIVE_ACTION, "banned")
+
+    def claimed(self, key: DeviceKey) -> None:
+        """A reader over HTTP has made a device."""
+        self.plugin_host.device_opened(key)
 
     def connected(self, connection: Connection) -> None:
         """A client got its CONNACK."""

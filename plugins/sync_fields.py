@@ -34,6 +34,10 @@ class Asked:
             raise Unprocessable(f"id: {shown((), request_id)} must be a number, or text of at most 200 characters")
         return operation
 
+    def has(self, name: str) -> bool:
+        """Whether a field is given."""
+        return name in self._fields
+
     def text(self, name: str, default: str | None = None) -> str:
         value = self._value(name, default)
         if not isinstance(value, str):

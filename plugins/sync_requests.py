@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -23,8 +23,9 @@ from broker.packets import Properties, Property, ProtocolViolation, encode_prope
 from broker.sessions import channel_inbox
 from plugins.search.service import BadQuery, Search, SearchError, wording
 from plugins.search.service import Query as SearchQuery
+from plugins.sync_answers import Answers
 from plugins.sync_fields import Asked, is_id, parsed
-from plugins.timelines import Participants, Problem, Timelines, Unprocessable, Who
+from plugins.timelines import Participants, Problem, Timelines, Unprocessable, Who, seen
 from plugins.timelines.errors import Away, TooMany
 from plugins.timelines.messages import rendered
 from plugins.timelines.service import Range, problem_of
@@ -37,31 +38,6 @@ REPLY = "$sync/reply/"
 SYSTEM = "b/tideline"
 MAX_WAITING = 32
 """Requests of one device that may wait; further ones are answered with an error."""
-KEPT_SECONDS, KEPT_BYTES, KEPT_DEVICES = 60, 1 << 20, 1000
-
-
-class Answers:
-    """Answers that found nobody listening, by device: the newest ones, for a minute, bounded in bytes. No I/O."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[DeviceKey, deque[tuple[float, Message]]] = OrderedDict()
-
-    def keep(self, device: DeviceKey, message: Message, now: float) -> None:
-        """Keep an answer; the oldest of the device, or the device waiting longest, makes room."""
-        waiting = self._kept.setdefault(device, deque())
-        waiting.append((now, message))
-        while len(waiting) > 1 and sum(len(m.payload) for _, m in waiting) > KEPT_BYTES:
-            waiting.popleft()
-        while len(self._kept) > KEPT_DEVICES:
-            self._kept.popitem(last=False)
-        for key in list(self._kept):
-            if self._kept[key][-1][0] >= now - KEPT_SECONDS:
-                break
-            del self._kept[key]
-
-    def take(self, device: DeviceKey, now: float) -> list[Message]:
-        """The device listens: what waits for it."""
-        return [message for at, message in self._kept.pop(device, ()) if at >= now - KEPT_SECONDS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,8 +243,10 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
             raise Unprocessable(str(error)) from error
         except SearchError as error:
             raise Away(wording(error)) from error
-        hits = [{**rendered(found.message), "highlight": found.highlight} for found in page.hits]
-        return {"hits": hits, "total": page.total, "total_exact": page.exact}
+        shown = await seen(self._server, who, [found.message for found in page.hits])
+        hits = [{**rendered(f.message), "highlight": f.highlight} for f in page.hits if f.message.id in shown]
+        hidden = len(page.hits) - len(hits)
+        return {"hits": hits, "total": page.total - hidden, "total_exact": page.exact and not hidden}
 
 
 def _named(fields: Any) -> dict[str, Any]:

@@ -264,6 +264,9 @@ class Participation(Protocol):
     async def expired_between(self, topic: str, after: int, now: int) -> int:
         """How many kept messages with seq > ``after`` have expired at ``now`` (ms): what is subtracted from an unread count."""
 
+    async def sent_between(self, topic: str, user: str, after: int, now: int) -> int:
+        """How many kept messages with seq > ``after`` are a user's own, and have not expired at ``now`` (ms)."""
+
 
 @runtime_checkable
 class Jobs(Protocol):

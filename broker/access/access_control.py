@@ -17,6 +17,8 @@
 - A plugin with an attribute ``needs_identity = True`` lets nobody in whom no plugin verified, whatever the others say.
 - A plugin with a method ``knows(name)`` has its no about a name that it does not know passed over where another plugin
   verified the client. One with a method ``bars(name)`` shuts a user out, however it proved who it is.
+- A topic plugin that is a `MembersOnly` has topics of its own, where nobody but its members may do anything; of other topics it
+  says nothing. What it says is not kept per connection, as it changes for one user at a time, and at once.
 - A plugin that raises or takes longer than ``hooks.timeout`` has said no; only whether a device may receive a message is
   asked again until there is an answer, because a no would lose the message for good. The log gets the exception's type
   and place, never its text, which may hold a credential.
@@ -120,6 +122,24 @@ class Decider(Protocol):
         """Whether a client may publish, receive, read (history) or search a topic, or subscribe to a filter. Never waits."""
 
 
+@runtime_checkable
+class MembersOnly(Protocol):
+    """A topic plugin that says who may do what on topics of its own (`plugins.conversations`). What other plugins say holds
+    beside it."""
+
+    def governs(self, topic: str) -> bool:
+        """Whether a topic, or a filter, is one of its."""
+
+    def known(self, user: str, action: str, topic: str) -> bool | None:
+        """What it says of a user (key), as it is now, where that can be had without waiting."""
+
+    async def ask(self, user: str, action: str, topic: str) -> bool:
+        """The same, in any case. Raises `StorageError`."""
+
+
+_NO_MEMBER = "not a member"
+
+
 def _origin(plugin: object, method: str) -> tuple[str, str]:
     """(module, class) of the class that wrote the method which a plugin answers with."""
     function = getattr(type(plugin), method, None)
@@ -186,6 +206,8 @@ class AccessControl:
         """Counts `use` and `rules_changed`: what was found out before no longer holds."""
         self.open = False
         """True where no topic plugin is loaded that has rules: everything may be done, and nobody has to be asked."""
+        self.unruled = False
+        """The same but for topics that are their members' alone."""
         self.use(plugins)
         if not self._auth:
             logger.warning("no auth plugin is configured: clients without enhanced authentication will be refused")
@@ -196,22 +218,24 @@ class AccessControl:
         self._logins.forget()
         self._auth = [(plugin, self._login_asker(plugin, number)) for number, plugin in enumerate(plugins.auth_plugins)]
         self._deciders = [plugin for plugin in plugins.topic_plugins if isinstance(plugin, Decider)]
-        others = [plugin for plugin in plugins.topic_plugins if not isinstance(plugin, Decider)]
+        self._lists = [plugin for plugin in plugins.topic_plugins if isinstance(plugin, MembersOnly)]
+        others = [plugin for plugin in plugins.topic_plugins if not isinstance(plugin, Decider | MembersOnly)]
         self._topic = [(plugin, self._topic_asker(plugin)) for plugin in others]
         self._several = sum(1 for plugin in plugins.auth_plugins if _verifies(plugin)) > 1
         self._immediate = all(self._is(plugin, "topic_filtering", "immediate", _IMMEDIATE) for plugin, _ in self._topic)
         cacheable = all(getattr(plugin, "cacheable", True) for plugin, _ in self._topic)
         self._keep = self._acl_cache_seconds if cacheable else 0.0
-        self.open = self._nobody_to_ask()
+        self._see_whom_to_ask()
 
     def rules_changed(self) -> None:
         """A `Decider` has other rules, or there are other users: whatever was answered by the old ones is asked again, also
         about who is being let in at this moment."""
         self.generation += 1
-        self.open = self._nobody_to_ask()
+        self._see_whom_to_ask()
 
-    def _nobody_to_ask(self) -> bool:
-        return not self._topic and all(decider.unused for decider in self._deciders)
+    def _see_whom_to_ask(self) -> None:
+        self.unruled = not self._topic and all(decider.unused for decider in self._deciders)
+        self.open = self.unruled and not self._lists
 
     def close(self) -> None:
         """Give the threads back. What still runs on one ends with the process at the latest."""
@@ -352,6 +376,11 @@ class AccessControl:
         """The answer, if it can be had without waiting; None: ask `allowed`."""
         if self.open or topic.startswith(OWN):
             return True
+        for members in self._lists:
+            if members.governs(topic) and not (known := members.known(session.identity.user_key, action, topic)):
+                return known
+        if self.unruled:
+            return True
         if session.generation != self.generation:
             session.forget_answers(self.generation)
         key = (action, topic)
@@ -378,8 +407,19 @@ class AccessControl:
         known = self.cached(session, action, topic)
         return known if known is not None else bool(await self._ask(session, action, topic))
 
+    async def listed(self, user: str, action: str, topic: str) -> bool | None:
+        """Whether a user (key) may do something on a topic that is its members' alone; None for any other topic. Raises
+        `StorageError`."""
+        for members in self._lists:
+            if members.governs(topic):
+                return await members.ask(user, action, topic)
+        return None
+
     async def explained(self, session: SessionInfo, action: str, topic: str) -> Verdict:
-        """The same, asked anew, with the rule that decides, or the plugin that said no."""
+        """The same, asked anew, with the rule that decides, or the plugin that said no. Raises `StorageError`."""
+        listed = await self.listed(session.identity.user_key, action, topic)
+        if listed is False:
+            return Verdict(False, None, f"{_NO_MEMBER} who may")
         for decider in self._deciders:
             verdict = decider.decide(session, action, topic)
             if not verdict.allowed:
@@ -427,10 +467,18 @@ class AccessControl:
         if failed is not None:
             self._log_failed(failed.plugin, session, action, topic, failed.error)
             return None
-        return self._settled(session, action, topic, answer, refused)
+        return self._settled(session, action, topic, answer, refused, keep=refused != _NO_MEMBER)
 
     async def _asked_all(self, session: SessionInfo, action: str, topic: str) -> tuple[bool, str]:
         """The answer, and who says no. Raises `_Failed`."""
+        for members in self._lists:
+            if members.governs(topic):
+                try:
+                    async with asyncio.timeout(self._timeout):
+                        if not await members.ask(session.identity.user_key, action, topic):
+                            return False, _NO_MEMBER
+                except Exception as error:
+                    raise _Failed(members, error) from error
         for decider in self._deciders:
             verdict = decider.decide(session, action, topic)
             if not verdict.allowed:
@@ -460,7 +508,9 @@ class AccessControl:
                     return False
         return self._settled(session, action, topic, True, "")
 
-    def _settled(self, session: SessionInfo, action: str, topic: str, allowed: bool, refused: str) -> bool:
+    def _settled(
+        self, session: SessionInfo, action: str, topic: str, allowed: bool, refused: str, *, keep: bool = True
+    ) -> bool:
         if not allowed:
             known = session._refused
             if known is None:
@@ -468,7 +518,7 @@ class AccessControl:
             if len(known) >= _REFUSALS:
                 del known[next(iter(known))]
             known[action, topic] = refused
-        return self._remember(session, action, topic, allowed)
+        return self._remember(session, action, topic, allowed) if keep else allowed
 
     def _remember(self, session: SessionInfo, action: str, topic: str, allowed: bool) -> bool:
         if self._keep:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from broker.access import Identity, SessionInfo
 from broker.amqtt.clients import Clients
+from broker.amqtt.following import Following
 from broker.amqtt.stored_settings import Watcher
 from broker.config import Reloaded
 from broker.counters import Counters
@@ -185,6 +186,10 @@ class Services(BrokerApi, Protocol):
         """Devices that are read without a connection, and offsets that are set by hand."""
 
     @property
+    def following(self) -> Following:
+        """What plugins have the devices of users follow."""
+
+    @property
     def clients(self) -> Clients:
         """Who is connected to any node, and the end of connections by hand."""
 
@@ -246,6 +251,9 @@ class Services(BrokerApi, Protocol):
 
     async def within(self, work: Awaitable[T], timeout: float) -> T:
         """Await what `readers` does; `Undecided` after ``timeout`` seconds, and it goes on in the background."""
+
+    def read_fanout_of(self, topic: str) -> bool:
+        """Whether all readers of a topic share one inbox (docs/decisions/0012)."""
 
     async def may(self, what: str) -> bool:
         """Whether this node is the one that does something of which one node at a time is enough: it takes the lease of that

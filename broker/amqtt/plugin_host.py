@@ -39,6 +39,7 @@ from broker.hooks import (
     GroupPlugin,
     JobPlugin,
     RequestPlugin,
+    SessionPlugin,
     SpanPlugin,
     StoragePlugin,
     SyncPlugin,
@@ -67,7 +68,7 @@ _RELOADABLE = {
     ("amqtt.contrib.jwt", "UserAuthJwtPlugin"),
     ("amqtt.contrib.jwt", "TopicAuthJwtPlugin"),
 }
-_FIXED = (GroupPlugin, StoragePlugin, SyncPlugin, RequestPlugin, JobPlugin, SpanPlugin)
+_FIXED = (GroupPlugin, SessionPlugin, StoragePlugin, SyncPlugin, RequestPlugin, JobPlugin, SpanPlugin)
 
 
 # --- what plugins see ----------------------------------------------------------------------------------------------
@@ -128,6 +129,7 @@ class PluginHost:
         loaded = self.plugins.plugins
         self.group_plugins: list[GroupPlugin] = [plugin for plugin in loaded if isinstance(plugin, GroupPlugin)]
         """In the order of config.yaml."""
+        self.session_plugins = [plugin for plugin in loaded if isinstance(plugin, SessionPlugin)]
         self.storage_plugin = _only(loaded, StoragePlugin)
         self.sync_plugin = _only(loaded, SyncPlugin)
         self.request_plugin = _only(loaded, RequestPlugin)
@@ -199,8 +201,14 @@ class PluginHost:
             await self._call(callback, raises=starting)
 
     def client_connected(self, info: SessionInfo) -> None:
+        self.device_opened(DeviceKey(info.identity.user_key, info.client_id))
         if BrokerEvents.CLIENT_CONNECTED in self._callbacks:
             self.fire(BrokerEvents.CLIENT_CONNECTED, client_id=info.client_id, client_session=info.session)
+
+    def device_opened(self, device: DeviceKey) -> None:
+        """A client is connected, or a reader over HTTP has made its device."""
+        for plugin in self.session_plugins:
+            plugin.opened(device)
 
     def client_disconnected(self, info: SessionInfo) -> None:
         if info.seen is not None:

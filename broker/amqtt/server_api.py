@@ -14,6 +14,7 @@ from broker.access import Bans, Identity, session_info
 from broker.amqtt.api import ClientWatcher, ConnectedDevices, DeviceState, ServerStatus, SessionState, Undecided
 from broker.amqtt.clients import Clients
 from broker.amqtt.connected import connected_devices
+from broker.amqtt.following import Following
 from broker.amqtt.stored_settings import StoredSettings, Watcher
 from broker.config import Reloaded
 from broker.connection import NodeState, NoDevice, SessionReaders, end_connections
@@ -84,6 +85,7 @@ class ServerApi:
         self.stored_settings = StoredSettings()
         self.clients = Clients(server, self)
         self._watchers: list[ClientWatcher] = []
+        self.following = Following(server, self)
 
     @property
     def counters(self) -> Counters:
@@ -298,6 +300,10 @@ class ServerApi:
         task.add_done_callback(_forget)
         raise Undecided("storage does not answer")
 
+    def read_fanout_of(self, topic: str) -> bool:
+        plugin = self._server.plugin_host.storage_plugin
+        return plugin is not None and bool(plugin.read_fanout_of(topic))
+
     async def may(self, what: str) -> bool:
         cluster = self._server.cluster
         return cluster is None or await cluster.may(what)
@@ -380,6 +386,7 @@ class ServerApi:
             self._tell_here(body["user"], body["prefix"], body["payload"], body["but"])
 
         self.answer_nodes(_TELL, told)
+        self.following.joined()
         self.clients.joined()
 
     def tell(self, device: DeviceKey, message: Message) -> bool:

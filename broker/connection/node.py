@@ -162,5 +162,9 @@ class Node(ABC):
         """Where a device that never connected before starts in its user's inbox."""
 
     @abstractmethod
+    def claimed(self, key: DeviceKey) -> None:
+        """A reader without a connection has made a device."""
+
+    @abstractmethod
     def connected(self, connection: Connection) -> None:
         """A client got its CONNACK."""

@@ -81,6 +81,8 @@ class SessionReaders:
                 session, fresh = sessions.create(key), True
             step = ClaimSession(self._server, session, fresh=fresh)
             await self._submitted(step)
+        if fresh:
+            self._server.claimed(key)
         return Claim(step.epoch, session.offset)
 
     async def channels(self, key: DeviceKey) -> list[ChannelPlace]:

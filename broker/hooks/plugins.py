@@ -6,6 +6,7 @@ manager, closed on shutdown. These base classes add what amqtt lacks:
 - `GroupPlugin` is awaited with a whole group before it is committed, and again after its acks were written.
 - `EnhancedAuthPlugin` authenticates clients by the AUTH exchange of MQTT 5.
 - `RequestPlugin` answers what devices ask by publishing to `$sync/request`.
+- `SessionPlugin` is told of each device that comes.
 - `JobPlugin` runs jobs: retention and the like.
 - `SpanPlugin` records spans of publishes.
 - `StoragePlugin` says where groups are committed. One is needed.
@@ -207,6 +208,14 @@ class RequestPlugin(BasePlugin[BrokerContext]):
 
     def listening(self, device: DeviceKey, topic: str) -> None:
         """A device has subscribed to a `$sync/` topic of its own. Must not wait."""
+
+
+class SessionPlugin(BasePlugin[BrokerContext]):
+    """A plugin that has something to do for each device that comes."""
+
+    def opened(self, device: DeviceKey) -> None:
+        """A client of this node got its CONNACK, or a reader over HTTP has made a device. Must not wait, nor raise."""
+        raise NotImplementedError(f"{type(self).__name__} does nothing")
 
 
 class NoSuchJob(Exception):

@@ -15,7 +15,7 @@ from plugins.http.models import MAX_INT, Hits, IndexState, Rebuild, moment
 from plugins.http.rendering import reply
 from plugins.search.service import BadQuery, MayRead, Rebuilding, Search, SearchError, SearchUnavailable, wording
 from plugins.search.service import Query as SearchQuery
-from plugins.timelines import NotFound, Unprocessable, Who
+from plugins.timelines import NotFound, Unprocessable, Who, seen
 from plugins.timelines.errors import Away
 from plugins.timelines.messages import hex_id, parse_id, rendered
 
@@ -66,8 +66,11 @@ async def search(
         raise Unprocessable(str(error)) from error
     except SearchError as error:
         raise Away(wording(error, operator=who.operator), retry_after=5) from error
-    hits = [{**rendered(found.message), "highlight": found.highlight} for found in page.hits]
-    return reply({"hits": hits, "total": page.total, "total_exact": page.exact, "next": page.next or None})
+    visible = await seen(api.server, who, [found.message for found in page.hits])
+    hits = [{**rendered(f.message), "highlight": f.highlight} for f in page.hits if f.message.id in visible]
+    hidden = len(page.hits) - len(hits)
+    exact = page.exact and not hidden
+    return reply({"hits": hits, "total": page.total - hidden, "total_exact": exact, "next": page.next or None})
 
 
 @router.get("/search/index", response_model=IndexState, responses=responses())

@@ -4,6 +4,7 @@ Kept true: every question and every change asks whether its caller may, in one p
 """
 
 from plugins.timelines.errors import Conflict, Forbidden, NotFound, Problem, TooLarge, Unprocessable
+from plugins.timelines.floors import Floors, seen
 from plugins.timelines.participants import Participants
 from plugins.timelines.service import Timelines
 from plugins.timelines.who import OPERATOR, Who
@@ -11,6 +12,7 @@ from plugins.timelines.who import OPERATOR, Who
 __all__ = [
     "OPERATOR",
     "Conflict",
+    "Floors",
     "Forbidden",
     "NotFound",
     "Participants",
@@ -19,4 +21,5 @@ __all__ = [
     "TooLarge",
     "Unprocessable",
     "Who",
+    "seen",
 ]

@@ -26,6 +26,9 @@ from plugins.timelines.errors import Unprocessable
 from storage.messages import RECALLED
 from storage.records import InboxEntry, Message
 
+MENTIONED = "mentions"
+"""The user property that names whom a message mentions: a user key, or a user name."""
+
 
 def hex_id(message_id: int) -> str:
     """A message id as callers see it: 16 hexadecimal digits."""

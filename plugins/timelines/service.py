@@ -16,6 +16,7 @@ from broker.amqtt import DeviceState, Services, Undecided
 from broker.connection import DeviceProblem, NoDevice, Superseded
 from broker.packets import ProtocolViolation, ReasonCode, topics
 from plugins.timelines.errors import Away, Conflict, Forbidden, NotFound, Problem, Resync, Unprocessable
+from plugins.timelines.floors import floor_of
 from plugins.timelines.messages import parse_id, rendered, rendered_entry
 from plugins.timelines.publishing import Publisher, check_name
 from plugins.timelines.tree import level
@@ -65,8 +66,9 @@ class Timelines:
         if who.operator:
             return True
         access = self.server.access
-        if access.open:
-            return await self._state.takes_part(who.user, topic)
+        if access.unruled:
+            listed = await access.listed(who.user, action, topic)
+            return await self._state.takes_part(who.user, topic) if listed is None else listed
         return who.info is not None and await access.allowed(who.info, action, topic)
 
     async def readable(self, who: Who, topic: str, action: str = HISTORY) -> None:
@@ -82,7 +84,8 @@ class Timelines:
         await self.readable(who, topic)
         storage = self.server.storage
         newest, low, high = await self._bounds(topic, asked)
-        first, last = await storage.conversation_bounds(topic)
+        first, last = await self._seen_bounds(who, topic)
+        low = max(low, first - 1)
         found: list[Message] = []
         size, more = 0, True
         for _ in range(_ROUNDS):
@@ -102,6 +105,11 @@ class Timelines:
         ended = high <= max(low + 1, first) if newest else low >= last or (high and low + 1 >= high)
         cursor = f"{'d' if newest else 'a'}.{low}.{high}" if more and not ended else None
         return {"messages": [rendered(m) for m in found], "first": first, "last": last, "next": cursor}
+
+    async def _seen_bounds(self, who: Who, topic: str) -> tuple[int, int]:
+        """(first, last) kept sequence of a topic that the caller sees."""
+        first, last = await self.server.storage.conversation_bounds(topic)
+        return max(first, min(last, await floor_of(self.server, who, topic)) + 1), last
 
     async def _bounds(self, topic: str, asked: Range) -> tuple[bool, int, int]:
         if asked.cursor:
@@ -126,6 +134,7 @@ class Timelines:
             or message.expired(self.server.now())
             or not message.seq
             or not await self.may_read(who, message.topic, action)
+            or message.seq <= await floor_of(self.server, who, message.topic)
         ):
             raise NotFound(f"message {message_id[:40]!r}: there is none, or you may not read it")
         return message
@@ -140,7 +149,7 @@ class Timelines:
             if not page:
                 return {"conversations": found, "next": None}
             after = page[-1].topic
-            found += [await self._summary(member) for member in page if await self.may_read(who, member.topic)]
+            found += [await self._summary(who, member) for member in page if await self.may_read(who, member.topic)]
             if len(found) >= limit:
                 break
         return {"conversations": found, "next": after}
@@ -160,18 +169,20 @@ class Timelines:
                 break
         return found
 
-    async def _summary(self, member: Membership) -> dict[str, Any]:
+    async def _summary(self, who: Who, member: Membership) -> dict[str, Any]:
+        floor = min(member.last, await floor_of(self.server, who, member.topic))
+        member = member._replace(first=max(member.first, floor + 1))
         return {
             "topic": member.topic,
             "first": member.first,
             "last": member.last,
             "position": member.position,
             "unread": await self._unread(member),
-            "last_message": await self._last_message(member.topic),
+            "last_message": await self._last_message(member.topic, floor),
         }
 
-    async def _last_message(self, topic: str) -> dict[str, Any] | None:
-        last = await self.server.storage.read_conversation(topic, limit=1, newest_first=True)
+    async def _last_message(self, topic: str, floor: int = 0) -> dict[str, Any] | None:
+        last = await self.server.storage.read_conversation(topic, after=floor, limit=1, newest_first=True)
         return rendered(last[0]) if last and not last[0].expired(self.server.now()) else None
 
     async def topics(self, prefix: str, after: str, limit: int) -> dict[str, Any]:
@@ -195,7 +206,7 @@ class Timelines:
         """How far the caller has read a conversation, and how much is left."""
         await self.readable(who, topic)
         position = await self._state.read_position(who.user, topic)
-        first, last = await self.server.storage.conversation_bounds(topic)
+        first, last = await self._seen_bounds(who, topic)
         member = Membership(topic, first, last, min(position, last))
         return {"topic": topic, "position": member.position, "last": last, "unread": await self._unread(member)}
 

@@ -109,6 +109,10 @@ class MemoryState:
         """See `storage.interface.Participation`."""
         return sum(1 for message in self._storage.kept(topic, after) if message.expired(now))
 
+    async def sent_between(self, topic: str, user: str, after: int, now: int) -> int:
+        """See `storage.interface.Participation`."""
+        return sum(1 for m in self._storage.kept(topic, after) if m.user == user and not m.expired(now))
+
     async def token(self, digest: str) -> Token | None:
         """See `storage.interface.Tokens`."""
         return next((token for token in self._tokens.values() if token.digest == digest), None)

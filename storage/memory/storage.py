@@ -138,6 +138,7 @@ class MemoryStorage:
         self.takes_part = self._state.takes_part
         self.read_position = self._state.read_position
         self.expired_between = self._state.expired_between
+        self.sent_between = self._state.sent_between
         self.token = self._state.token
         self.tokens = self._state.tokens
         self.jobs = self._state.jobs

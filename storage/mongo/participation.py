@@ -53,6 +53,16 @@ async def expired_between(state: State, topic: str, after: int, now: int) -> int
         return await state.collections.store.count_documents(query)
 
 
+async def sent_between(state: State, topic: str, user: str, after: int, now: int) -> int:
+    """See `storage.interface.Participation`."""
+    after = max(after, state.pruned_topics.get(topic, 0))
+    query = {"topic": {"$eq": topic}, "seq": {"$gt": after}, "user": {"$eq": user}}
+    with storage_errors():
+        sent = await state.collections.store.count_documents(query)
+        gone = await state.collections.store.count_documents({**query, "expires": {"$gt": 0, "$lte": now}})
+    return sent - gone
+
+
 def _token(document: Raw) -> Token:
     return Token(document["_id"], *(document[name] for name in Token._fields[1:]))
 

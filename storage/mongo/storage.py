@@ -322,6 +322,10 @@ class MongoStorage:
         """See `storage.interface.Participation`."""
         return await participation.expired_between(self._state, topic, after, now)
 
+    async def sent_between(self, topic: str, user: str, after: int, now: int) -> int:
+        """See `storage.interface.Participation`."""
+        return await participation.sent_between(self._state, topic, user, after, now)
+
     async def token(self, digest: str) -> Token | None:
         """See `storage.interface.Tokens`."""
         return await participation.token(self._state, digest)

@@ -40,6 +40,10 @@ _EXPIRED = """
     SELECT count(*) FROM store WHERE conversation = (SELECT id FROM conversations WHERE topic = ?)
     AND seq > ? AND expires > 0 AND expires <= ?
 """
+_SENT = """
+    SELECT count(*) FROM store WHERE conversation = (SELECT id FROM conversations WHERE topic = ?)
+    AND seq > ? AND user = ? AND (expires = 0 OR expires > ?)
+"""
 _TOKENS = "SELECT id, digest, user, label, created, expires FROM tokens"
 
 
@@ -87,6 +91,11 @@ def read_position(connection: sqlite3.Connection, user: str, topic: str) -> int:
 def expired_between(connection: sqlite3.Connection, topic: str, after: int, now: int) -> int:
     """How many messages past a sequence have expired; counted in an index of those that expire at all."""
     return int(connection.execute(_EXPIRED, (topic, after, now)).fetchall()[0][0])
+
+
+def sent_between(connection: sqlite3.Connection, topic: str, user: str, after: int, now: int) -> int:
+    """How many messages past a sequence a user sent; each is looked at."""
+    return int(connection.execute(_SENT, (topic, after, user, now)).fetchall()[0][0])
 
 
 def token(connection: sqlite3.Connection, digest: str) -> Token | None:

@@ -241,6 +241,10 @@ class Reading:
         """See `storage.interface.Participation`."""
         return await self._read(lambda connection: participation.expired_between(connection, topic, after, now))
 
+    async def sent_between(self, topic: str, user: str, after: int, now: int) -> int:
+        """See `storage.interface.Participation`."""
+        return await self._read(lambda connection: participation.sent_between(connection, topic, user, after, now))
+
     async def token(self, digest: str) -> Token | None:
         """See `storage.interface.Tokens`."""
         return await self._read(lambda connection: participation.token(connection, digest))

@@ -75,6 +75,20 @@ async def test_expired_messages_are_counted(state: Any, make: Maker) -> None:
     assert await state.expired_between("a", 0, START + 99) == 2
 
 
+async def test_a_users_own_messages_are_counted_without_those_that_expired(state: Any, make: Maker) -> None:
+    await state.commit(
+        [
+            make.append("a", user=user, expires=at)
+            for user, at in [("u/ann", 0), ("u/bob", 0), ("u/ann", START + 10), ("u/ann", 0), ("u/ann", START + 99)]
+        ]
+    )
+    assert await state.sent_between("a", "u/ann", 0, START + 20) == 3
+    assert await state.sent_between("a", "u/ann", 1, START + 9) == 3
+    assert await state.sent_between("a", "u/bob", 2, START) == await state.sent_between("none", "u/ann", 0, START) == 0
+    await state.prune_conversation("a", 4)
+    assert await state.sent_between("a", "u/ann", 0, START + 20) == 2
+
+
 async def test_tokens_are_found_by_digest_and_by_user(state: Any) -> None:
     await state.commit([SaveToken(token(2)), SaveToken(token(1)), SaveToken(token(3, "u/bob"))])
     assert await state.token(token(1).digest) == token(1)
