@@ -28,6 +28,7 @@ ALIASES = {
     "jwt": "plugins.jwt.JwtPlugin",
     "acl": "plugins.acl.AclPlugin",
     "recall": "plugins.recall.RecallPlugin",
+    "conversations": "plugins.conversations.ConversationsPlugin",
     "search": "plugins.search.SearchPlugin",
     "jobs": "plugins.jobs.JobsPlugin",
     "otel": "plugins.otel.OtelPlugin",

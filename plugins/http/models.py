@@ -44,6 +44,8 @@ class NewMessage(Body):
     """Seconds after which it is no longer delivered or shown; 0 is never."""
     properties: Annotated[list[Pair], Field(max_length=32)] = []
     """MQTT 5 user properties: `[["name", "value"], …]`."""
+    mentions: Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=50)] = []
+    """User keys, such as `u/alice`: each becomes a user property `mentions`, which conversations with members count."""
     response_topic: Annotated[str | None, Field(min_length=1, max_length=65535)] = None
     """The MQTT 5 response topic: where an answer is expected."""
     correlation_data: Annotated[str | None, Field(max_length=90000)] = None

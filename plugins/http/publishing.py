@@ -9,12 +9,12 @@ from pydantic import Discriminator, Field, Tag
 from starlette.responses import Response
 
 from broker.amqtt import Undecided
-from plugins.http.api import Acting, Api, ApiDep, responses
+from plugins.http.api import Acting, Api, ApiDep, checked_user, responses
 from plugins.http.errors import problem_body
 from plugins.http.models import NewMessage, NewTopicMessage, Outcomes, Receipt
 from plugins.http.rendering import reply
 from plugins.timelines import Problem, Unprocessable, Who
-from plugins.timelines.messages import payload_bytes
+from plugins.timelines.messages import MENTIONED, payload_bytes
 from plugins.timelines.publishing import Draft
 from plugins.timelines.publishing import Receipt as Stored
 
@@ -95,12 +95,19 @@ def draft_of(topic: str, body: NewMessage, key: str, place: str = "") -> Draft:
         body.retain,
         body.expiry,
         body.content_type or ("application/json" if body.encoding == "json" else None),
-        tuple((pair[0], pair[1]) for pair in body.properties),
+        (*((pair[0], pair[1]) for pair in body.properties), *((MENTIONED, _mentioned(user, place)) for user in body.mentions)),
         body.encoding != "base64",
         body.response_topic,
         correlation,
         key=key,
     )
+
+
+def _mentioned(user: str, place: str) -> str:
+    try:
+        return checked_user(user) or ""
+    except Unprocessable as problem:
+        raise Unprocessable(f"{place}mentions: {problem.detail}") from problem
 
 
 async def outcome(api: Api, who: Who, draft: Draft) -> tuple[int, dict[str, Any]]:

@@ -1,0 +1,177 @@
+"""The plugin: what the broker asks and tells, and what goes on beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any, cast
+
+from amqtt.plugins.base import BaseTopicPlugin
+
+from broker.access import RECEIVE
+from broker.amqtt import Services, TidelineContext, Undecided
+from broker.hooks import Group, GroupPlugin, SessionPlugin
+from broker.packets import ProtocolViolation, topics
+from plugins.conversations import roles
+from plugins.conversations.listing import Listing
+from plugins.conversations.model import CHANNEL
+from plugins.conversations.requests import Requests
+from plugins.conversations.routes import make_router
+from plugins.conversations.service import Conversations, Limits
+from plugins.http import add_router
+from plugins.sync_requests import add_requests
+from plugins.timelines import Floors, Problem, Timelines
+from storage.ending import end
+from storage.errors import StorageError
+from storage.records import DeviceKey
+
+log = logging.getLogger(__name__)
+
+_EVERY = 60.0
+"""Seconds between two looks for changes of membership that nobody brought to their end; those that are older than this are."""
+_AT_ONCE = 16
+"""Devices that are looked at together, of those that have come."""
+
+
+class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
+    """Conversations with members."""
+
+    @dataclass
+    class Config:
+        """Settings under ``plugins: conversations:``."""
+
+        prefix: str = "conv/"
+        """What the topics of conversations begin with. Below it nobody may do anything but members."""
+        qos: int = 1
+        """The quality of service with which the devices of members follow."""
+        max_members: int = 1000
+        """Of a group. Channels have as many as come."""
+        max_conversations: int = 1000
+        """Of a user; fewer than ``mqtt.max_subscriptions``."""
+        storage_timeout: float = 10.0
+        """Seconds that a write may wait for storage before the caller is told."""
+
+        def __post_init__(self) -> None:
+            try:
+                topics.validate_name(self.prefix)
+            except ProtocolViolation as violation:
+                raise ValueError(f"prefix: {violation.text}") from violation
+            if not self.prefix.endswith("/") or self.prefix.startswith("$"):
+                raise ValueError(f"prefix {self.prefix!r} must end with / and not begin with $, such as conv/")
+            if self.qos not in (0, 1, 2):
+                raise ValueError(f"qos {self.qos}: must be 0, 1 or 2")
+            if self.max_members < 2 or self.max_conversations < 1 or self.storage_timeout <= 0:
+                raise ValueError("max_members must be 2 or more, max_conversations 1 or more, storage_timeout more than 0")
+
+    config: Config
+    context: TidelineContext
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)
+        config = self.config
+        limits = Limits(config.max_members, config.max_conversations)
+        self.service = Conversations(self._server, config.prefix, limits, config.storage_timeout, config.qos)
+        self.listing = Listing(self.service, config.max_conversations)
+        self._come: dict[DeviceKey, None] = {}
+        self._room = asyncio.Semaphore(_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        add_router(context, make_router(self.service, self.listing))
+        add_requests(context, Requests(self.service, self.listing).kinds())
+
+    @property
+    def _server(self) -> Services:
+        return cast(Services, self.context.server)
+
+    async def on_broker_post_start(self) -> None:
+        """Bring to its end what an earlier run left half done, and look for more from time to time."""
+        channels = f"{self.config.prefix}{CHANNEL}/any"
+        self.service.channels_fan_out = self._server.read_fanout_of(channels)
+        if self.config.max_conversations >= self._server.settings.mqtt.max_subscriptions:
+            log.warning(
+                "plugins.conversations.max_conversations %d: a device has at most mqtt.max_subscriptions %d filters",
+                *(self.config.max_conversations, self._server.settings.mqtt.max_subscriptions),
+            )
+        self.service.members.joined()
+        self._begin(self._finish(), "conversations")
+
+    async def on_broker_pre_shutdown(self) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Give up what is under way; it is brought to its end later."""
+        await end(list(self._tasks))
+
+    def _begin(self, work: Any, name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- membership changes that were not brought to their end ---------------------------------------------------------
+
+    async def _finish(self) -> None:
+        age = 0
+        while True:
+            try:
+                if await self._server.may("conversations"):
+                    if done := await self.service.members.finish(self._server.wall() - age):
+                        log.info("%d change%s of membership brought to the end", done, "s" * (done != 1))
+                    age = int(_EVERY * 1000)
+            except (Problem, StorageError, Undecided) as error:
+                log.warning("changes of membership wait for storage: %s", error)
+            await asyncio.sleep(_EVERY if age else 1.0)
+
+    # --- a client has come -----------------------------------------------------------------------------------------------
+
+    def opened(self, device: DeviceKey) -> None:
+        """Its device follows what its user is a member of."""
+        if device.user.startswith(("u/", "c/")):
+            self._come[device] = None
+            self._begin(self._follow(), "follow conversations")
+
+    async def _follow(self) -> None:
+        async with self._room:
+            device = next(iter(self._come))
+            del self._come[device]
+            try:
+                await self._follow_all(device)
+            except (Problem, StorageError, Undecided) as error:
+                log.warning("client %r: its conversations wait until it connects again: %s", device.client_id, error)
+
+    async def _follow_all(self, device: DeviceKey) -> None:
+        """What it follows and should not was left by a change that came at the same moment."""
+        service, following = self.service, self._server.following
+        timelines = Timelines(self._server, self.config.storage_timeout)
+        wanted = set(await service.members.store.of(device.user, self.config.max_conversations))
+        had = {filter_ for filter_ in following.filters(device) if self.governs(filter_)}
+        for topic in sorted(wanted | had):
+            if roles.may(await service.members.of(device.user, topic), RECEIVE):
+                if topic not in had:
+                    await timelines.carried_out(following.follow_one(device, topic, self.config.qos))
+            elif topic in had:
+                await service.members.settle(topic, device.user)
+
+    # --- what the broker asks (`broker.access.MembersOnly`) --------------------------------------------------------------
+
+    def governs(self, topic: str) -> bool:
+        return topic.startswith(self.config.prefix)
+
+    def known(self, user: str, action: str, topic: str) -> bool | None:
+        found = self.service.members.known.get((user, topic))
+        return None if found is None else roles.may(found[0], action)
+
+    async def ask(self, user: str, action: str, topic: str) -> bool:
+        return roles.may(await self.service.members.of(user, topic), action)
+
+    async def floor(self, user: str, topic: str) -> int:
+        """As of `plugins.timelines.Floors`."""
+        if not self.governs(topic):
+            return 0
+        member = await self.service.members.of(user, topic)
+        return 0 if member is None else member.floor
+
+    async def before_ack(self, group: Group) -> None:
+        """Note whom messages mention, in the messages' own commit."""
+        for append in list(group.appends):
+            if append.message.properties and append.error is None and append.store and self.governs(append.message.topic):
+                group.operations.extend(await self.listing.mentions(append.message))

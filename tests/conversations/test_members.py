@@ -1,0 +1,228 @@
+"""Who is a member gets a conversation on all devices, without subscribing; for everybody else it does not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from broker.packets import ReasonCode
+from tests.conversations.conftest import ALICE, BOB, EVE, FAN_OUT, group, say, told
+from tests.http.conftest import Site
+
+
+async def test_members_get_it_on_all_devices_without_subscribing(talk: Site) -> None:
+    alice, bob = talk.caller("alice"), talk.caller("bob")
+    connected = await talk.device("bob", "phone")
+    away = await talk.device("bob", "pad", 5)
+    await away.drop()
+    clean = await talk.client("browser", username="bob", password=b"bob-password")
+    topic = await group(alice, BOB, name="lunch")
+    assert (await say(alice, topic, "one")).status_code == 201
+    for device in (connected, clean, await talk.device("bob", "pad", 5)):
+        message = await device.message()
+        assert (message.topic, message.payload) == (topic, b"one")
+    new = await talk.device("bob", "watch")
+    await new.quiet()  # it has come: from here on it follows
+    assert (await say(bob, topic, "two")).status_code == 201
+    for device in (connected, clean, new):
+        assert (await device.message()).payload == b"two"
+    assert await told(bob, topic) == ["one", "two"]
+
+
+async def test_for_others_it_does_not_exist(talk: Site) -> None:
+    alice, eve = talk.caller("alice"), talk.caller("eve")
+    topic = await group(alice, BOB)
+    none = f"{topic}x"
+    listener = await talk.device("eve", "ear", 5)
+    assert await listener.subscribe("#", options=1) == [1]
+    await say(alice, topic, "secret")
+    await listener.quiet()
+    for path in (topic, none):
+        assert await listener.subscribe(path) == [ReasonCode.NOT_AUTHORIZED]
+        assert await listener.publish(path, b"x", qos=1) == ReasonCode.NOT_AUTHORIZED
+        assert await told(eve, path) == 404
+        assert (await say(eve, path, "x")).status_code == 403
+        for method, name, body in (
+            ("GET", "about", None),
+            ("GET", "members", None),
+            ("PATCH", "about", {"name": "mine"}),
+            ("PUT", f"members/{EVE}", {}),
+            ("DELETE", f"members/{EVE}", None),
+            ("POST", "join", {}),
+            ("PUT", "mute", {"muted": True}),
+        ):
+            answer = await eve.request(method, f"/conversations/{path}/{name}", json=body)
+            assert (answer.status_code, answer.json()["detail"].replace(path, "")) == (
+                404,
+                "conversation '': there is none, or you are not a member",
+            ), name
+    assert await listener.subscribe("conv/#", options=1) == [ReasonCode.NOT_AUTHORIZED]
+    assert await told(talk.caller("bob"), topic) == ["secret"]
+
+
+async def test_who_is_removed_gets_nothing_more_and_who_leaves_too(talk: Site) -> None:
+    alice, bob = talk.caller("alice"), talk.caller("bob")
+    phone, ear = await talk.device("bob", "phone", 5), await talk.device("eve", "ear", 5)
+    assert await ear.subscribe("#", options=1) == [1]
+    topic = await group(alice, BOB, EVE)
+    await say(alice, topic, "one")
+    assert (await phone.message()).payload == (await ear.message()).payload == b"one"
+    assert (await alice.delete(f"/conversations/{topic}/members/{EVE}")).status_code == 204
+    assert (await bob.delete(f"/conversations/{topic}/members/{BOB}")).status_code == 204
+    await say(alice, topic, "two")
+    await phone.quiet()
+    await ear.quiet()
+    assert await phone.publish(topic, b"still here", qos=1) == ReasonCode.NOT_AUTHORIZED
+    assert await told(bob, topic) == 404
+    members = (await alice.get(f"/conversations/{topic}/members")).json()["members"]
+    assert [(member["user"], member["role"]) for member in members] == [(ALICE, "owner")]
+    assert (await bob.get("/me/conversations")).json()["conversations"] == []
+    assert (await alice.put(f"/conversations/{topic}/members/{BOB}", json={})).status_code == 200
+    await say(alice, topic, "three")
+    assert (await phone.message()).payload == b"three"
+    await ear.quiet()
+
+
+async def test_roles_say_who_may_do_what(talk: Site) -> None:
+    alice, bob, eve = (talk.caller(name) for name in ("alice", "bob", "eve"))
+    topic = await group(alice, BOB, EVE)
+
+    async def role(caller: object, user: str, wanted: str) -> int:
+        answer = await caller.put(f"/conversations/{topic}/members/{user}", json={"role": wanted})  # type: ignore[attr-defined]
+        return int(answer.status_code)
+
+    assert await role(bob, EVE, "read-only") == 403
+    assert await role(alice, BOB, "admin") == 200
+    assert await role(bob, EVE, "read-only") == 200
+    assert (await say(eve, topic, "may I?")).status_code == 403
+    assert await told(eve, topic) == []
+    assert await role(bob, EVE, "admin") == await role(bob, ALICE, "member") == await role(bob, BOB, "owner") == 403
+    assert (await bob.delete(f"/conversations/{topic}/members/{ALICE}")).status_code == 403
+    assert (await bob.patch(f"/conversations/{topic}/about", json={"name": "ours"})).json()["name"] == "ours"
+    assert (await eve.patch(f"/conversations/{topic}/about", json={"name": "mine"})).status_code == 403
+    alone = await alice.delete(f"/conversations/{topic}/members/{ALICE}")
+    assert (alone.status_code, alone.json()["detail"]) == (
+        409,
+        "the last owner stays: make somebody else an owner first",
+    )
+    assert await role(alice, ALICE, "member") == 409
+    assert await role(alice, EVE, "owner") == 200
+    assert await role(alice, ALICE, "member") == 200
+    about = (await bob.get(f"/conversations/{topic}/about")).json()
+    assert about["owners"] == [EVE]
+    assert (await say(eve, topic, "thanks")).status_code == 201
+    assert await role(alice, BOB, "bishop") == 422
+
+
+async def test_who_is_invited_sees_nothing_before_it_joins(talk: Site) -> None:
+    alice, bob = talk.caller("alice"), talk.caller("bob")
+    phone = await talk.device("bob", "phone")
+    topic = await group(alice)
+    invited = await alice.put(f"/conversations/{topic}/members/{BOB}", json={"invite": True})
+    assert invited.json()["invited"] is True
+    await say(alice, topic, "one")
+    await phone.quiet()
+    assert await told(bob, topic) == 404
+    assert (await say(bob, topic, "x")).status_code == (await bob.get(f"/conversations/{topic}/members")).status_code == 403
+    (mine,) = (await bob.get("/me/conversations")).json()["conversations"]
+    assert (mine["invited"], mine["last_message"], mine["total"]) == (True, None, 0)
+    assert (await bob.post(f"/conversations/{topic}/join", json={})).json()["mine"]["invited"] is False
+    await say(alice, topic, "two")
+    assert (await phone.message()).payload == b"two"
+    assert await told(bob, topic) == ["one", "two"]
+
+
+async def test_a_new_member_sees_the_history_from_its_joining_on_where_the_conversation_says_so(talk: Site) -> None:
+    alice, bob, eve = (talk.caller(name) for name in ("alice", "bob", "eve"))
+    topic = await group(alice, BOB, history="joining")
+    first = (await say(alice, topic, "before")).json()["id"]
+    await alice.put(f"/conversations/{topic}/members/{EVE}", json={})
+    await say(alice, topic, "after")
+    assert await told(bob, topic) == ["before", "after"]
+    assert await told(eve, topic) == ["after"]
+    assert (await eve.get(f"/messages/{first}")).status_code == 404
+    assert (await bob.get(f"/messages/{first}")).status_code == 200
+    (mine,) = (await eve.get("/me/conversations")).json()["conversations"]
+    assert (mine["total"], mine["unread"], mine["last_message"]["payload"]) == (1, 1, "after")
+    position = (await eve.get(f"/conversations/{topic}/position")).json()
+    assert (position["unread"], position["last"]) == (1, 2)
+    assert (await alice.patch(f"/conversations/{topic}/about", json={"history": "start"})).status_code == 200
+    await alice.delete(f"/conversations/{topic}/members/{EVE}")
+    await alice.put(f"/conversations/{topic}/members/{EVE}", json={})
+    assert await told(eve, topic) == ["before", "after"]
+
+
+async def test_two_users_have_one_conversation_whoever_begins_it(talk: Site) -> None:
+    alice, bob, eve = (talk.caller(name) for name in ("alice", "bob", "eve"))
+    made = await alice.post("/conversations", json={"kind": "direct", "members": [BOB]})
+    again = await bob.post("/conversations", json={"kind": "direct", "members": [ALICE]})
+    assert made.json()["topic"] == again.json()["topic"]
+    topic = made.json()["topic"]
+    assert (await say(bob, topic, "hi")).status_code == 201
+    assert await told(alice, topic) == ["hi"]
+    assert await told(eve, topic) == 404
+    assert (await alice.put(f"/conversations/{topic}/members/{EVE}", json={})).status_code == 403
+    assert (await alice.post("/conversations", json={"kind": "direct", "members": []})).status_code == 422
+    assert (await alice.post("/conversations", json={"kind": "direct", "members": [ALICE]})).status_code == 422
+
+
+async def test_a_channel_has_few_writers_and_one_entry_for_all_its_readers(
+    sites: Callable[..., AbstractAsyncContextManager[Site]], url: str
+) -> None:
+    async with sites(url, plugins={"conversations": {}}) as without:
+        refused = await without.caller("alice").post("/conversations", json={"kind": "channel"})
+        assert (refused.status_code, "fanout: read" in refused.text) == (422, True)
+    async with sites(url, plugins={"conversations": {}, "persistence": {"url": url, "policies": FAN_OUT}}) as made:
+        alice, bob = made.caller("alice"), made.caller("bob")
+        phone = await made.device("bob", "phone")
+        channel = (await alice.post("/conversations", json={"kind": "channel", "name": "news", "members": [BOB]})).json()[
+            "topic"
+        ]
+        assert (await say(alice, channel, "extra")).status_code == 201
+        message = await phone.message()
+        assert (message.topic, message.payload) == (channel, b"extra")
+        assert await made.server.storage.inbox_bounds(BOB) == (1, 0), "it is in the channel's inbox"
+        assert (await say(bob, channel, "letter")).status_code == 403
+        await alice.delete(f"/conversations/{channel}/members/{BOB}")
+        await say(alice, channel, "more")
+        await phone.quiet()
+
+
+async def test_what_cannot_be_is_refused_by_its_value_and_limits_hold(
+    sites: Callable[..., AbstractAsyncContextManager[Site]],
+) -> None:
+    async with sites(plugins={"conversations": {"max_members": 3, "max_conversations": 2}}) as made:
+        alice = made.caller("alice")
+        topic = await group(alice, BOB, topic="conv/lunch")
+        assert topic == "conv/lunch"
+        for body, word in (
+            ({"kind": "party"}, "direct"),
+            ({"kind": "group", "topic": "chat/a"}, "conv/"),
+            ({"kind": "group", "topic": "conv/#"}, "#"),
+            ({"kind": "group", "topic": "conv/channel/x"}, "channel"),
+            ({"kind": "group", "name": "x" * 201}, "200"),
+            ({"kind": "group", "members": ["bob"]}, "u/<user name>"),
+            ({"kind": "group", "history": "never"}, "joining"),
+            ({"kind": "group", "members": [BOB] * 101}, "100"),
+        ):
+            refused = await alice.post("/conversations", json=body)
+            assert (refused.status_code, word in refused.text) == (422, True), refused.text
+        taken = await alice.post("/conversations", json={"kind": "group", "topic": "conv/lunch"})
+        assert (taken.status_code, taken.json()["status"]) == (409, 409)
+        assert (await alice.put(f"/conversations/{topic}/members/{EVE}", json={})).status_code == 200
+        full = await alice.put(f"/conversations/{topic}/members/u/dan", json={})
+        assert (full.status_code, "3 members" in full.text) == (422, True)
+        await group(alice)
+        many = await alice.post("/conversations", json={"kind": "group"})
+        assert (many.status_code, "2 conversations" in many.text) == (422, True)
+
+
+async def test_an_access_rule_holds_beside_the_members_list(sites: Callable[..., AbstractAsyncContextManager[Site]]) -> None:
+    rules = [{"allow": "all", "topics": "#"}, {"deny": "publish", "topics": "conv/#", "users": "bob"}]
+    async with sites(plugins={"conversations": {}, "acl": {"rules": rules}}) as made:
+        alice, bob = made.caller("alice"), made.caller("bob")
+        topic = await group(alice, BOB)
+        assert (await say(alice, topic, "one")).status_code == 201
+        assert (await say(bob, topic, "two")).status_code == 403
+        assert await told(bob, topic) == ["one"]
+        assert await told(made.caller("eve"), topic) == 404
