@@ -44,6 +44,12 @@ class Asked:
             raise Unprocessable(f"{name}: {shown((), value)} must be text")
         return value
 
+    def any(self, name: str) -> Any:
+        """Whatever it is, also null."""
+        if name not in self._fields:
+            raise Unprocessable(f"{name} is missing")
+        return self._fields[name]
+
     def number(self, name: str, default: int | None = None, most: int = _MAX, least: int = 0) -> int:
         value = self._value(name, default)
         if type(value) is not int or not least <= value <= most:

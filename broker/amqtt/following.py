@@ -32,13 +32,14 @@ class Following:
         self._api = api
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def follow(self, user: str, filter_: str, qos: int) -> None:
-        """Subscribe all devices of a user to a filter, whatever access rules say; durable where a device is."""
+    async def follow(self, user: str, filter_: str, options: int) -> None:
+        """Subscribe all devices of a user to a filter, whatever access rules say; durable where a device is. ``options`` are
+        those of a SUBSCRIBE packet."""
         for key in await self._durable(user):
-            await self.follow_one(key, filter_, qos)
-        await self._clean(user, filter_, qos)
+            await self.follow_one(key, filter_, options)
+        await self._clean(user, filter_, options)
         if self._server.cluster is not None:
-            self._server.cluster.note_user(user, _KIND, {"user": user, "filter": filter_, "qos": qos})
+            self._server.cluster.note_user(user, _KIND, {"user": user, "filter": filter_, "options": options})
 
     async def unfollow(self, user: str, filter_: str) -> None:
         """Take a filter out of all devices of a user."""
@@ -47,15 +48,15 @@ class Following:
                 await self._api.readers.unsubscribe(key, filter_)
         await self._clean(user, filter_, -1)
         if self._server.cluster is not None:
-            self._server.cluster.note_user(user, _KIND, {"user": user, "filter": filter_, "qos": -1})
+            self._server.cluster.note_user(user, _KIND, {"user": user, "filter": filter_, "options": -1})
 
-    async def follow_one(self, key: DeviceKey, filter_: str, qos: int) -> int:
+    async def follow_one(self, key: DeviceKey, filter_: str, options: int) -> int:
         """Subscribe one device that is here, or durable: SUBACK's code; 0x80 where there is no such device."""
         session = self._server.sessions.get(key)
         if session is not None and not session.durable:
-            return await self._api.readers.subscribe_session(session, filter_, qos, None)
+            return await self._api.readers.subscribe_session(session, filter_, options, None)
         with suppress(NoDevice):
-            return await self._api.readers.subscribe(key, filter_, qos, None)
+            return await self._api.readers.subscribe(key, filter_, options, None)
         return ReasonCode.UNSPECIFIED_ERROR
 
     def filters(self, key: DeviceKey) -> list[str]:
@@ -68,14 +69,14 @@ class Following:
         here = {session.key for session in self._server.sessions.of(user) if session.durable}
         return sorted(stored | here)
 
-    async def _clean(self, user: str, filter_: str, qos: int) -> None:
+    async def _clean(self, user: str, filter_: str, options: int) -> None:
         for session in self._server.sessions.of(user):
             if not session.durable and not session.ended:
-                await self._clean_one(session, filter_, qos)
+                await self._clean_one(session, filter_, options)
 
-    async def _clean_one(self, session: Session, filter_: str, qos: int) -> None:
-        if qos >= 0:
-            await self._api.readers.subscribe_session(session, filter_, qos, None)
+    async def _clean_one(self, session: Session, filter_: str, options: int) -> None:
+        if options >= 0:
+            await self._api.readers.subscribe_session(session, filter_, options, None)
             return
         done: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         self._server.subscriptions.unsubscribe(session, [filter_], lambda: True, done.set_result)
@@ -85,7 +86,7 @@ class Following:
         """The node has joined a cluster: take what others ask for its clean sessions."""
 
         def told(body: Mapping[str, Any]) -> None:
-            task = asyncio.create_task(self._clean(body["user"], body["filter"], body["qos"]), name="follow")
+            task = asyncio.create_task(self._clean(body["user"], body["filter"], body["options"]), name="follow")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

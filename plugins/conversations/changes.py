@@ -26,12 +26,14 @@ from plugins.conversations import roles
 from plugins.conversations.model import OWNER, WORK, Membership
 from plugins.conversations.store import Known, Store, drop_member, put_about, put_member, work_key
 from plugins.timelines import Conflict, Problem, Timelines, Unprocessable
-from storage.records import DropRow, PutRow
+from storage.records import DeviceKey, DropRow, PutRow
 
 _CHANGED = "conversation changed"
 _AGAIN = 10
 """How often a change is tried again that somebody else's came before."""
 MAX_OWNERS = 16
+NEW_ONLY = 1 << 4
+"""A subscription option: what is retained comes to who has not subscribed yet [MQTT-3.3.1-10]."""
 
 
 class Memberships:
@@ -41,7 +43,7 @@ class Memberships:
     def __init__(self, server: Services, timeout: float, qos: int) -> None:
         self.store = Store(server, timeout)
         self.known: Known[tuple[Membership | None]] = Known()
-        self._server = server
+        self.server = server
         self._timeout = timeout
         self._qos = qos
         self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
@@ -52,7 +54,7 @@ class Memberships:
         def told(body: Any) -> None:
             self.known.forget((body["user"], body["topic"]))
 
-        self._server.answer_nodes(_CHANGED, told)
+        self.server.answer_nodes(_CHANGED, told)
 
     async def of(self, user: str, topic: str) -> Membership | None:
         """A user's membership of a topic, invited ones too."""
@@ -69,7 +71,7 @@ class Memberships:
         """Make a membership what is given; None ends it. Raises `Conflict` where it changed since it was read."""
         async with self._turn(topic, user):
             key = work_key(topic, user)
-            work = json.dumps({"topic": topic, "user": user, "at": self._server.wall()}).encode()
+            work = json.dumps({"topic": topic, "user": user, "at": self.server.wall()}).encode()
             await self.store.write([PutRow(WORK, "", key, work)])
             problem: Problem | None = None
             try:
@@ -125,20 +127,34 @@ class Memberships:
             member = await self.store.member(topic, user)
             await self._tell(topic, user)
             await self._own(topic, user, member)
-            following = self._server.following
-            listens = roles.may(member, RECEIVE)
-            change = following.follow(user, topic, self._qos) if listens else following.unfollow(user, topic)
-            await Timelines(self._server, self._timeout).carried_out(change)
+            if roles.may(member, RECEIVE):
+                await self.follow(user, topic)
+            else:
+                await Timelines(self.server, self._timeout).carried_out(self.server.following.unfollow(user, topic))
             again = await self.store.member(topic, user)
             if (again.revision if again else 0) == (member.revision if member else 0):
                 break  # else somebody has changed it meanwhile, and may have come to the devices before this
 
+    async def follow(self, user: str, topic: str) -> None:
+        """Have all devices of a user follow a topic."""
+        await Timelines(self.server, self._timeout).carried_out(self.server.following.follow(user, topic, self._qos | NEW_ONLY))
+
+    async def follow_one(self, device: DeviceKey, topic: str) -> None:
+        """The same of one device, which is here."""
+        follow = self.server.following.follow_one(device, topic, self._qos | NEW_ONLY)
+        await Timelines(self.server, self._timeout).carried_out(follow)
+
+    async def note(self, topic: str, user: str, member: Membership) -> None:
+        """Write what of a membership is the user's own affair: nothing follows from it."""
+        await self.store.write(put_member(topic, user, member)[:1])
+        await self._tell(topic, user)
+
     async def _tell(self, topic: str, user: str) -> None:
         """Nobody decides by what was known of the membership before."""
         self.known.forget((user, topic))
-        await self._server.ask_nodes(_CHANGED, {"user": user, "topic": topic})
+        await self.server.ask_nodes(_CHANGED, {"user": user, "topic": topic})
         event = json.dumps({"event": "membership", "topic": topic}).encode()
-        self._server.tell_user(user, "$sync/events/", event)
+        self.server.tell_user(user, "$sync/events/", event)
 
     async def _own(self, topic: str, user: str, member: Membership | None) -> None:
         """Have an owner, and nobody who is none, among the conversation's owners. Writes the user's own row again, too."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from broker.packets import ProtocolViolation, check_identifier
-from plugins.conversations.model import BETWEEN, CHANNEL, DIRECT, HISTORIES, KINDS
+from plugins.conversations.model import BETWEEN, CHANNEL, DIRECT, HISTORIES, KINDS, OWN
 from plugins.timelines import Unprocessable
 from plugins.timelines.publishing import check_name
 
@@ -34,8 +34,8 @@ def check_topic(topic: str, prefix: str, max_levels: int) -> None:
     check_name(topic)
     if not topic.startswith(prefix) or topic == prefix or BETWEEN in topic or len(topic) > 1024:
         raise Unprocessable(f"topic {topic[:80]!r}: must begin with {prefix!r}, and have at most 1024 characters")
-    if topic.startswith((f"{prefix}{DIRECT}/", f"{prefix}{CHANNEL}/")):
-        raise Unprocessable(f"topic {topic[:80]!r}: those of kind direct and channel are given by the broker")
+    if topic.startswith((f"{prefix}{DIRECT}/", f"{prefix}{CHANNEL}/", f"{prefix}{OWN}/")):
+        raise Unprocessable(f"topic {topic[:80]!r}: those of kind direct and channel, and of users' own, are the broker's")
     if topic.count("/") >= max_levels:
         raise Unprocessable(f"topic: more than {max_levels} levels")
 

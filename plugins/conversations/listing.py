@@ -42,7 +42,7 @@ class Listing:
     async def page(self, who: Who, after: str, limit: int) -> dict[str, Any]:
         """A page, what was active last first; ``after`` is ``next`` of the page before."""
         behind = _place(after) if after else None
-        topics = await self._conversations.members.store.of(who.user, self._most)
+        topics = await self._conversations.members.store.of(who.user, self._most + 1)  # with the user's own
         found: list[_One] = []
         for start in range(0, len(topics), _AT_ONCE):
             some = topics[start : start + _AT_ONCE]

@@ -16,16 +16,20 @@ ROLES: Final = (OWNER, ADMIN, MEMBER, READ_ONLY)
 START, JOINING = "start", "joining"
 HISTORIES: Final = (START, JOINING)
 
-ABOUT, MEMBERS, MINE, MENTIONS, WORK = (
+OWN: Final = "own"
+"""The level below the prefix where each user has a topic of its own."""
+
+ABOUT, MEMBERS, MINE, MENTIONS, WORK, VALUES = (
     "conversation",
     "conversation member",
     "conversation of",
     "conversation mention",
     "conversation work",
+    "user value",
 )
 """The tables. ABOUT: a part for each conversation, key `THE`. MEMBERS: its members, by user key. MINE: the same by user, so
 that a change touches two rows however many members there are. MENTIONS: by user, of what is not read yet. WORK: changes of
-membership that are not done on all devices, all in one part."""
+membership that are not done on all devices, all in one part. VALUES: a user's own, by key."""
 THE: Final = "the"
 BETWEEN: Final = "\x1f"
 """Between the parts of a key of MENTIONS and WORK; no topic of a conversation has it."""

@@ -19,9 +19,10 @@ from plugins.conversations.model import CHANNEL
 from plugins.conversations.requests import Requests
 from plugins.conversations.routes import make_router
 from plugins.conversations.service import Conversations, Limits
+from plugins.conversations.values import Values
 from plugins.http import add_router
 from plugins.sync_requests import add_requests
-from plugins.timelines import Floors, Problem, Timelines
+from plugins.timelines import Floors, Problem
 from storage.ending import end
 from storage.errors import StorageError
 from storage.records import DeviceKey
@@ -49,6 +50,8 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
         """Of a group. Channels have as many as come."""
         max_conversations: int = 1000
         """Of a user; fewer than ``mqtt.max_subscriptions``."""
+        max_values: int = 1000
+        """Drafts, settings and the like, of a user."""
         storage_timeout: float = 10.0
         """Seconds that a write may wait for storage before the caller is told."""
 
@@ -61,8 +64,10 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
                 raise ValueError(f"prefix {self.prefix!r} must end with / and not begin with $, such as conv/")
             if self.qos not in (0, 1, 2):
                 raise ValueError(f"qos {self.qos}: must be 0, 1 or 2")
-            if self.max_members < 2 or self.max_conversations < 1 or self.storage_timeout <= 0:
-                raise ValueError("max_members must be 2 or more, max_conversations 1 or more, storage_timeout more than 0")
+            if self.max_members < 2 or self.max_conversations < 1 or self.max_values < 0 or self.storage_timeout <= 0:
+                raise ValueError(
+                    "max_members must be 2 or more, max_conversations 1 or more, max_values 0 or more, storage_timeout above 0"
+                )
 
     config: Config
     context: TidelineContext
@@ -73,11 +78,11 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
         limits = Limits(config.max_members, config.max_conversations)
         self.service = Conversations(self._server, config.prefix, limits, config.storage_timeout, config.qos)
         self.listing = Listing(self.service, config.max_conversations)
-        self._come: dict[DeviceKey, None] = {}
+        self.values = Values(self.service.members, config.prefix, config.max_values, config.storage_timeout)
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
-        add_router(context, make_router(self.service, self.listing))
-        add_requests(context, Requests(self.service, self.listing).kinds())
+        add_router(context, make_router(self.service, self.listing, self.values))
+        add_requests(context, Requests(self.service, self.listing, self.values).kinds())
 
     @property
     def _server(self) -> Services:
@@ -126,13 +131,10 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
     def opened(self, device: DeviceKey) -> None:
         """Its device follows what its user is a member of."""
         if device.user.startswith(("u/", "c/")):
-            self._come[device] = None
-            self._begin(self._follow(), "follow conversations")
+            self._begin(self._follow(device), "follow conversations")
 
-    async def _follow(self) -> None:
+    async def _follow(self, device: DeviceKey) -> None:
         async with self._room:
-            device = next(iter(self._come))
-            del self._come[device]
             try:
                 await self._follow_all(device)
             except (Problem, StorageError, Undecided) as error:
@@ -140,16 +142,15 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
 
     async def _follow_all(self, device: DeviceKey) -> None:
         """What it follows and should not was left by a change that came at the same moment."""
-        service, following = self.service, self._server.following
-        timelines = Timelines(self._server, self.config.storage_timeout)
-        wanted = set(await service.members.store.of(device.user, self.config.max_conversations))
-        had = {filter_ for filter_ in following.filters(device) if self.governs(filter_)}
+        members = self.service.members
+        wanted = set(await members.store.of(device.user, self.config.max_conversations + 1))
+        had = {filter_ for filter_ in self._server.following.filters(device) if self.governs(filter_)}
         for topic in sorted(wanted | had):
-            if roles.may(await service.members.of(device.user, topic), RECEIVE):
+            if await self.ask(device.user, RECEIVE, topic):
                 if topic not in had:
-                    await timelines.carried_out(following.follow_one(device, topic, self.config.qos))
+                    await members.follow_one(device, topic)
             elif topic in had:
-                await service.members.settle(topic, device.user)
+                await members.settle(topic, device.user)
 
     # --- what the broker asks (`broker.access.MembersOnly`) --------------------------------------------------------------
 
@@ -157,21 +158,28 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
         return topic.startswith(self.config.prefix)
 
     def known(self, user: str, action: str, topic: str) -> bool | None:
+        if self.values.is_one(topic):
+            return topic == self.values.topic(user)
         found = self.service.members.known.get((user, topic))
         return None if found is None else roles.may(found[0], action)
 
     async def ask(self, user: str, action: str, topic: str) -> bool:
+        if self.values.is_one(topic):
+            return topic == self.values.topic(user)
         return roles.may(await self.service.members.of(user, topic), action)
 
     async def floor(self, user: str, topic: str) -> int:
         """As of `plugins.timelines.Floors`."""
-        if not self.governs(topic):
+        if not self.governs(topic) or self.values.is_one(topic):
             return 0
         member = await self.service.members.of(user, topic)
         return 0 if member is None else member.floor
 
     async def before_ack(self, group: Group) -> None:
-        """Note whom messages mention, in the messages' own commit."""
+        """Note whom messages mention, and what users' own values are, in the messages' own commit."""
         for append in list(group.appends):
-            if append.message.properties and append.error is None and append.store and self.governs(append.message.topic):
-                group.operations.extend(await self.listing.mentions(append.message))
+            if append.error is None and append.store and self.governs(append.message.topic):
+                if self.values.is_one(append.message.topic):
+                    group.operations.extend(self.values.changed(append))
+                elif append.message.properties:
+                    group.operations.extend(await self.listing.mentions(append.message))

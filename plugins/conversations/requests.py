@@ -9,6 +9,7 @@ from plugins.conversations.given import AT_ONCE
 from plugins.conversations.listing import Listing
 from plugins.conversations.model import START
 from plugins.conversations.service import Conversations
+from plugins.conversations.values import Values
 from plugins.sync_fields import Asked
 from plugins.sync_requests import Kind
 from plugins.timelines import Who
@@ -17,9 +18,10 @@ from plugins.timelines import Who
 class Requests:
     """Answers them."""
 
-    def __init__(self, conversations: Conversations, listing: Listing) -> None:
+    def __init__(self, conversations: Conversations, listing: Listing, values: Values) -> None:
         self._conversations = conversations
         self._listing = listing
+        self._values = values
 
     def kinds(self) -> dict[str, Kind]:
         """By their ``op``."""
@@ -34,6 +36,8 @@ class Requests:
             "conversation-remove": Kind(self._remove, ("topic", "user")),
             "conversation-leave": Kind(self._leave, ("topic",)),
             "conversation-mute": Kind(self._mute, ("topic", "muted")),
+            "values": Kind(self._list_values, ("after", "limit")),
+            "value-set": Kind(self._set_value, ("key", "value")),
         }
 
     async def _create(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
@@ -82,3 +86,9 @@ class Requests:
 
     async def _mute(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         return await self._conversations.mute(who, asked.text("topic"), asked.flag("muted"))
+
+    async def _list_values(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        return await self._values.listed(who, asked.text("after", ""), asked.limit(100, 100))
+
+    async def _set_value(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        return await self._values.set(who, asked.text("key"), asked.any("value"), request.device.client_id)

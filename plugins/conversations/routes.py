@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
@@ -12,6 +12,7 @@ from starlette.responses import Response
 from plugins.conversations.given import AT_ONCE, MAX_NAME
 from plugins.conversations.listing import Listing
 from plugins.conversations.service import Conversations
+from plugins.conversations.values import MAX_KEY, Values
 from plugins.http.api import Acting, Limit, responses
 from plugins.http.models import Body, Message, Milliseconds
 from plugins.http.rendering import reply, tagged
@@ -125,7 +126,32 @@ class OwnConversations(BaseModel):
     next: str | None
 
 
-def make_router(conversations: Conversations, listing: Listing) -> APIRouter:
+class NewValue(Body):
+    """A value of the caller's own."""
+
+    value: Any
+    """Any JSON of at most 64 KiB; null forgets it."""
+
+
+class ValueChange(BaseModel):
+    """A change, and its place in the topic of the user's own."""
+
+    key: str
+    value: Any
+    topic: str
+    seq: int
+
+
+class ValueList(BaseModel):
+    """``values`` by key. What is changed behind ``last``, a sequence of ``topic``, comes there as messages."""
+
+    topic: str
+    last: int
+    values: dict[str, Any]
+    next: str | None
+
+
+def make_router(conversations: Conversations, listing: Listing, values: Values) -> APIRouter:
     """The routes over what does it."""
     router = APIRouter(tags=["conversations with members"])
 
@@ -190,5 +216,20 @@ def make_router(conversations: Conversations, listing: Listing) -> APIRouter:
     async def mute(topic: str, body: Mute, who: Acting) -> Response:
         """Whether I want notifications."""
         return reply(await conversations.mute(who, topic, body.muted))
+
+    @router.get("/me/values", response_model=ValueList, responses=responses())
+    async def list_values(
+        request: Request,
+        who: Acting,
+        after: Annotated[str, Query(max_length=MAX_KEY, description="`next` of the page before")] = "",
+        limit: Annotated[int, Query(ge=1, le=100)] = 100,
+    ) -> Response:
+        """My drafts, settings and the like, by key."""
+        return tagged(request, await values.listed(who, after, limit))
+
+    @router.put("/me/values/{key:path}", response_model=ValueChange, responses=responses())
+    async def set_value(key: str, body: NewValue, who: Acting) -> Response:
+        """Set one, for all of my devices."""
+        return reply(await values.set(who, key, body.value))
 
     return router

@@ -191,7 +191,7 @@ class Conversations:
         if member is None:
             raise Unprocessable("an operator is no member")
         if member.muted != muted:
-            await self.members.change(topic, who.user, member.with_(muted=muted))
+            await self.members.note(topic, who.user, member.with_(muted=muted))
         return await self.about(who, topic)
 
     async def _add(self, about: About, user: str, role: str, *, by: str, invited: bool) -> None:

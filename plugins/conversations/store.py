@@ -40,10 +40,10 @@ class Store:
         page = await self._server.storage.rows(MEMBERS, topic, after=after, limit=limit)
         return [(row.key, Membership.decode(row.value, row.revision)) for row in page]
 
-    async def count(self, topic: str, most: int) -> int:
-        """How many members there are, counted no further than to ``most``."""
+    async def count(self, part: str, most: int, table: str = MEMBERS) -> int:
+        """How many members (or other rows) there are, counted no further than to ``most``."""
         counted, after = 0, ""
-        while counted < most and (page := await self._server.storage.rows(MEMBERS, topic, after=after, limit=most - counted)):
+        while counted < most and (page := await self._server.storage.rows(table, part, after=after, limit=most - counted)):
             counted += len(page)
             after = page[-1].key
         return counted

@@ -12,6 +12,7 @@ import pytest
 
 from tests.http.conftest import Site, passwords, sites
 from tests.support import mongo_server
+from tests.support.until import until
 
 __all__ = ["passwords", "sites"]
 
@@ -53,3 +54,13 @@ async def told(caller: httpx.AsyncClient, topic: str) -> list[str] | int:
     if answer.status_code != 200:
         return answer.status_code
     return [message["payload"] for message in answer.json()["messages"]]
+
+
+async def follows(caller: httpx.AsyncClient, device: str, topic: str) -> None:
+    """Wait until a new device of the caller's follows a topic, which is soon after its CONNACK."""
+
+    async def there() -> bool:
+        state = (await caller.get(f"/devices/{device}")).json()
+        return topic in [subscription["filter"] for subscription in state["subscriptions"]]
+
+    await until(there, f"{device} follows {topic}")

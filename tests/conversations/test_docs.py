@@ -16,7 +16,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "conversations.md").read_
 
 async def test_the_calls_over_http(talk: Site) -> None:
     calls = re.findall(r"^(\w+) ([A-Z]+) /v1(\S+) (?:(\{.*\}) )?(\d{3})$", PAGE, re.MULTILINE)
-    assert len(calls) == 17
+    assert len(calls) == 20
     callers = {name: talk.caller(name) for name in ("alice", "bob", "eve")}
     for who, method, path, body, status in calls:
         answer = await callers[who].request(method, path, json=json.loads(body) if body else None)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
 
 from broker.packets import ReasonCode
-from tests.conversations.conftest import ALICE, BOB, EVE, FAN_OUT, group, say, told
+from storage.records import Operation, PutRow, Row
+from tests.conversations.conftest import ALICE, BOB, EVE, FAN_OUT, follows, group, say, told
 from tests.http.conftest import Site
 
 
@@ -22,7 +26,7 @@ async def test_members_get_it_on_all_devices_without_subscribing(talk: Site) -> 
         message = await device.message()
         assert (message.topic, message.payload) == (topic, b"one")
     new = await talk.device("bob", "watch")
-    await new.quiet()  # it has come: from here on it follows
+    await follows(bob, "watch", topic)
     assert (await say(bob, topic, "two")).status_code == 201
     for device in (connected, clean, new):
         assert (await device.message()).payload == b"two"
@@ -226,3 +230,37 @@ async def test_an_access_rule_holds_beside_the_members_list(sites: Callable[...,
         assert (await say(bob, topic, "two")).status_code == 403
         assert await told(bob, topic) == ["one"]
         assert await told(made.caller("eve"), topic) == 404
+
+
+async def test_a_change_of_membership_costs_the_same_however_many_members_there_are(
+    sites: Callable[..., AbstractAsyncContextManager[Site]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with sites(plugins={"conversations": {}, "persistence": {"url": "memory://", "policies": FAN_OUT}}) as made:
+        alice, storage, written = made.caller("alice"), made.server.storage, 0
+        real, read = storage.commit, storage.rows
+
+        async def counted(operations: Sequence[Operation]) -> None:
+            nonlocal written
+            written += len(operations)
+            await real(operations)
+
+        async def rows(*arguments: Any, **more: Any) -> list[Row]:
+            nonlocal written
+            page = await read(*arguments, **more)
+            written += len(page)
+            return page
+
+        monkeypatch.setattr(storage, "commit", counted)
+        monkeypatch.setattr(storage, "rows", rows)
+        costs = []
+        for members in (0, 5000):
+            channel = (await alice.post("/conversations", json={"kind": "channel"})).json()["topic"]
+            many = [PutRow("conversation member", channel, f"u/{n}", b'{"role": "read-only"}') for n in range(members)]
+            await made.server.api.commit([*many], 10)
+            await made.device("bob", f"phone-{members}")
+            written = 0
+            assert (await alice.put(f"/conversations/{channel}/members/{BOB}", json={})).status_code == 200
+            assert (await alice.delete(f"/conversations/{channel}/members/{BOB}")).status_code == 204
+            costs.append(written)
+        assert costs[0] > 5, costs
+        assert abs(costs[1] - costs[0]) < 10, costs  # of the second one bob has another device
