@@ -99,7 +99,7 @@ class Bans:
 
     def _of_address(self, text: str, now: int) -> Ban | None:
         try:
-            address = ipaddress.ip_address(text.strip("[]").partition("%")[0])
+            address = ipaddress.ip_address(text.strip("[]"))
         except ValueError:  # of a Unix socket, say
             return None
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:

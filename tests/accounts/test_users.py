@@ -187,6 +187,8 @@ async def test_changes_say_what_came_of_them() -> None:
         assert await users.take({"ann": one, "bob": two}, replace=False) == Imported(2, 0, 0)
         client = await phone(broker, "ann", "1")
         assert await users.take({"ann": three, "cid": three}, replace=False) == Imported(1, 0, 1)
+        before = users.all()[0]
+        assert await users.change("ann", hash=one, disabled=False) == before, "nothing has changed, also not when"
         await client.ping()
         assert await users.take({"ann": three, "bob": two}, replace=True) == Imported(0, 1, 1)
         await shut_out(client)
@@ -209,6 +211,7 @@ async def test_what_cannot_be_read_of_a_user_lets_nobody_in(caplog: pytest.LogCa
         await broker.server.api.commit([SaveSetting("user", "ann", b"{}")], 30)
         assert "what storage has of user 'ann' cannot be read" in caplog.text
         assert await login(broker, "ann", "") == WRONG
+        assert broker.server.access.bars("ann"), "a certificate or token of that name lets nobody in either"
         await users_of(broker).change("ann", hash=CHEAP.hash("a"), disabled=False)
         assert await login(broker, "ann", "a") == 0
         await broker.server.api.commit([DropSetting("user", "ann")], 30)
@@ -310,6 +313,22 @@ async def test_streams_and_waits_of_whom_is_shut_out_end_at_once() -> None:
         assert (await bearer.get("/me")).status_code == 200, "the token was not revoked"
         await users.change("ann", hash=CHEAP.hash("new"))
         assert (await bearer.get("/me")).status_code == 401, "another password revokes it"
+
+
+async def test_tokens_go_with_the_password_and_with_the_user() -> None:
+    """Also of many whose passwords an import replaces; a user who is made again has none of the one before."""
+    async with site(plugins=ACCOUNTS) as made:
+        users, bearers = users_of(made), {}
+        for name in ("ann", "bob", "cid", "dan"):
+            await users.add(name, CHEAP.hash(f"{name}-password"))
+            token = (await made.caller(name).post("/tokens", json={})).json()["token"]
+            bearers[name] = made.caller(headers={"Authorization": f"Bearer {token}"})
+        await users.take({"ann": CHEAP.hash("1"), "bob": CHEAP.hash("2")}, replace=True)
+        cid = next(user for user in users.all() if user.name == "cid")
+        await users.delete("cid")
+        await users.add("cid", cid.hash)
+        found = {name: (await bearer.get("/me")).status_code for name, bearer in bearers.items()}
+        assert found == {"ann": 401, "bob": 401, "cid": 401, "dan": 200}
 
 
 async def test_a_token_that_is_revoked_on_one_node_ends_waits_on_another() -> None:

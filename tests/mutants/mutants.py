@@ -1089,4 +1089,30 @@ MUTANTS = (
         "",
         MODEL,
     ),
+    Mutant(
+        3,
+        "a webhook goes on behind what its service has not taken",
+        "plugins/tail_place.py",
+        "        await deal(page.messages)\n        follower.take(page.positions)\n        if page.messages:\n"
+        "            await self.save()\n",
+        "        follower.take(page.positions)\n        if page.messages:\n            await self.save()\n"
+        "        await deal(page.messages)\n        if page.messages:\n            pass\n",
+        "tests/webhooks/test_webhooks.py -k nothing_is_lost",
+    ),
+    Mutant(
+        3,
+        "nobody is told that the clients of a killed broker are gone",
+        "plugins/webhooks/client_events.py",
+        "            while node not in live and ",
+        "            while node in live and ",
+        "tests/webhooks/test_webhooks.py -k coming_or_going",
+    ),
+    Mutant(
+        6,
+        "a client in debt is read on",
+        "broker/limits/budget.py",
+        "        return longest if longest >= _LEAST else 0.0\n",
+        "        return 0.0\n",
+        "tests/limits/test_failures.py",
+    ),
 )

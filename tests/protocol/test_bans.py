@@ -98,6 +98,7 @@ def test_addresses_in_every_spelling() -> None:
     assert bans.of(1, address="::ffff:192.0.2.7")
     assert bans.of(1, address="[2001:db8::1]")
     assert bans.of(1000, address="2001:db8::1") is None  # it is over
+    assert bans.of(1, address="2001:db8::1%eth0")
     assert bans.of(1, address="2001:db9::1%eth0") is None
     assert bans.of(1, address="a/unix/socket") is None
     assert bans.of(4, user="u/a")
