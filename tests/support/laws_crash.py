@@ -181,10 +181,12 @@ class CrashRun:
         storage = open_url(self.url, read_only=True)
         await storage.open()
         behind: list[str] = ["?"]
+        pause = 0.1
         try:
             async with asyncio.timeout(self.rest) as limit:
                 while behind:
-                    await asyncio.sleep(0.1)  # not a wait: between two looks at the whole storage
+                    await asyncio.sleep(pause)  # not a wait: a look at the whole storage keeps it from those who drain
+                    pause = min(5.0, 1.5 * pause)
                     found = [f"{p.name}: not acknowledged" for p in self.world.publishers if not _all_acked(p)]
                     async for device in storage.devices():
                         due = await _undone(storage, device)
