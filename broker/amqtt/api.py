@@ -282,6 +282,10 @@ class Services(BrokerApi, Protocol):
     def listening(self) -> bool:
         """Whether clients can connect; False where only jobs are run."""
 
+    @property
+    def addresses(self) -> Mapping[str, tuple[str, int]]:
+        """Where each listener can be connected to, by its name: (host, port), or of a Unix socket (``unix:…``, 0)."""
+
     def users_away(self, topic: str) -> Iterator[str]:
         """The users who have a stored filter for a topic, and no device that is connected, to any node, or waits for news."""
 

@@ -113,6 +113,10 @@ class Node(Protocol):
         """How many were at once, at most."""
 
     @property
+    def addresses(self) -> dict[str, tuple[str, int]]:
+        """Where each listener listens."""
+
+    @property
     def listening(self) -> bool:
         """Whether clients can connect."""
 

@@ -331,6 +331,10 @@ class ServerApi:
     def listening(self) -> bool:
         return self._server.listening
 
+    @property
+    def addresses(self) -> Mapping[str, tuple[str, int]]:
+        return self._server.addresses
+
     def users_away(self, topic: str) -> Iterator[str]:
         match = self._server.trie.match(topic)
         users = match.users or [user for user in match.recipients if user.startswith(("u/", "c/"))]

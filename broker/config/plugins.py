@@ -21,6 +21,7 @@ ALIASES = {
     "sync": "plugins.sync.InboxPlugin",
     "sys": "plugins.sys_topics.SysTopicsPlugin",
     "http": "plugins.http.HttpPlugin",
+    "console": "plugins.console.ConsolePlugin",
     "requests": "plugins.sync_requests.SyncRequestsPlugin",
     "accounts": "plugins.accounts.AccountsPlugin",
     "passwords": "plugins.passwords.PasswordsPlugin",
@@ -53,13 +54,14 @@ _SHORT_NAMES = {path: name for name, path in ALIASES.items()}
 
 
 def default_plugins() -> dict[str, dict[str, Any]]:
-    """The embedded store, the inboxes, ``$SYS``, the HTTP API, the search index; and until there is a user, whoever can connect
-    may do everything."""
+    """The embedded store, the inboxes, ``$SYS``, the HTTP API with its console, the search index; and until there is a user,
+    whoever can connect may do everything."""
     return {
         "persistence": {"url": DEFAULT_URL},
         "sync": {"start": "latest"},
         "sys": {"interval": 10},
         "http": {"bind": "127.0.0.1:8080", "operator_file": "data/operator.json"},
+        "console": {},
         "requests": {},
         "jobs": {},
         "acl": {},

@@ -190,6 +190,7 @@ def test_plugins_go_by_alias_class_name_or_path() -> None:
         "sync": {"start": "last:5"},
         "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": False},
         "http": {},
+        "console": {},
         "requests": {},
         "accounts": {},
         "recall": {},

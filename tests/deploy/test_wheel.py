@@ -46,6 +46,9 @@ def test_it_runs_in_an_empty_environment(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as inside:
         tops = {name.partition("/")[0] for name in inside.namelist()}
         assert {top for top in tops if not top.startswith("tideline-")} == {"broker", "plugins", "storage"}
+        for folder in ("plugins/console/static", "plugins/http/page"):
+            files = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
+            assert files == {name for name in inside.namelist() if name.startswith(f"{folder}/")}
     run(uv, "venv", "--quiet", "--python", sys.executable, "fresh", cwd=tmp_path)
     python = tmp_path / "fresh" / "bin" / "python"
     locked = ROOT / "requirements" / "core.txt"

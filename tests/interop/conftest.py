@@ -15,7 +15,7 @@ from tests.support.certificates import Certificates
 from tests.support.laws_process import BrokerProcess, broker_process, free_port
 
 HERE = Path(__file__).parent
-_NOBODY = {"tests.support.laws_auth.NameIsPassword": False, "tests.support.laws_auth.ForbiddenTopics": False}
+NOBODY = {"tests.support.laws_auth.NameIsPassword": False, "tests.support.laws_auth.ForbiddenTopics": False}
 _names = itertools.count(1)
 
 
@@ -56,7 +56,7 @@ def site(folder: Path, certificates: Certificates) -> Iterator[Site]:
         | ({"tls": files} if name in ("tls", "wss") else {})
         for name in ("ws", "tls", "wss")
     ]
-    plugins = {**_NOBODY, **ANONYMOUS, "http": {"bind": f"127.0.0.1:{ports['http']}"}, "requests": {}}
+    plugins = {**NOBODY, **ANONYMOUS, "http": {"bind": f"127.0.0.1:{ports['http']}"}, "requests": {}}
     with broker_process(folder, f"sqlite:///{folder}/t.db", listeners=listeners, plugins=plugins) as broker:
         yield Site(broker, {**ports, "tcp": broker.port}, str(certificates.ca))
 

@@ -1,0 +1,90 @@
+// Small things that many views are made of.
+
+import { h, say, show, unique } from "./dom.js";
+
+export const heading = (title, about, ...more) =>
+  h("div", { class: "heading" }, h("div", {}, h("h1", {}, title), about && h("p", { class: "about" }, about)), h("div", { class: "tools" }, more));
+
+export const card = (title, ...children) => {
+  const id = unique("card");
+  return h("section", { class: "card", "aria-labelledby": title ? id : null }, title && h("h2", { id }, title), children);
+};
+
+export const badge = (text, kind = "") => h("span", { class: `badge ${kind}` }, text);
+
+export const connected = (yes) => badge(yes ? "connected" : "away", yes ? "good" : "");
+
+export const field = (label, input, hint) => {
+  input.id ||= unique("field");
+  const id = hint && unique("hint");
+  if (hint) input.setAttribute("aria-describedby", id);
+  return h("div", { class: "field" }, h("label", { for: input.id }, label), input, hint && h("small", { id }, hint));
+};
+
+export const select = (options, properties = {}) =>
+  h("select", properties, options.map(([value, text]) => h("option", { value }, text)));
+
+export const button = (text, onclick, properties = {}) => h("button", { type: "button", onclick, ...properties }, text);
+
+export const link = (text, ...path) => h("a", { href: `#/${path.map(encodeURIComponent).join("/")}` }, text);
+
+export const facts = (pairs) =>
+  h("dl", { class: "facts" }, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
+    .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+
+// A place for what went wrong, which is read out when it comes.
+export const trouble = () => {
+  const element = h("p", { class: "trouble", role: "alert", hidden: true });
+  return {
+    element,
+    tell(error) {
+      element.hidden = !error;
+      element.textContent = error ? error.message : "";
+    },
+  };
+};
+
+// Do what a button asks for: it waits meanwhile, and what goes wrong is told.
+export const doing = (trouble, work) => async (event) => {
+  event.preventDefault();
+  const pressed = event.submitter || event.currentTarget;
+  pressed.disabled = true;
+  try {
+    trouble.tell(null);
+    await work(event);
+  } catch (error) {
+    trouble.tell(error);
+  } finally {
+    pressed.disabled = false;
+  }
+};
+
+// Ask before what cannot be taken back. Resolves to the text of `ask`'s field, "yes" without one, or "" for no.
+export const confirm = ({ title, text, yes, ask = null }) =>
+  new Promise((resolve) => {
+    const input = ask && h("input", { type: ask.type || "text", required: true, autocomplete: "off" });
+    const id = unique("dialog");
+    const dialog = h("dialog", { "aria-labelledby": id },
+      h("form", { method: "dialog" },
+        h("h2", { id }, title), text && h("p", {}, text), ask && field(ask.label, input),
+        h("div", { class: "buttons" },
+          h("button", { value: "", formnovalidate: true }, "Cancel"),
+          h("button", { value: "yes", class: "strong" }, yes))));
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes" ? (input ? input.value : "yes") : "");
+    });
+    document.body.append(dialog);
+    dialog.showModal();
+    if (!input) dialog.querySelector("button").focus();
+  });
+
+// A short message that what was asked for was done.
+export const done = (text) => {
+  say(text);
+  const note = h("div", { class: "note", "aria-hidden": "true" }, text);
+  document.body.append(note);
+  setTimeout(() => note.remove(), 4000);
+};
+
+export const loading = (parent) => show(parent, h("p", { class: "empty" }, "Loading …"));

@@ -1,0 +1,75 @@
+// A table whose rows stay the same elements while their values change, so that focus and selection stay where they are.
+
+import { h, show } from "./dom.js";
+
+// Columns: {name, cell(row) → text or node, number: aligned right, once: made once for a row and given a function that gets the
+// row as it is now (buttons)}. `key(row)` tells rows apart; `selected(row)` marks one.
+export const table = ({ caption, columns, key, empty = "Nothing here.", visible = false, selected = () => false }) => {
+  const body = h("tbody");
+  const none = h("p", { class: "empty", hidden: true }, empty);
+  const heads = columns.map((column) => h("th", { scope: "col", class: column.number && "number" }, column.name));
+  const grid = h("table", {}, h("caption", { class: visible ? "" : "unseen" }, caption), h("thead", {}, h("tr", {}, heads)), body);
+  const element = h("div", { class: "scroll" }, grid, none);
+  let rows = new Map();
+
+  const make = (row) => {
+    const one = { row, told: "", cells: [], element: h("tr") };
+    one.cells = columns.map((column, place) => {
+      const cell = h(place === 0 && !column.once ? "th" : "td", { class: column.number && "number", scope: place === 0 && !column.once && "row" });
+      if (column.once) cell.append(...[column.cell(() => one.row)].flat().filter(Boolean));
+      return cell;
+    });
+    one.element.append(...one.cells);
+    return one;
+  };
+
+  const update = (list) => {
+    const next = new Map();
+    for (const row of list) {
+      const id = key(row);
+      const one = rows.get(id) || make(row);
+      const told = JSON.stringify(row);
+      one.row = row;
+      if (told !== one.told || columns.some((column) => column.moves)) {
+        columns.forEach((column, place) => {
+          if (column.once || (told === one.told && !column.moves)) return;
+          const made = column.cell(row);
+          const cell = one.cells[place];
+          const focused = cell.contains(document.activeElement);
+          if (made instanceof Node || Array.isArray(made)) show(cell, made);
+          else if (cell.textContent !== String(made)) cell.textContent = made;
+          if (focused) cell.querySelector("button, a")?.focus();
+        });
+        one.told = told;
+      }
+      one.element.classList.toggle("selected", selected(row));
+      next.set(id, one);
+    }
+    for (const [id, one] of rows) if (!next.has(id)) one.element.remove();
+    let place = body.firstElementChild;
+    for (const one of next.values()) {
+      if (one.element === place) place = place.nextElementSibling;
+      else body.insertBefore(one.element, place);
+    }
+    rows = next;
+    none.hidden = list.length > 0;
+    grid.hidden = list.length === 0;
+  };
+  grid.hidden = true;
+  return { element, update };
+};
+
+// Earlier and later pages of a list that goes by cursors; `turn(cursor)` loads one.
+export const pager = (turn) => {
+  let before = [];
+  let at = "";
+  let next = null;
+  const back = h("button", { type: "button", disabled: true, onclick: () => { at = before.pop(); turn(at); } }, "Previous page");
+  const on = h("button", { type: "button", disabled: true, onclick: () => { before.push(at); at = next; turn(at); } }, "Next page");
+  return {
+    element: h("div", { class: "pager" }, back, on),
+    get at() { return at; },
+    update(cursor) { next = cursor; back.disabled = !before.length; on.disabled = !cursor; },
+    reset() { before = []; at = ""; },
+  };
+};

@@ -1,0 +1,68 @@
+// The timelines of one user as they grow: the store's conversations, the inbox that points into them, and how far each device is.
+
+import { get } from "../lib/api.js";
+import { h, show } from "../lib/dom.js";
+import { number, person } from "../lib/format.js";
+import { badge, card, connected, field, heading, link, select, trouble } from "../lib/parts.js";
+import { every } from "../lib/refresh.js";
+import { me } from "../lib/session.js";
+import { table } from "../lib/table.js";
+import { lanes } from "./timeline_lanes.js";
+
+const USERS = 500;
+
+export const timeline = (place, [asked], signal) => {
+  const wrong = trouble();
+  const picture = h("div", { class: "card lanes" });
+  const rows = table({
+    caption: "Devices", key: (row) => row.device, empty: "This user has no device with a session.",
+    columns: [
+      { name: "Device", cell: (row) => (me.operator ? link(row.device, "clients", row.device, row.user) : row.device) },
+      { name: "State", cell: (row) => connected(row.connected) },
+      { name: "Offset", number: true, cell: (row) => number(row.offset) },
+      { name: "Inbox head", number: true, cell: (row) => number(row.head) },
+      { name: "Lag", number: true, cell: (row) => (row.lag ? badge(number(row.lag), "warn") : row.lag === null ? "–" : "0") },
+      { name: "Filters", cell: (row) => h("code", {}, row.subscriptions.map((one) => one.filter).join("  ")) },
+    ],
+  });
+  let following = new AbortController();
+  signal.addEventListener("abort", () => following.abort());
+
+  const follow = (user) => {
+    following.abort();
+    following = new AbortController();
+    const drawn = lanes();
+    show(picture, drawn.element);
+    if (me.operator) history.replaceState(null, "", `#/timeline/${encodeURIComponent(user)}`);
+    const of = me.operator ? { user } : {};
+    every(1000, following.signal, async () => {
+      const [inbox, devices] = await Promise.all([get("/inbox", { ...of, limit: drawn.shown }, following.signal), get("/devices", of, following.signal)]);
+      drawn.update(inbox, devices.devices.filter((one) => one.offset !== null));
+      rows.update(devices.devices);
+    }, wrong.tell);
+  };
+
+  const who = select([], { onchange: () => follow(who.value) });
+  show(place,
+    heading("Timelines", "A publish is appended to its conversation in the store, and to the inbox of each user that it is due to. Each device reads the inbox from its own offset.",
+      me.operator && field("User", who)),
+    wrong.element, picture, card("Devices", rows.element));
+  if (!me.operator) {
+    follow(me.user);
+    return;
+  }
+  get("/devices", { limit: USERS }, signal).then(({ devices }) => {
+    const users = [...new Set([asked, ...devices.map((one) => one.user)].filter((user) => user && /^[uc]\//.test(user)))];
+    show(who, users.map((user) => h("option", { value: user }, person(user))));
+    if (users.length) follow(asked || mostDevices(devices));
+    else show(picture, h("p", { class: "empty" }, "No user has a device with a session yet."));
+  }).catch((error) => error.name === "AbortError" || wrong.tell(error));
+
+  const mostDevices = (devices) => {
+    const counts = new Map();
+    for (const one of devices) counts.set(one.user, (counts.get(one.user) || 0) + (one.subscriptions.length ? 1 : 0));
+    const [user] = [...counts].filter(([key]) => /^[uc]\//.test(key)).sort((one, other) => other[1] - one[1])[0];
+    who.value = user;
+    return user;
+  };
+};

@@ -1,0 +1,1 @@
+"""The console as it is served; tests/interop/console has it in a browser."""
