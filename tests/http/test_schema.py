@@ -26,8 +26,8 @@ def not_ours(ctx: CheckContext, response: Any, case: Any) -> None:
     assert response.status_code < 500 or (response.status_code == 503 and "/search" in case.path), response.text
 
 
-def explore(url: str, below: str = "/v1/", secret: str = "") -> int:
-    """Calls every operation below a path with generated data; how many calls were made."""
+def explore(url: str, below: str | tuple[str, ...] = "/v1/", secret: str = "") -> int:
+    """Calls every operation below some paths with generated data; how many calls were made."""
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     calls = 0
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
@@ -70,6 +70,14 @@ async def test_so_does_that_of_the_users(tmp_path: Path) -> None:
         assert await asyncio.to_thread(explore, made.url, "/v1/users", secret) > 40
         answer = await made.caller(headers={"Authorization": f"Bearer {secret}"}).get("/users")
         assert answer.status_code == 200
+
+
+async def test_so_does_that_of_conversations_with_members() -> None:
+    parts = ("about", "members", "members/{member}", "join", "mute")
+    below = ("/v1/me/", *(f"/v1/conversations/{{topic}}/{part}" for part in parts))
+    async with site(plugins={"conversations": {}}) as made:
+        await made.caller().post("/conversations", json={"kind": "group", "topic": "conv/0"}, params={"user": "u/ann"})
+        assert await asyncio.to_thread(explore, made.url, below) > 100
 
 
 async def test_the_document_names_every_route(tour: Site) -> None:
