@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 _EVERY = 60.0
 """Seconds between two looks for changes of membership that nobody brought to their end; those that are older than this are."""
+_AGAIN = 10.0
+"""Seconds until the next look where storage was away."""
 _AT_ONCE = 16
 """Devices that are looked at together, of those that have come."""
 
@@ -115,16 +117,17 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
     # --- membership changes that were not brought to their end ---------------------------------------------------------
 
     async def _finish(self) -> None:
-        age = 0
+        age, pause = 0, _EVERY
         while True:
             try:
-                if await self._server.may("conversations"):
-                    if done := await self.service.members.finish(self._server.wall() - age):
-                        log.info("%d change%s of membership brought to the end", done, "s" * (done != 1))
-                    age = int(_EVERY * 1000)
+                mine = await self._server.may("conversations")  # else another node looks
+                if mine and (done := await self.service.members.finish(self._server.wall() - age)):
+                    log.info("%d change%s of membership brought to the end", done, "s" * (done != 1))
+                age, pause = int(_EVERY * 1000), _EVERY
             except (Problem, StorageError, Undecided) as error:
                 log.warning("changes of membership wait for storage: %s", error)
-            await asyncio.sleep(_EVERY if age else 1.0)
+                pause = _AGAIN
+            await asyncio.sleep(pause)
 
     # --- a client has come -----------------------------------------------------------------------------------------------
 

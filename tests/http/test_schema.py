@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import pytest
 import schemathesis
 from schemathesis.checks import CheckContext
 from schemathesis.specs.openapi.checks import (
@@ -72,6 +73,7 @@ async def test_so_does_that_of_the_users(tmp_path: Path) -> None:
         assert answer.status_code == 200
 
 
+@pytest.mark.slow
 async def test_so_does_that_of_conversations_with_members() -> None:
     parts = ("about", "members", "members/{member}", "join", "mute")
     below = ("/v1/me/", *(f"/v1/conversations/{{topic}}/{part}" for part in parts))
