@@ -7,14 +7,23 @@ it, and leave whoever waits for that waiting for ever.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
 class CancelledWithin(Exception):
     """A plugin awaited what was cancelled."""
+
+
+def called(function: Callable[[S], T], argument: S) -> T:
+    """What a plugin's plain function answers, or the awaitable of one that is not. Raises as `answer_of` does."""
+    try:
+        return function(argument)
+    except asyncio.CancelledError as error:
+        raise CancelledWithin("it asked for what was cancelled") from error
 
 
 async def answer_of(call: Awaitable[T]) -> T:

@@ -51,7 +51,7 @@ class PersistencePlugin(GroupPlugin, StoragePlugin):
         policy = self._policies.policy_of(topic)
         return policy.filter if policy is not None and policy.fanout == "read" else ""
 
-    async def before_ack(self, group: Group) -> None:
+    def before_ack(self, group: Group) -> None:
         """Take from each message what its topic's policy does not want kept."""
         modes = self._policies
         for append in group.appends:

@@ -100,7 +100,7 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
     def _timelines(self) -> Timelines:
         return Timelines(self._server, self.config.storage_timeout)
 
-    async def before_ack(self, group: Group) -> None:
+    def before_ack(self, group: Group) -> None:
         """Note who takes part in what, in the messages' own commit."""
         self._participants.note(group, self)
 

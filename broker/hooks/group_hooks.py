@@ -16,7 +16,7 @@ from broker.counters import Counters
 from broker.histogram import Histogram
 from broker.hooks.plugins import Group, GroupPlugin, Refusal
 from broker.packets import ReasonCode
-from broker.plugin_call import answer_of
+from broker.plugin_call import answer_of, called
 from broker.publication import Publication
 from storage.records import Append
 
@@ -90,8 +90,10 @@ class GroupHooks:
 
     async def _call(self, plugin: GroupPlugin, group: Group) -> bool:
         try:
-            async with asyncio.timeout(self._timeout):
-                await answer_of(plugin.before_ack(group))
+            waits = called(plugin.before_ack, group)
+            if waits is not None:
+                async with asyncio.timeout(self._timeout):
+                    await answer_of(waits)
         except TimeoutError:
             log.error("plugin %s took longer than %g s before the ack", type(plugin).__name__, self._timeout)
         except Exception:

@@ -17,7 +17,7 @@ Their order in config.yaml is the order in which they are called.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -71,8 +71,9 @@ class GroupPlugin(BasePlugin[BrokerContext]):
         wait. Raising refuses the message.
         """
 
-    async def before_ack(self, group: Group) -> None:
-        """Called before the group is committed, with every message of it; nobody has been acknowledged.
+    def before_ack(self, group: Group) -> Awaitable[None] | None:
+        """Called before the group is committed, with every message of it; nobody has been acknowledged. May be ``async``; where
+        it need not wait for anything, a plain function costs each group less.
 
         Raising, or running longer than ``hooks.timeout``, withholds the acks. What was added to ``operations`` is then dropped,
         and the broker calls again with each message on its own: one that still fails is refused alone, with what was added

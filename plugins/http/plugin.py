@@ -142,7 +142,7 @@ class HttpPlugin(GroupPlugin):
         if self._api is not None:
             self._api.authenticator.token_revoked()
 
-    async def before_ack(self, group: Group) -> None:
+    def before_ack(self, group: Group) -> None:
         """Note who takes part in what, in the messages' own commit."""
         self._participants.note(group, self)
 

@@ -58,7 +58,7 @@ class WebhooksPlugin(FollowingPlugin[HookRunner]):
         told = [runner for runner in self._runners if runner.hook.of_clients]
         return min(runner.client_seq for runner in told) if all(runner.place.running for runner in told) else None
 
-    async def before_ack(self, group: Group) -> None:
+    def before_ack(self, group: Group) -> None:
         """Keep who comes and goes."""
         if self._clients is not None:
             self._clients.keep(group)

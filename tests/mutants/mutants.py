@@ -839,8 +839,8 @@ MUTANTS = (
         7,
         "hooks without a time limit",
         "broker/hooks/group_hooks.py",
-        "            async with asyncio.timeout(self._timeout):\n                await answer_of(",
-        "            async with asyncio.timeout(None):\n                await answer_of(",
+        "                async with asyncio.timeout(self._timeout):\n                    await answer_of(waits)",
+        "                async with asyncio.timeout(None):\n                    await answer_of(waits)",
         f"{PIPELINE}",
     ),
     Mutant(

@@ -62,12 +62,12 @@ class TestPersistence:
     def append(self, topic: str, retain: bool = False) -> Append:
         return Append(Message(1, topic, "u/a", "x", 0, 1, b"p"), recipients=("u/b",), retain=retain)
 
-    async def test_a_policy_takes_away_what_is_not_wanted(self) -> None:
+    def test_a_policy_takes_away_what_is_not_wanted(self) -> None:
         plugin = PersistencePlugin(
             Context(PersistencePlugin.Config("memory://", policies=[Policy("t/#", "store"), Policy("n/#", "none")]))
         )
         appends = [self.append("a"), self.append("t/1"), self.append("n/1", retain=True), self.append("$SYS/x")]
-        await plugin.before_ack(Group(list(appends), appends))
+        plugin.before_ack(Group(list(appends), appends))
         assert [(append.store, tuple(append.recipients), append.retain) for append in appends] == [
             (True, ("u/b",), False),
             (True, (), False),
