@@ -191,10 +191,11 @@ def received(connection: Connection, packet: Publish) -> None:
     assert session is not None
     if packet.properties is not EMPTY and Property.TOPIC_ALIAS in packet.properties and not _resolve_alias(connection, packet):
         return
-    problem = unacceptable(server.settings.mqtt, packet.topic, packet.retain)
-    if problem:
-        connection.disconnect(*problem)
-        return
+    if packet.retain or len(packet.topic) >= server.max_topic_levels:
+        problem = unacceptable(server.settings.mqtt, packet.topic, packet.retain)
+        if problem:
+            connection.disconnect(*problem)
+            return
     qos = packet.qos
     if qos:
         if qos == 2 and packet.packet_id in session.received:

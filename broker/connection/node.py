@@ -124,6 +124,7 @@ class Node(ABC):
     def __init__(self, settings: Settings, time: ServerTime | None = None) -> None:
         self.settings = settings
         self.receive_maximum = settings.mqtt.receive_maximum
+        self.max_topic_levels = settings.mqtt.max_topic_levels
         self.connection_pending = settings.limits.connection_pending
         self.connection_share = min(settings.limits.connection_share, settings.limits.connection_pending)
         self.time = time or ServerTime()
