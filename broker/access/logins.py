@@ -52,8 +52,8 @@ class _Turn:
     user: str
     call: Callable[[], Any]
     mark: bytes | None
-    suspect: bool
     login: bool
+    suspect: bool = False
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     answer: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     waiting: int = 0
@@ -119,13 +119,11 @@ class Logins:
         """
         turn = self._under_way.get(mark) if mark is not None else None
         if turn is None:
-            turn = _Turn(address, user, call, mark, login and self._suspects.holds(address.encode()), login)
+            turn = _Turn(address, user, call, mark, login)
             turn.answer.add_done_callback(_heard)
             if mark is not None:
                 self._under_way[mark] = turn
-            pushed_out = (self._suspects_queue if turn.suspect else self._queue).put(turn)
-            if pushed_out is not None:
-                self._refuse(pushed_out)
+            self._put(turn)
             self._next()
         return await self._wait(turn)
 
@@ -147,6 +145,15 @@ class Logins:
                 (self._suspects_queue if turn.suspect else self._queue).discard(turn)
                 self._settled(turn)
 
+    def _put(self, turn: _Turn) -> None:
+        turn.suspect = self._suspected(turn)
+        pushed_out = (self._suspects_queue if turn.suspect else self._queue).put(turn)
+        if pushed_out is not None:
+            self._refuse(pushed_out)
+
+    def _suspected(self, turn: _Turn) -> bool:
+        return turn.login and self._suspects.holds(turn.address.encode())
+
     def _refuse(self, turn: _Turn) -> None:
         self._settled(turn)
         turn.pushed_out = True
@@ -163,6 +170,9 @@ class Logins:
         """Start what may start. A thread that hangs keeps its turn, so that no more work piles up behind it."""
         while self._running < THREADS:
             turn = self._queue.take()
+            if turn is not None and self._suspected(turn):
+                self._put(turn)  # a password from its address was wrong since it came
+                continue
             if turn is None and self._running_suspects < THREADS - 1:
                 turn = self._suspects_queue.take()
             if turn is None:

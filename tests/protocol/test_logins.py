@@ -169,6 +169,16 @@ async def test_who_guesses_leaves_a_thread_to_others(gated: tuple[Broker, Gated]
         assert (await guess.expect(ConnAck)).reason == 4
 
 
+async def test_who_waits_when_another_guess_proves_wrong_leaves_that_thread_too(gated: tuple[Broker, Gated]) -> None:
+    broker, plugin = gated
+    guesses = [await knock(broker, f"mallory{number}", "guess") for number in range(6)]
+    await until(lambda: broker.server.counters.messages_received == 6)
+    plugin.let(10)
+    for guess in guesses:
+        assert (await guess.expect(ConnAck)).reason == 4
+    assert [name.startswith("auth suspects") for name in plugin.threads] == [False] * 2 + [True] * 4
+
+
 async def test_guesses_at_one_user_name_push_each_other_out(gated: tuple[Broker, Gated]) -> None:
     broker, plugin = gated
     first = await occupied(broker, plugin)

@@ -21,6 +21,8 @@ class Gated(BaseAuthPlugin):
         self.seen: list[tuple[str, str]] = []
         self.priorities: list[int] = []
         """The niceness of the thread of each, where the system knows of such."""
+        self.threads: list[str] = []
+        """The name of the thread of each."""
         self.gate = threading.Semaphore(0)
 
     def let(self, count: int = 1) -> None:
@@ -29,5 +31,6 @@ class Gated(BaseAuthPlugin):
     async def authenticate(self, *, session: Session) -> bool | None:
         self.seen.append((session.username or "", session.password or ""))
         self.priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) if sys.platform == "linux" else 0)
+        self.threads.append(threading.current_thread().name)
         self.gate.acquire(timeout=20)
         return bool(session.username == session.password)
