@@ -40,7 +40,8 @@ for line in sys.stdin.buffer:
 """
 
 _FEW, _MOST = 4.0, 30.0
-"""More hashes than that are a flood. Each second one is forgotten; what is beyond the second figure is not counted."""
+"""More hashes than that are a flood. Each second in which none is checked forgets one; what is beyond the second figure is not
+counted."""
 
 _here = threading.local()
 
@@ -58,9 +59,17 @@ class Apart:
         """What this thread checks from here on is checked there."""
         _here.apart = self
 
-    def verify(self, kept: str, secret: bytes) -> bool | None:
-        """Whether the hash is the secret's; None where it is to be checked here."""
-        process = self._started() if self._flooded() else None
+    def verify(self, kept: str, secret: bytes) -> bool:
+        """Whether the hash is the secret's."""
+        try:
+            said = self._ask(kept, secret) if self._flooded() else None
+            return _verify(kept, secret) if said is None else said
+        finally:
+            self._seen = time.monotonic()  # what waits for a processor is no less of a flood
+
+    def _ask(self, kept: str, secret: bytes) -> bool | None:
+        """What the process says; None where it says nothing."""
+        process = self._started()
         if process is None or process.stdin is None or process.stdout is None:
             return None
         try:
@@ -77,7 +86,6 @@ class Apart:
     def _flooded(self) -> bool:
         now = time.monotonic()
         self._recent = min(_MOST, max(0.0, self._recent - (now - self._seen)) + 1)
-        self._seen = now
         return self._recent > _FEW
 
     def _started(self) -> subprocess.Popen[bytes] | None:
@@ -110,9 +118,10 @@ class Apart:
 def verify(kept: str, secret: bytes) -> bool:
     """Whether an Argon2 hash is the secret's. Blocks, some 0.1 s."""
     apart: Apart | None = getattr(_here, "apart", None)
-    said = apart.verify(kept, secret) if apart is not None else None
-    if said is not None:
-        return said
+    return _verify(kept, secret) if apart is None else apart.verify(kept, secret)
+
+
+def _verify(kept: str, secret: bytes) -> bool:
     try:
         return argon2.PasswordHasher().verify(kept, secret)
     except argon2.exceptions.VerificationError:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from bench.process import tree
+from broker.access import apart
 from broker.access.password_file import hashed
 from broker.access.scram import Credential
 from broker.packets.codes import ReasonCode
@@ -263,6 +265,26 @@ async def test_a_flood_of_wrong_passwords_is_checked_by_a_process_that_is_in_nob
         os.kill(child, signal.SIGKILL)  # what it would have checked is checked here, and by another one
         await refused()
     await until(lambda: set(tree(os.getpid())) <= before)
+
+
+def test_a_flood_whose_hashes_take_long_is_one_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take long because others go first: that forgets none of them."""
+    now, asked = [0.0], list[str]()
+
+    def long(kept: str, secret: bytes) -> bool:
+        now[0] += 5.0
+        return False
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(apart, "_verify", long)
+    checks = apart.Apart()
+    monkeypatch.setattr(checks, "_ask", lambda kept, secret: asked.append(kept))
+    for _ in range(6):
+        assert not checks.verify("hash", b"guess")
+    assert len(asked) == 2
+    now[0] += 60.0
+    assert not checks.verify("hash", b"mistyped")
+    assert len(asked) == 2
 
 
 async def test_an_unknown_user_costs_what_a_known_one_does(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
