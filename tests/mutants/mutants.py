@@ -602,9 +602,9 @@ MUTANTS = (
         4,
         "the next group overtakes",
         "broker/pipeline.py",
-        "                durable = await stored\n",
-        "                stored.add_done_callback(lambda task: self._path.finish(task.result()))\n"
-        "                await asyncio.sleep(0)\n                durable = None\n",
+        "                    durable = await stored\n",
+        "                    stored.add_done_callback(lambda task: self._path.finish(task.result()))\n"
+        "                    await asyncio.sleep(0)\n                    durable = None\n",
         PIPELINE,
     ),
     Mutant(
