@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
@@ -151,3 +152,12 @@ class TidelineContext(BrokerContext):
         self.server = server
         self.shared: dict[str, Any] = {}
         """What plugins share by name: amqtt gives each of them a copy of its context, and all copies this very dictionary."""
+
+    def on_loop(self, call: Callable[[], None]) -> None:
+        """``call`` it now, or where a reload builds the plugin on a thread, before it takes its place."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self.loop.call_soon_threadsafe(call)
+        else:
+            call()

@@ -19,7 +19,7 @@ from broker.cli.ask import Gone, RunningBroker, running_broker
 from broker.cli.inspect import print_block
 from broker.cli.logs import printable
 from broker.cli.rules_here import RulesHere, change_here, new_id
-from broker.cli.settings import CANNOT_START, Failure, config_option, data_option, read_settings
+from broker.cli.settings import CANNOT_START, Failure, config_option, data_option, with_settings
 from broker.config import Settings
 
 Answer = dict[str, Any]
@@ -49,11 +49,10 @@ def acl(context: click.Context, config: Path | None, data: Path | None) -> None:
 
 @acl.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@_options
-@click.pass_context
-def list_(context: click.Context, as_json: bool, config: Path | None, data: Path | None) -> None:
+@with_settings
+def list_(settings: Settings, as_json: bool) -> None:
     """List all rules, and Mosquitto's file where there is one."""
-    found = _either(_settings(context, config, data), lambda broker: broker.get("/acl/rules"), lambda here: here.listed())
+    found = _either(settings, lambda broker: broker.get("/acl/rules"), lambda here: here.listed())
     if as_json:
         for rule in found["rules"]:
             click.echo(json.dumps(rule, ensure_ascii=False))
@@ -71,24 +70,15 @@ def list_(context: click.Context, as_json: bool, config: Path | None, data: Path
 @click.argument("topics", nargs=-1, required=True)
 @click.option("--user", "users", multiple=True, help="Only for this user; may be given more than once.")
 @click.option("--id", "rule_id", help="An id of your own; a rule that has it is replaced.")
-@_options
-@click.pass_context
+@with_settings
 def add(
-    context: click.Context,
-    kind: str,
-    actions: str,
-    topics: tuple[str, ...],
-    users: tuple[str, ...],
-    rule_id: str | None,
-    config: Path | None,
-    data: Path | None,
+    settings: Settings, kind: str, actions: str, topics: tuple[str, ...], users: tuple[str, ...], rule_id: str | None
 ) -> None:
     """Store a rule that allows or denies ACTIONS on TOPICS (filters), to everybody or to users.
 
     ACTIONS are publish, subscribe, receive, history, search, separated by commas; read is all but publish, all is all. In
     TOPICS {user} and {client} may stand. It holds for clients that are connected, too, within a second.
     """
-    settings = _settings(context, config, data)
     written: Answer = {kind: [action.strip() for action in actions.split(",")], "topics": list(topics)}
     if users:
         written["users"] = list(users)
@@ -111,11 +101,9 @@ def add(
 
 @acl.command()
 @click.argument("rule_id", metavar="ID")
-@_options
-@click.pass_context
-def remove(context: click.Context, rule_id: str, config: Path | None, data: Path | None) -> None:
+@with_settings
+def remove(settings: Settings, rule_id: str) -> None:
     """Remove the rule ID from storage."""
-    settings = _settings(context, config, data)
 
     def asked(broker: RunningBroker) -> bool:
         broker.delete(f"/acl/rules/{quote(new_id(rule_id), safe='')}")
@@ -133,11 +121,8 @@ def remove(context: click.Context, rule_id: str, config: Path | None, data: Path
 @click.argument("action", type=click.Choice(ACTIONS), metavar="ACTION")
 @click.argument("topic")
 @click.option("--client", default="", help="The client id, for rules with {client}.")
-@_options
-@click.pass_context
-def check(
-    context: click.Context, user: str, action: str, topic: str, client: str, config: Path | None, data: Path | None
-) -> None:
+@with_settings
+def check(settings: Settings, user: str, action: str, topic: str, client: str) -> None:
     """Say whether USER may do ACTION on TOPIC, and which rule decides. Exits with 0 where it is allowed, with 1 where not.
 
     ACTION is publish, subscribe (TOPIC is a filter), receive, history or search. USER - is a client that nobody verified.
@@ -145,7 +130,7 @@ def check(
     name = "" if user == NOBODY else user
     asked = {"user": name, "client": client, "action": action, "topic": topic}
     verdict = _either(
-        _settings(context, config, data),
+        settings,
         lambda broker: broker.get(f"/acl/check?{urlencode(asked)}"),
         lambda here: here.check(name, client, action, topic),
     )
@@ -153,12 +138,6 @@ def check(
     click.echo(why if why.startswith(f"{word} by ") else f"{word}: {why}")
     if not verdict["allowed"]:
         raise click.exceptions.Exit(1)
-
-
-def _settings(context: click.Context, config: Path | None, data: Path | None) -> Settings:
-    """Those of the options, also where they stand before the subcommand."""
-    above = context.obj or (None, None)
-    return read_settings(config or above[0], data or above[1])
 
 
 def _either(settings: Settings, asked: Callable[[RunningBroker], T], here: Callable[[RulesHere], T]) -> T:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import update_wrapper
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import click
 
@@ -86,6 +87,18 @@ def data_option(command: F) -> F:
         type=PathType(file_okay=False, path_type=Path),
         help="Directory of the embedded data, instead of the one in the configuration.",
     )(command)
+
+
+def with_settings(command: F) -> F:
+    """``--config`` and ``--data`` of a subcommand, or of its group where they stand before it: the command is given the
+    `Settings` that they mean as its first argument."""
+
+    @click.pass_context
+    def called(context: click.Context, /, config: Path | None, data: Path | None, **rest: Any) -> Any:
+        above = context.obj or (None, None)
+        return command(read_settings(config or above[0], data or above[1]), **rest)
+
+    return cast(F, config_option(data_option(update_wrapper(called, command))))
 
 
 async def require_database(url: str) -> None:

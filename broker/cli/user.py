@@ -17,7 +17,7 @@ import click
 from broker.access import Account, generated, hash_problem, hashed, name_problem
 from broker.cli.inspect import print_block
 from broker.cli.passwd import ask_password, refuse_name
-from broker.cli.settings import Failure, PathType, config_option, data_option, read_settings
+from broker.cli.settings import Failure, PathType, config_option, data_option, with_settings
 from broker.cli.users_there import with_users
 from broker.config import Settings
 from broker.hooks import Imported, Users
@@ -55,13 +55,9 @@ def user(context: click.Context, config: Path | None, data: Path | None) -> None
 @user.command()
 @click.argument("name")
 @_password
-@_options
-@click.pass_context
-def add(
-    context: click.Context, name: str, password_stdin: bool, generate: bool, config: Path | None, data: Path | None
-) -> None:
+@with_settings
+def add(settings: Settings, name: str, password_stdin: bool, generate: bool) -> None:
     """Add the user NAME."""
-    settings = _settings(context, config, data)
     refuse_name(name)
     password, kept = _new_password(password_stdin, generate)
 
@@ -79,13 +75,9 @@ def add(
 @user.command()
 @click.argument("name")
 @_password
-@_options
-@click.pass_context
-def passwd(
-    context: click.Context, name: str, password_stdin: bool, generate: bool, config: Path | None, data: Path | None
-) -> None:
+@with_settings
+def passwd(settings: Settings, name: str, password_stdin: bool, generate: bool) -> None:
     """Give the user NAME another password. Connections end, and the tokens are revoked."""
-    settings = _settings(context, config, data)
     password, kept = _new_password(password_stdin, generate)
     with_users(settings, lambda users: users.change(name, hash=kept))
     _said(f"{name} has another password", password)
@@ -93,45 +85,41 @@ def passwd(
 
 @user.command()
 @click.argument("name")
-@_options
-@click.pass_context
-def disable(context: click.Context, name: str, config: Path | None, data: Path | None) -> None:
+@with_settings
+def disable(settings: Settings, name: str) -> None:
     """Shut the user NAME out, until `enable`. Sessions and messages stay."""
-    with_users(_settings(context, config, data), lambda users: users.change(name, disabled=True))
+    with_users(settings, lambda users: users.change(name, disabled=True))
     click.echo(f"{name} disabled")
 
 
 @user.command()
 @click.argument("name")
-@_options
-@click.pass_context
-def enable(context: click.Context, name: str, config: Path | None, data: Path | None) -> None:
+@with_settings
+def enable(settings: Settings, name: str) -> None:
     """Let the user NAME in again."""
-    with_users(_settings(context, config, data), lambda users: users.change(name, disabled=False))
+    with_users(settings, lambda users: users.change(name, disabled=False))
     click.echo(f"{name} enabled")
 
 
 @user.command()
 @click.argument("name")
-@_options
-@click.pass_context
-def delete(context: click.Context, name: str, config: Path | None, data: Path | None) -> None:
+@with_settings
+def delete(settings: Settings, name: str) -> None:
     """Forget the user NAME, and revoke the tokens. Sessions and messages stay."""
-    with_users(_settings(context, config, data), lambda users: users.delete(name))
+    with_users(settings, lambda users: users.delete(name))
     click.echo(f"{name} deleted")
 
 
 @user.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line. Times are milliseconds since 1970.")
-@_options
-@click.pass_context
-def list_users(context: click.Context, as_json: bool, config: Path | None, data: Path | None) -> None:
+@with_settings
+def list_users(settings: Settings, as_json: bool) -> None:
     """List the users."""
 
     async def action(users: Users) -> list[Account]:
         return users.all()
 
-    found = with_users(_settings(context, config, data), action)
+    found = with_users(settings, action)
     if as_json:
         for account in found:
             shown = {key: value for key, value in account._asdict().items() if key != "hash"}
@@ -146,14 +134,12 @@ def list_users(context: click.Context, as_json: bool, config: Path | None, data:
 @user.command("import")
 @click.argument("file", type=PathType(exists=True, dir_okay=False, path_type=Path))
 @click.option("--replace", is_flag=True, help="Give those who are there already the hash that is in FILE.")
-@_options
-@click.pass_context
-def import_users(context: click.Context, file: Path, replace: bool, config: Path | None, data: Path | None) -> None:
+@with_settings
+def import_users(settings: Settings, file: Path, replace: bool) -> None:
     """Add the users of FILE: a password file as `tideline passwd` writes it, or lines of a name, a comma and a hash.
 
     One line that is wrong keeps all out.
     """
-    settings = _settings(context, config, data)
     users = _read(file)
 
     async def action(there: Users) -> Imported:
@@ -162,12 +148,6 @@ def import_users(context: click.Context, file: Path, replace: bool, config: Path
     told = with_users(settings, action)
     kept = f", {told.kept} left as they were" if told.kept else ""
     click.echo(f"{told.added} added, {told.changed} changed{kept}")
-
-
-def _settings(context: click.Context, config: Path | None, data: Path | None) -> Settings:
-    """Those of the options, also where they stand before the subcommand."""
-    above = context.obj or (None, None)
-    return read_settings(config or above[0], data or above[1])
 
 
 def _new_password(stdin: bool, generate: bool) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import weakref
 from collections.abc import Callable, Collection, Mapping
@@ -70,16 +69,7 @@ class AclPlugin(BaseTopicPlugin):
         if not context.shared.get(_ROUTES):  # a reload makes another plugin, and the routes find that one
             context.shared[_ROUTES] = True
             add_router(context, make_router(lambda server: server.plugin(AclPlugin)))
-        self._on_loop(self._watch)
-
-    def _on_loop(self, call: Callable[[], None]) -> None:
-        """Now, or where a reload builds the plugin on a thread, before it takes its place."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            self.context.loop.call_soon_threadsafe(call)
-        else:
-            call()
+        self.context.on_loop(self._watch)
 
     async def close(self) -> None:
         """Hear of no more changes."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -129,19 +128,10 @@ class JwtPlugin(BaseAuthPlugin, BaseTopicPlugin):
         self._limits = False  # whether a token has ever said what its user may do
         self.needs_identity = not self.config.anonymous
         if self.config.jwks_url:
-            self._on_loop(self._fetch)
+            self.context.on_loop(self._fetch)
         elif context.shared.get(_KEYS) is not None:  # a reload
-            self._on_loop(self._read_again)
+            self.context.on_loop(self._read_again)
         context.shared.setdefault(_KEYS, self._keys)
-
-    def _on_loop(self, call: Callable[[], None]) -> None:
-        """Now, or where a reload builds the plugin on a thread, before it takes its place."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            self.context.loop.call_soon_threadsafe(call)
-        else:
-            call()
 
     def _fetch(self) -> None:
         refresh = _seconds("refresh", self.config.refresh, 1)
