@@ -190,7 +190,7 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
         return await self._timelines.history(who, asked.text("topic"), wanted)
 
     async def _message(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
-        return {"message": rendered(await self._timelines.message(who, asked.text("message")))}
+        return {"message": await self._timelines.shown(await self._timelines.message(who, asked.text("message")))}
 
     async def _conversations(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         return await self._timelines.conversations(who, asked.text("after", ""), asked.limit(100))

@@ -24,7 +24,7 @@ from plugins.http.models import (
 )
 from plugins.http.publishing import draft_of, key_of, outcome, published
 from plugins.http.rendering import reply, tagged
-from plugins.timelines.messages import message_properties, rendered
+from plugins.timelines.messages import message_properties
 from plugins.timelines.service import Range
 
 router = APIRouter(tags=["conversations"])
@@ -122,7 +122,7 @@ async def mark_read(topic: str, body: ReadPosition, api: ApiDep, who: Acting) ->
 @router.get("/messages/{message_id}", response_model=Message, responses=responses())
 async def read_message(request: Request, message_id: str, api: ApiDep, who: Acting) -> Response:
     """One message by its id."""
-    return tagged(request, rendered(await api.timelines.message(who, message_id)))
+    return tagged(request, await api.timelines.shown(await api.timelines.message(who, message_id)))
 
 
 @router.get(

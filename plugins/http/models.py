@@ -125,6 +125,10 @@ class Message(BaseModel):
     encoding: Literal["text", "json", "base64"]
     payload: Any
     recalled: str | None
+    edits: str | None
+    edited: str | None
+    edited_time: int | None
+    versions: int
 
 
 class Messages(BaseModel):

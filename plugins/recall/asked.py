@@ -1,10 +1,10 @@
-"""What a message says that it recalls, as user properties (MQTT 5). No I/O."""
+"""What a message says that it recalls or edits, as user properties (MQTT 5). No I/O."""
 
 from __future__ import annotations
 
 from broker.hooks import Refusal
 from broker.packets import Property, ReasonCode, shown
-from plugins.timelines.messages import message_properties, parse_id
+from plugins.timelines.messages import EDITS, message_properties, parse_id
 from storage.messages import RECALLED, Message
 
 RECALLS = "tideline-recalls"
@@ -12,12 +12,12 @@ RECALLS = "tideline-recalls"
 MOST = 100
 """Messages that one message recalls at most."""
 
-_SIGN = b"tideline-recall"
+_SIGNS = (b"tideline-recall", b"tideline-edits")
 
 
 def concerns(message: Message) -> bool:
     """Whether a message may have such properties. A look at its bytes, as every message comes by."""
-    return _SIGN in message.properties
+    return any(sign in message.properties for sign in _SIGNS)
 
 
 def asked(message: Message) -> list[int]:
@@ -26,16 +26,29 @@ def asked(message: Message) -> list[int]:
     if any(name == RECALLED for name, _ in pairs):
         raise Refusal(f"user property {RECALLED}: is the broker's own", ReasonCode.NOT_AUTHORIZED)
     named = [value for name, value in pairs if name == RECALLS]
+    if any(name == EDITS for name, _ in pairs) and named:
+        raise Refusal(f"user properties {RECALLS} and {EDITS}: a message does one of the two")
     if not named:
         return []
     if len(named) > MOST:
         raise Refusal(f"user property {RECALLS}: {len(named)} messages, at most {MOST} are recalled at once")
     if message.payload:
         raise Refusal(f"a message that recalls others has no payload of its own; this one has {len(message.payload)} bytes")
-    ids = []
-    for value in named:
-        number = parse_id(value)
-        if not number:
-            raise Refusal(f"user property {RECALLS}: {shown(value)} must be the id of a message, 16 hexadecimal digits")
-        ids.append(number)
-    return list(dict.fromkeys(ids))
+    return list(dict.fromkeys(_id(RECALLS, value) for value in named))
+
+
+def edited(message: Message) -> int:
+    """The id of the message that one edits; 0 for none. Raises `Refusal` where it cannot edit what it names."""
+    named = [value for name, value in message_properties(message).get(Property.USER_PROPERTY, ()) if name == EDITS]
+    if not named:
+        return 0
+    if len(named) > 1:
+        raise Refusal(f"user property {EDITS}: {len(named)} messages, one is edited at once")
+    return _id(EDITS, named[0])
+
+
+def _id(name: str, value: str) -> int:
+    number = parse_id(value)
+    if not number:
+        raise Refusal(f"user property {name}: {shown(value)} must be the id of a message, 16 hexadecimal digits")
+    return number

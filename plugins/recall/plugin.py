@@ -1,47 +1,47 @@
-"""The plugin that recalls: it looks at each message before it is stored, and has storage take the content out of others."""
+"""The plugin that recalls and edits: it looks at each message before it is stored, and has it done in that commit."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-from broker.amqtt import Services
+from broker.amqtt import Services, Undecided
 from broker.config import parse_duration
-from broker.hooks import Group, GroupPlugin, Refusal
-from broker.packets import Property, ReasonCode
+from broker.hooks import Group, GroupPlugin, Refusal, Request
+from broker.packets import ReasonCode
+from plugins.edit_rows import MOST as MOST_VERSIONS
+from plugins.edit_rows import edit_row, edits_of
 from plugins.http import add_router
-from plugins.recall.asked import RECALLS, asked, concerns
+from plugins.recall.asked import asked, concerns, edited
 from plugins.recall.erasure_routes import erasure_router
 from plugins.recall.erasures import Erasures
+from plugins.recall.known import Known, all_versions, known_of
 from plugins.recall.moderators import moderators_of
 from plugins.recall.routes import make_router
-from plugins.recall.service import Recalls
+from plugins.recall.service import Edit, Recalls
+from plugins.recall.tidying import tidy
 from plugins.sync_fields import Asked
 from plugins.sync_requests import Kind, add_requests
-from plugins.timelines import Who
-from plugins.timelines.messages import hex_id, message_properties
+from plugins.timelines import Unprocessable, Who
+from plugins.timelines.messages import hex_id, payload_bytes
+from storage.ending import end
 from storage.errors import StorageError
 from storage.records import Append, Message
 
-_AT_ONCE = 16
-"""Messages that are read at once, with their payloads."""
+log = logging.getLogger("tideline.recall")
+
+_TIDY = 3600.0
+"""Seconds."""
 
 
-class Known(NamedTuple):
-    """What is asked about a message that is to be recalled."""
-
-    topic: str
-    user: str
-    time: int
-    recalls: bool
-
-    @classmethod
-    def of(cls, message: Message) -> Known:
-        named = RECALLS.encode() in message.properties and any(
-            name == RECALLS for name, _ in message_properties(message).get(Property.USER_PROPERTY, ())
-        )
-        return cls(message.topic, message.user, message.time, named and not message.recalled)
+def _seconds(name: str, value: float | str) -> float:
+    seconds = parse_duration(value)
+    if not isinstance(seconds, int | float) or seconds < 0:
+        raise ValueError(f'{name} must be a duration, such as 3600 or "2d"; 0 is for ever')
+    return float(seconds)
 
 
 class RecallPlugin(GroupPlugin):
@@ -54,25 +54,45 @@ class RecallPlugin(GroupPlugin):
         within: float | str = 0
         """For how long after a message its sender may recall it; 0 is for ever. Who may recall those of others always may."""
 
+        edit_within: float | str = 0
+        """The same for its edits. Nobody edits what others sent."""
+
         def __post_init__(self) -> None:
-            seconds = parse_duration(self.within)
-            if not isinstance(seconds, int | float) or seconds < 0:
-                raise ValueError('within must be a duration, such as 3600 or "2d"; 0 is for ever')
-            self.within = float(seconds)
+            self.within = _seconds("within", self.within)
+            self.edit_within = _seconds("edit_within", self.edit_within)
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
         self._moderators = moderators_of(context)
         self.recalls = Recalls(cast(Services, self.context.server))
+        self._tidying: asyncio.Task[None] | None = None
         self._erasures = Erasures(self.recalls.server)
         add_router(context, make_router(self.recalls))
         add_router(context, erasure_router(self._erasures))
-        add_requests(context, {"recall": Kind(self._requested, ("message",))})
+        kinds = {
+            "recall": Kind(self._recall, ("message",)),
+            "edit": Kind(self._edit, ("message", "payload", "encoding", "content_type")),
+            "versions": Kind(self._versions, ("message",)),
+        }
+        add_requests(context, kinds)
 
     async def on_broker_post_start(self) -> None:
         """Go on with erasures, where clients can connect."""
         if self.recalls.server.listening:
             self._erasures.start()
+            self._tidying = asyncio.create_task(self._tidy(), name="tidying of edits")
+
+    async def _tidy(self) -> None:
+        server = self.recalls.server
+        while True:
+            await asyncio.sleep(_TIDY)
+            try:
+                if await server.may("edits"):
+                    await tidy(server)
+            except (StorageError, Undecided) as error:
+                log.warning("edits of removed messages stay until the next time: %s", error)
+            except Exception:
+                log.exception("edits of removed messages stay")
 
     async def on_broker_pre_shutdown(self) -> None:
         await self.close()
@@ -80,47 +100,66 @@ class RecallPlugin(GroupPlugin):
     async def close(self) -> None:
         """End at the step under way."""
         await self._erasures.stop()
+        await end([self._tidying])
 
-    async def _requested(self, who: Who, request: Any, asked: Asked) -> dict[str, Any]:
+    async def _recall(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         return await self.recalls.recall(who, asked.text("message"), request.device.client_id)
 
-    async def before_ack(self, group: Group) -> None:
-        """Refuse what may not be recalled; have the rest recalled in the messages' own commit."""
-        recalling = [append for append in group.appends if append.error is None and concerns(append.message)]
-        if not recalling:
-            return
-        wanted: dict[int, list[int]] = {}
-        for place, append in enumerate(recalling):
-            try:
-                wanted[place] = asked(append.message)
-            except Refusal as refusal:
-                append.error = refusal
-        known = await self._known(group, {one for ids in wanted.values() for one in ids})
-        for place, ids in wanted.items():
-            append = recalling[place]
-            try:
-                if ids:
-                    await self._check(append, ids, known)
-                    append.recalls = ids
-            except Refusal as refusal:
-                append.error = refusal
+    async def _edit(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        encoding = asked.text("encoding", "text")
+        if encoding not in ("text", "base64"):
+            raise Unprocessable(f"encoding {encoding[:20]!r}: must be text or base64")
+        payload = payload_bytes(asked.text("payload"), encoding)
+        edit = Edit(payload, asked.text("content_type", "") or None, encoding == "text")
+        return await self.recalls.edit(who, asked.text("message"), edit, request.device.client_id)
 
-    async def _known(self, group: Group, ids: set[int]) -> dict[int, Known] | None:
-        """What is known of messages, some of which may come before in the group; None where storage does not say."""
-        found = {one.message.id: Known.of(one.message) for one in group.appends if one.message.id in ids and one.store}
-        missing = sorted(ids - found.keys())
-        try:
-            for start in range(0, len(missing), _AT_ONCE):
-                page = await self.recalls.server.storage.read_messages(missing[start : start + _AT_ONCE])
-                found.update({message.id: Known.of(message) for message in page})
-        except StorageError:
-            return None
+    async def _versions(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        return {"versions": await self.recalls.versions(who, asked.text("message"))}
+
+    async def before_ack(self, group: Group) -> None:
+        """Refuse what may not be recalled or edited; have the rest done in the messages' own commit."""
+        for append in group.appends:
+            if append.error is None and concerns(append.message):
+                try:
+                    await self._look_at(append, group)
+                except Refusal as refusal:
+                    append.error = refusal
+                except StorageError:
+                    append.error = Refusal("storage does not answer: try again later", ReasonCode.QUOTA_EXCEEDED)
+
+    async def _look_at(self, append: Append, group: Group) -> None:
+        storage, message = self.recalls.server.storage, append.message
+        if ids := asked(message):
+            known = await known_of(storage, group, ids)
+            await self._check(append, ids, known)
+            append.recalls = await all_versions(storage, known, ids)
+        elif one := edited(message):
+            first = self._editable(append, one, (await known_of(storage, group, [one])).get(one))
+            if len(await edits_of(storage, message.topic, first.seq)) >= MOST_VERSIONS:
+                raise Refusal(f"message {hex_id(one)} was edited {MOST_VERSIONS} times, as often as it may")
+            group.operations.append(edit_row(message.topic, first.seq, message.id))
+
+    def _editable(self, append: Append, one: int, found: Known | None) -> Known:
+        """The message that is edited. Nobody but its sender may, and of it the first version is named."""
+        message = append.message
+        if found is None or found.topic != message.topic or found.user != message.user or not found.seq:
+            raise Refusal(
+                f"message {hex_id(one)}: there is none in {message.topic[:80]!r} that you may edit", ReasonCode.NOT_AUTHORIZED
+            )
+        within = float(self.config.edit_within)
+        if within > 0 and self._age(found) > within:
+            text = f"message {hex_id(one)} is older than {within:g} s: its sender may not edit it any more"
+            raise Refusal(text, ReasonCode.NOT_AUTHORIZED)
+        if found.recalled or found.recalls:
+            raise Refusal(f"message {hex_id(one)} {'was recalled' if found.recalled else 'recalls others'}: it stays as it is")
+        if found.edits:
+            raise Refusal(f"message {hex_id(one)} is an edit of {hex_id(found.edits)}: edit that one")
+        if not append.store:
+            raise Refusal(f"topic {message.topic[:80]!r} is not stored: an edit of it would be lost")
         return found
 
-    async def _check(self, append: Append, ids: Iterable[int], known: dict[int, Known] | None) -> None:
+    async def _check(self, append: Append, ids: Iterable[int], known: dict[int, Known]) -> None:
         message = append.message
-        if known is None:
-            raise Refusal("storage does not answer: try again later", ReasonCode.QUOTA_EXCEEDED)
         may: bool | None = None
         for one in ids:
             found = known.get(one)
@@ -133,9 +172,12 @@ class RecallPlugin(GroupPlugin):
             if found is not None and found.recalls:
                 raise Refusal(f"message {hex_id(one)} recalls others: it stays")
 
+    def _age(self, found: Known) -> float:
+        return (self.recalls.server.wall() - found.time) / 1000
+
     def _too_late(self, found: Known) -> bool:
         within = float(self.config.within)
-        return within > 0 and self.recalls.server.wall() - found.time > within * 1000
+        return within > 0 and self._age(found) > within
 
     def _refusal(self, one: int, found: Known | None, message: Message) -> Refusal:
         if found is not None and found.user == message.user:

@@ -1,15 +1,19 @@
-"""Routes: recalling a message."""
+"""Routes: recalling and editing a message."""
 
 from __future__ import annotations
 
+from typing import Annotated, Any, Literal
+
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+from starlette.requests import Request
 from starlette.responses import Response
 
 from plugins.http.api import Acting, responses
 from plugins.http.models import Body
-from plugins.http.rendering import reply
-from plugins.recall.service import Recalls
+from plugins.http.rendering import reply, tagged
+from plugins.recall.service import Edit, Recalls
+from plugins.timelines.messages import payload_bytes
 
 
 class RecallBody(Body):
@@ -26,6 +30,38 @@ class Recalled(BaseModel):
     time: int | None = None
 
 
+class NewVersion(Body):
+    """The content of a later version, as that of a new message."""
+
+    payload: Any
+    """A string; with `"encoding": "json"` any JSON value."""
+    encoding: Literal["text", "json", "base64"] = "text"
+    content_type: Annotated[str, Field(max_length=1024)] | None = None
+
+
+class Edited(BaseModel):
+    """``edited`` is the message; the rest is where its new version stands."""
+
+    edited: str
+    id: str
+    seq: int
+    time: int
+
+
+class Version(BaseModel):
+    """``recalled`` is the id of the message that recalled it."""
+
+    id: str
+    seq: int
+    sender: str
+    time: int
+    recalled: str | None
+
+
+class VersionList(BaseModel):
+    versions: list[Version]
+
+
 def make_router(recalls: Recalls) -> APIRouter:
     """The routes of a plugin."""
     router = APIRouter(tags=["conversations"])
@@ -37,5 +73,18 @@ def make_router(recalls: Recalls) -> APIRouter:
         It keeps its place, without payload and properties. Whoever subscribes to the topic gets a message that names it.
         """
         return reply(await recalls.recall(who, message_id))
+
+    @router.post("/messages/{message_id}/versions", response_model=Edited, status_code=201, responses=responses())
+    async def edit(message_id: str, who: Acting, body: NewVersion) -> Response:
+        """Edit a message of mine: whoever subscribes to the topic gets the new version, and the history shows its content."""
+        payload = payload_bytes(body.payload, body.encoding)
+        content_type = body.content_type or ("application/json" if body.encoding == "json" else None)
+        made = await recalls.edit(who, message_id, Edit(payload, content_type, body.encoding != "base64"))
+        return reply(made, 201, {"Location": f"/v1/messages/{made['id']}"})
+
+    @router.get("/messages/{message_id}/versions", response_model=VersionList, responses=responses())
+    async def versions(request: Request, message_id: str, who: Acting) -> Response:
+        """Who wrote which version of a message when, the first one first. Each can be read by its id."""
+        return tagged(request, {"versions": await recalls.versions(who, message_id)})
 
     return router

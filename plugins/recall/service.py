@@ -1,17 +1,25 @@
-"""Recalling for callers of the HTTP API and of `$sync/request`: a message is published that does it."""
+"""Recalling and editing for callers of the HTTP API and of `$sync/request`: a message is published that does it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from broker.amqtt import Services, Undecided
 from plugins.recall.asked import RECALLS
 from plugins.timelines import OPERATOR, Problem, Timelines, Who
 from plugins.timelines.errors import Away
-from plugins.timelines.messages import hex_id
+from plugins.timelines.messages import EDITS, hex_id
 from plugins.timelines.publishing import Draft
 
 _TIMEOUT = 10.0
+
+
+class Edit(NamedTuple):
+    """The content of a later version; ``text``: it is UTF-8."""
+
+    payload: bytes
+    content_type: str | None
+    text: bool
 
 
 class Recalls:
@@ -30,10 +38,33 @@ class Recalls:
         draft = Draft(message.topic, b"", properties=((RECALLS, hex_id(message.id)),), device=device)
         if who.operator:  # who may recall what others sent is one of the broker's own
             who = Who(OPERATOR, None, operator=True)
+        shown = await self._published(who, draft, "the message may still be recalled")
+        return {"recalled": message_id, "again": False, "by": shown["id"], "seq": shown["seq"], "time": shown["time"]}
+
+    async def edit(self, who: Who, message_id: str, edit: Edit, device: str = "") -> dict[str, Any]:
+        """Publish a later version of a message of the caller's: where that stands. Raises a `plugins.timelines.Problem`."""
+        message = await self._timelines.message(who, message_id)
+        named = ((EDITS, hex_id(message.id)),)
+        draft = Draft(
+            message.topic,
+            edit.payload,
+            content_type=edit.content_type,
+            properties=named,
+            text=edit.text,
+            retain=message.retain,
+            device=device,
+        )
+        shown = await self._published(who, draft, "the message may still be edited")
+        return {"edited": message_id, "id": shown["id"], "seq": shown["seq"], "time": shown["time"]}
+
+    async def versions(self, who: Who, message_id: str) -> list[dict[str, Any]]:
+        """See `plugins.timelines.Timelines.versions`."""
+        return await self._timelines.versions(who, message_id)
+
+    async def _published(self, who: Who, draft: Draft, undecided: str) -> dict[str, Any]:
         (found,) = await self._timelines.publisher.publish_all(who, [draft])
         if isinstance(found, Problem):
             raise found
         if isinstance(found, Undecided):
-            raise Away("storage does not answer; the message may still be recalled", retry_after=5) from found
-        shown = found.shown
-        return {"recalled": message_id, "again": False, "by": shown["id"], "seq": shown["seq"], "time": shown["time"]}
+            raise Away(f"storage does not answer; {undecided}", retry_after=5) from found
+        return found.shown

@@ -10,9 +10,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Protocol
 
+from plugins.edit_rows import Rows
 from plugins.follower import passed
 from plugins.search.engine import Document, Engine, Positions
 from plugins.search.service import Differences
+from plugins.search.superseded import superseded_between
 from plugins.search.text import payload_text
 from storage.interface import Catalogue, ConversationReader
 from storage.records import Message
@@ -22,7 +24,7 @@ HIGHEST = (1 << 53) - 1
 _AT_ONCE = 1000
 
 
-class Listed(ConversationReader, Catalogue, Protocol):
+class Listed(ConversationReader, Rows, Catalogue, Protocol):
     """What of the storage is read."""
 
 
@@ -93,7 +95,9 @@ class Comparison:
             self._conversations += 1
             return
         last = page[-1].seq
-        expected = {document.id: document for document in await asyncio.to_thread(documents, page)}
+        old = await superseded_between(self._source, topic, after + 1, last, page)
+        shown = [message for message in page if message.id not in old]
+        expected = {document.id: document for document in await asyncio.to_thread(documents, shown)}
         indexed = set(await self._engine.held(topic, after + 1, last, 4 * limit))
         missing = [document for id, document in expected.items() if id not in indexed and passed(positions, id)]
         if missing:

@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Protocol
 
+from plugins.edit_rows import Rows
 from plugins.follower import Follower, next_move, passed
 from plugins.search.compare import HIGHEST, Comparison, documents
 from plugins.search.engine import EARLIER, Engine, Positions, SearchError, SearchUnavailable
@@ -30,6 +31,7 @@ from plugins.search.pace import Pace
 from plugins.search.recalled import recalled_by
 from plugins.search.reindex import Reindex, Report, watched
 from plugins.search.service import Differences, Lag
+from plugins.search.superseded import edited_by, superseded
 from storage.cluster import number_of
 from storage.ending import end
 from storage.errors import StorageError, StorageUnavailable
@@ -46,7 +48,7 @@ _ENDING = 1.0
 """Seconds in which the page under way ends, unless storage did not hear that it should."""
 
 
-class Source(Tail, Tails, ConversationReader, Catalogue, Protocol):
+class Source(Tail, Tails, ConversationReader, Rows, Catalogue, Protocol):
     """What of the storage an indexer reads."""
 
 
@@ -342,6 +344,7 @@ class Indexer:
         if page:
             await self._engine.index(await asyncio.to_thread(documents, page), positions)
             await self._take_out(recalled_by(page))
+            await self._delete(await self._superseded(page))
             self._wake.set()  # only an empty page is the end
         if self._follower.take(positions):
             self._tell_moved()
@@ -353,7 +356,18 @@ class Indexer:
         for start in range(0, len(ids), _LOOKED_AT):
             some = ids[start : start + _LOOKED_AT]
             kept = {message.id for message in await self._source.read_messages(some) if not message.recalled}
-            gone = [one for one in some if one not in kept]
+            await self._delete([one for one in some if one not in kept])
+
+    async def _superseded(self, page: list[Message]) -> list[int]:
+        """What the messages of a page have edited."""
+        ids = sorted(edited_by(page))
+        found: list[int] = []
+        for start in range(0, len(ids), _LOOKED_AT):
+            found += await superseded(self._source, ids[start : start + _LOOKED_AT])
+        return found
+
+    async def _delete(self, gone: list[int]) -> None:
+        if gone:
             await self._engine.delete(gone)
             if self._reindex is not None:
                 await self._reindex.delete(gone)
@@ -445,7 +459,7 @@ class Indexer:
             return None
         rebuild = await self._engine.rebuild()
         follower = Follower(self._source, {}, self._told)
-        self._reindex = Reindex(follower, rebuild, *self._asked.popleft())
+        self._reindex = Reindex(follower, rebuild, self._superseded, *self._asked.popleft())
         return self._reindex
 
     async def _abandon(self, error: BaseException | None = None) -> None:

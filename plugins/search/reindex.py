@@ -7,13 +7,14 @@ store, it takes the live one's place.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from plugins.follower import Follower
 from plugins.search.compare import documents
 from plugins.search.engine import Positions, Rebuild, SearchError
+from storage.records import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,16 @@ async def watched(report: Report, waiting: Callable[[], str]) -> AsyncIterator[R
 class Reindex:
     """One rebuild, a page a step. ``done`` gets the number of messages at the end; cancelling it ends the rebuild."""
 
-    def __init__(self, follower: Follower, rebuild: Rebuild, done: asyncio.Future[int], report: Report) -> None:
+    def __init__(
+        self,
+        follower: Follower,
+        rebuild: Rebuild,
+        superseded: Callable[[list[Message]], Awaitable[list[int]]],
+        done: asyncio.Future[int],
+        report: Report,
+    ) -> None:
         self.done = done
+        self._superseded = superseded
         self._follower = follower
         self._rebuild = rebuild
         self._report = report
@@ -80,6 +89,8 @@ class Reindex:
         messages, positions = await self._follower.read(limit, max_bytes)
         if messages or positions != self.positions:
             await self._rebuild.index(await asyncio.to_thread(documents, messages), positions)
+        if messages:
+            await self._rebuild.delete(await self._superseded(messages))
         self._follower.take(positions)
         if messages:
             self._first = min(self._first or messages[0].id, messages[0].id)

@@ -28,6 +28,8 @@ from storage.records import InboxEntry, Message
 
 MENTIONED = "mentions"
 """The user property that names whom a message mentions: a user key, or a user name."""
+EDITS = "tideline-edits"
+"""The user property of a message that is a later version of another, whose id it holds."""
 
 
 def hex_id(message_id: int) -> str:
@@ -63,14 +65,29 @@ def rendered(message: Message) -> dict[str, Any]:
         "encoding": encoding,
         "payload": payload,
         "recalled": recalled_by(message, properties),
+        "edits": _named(EDITS, properties),
+        "edited": None,
+        "edited_time": None,
+        "versions": 1,
     }
+
+
+def rendered_version(message: Message, latest: Message, versions: int) -> dict[str, Any]:
+    """A message with the content of its latest version."""
+    shown, newer = rendered(message), rendered(latest)
+    content = {name: newer[name] for name in ("content_type", "encoding", "payload")}
+    return {**shown, **content, "edited": newer["id"], "edited_time": latest.time, "versions": versions}
+
+
+def _named(name: str, properties: Properties) -> str | None:
+    return next((value for one, value in properties.get(Property.USER_PROPERTY, ()) if one == name), None)
 
 
 def recalled_by(message: Message, properties: Properties) -> str | None:
     """The id of the message that recalled this one."""
     if not message.recalled:
         return None
-    return next((value for name, value in properties.get(Property.USER_PROPERTY, ()) if name == RECALLED), None)
+    return _named(RECALLED, properties)
 
 
 def rendered_entry(entry: InboxEntry) -> dict[str, Any]:

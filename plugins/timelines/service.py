@@ -20,6 +20,7 @@ from plugins.timelines.floors import floor_of
 from plugins.timelines.messages import parse_id, rendered, rendered_entry
 from plugins.timelines.publishing import Publisher, check_name
 from plugins.timelines.tree import level
+from plugins.timelines.versions import Versions
 from plugins.timelines.who import Who
 from storage.errors import StorageError
 from storage.interface import Membership, Participation
@@ -53,6 +54,10 @@ class Timelines:
         self.server = server
         self.publisher = Publisher(server, timeout)
         self._timeout = timeout
+
+    @property
+    def _versions(self) -> Versions:
+        return Versions(self.server.storage)
 
     @property
     def _state(self) -> Participation:
@@ -103,8 +108,12 @@ class Timelines:
             now = self.server.now()
             found += [message for message in page if not message.expired(now)]
         ended = high <= max(low + 1, first) if newest else low >= last or (high and low + 1 >= high)
+        shown = await self._versions.shown(topic, found, PAGE_BYTES)
+        if len(shown) < len(found):  # later versions are larger: the page ends where they fill it
+            last_shown, ended, more = found[len(shown) - 1].seq, False, True
+            low, high = (low, last_shown) if newest else (last_shown, high)
         cursor = f"{'d' if newest else 'a'}.{low}.{high}" if more and not ended else None
-        return {"messages": [rendered(m) for m in found], "first": first, "last": last, "next": cursor}
+        return {"messages": shown, "first": first, "last": last, "next": cursor}
 
     async def _seen_bounds(self, who: Who, topic: str) -> tuple[int, int]:
         """(first, last) kept sequence of a topic that the caller sees."""
@@ -124,6 +133,14 @@ class Timelines:
             until = await self.server.storage.sequence_at(topic, asked.until)
             high = min(high, until) if high else until
         return asked.newest_first, low, high
+
+    async def shown(self, message: Message) -> dict[str, Any]:
+        """One message as it is now: with the content of its latest version."""
+        return (await self._versions.shown(message.topic, [message], PAGE_BYTES))[0]
+
+    async def versions(self, who: Who, message_id: str) -> list[dict[str, Any]]:
+        """Who wrote which version of a message when, the first one first. Each can be read by its id."""
+        return await self._versions.of(await self.message(who, message_id))
 
     async def message(self, who: Who, message_id: str, action: str = HISTORY) -> Message:
         """One message by its id, which the caller may read (`may_read`)."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from functools import cache
 
 from storage.interface import Storage, TailPage, page_of_ids
-from storage.records import Append, Message
+from storage.records import Append, Message, Row
 from tests.search.corpus import START
 
 TOPICS = 7
@@ -43,6 +43,9 @@ class MadeUpStore:
     async def read_tail_of(self, number: int, after: int, through: int, limit: int, max_bytes: int = 1 << 20) -> TailPage:
         page = await self.read_tail(after, limit, max_bytes)
         return page_of_ids([message for message in page if message.id <= through], through)
+
+    async def rows(self, table: str, part: str, **_: object) -> list[Row]:
+        return []
 
     async def conversation_bounds(self, topic: str) -> tuple[int, int]:
         seqs = [made_up(number).seq for number in range(self.kept, self.size + 1) if made_up(number).topic == topic]
