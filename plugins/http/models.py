@@ -129,6 +129,7 @@ class Message(BaseModel):
     edited: str | None
     edited_time: int | None
     versions: int
+    reactions: dict[str, int]
 
 
 class Messages(BaseModel):

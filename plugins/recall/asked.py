@@ -1,9 +1,13 @@
-"""What a message says that it recalls or edits, as user properties (MQTT 5). No I/O."""
+"""What a message says that it recalls, edits or reacts to, as user properties (MQTT 5). No I/O."""
 
 from __future__ import annotations
 
+import unicodedata
+from typing import NamedTuple
+
 from broker.hooks import Refusal
 from broker.packets import Property, ReasonCode, shown
+from plugins.reaction_rows import LONGEST
 from plugins.timelines.messages import EDITS, message_properties, parse_id
 from storage.messages import RECALLED, Message
 
@@ -12,7 +16,10 @@ RECALLS = "tideline-recalls"
 MOST = 100
 """Messages that one message recalls at most."""
 
-_SIGNS = (b"tideline-recall", b"tideline-edits")
+REACTS, UNREACTS = "tideline-reacts", "tideline-unreacts"
+"""The names of properties whose value is the id of a message; what the reaction is stands in the payload."""
+
+_SIGNS = (b"tideline-recall", b"tideline-edits", b"tideline-reacts", b"tideline-unreacts")
 
 
 def concerns(message: Message) -> bool:
@@ -45,6 +52,39 @@ def edited(message: Message) -> int:
     if len(named) > 1:
         raise Refusal(f"user property {EDITS}: {len(named)} messages, one is edited at once")
     return _id(EDITS, named[0])
+
+
+class Reaction(NamedTuple):
+    """To which message, what, and whether it is taken back."""
+
+    message: int
+    text: str
+    back: bool
+
+
+def reaction(message: Message) -> Reaction | None:
+    """What a message reacts with, and to which; None for one that does not. Raises `Refusal` for one that cannot be."""
+    pairs = message_properties(message).get(Property.USER_PROPERTY, ())
+    named = [(name, value) for name, value in pairs if name in (REACTS, UNREACTS)]
+    if not named:
+        return None
+    if len(named) > 1:
+        raise Refusal(f"user properties {REACTS} and {UNREACTS}: a message has one of them, once")
+    ((name, value),) = named
+    return Reaction(_id(name, value), reaction_text(message.payload), name == UNREACTS)
+
+
+def reaction_text(payload: bytes) -> str:
+    """A reaction as it is in a payload. Raises `Refusal`."""
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        text = ""
+    if not text or len(payload) > LONGEST or any(unicodedata.category(c) == "Cc" for c in text):
+        raise Refusal(
+            f"reaction {shown(text)}: must be UTF-8 text of 1 to {LONGEST} bytes without control characters, such as an emoji"
+        )
+    return text
 
 
 def _id(name: str, value: str) -> int:

@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from broker.amqtt import Services, Undecided, Wanted
 from broker.hooks import NoSuchUser, Users
 from plugins.follower import Follower
-from plugins.recall.asked import MOST, RECALLS, asked, concerns
+from plugins.recall.asked import MOST, RECALLS
 from plugins.recall.erasure import CONVERSATION, Erasure
+from plugins.recall.known import Known
 from plugins.timelines import OPERATOR, Problem, Who
 from plugins.timelines.errors import Away
 from plugins.timelines.messages import hex_id
@@ -138,7 +139,7 @@ class Eraser:
     async def _recall(self, erasure: Erasure, messages: Iterable[Message]) -> None:
         wanted: dict[str, list[int]] = {}
         for message in messages:
-            if not message.recalled and (message.payload or message.properties) and not (concerns(message) and asked(message)):
+            if not message.recalled and (message.payload or message.properties) and not Known.of(message).recalls:
                 wanted.setdefault(message.topic, []).append(message.id)
         drafts: list[Draft] = []
         for topic, ids in wanted.items():

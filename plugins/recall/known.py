@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
-from broker.hooks import Group
+from broker.hooks import Group, Refusal
 from broker.packets import Property
-from plugins.edit_rows import Rows, edits_of
-from plugins.recall.asked import RECALLS
+from plugins.edit_rows import Rows, edits_between
+from plugins.recall.asked import RECALLS, Reaction, reaction
 from plugins.timelines.messages import EDITS, message_properties, parse_id
 from storage.records import Message
 
@@ -21,7 +22,8 @@ class Store(Rows, Protocol):
 
 
 class Known(NamedTuple):
-    """``edits``: the id of the message of which it says to be a later version, 0 for none. ``seq`` is 0 until it is stored."""
+    """``edits``: the id of the message of which it says to be a later version, 0 for none. ``seq`` is 0 until it is stored.
+    ``reacts`` is what it says to react with."""
 
     topic: str
     user: str
@@ -30,13 +32,26 @@ class Known(NamedTuple):
     recalls: bool
     recalled: bool
     edits: int
+    reacts: Reaction | None = None
 
     @classmethod
     def of(cls, message: Message) -> Known:
         """What is asked about one, without its content."""
         pairs = dict(message_properties(message).get(Property.USER_PROPERTY, ())) if message.properties else {}
         m = message
-        return cls(m.topic, m.user, m.time, m.seq, RECALLS in pairs, m.recalled, parse_id(pairs.get(EDITS, "")))
+        reacts = None
+        with suppress(Refusal):  # of an earlier version, or of a time without this plugin
+            reacts = reaction(message) if pairs and not m.recalled else None
+        return cls(
+            m.topic,
+            m.user,
+            m.time,
+            m.seq,
+            RECALLS in pairs and not m.payload,
+            m.recalled,
+            parse_id(pairs.get(EDITS, "")),
+            reacts,
+        )
 
 
 async def known_of(storage: Store, group: Group, ids: Iterable[int]) -> dict[int, Known]:
@@ -50,16 +65,23 @@ async def known_of(storage: Store, group: Group, ids: Iterable[int]) -> dict[int
     return found
 
 
-async def all_versions(storage: Store, known: dict[int, Known], ids: Iterable[int]) -> list[int]:
-    """The messages with these ids, and all others that are versions of the same. Raises `StorageError`."""
-    found: dict[int, None] = dict.fromkeys(ids)
-    for one in list(found):
-        first, first_id = known[one], one
-        if first.edits:
-            first_id = first.edits
-            first = next((Known.of(m) for m in await storage.read_messages([first_id])), first)
-        edits = await edits_of(storage, first.topic, first.seq) if first.seq else []
-        # What a message says of itself proves nothing.
-        if one == first_id or (one in edits and first.topic == known[one].topic):
-            found.update(dict.fromkeys([first_id, *edits]))
-    return list(found)
+async def all_versions(storage: Store, known: dict[int, Known], ids: Iterable[int]) -> dict[int, int]:
+    """The messages with these ids, all of one topic, and all others that are versions of the same, with their sequences; 0 of
+    who is no first version. Raises `StorageError`."""
+    found = dict.fromkeys(ids, 0)
+    named = sorted({known[one].edits for one in found if known[one].edits} - known.keys())
+    firsts = {one: known[one] for one in found if not known[one].edits}
+    for start in range(0, len(named), _AT_ONCE):
+        firsts.update({m.id: Known.of(m) for m in await storage.read_messages(named[start : start + _AT_ONCE])})
+    firsts |= {known[one].edits: known[known[one].edits] for one in found if known[one].edits in known}
+    topics = {known[one].topic for one in found}
+    seqs = {first.seq: one for one, first in firsts.items() if first.seq and first.topic in topics}
+    if not seqs:
+        return found
+    edits = await edits_between(storage, topics.pop(), min(seqs), max(seqs))
+    for seq, one in seqs.items():
+        mine = edits.get(seq, [])
+        if one in found or not found.keys().isdisjoint(mine):  # what a message says of itself proves nothing
+            found.update(dict.fromkeys(mine, 0))
+            found[one] = seq
+    return found

@@ -15,11 +15,14 @@ from broker.packets import ReasonCode
 from plugins.edit_rows import MOST as MOST_VERSIONS
 from plugins.edit_rows import edit_row, edits_of
 from plugins.http import add_router
-from plugins.recall.asked import asked, concerns, edited
+from plugins.reaction_rows import Given
+from plugins.recall.asked import asked, concerns, edited, reaction
 from plugins.recall.erasure_routes import erasure_router
 from plugins.recall.erasures import Erasures
 from plugins.recall.known import Known, all_versions, known_of
 from plugins.recall.moderators import moderators_of
+from plugins.recall.reacting import Reacting
+from plugins.recall.recount import Recount
 from plugins.recall.routes import make_router
 from plugins.recall.service import Edit, Recalls
 from plugins.recall.tidying import tidy
@@ -66,6 +69,7 @@ class RecallPlugin(GroupPlugin):
         self._moderators = moderators_of(context)
         self.recalls = Recalls(cast(Services, self.context.server))
         self._tidying: asyncio.Task[None] | None = None
+        self._recount = Recount(self.recalls.server)
         self._erasures = Erasures(self.recalls.server)
         add_router(context, make_router(self.recalls))
         add_router(context, erasure_router(self._erasures))
@@ -73,6 +77,8 @@ class RecallPlugin(GroupPlugin):
             "recall": Kind(self._recall, ("message",)),
             "edit": Kind(self._edit, ("message", "payload", "encoding", "content_type")),
             "versions": Kind(self._versions, ("message",)),
+            "react": Kind(self._react, ("message", "reaction", "back")),
+            "reactions": Kind(self._reactions, ("message",)),
         }
         add_requests(context, kinds)
 
@@ -100,6 +106,7 @@ class RecallPlugin(GroupPlugin):
     async def close(self) -> None:
         """End at the step under way."""
         await self._erasures.stop()
+        await self._recount.stop()
         await end([self._tidying])
 
     async def _recall(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
@@ -113,31 +120,79 @@ class RecallPlugin(GroupPlugin):
         edit = Edit(payload, asked.text("content_type", "") or None, encoding == "text")
         return await self.recalls.edit(who, asked.text("message"), edit, request.device.client_id)
 
+    async def _react(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        text, back = asked.text("reaction"), asked.flag("back")
+        return await self.recalls.react(who, asked.text("message"), text, back=back, device=request.device.client_id)
+
+    async def _reactions(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        return {"reactions": await self.recalls.reactions(who, asked.text("message"))}
+
     async def _versions(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         return {"versions": await self.recalls.versions(who, asked.text("message"))}
 
     async def before_ack(self, group: Group) -> None:
-        """Refuse what may not be recalled or edited; have the rest done in the messages' own commit."""
-        for append in group.appends:
-            if append.error is None and concerns(append.message):
-                try:
-                    await self._look_at(append, group)
-                except Refusal as refusal:
-                    append.error = refusal
-                except StorageError:
-                    append.error = Refusal("storage does not answer: try again later", ReasonCode.QUOTA_EXCEEDED)
+        """Refuse what may not be recalled, edited or reacted to; have the rest done in the messages' own commit."""
+        concerned = [append for append in group.appends if append.error is None and concerns(append.message)]
+        if not concerned:
+            return
+        reacting = Reacting(self.recalls.server.storage)
+        for append in concerned:
+            try:
+                await self._look_at(append, group, reacting)
+            except Refusal as refusal:
+                append.error = refusal
+            except StorageError:
+                append.error = Refusal("storage does not answer: try again later", ReasonCode.QUOTA_EXCEEDED)
+        group.operations += await reacting.operations()
 
-    async def _look_at(self, append: Append, group: Group) -> None:
+    async def after_ack(self, group: Group) -> None:
+        """Another node may have counted at the same moment."""
+        self._recount.look_at(group)
+
+    async def _look_at(self, append: Append, group: Group, reacting: Reacting) -> None:
         storage, message = self.recalls.server.storage, append.message
         if ids := asked(message):
             known = await known_of(storage, group, ids)
             await self._check(append, ids, known)
-            append.recalls = await all_versions(storage, known, ids)
+            versions = await all_versions(storage, known, ids)
+            append.recalls = list(versions)
+            await self._forget_reactions(message.topic, known, versions, reacting)
         elif one := edited(message):
             first = self._editable(append, one, (await known_of(storage, group, [one])).get(one))
             if len(await edits_of(storage, message.topic, first.seq)) >= MOST_VERSIONS:
                 raise Refusal(f"message {hex_id(one)} was edited {MOST_VERSIONS} times, as often as it may")
             group.operations.append(edit_row(message.topic, first.seq, message.id))
+        elif given := reaction(message):
+            found = self._first(append, given.message, (await known_of(storage, group, [given.message])).get(given.message))
+            change = reacting.remove if given.back else reacting.add
+            await change(message.topic, found.seq, Given(message.user, given.text))
+
+    async def _forget_reactions(
+        self, topic: str, known: dict[int, Known], versions: dict[int, int], reacting: Reacting
+    ) -> None:
+        """Those to what is recalled, and those that are recalled."""
+        for seq in filter(None, versions.values()):
+            await reacting.clear(topic, seq)
+        given = {one: known[one] for one in versions if one in known and known[one].reacts is not None}
+        targets = {found.reacts.message for found in given.values() if found.reacts is not None and not found.reacts.back}
+        firsts = await known_of(self.recalls.server.storage, Group([]), targets)
+        for found in given.values():
+            if found.reacts is not None and (first := firsts.get(found.reacts.message)) is not None and first.topic == topic:
+                await reacting.remove(topic, first.seq, Given(found.user, found.reacts.text))
+
+    def _first(self, append: Append, one: int, found: Known | None) -> Known:
+        """The message that others react to: a first version, with its content."""
+        if found is None or found.topic != append.message.topic or not found.seq:
+            text = f"message {hex_id(one)}: there is none in {append.message.topic[:80]!r}"
+            raise Refusal(text, ReasonCode.NOT_AUTHORIZED)
+        if found.recalled or found.recalls or found.reacts:
+            what = "was recalled" if found.recalled else "recalls others" if found.recalls else "is a reaction"
+            raise Refusal(f"message {hex_id(one)} {what}: nobody reacts to it")
+        if found.edits:
+            raise Refusal(f"message {hex_id(one)} is an edit of {hex_id(found.edits)}: react to that one")
+        if not append.store:
+            raise Refusal(f"topic {append.message.topic[:80]!r} is not stored: a reaction would be lost")
+        return found
 
     def _editable(self, append: Append, one: int, found: Known | None) -> Known:
         """The message that is edited. Nobody but its sender may, and of it the first version is named."""
@@ -150,8 +205,9 @@ class RecallPlugin(GroupPlugin):
         if within > 0 and self._age(found) > within:
             text = f"message {hex_id(one)} is older than {within:g} s: its sender may not edit it any more"
             raise Refusal(text, ReasonCode.NOT_AUTHORIZED)
-        if found.recalled or found.recalls:
-            raise Refusal(f"message {hex_id(one)} {'was recalled' if found.recalled else 'recalls others'}: it stays as it is")
+        if found.recalled or found.recalls or found.reacts:
+            what = "was recalled" if found.recalled else "recalls others" if found.recalls else "is a reaction"
+            raise Refusal(f"message {hex_id(one)} {what}: it stays as it is")
         if found.edits:
             raise Refusal(f"message {hex_id(one)} is an edit of {hex_id(found.edits)}: edit that one")
         if not append.store:

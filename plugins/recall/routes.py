@@ -1,10 +1,10 @@
-"""Routes: recalling and editing a message."""
+"""Routes: recalling and editing a message, and reactions to it."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -62,6 +62,28 @@ class VersionList(BaseModel):
     versions: list[Version]
 
 
+Reaction = Annotated[str, Path(min_length=1, max_length=64, description="text of up to 64 bytes, such as an emoji")]
+
+
+class Reacted(BaseModel):
+    """``message`` is the one that was reacted to; the rest is where the message stands that says so."""
+
+    message: str
+    reaction: str
+    id: str
+    seq: int
+    time: int
+
+
+class GivenReaction(BaseModel):
+    user: str
+    reaction: str
+
+
+class ReactionList(BaseModel):
+    reactions: list[GivenReaction]
+
+
 def make_router(recalls: Recalls) -> APIRouter:
     """The routes of a plugin."""
     router = APIRouter(tags=["conversations"])
@@ -86,5 +108,20 @@ def make_router(recalls: Recalls) -> APIRouter:
     async def versions(request: Request, message_id: str, who: Acting) -> Response:
         """Who wrote which version of a message when, the first one first. Each can be read by its id."""
         return tagged(request, {"versions": await recalls.versions(who, message_id)})
+
+    @router.put("/messages/{message_id}/reactions/{reaction}", response_model=Reacted, responses=responses())
+    async def react(message_id: str, reaction: Reaction, who: Acting, body: RecallBody | None = None) -> Response:
+        """React to a message. Once is enough: again changes nothing."""
+        return reply(await recalls.react(who, message_id, reaction))
+
+    @router.delete("/messages/{message_id}/reactions/{reaction}", response_model=Reacted, responses=responses())
+    async def take_back(message_id: str, reaction: Reaction, who: Acting) -> Response:
+        """Take my reaction back."""
+        return reply(await recalls.react(who, message_id, reaction, back=True))
+
+    @router.get("/messages/{message_id}/reactions", response_model=ReactionList, responses=responses())
+    async def reactions(request: Request, message_id: str, who: Acting) -> Response:
+        """Who reacted to a message with what: 1,000 at most."""
+        return tagged(request, {"reactions": await recalls.reactions(who, message_id)})
 
     return router

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from broker.amqtt import Services, Undecided
-from plugins.recall.asked import RECALLS
-from plugins.timelines import OPERATOR, Problem, Timelines, Who
+from plugins.reaction_rows import given_to
+from plugins.recall.asked import REACTS, RECALLS, UNREACTS
+from plugins.timelines import OPERATOR, Problem, Timelines, Unprocessable, Who
 from plugins.timelines.errors import Away
 from plugins.timelines.messages import EDITS, hex_id
 from plugins.timelines.publishing import Draft
@@ -56,6 +57,24 @@ class Recalls:
         )
         shown = await self._published(who, draft, "the message may still be edited")
         return {"edited": message_id, "id": shown["id"], "seq": shown["seq"], "time": shown["time"]}
+
+    async def react(self, who: Who, message_id: str, text: str, *, back: bool = False, device: str = "") -> dict[str, Any]:
+        """React to a message that the caller may read, or take that back: where the message that says so stands."""
+        message = await self._timelines.message(who, message_id)
+        try:
+            payload = text.encode()
+        except UnicodeEncodeError as error:
+            raise Unprocessable("reaction: not valid Unicode") from error
+        named = ((UNREACTS if back else REACTS, hex_id(message.id)),)
+        draft = Draft(message.topic, payload, properties=named, text=True, device=device)
+        shown = await self._published(who, draft, "the reaction may still count")
+        return {"message": message_id, "reaction": text, "id": shown["id"], "seq": shown["seq"], "time": shown["time"]}
+
+    async def reactions(self, who: Who, message_id: str) -> list[dict[str, str]]:
+        """Who reacted to a message with what."""
+        message = await self._timelines.message(who, message_id)
+        given = await given_to(self.server.storage, message.topic, message.seq)
+        return [{"user": one.user, "reaction": one.reaction} for one in sorted(given)]
 
     async def versions(self, who: Who, message_id: str) -> list[dict[str, Any]]:
         """See `plugins.timelines.Timelines.versions`."""

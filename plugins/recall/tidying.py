@@ -1,9 +1,10 @@
-"""Forgetting which messages were edits of what retention has removed."""
+"""Forgetting the edits of, and the reactions to, what retention has removed."""
 
 from __future__ import annotations
 
 from broker.amqtt import Services
 from plugins.edit_rows import TABLE
+from plugins.reaction_rows import COUNTS, GIVEN
 from storage.records import DropRow, Operation
 
 PAGE = 500
@@ -11,20 +12,21 @@ _TIMEOUT = 10.0
 
 
 async def tidy(server: Services) -> int:
-    """Drop the rows of first versions that the store has no more; how many those were. Raises as `Services.commit`."""
+    """Drop the rows of messages that the store has no more; how many those were. Raises as `Services.commit`."""
     dropped = 0
-    async for topics in server.storage.parts(TABLE):
-        for topic in topics:
-            dropped += await _tidy_topic(server, topic)
+    for table in (TABLE, GIVEN, COUNTS):
+        async for topics in server.storage.parts(table):
+            for topic in topics:
+                dropped += await _tidy_topic(server, table, topic)
     return dropped
 
 
-async def _tidy_topic(server: Services, topic: str) -> int:
+async def _tidy_topic(server: Services, table: str, topic: str) -> int:
     first, _ = await server.storage.conversation_bounds(topic)
     dropped = 0
     while True:
-        page = await server.storage.rows(TABLE, topic, limit=PAGE)
-        old: list[Operation] = [DropRow(TABLE, topic, row.key) for row in page if int(row.key[:16]) < first]
+        page = await server.storage.rows(table, topic, limit=PAGE)
+        old: list[Operation] = [DropRow(table, topic, row.key) for row in page if int(row.key[:16]) < first]
         if old:
             await server.commit(old, _TIMEOUT)
             dropped += len(old)

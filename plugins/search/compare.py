@@ -22,6 +22,8 @@ from storage.records import Message
 HIGHEST = (1 << 53) - 1
 """No sequence is higher, as far as an engine can tell numbers apart."""
 _AT_ONCE = 1000
+_REACTIONS = (b"tideline-reacts", b"tideline-unreacts")
+"""Names of user properties, as they are on the wire."""
 
 
 class Listed(ConversationReader, Rows, Catalogue, Protocol):
@@ -32,6 +34,8 @@ def documents(messages: Sequence[Message]) -> list[Document]:
     """What of the messages is searchable: those with text."""
     found = []
     for message in messages:
+        if any(sign in message.properties for sign in _REACTIONS):
+            continue  # what somebody gives a message is no message to look for
         text = payload_text(message.payload)
         if text:
             found.append(Document(message.id, message.topic, message.seq, message.user, message.device, message.time, text))

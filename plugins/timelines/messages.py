@@ -69,6 +69,7 @@ def rendered(message: Message) -> dict[str, Any]:
         "edited": None,
         "edited_time": None,
         "versions": 1,
+        "reactions": {},
     }
 
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from plugins.edit_rows import Rows, edits_between, edits_of
+from plugins import edit_rows, reaction_rows
+from plugins.edit_rows import edits_between, edits_of
+from plugins.reaction_rows import counts_between
 from plugins.timelines.messages import hex_id, rendered, rendered_version
 from storage.records import Message
 
+_MOST_COUNTS = 10_000
+"""Messages of a page, with those that have expired among them, whose reactions are looked for."""
 _AT_ONCE = 10
 """Messages that are read at once, with their payloads."""
+
+
+class Rows(edit_rows.Rows, reaction_rows.Rows, Protocol):
+    """What of storage is read."""
 
 
 class Versions:
@@ -20,12 +28,15 @@ class Versions:
         self._storage = storage
 
     async def shown(self, topic: str, messages: Sequence[Message], max_bytes: int) -> list[dict[str, Any]]:
-        """Messages of a topic, in the order of their sequences or the other way round, with the content of their latest
-        versions: one look for which there are, and one for those. Fewer, one at least, where these fill ``max_bytes``."""
+        """Messages of a topic, in the order of their sequences or the other way round, as they are now: with the content of
+        their latest versions, and the counts of reactions. One look for each of the two, and one for those versions. Fewer,
+        one at least, where these fill ``max_bytes``."""
         if not messages:
             return []
         seqs = (messages[0].seq, messages[-1].seq)
-        edits = await edits_between(self._storage, topic, min(seqs), max(seqs))
+        first, last = min(seqs), max(seqs)
+        edits = await edits_between(self._storage, topic, first, last)
+        counts = await counts_between(self._storage, topic, first, last, min(last - first + 1, _MOST_COUNTS))
         shown: list[dict[str, Any]] = []
         size = 0
         for start in range(0, len(messages), _AT_ONCE):
@@ -38,6 +49,8 @@ class Versions:
                 else:
                     shown.append(rendered_version(message, newer, 1 + len(edits[message.seq])))
                     size += len(newer.payload)
+                if not message.recalled:
+                    shown[-1]["reactions"] = counts.get(message.seq, {})
             if size >= max_bytes:
                 break
         return shown

@@ -1,0 +1,164 @@
+"""Reactions: once for each user, message and emoji, counted in the history, and taken back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties as PahoProperties
+
+import plugins.recall.reacting as reacting_module
+from broker.packets.properties import Property
+from plugins.reaction_rows import COUNTS, GIVEN, LONGEST, counted, given_to
+from plugins.recall.tidying import tidy
+from tests.http.conftest import Site, site
+from tests.support import mongo_server
+from tests.support.cluster import cluster
+from tests.support.paho_client import PahoClient
+from tests.support.until import until
+from tests.support.wire import Client
+
+TOPIC = "chat/room"
+NO_SUBSCRIBERS, NOT_AUTHORIZED, SPECIFIC = 0x10, 0x87, 0x83
+HEART, THUMB = "❤️", "👍🏽"
+
+
+@pytest.fixture(params=["sqlite", "memory", "mongodb"])
+async def chat(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
+    url, database = {"sqlite": f"sqlite:///{tmp_path}/t.db", "memory": "memory://"}.get(request.param, ""), ""
+    if not url:
+        database = mongo_server.new_database()
+        url = mongo_server.url(database)
+    async with site(url, plugins={"recall": {}}) as made:
+        yield made
+    if database:
+        await mongo_server.drop(database)
+
+
+@pytest.fixture
+async def tour() -> AsyncIterator[Site]:
+    async with site(plugins={"recall": {}}) as made:
+        yield made
+
+
+async def react(client: Client, to: int, text: str | bytes, *, back: bool = False) -> int:
+    name = "tideline-unreacts" if back else "tideline-reacts"
+    payload = text.encode() if isinstance(text, str) else text
+    return await client.publish(TOPIC, payload, properties={Property.USER_PROPERTY: [(name, f"{to:016x}")]})
+
+
+async def ids_of(broker: Any) -> list[int]:
+    return [message.id for message in await broker.server.storage.read_conversation(TOPIC)]
+
+
+async def counts(broker: Site, **query: Any) -> list[dict[str, int]]:
+    answer = await broker.caller().get(f"/conversations/{TOPIC}/messages", params={"order": "oldest", **query})
+    return [message["reactions"] for message in answer.json()["messages"]]
+
+
+async def test_reactions_are_counted_once_for_each_user(chat: Site) -> None:
+    """Over MQTT and HTTP; taken back, and by a recall of the message that gave them."""
+    ann, bob = await chat.client("ann", 5), await chat.client("bob", 5)
+    await ann.publish(TOPIC, b"one")
+    await ann.publish(TOPIC, b"two")
+    one, two = await ids_of(chat)
+    for client in (ann, bob, bob):
+        assert await react(client, two, HEART) == NO_SUBSCRIBERS
+    assert await react(bob, two, THUMB) == NO_SUBSCRIBERS
+    assert await counts(chat, limit=2) == [{}, {HEART: 2, THUMB: 1}]
+    assert await counts(chat, after=1, limit=1) == [{HEART: 2, THUMB: 1}]
+    caller = chat.caller()
+    given = (await caller.get(f"/messages/{two:016x}/reactions")).json()["reactions"]
+    assert [(g["user"], g["reaction"]) for g in given] == [("c/ann", HEART), ("c/bob", HEART), ("c/bob", THUMB)]
+    assert await react(bob, two, HEART, back=True) == NO_SUBSCRIBERS
+    assert await react(ann, two, THUMB, back=True) == NO_SUBSCRIBERS  # which she never gave
+    assert await counts(chat, limit=2) == [{}, {HEART: 1, THUMB: 1}]
+    done = await caller.put(f"/messages/{one:016x}/reactions/{HEART}", json={}, params={"user": "c/eve"})
+    assert done.status_code == 200
+    assert await counts(chat, limit=1) == [{HEART: 1}]
+    done = await caller.delete(f"/messages/{one:016x}/reactions/{HEART}", params={"user": "c/eve"})
+    assert done.status_code == 200
+    hers = (await ids_of(chat))[2]
+    recall: dict[int, Any] = {Property.USER_PROPERTY: [("tideline-recalls", f"{hers:016x}")]}
+    assert await ann.publish(TOPIC, properties=recall) == NO_SUBSCRIBERS
+    assert await counts(chat, limit=2) == [{}, {THUMB: 1}]
+    assert (await caller.get(f"/messages/{two:016x}")).json()["reactions"] == {THUMB: 1}
+
+
+async def test_what_is_recalled_or_removed_has_none(chat: Site) -> None:
+    ann = await chat.client("ann", 5)
+    for text in (b"one", b"two"):
+        await ann.publish(TOPIC, text)
+    one, two = await ids_of(chat)
+    for to in (one, two):
+        await react(ann, to, HEART)
+    recall: dict[int, Any] = {Property.USER_PROPERTY: [("tideline-recalls", f"{two:016x}")]}
+    await ann.publish(TOPIC, properties=recall)
+    assert await counts(chat, limit=2) == [{HEART: 1}, {}]
+    storage = chat.server.storage
+    assert [row.key[:16] for row in await storage.rows(GIVEN, TOPIC)] == [f"{1:016d}"]
+    assert await react(ann, two, HEART) == SPECIFIC
+    far = chat.server.time.now() + 365 * 86_400_000
+    assert await storage.prune_conversation(TOPIC, 2, now=far) == 1
+    assert await tidy(chat.server.api) == 2
+    assert await storage.rows(GIVEN, TOPIC) + await storage.rows(COUNTS, TOPIC) == []
+
+
+async def test_what_is_no_reaction_is_refused(tour: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann = await tour.client("ann", 5)
+    await ann.publish(TOPIC, b"one")
+    (one,) = await ids_of(tour)
+    for wrong in (b"", b"\xff", "x" * (LONGEST + 1), "a\nb", "\x7f"):
+        assert await react(ann, one, wrong) == SPECIFIC
+    assert await react(ann, 7, HEART) == NOT_AUTHORIZED
+    assert await react(ann, one, "x" * LONGEST) == NO_SUBSCRIBERS
+    reaction = (await ids_of(tour))[1]
+    assert await react(ann, reaction, HEART) == SPECIFIC
+    monkeypatch.setattr(reacting_module, "MOST_KINDS", 2)
+    assert await react(ann, one, "y") == NO_SUBSCRIBERS
+    assert await react(ann, one, "z") == SPECIFIC
+    monkeypatch.setattr(reacting_module, "MOST", 2)
+    bob = await tour.client("bob", 5)
+    assert await react(bob, one, "y") == SPECIFIC
+    assert (await counts(tour, limit=1))[0] == {"x" * LONGEST: 1, "y": 1}
+
+
+async def test_a_stock_client_reacts(tour: Site) -> None:
+    five, reader = PahoClient("five", paho.MQTTv5), PahoClient("reader", paho.MQTTv5)
+    for client in (five, reader):
+        await asyncio.to_thread(client.connect, tour.address)
+    await asyncio.to_thread(reader.subscribe, "chat/#")
+    await asyncio.to_thread(five.publish, TOPIC, b"text")
+    (one,) = await ids_of(tour)
+    properties = PahoProperties(PacketTypes.PUBLISH)
+    properties.UserProperty = [("tideline-reacts", f"{one:016x}")]
+    await asyncio.to_thread(lambda: five.publish(TOPIC, HEART.encode(), properties=properties))
+    got = [await asyncio.to_thread(reader.message) for _ in range(2)]
+    assert got[1].payload.decode() == HEART
+    assert dict(got[1].properties.UserProperty) == {"tideline-reacts": f"{one:016x}"}  # type: ignore[union-attr]
+    assert (await counts(tour, limit=1)) == [{HEART: 1}]
+    for client in (five, reader):
+        await asyncio.to_thread(client.close)
+
+
+async def test_nodes_that_count_at_once_count_right() -> None:
+    """Thirty users of three nodes react to one message, and some take it back."""
+    async with cluster(3, plugins={"recall": {}}) as made, asyncio.timeout(60):
+        users = [await made.nodes[n % 3].client(f"user-{n}", 5) for n in range(30)]
+        await users[0].publish(TOPIC, b"text")
+        (one,) = await ids_of(made.nodes[0])
+        await asyncio.gather(*(react(user, one, HEART) for user in users))
+        await asyncio.gather(*(react(user, one, HEART, back=True) for user in users[:7]))
+        storage = made.nodes[0].server.storage
+
+        async def right() -> bool:
+            row = await storage.row(COUNTS, TOPIC, f"{1:016d}")
+            given = await given_to(storage, TOPIC, 1)
+            return row is not None and len(given) == 23 and counted(given) == {HEART: 23} and b": 23}" in row.value
+
+        await until(right)
