@@ -18,7 +18,7 @@ from storage.factory import open_url
 
 Answer = dict[str, Any]
 
-_NEEDED = ("persistence", "sync", "search", "jobs")
+_NEEDED = ("persistence", "sync", "search", "attachments", "jobs")
 """The plugins without which a job cannot be run. The others are left out: nobody connects."""
 _LOOK = 0.2
 

@@ -36,6 +36,7 @@ ALIASES = {
     "webhooks": "plugins.webhooks.WebhooksPlugin",
     "bridge": "plugins.bridge.BridgePlugin",
     "rules": "plugins.rules.RulesPlugin",
+    "attachments": "plugins.attachments.AttachmentsPlugin",
 }
 """Short names of Tideline's own plugins; any other key under ``plugins`` is a class path."""
 

@@ -45,6 +45,7 @@ def make(
     *,
     hosts: Collection[str] | None,
     max_body: int,
+    streamed: Collection[str],
     origins: Origins,
 ) -> FastAPI:
     """The application over an `Api`; ``extra`` are routers of other plugins, and ``pages`` theirs for people."""
@@ -71,6 +72,7 @@ def make(
         hosts=hosts,
         max_body=max_body,
         linked=linked,
+        streamed=streamed,
         origins=origins,
         rates=api.rates,
         counters=api.server.counters,

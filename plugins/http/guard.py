@@ -33,7 +33,7 @@ _NOT_FOR_HEAD = {"/v1/sync", "/v1/trace"}  # the one claims a device, and both m
 
 class Guard:
     """ASGI middleware. ``hosts`` are the names that may be called by beside the machine's own; None is any. ``linked`` are the
-    paths of pages, to which other sites may have links."""
+    paths of pages, to which other sites may have links; ``streamed`` those below which routes see to bodies themselves."""
 
     def __init__(
         self,
@@ -41,12 +41,14 @@ class Guard:
         hosts: Collection[str] | None,
         max_body: int,
         linked: Collection[str],
+        streamed: Collection[str],
         origins: Origins,
         rates: Rates,
         counters: Counters,
     ) -> None:
         self._app = app
         self._linked = linked
+        self._streamed = tuple(streamed)
         self._origins = origins
         self._rates = rates
         self._counters = counters
@@ -76,7 +78,7 @@ class Guard:
         if refused is not None:
             await answer(*refused)(scope, receive, send)
             return
-        if scope["method"] == "HEAD" and scope["path"] not in _NOT_FOR_HEAD:
+        if scope["method"] == "HEAD" and scope["path"] not in _NOT_FOR_HEAD and not self._streams(scope["path"]):
             scope = {**scope, "method": "GET"}  # uvicorn, which has the method, sends the headers alone
         await self._bounded(scope, receive, send)
 
@@ -96,6 +98,8 @@ class Guard:
             why = "pages of other sites may not call this API" if origin is None else refusal(origin)
             log.warning("http: %s", why, key=origin)
             return 403, "cross-site", "another site's page", why
+        if self._streams(path):
+            return None
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length) > self._max_body:
             self._counters.limit_http_body += 1
@@ -108,6 +112,9 @@ class Guard:
             return 415, "media-type", "not JSON", "send a body as Content-Type: application/json"
         return None
 
+    def _streams(self, path: str) -> bool:
+        return any(path == one or path.startswith(f"{one}/") for one in self._streamed)
+
     def _ours(self, host: str) -> bool:
         if host in ("localhost", *(self._hosts or ())):
             return True
@@ -117,13 +124,13 @@ class Guard:
             return False
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        seen = 0
+        seen, streams = 0, self._streams(scope["path"])
 
         async def limited() -> Message:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._max_body:
+            if seen > self._max_body and not streams:
                 self._counters.limit_http_body += 1
                 raise TooLong(413, f"a body has at most {self._max_body} bytes")
             return message
@@ -144,14 +151,23 @@ class Guard:
             await stopping(scope, receive, send)
 
 
+_ASKED = ("authorization", "content-type", "idempotency-key", "if-match", "if-none-match", "if-range", "last-event-id", "range")
+_TOLD = ("etag", "x-content-type", "retry-after", "www-authenticate", "location", "content-range", "content-disposition")
+_TUS_ASKED = ("tus-resumable", "upload-length", "upload-metadata", "upload-offset", "upload-checksum")
+_TUS_TOLD = (
+    *("tus-resumable", "tus-version", "tus-extension", "tus-max-size", "tus-checksum-algorithm"),
+    *("upload-length", "upload-offset", "upload-expires"),
+)
+
+
 def answers_origin(app: ASGIApp, origin: str) -> ASGIApp:
     """The app as pages of this origin may use it: asked first by the browser (preflight), and read."""
     return CORSMiddleware(
         app,
         allow_origins=[origin],
         allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=["authorization", "content-type", "idempotency-key", "if-match", "if-none-match", "last-event-id"],
-        expose_headers=["etag", "x-content-type", "retry-after", "www-authenticate", "location"],
+        allow_headers=[*_ASKED, *_TUS_ASKED],
+        expose_headers=[*_TOLD, *_TUS_TOLD],
     )
 
 

@@ -41,9 +41,14 @@ HEADERS = 192 << 10
 """Bytes of a request's line and headers: a topic has up to 65,535, each of which may take three in a path."""
 
 
-def add_router(context: Any, router: APIRouter) -> None:
-    """Give the API more routes, under ``/v1``: for another plugin's ``__init__``. `plugins.http.api` has what routes need."""
+def add_router(context: Any, router: APIRouter, *, streamed: str = "") -> None:
+    """Give the API more routes, under ``/v1``: for another plugin's ``__init__``. `plugins.http.api` has what routes need.
+    ``streamed``: the path below which they read bodies that are no JSON, and answer HEAD, themselves. They see to their size,
+    and that another site's page cannot call them without asking first.
+    """
     context.shared.setdefault("http routers", []).append(router)
+    if streamed:
+        context.shared.setdefault("http streamed", []).append(f"/v1{streamed}")
 
 
 class HttpPlugin(GroupPlugin):
@@ -188,7 +193,10 @@ class HttpPlugin(GroupPlugin):
         )
         routers = self.context.shared.get("http routers", ())
         pages = self.context.shared.get("http pages", ())
-        app = application.make(api, scraped, routers, pages, hosts=hosts, max_body=max_body, origins=services.origins)
+        streamed = self.context.shared.get("http streamed", ())
+        app = application.make(
+            api, scraped, routers, pages, hosts=hosts, max_body=max_body, streamed=streamed, origins=services.origins
+        )
         services.origins.ports.update(one.getsockname()[1] for one in self._sockets if not path_of(one))
         if self._certificate is not None:
             services.certificates.add(self._certificate)

@@ -8,6 +8,8 @@ run's pace, progress and end; ``runs`` begins and ends them; ``ledger`` remember
 put them on APScheduler; ``routes`` shows them over HTTP.
 """
 
-from plugins.jobs.plugin import JobsPlugin
+from plugins.jobs.config import Scheduled
+from plugins.jobs.plugin import JobsPlugin, add_job
+from plugins.jobs.work import Job, Work
 
-__all__ = ["JobsPlugin"]
+__all__ = ["Job", "JobsPlugin", "Scheduled", "Work", "add_job"]

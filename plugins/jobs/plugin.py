@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -45,6 +45,11 @@ CATCH_UP = timedelta(seconds=5)
 """How long after the start a run that was missed meanwhile is made up for."""
 
 
+def add_job(context: Any, job: Job, scheduled: Scheduled) -> None:
+    """Have one more job run by a schedule: for another plugin's ``__init__``."""
+    context.shared.setdefault("jobs", []).append((job, scheduled))
+
+
 class JobsPlugin(JobPlugin):
     """Retention, trimming of inboxes, expiry of sessions, and comparison of the search index."""
 
@@ -77,6 +82,12 @@ class JobsPlugin(JobPlugin):
         self._telling: set[asyncio.Task[None]] = set()
         self._waiting: asyncio.Task[None] | None = None
         add_router(context, make_router(self))
+
+    @property
+    def _others(self) -> Sequence[tuple[Job, Scheduled]]:
+        """Those of other plugins."""
+        found: Sequence[tuple[Job, Scheduled]] = self.context.shared.get("jobs", ())
+        return found
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -111,6 +122,7 @@ class JobsPlugin(JobPlugin):
             InboxesJob(server, config.inboxes),
             SessionsJob(server),
             IndexJob(server),
+            *(job for job, _ in self._others),
         ]
         self._runs = Runs(server, jobs, self._ledger, config.share, self._tell)
         if server.listening:
@@ -128,6 +140,7 @@ class JobsPlugin(JobPlugin):
             sections["retention"] = config.retention
         if server.plugin(Search) is not None:
             sections["index"] = config.index
+        sections |= {job.name: scheduled for job, scheduled in self._others}
         for name in self._running[0].names:
             schedule = Schedule.parse(sections[name].schedule) if name in sections else Schedule(NEVER, None)
             state = ledger.get(name)

@@ -42,7 +42,7 @@ class RulesPlugin(FollowingPlugin[Republisher | HookRunner]):
 
         rules: list[Rule] = field(default_factory=list)
         """The rules, each with a ``name`` and ``topics``. They act in this order."""
-        max_payload: int = 65536
+        max_payload: int = 16384
         """Bytes of a payload that rules look into, and make, at most."""
         hops: int = 8
         """Rules that may publish one message again, one after the other."""

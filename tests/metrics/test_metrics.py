@@ -127,7 +127,7 @@ def followers() -> dict[str, Any]:
     hook = {"name": "push", "url": f"http://{nowhere}/", "secrets": [SECRET], "start": "earliest"}
     bridge = {"name": "up", "address": nowhere, "send": [{"filter": "#"}], "start": "earliest"}
     rule = {"name": "again", "topics": ["again"], "republish": "b"}
-    return {"webhooks": {"hooks": [hook]}, "bridge": {"bridges": [bridge]}, "rules": {"rules": [rule]}}
+    return {"webhooks": {"hooks": [hook]}, "bridge": {"bridges": [bridge]}, "rules": {"rules": [rule]}, "attachments": {}}
 
 
 async def followers_told(url: str) -> bool:
