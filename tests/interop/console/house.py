@@ -60,7 +60,7 @@ class House:
         reason = client.connect(
             ("127.0.0.1", self.port), user, PASSWORD, clean_start=False, properties=properties, keepalive=120
         )
-        assert reason == "Success"
+        assert reason == "Success", reason
         for filter_ in filters:
             client.subscribe(filter_, 1)
         self.clients.callback(client.paho.loop_stop)
@@ -117,7 +117,7 @@ def house(folder: Path, **plugins: Any) -> Iterator[House]:
         **ANONYMOUS,
         "http": {"bind": f"127.0.0.1:{http}", "operator_file": str(folder / "operator.json")},
         "search": {"path": str(folder / "search.db")},
-        **{name: {} for name in ("console", "requests", "jobs", "acl", "accounts", "recall")},
+        **{name: {} for name in ("console", "requests", "jobs", "acl", "accounts", "recall", "conversations")},
         **plugins,
     }
     listeners = [{"name": "websocket", "type": "ws", "bind": f"127.0.0.1:{ws}"}]

@@ -99,6 +99,24 @@ def test_a_retained_message_is_cleared(tab: Tab, home: House) -> None:
     assert home.http.get("/retained?filter=home/old/state").json()["messages"] == []
 
 
+def test_a_conversation_with_members_gets_another_and_loses_it(home: House, tabs: Tabs) -> None:
+    begun = home.http.post("/conversations?user=u/alice", json={"kind": "group", "name": "Boiler crew", "members": ["u/bob"]})
+    topic = begun.raise_for_status().json()["topic"]
+    home.say("bob", topic, "first words")
+    tab = tabs(home)
+    tab.enter("alice", PASSWORD)
+    tab.page.get_by_role("row", name="Boiler crew").get_by_text("first words").wait_for()
+    tab.page.get_by_role("link", name="Boiler crew").click()
+    tab.page.locator("summary", has_text="Members").click()
+    tab.page.get_by_label("User", exact=True).fill("fleet")
+    tab.page.get_by_role("button", name="Add the member").click()
+    tab.page.get_by_role("button", name="Remove fleet").click()
+    tab.page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    tab.page.get_by_role("row", name="fleet").wait_for(state="detached")
+    members = home.http.get(f"/conversations/{topic}/members").json()["members"]
+    assert [member["user"] for member in members] == ["u/alice", "u/bob"]
+
+
 def side(tab: Tab, name: str) -> Any:
     return tab.page.get_by_role("region", name=f"The {name}")
 

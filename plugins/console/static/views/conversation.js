@@ -8,6 +8,7 @@ import { button, doing, done, facts, field, link, select, trouble } from "../lib
 import { every } from "../lib/refresh.js";
 import { me } from "../lib/session.js";
 import { table } from "../lib/table.js";
+import { members } from "./members.js";
 
 const PAGE = 20;
 const WINDOW = 30_000;
@@ -67,7 +68,7 @@ export const conversation = (place, topic, signal) => {
     more.hidden = !cursor;
   };
 
-  show(place, h("h2", {}, h("code", { dir: "auto" }, topic)), wrong.element, state, publisher(topic, path, wrong), newest, older, more,
+  show(place, h("h2", {}, h("code", { dir: "auto" }, topic)), wrong.element, state, members(topic, signal), publisher(topic, path, wrong), newest, older, more,
     me.operator && h("details", { ontoggle: (event) => event.target.open && subscribers().catch(wrong.tell) }, h("summary", {}, "Who is subscribed"), readers.element));
   const subscribers = async () => readers.update((await get("/subscriptions", { topic, limit: 200 }, signal)).subscriptions);
   every(2000, signal, latest, wrong.tell);

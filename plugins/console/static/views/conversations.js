@@ -8,6 +8,7 @@ import { badge, button, doing, done, heading, link, trouble } from "../lib/parts
 import { every } from "../lib/refresh.js";
 import { pager, table } from "../lib/table.js";
 import { conversation } from "./conversation.js";
+import { ownConversations } from "./members.js";
 
 export const conversations = (place, [topic], signal) => (topic ? one(place, topic, signal) : all(place, signal));
 
@@ -41,6 +42,6 @@ const all = (place, signal) => {
     rows.update(page.conversations);
     pages.update(page.next);
   };
-  show(place, heading("Conversations", "By name: where you published, or got something from. The operator sees all."), wrong.element, rows.element, pages.element);
+  show(place, heading("Conversations", "Where you published, or got something from, by name. The operator sees all."), ownConversations(signal), wrong.element, rows.element, pages.element);
   every(3000, signal, load, wrong.tell);
 };
