@@ -52,7 +52,7 @@ export const lanes = () => {
     show(late);
     show(marks, list.map((one, place) => {
       const y = (inboxRow + 2 + place) * ROW;
-      const bar = svg("rect", { class: `bar ${one.connected ? "on" : ""}`, x: 0, y: y + 12, width: 1, height: 6 });
+      const bar = svg("rect", { class: `bar ${one.connected ? "on" : ""}`, x: -KEPT * WIDTH, y: y + 12, width: KEPT * WIDTH, height: 6 });
       const dot = svg("circle", { class: `dot ${one.connected ? "on" : ""}`, cx: 0, cy: y + 15, r: 8 });
       const behind = svg("text", { class: "behind", x: 6, y: y + 19 });
       devices.set(one.device, { bar, dot, behind });
@@ -96,8 +96,7 @@ export const lanes = () => {
       const { bar, dot, behind } = devices.get(one.device);
       behind.textContent = one.offset <= inbox.head - COLUMNS ? `◂ ${number(one.head - one.offset)} entries behind` : "";
       const right = (Math.max(one.offset, inbox.head - KEPT) - base) * WIDTH;
-      dot.style.transform = `translateX(${right}px)`;
-      bar.style.transform = `translateX(${shift}px) scaleX(${Math.max(0, right - shift)})`;
+      for (const mark of [dot, bar]) mark.style.transform = `translateX(${right}px)`;
     }
     const words = list.map((one) => `${one.device}, ${one.connected ? "connected" : "away"}, at ${one.offset}`);
     picture.setAttribute("aria-label", `Inbox of ${inbox.user}: head ${inbox.head}, from ${topics.length} conversations. Devices: ${words.join("; ") || "none"}.`);
