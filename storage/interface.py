@@ -172,8 +172,8 @@ class DeviceIndex(Protocol):
     async def due(self, now: int, limit: int = 500) -> Due:
         """Devices with ``expires_at``, or ``will_at``, above 0 and at or before ``now`` (ms); up to ``limit``."""
 
-    async def devices_of(self, user: str) -> list[Device]:
-        """A user's devices, by client id (as UTF-8 bytes)."""
+    async def devices_of(self, user: str, after: str = "", limit: int = 0) -> list[Device]:
+        """A user's devices, by client id (as UTF-8 bytes): those with an id > ``after``, up to ``limit``; 0 for all."""
 
     async def lowest_offset(self, user: str) -> int | None:
         """The lowest offset of the devices that read an inbox; None where none does."""
@@ -266,6 +266,28 @@ class Participation(Protocol):
 
     async def sent_between(self, topic: str, user: str, after: int, now: int) -> int:
         """How many kept messages with seq > ``after`` are a user's own, and have not expired at ``now`` (ms)."""
+
+
+@runtime_checkable
+class Recipients(Protocol):
+    """Who has one message. It is found by where it must be: no commit writes anything for these questions."""
+
+    async def participants(self, topic: str, after: str = "", limit: int = 1000) -> list[str]:
+        """Up to ``limit`` users with a key > ``after`` who take part in a conversation, by key (as UTF-8 bytes)."""
+
+    async def entries_of(self, message: Message, users: Sequence[str]) -> list[int]:
+        """For each inbox the sequence of the message's entry; 0 where there is none, or none any more.
+
+        An entry that is for one device (a retained message for a new subscription) is not the message's own. Where ids do not
+        rise along an inbox, as in data that came from a cluster, `NEAR` entries around its place are looked at.
+        """
+
+    async def read_positions(self, topic: str, users: Sequence[str]) -> list[int]:
+        """For each user `Participation.read_position`."""
+
+
+NEAR = 1000
+"""See `Recipients.entries_of`."""
 
 
 @runtime_checkable
@@ -379,6 +401,7 @@ class Storage(
     Pruner,
     Catalogue,
     Participation,
+    Recipients,
     Jobs,
     Tokens,
     Settings,

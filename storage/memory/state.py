@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from storage import rules
@@ -104,6 +104,16 @@ class MemoryState:
     async def read_position(self, user: str, topic: str) -> int:
         """See `storage.interface.Participation`."""
         return self._read.get((user, topic), 0)
+
+    async def participants(self, topic: str, after: str = "", limit: int = 1000) -> list[str]:
+        """See `storage.interface.Recipients`."""
+        start = after.encode()
+        found = (user for user, topics in self._joined.items() if topic in topics and user.encode() > start)
+        return sorted(found, key=str.encode)[:limit]
+
+    async def read_positions(self, topic: str, users: Sequence[str]) -> list[int]:
+        """See `storage.interface.Recipients`."""
+        return [self._read.get((user, topic), 0) for user in users]
 
     async def expired_between(self, topic: str, after: int, now: int) -> int:
         """See `storage.interface.Participation`."""

@@ -20,7 +20,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from storage import rules
 from storage.cluster import Cluster
 from storage.errors import MessageRefused, Superseded
-from storage.interface import Due, Pointer, Subscribed, TailPage, page_of_ids
+from storage.interface import NEAR, Due, Pointer, Subscribed, TailPage, page_of_ids
 from storage.memory.retained import Retained
 from storage.memory.state import MemoryState
 from storage.records import (
@@ -137,6 +137,8 @@ class MemoryStorage:
         self.memberships = self._state.memberships
         self.takes_part = self._state.takes_part
         self.read_position = self._state.read_position
+        self.participants = self._state.participants
+        self.read_positions = self._state.read_positions
         self.expired_between = self._state.expired_between
         self.sent_between = self._state.sent_between
         self.token = self._state.token
@@ -520,10 +522,37 @@ class MemoryStorage:
         due = dict.fromkeys(key for at, key in sorted(times) if at <= now)
         return Due(list(islice(due, limit)), min((at for at, _ in times if at > now), default=0))
 
-    async def devices_of(self, user: str) -> list[Device]:
+    async def devices_of(self, user: str, after: str = "", limit: int = 0) -> list[Device]:
         """See `storage.interface.DeviceIndex`."""
-        found = [device for device in self._devices.values() if device.key.user == user]
-        return [copied(device) for device in sorted(found, key=lambda device: device.key.client_id.encode())]
+        start = after.encode()
+        named = [(key.client_id.encode(), device) for key, device in self._devices.items() if key.user == user]
+        found = [device for name, device in sorted(named, key=lambda pair: pair[0]) if name > start]
+        return [copied(device) for device in (found[:limit] if limit else found)]
+
+    async def entries_of(self, message: Message, users: Sequence[str]) -> list[int]:
+        """See `storage.interface.Recipients`."""
+        return [self._entry_of(message.id, user) for user in users]
+
+    def _entry_of(self, message_id: int, user: str) -> int:
+        """By halving: ids rise along an inbox, but for entries that are for one device."""
+        inbox = self._inboxes.get(user)
+        if inbox is None:
+            return 0
+        items, (first, end) = inbox.items, inbox.between(0, 0)
+
+        def next_own(at: int) -> int:
+            return next((k for k in range(at, end) if (item := items[k]) is not None and not item[1]), end)
+
+        low, high = first, end
+        while low < high:
+            at = next_own((low + high) // 2)
+            item = items[at] if at < high else None
+            if item is not None and item[0] < message_id:
+                low = at + 1
+            else:
+                high = (low + high) // 2
+        near = (next_own(low), *range(max(first, low - NEAR), min(end, low + NEAR)))
+        return next((k - first + inbox.floor + 1 for k in near if k < end and items[k] == (message_id, "")), 0)
 
     async def lowest_offset(self, user: str) -> int | None:
         """See `storage.interface.DeviceIndex`."""

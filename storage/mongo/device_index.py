@@ -57,12 +57,15 @@ async def due(state: State, now: int, limit: int) -> Due:
     return Due(list(keys)[:limit], min(following, default=0))
 
 
-async def devices_of(state: State, user: str) -> list[Device]:
+async def devices_of(state: State, user: str, after: str, limit: int) -> list[Device]:
     """See `storage.interface.DeviceIndex`."""
     found: list[Device] = []
-    async for page in pages(state.collections.devices, _keys_of(user)):
+    async for page in pages(state.collections.devices, _keys_of(user, after)):
         found += await with_subscriptions(state, page)
-    return sorted((device for device in found if device.key.user == user), key=lambda device: device.key.client_id.encode())
+        if limit and len(found) >= limit:
+            break
+    devices = sorted((device for device in found if device.key.user == user), key=lambda device: device.key.client_id.encode())
+    return devices[:limit] if limit else devices
 
 
 async def lowest_offset(state: State, user: str) -> int | None:
@@ -93,5 +96,5 @@ async def lowest_offsets(state: State) -> AsyncIterator[list[tuple[str, int]]]:
         yield [(user, lowest)]
 
 
-def _keys_of(user: str) -> Raw:
-    return {"_id": {"$gte": user + "\0", "$lt": user + "\1"}, **KEPT}
+def _keys_of(user: str, after: str = "") -> Raw:
+    return {"_id": {"$gt": f"{user}\0{after}", "$lt": user + "\1"}, **KEPT}

@@ -226,7 +226,7 @@ class Late(Document):  # type: ignore[misc]
 class Members(Document):  # type: ignore[misc]
     """A user takes part in a conversation."""
 
-    meta = _meta("members")
+    meta = _meta("members", ["topic", "user"])
     key = StringField(primary_key=True)
     user = StringField()
     topic = StringField()

@@ -13,7 +13,7 @@ from storage.cluster import Cluster
 from storage.ending import end
 from storage.errors import NoDatabase, StorageError, StorageUnavailable, StorageUnusable
 from storage.interface import Due, Membership, Pointer, Subscribed, TailPage, Volume
-from storage.mongo import device_index, participation, reads, rows
+from storage.mongo import device_index, participation, reads, recipients, rows
 from storage.mongo.clock import DatabaseClock
 from storage.mongo.cluster import MongoCluster
 from storage.mongo.commit import Writer
@@ -276,9 +276,9 @@ class MongoStorage:
         """See `storage.interface.DeviceIndex`."""
         return await device_index.due(self._state, now, limit)
 
-    async def devices_of(self, user: str) -> list[Device]:
+    async def devices_of(self, user: str, after: str = "", limit: int = 0) -> list[Device]:
         """See `storage.interface.DeviceIndex`."""
-        return await device_index.devices_of(self._state, user)
+        return await device_index.devices_of(self._state, user, after, limit)
 
     async def lowest_offset(self, user: str) -> int | None:
         """See `storage.interface.DeviceIndex`."""
@@ -325,6 +325,19 @@ class MongoStorage:
     async def sent_between(self, topic: str, user: str, after: int, now: int) -> int:
         """See `storage.interface.Participation`."""
         return await participation.sent_between(self._state, topic, user, after, now)
+
+    async def participants(self, topic: str, after: str = "", limit: int = 1000) -> list[str]:
+        """See `storage.interface.Recipients`."""
+        return await recipients.participants(self._state, topic, after, limit)
+
+    async def entries_of(self, message: Message, users: Sequence[str]) -> list[int]:
+        """See `storage.interface.Recipients`."""
+        return await recipients.entries_of(self._state, message, users)
+
+    async def read_positions(self, topic: str, users: Sequence[str]) -> list[int]:
+        """See `storage.interface.Recipients`."""
+        positions = await participation.read_positions(self._state, [(user, topic) for user in users])
+        return [positions.get((user, topic), 0) for user in users]
 
     async def token(self, digest: str) -> Token | None:
         """See `storage.interface.Tokens`."""

@@ -65,9 +65,10 @@ def due(connection: sqlite3.Connection, now: int, limit: int) -> Due:
     return Due(keys[:limit], following or 0)
 
 
-def devices_of(connection: sqlite3.Connection, user: str) -> list[Device]:
-    """A user's devices."""
-    return [device for _, device in queries.devices_where(connection, "d.user = ? ORDER BY d.client", (user,))]
+def devices_of(connection: sqlite3.Connection, user: str, after: str, limit: int) -> list[Device]:
+    """A user's devices behind a client id; all where ``limit`` is 0."""
+    condition = "d.user = ? AND d.client > ? ORDER BY d.client LIMIT ?"
+    return [device for _, device in queries.devices_where(connection, condition, (user, after, limit or -1))]
 
 
 def lowest_offset(connection: sqlite3.Connection, user: str) -> int | None:

@@ -1,4 +1,7 @@
-"""The reads of `SqliteStorage`, on threads of their own."""
+"""The reads of `SqliteStorage`, on threads of their own.
+
+Over 300 lines: each method of the interface is here, and hands its work to who does it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import TypeVar
 from storage.errors import StorageUnusable
 from storage.interface import Due, Membership, Pointer, Subscribed, TailPage, Volume, page_of_ids
 from storage.records import DataEpoch, Device, DeviceKey, InboxEntry, JobState, Message, Row, Setting, Token
-from storage.sqlite import device_index, pages, participation, queries, retention, rows
+from storage.sqlite import device_index, pages, participation, queries, recipients, retention, rows
 from storage.sqlite.connection import REOPEN, connect_reader, primary_code, translate
 from storage.sqlite.disk import refuse_empty
 from storage.sqlite.schema import check_version
@@ -169,9 +172,9 @@ class Reading:
         """See `storage.interface.DeviceIndex`."""
         return await self._read(partial(device_index.due, now=now, limit=limit))
 
-    async def devices_of(self, user: str) -> list[Device]:
+    async def devices_of(self, user: str, after: str = "", limit: int = 0) -> list[Device]:
         """See `storage.interface.DeviceIndex`."""
-        return await self._read(partial(device_index.devices_of, user=user))
+        return await self._read(partial(device_index.devices_of, user=user, after=after, limit=limit))
 
     async def lowest_offset(self, user: str) -> int | None:
         """See `storage.interface.DeviceIndex`."""
@@ -244,6 +247,18 @@ class Reading:
     async def sent_between(self, topic: str, user: str, after: int, now: int) -> int:
         """See `storage.interface.Participation`."""
         return await self._read(lambda connection: participation.sent_between(connection, topic, user, after, now))
+
+    async def participants(self, topic: str, after: str = "", limit: int = 1000) -> list[str]:
+        """See `storage.interface.Recipients`."""
+        return await self._read(lambda connection: recipients.participants(connection, topic, after, limit))
+
+    async def entries_of(self, message: Message, users: Sequence[str]) -> list[int]:
+        """See `storage.interface.Recipients`."""
+        return await self._read(lambda connection: recipients.entries_of(connection, message.id, users))
+
+    async def read_positions(self, topic: str, users: Sequence[str]) -> list[int]:
+        """See `storage.interface.Recipients`."""
+        return await self._read(lambda connection: recipients.read_positions(connection, topic, users))
 
     async def token(self, digest: str) -> Token | None:
         """See `storage.interface.Tokens`."""
