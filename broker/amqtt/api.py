@@ -16,10 +16,11 @@ from broker.amqtt.stored_settings import Watcher
 from broker.config import Reloaded
 from broker.counters import Counters
 from broker.publication import Publication
-from storage.records import DeviceKey, Message, Operation
+from storage.records import DeviceKey, MarkRead, Message, Operation
 
 if TYPE_CHECKING:
     from broker.access import AccessControl, Bans
+    from broker.amqtt.standings import LiveStandings
     from broker.config import CertificateWatch, Origins, Settings
     from broker.connection import NodeState, SessionReaders
     from broker.limits import Gate
@@ -288,6 +289,16 @@ class Services(BrokerApi, Protocol):
 
     def users_away(self, topic: str) -> Iterator[str]:
         """The users who have a stored filter for a topic, and no device that is connected, to any node, or waits for news."""
+
+    def standings(self) -> LiveStandings:
+        """Where devices stand now, on whichever node: for one question to `broker.ledger.Ledger`."""
+
+    def watch_progress(self, callback: Callable[[Sequence[Operation]], None]) -> None:
+        """Be told what of this node's devices is about to be stored: their `storage.records.Progress`, as it is at its place in
+        the order. ``callback`` is on the way of messages: it may not wait, and what it raises is a group's failure."""
+
+    def watch_reads(self, callback: Callable[[Sequence[MarkRead]], None]) -> None:
+        """Be told of read positions that `commit` of this node has moved, durably. ``callback`` may not wait."""
 
     async def lowest_offset(self, user: str) -> int | None:
         """The lowest stored offset among the devices of an inbox, or the shared group's: past it somebody has not acknowledged.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from broker.publish_path import PublishPath
     from broker.retained import Retained
     from broker.routing import Subscriptions, Trie
-    from broker.sessions import RetentionLock, Session, Sessions
+    from broker.sessions import Channels, RetentionLock, Session, Sessions
     from broker.trace import Tracer
     from storage.interface import Storage
 
@@ -58,6 +58,9 @@ class Node(Protocol):
 
     @property
     def publish_path(self) -> PublishPath: ...
+
+    @property
+    def channels(self) -> Channels: ...
 
     @property
     def trie(self) -> Trie[Session | SharedGroup]: ...

@@ -11,10 +11,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from broker.access import Bans, Identity, session_info
+from broker.amqtt import standings
 from broker.amqtt.api import ClientWatcher, ConnectedDevices, DeviceState, ServerStatus, SessionState, Undecided
 from broker.amqtt.clients import Clients
 from broker.amqtt.connected import connected_devices
 from broker.amqtt.following import Following
+from broker.amqtt.standings import LiveStandings
 from broker.amqtt.stored_settings import StoredSettings, Watcher
 from broker.config import Reloaded
 from broker.connection import NodeState, NoDevice, SessionReaders, end_connections
@@ -24,7 +26,7 @@ from broker.pipeline import Operations, Step
 from broker.publication import Outgoing, Publication
 from broker.sessions import Link, Session
 from storage.errors import MessageRefused, StorageUnavailable
-from storage.records import Device, DeviceKey, DropSetting, Message, Operation, SaveSetting
+from storage.records import Device, DeviceKey, DropSetting, MarkRead, Message, Operation, SaveSetting
 
 if TYPE_CHECKING:
     from broker.access import AccessControl
@@ -84,6 +86,7 @@ class ServerApi:
         self.readers = readers
         self.stored_settings = StoredSettings()
         self.clients = Clients(server, self)
+        self._read_watchers: list[Callable[[Sequence[MarkRead]], None]] = []
         self._watchers: list[ClientWatcher] = []
         self.following = Following(server, self)
 
@@ -227,8 +230,24 @@ class ServerApi:
         step = Operations(operations)
         if any(isinstance(op, SaveSetting | DropSetting) for op in operations):
             step.finished.add_done_callback(lambda _: self.stored_settings.committed(operations))
+        if self._read_watchers and (marks := [op for op in operations if isinstance(op, MarkRead)]):
+            step.finished.add_done_callback(lambda _: self._marked(marks))
         self._server.pipeline.submit(step)
         await self._answer(step, step.finished, deadline)
+
+    def standings(self) -> LiveStandings:
+        return LiveStandings(self._server)
+
+    def watch_progress(self, callback: Callable[[Sequence[Operation]], None]) -> None:
+        self._server.delivery.watchers.append(callback)
+
+    def watch_reads(self, callback: Callable[[Sequence[MarkRead]], None]) -> None:
+        self._read_watchers.append(callback)
+
+    def _marked(self, marks: Sequence[MarkRead]) -> None:
+        moved = [mark for mark in marks if mark.error is None]
+        for watcher in self._read_watchers:
+            watcher(moved)
 
     def watch_settings(self, kind: str, callback: Watcher) -> Callable[[], None]:
         return self.stored_settings.watch(kind, callback)
@@ -392,6 +411,7 @@ class ServerApi:
         self.answer_nodes(_TELL, told)
         self.following.joined()
         self.clients.joined()
+        standings.joined(self._server)
 
     def tell(self, device: DeviceKey, message: Message) -> bool:
         server = self._server

@@ -1,4 +1,7 @@
-"""``tideline inspect``: what is stored, read-only, also beside a running broker."""
+"""``tideline inspect``: what is stored, read-only, also beside a running broker.
+
+Over 300 lines: one command, with a few lines for each of its subcommands.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from typing import Any, TypeVar
 
 import click
 
+from broker.cli.ask import USAGE
+from broker.cli.inspect_message import device_rows
 from broker.cli.logs import printable
 from broker.cli.place import address, place_options
 from broker.cli.settings import CANNOT_START, Failure
@@ -140,6 +145,38 @@ def inbox(user: str, after: int, limit: int, **source: Any) -> None:
             left -= len(page)
 
     _show(rows, f"nothing in the inbox of {_named(user)}" + (f" after {after}" if after else ""), **source)
+
+
+@inspect.command(short_help="Tell who has a message, and how far each device is.")
+@click.argument("id")
+@_source_options
+def message(id: str, **source: Any) -> None:
+    """Tell who has the message with this ID, and how far each device is: not_due, stored, delivered or acknowledged.
+
+    Times are told as after>until, as far as the plugin receipts has kept them.
+    """
+
+    async def rows(storage: Storage) -> Rows:
+        found = await storage.read_message(_message_id(id))
+        if found is None:
+            raise Failure([f"there is no message {id}, or none any more"], 1)
+        if not source["as_json"]:
+            click.echo(f"{printable(found.topic)} {found.seq}, {_time(found.time)}, of {printable(found.user)}", err=True)
+        async for row in device_rows(storage, found):
+            for name in ("delivered", "acknowledged", "read_at"):
+                row[name] = ">".join(_time(at) for at in row[name])
+            yield row
+
+    _show(rows, "nobody has it", **source)
+
+
+def _message_id(text: str) -> int:
+    try:
+        if len(text) == 16:
+            return int(text, 16)
+    except ValueError:
+        pass
+    raise Failure([f"id {text!r}: must be 16 hexadecimal digits, as `inspect messages` tells it"], USAGE)
 
 
 def user_key(user: str) -> str:

@@ -30,6 +30,7 @@ ALIASES = {
     "acl": "plugins.acl.AclPlugin",
     "recall": "plugins.recall.RecallPlugin",
     "conversations": "plugins.conversations.ConversationsPlugin",
+    "receipts": "plugins.receipts.ReceiptsPlugin",
     "search": "plugins.search.SearchPlugin",
     "jobs": "plugins.jobs.JobsPlugin",
     "otel": "plugins.otel.OtelPlugin",

@@ -97,7 +97,10 @@ class MoveOffset(Awaited):
         outbound = session.connection.outbound if session.connection is not None else None
         if outbound is not None:
             outbound.moved()
-        return [*operations, session.progress()]
+        progress = session.progress()
+        for watcher in self._server.delivery.watchers:
+            watcher([progress])
+        return [*operations, progress]
 
     def _widen(self) -> list[Operation]:
         """Make the entries after the offset due to filters that were subscribed to later. Only as new subscriptions, since a

@@ -136,6 +136,8 @@ class Delivery:
         self._unsaved: list[Outbound] = []
         self._dirty: set[Session | SharedGroup] = set()
         self._saver: asyncio.Task[None] | None = None
+        self.watchers: list[Callable[[Sequence[Operation]], None]] = []
+        """Told the progress of devices as it is at its place in the order, before it is durable. None of them may wait."""
 
     @property
     def last_id(self) -> int:
@@ -602,7 +604,7 @@ class Delivery:
         self._dirty.discard(session)
         step = session.saving
         if not isinstance(step, SaveProgress):
-            step = session.saving = SaveProgress(session)
+            step = session.saving = SaveProgress(session, self.watchers)
             self.pipeline.submit(step)
         return step
 
@@ -642,17 +644,23 @@ class Delivery:
 class SaveProgress(Step):
     """Stores a session's progress, and then calls whoever waits for it to be durable."""
 
-    __slots__ = ("_session", "then")
+    __slots__ = ("_session", "_watchers", "then")
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, watchers: Sequence[Callable[[Sequence[Operation]], None]] = ()) -> None:
         self._session = session
+        self._watchers = watchers
         self.then: list[SaveWaiter] = []
 
     def apply(self) -> list[Operation]:
         """What is stored is the state at this place in the order."""
         session = self._session
         session.saving = None
-        return [] if session.ended else session.saved()
+        if session.ended:
+            return []
+        operations = session.saved()
+        for watcher in self._watchers:
+            watcher(operations)
+        return operations
 
     def done(self) -> None:
         """Go on with what had to be durable first."""

@@ -489,6 +489,9 @@ def _inner(filter_: str) -> str:
     return share[1] if share else filter_
 
 
+_OWN_KINDS = ("reply", "events", "receipts")
+
+
 def _own(client_id: str, filter_: str) -> bool:
     """Whether a filter is not below `$sync/`, or names one of the topics there that are this device's own (docs/sync.md)."""
-    return not _inner(filter_).startswith(OWN) or filter_ in (f"{OWN}reply/{client_id}", f"{OWN}events/{client_id}")
+    return not _inner(filter_).startswith(OWN) or filter_ in [f"{OWN}{kind}/{client_id}" for kind in _OWN_KINDS]

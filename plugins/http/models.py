@@ -50,6 +50,8 @@ class NewMessage(Body):
     """The MQTT 5 response topic: where an answer is expected."""
     correlation_data: Annotated[str | None, Field(max_length=90000)] = None
     """The MQTT 5 correlation data of that answer, base64."""
+    receipt: Annotated[list[Literal["delivered", "acknowledged", "read"]], Field(max_length=3)] = []
+    """Of which of these states the sender's devices are told, where the plugin `receipts` is on."""
 
 
 class NewTopicMessage(NewMessage):

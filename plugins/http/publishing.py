@@ -95,7 +95,11 @@ def draft_of(topic: str, body: NewMessage, key: str, place: str = "") -> Draft:
         body.retain,
         body.expiry,
         body.content_type or ("application/json" if body.encoding == "json" else None),
-        (*((pair[0], pair[1]) for pair in body.properties), *((MENTIONED, _mentioned(user, place)) for user in body.mentions)),
+        (
+            *((pair[0], pair[1]) for pair in body.properties),
+            *((MENTIONED, _mentioned(user, place)) for user in body.mentions),
+            *(("tideline-receipt", state) for state in body.receipt),
+        ),
         body.encoding != "base64",
         body.response_topic,
         correlation,

@@ -11,9 +11,22 @@ import pytest
 from click.testing import CliRunner, Result
 
 from broker.cli.main import main
+from broker.ledger import TABLE, Step, Steps
 from broker.sessions import member_key
 from storage.factory import open_url
-from storage.records import Append, DeviceKey, Inflight, InflightState, Message, OpenSession, Progress, Subscribe, Subscription
+from storage.records import (
+    Append,
+    DeviceKey,
+    Inflight,
+    InflightState,
+    MarkRead,
+    Message,
+    OpenSession,
+    Progress,
+    PutRow,
+    Subscribe,
+    Subscription,
+)
 
 ALICE = DeviceKey("u/alice", "phone")
 
@@ -149,3 +162,26 @@ async def test_a_shared_group_is_shown_as_one(data: Path) -> None:
     shown = await asyncio.to_thread(inspect, "devices", "-d", data)
     (line,) = [line for line in shown.stdout.splitlines() if line.startswith("s/g/chat/#")]
     assert line.split("  ")[1] == "(shared group)"
+
+
+async def test_who_has_a_message(data: Path) -> None:
+    storage = open_url(f"sqlite:///{data}/tideline.db")
+    await storage.open()
+    steps = Steps([Step(0, 0, 1_700_000_001_000), Step(1, 2, 1_700_000_002_000)])
+    await storage.commit([MarkRead("u/alice", "chat/a", 1), PutRow(TABLE, *ALICE, steps.packed())])
+    await storage.close()
+    (first,) = await asyncio.to_thread(rows, "message", f"{1:016x}", "--data", data)
+    assert (first["user"], first["device"], first["entry"], first["state"]) == ("u/alice", "phone", 1, "acknowledged")
+    assert first["acknowledged"] == "2023-11-14T22:13:21.000Z>2023-11-14T22:13:22.000Z"
+    assert first["read"] is True
+    (second,) = await asyncio.to_thread(rows, "message", f"{2:016x}", "--data", data)
+    assert (second["entry"], second["state"], second["read"]) == (2, "delivered", False)
+    (third,) = await asyncio.to_thread(rows, "message", f"{3:016x}", "--data", data)
+    assert third["state"] == "stored"
+
+
+def test_a_message_that_there_is_not(data: Path) -> None:
+    none = inspect("message", f"{99:016x}", "--data", data)
+    assert (none.exit_code, "there is no message" in none.output) == (1, True)
+    wrong = inspect("message", "xyz", "--data", data)
+    assert (wrong.exit_code, "16 hexadecimal digits" in wrong.output) == (2, True)

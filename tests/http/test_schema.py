@@ -82,6 +82,12 @@ async def test_so_does_that_of_conversations_with_members() -> None:
         assert await asyncio.to_thread(explore, made.url, below) > 100
 
 
+@pytest.mark.slow
+async def test_so_do_those_of_a_message() -> None:
+    async with site(plugins={"receipts": {}}) as made:
+        assert await asyncio.to_thread(explore, made.url, "/v1/messages/{message_id}") > 40
+
+
 async def test_the_document_names_every_route(tour: Site) -> None:
     paths = (await tour.caller().get(f"{tour.url}/openapi.json")).json()["paths"]
     assert {
