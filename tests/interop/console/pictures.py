@@ -69,6 +69,7 @@ def main(into: Path, names: tuple[str, ...]) -> None:
         for name in names or PICTURES:
             scheme, show = PICTURES[name]
             options: Any = {"viewport": {"width": 1280, "height": 800}, "color_scheme": scheme, "locale": "en-GB"}
+            options["reduced_motion"] = "reduce"  # nothing is caught between two places
             tab = Tab(browser.new_context(**options).new_page(), home.url)
             tab.page.set_default_timeout(60_000)
             tab.operate(home.secret)
