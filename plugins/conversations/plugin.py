@@ -21,6 +21,7 @@ from plugins.conversations.routes import make_router
 from plugins.conversations.service import Conversations, Limits
 from plugins.conversations.values import Values
 from plugins.http import add_router
+from plugins.recall.moderators import add_moderator
 from plugins.sync_requests import add_requests
 from plugins.timelines import Floors, Problem
 from storage.ending import end
@@ -84,6 +85,7 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         add_router(context, make_router(self.service, self.listing, self.values))
+        add_moderator(context, self._moderates)
         add_requests(context, Requests(self.service, self.listing, self.values).kinds())
 
     @property
@@ -170,6 +172,12 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
         if self.values.is_one(topic):
             return topic == self.values.topic(user)
         return roles.may(await self.service.members.of(user, topic), action)
+
+    async def _moderates(self, user: str, topic: str) -> bool:
+        """See `plugins.recall.moderators.Moderator`: owners and admins may."""
+        if not self.governs(topic) or self.values.is_one(topic):
+            return False
+        return roles.moderates(await self.service.members.of(user, topic))
 
     async def floor(self, user: str, topic: str) -> int:
         """As of `plugins.timelines.Floors`."""

@@ -14,6 +14,11 @@ def may(member: Membership | None, action: str) -> bool:
     return action != PUBLISH or member.role != READ_ONLY
 
 
+def moderates(member: Membership | None) -> bool:
+    """Whether somebody may recall what other members said."""
+    return member is not None and not member.invited and member.role in (OWNER, ADMIN)
+
+
 def first_role(kind: str) -> str:
     """What who is added is, unless it is said."""
     return READ_ONLY if kind == CHANNEL else MEMBER

@@ -264,3 +264,17 @@ async def test_a_change_of_membership_costs_the_same_however_many_members_there_
             costs.append(written)
         assert costs[0] > 5, costs
         assert abs(costs[1] - costs[0]) < 10, costs  # of the second one bob has another device
+
+
+async def test_owners_and_admins_recall_what_others_said(
+    sites: Callable[..., AbstractAsyncContextManager[Site]], url: str
+) -> None:
+    async with sites(url, plugins={"recall": {}, "conversations": {}}) as talk:
+        alice, bob, eve = talk.caller("alice"), talk.caller("bob"), talk.caller("eve")
+        topic = await group(alice, BOB, EVE)
+        said = [(await say(eve, topic, text)).json()["id"] for text in ("one", "two")]
+        assert (await bob.post(f"/messages/{said[0]}/recall", json={})).status_code == 403
+        assert (await alice.post(f"/messages/{said[0]}/recall", json={})).status_code == 200
+        assert (await alice.put(f"/conversations/{topic}/members/{BOB}", json={"role": "admin"})).status_code == 200
+        assert (await bob.post(f"/messages/{said[1]}/recall", json={})).status_code == 200
+        assert await told(eve, topic) == ["", "", "", ""]
