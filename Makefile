@@ -32,7 +32,7 @@ test: $(TEST) ## run the tests; ARGS='-k name' picks some
 	$(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not interop" $(ARGS)
 
 test-compiled: $(COMPILED_STAMP) ## run the tests again on the compiled core, but for those that reach inside it
-	rm -rf $(COMPILED)/tests && cp -r tests bench deploy docs config.yaml pyproject.toml README.md Makefile .ci $(COMPILED)/
+	rm -rf $(COMPILED)/tests && cp -r tests bench clients deploy docs config.yaml pyproject.toml README.md Makefile .ci $(COMPILED)/
 	cd $(COMPILED) && $(CURDIR)/$(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not interop and not inside" $(ARGS)
 
 test-all: $(TEST) ## run the tests, those that take minutes included

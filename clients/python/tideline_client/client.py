@@ -1,0 +1,348 @@
+"""The client: an MQTT 5 connection with a session that lasts, and a local copy behind it.
+
+- What comes is kept locally before it is acknowledged, so that whatever happens to the app it comes once more, or is there.
+- What is sent is kept locally before it goes out, under a key that the broker stores once: it is sent again until the broker
+  says that it has it, in order, also by the next start of the app. One
+  that the broker could not take for a moment, as its storage was away, comes later.
+- Callbacks run on the network's thread. They may call everything but what waits for an answer (`Client.request`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from tideline_client.errors import NoAnswer
+from tideline_client.model import Message, Outgoing, Receipt
+from tideline_client.requests import TOPIC, Requests
+from tideline_client.store import Store
+
+log = logging.getLogger(__name__)
+
+_FOR_EVER = 0xFFFFFFFF
+_LATER = (0x80, 0x97)
+"""Reason codes of a publish that may be taken later: the broker failed, or its storage is away."""
+_AGAIN = 5.0
+"""Seconds until a message that was not taken now is sent again."""
+
+
+class Client:
+    """One device of a user. ``store`` is the file of the local copy: it belongs to this device of this user at this broker.
+
+    ``start`` says where a device that never connected begins: ``latest``, or ``earliest`` for all that its user's inbox has.
+    Set the callbacks before `start`.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int = 1883,
+        *,
+        device: str,
+        store: str | Path,
+        user: str | None = None,
+        password: str | None = None,
+        start: str = "latest",
+        tls: bool = False,
+    ) -> None:
+        if start not in ("latest", "earliest"):
+            raise ValueError(f"start {start!r}: must be latest or earliest")
+        self.on_message: Callable[[Message], object] = lambda message: None
+        """A message that was not here before."""
+        self.on_receipt: Callable[[Receipt], object] = lambda receipt: None
+        """How far a message of one's own is, where `send` asked for it."""
+        self.on_read: Callable[[str, int], object] = lambda topic, position: None
+        """Another device of the user has read a conversation up to a message."""
+        self.on_refused: Callable[[Outgoing], object] = lambda message: None
+        """The broker will never take a message. It stays in `outbox` until `discard`."""
+        self.on_connected: Callable[[bool], object] = lambda connected: None
+        self.store = Store(store)
+        self._address = (host, port)
+        self._device = device
+        self._start_at = start
+        self._filters: dict[str, int] = {}
+        self._sending: dict[int, str] = {}
+        """Messages of the outbox that are on their way, by paho's number."""
+        self._begins = False
+        """The broker has no session of this device."""
+        self._last: int | None = 0
+        """The number of the SUBSCRIBE behind which messages come and go."""
+        self._lock = threading.RLock()
+        self._ready = threading.Event()
+        self._requests = Requests(self._ask)
+        self._mqtt = self._make(user, password, tls)
+
+    def _make(self, user: str | None, password: str | None, tls: bool) -> mqtt.Client:
+        made = mqtt.Client(
+            CallbackAPIVersion.VERSION2, self._device, protocol=mqtt.MQTTv5, manual_ack=True, reconnect_on_failure=True
+        )
+        if user is not None:
+            made.username_pw_set(user, password)
+        if tls:
+            made.tls_set()
+        made.reconnect_delay_set(1, 30)
+        made.on_connect, made.on_disconnect = self._connected, self._disconnected
+        made.on_message, made.on_publish, made.on_subscribe = self._came, self._published, self._subscribed
+        return made
+
+    # --- the connection ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Connect in the background, now and whenever the connection is lost. It may be offline for as long as it takes."""
+        connecting = Properties(PacketTypes.CONNECT)
+        connecting.SessionExpiryInterval = _FOR_EVER
+        connecting.UserProperty = ("tideline-messages", "on")
+        self._mqtt.connect_async(*self._address, clean_start=False, properties=connecting)
+        self._mqtt.loop_start()
+
+    def stop(self) -> None:
+        """Disconnect. What is in the outbox goes out at the next start."""
+        self._mqtt.disconnect()
+        self._mqtt.loop_stop()
+        self.store.close()
+
+    def wait_connected(self, timeout: float = 10.0) -> bool:
+        """Wait until messages come in and go out."""
+        return self._ready.wait(timeout)
+
+    def subscribe(self, filter: str, qos: int = 1) -> None:
+        """Get the messages of topics; the session keeps it. To be called at each start of the app, connected or not."""
+        with self._lock:
+            self._filters[filter] = qos
+        if self._mqtt.is_connected():
+            self._mqtt.subscribe(filter, options=SubscribeOptions(qos=qos, retainHandling=1))
+
+    def unsubscribe(self, filter: str) -> None:
+        """Get them no longer. Only while connected: the session would go on. Raises `NoAnswer`."""
+        if not self._ready.is_set():
+            raise NoAnswer(f"unsubscribe {filter}: not connected")
+        with self._lock:
+            self._filters.pop(filter, None)
+        self._mqtt.unsubscribe(filter)
+
+    def _connected(self, client: mqtt.Client, data: object, flags: mqtt.ConnectFlags, code: ReasonCode, more: object) -> None:
+        if code.is_failure:
+            log.warning("the broker refuses the connection: %s", code)
+            return
+        own = [f"$sync/{kind}/{self._device}" for kind in ("reply", "events", "receipts")]
+        with self._lock:
+            wanted = [(topic, 1) for topic in own] + list(self._filters.items())
+        self._begins = not flags.session_present
+        self._last = client.subscribe([(f, SubscribeOptions(qos=qos, retainHandling=1)) for f, qos in wanted])[1]
+
+    def _subscribed(self, client: mqtt.Client, data: object, mid: int, codes: list[ReasonCode], more: object) -> None:
+        for code in codes:
+            if code.is_failure:
+                log.warning("the broker refuses a subscription: %s", code)
+        if mid != self._last:
+            return
+        if self._begins:
+            self._catch_up()
+        else:
+            self._go_on()
+
+    def _catch_up(self) -> None:
+        """The broker has no session of this device: go on from what is here, unless that is of another copy of the data."""
+        offset, epoch = self.store.offset, self.store.data_epoch
+        fields: dict[str, Any] = {"op": "sync", "after": offset, "limit": 1, **({"data_epoch": epoch} if epoch else {})}
+        self._requests.send(fields, lambda answer: self._caught_up(answer, epoch))
+
+    def _caught_up(self, answer: dict[str, Any], epoch: str) -> None:
+        if (error := answer.get("error")) is not None:
+            if error["name"] != "resync":
+                log.warning("cannot go on from offset %d: %s", self.store.offset, error["detail"])
+                return
+            self.store.forget("")
+            self._catch_up()
+            return
+        first = not epoch
+        offset = answer["head"] if first and self._start_at == "latest" and not self.store.offset else self.store.offset
+        self.store.begin(offset, answer["data_epoch"])
+        self._requests.send({"op": "set-offset", "offset": offset}, lambda _: self._go_on())
+
+    def _go_on(self) -> None:
+        """Messages come: let the outbox go out, and the read positions."""
+        self._ready.set()
+        self._call(self.on_connected, True)
+        for topic, position in self.store.untold():
+            self._tell_read(topic, position)
+        if not self._sending:  # else paho sends those again first
+            self._send_waiting()
+
+    def _disconnected(self, client: mqtt.Client, data: object, flags: object, code: ReasonCode, more: object) -> None:
+        was = self._ready.is_set()
+        self._ready.clear()
+        self._requests.lost()
+        if was:
+            self._call(self.on_connected, False)
+
+    # --- messages in ---------------------------------------------------------------------------------------------------
+
+    def _came(self, client: mqtt.Client, data: object, packet: mqtt.MQTTMessage) -> None:
+        try:
+            if packet.topic.startswith("$sync/"):
+                self._told(packet.topic, bytes(packet.payload))
+            else:
+                self._take(packet)
+        except Exception:
+            log.exception("a message of %s could not be kept: it comes again with the next connection", packet.topic)
+            return
+        client.ack(packet.mid, packet.qos)
+
+    def _told(self, topic: str, payload: bytes) -> None:
+        kind = topic.split("/")[1]
+        if kind == "reply":
+            self._requests.answered(payload)
+            return
+        event = json.loads(payload)
+        if kind == "receipts":
+            self._call(self.on_receipt, Receipt.of_json(event))
+        elif event["event"] == "read":
+            self.store.read(event["topic"], event["position"], told=True)
+            self._call(lambda: self.on_read(event["topic"], event["position"]))
+
+    def _take(self, packet: mqtt.MQTTMessage) -> None:
+        about = dict(getattr(packet.properties, "UserProperty", ()))
+        if "tideline-id" not in about:
+            log.debug("a message of %s came without its id, and is not kept", packet.topic)
+            return
+        sender, seq, time = about["tideline-sender"], int(about["tideline-seq"]), int(about["tideline-time"])
+        message = Message(about["tideline-id"], packet.topic, seq, sender, time, bytes(packet.payload))
+        if self.store.take(message, int(about.get("tideline-inbox-seq", 0))):
+            self._call(self.on_message, message)
+
+    # --- messages out --------------------------------------------------------------------------------------------------
+
+    def send(self, topic: str, payload: str | bytes, *, receipt: Sequence[str] = ()) -> str:
+        """Send a message, now or as soon as there is a connection; its key, which receipts name.
+
+        ``receipt``: of which states one wants to hear, ``delivered``, ``acknowledged``, ``read``.
+        """
+        data = payload.encode() if isinstance(payload, str) else payload
+        message = Outgoing(uuid.uuid4().hex, topic, data, tuple(receipt))
+        with self._lock:
+            self.store.put(message)
+            if self._ready.is_set():
+                self._publish(message)
+        return message.key
+
+    def outbox(self) -> list[Outgoing]:
+        """What the broker does not have, in order; what it has refused says why."""
+        return self.store.waiting()
+
+    def discard(self, key: str) -> None:
+        """Take a message out of the outbox: one that was refused, or is not to be sent any more."""
+        self.store.sent(key)
+
+    def _send_waiting(self) -> None:
+        with self._lock:
+            under_way = set(self._sending.values())
+            for message in self.store.waiting():
+                if not message.reason and message.key not in under_way:
+                    self._publish(message)
+
+    def _publish(self, message: Outgoing) -> None:
+        properties = Properties(PacketTypes.PUBLISH)
+        asked = [("tideline-receipt", ",".join(message.receipt))] if message.receipt else []
+        properties.UserProperty = [("message-id", message.key), *asked]
+        with self._lock:
+            info = self._mqtt.publish(message.topic, message.payload, qos=1, properties=properties)
+            self._sending[info.mid] = message.key
+
+    def _published(self, client: mqtt.Client, data: object, mid: int, code: ReasonCode, more: object) -> None:
+        with self._lock:
+            key = self._sending.pop(mid, None)
+            idle = not self._sending
+        if key is None:
+            return
+        if not code.is_failure:
+            self.store.sent(key)
+        elif code.value in _LATER:
+            again = threading.Timer(_AGAIN, self._send_again)
+            again.daemon = True
+            again.start()
+            return
+        else:
+            self.store.refused(key, str(code))
+            refused = next(message for message in self.store.waiting() if message.key == key)
+            self._call(self.on_refused, refused)
+        if idle:
+            self._send_waiting()
+
+    def _send_again(self) -> None:
+        if self._ready.is_set():
+            self._send_waiting()
+
+    # --- conversations ---------------------------------------------------------------------------------------------------
+
+    def history(self, topic: str, limit: int = 50, before: int = 0) -> list[Message]:
+        """The newest messages of a conversation (with a lower sequence than ``before``), the oldest first: those that are here,
+        after those that are missing were fetched, where there is a connection."""
+        if self._ready.is_set():
+            fields = {"op": "history", "topic": topic, "limit": limit, "order": "newest", "before": before}
+            try:
+                for found in self.request(fields)["messages"]:
+                    self.store.take(Message.of_json(found))
+            except NoAnswer as error:
+                log.info("history of %s is what is here: %s", topic, error)
+        return self.store.history(topic, limit, before)
+
+    def topics(self) -> list[str]:
+        """The conversations that have messages here."""
+        return self.store.topics()
+
+    def unread(self, topic: str) -> int:
+        """How many messages of a conversation that are here are not read."""
+        return self.store.unread(topic)
+
+    def mark_read(self, topic: str, seq: int) -> None:
+        """The user has read up to a message. The user's other devices, and who asked for receipts, hear of it."""
+        self.store.read(topic, seq, told=False)
+        if self._ready.is_set():
+            self._tell_read(topic, seq)
+
+    def _tell_read(self, topic: str, position: int) -> None:
+        def told(answer: dict[str, Any]) -> None:
+            if "error" not in answer:
+                self.store.read(topic, position, told=True)
+
+        self._requests.send({"op": "read", "topic": topic, "position": position}, told)
+
+    def receipts(self, message_id: str) -> dict[str, int]:
+        """How many users have a message, were given it, have acknowledged and read it: for who was away when it was told."""
+        counts: dict[str, int] = {}
+        after: str | None = ""
+        while after is not None:
+            page = self.request({"op": "counts", "message": message_id, "after": after})
+            for state, count in page["counts"]["users"].items():
+                counts[state] = counts.get(state, 0) + count
+            after = page["next"]
+        return counts
+
+    def request(self, fields: dict[str, Any], timeout: float = 10.0) -> dict[str, Any]:
+        """Ask the broker, ``op`` being what (docs/sync.md of Tideline). Raises `RequestFailed` and `NoAnswer`."""
+        if not self._ready.is_set():
+            raise NoAnswer(f"{fields['op']}: not connected")
+        return self._requests.ask(fields, timeout)
+
+    def _ask(self, payload: bytes) -> None:
+        self._mqtt.publish(TOPIC, payload, qos=1)
+
+    def _call(self, callback: Callable[..., object], *values: object) -> None:
+        """What an app's callback raises is logged, and stops nothing."""
+        try:
+            callback(*values)
+        except Exception:
+            log.exception("a callback failed")

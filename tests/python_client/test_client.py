@@ -1,0 +1,167 @@
+"""The Python client against a real broker: offline first, what comes and what is sent survives the app."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tideline_client import Client, Message, Outgoing, Receipt, RequestFailed
+
+from tests.http.conftest import Site, site
+from tests.support.until import until
+
+PLUGINS: dict[str, Any] = {"receipts": {"resolution_seconds": 0.05}}
+
+
+class App:
+    """An app on a device: what its callbacks were told."""
+
+    def __init__(self, broker: Site, folder: Path, device: str, **options: Any) -> None:
+        self.client = Client("127.0.0.1", broker.address[1], device=device, store=folder / f"{device}.db", **options)
+        self.came: list[str] = []
+        self.receipts: list[tuple[str, int | None, str | None]] = []
+        self.read: list[tuple[str, int]] = []
+        self.refused: list[Outgoing] = []
+        self.client.on_message = self._message
+        self.client.on_receipt = self._receipt
+        self.client.on_read = lambda topic, position: self.read.append((topic, position))
+        self.client.on_refused = self.refused.append
+        self.client.subscribe("chat/#")
+
+    def _message(self, message: Message) -> None:
+        self.came.append(message.text)
+
+    def _receipt(self, receipt: Receipt) -> None:
+        self.receipts.append((receipt.state, receipt.count, receipt.key))
+
+
+@asynccontextmanager
+async def app(broker: Site, folder: Path, device: str, **options: Any) -> AsyncIterator[App]:
+    made = App(broker, folder, device, **options)
+    made.client.start()
+    assert await asyncio.to_thread(made.client.wait_connected)
+    try:
+        yield made
+    finally:
+        await asyncio.to_thread(made.client.stop)
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[Site]:
+    async with site(f"sqlite:///{tmp_path}/t.db", plugins=PLUGINS) as made:
+        yield made
+
+
+async def test_what_was_sent_offline_goes_out_in_order_and_is_stored_once(broker: Site, tmp_path: Path) -> None:
+    offline = App(broker, tmp_path, "phone")
+    for number in range(5):
+        offline.client.send("chat/a", str(number))
+    offline.client.store.close()  # the app ends
+    async with app(broker, tmp_path, "phone") as phone:
+        await until(lambda: not phone.client.outbox())
+        await until(lambda: phone.came == ["0", "1", "2", "3", "4"])
+        key = phone.client.send("chat/a", "again")
+        await until(lambda: not phone.client.outbox())
+        phone.client.store.put(Outgoing(key, "chat/a", b"again", ()))  # as if its acknowledgement had been lost
+        phone.client._send_waiting()
+        await until(lambda: not phone.client.outbox())
+    assert await broker.server.storage.conversation_bounds("chat/a") == (1, 6)
+
+
+async def test_an_app_that_was_away_has_what_it_missed_and_what_it_had(broker: Site, tmp_path: Path) -> None:
+    sender = await broker.client("sender", 5)
+    async with app(broker, tmp_path, "phone") as phone:
+        await sender.publish("chat/a", b"one", 1)
+        await until(lambda: phone.came == ["one"])
+    await sender.publish("chat/a", b"two", 1)
+    async with app(broker, tmp_path, "phone") as phone:
+        await until(lambda: phone.came == ["two"])
+        assert [message.text for message in phone.client.store.history("chat/a", 9)] == ["one", "two"]
+        assert phone.client.store.offset == 2
+
+
+async def test_without_its_session_the_app_goes_on_from_its_own_offset(broker: Site, tmp_path: Path) -> None:
+    async with app(broker, tmp_path, "phone"):
+        pass
+    sender = await broker.client("sender", 5)
+    keeper = await broker.durable("keeper", 5)  # the conversation has another reader
+    await keeper.subscribe("chat/#", options=1)
+    async with app(broker, tmp_path, "phone") as phone:
+        await sender.publish("chat/a", b"one", 1)
+        await until(lambda: phone.came == ["one"])
+    await sender.publish("chat/a", b"two", 1)
+    http = broker.caller()
+    assert (await http.delete("/devices/phone", params={"user": "c/phone"})).status_code == 204
+    async with app(broker, tmp_path, "phone") as phone:
+        await until(lambda: phone.came == ["two"])
+
+
+async def test_receipts_read_positions_and_unread_counts(broker: Site, tmp_path: Path) -> None:
+    async with app(broker, tmp_path, "alice") as alice, app(broker, tmp_path, "bob") as bob:
+        key = alice.client.send("chat/a", "hello", receipt=["delivered", "read"])
+        await until(lambda: ("delivered", 1, key) in alice.receipts)
+        await until(lambda: bob.came == ["hello"])
+        assert bob.client.unread("chat/a") == 1
+        bob.client.mark_read("chat/a", 1)
+        assert bob.client.unread("chat/a") == 0
+        await until(lambda: ("read", 1, key) in alice.receipts)
+        await until(lambda: not bob.client.store.untold())
+        (message,) = alice.client.store.history("chat/a", 9)
+        counts = await asyncio.to_thread(alice.client.receipts, message.id)
+        assert counts == {"stored": 2, "delivered": 2, "acknowledged": 2, "read": 1}
+
+
+async def test_what_was_read_offline_is_told_later(broker: Site, tmp_path: Path) -> None:
+    async with app(broker, tmp_path, "phone") as phone:
+        phone.client.send("chat/a", "hello")
+        await until(lambda: phone.came == ["hello"])
+    offline = App(broker, tmp_path, "phone")
+    offline.client.mark_read("chat/a", 1)
+    offline.client.store.close()
+    async with app(broker, tmp_path, "phone"):
+
+        async def told() -> bool:
+            return await broker.server.storage.read_position("c/phone", "chat/a") == 1
+
+        await until(told)
+
+
+async def test_history_fetches_what_is_missing(broker: Site, tmp_path: Path) -> None:
+    writer = await broker.durable("phone", 5)
+    for number in range(4):
+        await writer.publish("chat/a", b"%d" % number, 1)
+    await writer.leave()
+    async with app(broker, tmp_path, "phone") as phone:
+        found = await asyncio.to_thread(phone.client.history, "chat/a", 3)
+        assert [message.text for message in found] == ["1", "2", "3"]
+        older = await asyncio.to_thread(phone.client.history, "chat/a", 3, found[0].seq)
+        assert [message.text for message in older] == ["0"]
+        with pytest.raises(RequestFailed, match="there is none, or you may not read it"):
+            await asyncio.to_thread(phone.client.history, "secret/b")
+
+
+async def test_what_the_broker_refuses_stays_with_the_reason(broker: Site, tmp_path: Path) -> None:
+    async with app(broker, tmp_path, "phone") as phone:
+        phone.client.send("chat/a", "x", receipt=["seen"])
+        phone.client.send("chat/a", "y")
+        await until(lambda: phone.came == ["y"])
+        (refused,) = phone.refused
+        assert phone.client.outbox() == [refused]
+        assert refused.reason
+        phone.client.discard(refused.key)
+        assert phone.client.outbox() == []
+
+
+async def test_the_example_in_the_readme_runs(broker: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "clients" / "python" / "README.md").read_text(encoding="utf-8")
+    program = text.split("```python\n")[1].split("```")[0].replace("1883", str(broker.address[1]))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    await asyncio.to_thread(exec, program, names)
+    client: Client = names["client"]
+    await until(lambda: [message.text for message in client.store.history("chat/kitchen", 5)] == ["dinner is ready"])
+    await asyncio.to_thread(client.stop)
