@@ -285,7 +285,7 @@ class StoredRows(Document):  # type: ignore[misc]
     """A row that a plugin keeps. ``recent``: the versions of the groups that wrote it last. ``gone`` 1 marks one that was
     dropped, at ``gone_at``."""
 
-    meta = _meta("rows", ["table", "part", "name"], {"fields": ["gone_at"], "sparse": True})
+    meta = _meta("rows", ["table", "part", "gone", "name"], {"fields": ["gone_at"], "sparse": True})
     key = StringField(primary_key=True)
     table = StringField()
     part = StringField()
