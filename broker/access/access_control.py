@@ -10,6 +10,7 @@
 - A client whose certificate names a user (``identity`` of its listener) is that user, and no auth plugin is asked.
 - Something may be done when every topic plugin says yes; None is a no here, as it is in amqtt. With no topic plugin
   everything may. amqtt's plugins know nothing of history and search: they allow what may be subscribed to and received.
+- A topic that stands for another one (`broker.access.stand_ins`) is never asked about itself.
 - A topic plugin that is a `Decider` answers on the spot, and says which rule decides. While it has no rules nobody is asked.
 - Passwords are checked on threads, by turns, and remembered for a while (`broker.access.logins`).
 - On a listener that other machines can reach, nobody comes in whom no plugin verified, unless the listener's ``anonymous``
@@ -43,6 +44,7 @@ from broker.access.amqtt_session import LightSession
 from broker.access.identity import AuthRequest, CannotTell, Identity, SessionInfo, session_of, settle
 from broker.access.logins import Busy, Logins
 from broker.access.rules import HISTORY, PUBLISH, RECEIVE, SEARCH, SUBSCRIBE, Verdict
+from broker.access.stand_ins import StandIns
 from broker.packets import shown
 from broker.plugin_call import answer_of
 from broker.rate_limited_log import RateLimitedLog
@@ -204,6 +206,7 @@ class AccessControl:
         self.refusals = RateLimitedLog(logger, 1.0)
         self.generation = 0
         """Counts `use` and `rules_changed`: what was found out before no longer holds."""
+        self.stand_ins = StandIns()
         self.open = False
         """True where no topic plugin is loaded that has rules: everything may be done, and nobody has to be asked."""
         self.unruled = False
@@ -356,8 +359,8 @@ class AccessControl:
 
         ``why`` stands where it was no plugin that refused.
         """
-        asked = topic.split("/", 2)[-1] if topic.startswith("$share/") else topic
-        refused = (session._refused or {}).get((action, asked))
+        asked = self.stand_ins.real(action, topic.split("/", 2)[-1] if topic.startswith("$share/") else topic)
+        refused = (session._refused or {}).get((action, str(asked)))
         user = session.identity.user_key
         self.refusals.warning(
             "%s, %s: may not %s %s: %s",
@@ -376,6 +379,11 @@ class AccessControl:
         """The answer, if it can be had without waiting; None: ask `allowed`."""
         if self.open or topic.startswith(OWN):
             return True
+        if topic.startswith("$"):
+            real = self.stand_ins.real(action, topic)
+            if isinstance(real, bool):
+                return real
+            topic = real
         for members in self._lists:
             if members.governs(topic) and not (known := members.known(session.identity.user_key, action, topic)):
                 return known
@@ -405,7 +413,7 @@ class AccessControl:
         A question that is being asked for this connection already is not asked again, unless nothing is to be cached.
         """
         known = self.cached(session, action, topic)
-        return known if known is not None else bool(await self._ask(session, action, topic))
+        return known if known is not None else bool(await self._ask(session, action, str(self.stand_ins.real(action, topic))))
 
     async def listed(self, user: str, action: str, topic: str) -> bool | None:
         """Whether a user (key) may do something on a topic that is its members' alone; None for any other topic. Raises
@@ -417,6 +425,10 @@ class AccessControl:
 
     async def explained(self, session: SessionInfo, action: str, topic: str) -> Verdict:
         """The same, asked anew, with the rule that decides, or the plugin that said no. Raises `StorageError`."""
+        real = self.stand_ins.real(action, topic)
+        if isinstance(real, bool):
+            return Verdict(real, None, "such topics are everybody's" if real else "such topics are nobody's")
+        topic = real
         listed = await self.listed(session.identity.user_key, action, topic)
         if listed is False:
             return Verdict(False, None, f"{_NO_MEMBER} who may")
@@ -432,7 +444,7 @@ class AccessControl:
 
     async def settle(self, session: SessionInfo, action: str, topic: str) -> None:
         """Ask until the plugins have answered, less and less often while they fail; the next `cached` has the answer."""
-        delay = 0.5
+        topic, delay = str(self.stand_ins.real(action, topic)), 0.5
         while (answer := await self._ask(session, action, topic)) is None:
             await asyncio.sleep(delay)
             delay = min(delay * 2, _RETRY)

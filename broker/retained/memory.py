@@ -7,8 +7,9 @@ place in the order of messages (`Retained.whole`). Beyond that it has those that
 `Reading`: what storage had for its filters, read before its place. What memory has counts before what was read: nothing that
 changed since the reading began leaves memory before the reading is closed. So no read holds anybody else up.
 
-A message takes its topic's place once it is *decided*: its group is durable, and neither a hook, an ACL nor storage refused
-it, nor was it stored before. Until then it is *expected*, and a SUBSCRIBE that would find it waits for the next group.
+A message takes its topic's place once it is *decided*: its group is durable, neither a hook, an ACL nor storage refused it, no
+hook took its ``retain``, and it was not stored before. Until then it is *expected*, and a SUBSCRIBE that would find it waits
+for the next group.
 """
 
 from __future__ import annotations
@@ -271,7 +272,7 @@ class Retained:
         """The group is durable: take those of its messages that were accepted; which they are, in order."""
         if not self._expected:
             return []
-        accepted = [a.message for a in self._expected if a.error is None and a.original is None]
+        accepted = [a.message for a in self._expected if a.retain and a.error is None and a.original is None]
         for message in accepted:
             self.put(message)
         self._expected = []
