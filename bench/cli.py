@@ -20,6 +20,7 @@ from bench import (
     one_user,
     recall,
     revoke,
+    schedules,
     search,
     search_publish,
     storage_mongodb,
@@ -37,6 +38,7 @@ SECTIONS = (
     "filled",
     "versions",
     "one-user",
+    "schedules",
     "mongodb",
     "cluster",
     "search",
@@ -122,6 +124,8 @@ def main(argv: list[str] | None = None) -> None:
         more = one_user.measure(rounds, options, counts)
         parts += [one_user.table(more, counts), table.troubles(more)]
         cells += more
+    if "schedules" in given.only and "tideline" in given.peers:
+        parts.append(schedules.report(5.0 if given.quick else 20.0))
     if "mongodb" in given.only and "tideline" in given.peers:
         parts.append(storage_mongodb.table(storage_mongodb.measure(rounds, options)))
     if "cluster" in given.only and "tideline" in given.peers:

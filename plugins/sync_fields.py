@@ -69,6 +69,10 @@ class Asked:
             raise Unprocessable(f"{name}: {shown((), value)} must be a list of at most {most} texts")
         return value
 
+    def given(self, names: Sequence[str]) -> dict[str, Any]:
+        """Those of the fields that are there, as they are: for who looks at their types."""
+        return {name: self._fields[name] for name in names if name in self._fields}
+
     def limit(self, most: int = 500, default: int = 50) -> int:
         return self.number("limit", default, most, 1)
 

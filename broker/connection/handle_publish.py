@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from amqtt.contexts import Action
 
-from broker.hooks import REQUEST_TOPIC, Refusal, Request
+from broker.hooks import DELAYED, REQUEST_TOPIC, Refusal, Request
 from broker.packets import (
     EMPTY,
     FORWARDED,
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 MESSAGE_ID = "message-id"
 """The user property by which a publisher names its message, so that sending it again stores it once."""
+_NOT_FOR_SUBSCRIBERS = (REQUEST_TOPIC, DELAYED)
+"""That nobody is subscribed to these is no news."""
 
 
 class NotAuthorized(Refusal):
@@ -150,7 +152,7 @@ def _ack_v5(connection: Connection, publication: Publication, qos: int, packet_i
     topic = publication.message.topic
     nobody = publication.original is None and not publication.matched
     cluster = connection.server.cluster
-    if nobody and topic != REQUEST_TOPIC and (cluster is None or not cluster.listens(topic)):
+    if nobody and not topic.startswith(_NOT_FOR_SUBSCRIBERS) and (cluster is None or not cluster.listens(topic)):
         reason = ReasonCode.NO_MATCHING_SUBSCRIBERS
     properties: Properties = {}
     declined = options is not None and options.problem_information is False  # then PUBACK has no properties [MQTT-3.1.2-29]

@@ -272,7 +272,8 @@ class Retained:
         """The group is durable: take those of its messages that were accepted; which they are, in order."""
         if not self._expected:
             return []
-        accepted = [a.message for a in self._expected if a.retain and a.error is None and a.original is None]
+        retained = (a for a in self._expected if a.retain)
+        accepted = [a.message for a in retained if a.error is None and a.original is None]
         for message in accepted:
             self.put(message)
         self._expected = []

@@ -81,7 +81,7 @@ def key_of(header: str | None) -> str:
         raise Unprocessable(f"Idempotency-Key {header!r}: is not UTF-8") from None
 
 
-def draft_of(topic: str, body: NewMessage, key: str, place: str = "") -> Draft:
+def draft_of(topic: str, body: NewMessage, key: str, place: str = "", device: str = "") -> Draft:
     """What is to be published. Raises `Unprocessable`, which begins with the ``place`` in the body."""
     try:
         payload = payload_bytes(body.payload, body.encoding)
@@ -103,7 +103,8 @@ def draft_of(topic: str, body: NewMessage, key: str, place: str = "") -> Draft:
         body.encoding != "base64",
         body.response_topic,
         correlation,
-        key=key,
+        device,
+        key,
     )
 
 

@@ -7,6 +7,7 @@ APScheduler counts them: they are given to it by name. Where a line names a day 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import tzinfo
 
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.cron import CronTrigger
@@ -30,28 +31,30 @@ class Schedule:
     trigger: BaseTrigger | None
 
     @classmethod
-    def parse(cls, value: str | int | bool) -> Schedule:
-        """Raises ValueError, which says what would be right. ``off`` and ``no`` in YAML are False, and mean never."""
+    def parse(cls, value: str | int | bool, shortest: float = SHORTEST, timezone: tzinfo | None = None) -> Schedule:
+        """Raises ValueError, which says what would be right. ``off`` and ``no`` in YAML are False, and mean never. ``shortest``
+        interval in seconds; the ``timezone`` of a cron line, where it is not the machine's."""
         text = NEVER if value is False else " ".join(str(value).split())
         if text == NEVER:
             return cls(text, None)
         if len(text.split(" ")) == 5:
-            return cls(text, _cron(text))
+            return cls(text, _cron(text, timezone))
         try:
             seconds = parse_duration(text)
         except ValueError:
             seconds = None
         if value is True or not isinstance(seconds, int | float):
             raise ValueError(f"schedule {text!r} {_MEANT}")
-        if not SHORTEST <= seconds <= _LONGEST:
-            raise ValueError(f"schedule {text!r}: an interval is at least {SHORTEST:g} s and at most ten years")
+        if not shortest <= seconds <= _LONGEST:
+            raise ValueError(f"schedule {text!r}: an interval is at least {shortest:g} s and at most ten years")
         return cls(text, IntervalTrigger(seconds=seconds))
 
 
-def _cron(line: str) -> BaseTrigger:
+def _cron(line: str, timezone: tzinfo | None) -> BaseTrigger:
     minute, hour, day, month, weekday = line.split(" ")
     try:
-        return CronTrigger(minute=minute, hour=hour, day=day, month=month, day_of_week=_weekdays(weekday))
+        days = _weekdays(weekday)
+        return CronTrigger(minute=minute, hour=hour, day=day, month=month, day_of_week=days, timezone=timezone)
     except ValueError as error:
         raise ValueError(f"schedule {line!r} is no cron line: {error}") from None
 

@@ -12,7 +12,7 @@ from broker.amqtt import Services, Undecided
 from broker.hooks import Refusal
 from broker.packets import ProtocolViolation, ReasonCode, topics
 from broker.publication import Outgoing, Publication
-from plugins.timelines.errors import Away, Conflict, Forbidden, Problem, TooLarge, Unprocessable
+from plugins.timelines.errors import Away, Conflict, Forbidden, Problem, TooLarge, TooMany, Unprocessable
 from plugins.timelines.messages import content_properties, hex_id
 from plugins.timelines.who import Who
 from storage.errors import IdempotencyConflict, MessageRefused, StorageError
@@ -58,6 +58,13 @@ class Publisher:
         for place, found in zip(made, done, strict=True):
             outcomes[place] = _told(found) if isinstance(found, BaseException) else await self._receipt(found)
         return [outcome for outcome in outcomes if outcome is not None]
+
+    async def prepared(self, who: Who, draft: Draft) -> Publication:
+        """What `publish_all` would publish. Raises `Problem`."""
+        refused = await self._refusal(who, draft)
+        if refused is not None:
+            raise refused
+        return self._publication(who, draft)
 
     async def _refusal(self, who: Who, draft: Draft) -> Problem | None:
         try:
@@ -117,6 +124,8 @@ def _told(error: BaseException) -> Problem | Undecided:
         return Conflict(str(error))
     if isinstance(error, Refusal) and error.code == ReasonCode.NOT_AUTHORIZED:
         return Forbidden(str(error))
+    if isinstance(error, Refusal) and error.code == ReasonCode.QUOTA_EXCEEDED:
+        return TooMany(str(error))
     if isinstance(error, MessageRefused):
         return Unprocessable(f"the message was refused: {error}")
     if isinstance(error, StorageError):

@@ -195,6 +195,7 @@ def test_plugins_go_by_alias_class_name_or_path() -> None:
         "accounts": {},
         "recall": {},
         "jobs": {},
+        "schedules": {},
         "acl": {},
         "search": {"engine": "embedded", "path": "data/search.db"},
     }

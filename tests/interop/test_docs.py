@@ -63,3 +63,16 @@ def test_each_call_that_the_api_s_page_shows(shared: Site) -> None:
         for word in ack
     ]
     assert json.loads(ok(*acknowledge)) == {"offset": page["next"]}
+
+
+def test_scheduled_messages_as_their_page_shows_them(shared: Site) -> None:
+    publish, listens = commands("docs/schedules.md", "mosquitto_", shared.port)
+    ok(*publish)
+    assert ok(*listens).strip() == "home/lamp off"
+    delayed, daily, listed, cancels = commands("docs/schedules.md", "curl", shared.ports["http"])
+    assert json.loads(ok(*delayed))["topic"] == "home/lamp"
+    made = json.loads(ok(*daily))
+    assert (made["schedule"], made["timezone"]) == ("30 9 * * 1-5", "Europe/Berlin")
+    assert made["id"] in [one["id"] for one in json.loads(ok(*listed))["schedules"]]
+    ok(*(re.sub(r"/5b21…$", f"/{made['id']}", word) for word in cancels), "-f")
+    assert made["id"] not in [one["id"] for one in json.loads(ok(*listed))["schedules"]]

@@ -673,6 +673,22 @@ MUTANTS = (
     ),
     # --- 5. bounded memory --------------------------------------------------------------------------------------------
     Mutant(
+        3,
+        "what is scheduled has another key each time that it is published",
+        "plugins/schedules/runner.py",
+        "idempotency_key=entry.once)",
+        'idempotency_key=f"{entry.once} {now}")',
+        "tests/schedules/test_faults.py -k between",
+    ),
+    Mutant(
+        3,
+        "what is cancelled is not held back",
+        "plugins/schedules/runner.py",
+        "        ours = [row for row in due if self._held.get(Place(clock, row.key), 0) <= held]\n",
+        "        ours = due\n",
+        "tests/schedules/test_schedules.py -k becomes_due",
+    ),
+    Mutant(
         5,
         "what waits for a device in memory has no end",
         "broker/delivery/delivery.py",

@@ -1,0 +1,105 @@
+"""How late scheduled messages are, while as many are scheduled as are published: from when each was due to when it arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import statistics
+import time
+
+from bench import process, wire
+from bench.peers.tideline import Tideline
+from bench.rounds import say
+from bench.table import columns
+
+RATE = 1000
+"""Messages a second, each way."""
+AIM = 100.0
+"""Milliseconds, of the 99th percentile."""
+_DELAY = 3
+_TICK = 0.01
+_PATIENCE = 30.0
+
+
+class Scheduling(Tideline):
+    """Tideline with scheduled messages."""
+
+    name = "schedules"
+
+    def more_plugins(self) -> str:
+        """One user schedules them all."""
+        return "  schedules: {max_per_user: 1000000}\n"
+
+
+async def _connected(port: int, client_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(wire.connect(client_id))
+    await reader.readexactly(4)
+    return reader, writer
+
+
+async def _packet(reader: asyncio.StreamReader) -> bytes:
+    """The body of the next packet."""
+    await reader.readexactly(1)
+    length = shift = 0
+    while True:
+        (low,) = await reader.readexactly(1)
+        length |= (low & 127) << shift
+        shift += 7
+        if not low & 128:
+            return await reader.readexactly(length)
+
+
+async def _run(port: int, seconds: float) -> list[float]:
+    """Milliseconds of each message; they carry when they are due."""
+    count = round(RATE * seconds)
+    reader, subscriber = await _connected(port, "reader")
+    subscriber.write(wire.subscribe(1, "due", qos=0))
+    await _packet(reader)
+    acks, publisher = await _connected(port, "publisher")
+
+    async def publish() -> None:
+        began = time.monotonic()
+        for place in itertools.count():
+            batch = range(place * round(RATE * _TICK), min(count, (place + 1) * round(RATE * _TICK)))
+            if not batch:
+                return
+            await asyncio.sleep(max(0.0, began + place * _TICK - time.monotonic()))
+            for number in batch:
+                due = time.monotonic_ns() + _DELAY * 1_000_000_000
+                publisher.write(wire.publish(f"$delayed/{_DELAY}/due", due.to_bytes(8), 1 + number % 65_535))
+            await publisher.drain()
+
+    async def acknowledged() -> None:
+        for _ in range(count):
+            await _packet(acks)
+
+    late: list[float] = []
+    publishing = asyncio.gather(publish(), acknowledged())
+    async with asyncio.timeout(seconds + _DELAY + _PATIENCE):
+        while len(late) < count:
+            body = await _packet(reader)
+            late.append((time.monotonic_ns() - int.from_bytes(body[-8:])) / 1e6)
+        await publishing
+    subscriber.close()
+    publisher.close()
+    return late
+
+
+def report(seconds: float) -> str:
+    """The figures of one run."""
+    broker = Scheduling()
+    say(f"scheduling {RATE:,} messages a second for {seconds:g} s")
+    try:
+        broker.start()
+        used = process.cpu_seconds(broker.pid)
+        late = asyncio.run(_run(broker.port, seconds))
+        each = (process.cpu_seconds(broker.pid) - used) / len(late) * 1e6
+    finally:
+        broker.stop()
+    cut = statistics.quantiles(late, n=100, method="inclusive")
+    rows = [["scheduled and published a second", "p50 ms", "p99 ms", "max ms", "us of CPU each", f"p99 under {AIM:g} ms"]]
+    reached = "reached" if cut[98] < AIM else "MISSED"
+    figures = [f"{figure:.1f}" for figure in (cut[49], cut[98], max(late))]
+    rows.append([f"{RATE:,}, {len(late):,} in all", *figures, f"{each:.0f}", reached])
+    return f"Tideline: how late scheduled messages arrive, which are due {_DELAY} s after they were sent\n\n{columns(rows)}"

@@ -1,0 +1,110 @@
+"""Scheduled messages as a plugin."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, cast
+
+from broker.amqtt import Services, TidelineContext
+from broker.hooks import DELAYED, Group, GroupPlugin, Refusal
+from broker.publication import Publication
+from broker.routing import Match
+from plugins.http import add_router
+from plugins.schedules import topic
+from plugins.schedules.config import SchedulesConfig
+from plugins.schedules.entry import Place
+from plugins.schedules.requests import kinds
+from plugins.schedules.routes import make_router
+from plugins.schedules.service import Schedules
+from plugins.schedules.when import When
+from plugins.sync_requests import add_requests
+from storage.ending import end
+
+log = logging.getLogger("tideline.schedules")
+
+_NOBODY: Match[Any] = Match([])
+
+
+class SchedulesPlugin(GroupPlugin):
+    """Keeps messages until they are due, and publishes them then."""
+
+    @dataclass
+    class Config(SchedulesConfig):
+        """Settings under ``plugins: schedules:``."""
+
+    config: Config
+    context: TidelineContext
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)
+        self._schedules = Schedules(cast(Services, self.context.server), self.config)
+        self._new: deque[tuple[Publication, Place]] = deque()
+        """Taken in groups that are not known to be durable yet."""
+        self._task: asyncio.Task[None] | None = None
+        add_router(context, make_router(self._schedules))
+        add_requests(context, kinds(self._schedules))
+
+    async def on_broker_pre_start(self) -> None:
+        """Who may publish to a topic may do so later."""
+        cast(Services, self.context.server).access.stand_ins.add(DELAYED, topic.access)
+
+    async def on_broker_post_start(self) -> None:
+        """Begin, where clients can connect."""
+        if cast(Services, self.context.server).listening:
+            self._schedules.started()
+            self._task = asyncio.create_task(self._schedules.runner.run(), name="schedules")
+            self._task.add_done_callback(_ended)
+
+    async def on_broker_pre_shutdown(self) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Publish no more; what is under way is finished, or comes after the next start. May be called twice."""
+        task, self._task = self._task, None
+        await end([task])
+        await self._schedules.close()
+
+    # --- a group -----------------------------------------------------------------------------------------------------
+
+    async def before_ack(self, group: Group) -> None:
+        """Take what is published to `$delayed/`; remove the rows of what is published now."""
+        self._schedules.runner.before_ack(group)
+        for append in group.appends:
+            if append.message.topic.startswith(DELAYED) and append.error is None:
+                await self._take(group, cast(Publication, append))
+
+    async def _take(self, group: Group, publication: Publication) -> None:
+        """It goes nowhere now, and is acknowledged once it is kept."""
+        publication.store = publication.retain = False
+        publication.recipients = ()
+        publication.matched = _NOBODY
+        try:
+            delayed = topic.parse(publication.message.topic)
+            wanted = When(delay=delayed.delay / 1000)
+            entry, new = await self._schedules.keep(publication, delayed.topic, wanted, publication.message.id)
+        except Refusal as refusal:
+            publication.error = refusal
+            return
+        if new:
+            self._schedules.taken(entry)
+            group.operations += entry.puts()
+            self._new.append((publication, entry.place))
+        else:
+            publication.original = int(entry.id, 16), 0
+
+    async def after_ack(self, group: Group) -> None:
+        """Whoever publishes is told. Where a group is missed here, a later one tells, or it is found within a second."""
+        if self._new:
+            done = set(map(id, group.appends))
+            last = max((place for place, (publication, _) in enumerate(self._new) if id(publication) in done), default=-1)
+            for _ in range(last + 1):
+                self._schedules.kept(self._new.popleft()[1])
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    """It never ends by itself: this is our bug, and must not be silent."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("%s has ended: internal error", task.get_name(), exc_info=error)
