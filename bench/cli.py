@@ -18,6 +18,7 @@ from bench import (
     machine,
     offline_sessions,
     one_user,
+    presence,
     recall,
     revoke,
     schedules,
@@ -39,6 +40,7 @@ SECTIONS = (
     "versions",
     "one-user",
     "schedules",
+    "presence",
     "mongodb",
     "cluster",
     "search",
@@ -126,6 +128,8 @@ def main(argv: list[str] | None = None) -> None:
         cells += more
     if "schedules" in given.only and "tideline" in given.peers:
         parts.append(schedules.report(5.0 if given.quick else 20.0))
+    if "presence" in given.only and "tideline" in given.peers:
+        parts.append(presence.report(5_000 if given.quick else 100_000))
     if "mongodb" in given.only and "tideline" in given.peers:
         parts.append(storage_mongodb.table(storage_mongodb.measure(rounds, options)))
     if "cluster" in given.only and "tideline" in given.peers:

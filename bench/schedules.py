@@ -11,6 +11,7 @@ from bench import process, wire
 from bench.peers.tideline import Tideline
 from bench.rounds import say
 from bench.table import columns
+from bench.wire_async import connected, packet
 
 RATE = 1000
 """Messages a second, each way."""
@@ -31,32 +32,13 @@ class Scheduling(Tideline):
         return "  schedules: {max_per_user: 1000000}\n"
 
 
-async def _connected(port: int, client_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(wire.connect(client_id))
-    await reader.readexactly(4)
-    return reader, writer
-
-
-async def _packet(reader: asyncio.StreamReader) -> bytes:
-    """The body of the next packet."""
-    await reader.readexactly(1)
-    length = shift = 0
-    while True:
-        (low,) = await reader.readexactly(1)
-        length |= (low & 127) << shift
-        shift += 7
-        if not low & 128:
-            return await reader.readexactly(length)
-
-
 async def _run(port: int, seconds: float) -> list[float]:
     """Milliseconds of each message; they carry when they are due."""
     count = round(RATE * seconds)
-    reader, subscriber = await _connected(port, "reader")
+    reader, subscriber = await connected(port, "reader")
     subscriber.write(wire.subscribe(1, "due", qos=0))
-    await _packet(reader)
-    acks, publisher = await _connected(port, "publisher")
+    await packet(reader)
+    acks, publisher = await connected(port, "publisher")
 
     async def publish() -> None:
         began = time.monotonic()
@@ -72,13 +54,13 @@ async def _run(port: int, seconds: float) -> list[float]:
 
     async def acknowledged() -> None:
         for _ in range(count):
-            await _packet(acks)
+            await packet(acks)
 
     late: list[float] = []
     publishing = asyncio.gather(publish(), acknowledged())
     async with asyncio.timeout(seconds + _DELAY + _PATIENCE):
         while len(late) < count:
-            body = await _packet(reader)
+            body = await packet(reader)
             late.append((time.monotonic_ns() - int.from_bytes(body[-8:])) / 1e6)
         await publishing
     subscriber.close()

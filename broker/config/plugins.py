@@ -34,6 +34,7 @@ ALIASES = {
     "search": "plugins.search.SearchPlugin",
     "jobs": "plugins.jobs.JobsPlugin",
     "schedules": "plugins.schedules.SchedulesPlugin",
+    "presence": "plugins.presence.PresencePlugin",
     "otel": "plugins.otel.OtelPlugin",
     "webhooks": "plugins.webhooks.WebhooksPlugin",
     "bridge": "plugins.bridge.BridgePlugin",

@@ -47,7 +47,7 @@ def validate_filter(filter: str) -> None:
 
 def reserved(topic: str) -> bool:
     """Whether clients may not publish to this topic, whatever an ACL says: it is the broker's to speak there."""
-    return topic.startswith(("$SYS/", "$share/", "$sync/")) or topic == "$SYS"
+    return topic.startswith(("$SYS/", "$share/", "$sync/", "$presence/")) or topic == "$SYS"
 
 
 def parse_share(filter: str) -> tuple[str, str] | None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from broker.amqtt import Services, TidelineContext
 from broker.hooks import DELAYED, Group, GroupPlugin, Refusal
 from broker.publication import Publication
-from broker.routing import Match
+from broker.routing import NOBODY
 from plugins.http import add_router
 from plugins.schedules import topic
 from plugins.schedules.config import SchedulesConfig
@@ -24,8 +24,6 @@ from plugins.sync_requests import add_requests
 from storage.ending import end
 
 log = logging.getLogger("tideline.schedules")
-
-_NOBODY: Match[Any] = Match([])
 
 
 class SchedulesPlugin(GroupPlugin):
@@ -80,7 +78,7 @@ class SchedulesPlugin(GroupPlugin):
         """It goes nowhere now, and is acknowledged once it is kept."""
         publication.store = publication.retain = False
         publication.recipients = ()
-        publication.matched = _NOBODY
+        publication.matched = NOBODY
         try:
             delayed = topic.parse(publication.message.topic)
             wanted = When(delay=delayed.delay / 1000)

@@ -102,7 +102,7 @@ class Publisher:
         if draft.response_topic is not None:
             check_name(draft.response_topic, "response_topic")
         mqtt = self._server.settings.mqtt
-        if draft.topic == "$SYS" or draft.topic.startswith(("$SYS/", "$share/", "$sync/")):
+        if topics.reserved(draft.topic):
             raise Forbidden(f"topic {draft.topic[:80]!r} is reserved for the broker")
         if draft.topic.count("/") >= mqtt.max_topic_levels:
             raise Unprocessable(f"topic: more than {mqtt.max_topic_levels} levels")

@@ -56,7 +56,14 @@ def site(folder: Path, certificates: Certificates) -> Iterator[Site]:
         | ({"tls": files} if name in ("tls", "wss") else {})
         for name in ("ws", "tls", "wss")
     ]
-    plugins = {**NOBODY, **ANONYMOUS, "http": {"bind": f"127.0.0.1:{ports['http']}"}, "requests": {}, "schedules": {}}
+    plugins = {
+        **NOBODY,
+        **ANONYMOUS,
+        "http": {"bind": f"127.0.0.1:{ports['http']}"},
+        "requests": {},
+        "schedules": {},
+        "presence": {"grace": "100ms"},
+    }
     with broker_process(folder, f"sqlite:///{folder}/t.db", listeners=listeners, plugins=plugins) as broker:
         yield Site(broker, {**ports, "tcp": broker.port}, str(certificates.ca))
 

@@ -76,3 +76,15 @@ def test_scheduled_messages_as_their_page_shows_them(shared: Site) -> None:
     assert made["id"] in [one["id"] for one in json.loads(ok(*listed))["schedules"]]
     ok(*(re.sub(r"/5b21…$", f"/{made['id']}", word) for word in cancels), "-f")
     assert made["id"] not in [one["id"] for one in json.loads(ok(*listed))["schedules"]]
+
+
+def test_presence_as_its_page_shows_it(shared: Site) -> None:
+    watches, listens, types = commands("docs/presence.md", "mosquitto_", shared.port)
+    state = json.loads(ok(*watches))
+    assert (state["online"], [device["device"] for device in state["devices"]]) == (True, ["watcher"])
+    (asks,) = commands("docs/presence.md", "curl", shared.ports["http"])
+    wait_until(lambda: json.loads(ok(*asks))["online"] is False, "who has gone is offline")
+    with Program(*listens, "-d") as reader:
+        reader.line("Subscribed")
+        ok(*types)
+        reader.line('{"typing": true}')
