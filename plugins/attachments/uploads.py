@@ -211,6 +211,8 @@ class Uploads:
             raise Conflict("another request has written to this attachment")
 
     async def _forget(self, names: list[str]) -> None:
+        if not names:
+            return
         try:
             await self._pieces.drop(names)
         except PiecesAway as error:
