@@ -39,6 +39,7 @@ class RollingRestart(ClusterRun):
                     took = len(client.drops) - before[client.name]
                     self.reconnects[client.name] = max(took, self.reconnects.get(client.name, 0))
             number += 1
+        assert max(self.reconnects.values()) <= 1, self.reconnects
 
 
 def _restart(folder: Path, seed: int, seconds: float) -> None:
@@ -47,7 +48,6 @@ def _restart(folder: Path, seed: int, seconds: float) -> None:
     try:
         run = RollingRestart(folder, mongo, seed, seconds)
         run.run(1)
-        assert max(run.reconnects.values()) <= 1, run.reconnects
         run.check()
         for node in run.nodes:
             assert " is dead" not in node.log, f"a node that left within {LEASE:g} s was taken for dead"
