@@ -526,7 +526,7 @@ class MemoryStorage:
         """See `storage.interface.DeviceIndex`."""
         start = after.encode()
         named = [(key.client_id.encode(), device) for key, device in self._devices.items() if key.user == user]
-        found = [device for name, device in sorted(named, key=lambda pair: pair[0]) if name > start]
+        found = [device for name, device in sorted(named, key=lambda pair: pair[0]) if not start or name > start]
         return [copied(device) for device in (found[:limit] if limit else found)]
 
     async def entries_of(self, message: Message, users: Sequence[str]) -> list[int]:

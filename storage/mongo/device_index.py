@@ -97,4 +97,5 @@ async def lowest_offsets(state: State) -> AsyncIterator[list[tuple[str, int]]]:
 
 
 def _keys_of(user: str, after: str = "") -> Raw:
-    return {"_id": {"$gt": f"{user}\0{after}", "$lt": user + "\1"}, **KEPT}
+    first = f"{after}\0" if after else ""  # a shared subscription's group has no client id
+    return {"_id": {"$gte": f"{user}\0{first}", "$lt": user + "\1"}, **KEPT}

@@ -67,8 +67,9 @@ def due(connection: sqlite3.Connection, now: int, limit: int) -> Due:
 
 def devices_of(connection: sqlite3.Connection, user: str, after: str, limit: int) -> list[Device]:
     """A user's devices behind a client id; all where ``limit`` is 0."""
-    condition = "d.user = ? AND d.client > ? ORDER BY d.client LIMIT ?"
-    return [device for _, device in queries.devices_where(connection, condition, (user, after, limit or -1))]
+    condition = "d.user = ? AND d.client >= ? ORDER BY d.client LIMIT ?"
+    first = f"{after}\0" if after else ""  # a shared subscription's group has no client id
+    return [device for _, device in queries.devices_where(connection, condition, (user, first, limit or -1))]
 
 
 def lowest_offset(connection: sqlite3.Connection, user: str) -> int | None:

@@ -41,7 +41,7 @@ def test_what_is_right(yaml: str) -> None:
             "rules[0].max_ag (line 1): unknown setting, did you mean 'max_age'?",
         ),
         ("{retention: {rules: [{max_age: 1d}]}}", "jobs.retention.rules[0].filter (line 1): is missing"),
-        ("{retention: {rules: [{filter: a/#/b}]}}", "retention.rules[0] (line 1): topic filter 'a/#/b': '#' must"),
+        ("{retention: {rules: [{filter: a/#/b}]}}", "retention.rules[0].filter (line 1): topic filter 'a/#/b': '#' must"),
         ("{retention: {rules: [{filter: a, max_age: soon}]}}", "rules[0].max_age (line 1): 'soon' of 'a' must be a duration"),
         (
             "{retention: {rules: [{filter: a, max_messages: -1}]}}",

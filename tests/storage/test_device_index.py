@@ -84,3 +84,10 @@ async def test_lowest_offsets(storage: Storage) -> None:
     found = [pair async for page in storage.lowest_offsets() for pair in page]
     assert dict(found) == {"u/ann": 4, "u/bob": 7, **{key.user: 0 for key in many}}
     assert len(found) == len(many) + 2
+
+
+async def test_a_shared_subscriptions_group_counts_although_it_has_no_client_id(storage: Storage) -> None:
+    """Retention asks for the lowest offset of its inbox."""
+    await storage.commit([opened(DeviceKey("s/crew/jobs", ""))])
+    assert [device.key.client_id for device in await storage.devices_of("s/crew/jobs")] == [""]
+    assert await storage.lowest_offset("s/crew/jobs") == 0
