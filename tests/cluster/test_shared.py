@@ -269,8 +269,9 @@ async def test_a_group_that_somebody_joins_while_another_node_ends_it_goes_on() 
         groups = one.server.shared_groups
         async with one.held() as commits:
             unsubscribing = asyncio.ensure_future(first.unsubscribe(SHARE))
-            await commits.arrived()
+            waiting = await commits.arrived()
             commits.let()  # it is out
+            await until(lambda: commits.waiting is not waiting)
             await unsubscribing
             await let_until_it_ends(commits)
             assert await second.subscribe(SHARE, options=1) == [1]
