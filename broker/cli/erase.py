@@ -49,7 +49,7 @@ def user(user: str, yes: bool, config: Path | None, data: Path | None) -> None:
 @data_option
 def conversation(topic: str, yes: bool, config: Path | None, data: Path | None) -> None:
     """Recall all that was published to TOPIC."""
-    _confirm(yes, f"erase conversation {topic}: all of its messages?")
+    _confirm(yes, f"erase conversation {topic}: all of its messages, and who is a member?")
     _erase(config, data, {"conversation": topic}, f"conversation/{quote(topic, safe='/')}")
 
 

@@ -43,6 +43,8 @@ class Memberships:
     def __init__(self, server: Services, timeout: float, qos: int) -> None:
         self.store = Store(server, timeout)
         self.known: Known[tuple[Membership | None]] = Known()
+        self.followed: Known[bool] = Known()
+        """Users whose devices are known to follow their own topic."""
         self.server = server
         self._timeout = timeout
         self._qos = qos
@@ -52,7 +54,7 @@ class Memberships:
         """The node may be one of several: hear of what the others change."""
 
         def told(body: Any) -> None:
-            self.known.forget((body["user"], body["topic"]))
+            self._forget(body["topic"], body["user"])
 
         self.server.answer_nodes(_CHANGED, told)
 
@@ -67,15 +69,16 @@ class Memberships:
                 break  # else it may be another one by now
         return found[0]
 
-    async def change(self, topic: str, user: str, member: Membership | None) -> None:
-        """Make a membership what is given; None ends it. Raises `Conflict` where it changed since it was read."""
+    async def change(self, topic: str, user: str, member: Membership | None, *, erased: bool = False) -> None:
+        """Make a membership what is given; None ends it. Raises `Conflict` where it changed since it was read, and where the
+        last owner would go, but who is ``erased``."""
         async with self._turn(topic, user):
             key = work_key(topic, user)
             work = json.dumps({"topic": topic, "user": user, "at": self.server.wall()}).encode()
             await self.store.write([PutRow(WORK, "", key, work)])
             problem: Problem | None = None
             try:
-                await self._write(topic, user, member)
+                await self._write(topic, user, member, erased=erased)
             except (Conflict, Unprocessable) as refused:
                 problem = refused
             await self.settle(topic, user)
@@ -83,8 +86,10 @@ class Memberships:
         if problem is not None:
             raise problem
 
-    async def _write(self, topic: str, user: str, member: Membership | None) -> None:
-        if member is None or member.role != OWNER:
+    async def _write(self, topic: str, user: str, member: Membership | None, *, erased: bool) -> None:
+        if erased:
+            pass  # `settle` takes it out of the owners, whoever is left
+        elif member is None or member.role != OWNER:
             await self._disown(topic, user)
         elif user not in (owners := await self._owners(topic)) and len(owners) >= MAX_OWNERS:
             raise Unprocessable(f"a conversation has at most {MAX_OWNERS} owners")
@@ -125,7 +130,7 @@ class Memberships:
         """Bring the owners, and the user's devices, to what the membership is now."""
         for _ in range(_AGAIN):
             member = await self.store.member(topic, user)
-            await self._tell(topic, user)
+            await self.tell(topic, user)
             await self._own(topic, user, member)
             if roles.may(member, RECEIVE):
                 await self.follow(user, topic)
@@ -147,11 +152,15 @@ class Memberships:
     async def note(self, topic: str, user: str, member: Membership) -> None:
         """Write what of a membership is the user's own affair: nothing follows from it."""
         await self.store.write(put_member(topic, user, member)[:1])
-        await self._tell(topic, user)
+        await self.tell(topic, user)
 
-    async def _tell(self, topic: str, user: str) -> None:
-        """Nobody decides by what was known of the membership before."""
+    def _forget(self, topic: str, user: str) -> None:
         self.known.forget((user, topic))
+        self.followed.forget((user, topic))
+
+    async def tell(self, topic: str, user: str) -> None:
+        """Nobody decides by what was known of the membership before."""
+        self._forget(topic, user)
         await self.server.ask_nodes(_CHANGED, {"user": user, "topic": topic})
         event = json.dumps({"event": "membership", "topic": topic}).encode()
         self.server.tell_user(user, "$sync/events/", event)

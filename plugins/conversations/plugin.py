@@ -14,6 +14,7 @@ from broker.amqtt import Services, TidelineContext, Undecided
 from broker.hooks import Group, GroupPlugin, SessionPlugin
 from broker.packets import ProtocolViolation, topics
 from plugins.conversations import roles
+from plugins.conversations.erasing import Erasing
 from plugins.conversations.listing import Listing
 from plugins.conversations.model import CHANNEL
 from plugins.conversations.requests import Requests
@@ -22,6 +23,7 @@ from plugins.conversations.service import Conversations, Limits
 from plugins.conversations.values import Values
 from plugins.http import add_router
 from plugins.recall.moderators import add_moderator
+from plugins.recall.records import add_eraser
 from plugins.sync_requests import add_requests
 from plugins.timelines import Floors, Problem
 from storage.ending import end
@@ -86,6 +88,7 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
         self._tasks: set[asyncio.Task[None]] = set()
         add_router(context, make_router(self.service, self.listing, self.values))
         add_moderator(context, self._moderates)
+        add_eraser(context, "conversations", Erasing(self.service.members, self.values))
         add_requests(context, Requests(self.service, self.listing, self.values).kinds())
 
     @property

@@ -59,6 +59,10 @@ class Store:
             topics += [row.key for row in page]
         return topics
 
+    async def page(self, table: str, part: str, prefix: str, limit: int) -> list[Row]:
+        """The first rows of a part whose keys begin with ``prefix``."""
+        return await self._server.storage.rows(table, part, prefix=prefix, limit=limit)
+
     async def work(self, after: str) -> list[Row]:
         """A page of the changes that are not done on all devices."""
         return await self._server.storage.rows(WORK, "", after=after)

@@ -15,7 +15,7 @@ from broker.hooks import Refusal
 from broker.packets import ReasonCode
 from plugins.conversations.changes import Memberships
 from plugins.conversations.model import MINE, OWN, VALUES
-from plugins.timelines import Timelines, Unprocessable, Who
+from plugins.timelines import OPERATOR, Timelines, Unprocessable, Who
 from plugins.timelines.publishing import Draft, Receipt
 from storage.records import Append, DropRow, Operation, PutRow
 
@@ -23,7 +23,6 @@ MAX_KEY = 200
 """Characters of a key."""
 MAX_VALUE = 64 << 10
 """Bytes of a value, as JSON."""
-_REMEMBERED = 100_000
 
 
 class Values:
@@ -35,8 +34,6 @@ class Values:
         self._prefix = f"{prefix}{OWN}/"
         self._most = most
         self._timeout = timeout
-        self._followed: dict[str, None] = {}
-        """Users whose devices are known to follow."""
 
     def topic(self, user: str) -> str:
         """The topic of a user's own. A user key may hold what no level of a topic may."""
@@ -75,17 +72,19 @@ class Values:
 
     async def _follow(self, user: str) -> None:
         """All devices follow from the first change on; those that come later find it among the user's conversations."""
-        if user in self._followed:
+        topic, followed = self.topic(user), self._memberships.followed
+        changes = followed.changes
+        if followed.get((user, topic)):
             return
-        await self._memberships.store.write([PutRow(MINE, user, self.topic(user), b"")])
-        await self._memberships.follow(user, self.topic(user))
-        if len(self._followed) >= _REMEMBERED:
-            self._followed.clear()
-        self._followed[user] = None
+        await self._memberships.store.write([PutRow(MINE, user, topic, b"")])
+        await self._memberships.follow(user, topic)
+        followed.note((user, topic), True, changes)
 
     def changed(self, append: Append) -> list[Operation]:
         """What a message on somebody's own topic changes. Refuses one that is none of ours."""
         message = append.message
+        if message.user == OPERATOR and not message.payload:
+            return []  # it recalls, or clears what is retained
         if message.topic != self.topic(message.user):
             append.error = Refusal("a value is its user's own", ReasonCode.NOT_AUTHORIZED)
             return []

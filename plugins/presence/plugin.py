@@ -14,9 +14,11 @@ from broker.hooks import Group, GroupPlugin
 from plugins.http import add_router
 from plugins.presence.cleaning import Cleaning
 from plugins.presence.devices import Devices
+from plugins.presence.erasing import Erasing
 from plugins.presence.presence import Presence
 from plugins.presence.routes import Reader, kinds, make_router
 from plugins.presence.typing import TYPING, Typing, access
+from plugins.recall.records import add_eraser
 from plugins.sync_requests import add_requests
 from storage.ending import end
 from storage.errors import StorageError
@@ -67,6 +69,7 @@ class PresencePlugin(GroupPlugin):
         reader = Reader(cast(Services, self.context.server))
         add_router(context, make_router(reader))
         add_requests(context, kinds(reader))
+        add_eraser(context, "presence", Erasing(cast(Services, self.context.server)))
 
     async def on_broker_pre_start(self) -> None:
         """Who may publish to a topic may tell that it types there."""

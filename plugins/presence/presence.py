@@ -130,7 +130,7 @@ class Presence:
             left = {user: payload for user, payload in made.items() if payload != left[user]}
             if not left:
                 return
-            for outcome in await self._server.append_all_within([_message(*one) for one in left.items()], TIMEOUT):
+            for outcome in await self._server.append_all_within([message_of(*one) for one in left.items()], TIMEOUT):
                 if isinstance(outcome, BaseException):
                     raise outcome
             if self._server.storage.cluster is None:
@@ -141,7 +141,7 @@ class Presence:
         return json.dumps(state, ensure_ascii=False, separators=(",", ":")).encode() if state["devices"] else b" "
 
 
-def _message(user: str, payload: bytes) -> Publication:
+def message_of(user: str, payload: bytes) -> Publication:
     """Of a user of whom nothing is known any more it is the empty one that ends what is retained."""
     message = Outgoing(topic_of(user), BROKER_USER, "", 1, payload.strip(), True)
     return Publication(message, retain=True)

@@ -5,5 +5,6 @@ Kept true: who recalls is the sender, or somebody who may; and a message that wa
 
 from plugins.recall.moderators import add_moderator
 from plugins.recall.plugin import RecallPlugin
+from plugins.recall.records import add_eraser
 
-__all__ = ["RecallPlugin", "add_moderator"]
+__all__ = ["RecallPlugin", "add_eraser", "add_moderator"]

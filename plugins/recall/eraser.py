@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from broker.amqtt import Services, Undecided, Wanted
 from broker.hooks import NoSuchUser, Users
@@ -16,6 +16,7 @@ from plugins.follower import Follower
 from plugins.recall.asked import MOST, RECALLS
 from plugins.recall.erasure import CONVERSATION, Erasure
 from plugins.recall.known import Known
+from plugins.recall.records import RecordEraser
 from plugins.timelines import OPERATOR, Problem, Who
 from plugins.timelines.errors import Away
 from plugins.timelines.messages import hex_id
@@ -47,20 +48,24 @@ class _Until:
 
 
 class Eraser:
-    """Makes the steps."""
+    """Makes the steps. ``erasers``: of other plugins, by name."""
 
-    def __init__(self, server: Services) -> None:
+    def __init__(self, server: Services, erasers: Mapping[str, RecordEraser]) -> None:
         self._server = server
+        self._erasers = erasers
         self._publisher = Publisher(server, _TIMEOUT)
         self._phases: dict[str, Callable[[Erasure], Awaitable[bool]]] = {
             "devices": self._devices,
+            "records": self._records,
             "messages": self._messages,
             "retained": self._retained,
             "inbox": self._inbox,
+            "leftovers": self._records,
         }
 
     async def step(self, erasure: Erasure) -> None:
-        """One step; `Erasure.state` and ``place`` say where it is then. Raises `StorageError`, `Undecided` and `Away`."""
+        """One step; `Erasure.state` and ``place`` say where it is then. Raises `StorageError`, `Undecided`, `Away` and
+        `Conflict`."""
         if not erasure.phase or not await self._phases[erasure.phase](erasure):
             erasure.go_on(self._server.wall)
 
@@ -79,6 +84,17 @@ class Eraser:
         for row in listed.rows:
             await server.within(server.clients.forget(row["client"], user), _TIMEOUT)
         return listed.more
+
+    async def _records(self, erasure: Erasure) -> bool:
+        """A page of what another plugin keeps, one plugin after the other."""
+        place = erasure.place
+        behind = place.get("behind", "")
+        name = min((name for name in self._erasers if name > behind), default=None)
+        if name is None:
+            return False
+        after = await self._erasers[name](erasure.what, erasure.name, place.get(name, ""))
+        erasure.place = {"behind": name} if after is None else {"behind": behind, name: after}
+        return True
 
     async def _messages(self, erasure: Erasure) -> bool:
         if erasure.what == CONVERSATION:

@@ -13,10 +13,12 @@ TABLE = "erasures"
 USER, CONVERSATION = "user", "conversation"
 RUNNING, DONE = "running", "done"
 PHASES = {
-    USER: ("devices", "messages", "retained", "inbox"),
-    CONVERSATION: ("messages", "retained"),
+    USER: ("devices", "records", "messages", "retained", "inbox", "leftovers"),
+    CONVERSATION: ("messages", "retained", "records"),
 }
-"""In their order. A user comes back no more before the messages are looked through."""
+"""In their order. A user comes back no more before the messages are looked through, nor does what waits to be published for it.
+``leftovers`` are records that were being written when the others were removed. Members of a conversation hear first what is
+recalled, then are members no more."""
 
 
 @dataclass(slots=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from broker.amqtt import Services, Undecided
 from plugins.recall.eraser import Eraser
 from plugins.recall.erasure import DONE, TABLE, Erasure
+from plugins.recall.records import RecordEraser
 from plugins.timelines import Conflict, NotFound
 from plugins.timelines.errors import Away
 from storage.ending import end
@@ -27,11 +29,11 @@ _TIMEOUT = 10.0
 
 
 class Erasures:
-    """See the module."""
+    """See the module. ``erasers``: of other plugins, by name."""
 
-    def __init__(self, server: Services) -> None:
+    def __init__(self, server: Services, erasers: Mapping[str, RecordEraser]) -> None:
         self._server = server
-        self._eraser = Eraser(server)
+        self._eraser = Eraser(server, erasers)
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 

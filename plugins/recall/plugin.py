@@ -22,6 +22,7 @@ from plugins.recall.erasures import Erasures
 from plugins.recall.known import Known, all_versions, known_of
 from plugins.recall.moderators import moderators_of
 from plugins.recall.reacting import Reacting
+from plugins.recall.records import erasers_of
 from plugins.recall.recount import Recount
 from plugins.recall.routes import make_router
 from plugins.recall.service import Edit, Recalls
@@ -70,7 +71,7 @@ class RecallPlugin(GroupPlugin):
         self.recalls = Recalls(cast(Services, self.context.server))
         self._tidying: asyncio.Task[None] | None = None
         self._recount = Recount(self.recalls.server)
-        self._erasures = Erasures(self.recalls.server)
+        self._erasures = Erasures(self.recalls.server, erasers_of(context))
         add_router(context, make_router(self.recalls))
         add_router(context, erasure_router(self._erasures))
         kinds = {

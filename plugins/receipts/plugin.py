@@ -16,6 +16,8 @@ from broker.hooks import Group, GroupPlugin, Refusal, Request
 from broker.packets import ReasonCode
 from broker.sessions import is_channel, is_group
 from plugins.http import add_router
+from plugins.recall.erasure import USER
+from plugins.recall.records import add_eraser
 from plugins.receipts.look import look
 from plugins.receipts.recorder import Recorder
 from plugins.receipts.routes import make_router
@@ -25,6 +27,7 @@ from plugins.receipts.wanted import levels_of
 from plugins.sync_fields import Asked
 from plugins.sync_requests import Kind, add_requests
 from plugins.timelines import Participants, Timelines, Unprocessable, Who
+from plugins.timelines.errors import Away
 from storage.ending import end
 from storage.errors import StorageError
 from storage.records import Append
@@ -36,6 +39,7 @@ _LOOK = 1.0
 """Seconds between two looks at what is tracked."""
 _SWEEP = 3600.0
 _LEASE = "receipts"
+_ERASED = "receipts erased"
 
 
 class ReceiptsPlugin(GroupPlugin):
@@ -73,6 +77,7 @@ class ReceiptsPlugin(GroupPlugin):
         """A message is tracked."""
         add_router(context, make_router(self.service))
         fields = ("message", "after", "limit")
+        add_eraser(context, "receipts", self._erase)
         add_requests(context, {"counts": Kind(self._counts, fields), "ledger": Kind(self._ledger, fields)})
 
     @property
@@ -103,6 +108,7 @@ class ReceiptsPlugin(GroupPlugin):
         if not server.listening:
             return
         recorder = self._recorder = Recorder(server, int(config.keep_days * 86_400_000), config.storage_timeout)
+        server.answer_nodes(_ERASED, lambda body: recorder.forget(body["user"]))
         server.watch_progress(recorder.progressed)
         server.watch_reads(recorder.read)
         self._tasks = [
@@ -110,6 +116,15 @@ class ReceiptsPlugin(GroupPlugin):
             asyncio.create_task(self._again(_SWEEP, self._sweep), name="receipts: forget times"),
             asyncio.create_task(self._look(), name="receipts: look"),
         ]
+
+    async def _erase(self, what: str, name: str, after: str) -> str | None:
+        """See `plugins.recall.records.RecordEraser`. No node writes what it has noted of a user that is erased."""
+        if what != USER:
+            return None
+        if self._recorder is None:
+            raise Away("receipts are not kept yet, or no more", retry_after=5)
+        await self._server.ask_nodes(_ERASED, {"user": name})
+        return "" if await self._recorder.erase(name) else None
 
     async def before_ack(self, group: Group) -> None:
         """Note who takes part in what, in the messages' own commit; refuse what asks for a receipt that there is not."""

@@ -105,6 +105,23 @@ class Recorder:
         if len(self._known) > _MOST_KNOWN:
             self._known.popitem(last=False)
 
+    # --- of a user that is erased --------------------------------------------------------------------------------------
+
+    def forget(self, user: str) -> None:
+        """Write nothing of what was noted of a user."""
+        for keys in (self._pending, self._known):
+            for key in [key for key in keys if key.part == user]:
+                del keys[key]
+
+    async def erase(self, user: str) -> bool:
+        """Remove a page of a user's rows; whether there may be more."""
+        self.forget(user)
+        for table in (TABLE, READ):
+            if rows := await self._server.storage.rows(table, user, limit=_AT_ONCE):
+                await self._drop(rows)
+                return True
+        return False
+
     # --- what is removed -----------------------------------------------------------------------------------------------
 
     async def sweep(self) -> int:

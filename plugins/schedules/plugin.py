@@ -13,9 +13,11 @@ from broker.hooks import DELAYED, Group, GroupPlugin, Refusal
 from broker.publication import Publication
 from broker.routing import NOBODY
 from plugins.http import add_router
+from plugins.recall.records import add_eraser
 from plugins.schedules import topic
 from plugins.schedules.config import SchedulesConfig
 from plugins.schedules.entry import Place
+from plugins.schedules.erasing import Erasing
 from plugins.schedules.requests import kinds
 from plugins.schedules.routes import make_router
 from plugins.schedules.service import Schedules
@@ -44,6 +46,7 @@ class SchedulesPlugin(GroupPlugin):
         self._task: asyncio.Task[None] | None = None
         add_router(context, make_router(self._schedules))
         add_requests(context, kinds(self._schedules))
+        add_eraser(context, "schedules", Erasing(cast(Services, self.context.server), self._schedules))
 
     async def on_broker_pre_start(self) -> None:
         """Who may publish to a topic may do so later."""

@@ -226,15 +226,20 @@ class Schedules:
             entry = await self._find(user, id)
             if entry is None:
                 break
-            if not await self._hold(entry.place):
-                raise Conflict(f"schedule {id[:40]!r}: it is being published")
-            drops = entry.drops()
-            await Timelines(self._server, self._timeout).written(drops)  # where that fails, it is held back for a while
-            assert isinstance(drops[0], DropRow)
-            if drops[0].revision:
-                self._counts.add(user, -1)
+            if await self.remove(entry):
                 return
         raise _none(id)
+
+    async def remove(self, entry: Entry) -> bool:
+        """Hold an entry back and remove it; False where it is in its place no more. Raises `Conflict` and `Away`."""
+        if not await self._hold(entry.place):
+            raise Conflict(f"schedule {entry.id[:40]!r}: it is being published")
+        drops = entry.drops()
+        await Timelines(self._server, self._timeout).written(drops)  # where that fails, it is held back for a while
+        assert isinstance(drops[0], DropRow)
+        if drops[0].revision:
+            self._counts.add(entry.user, -1)
+        return bool(drops[0].revision)
 
     async def _hold(self, place: Place) -> bool:
         """Have whoever publishes hold it back."""
