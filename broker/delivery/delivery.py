@@ -80,7 +80,7 @@ class Inbox(StoredHead):
 
 
 class Channel(StoredHead):
-    """An inbox that many users group, while a member is connected; ``connected`` with the member's cursor."""
+    """An inbox that many users share, while a member is connected; ``connected`` with the member's cursor."""
 
     __slots__ = ("connected",)
 
