@@ -36,7 +36,7 @@ class LogLevels:
         self._before.setdefault(logger, found.level)
         found.setLevel(logging.NOTSET if level == "inherit" else level.upper())
 
-    def told(self) -> tuple[str, dict[str, str]]:
+    def current(self) -> tuple[str, dict[str, str]]:
         """The level of the whole log, and those of loggers that were given one of their own."""
         own = {name: logging.getLogger(name) for name in sorted(self._before) if name}
         return _name(logging.getLogger().level), {name: _name(one.level) for name, one in own.items() if one.level}

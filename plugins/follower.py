@@ -44,11 +44,11 @@ async def next_move(event: asyncio.Event) -> None:
 class Follower:
     """Reads ``source`` on from ``positions``. ``told`` are ends that are known from elsewhere, before the source tells."""
 
-    def __init__(self, source: Tails, positions: Positions, told: Mapping[int, int]) -> None:
+    def __init__(self, source: Tails, positions: Positions, known_ends: Mapping[int, int]) -> None:
         self.positions = dict(positions)
         """Whose messages were taken over, up to where."""
         self._source = source
-        self._told = told
+        self._known_ends = known_ends
         self._ends: dict[int, int] = {}
         """Where the source was complete when it was last asked, of the writers who are not read up to there."""
 
@@ -60,7 +60,7 @@ class Follower:
     async def tails(self) -> dict[int, int]:
         """How far each writer's messages are complete now."""
         tails = await self._source.tails()
-        return tails | {number: max(id, tails.get(number, 0)) for number, id in self._told.items()}
+        return tails | {number: max(id, tails.get(number, 0)) for number, id in self._known_ends.items()}
 
     async def read(self, limit: int, max_bytes: int) -> Read:
         """The next messages, up to ``limit`` and about ``max_bytes``. `take` makes it go on behind them.

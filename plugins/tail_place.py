@@ -69,9 +69,9 @@ class TailPlace:
             follower = self.follower = Follower(storage, positions, {})
             await self.save()
             return follower
-        told = json.loads(kept.detail)
-        self.more |= told["more"]
-        follower = self.follower = Follower(storage, {int(n): place for n, place in told["positions"].items()}, {})
+        detail = json.loads(kept.detail)
+        self.more |= detail["more"]
+        follower = self.follower = Follower(storage, {int(n): place for n, place in detail["positions"].items()}, {})
         self._saved = self._state(follower)
         return follower
 

@@ -151,7 +151,7 @@ class Joins(Protocol):
 class SharedInboxes(Protocol):
     """How the nodes divide the inboxes of shared subscriptions among them: each call as one step, whatever others do."""
 
-    async def exchange(self, inbox: str, told: Exchange) -> Exchanged:
+    async def exchange(self, inbox: str, request: Exchange) -> Exchanged:
         """Tell what this node has of an inbox no more, and claim what it wants: see `storage.shared_inboxes`."""
 
     async def settle(self, inbox: str, entries: Sequence[int]) -> None:
@@ -186,7 +186,7 @@ class Cluster(Protocol):
     """Set by the broker. A commit calls it for the messages that it retains, once those are in the store and in `retained` and
     before their inbox entries: it probes the routes, and replaces the `Append.recipients` of those that match more by now."""
 
-    told: bool
+    forwarded: bool
     """Set by the broker: False while it stores messages, until the other nodes are told. A node that is closed so counts as
     dead and not as gone, and the others finish its last group."""
 

@@ -214,11 +214,11 @@ def changes(key: DeviceKey, before: Standing | None, after: Standing | None) -> 
 
 def announced(changes: Iterable[Change]) -> Changes:
     """The changes of a `storage.records.Announce`, each at its place."""
-    told = Changes([], [])
+    found = Changes([], [])
     for change in changes:
         more = change.kind in (ADD, LISTEN) or (change.kind == HELD and change.node)
-        (told.first if more else told.last).append(change)
-    return told
+        (found.first if more else found.last).append(change)
+    return found
 
 
 # --- what plugins keep ---------------------------------------------------------------------------------------------

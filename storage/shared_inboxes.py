@@ -128,23 +128,23 @@ class Division:
         firsts = [ranges[0].first for ranges in (self.free, *self.claimed.values()) if ranges]
         return min(self.next, *firsts, *self.held, self.next) - 1
 
-    def exchange(self, node: int, told: Exchange) -> Exchanged:
+    def exchange(self, node: int, request: Exchange) -> Exchanged:
         """Take note of what a node tells, and give it what it wants. Made twice it changes nothing the second time."""
-        if told.since > self.since:  # another group of that name: what was of the old one is nobody's
-            self.since, self.next = told.since, told.since + 1
+        if request.since > self.since:  # another group of that name: what was of the old one is nobody's
+            self.since, self.next = request.since, request.since + 1
             self.free, self.claimed, self.held, self.refused = [], {}, [], {}
-        elif told.since < self.since:
-            return Exchanged([], [], told.since, False)
+        elif request.since < self.since:
+            return Exchanged([], [], request.since, False)
         has = self.claimed.get(node, [])
-        got = without(has, told.known)
-        if told.again:
+        got = without(has, request.known)
+        if request.again:
             self.refused.pop(node, None)
-        self._refuse(node, common(has, told.refused))
-        self.free = joined([*self.free, *common(has, told.back)])
-        self.held = sorted({*self.held, *_entries(common(has, singles(told.held)))})
-        mine = common(has, told.mine)
-        if told.want is not None and not got:
-            got = self._claim(node, told.want)
+        self._refuse(node, common(has, request.refused))
+        self.free = joined([*self.free, *common(has, request.back)])
+        self.held = sorted({*self.held, *_entries(common(has, singles(request.held)))})
+        mine = common(has, request.mine)
+        if request.want is not None and not got:
+            got = self._claim(node, request.want)
         self._put(node, joined([*mine, *got]))
         self._forget_refusals()
         refused = self.refused.get(node, [])

@@ -49,8 +49,8 @@ class Ban(NamedTuple):
             network(what)
         elif kind not in ("user", "client"):
             raise ValueError(f"{kind!r} is no kind of ban")
-        told = json.loads(value)
-        return cls(kind, what, int(told["until"]), str(told["reason"]), str(told["by"]), int(told["since"]))
+        fields = json.loads(value)
+        return cls(kind, what, int(fields["until"]), str(fields["reason"]), str(fields["by"]), int(fields["since"]))
 
 
 def network(text: str) -> Network:

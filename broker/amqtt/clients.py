@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.connection import Connection, NoDevice, end_connections
 from broker.packets import ReasonCode, matches, parse_share
+from broker.sessions import is_shared
 from storage.errors import StorageUnavailable
 from storage.records import Device, DeviceKey, Subscription
 
@@ -92,8 +93,8 @@ class Clients:
         silent: list[str] = []
         if wanted.connected != 0:
             keep.add(self._connected(wanted))
-            told, silent = await self._everywhere(_LIST, wanted._asdict())
-            for one in told:
+            answers, silent = await self._everywhere(_LIST, wanted._asdict())
+            for one in answers:
                 keep.add(one["rows"])
         rows = keep.rows()
         return Listed(rows[: wanted.limit], len(rows) > wanted.limit, silent)
@@ -116,8 +117,7 @@ class Clients:
             found = _each(await self._storage.devices_of(wanted.user)) if wanted.user else self._storage.devices()
         async for device in found:
             key = device.key
-            groups = key.user.startswith(("s/", "r/"))  # of shared subscriptions, and places in channels
-            if not groups and wanted.client in ("", key.client_id) and not self._server.sessions.ending(key):
+            if not is_shared(key.user) and wanted.client in ("", key.client_id) and not self._server.sessions.ending(key):
                 yield device
 
     def _connection(self, key: DeviceKey) -> Connection | None:
@@ -130,8 +130,8 @@ class Clients:
     async def kick(self, client: str, user: str = "") -> Kicked:
         """End the connections of a client id, of all users or of one, on any node. Their sessions stay."""
         devices = self._kick(client, user)
-        told, silent = await self._everywhere(_KICK, {"client": client, "user": user})
-        devices += [DeviceKey(*key) for one in told for key in one["devices"]]
+        answers, silent = await self._everywhere(_KICK, {"client": client, "user": user})
+        devices += [DeviceKey(*key) for one in answers for key in one["devices"]]
         return Kicked(devices, silent)
 
     def _kick(self, client: str, user: str) -> list[DeviceKey]:

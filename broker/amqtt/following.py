@@ -85,13 +85,13 @@ class Following:
     def joined(self) -> None:
         """The node has joined a cluster: take what others ask for its clean sessions."""
 
-        def told(body: Mapping[str, Any]) -> None:
+        def received(body: Mapping[str, Any]) -> None:
             task = asyncio.create_task(self._clean(body["user"], body["filter"], body["options"]), name="follow")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
         assert self._server.cluster is not None
-        self._server.cluster.answer_all(_KIND, told)
+        self._server.cluster.answer_all(_KIND, received)
 
     async def close(self) -> None:
         """Give up what is under way."""

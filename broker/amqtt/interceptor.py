@@ -34,10 +34,10 @@ class Interceptor:
 
     __slots__ = (
         "_aliases",
-        "_chassis",
         "_connection",
         "_in",
         "_out",
+        "_plugin_host",
         "connection_lost",
         "eof_received",
         "pause_writing",
@@ -46,7 +46,7 @@ class Interceptor:
     )
 
     def __init__(self, plugin_host: PluginHost, connection: Connection) -> None:
-        self._chassis = plugin_host
+        self._plugin_host = plugin_host
         self._connection = connection
         self._in = Decoder("server")
         self._out = Decoder("client")
@@ -67,7 +67,7 @@ class Interceptor:
     def data_received(self, data: bytes) -> None:
         if not self._connection.closed:
             for packet in self._in.feed(data):
-                self._chassis.packet_received(self._info, packet)
+                self._plugin_host.packet_received(self._info, packet)
                 if type(packet) is Publish:
                     self._published(packet)
         self._connection.data_received(data)
@@ -76,7 +76,7 @@ class Interceptor:
         """The connection wrote these bytes."""
         self._out.version = self._in.version
         for packet in self._out.feed(data):
-            self._chassis.packet_sent(self._info, packet)
+            self._plugin_host.packet_sent(self._info, packet)
 
     def _published(self, packet: Publish) -> None:
         info = self._info
@@ -88,7 +88,7 @@ class Interceptor:
         if info is not None and topic:
             user, device = info.identity.user_key, info.client_id
             message = Message(0, topic, user, device, 0, packet.qos, packet.payload, packet.retain)
-            self._chassis.message_received(info, message, packet.packet_id)
+            self._plugin_host.message_received(info, message, packet.packet_id)
 
 
 class InterceptedTransport:

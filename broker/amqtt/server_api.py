@@ -24,7 +24,7 @@ from broker.counters import Counters
 from broker.packets import ProtocolViolation, ReasonCode, topics
 from broker.pipeline import Operations, Step
 from broker.publication import Outgoing, Publication
-from broker.sessions import Link, Session
+from broker.sessions import Link, Session, is_shared
 from storage.errors import MessageRefused, StorageUnavailable
 from storage.records import Device, DeviceKey, DropSetting, MarkRead, Message, Operation, SaveSetting
 
@@ -384,7 +384,7 @@ class ServerApi:
         found = {
             device.key: _stored_state(device)
             for device in stored
-            if not device.key.user.startswith(("s/", "r/")) and not sessions.ending(device.key)
+            if not is_shared(device.key.user) and not sessions.ending(device.key)
         }
         # In a cluster storage is as new as what is in memory of a device that is not connected here, or newer.
         here = [s for s in (sessions.of(user) if user else sessions) if server.cluster is None or s.connection is not None]
@@ -405,10 +405,10 @@ class ServerApi:
     def joined(self) -> None:
         """The node has joined a cluster: take what others tell its devices."""
 
-        def told(body: Mapping[str, Any]) -> None:
+        def received(body: Mapping[str, Any]) -> None:
             self._tell_here(body["user"], body["prefix"], body["payload"], body["but"])
 
-        self.answer_nodes(_TELL, told)
+        self.answer_nodes(_TELL, received)
         self.following.joined()
         self.clients.joined()
         standings.joined(self._server)

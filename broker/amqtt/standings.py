@@ -77,9 +77,9 @@ class LiveStandings:
         """Of devices that other nodes have; ``holders`` are the nodes' tokens."""
         cluster = self._server.cluster
         assert cluster is not None
-        told, silent = await cluster.gather_all(_ASK, {"devices": [list(key) for key in holders]})
+        answers, silent = await cluster.gather_all(_ASK, {"devices": [list(key) for key in holders]})
         self.silent.update(silent)
-        found = {DeviceKey(*key): from_plain(one) for answer in told for key, one in answer["standings"]}
+        found = {DeviceKey(*key): from_plain(one) for answer in answers for key, one in answer["standings"]}
         for key in holders.keys() - found.keys() if not silent else ():
             device = await self._server.storage.device(key)
             if device is not None and device.node == holders[key]:  # else it has left that node meanwhile
@@ -91,9 +91,9 @@ class LiveStandings:
         found = {user: [session_standing(one) for one in _of(self._server, user)] for user in users}
         cluster = self._server.cluster
         if cluster is not None and users:
-            told, silent = await cluster.gather_all(_LIVE, {"users": list(users)})
+            answers, silent = await cluster.gather_all(_LIVE, {"users": list(users)})
             self.silent.update(silent)
-            for answer in told:
+            for answer in answers:
                 for user, standings in answer["standings"]:
                     found.setdefault(user, []).extend(map(from_plain, standings))
         return found
@@ -133,14 +133,14 @@ def joined(server: Node) -> None:
     cluster = server.cluster
     assert cluster is not None
 
-    def told(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    def of_devices(body: Mapping[str, Any]) -> Mapping[str, Any]:
         keys = [DeviceKey(*key) for key in body["devices"]]
         here = [(key, one) for key in keys if (one := _here(server, key)) is not None and one.connected]
         return {"standings": [[list(key), plain(one)] for key, one in here]}
 
-    def told_live(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    def of_users(body: Mapping[str, Any]) -> Mapping[str, Any]:
         found = [(user, [plain(session_standing(one)) for one in _of(server, user)]) for user in body["users"]]
         return {"standings": [[user, standings] for user, standings in found if standings]}
 
-    cluster.answer_all(_ASK, told)
-    cluster.answer_all(_LIVE, told_live)
+    cluster.answer_all(_ASK, of_devices)
+    cluster.answer_all(_LIVE, of_users)

@@ -52,8 +52,8 @@ def leave(context: click.Context, node: str, config: Path | None, data: Path | N
     Without NODE it is the broker of this machine that is asked. It lets nobody in from then on, and exits with 0.
     """
     above = context.obj or (None, None)
-    told = ask(config or above[0], data or above[1], lambda broker: broker.post(f"/cluster/{quote(node, safe='')}/leave"))
-    click.echo(f"node {told['number']} ({told['name']}) sends its {told['sessions']} clients elsewhere, and ends")
+    leaving = ask(config or above[0], data or above[1], lambda broker: broker.post(f"/cluster/{quote(node, safe='')}/leave"))
+    click.echo(f"node {leaving['number']} ({leaving['name']}) sends its {leaving['sessions']} clients elsewhere, and ends")
 
 
 cluster.add_command(shard)

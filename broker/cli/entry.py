@@ -39,15 +39,15 @@ class Output(io.TextIOWrapper):
     """Standard output. Raises `Unwritten`, and from then on all goes nowhere; a pipe that nobody reads is left to click."""
 
     def write(self, text: str, /) -> int:
-        with self._told():
+        with self._writing():
             return super().write(text)
 
     def flush(self) -> None:
-        with self._told():
+        with self._writing():
             super().flush()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
         try:
             yield
         except BrokenPipeError:

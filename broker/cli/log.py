@@ -29,9 +29,9 @@ def level(level: str | None, logger: str, config: Path | None, data: Path | None
     if broker is None:
         raise Failure(["no running broker was found"], CANNOT_START)
     try:
-        told: dict[str, Any] = broker.put("/log", {"level": level, "logger": logger}) if level else broker.get("/log")
+        levels: dict[str, Any] = broker.put("/log", {"level": level, "logger": logger}) if level else broker.get("/log")
     except Gone as error:
         raise Failure([f"{error}; it ended meanwhile"], CANNOT_START) from None
-    click.echo(f"log: {told['level']}")
-    for name, its in told["loggers"].items():
+    click.echo(f"log: {levels['level']}")
+    for name, its in levels["loggers"].items():
         click.echo(f"{name}: {its}")

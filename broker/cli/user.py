@@ -145,9 +145,9 @@ def import_users(settings: Settings, file: Path, replace: bool) -> None:
     async def action(there: Users) -> Imported:
         return await there.take(users, replace=replace)
 
-    told = with_users(settings, action)
-    kept = f", {told.kept} left as they were" if told.kept else ""
-    click.echo(f"{told.added} added, {told.changed} changed{kept}")
+    outcome = with_users(settings, action)
+    kept = f", {outcome.kept} left as they were" if outcome.kept else ""
+    click.echo(f"{outcome.added} added, {outcome.changed} changed{kept}")
 
 
 def _new_password(stdin: bool, generate: bool) -> tuple[str, str]:

@@ -58,13 +58,13 @@ class AskedUsers(Users):
         """See `broker.hooks.Users`."""
         total, rest = Imported(0, 0, 0), iter(users.items())
         while some := dict(islice(rest, _AT_ONCE)):
-            told = self._broker.post("/users/import", {"users": some, "replace": replace})
-            total = Imported(total.added + told["added"], total.changed + told["changed"], total.kept + told["kept"])
+            answer = self._broker.post("/users/import", {"users": some, "replace": replace})
+            total = Imported(total.added + answer["added"], total.changed + answer["changed"], total.kept + answer["kept"])
         return total
 
 
-def _account(told: Mapping[str, Any]) -> Account:
-    return Account(told["name"], "", told["disabled"], told["created"], told["changed"])
+def _account(fields: Mapping[str, Any]) -> Account:
+    return Account(fields["name"], "", fields["disabled"], fields["created"], fields["changed"])
 
 
 def with_users(settings: Settings, action: Action[T]) -> T:

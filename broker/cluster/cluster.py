@@ -153,7 +153,7 @@ class Cluster:
         covered, self.covered = self.covered, None
         if not any(isinstance(item, Publication) for item in group):
             return True
-        self.shared.told = False
+        self.shared.forwarded = False
         if group[-1] is covered:
             return True
         return await self.server.commits.until_done(self._look)
@@ -183,7 +183,7 @@ class Cluster:
         # A message that another node had claimed first has an id of that node's, which says nothing of this one's.
         own = (p.message.id for p in publications if number_of(p.message.id) == self.me.number)
         self.done = max((self.done, *own))
-        self.shared.told = True
+        self.shared.forwarded = True
         return True
 
     async def _rematch(self, appends: Sequence[Append]) -> None:
@@ -244,8 +244,8 @@ class Cluster:
         try:
             for next_ in asyncio.as_completed(asked):
                 with suppress(TimeoutError, AskFailed):
-                    if "answer" in (told := await next_):
-                        return dict(told["answer"])
+                    if "answer" in (reply := await next_):
+                        return dict(reply["answer"])
         finally:
             for ask in asked:
                 ask.cancel()
@@ -261,10 +261,10 @@ class Cluster:
         there = [token for token, node in self.members.nodes.items() if token != self.me.token and node.state != DEAD]
         others = [token for token in there if self.members.answers(token)]
         asked = (self.mailbox.ask(token, kind, body, _GATHER) for token in others)
-        told = await asyncio.gather(*asked, return_exceptions=True)
+        replies = await asyncio.gather(*asked, return_exceptions=True)
         answers: list[Mapping[str, Any]] = []
         silent = [self.members.named(token) for token in there if token not in others]
-        for token, one in zip(others, told, strict=True):
+        for token, one in zip(others, replies, strict=True):
             if isinstance(one, TimeoutError | AskFailed | StorageUnavailable):
                 silent.append(self.members.named(token))
             elif isinstance(one, BaseException):

@@ -77,14 +77,14 @@ class InterestExchange:
     async def _ask(self, token: int, patience: float) -> None:
         filters: list[str] = [""]
         while filters:
-            told = await self._mailbox.ask(token, _WANTED, {"filters after": filters[-1]}, patience)
-            filters = list(told["filters"])
+            answer = await self._mailbox.ask(token, _WANTED, {"filters after": filters[-1]}, patience)
+            filters = list(answer["filters"])
             for filter_ in filters:
                 self._routes.listen(token, filter_)
         users: list[str] = [""]
         while users:
-            told = await self._mailbox.ask(token, _WANTED, {"users after": users[-1]}, patience)
-            users = list(told["users"])
+            answer = await self._mailbox.ask(token, _WANTED, {"users after": users[-1]}, patience)
+            users = list(answer["users"])
             for user in users:
                 self._routes.holders.waits(user, token, waits=True)
 

@@ -93,7 +93,7 @@ class Mailbox:
             self._put(token, Note(kind, number, body))
             async with asyncio.timeout(patience):
                 await answer
-        return _told(answer)
+        return _answer_of(answer)
 
     async def ask_surely(self, token: int, kind: str, body: Body, patience: float) -> Body:
         """The same, but that no failure of this node's own is taken for the other's silence: TimeoutError is raised
@@ -110,7 +110,7 @@ class Mailbox:
                 await self._hear_itself(answer)
         if not answer.done():
             raise TimeoutError
-        return _told(answer)
+        return _answer_of(answer)
 
     async def _hear_itself(self, answer: asyncio.Future[Body]) -> None:
         """Until this node has heard what was there for it, or the answer."""
@@ -236,8 +236,8 @@ class Mailbox:
             self._put(sender, Note(_ANSWER, note.id, answer or {}))
 
 
-def _told(answer: asyncio.Future[Body]) -> Body:
-    told = answer.result()
-    if _FAILED in told:
-        raise AskFailed(told[_FAILED])
-    return told
+def _answer_of(answer: asyncio.Future[Body]) -> Body:
+    body = answer.result()
+    if _FAILED in body:
+        raise AskFailed(body[_FAILED])
+    return body

@@ -99,38 +99,38 @@ class ClusterSessionReaders(SessionReaders):
         while True:
             holder = await self._cluster.holder(key)
             if not holder:
-                done, told = await self._do(what, key, values)
+                done, result = await self._do(what, key, values)
             else:
-                done, told = await self._ask(holder, what, key, values)
+                done, result = await self._ask(holder, what, key, values)
             if done:
-                return told
+                return result
 
     async def _do(self, what: str, key: DeviceKey, values: Mapping[str, Any]) -> tuple[bool, Any]:
         """Do it here; False where another node has taken the device meanwhile."""
         await self._server.sessions.latest(key)
         with self._cluster.takeover.watching(key) as lost:
             try:
-                told = await self._here[what](key, **values)
+                result = await self._here[what](key, **values)
             except DeviceProblem:
                 if not lost.is_set():
                     raise
-                told = None
-        return not lost.is_set(), told
+                result = None
+        return not lost.is_set(), result
 
     async def _ask(self, holder: int, what: str, key: DeviceKey, values: Mapping[str, Any]) -> tuple[bool, Any]:
         """Have it done by the node that has the device; False where that has it no more."""
         body = {"do": what, "user": key.user, "client": key.client_id, "with": dict(values)}
         try:
-            told = await self._cluster.mailbox.ask(holder, _NOTE, body, _PATIENCE)
+            result = await self._cluster.mailbox.ask(holder, _NOTE, body, _PATIENCE)
         except (TimeoutError, AskFailed) as error:
             raise StorageUnavailable(
                 f"device {key.client_id!r} is connected to another node, which does not answer: {error or 'no answer in time'}"
             ) from error
-        if "problem" in told:
-            if told["problem"] == _ELSEWHERE:
+        if "problem" in result:
+            if result["problem"] == _ELSEWHERE:
                 return False, None
-            raise _PROBLEMS[told["problem"]](told["text"])
-        return True, told["told"]
+            raise _PROBLEMS[result["problem"]](result["text"])
+        return True, result["told"]
 
     async def _asked(self, sender: int, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Another node asks about a device that it takes to be here."""
@@ -140,12 +140,12 @@ class ClusterSessionReaders(SessionReaders):
             await self._cluster.takeover.store([])  # storage says so too then, or the other node would ask at once again
             return {"problem": _ELSEWHERE}
         try:
-            done, told = await self._do(body["do"], key, body["with"])
+            done, result = await self._do(body["do"], key, body["with"])
         except DeviceProblem as error:
             return {"problem": type(error).__name__, "text": str(error)}
         if not done:
             return {"problem": _ELSEWHERE}
-        plain = [int(value) for value in told] if isinstance(told, tuple) else int(told or 0)
+        plain = [int(value) for value in result] if isinstance(result, tuple) else int(result or 0)
         return {"told": plain}
 
     async def _subscribe(self, key: DeviceKey, filter_: str, qos: int) -> int:

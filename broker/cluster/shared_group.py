@@ -100,8 +100,8 @@ class ClusterSharedGroup(SharedGroup):
     @property
     def empty(self) -> bool:
         """No member is connected here, and nothing is to be told."""
-        told = not (self._known or self._back or self._refused or self._held or self._settled or self._in_doubt)
-        return told and self.since >= 0 and not self.machine.members and self._exchanging is None
+        nothing_left = not (self._known or self._back or self._refused or self._held or self._settled or self._in_doubt)
+        return nothing_left and self.since >= 0 and not self.machine.members and self._exchanging is None
 
     async def stop(self) -> None:
         """This node leaves the cluster: give back all that no device has."""
@@ -301,11 +301,11 @@ class ClusterSharedGroup(SharedGroup):
         changed, self._changed = self._changed, False
         meanwhile = [*self._back[len(back) :], *self._refused[len(refused) :]]
         mine = joined([*machine.outstanding(), *singles(self._in_doubt | self._held - held), *meanwhile])
-        asks = news and machine.idle and machine.room > 0
-        want = Want(self.head, min(machine.room, MOST), self._groups.parts(self.inbox)) if asks else None
-        told = Exchange(self.since, self._known, mine, back, sorted(held), want, refused if others else [], changed)
+        may_claim = news and machine.idle and machine.room > 0
+        want = Want(self.head, min(machine.room, MOST), self._groups.parts(self.inbox)) if may_claim else None
+        request = Exchange(self.since, self._known, mine, back, sorted(held), want, refused if others else [], changed)
         try:
-            exchanged = await inboxes.exchange(self.inbox, told)
+            exchanged = await inboxes.exchange(self.inbox, request)
         except BaseException:
             self._tell, self._news, self._changed = True, True, self._changed or changed
             raise

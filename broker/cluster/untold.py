@@ -24,23 +24,23 @@ class Untold:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._told: dict[int, set[int]] = {}
+        self._sent: dict[int, set[int]] = {}
         """By the token of a node that is not settled yet, what was told for it: it is finished more than once."""
 
     async def tell(self, token: int, untold: Sequence[tuple[int, str]]) -> None:
         """Tell what `storage.cluster.Finished.untold` names of a node. Raises `StorageUnavailable`, and `FencedOut`."""
         there = self._cluster.members.nodes
-        self._told = {known: ids for known, ids in self._told.items() if known in there}
-        told = self._told.get(token, set())
-        new = [(message_id, topic) for message_id, topic in untold if message_id not in told]
+        self._sent = {known: ids for known, ids in self._sent.items() if known in there}
+        sent = self._sent.get(token, set())
+        new = [(message_id, topic) for message_id, topic in untold if message_id not in sent]
         if not new:
             return
         await self._cluster.routes.refresh()
         for start in range(0, len(new), _AT_ONCE):
             some = new[start : start + _AT_ONCE]
             await self._tell(some)
-            told.update(message_id for message_id, _ in some)
-            self._told[token] = told
+            sent.update(message_id for message_id, _ in some)
+            self._sent[token] = sent
 
     async def _tell(self, messages: Sequence[tuple[int, str]]) -> None:
         cluster, server = self._cluster, self._cluster.server

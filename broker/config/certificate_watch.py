@@ -28,7 +28,7 @@ class CertificateWatch:
 
     def __init__(self) -> None:
         self._renewed: dict[Certificate, Callable[[], None]] = {}
-        self._told: dict[tuple[str, str], tuple[int, int]] = {}
+        self._warned: dict[tuple[str, str], tuple[int, int]] = {}
         self._task: asyncio.Task[None] | None = None
 
     def add(self, certificate: Certificate, renewed: Callable[[], None] = lambda: None) -> None:
@@ -77,9 +77,9 @@ class CertificateWatch:
             left = (one.not_after - now) / _DAY
             near = min((days for days in _DAYS if left <= days), default=None)
             key, said = (one.name, one.what), (one.not_after, -1 if near is None else near)
-            if near is not None and self._told.get(key) != said:
+            if near is not None and self._warned.get(key) != said:
                 what = "list of revoked certificates" if one.what == "crl" else "certificate"
                 when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(one.not_after / 1000))
                 how = f"expires on {when}, in {left:.1f} days" if left > 0 else f"has expired, on {when}"
                 logger.warning("%s: %s %s %s", one.name, what, one.file, how)
-            self._told[key] = said
+            self._warned[key] = said

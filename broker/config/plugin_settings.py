@@ -180,13 +180,13 @@ def _all_refused(config: Any, options: Mapping[str, Any], left_out: set[str], pa
     """
     known = {field.name for field in fields(config)}
     left_out = set(left_out)
-    told: list[Wrong] = []
+    reported: list[Wrong] = []
     while True:
         rest = {name: value for name, value in options.items() if name not in left_out}
         missed = left_out & known
-        found = [wrong for wrong in _refused(config, rest, path) if wrong not in told and not missed & _words(wrong, path)]
+        found = [wrong for wrong in _refused(config, rest, path) if wrong not in reported and not missed & _words(wrong, path)]
         yield from found
-        told += found
+        reported += found
         named = {str(wrong.path[len(path)]) for wrong in found if len(wrong.path) > len(path)} & rest.keys()
         if not named:
             return

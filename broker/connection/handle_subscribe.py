@@ -28,8 +28,8 @@ def subscribe(connection: Connection, packet: Subscribe) -> None:
             answer = codes if connection.version >= 5 else [min(code, 0x80) for code in codes]
             connection.send(SubAck(packet.packet_id, answer))
 
-    house = connection.server.subscriptions
-    asking = house.subscribe(session, wanted, connection.info, lambda: not connection.closed, answer)
+    subscriptions = connection.server.subscriptions
+    asking = subscriptions.subscribe(session, wanted, connection.info, lambda: not connection.closed, answer)
     if asking is not None:
         connection.run(_then_go_on(connection, asking), listen=True)
 
@@ -49,5 +49,5 @@ def unsubscribe(connection: Connection, packet: Unsubscribe) -> None:
         if not connection.closed:
             connection.send(UnsubAck(packet.packet_id, codes))
 
-    house = connection.server.subscriptions
-    house.unsubscribe(session, packet.filters, lambda: not connection.closed, answer)
+    subscriptions = connection.server.subscriptions
+    subscriptions.unsubscribe(session, packet.filters, lambda: not connection.closed, answer)

@@ -57,7 +57,7 @@ class StorageTimeout:
         while self._marks and self._marks[0][0] + self._timeout <= now:
             due = self._marks.popleft()[1]
         if due is not None:
-            self._refuse(self._pipeline.withdraw_until(due, _can_be_told))
+            self._refuse(self._pipeline.withdraw_until(due, _answerable))
         self._again()
 
     def _refuse(self, publications: list[Publication]) -> None:
@@ -74,7 +74,7 @@ class StorageTimeout:
             origin.stored(publication, {})
 
 
-def _can_be_told(publication: Publication) -> bool:
+def _answerable(publication: Publication) -> bool:
     origin = publication.origin
     if not isinstance(origin, Inbound) or not origin.qos:
         return False

@@ -240,7 +240,7 @@ class Outbound(OutboundPort):
 
     # --- messages of shared subscriptions --------------------------------------------------------------------------------
 
-    def given(self, frames: list[bytes]) -> None:
+    def write_of_group(self, frames: list[bytes]) -> None:
         """A group gave this member's machine something: write its frames, and get what it awaits since."""
         if frames and not self.closed:
             self.connection.write_frames(frames)

@@ -135,13 +135,13 @@ class SharedGroup:
         machine = self.machine
         if machine.state != READY:
             return
-        given = machine.step()
+        by_member = machine.step()
         if machine.progressed:
             self.touch()
-        for session, frames in given.items():
+        for session, frames in by_member.items():
             outbound = outbound_of(session)
             assert outbound is not None
-            outbound.given(frames)
+            outbound.write_of_group(frames)
             if outbound.machine.state == HOLDING:
                 self.holding()
         if machine.state in (READING, READING_AGAIN) and self._task is None:

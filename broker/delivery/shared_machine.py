@@ -380,15 +380,15 @@ class SharedMachine:
 
         A member that is named may have no frames: what its own machine awaits from here on is that machine's state.
         """
-        given: dict[Session, list[bytes]] = {}
+        by_member: dict[Session, list[bytes]] = {}
         self.progressed = False
-        while self.state == READY and self._give_next(given):
+        while self.state == READY and self._give_next(by_member):
             pass
         if self.reader.waiting and not self._here:
             self.reader.fall_behind()
-        return given
+        return by_member
 
-    def _give_next(self, given: dict[Session, list[bytes]]) -> bool:
+    def _give_next(self, by_member: dict[Session, list[bytes]]) -> bool:
         """Give out one entry. False if there is none, nobody has room for it, or something is awaited."""
         entry = self._peek()
         if entry is None:
@@ -398,7 +398,7 @@ class SharedMachine:
         holder: Session | None = None
         done = True
         if message is not None and not (message.expires and message.expired(self._time.now(), live)):
-            outcome = self._offer(entry.seq, message, live, given)
+            outcome = self._offer(entry.seq, message, live, by_member)
             if outcome is None:
                 return False
             holder, done = outcome
@@ -445,7 +445,7 @@ class SharedMachine:
         self.progressed = True
 
     def _offer(
-        self, seq: int, message: Message, live: bool, given: dict[Session, list[bytes]]
+        self, seq: int, message: Message, live: bool, by_member: dict[Session, list[bytes]]
     ) -> tuple[Session | None, bool] | None:
         """Find the member that takes the message: who has it (None: nobody), and whether it is done. None if it must wait."""
         passed: set[Session] = set()
@@ -459,12 +459,12 @@ class SharedMachine:
             in_flight = len(member.window)
             frames = machine.give_of_group(message, self.members[member], seq, self.inbox, live)
             if frames is None:
-                given.setdefault(member, [])  # it asks whether it may receive the topic
+                by_member.setdefault(member, [])  # it asks whether it may receive the topic
                 return None
             if not frames:
                 passed.add(member)
                 continue
-            written = given.setdefault(member, [])
+            written = by_member.setdefault(member, [])
             if machine.state != HOLDING:
                 written += frames
             self._took_turn(member)

@@ -387,33 +387,33 @@ class SubscribeStep(Step):
 
     def _put_in(self, session: Session, subscription: Subscription, retained: dict[str, Message]) -> list[Operation]:
         """The filter matches from here on; adds what is ``retained`` for it. Returns what is to be stored for its group."""
-        house, filter_ = self._subscriptions, subscription.filter
+        subscriptions, filter_ = self._subscriptions, subscription.filter
         known = session.subscriptions.get(filter_)
         session.subscriptions[filter_] = subscription
         if filter_.startswith(SHARE):
             session.shared_filters |= {filter_}
-            return house.groups.join(session, subscription)
+            return subscriptions.groups.join(session, subscription)
         if known is not None:
             subscription.since = known.since
         else:
-            subscription.since = NOT_YET if session.durable else house.newest()
-        house.trie.add(filter_, session, subscription)
-        told: list[Operation] = []
-        if known is None and not session.durable and house.interest is not None:
-            told = house.interest.listen(filter_)
+            subscription.since = NOT_YET if session.durable else subscriptions.newest()
+        subscriptions.trie.add(filter_, session, subscription)
+        operations: list[Operation] = []
+        if known is None and not session.durable and subscriptions.interest is not None:
+            operations = subscriptions.interest.listen(filter_)
         handling = subscription.options >> 4
         if handling != _NEVER and not (handling == _NEW_ONLY and known is not None):
-            found = house.retained.match(filter_, house.time.now(), self._reading)
-            if house.cluster_retained is not None:
+            found = subscriptions.retained.match(filter_, subscriptions.time.now(), self._reading)
+            if subscriptions.cluster_retained is not None:
                 self._later.append(filter_)
                 found = [message for message in found if not message.id]
             for message in found:
                 retained[message.topic] = message
-        return told
+        return operations
 
     def done(self) -> None:
         """Say what was granted, and begin to deliver."""
-        request, operation, house = self._request, self._operation, self._subscriptions
+        request, operation, subscriptions = self._request, self._operation, self._subscriptions
         session = request.session
         entries: list[InboxEntry] = []
         if operation is not None:  # also where the connection is gone: the session has the filter
@@ -425,7 +425,7 @@ class SubscribeStep(Step):
             target = session.key.client_id
             pairs = zip(operation.retained, operation.retained_seqs, strict=True) if operation.retained_seqs else ()
             entries = [InboxEntry(seq, message, target) for message, seq in pairs]
-        later = house.cluster_retained
+        later = subscriptions.cluster_retained
         if later is None or not self._later:
             self._give([], entries)
         else:
@@ -434,16 +434,16 @@ class SubscribeStep(Step):
 
     def _give(self, copies: list[Message], entries: list[InboxEntry]) -> None:
         """Answer, the first time; and deliver ``copies`` that are in no timeline, and those that are in the inbox."""
-        request, house = self._request, self._subscriptions
+        request, subscriptions = self._request, self._subscriptions
         session = request.session
         if not self._answered:
             self._answered = True
             request.answer(request.codes)
             for subscription in self._granted:
-                house.events.client_subscribed(session.key, subscription.filter, subscription.options & 3)
+                subscriptions.events.client_subscribed(session.key, subscription.filter, subscription.options & 3)
         if self._granted:
             unstored, self._unstored = self._unstored, []
-            house.retained_delivery.subscribed(session, unstored + copies, entries)
+            subscriptions.retained_delivery.subscribed(session, unstored + copies, entries)
 
 
 class UnsubscribeStep(Step):

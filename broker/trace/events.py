@@ -39,56 +39,56 @@ def outcome(publication: Publication) -> str:
 def stored(publication: Publication, inbox_seq: int) -> Event:
     """What came of a message: its place in its conversation, and how many inboxes have it; or why it was refused."""
     message = publication.message
-    told: Event = {"topic": message.topic, "qos": message.qos, "size": len(message.payload)}
+    fields: Event = {"topic": message.topic, "qos": message.qos, "size": len(message.payload)}
     if publication.error is not None:
         code = getattr(publication.error, "code", None)
         refused = str(publication.error) if isinstance(publication.error, MessageRefused) else type(publication.error).__name__
-        return {**told, "reason": refused, **({} if code is None else {"code": f"0x{code:02X}"})}
+        return {**fields, "reason": refused, **({} if code is None else {"code": f"0x{code:02X}"})}
     message_id, seq = publication.original or (message.id, message.seq)
-    told |= {"id": f"{message_id:016x}", "seq": seq, "inboxes": len(publication.recipients)}
+    fields |= {"id": f"{message_id:016x}", "seq": seq, "inboxes": len(publication.recipients)}
     if inbox_seq:
-        told["inbox_seq"] = inbox_seq
-    return told
+        fields["inbox_seq"] = inbox_seq
+    return fields
 
 
 def described(packet: Packet, topic: str, *, payload: bool) -> Event:
     """A packet without its secrets: type, identifier, QoS, topic, sizes, filters, reason codes."""
-    told: Event = {"packet": packet.type.name}
+    fields: Event = {"packet": packet.type.name}
     for name in ("packet_id", "qos"):
         if (value := getattr(packet, name, None)) is not None and (value or name == "qos"):
-            told[name] = value
+            fields[name] = value
     for name in ("dup", "retain", "session_present", "clean_start"):
         if getattr(packet, name, False):
-            told[name] = True
+            fields[name] = True
     if topic:
-        told["topic"] = topic
+        fields["topic"] = topic
     if isinstance(packet, Publish):
-        told["size"] = len(packet.payload)
+        fields["size"] = len(packet.payload)
         if payload:
-            told |= _payload(packet.payload)
+            fields |= _payload(packet.payload)
     elif isinstance(packet, Connect):
-        told |= {"version": packet.version, "keep_alive": packet.keep_alive, "password": packet.password is not None}
+        fields |= {"version": packet.version, "keep_alive": packet.keep_alive, "password": packet.password is not None}
         if packet.will is not None:
-            told["will"] = {"topic": packet.will.topic, "qos": packet.will.qos, "size": len(packet.will.payload)}
+            fields["will"] = {"topic": packet.will.topic, "qos": packet.will.qos, "size": len(packet.will.payload)}
     elif isinstance(packet, Subscribe):
-        told["filters"] = [{"filter": name, "qos": options & 3} for name, options in packet.subscriptions]
+        fields["filters"] = [{"filter": name, "qos": options & 3} for name, options in packet.subscriptions]
     elif isinstance(packet, Unsubscribe):
-        told["filters"] = [{"filter": name} for name in packet.filters]
+        fields["filters"] = [{"filter": name} for name in packet.filters]
     if (reason := getattr(packet, "reason", None)) is not None:
-        told["code"] = f"0x{reason:02X}"
+        fields["code"] = f"0x{reason:02X}"
     if reasons := getattr(packet, "reasons", None):
-        told["codes"] = [f"0x{reason:02X}" for reason in reasons]
-    return told | _properties(packet)
+        fields["codes"] = [f"0x{reason:02X}" for reason in reasons]
+    return fields | _properties(packet)
 
 
 def _properties(packet: Packet) -> Event:
     """Those that say how a packet is dealt with. User properties may hold anything, as payloads do."""
     properties = getattr(packet, "properties", {})
-    told: Event = {}
+    fields: Event = {}
     for name, label in _TOLD.items():
         if name in properties:
-            told[label] = properties[name]
-    return told
+            fields[label] = properties[name]
+    return fields
 
 
 _TOLD = {

@@ -72,16 +72,16 @@ class Trace:
         """Whether it is about a client of a user."""
         return (not self.client or self.client == client_id) and (not self.user or self.user == user)
 
-    def put(self, told: Event) -> None:
+    def put(self, entry: Event) -> None:
         """Keep it for the reader, where there is room."""
         if len(self._events) >= WAITING:
             self.left_out += 1
             self.left_out_in_all += 1
             return
         if self.left_out:
-            self._events.append({"time": told["time"], "event": "left_out", "count": self.left_out})
+            self._events.append({"time": entry["time"], "event": "left_out", "count": self.left_out})
             self.left_out = 0
-        self._events.append(told)
+        self._events.append(entry)
         self.news.set()
 
     def taken(self) -> list[Event]:

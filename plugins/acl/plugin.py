@@ -85,12 +85,12 @@ class AclPlugin(BaseTopicPlugin):
     def _watch(self) -> None:
         changed = weakref.WeakMethod(self._changed)  # a reload that fails drops what it has built without a word
 
-        def told(settings: Mapping[str, bytes], keys: Collection[str]) -> None:
+        def rules_changed(settings: Mapping[str, bytes], keys: Collection[str]) -> None:
             method = changed()
             if method is not None:
                 method(settings, keys)
 
-        self._end_watch = self._server.watch_settings(RULE_KIND, told)
+        self._end_watch = self._server.watch_settings(RULE_KIND, rules_changed)
 
     def _changed(self, settings: Mapping[str, bytes], changed: Collection[str]) -> None:
         """What is in storage is other than it was. Raises `StartError` for what is no rule; the others hold."""

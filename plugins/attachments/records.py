@@ -58,10 +58,10 @@ class Records:
         after = ""
         while count < most and (page := await self._server.storage.rows(USERS, user, after=after, limit=_PAGE)):
             for row in page:
-                told = json.loads(row.value)
+                fields = json.loads(row.value)
                 count += 1
-                size += told["length"]
-                unfinished += not told["complete"]
+                size += fields["length"]
+                unfinished += not fields["complete"]
             after = page[-1].key
         return Has(count, unfinished, size)
 

@@ -53,10 +53,10 @@ class Memberships:
     def joined(self) -> None:
         """The node may be one of several: hear of what the others change."""
 
-        def told(body: Any) -> None:
+        def received(body: Any) -> None:
             self._forget(body["topic"], body["user"])
 
-        self.server.answer_nodes(_CHANGED, told)
+        self.server.answer_nodes(_CHANGED, received)
 
     async def of(self, user: str, topic: str) -> Membership | None:
         """A user's membership of a topic, invited ones too."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from broker.hooks import Request
-from plugins.conversations.given import AT_ONCE
+from plugins.conversations.checks import AT_ONCE
 from plugins.conversations.listing import Listing
 from plugins.conversations.model import START
 from plugins.conversations.service import Conversations

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from plugins.conversations.given import AT_ONCE, MAX_NAME
+from plugins.conversations.checks import AT_ONCE, MAX_NAME
 from plugins.conversations.listing import Listing
 from plugins.conversations.service import Conversations
 from plugins.conversations.values import MAX_KEY, Values

@@ -9,7 +9,7 @@ from typing import Any
 from broker.amqtt import Services
 from plugins.conversations import roles
 from plugins.conversations.changes import Memberships
-from plugins.conversations.given import check, check_topic, check_user
+from plugins.conversations.checks import check, check_topic, check_user
 from plugins.conversations.model import (
     CHANNEL,
     DIRECT,

@@ -68,7 +68,7 @@ async def set_level(body: LogLevel, api: ApiDep, who: Operator) -> Response:
 
 
 def _state(api: Api) -> dict[str, Any]:
-    level, loggers = api.levels.told()
+    level, loggers = api.levels.current()
     return {"level": level, "loggers": loggers}
 
 

@@ -66,7 +66,7 @@ class KeyUrl:
                 await self._tried.wait()
 
     async def _run(self) -> None:
-        wait, told = _SOONEST, ""
+        wait, logged = _SOONEST, ""
         async with httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=False) as client:
             while True:
                 self._wanted.clear()
@@ -74,13 +74,13 @@ class KeyUrl:
                     keys = await self._fetch(client)
                 except (httpx.HTTPError, ValueError) as error:
                     why = " ".join(str(error).split()) or type(error).__name__
-                    if why != told:
+                    if why != logged:
                         log.warning("jwt: no keys from %s, trying again: %s", self._url, why)
-                    told, pause, wait = why, wait * random.uniform(0.8, 1.2), min(wait * 2, _LATEST)
+                    logged, pause, wait = why, wait * random.uniform(0.8, 1.2), min(wait * 2, _LATEST)
                 else:
-                    if told or not len(self._keys):
+                    if logged or not len(self._keys):
                         log.info("jwt: %d keys from %s", len(keys), self._url)
-                    told, pause, wait = "", self._refresh, _SOONEST
+                    logged, pause, wait = "", self._refresh, _SOONEST
                     before, self._keys, self._had = self._keys, keys, time.monotonic()
                     if before.ids != keys.ids:
                         self._changed(keys)

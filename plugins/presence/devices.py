@@ -30,7 +30,7 @@ class Devices:
         """What is to be told."""
         self._leaving: dict[DeviceKey, tuple[float, int]] = {}
         """Until when one that has gone counts as online, by rising time; and when it went."""
-        self._told: set[DeviceKey] = set()
+        self._announced: set[DeviceKey] = set()
         """Those that were told to be online, or are being."""
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class Devices:
         """A connection began."""
         self._connections[device] = self._connections.get(device, 0) + 1
         known = self._changed.get(device)
-        if self._leaving.pop(device, None) is None and device not in self._told and (known is None or not known.online):
+        if self._leaving.pop(device, None) is None and device not in self._announced and (known is None or not known.online):
             self._changed[device] = Change(device, True, now)
 
     def went(self, device: DeviceKey, now: int, at: float) -> None:
@@ -68,12 +68,12 @@ class Devices:
                 break
             del self._leaving[device]
             self._changed.pop(device, None)
-            if device in self._told:
+            if device in self._announced:
                 self._changed[device] = Change(device, False, went)
         found = [self._changed[device] for _, device in zip(range(most), self._changed, strict=False)]
         for change in found:
             del self._changed[change.device]
-            (self._told.add if change.online else self._told.discard)(change.device)
+            (self._announced.add if change.online else self._announced.discard)(change.device)
         return found
 
     def again(self, changes: Iterable[Change]) -> None:

@@ -114,7 +114,7 @@ class PresencePlugin(GroupPlugin):
         device = self._device(client_id, client_session)
         if device is not None:
             self._devices.came(device, cast(Services, self.context.server).wall())
-            self._told()
+            self._wake()
 
     async def on_broker_client_disconnected(self, client_id: str, client_session: Any) -> None:
         """A device went."""
@@ -122,13 +122,13 @@ class PresencePlugin(GroupPlugin):
         if device is not None:
             at = asyncio.get_running_loop().time()
             self._devices.went(device, cast(Services, self.context.server).wall(), at)
-            self._told()
+            self._wake()
 
     def _device(self, client_id: str, session: Any) -> DeviceKey | None:
         user = str(getattr(session, "user_key", "") or f"c/{client_id}")
         return DeviceKey(user, client_id) if self.config.anonymous or user.startswith("u/") else None
 
-    def _told(self) -> None:
+    def _wake(self) -> None:
         if self._presence is not None:
             self._presence.news.set()
 

@@ -16,7 +16,7 @@ from typing import Any
 from broker.amqtt import BROKER_USER, Services, Undecided
 from broker.publication import Outgoing, Publication
 from plugins.presence.devices import Change, Devices
-from plugins.presence.record import DEVICES, OF, Device, key_of, told, topic_of
+from plugins.presence.record import DEVICES, OF, Device, key_of, presence_of, topic_of
 from storage.errors import RowChanged, StorageError
 from storage.records import DeviceKey, DropRow, Operation, PutRow, Row
 
@@ -112,7 +112,7 @@ class Presence:
 
     async def of(self, user: str) -> dict[str, Any]:
         """What is told of a user, as storage has it."""
-        return told(user, await self._rows(user))
+        return presence_of(user, await self._rows(user))
 
     async def _rows(self, user: str) -> list[Row]:
         rows: list[Row] = []

@@ -61,7 +61,7 @@ def topic_of(user: str) -> str:
     return PREFIX + "".join(_ESCAPED.get(sign, sign) for sign in user)
 
 
-def told(user: str, rows: Sequence[Row]) -> dict[str, Any]:
+def presence_of(user: str, rows: Sequence[Row]) -> dict[str, Any]:
     """What is told of a user, given the rows of its devices."""
     known = [(Device.decoded(row.value), row.key) for row in rows]
     known.sort(key=lambda one: (not one[0].online, -one[0].since, one[1]))

@@ -68,6 +68,6 @@ class Erasure:
 
     def shown(self) -> dict[str, Any]:
         """For the operator."""
-        told = asdict(self)
-        del told["place"]
-        return told
+        fields = asdict(self)
+        del fields["place"]
+        return fields

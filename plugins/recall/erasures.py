@@ -98,16 +98,16 @@ class Erasures:
     # --- the work --------------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        told = ""
+        logged = ""
         while True:
             try:
                 if await self._server.may(_LEASE):
                     await self._all()
-                told = ""
+                logged = ""
             except (StorageError, Undecided, Away, Conflict) as error:
-                if str(error) != told:
-                    told = str(error)
-                    log.warning("erasing waits: %s", told)
+                if str(error) != logged:
+                    logged = str(error)
+                    log.warning("erasing waits: %s", logged)
             except Exception:
                 log.exception("erasing failed, trying again in %g s", _LOOK)
             self._news.clear()

@@ -30,7 +30,7 @@ class Goal:
 
     waiting: set[str]
     count: int = 0
-    told: int = 0
+    reported: int = 0
     new: list[str] = field(default_factory=list)
 
 
@@ -58,7 +58,7 @@ class Tracked:
     @property
     def done(self) -> bool:
         """Nothing more will be told."""
-        return self.of is not None and all(goal.told >= self.of for goal in self.goals.values())
+        return self.of is not None and all(goal.reported >= self.of for goal in self.goals.values())
 
 
 Event = tuple[str, dict[str, Any]]
@@ -143,16 +143,16 @@ class Tracker:
 
     def events(self, now: int) -> list[Event]:
         """What is to be told since the last call. What is done, or waited for too long, is forgotten."""
-        told: list[Event] = []
+        due: list[Event] = []
         for tracked in list(self._tracked.values()):
             for level, goal in tracked.goals.items():
-                if goal.count != goal.told:
-                    goal.told = goal.count
-                    told.append((tracked.message.user, self._event(tracked, level, goal.count, goal.new[:_NAMED])))
+                if goal.count != goal.reported:
+                    goal.reported = goal.count
+                    due.append((tracked.message.user, self._event(tracked, level, goal.count, goal.new[:_NAMED])))
                     goal.new = []
             if tracked.done or tracked.until <= now:
                 self._forget(tracked)
-        return told
+        return due
 
     @staticmethod
     def _event(tracked: Tracked, state: str, count: int | None, users: Iterable[str]) -> dict[str, Any]:

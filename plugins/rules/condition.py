@@ -46,7 +46,7 @@ def _compiled(text: str) -> Any:
         query = ENVIRONMENT.compile(whole := f"{_BEFORE}{text}{_AFTER}")
         tokens = Counter(token.type_ for token in tokenize(whole))
     except JSONPathError as error:
-        raise ValueError(f"{text!r}: {_told(error)}; right is such as @.payload.celsius > 30 && @.topic == 'a/b'") from None
+        raise ValueError(f"{text!r}: {_wording(error)}; right is such as @.payload.celsius > 30 && @.topic == 'a/b'") from None
     if len(query.segments) != 1 or len(query.segments[0].selectors) != 1:
         raise ValueError(f"{text!r}: must be one condition, without the brackets around it")
     if tokens[TokenType.DOUBLE_DOT] > 1 or tokens[TokenType.FILTER] > 2:
@@ -68,7 +68,7 @@ def _refuse_unknown(text: str, whole: str) -> None:
         previous = token.type_
 
 
-def _told(error: JSONPathError) -> str:
+def _wording(error: JSONPathError) -> str:
     """What is wrong, and before what, without the brackets that we put around it."""
     what = str(error.args[0]) if error.args else "cannot be read"
     if error.token is None:

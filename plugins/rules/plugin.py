@@ -126,5 +126,5 @@ class RulesPlugin(FollowingPlugin[Republisher | HookRunner]):
 
 
 def _state(running: RunningRule, hook: Mapping[str, Any]) -> dict[str, Any]:
-    told = {"delivered": hook.get("delivered", 0), "error": hook.get("error")}
-    return {"name": running.rule.name, "topics": running.rule.topics, **running.counts(), **told}
+    outcome = {"delivered": hook.get("delivered", 0), "error": hook.get("error")}
+    return {"name": running.rule.name, "topics": running.rule.topics, **running.counts(), **outcome}

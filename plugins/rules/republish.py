@@ -100,5 +100,5 @@ class Republisher:
 
 def _hops(properties: Properties) -> int:
     """How many rules a message has been through; what is no number is none."""
-    told = next((value for name, value in properties.get(Property.USER_PROPERTY, ()) if name == HOPS), "0")
-    return int(told) if told.isascii() and told.isdigit() and len(told) < 10 else 0
+    hops = next((value for name, value in properties.get(Property.USER_PROPERTY, ()) if name == HOPS), "0")
+    return int(hops) if hops.isascii() and hops.isdigit() and len(hops) < 10 else 0

@@ -106,8 +106,8 @@ class Entry:
 
     def encoded(self) -> bytes:
         """All of it."""
-        told = {name: getattr(self, name) for name in _TOLD}
-        head = json.dumps({**told, "body": len(self.payload)}).encode()
+        head_fields = {name: getattr(self, name) for name in _IN_HEAD}
+        head = json.dumps({**head_fields, "body": len(self.payload)}).encode()
         return len(head).to_bytes(4) + head + self.payload + self.properties
 
     @classmethod
@@ -115,14 +115,14 @@ class Entry:
         """Raises ValueError for what was not written by `encoded`."""
         end = 4 + int.from_bytes(value[:4])
         try:
-            told = json.loads(value[4:end])
-            body = end + told.pop("body")
-            return cls(**told, payload=value[end:body], properties=value[body:])
+            head_fields = json.loads(value[4:end])
+            body = end + head_fields.pop("body")
+            return cls(**head_fields, payload=value[end:body], properties=value[body:])
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(str(error)) from error
 
 
-_TOLD = tuple(field.name for field in fields(Entry) if field.name not in ("payload", "properties"))
+_IN_HEAD = tuple(field.name for field in fields(Entry) if field.name not in ("payload", "properties"))
 
 
 def place_of(value: bytes) -> Place:

@@ -58,7 +58,7 @@ class Schedules:
         self._timeout = timeout
         self._counts = Counts(server, config.max_per_user)
         self.runner = Runner(server, config, self._counts)
-        self._told: Place | None = None
+        self._earliest: Place | None = None
         """What whoever publishes is to be told of: the earliest will do."""
         self._telling: asyncio.Task[None] | None = None
 
@@ -119,14 +119,14 @@ class Schedules:
         """It is durable: whoever publishes must know that it is there."""
         if self.runner.active or self._server.storage.cluster is None:
             self.runner.wake(place)
-        elif self._told is None or place.due < self._told.due:
-            self._told = place
+        elif self._earliest is None or place.due < self._earliest.due:
+            self._earliest = place
             if self._telling is None or self._telling.done():
                 self._telling = asyncio.create_task(self._tell(), name="telling of schedules")
 
     async def _tell(self) -> None:
-        while (place := self._told) is not None:
-            self._told = None
+        while (place := self._earliest) is not None:
+            self._earliest = None
             try:
                 await self._server.ask_nodes(_NOTE, {"wake": list(place)})
             except StorageError as error:  # it is found within a second all the same

@@ -88,9 +88,9 @@ class Indexer:
         self._poll = poll
         self._opened = opened
         self._follows = follow
-        self._told_moved = moved
+        self._on_moved = moved
         self._follower: Follower | None = None
-        self._told: dict[int, int] = {}
+        self._known_ends: dict[int, int] = {}
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
         self._moved = asyncio.Event()
@@ -139,7 +139,7 @@ class Indexer:
         """
         if through:
             number = number_of(through)
-            self._told[number] = max(through, self._told.get(number, 0))
+            self._known_ends[number] = max(through, self._known_ends.get(number, 0))
         if not self._notified:
             self._oldest = _now()
         self._notified += messages
@@ -204,8 +204,8 @@ class Indexer:
         """
         self._check_turn()
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        async with watched(report, lambda: self._waits_for or self._engine.away) as told:
-            self._asked.append((done, told))
+        async with watched(report, lambda: self._waits_for or self._engine.away) as reporting:
+            self._asked.append((done, reporting))
             self.hurry()
             return await done
 
@@ -290,7 +290,7 @@ class Indexer:
             await self._engine.open()
             self._opened = True
         self._notified = 0
-        follower = Follower(self._source, await self._engine.positions(), self._told)
+        follower = Follower(self._source, await self._engine.positions(), self._known_ends)
         if self._follower is None or follower.positions != self._follower.positions:
             self._follow_on(follower)
         return False
@@ -308,7 +308,7 @@ class Indexer:
             self._rebuild_unasked("is ahead of the store, which was replaced")
         elif self._engine.stale:
             self._rebuild_unasked("was made by another tokeniser")
-        self._follow_on(Follower(self._source, positions, self._told))
+        self._follow_on(Follower(self._source, positions, self._known_ends))
         if any(end > positions.get(number, 0) for number, end in tails.items()):
             self.notify()
 
@@ -334,7 +334,7 @@ class Indexer:
     def _tell_moved(self) -> None:
         self._moved.set()
         self._moved = asyncio.Event()
-        self._told_moved()
+        self._on_moved()
 
     async def _follow(self) -> bool:
         """Index the next page of the writers' tails."""
@@ -387,7 +387,7 @@ class Indexer:
         else:
             self._notified -= notified
             self._oldest = _now()
-            self._told_moved()
+            self._on_moved()
 
     async def _remove(self) -> None:
         while self._removals:
@@ -447,7 +447,7 @@ class Indexer:
         except Exception as error:
             await self._abandon(error)
             raise
-        self._follow_on(Follower(self._source, work.positions, self._told))
+        self._follow_on(Follower(self._source, work.positions, self._known_ends))
         self._reindex = None
         work.finish()
         return bool(self._asked)
@@ -458,7 +458,7 @@ class Indexer:
         if not self._asked:
             return None
         rebuild = await self._engine.rebuild()
-        follower = Follower(self._source, {}, self._told)
+        follower = Follower(self._source, {}, self._known_ends)
         self._reindex = Reindex(follower, rebuild, self._superseded, *self._asked.popleft())
         return self._reindex
 

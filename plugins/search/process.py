@@ -283,8 +283,8 @@ class IndexerProcess:
 
         As `Indexer.reindex`; also over the death of the process, after which it begins anew.
         """
-        async with watched(report, lambda: self._waits_for) as told:
-            return int(await self._answer("reindex", lambda progress: told(Progress(*progress))))
+        async with watched(report, lambda: self._waits_for) as reporting:
+            return int(await self._answer("reindex", lambda progress: reporting(Progress(*progress))))
 
     async def compare(self, report: Callable[[Differences], None] = lambda found: None) -> Differences:
         """Compare every message of the store with the index and repair what differs; as `Indexer.compare`, over deaths too."""

@@ -131,20 +131,20 @@ async def _opened(storage: Storage, engine: Fts5Engine) -> None:
 
 
 async def _open(attempt: Callable[[], Awaitable[None]]) -> None:
-    wait, told = _FIRST_WAIT, ""
+    wait, logged = _FIRST_WAIT, ""
     while True:
         try:
             await attempt()
             return
         except BeingWritten as error:  # by another worker of this machine: this one follows it as soon as that ends
             wait, why = _FIRST_WAIT, str(error)
-            if why != told:
+            if why != logged:
                 log.info("indexing begins once that ends: %s", why)
         except (SearchUnavailable, StorageUnavailable) as error:
             why = str(error)
             log.warning("indexing cannot begin yet, trying again in %.1f s: %s", wait, why)
         tell("waits", why)
-        told = why
+        logged = why
         await asyncio.sleep(wait)
         wait = min(_LONGEST_WAIT, wait * 2)
 

@@ -56,7 +56,7 @@ class Publisher:
         made = {place: self._publication(who, drafts[place]) for place, refused in enumerate(outcomes) if refused is None}
         done = await self._server.append_all_within(list(made.values()), self._timeout)
         for place, found in zip(made, done, strict=True):
-            outcomes[place] = _told(found) if isinstance(found, BaseException) else await self._receipt(found)
+            outcomes[place] = _problem_of(found) if isinstance(found, BaseException) else await self._receipt(found)
         return [outcome for outcome in outcomes if outcome is not None]
 
     async def prepared(self, who: Who, draft: Draft) -> Publication:
@@ -116,7 +116,7 @@ def _properties(draft: Draft) -> bytes:
     return content_properties(draft.content_type, list(draft.properties), draft.text, draft.response_topic, draft.correlation)
 
 
-def _told(error: BaseException) -> Problem | Undecided:
+def _problem_of(error: BaseException) -> Problem | Undecided:
     """An error of storage, or of a plugin, as the caller is told."""
     if isinstance(error, Undecided):
         return error

@@ -68,9 +68,9 @@ class Versions:
     async def of(self, message: Message) -> list[dict[str, Any]]:
         """See `plugins.timelines.service.Timelines.versions`."""
         ids = [message.id, *await edits_of(self._storage, message.topic, message.seq)]
-        told = []
+        shown = []
         for start in range(0, len(ids), _AT_ONCE):
             for one in await self._storage.read_messages(ids[start : start + _AT_ONCE]):
                 recalled = rendered(one)["recalled"]
-                told.append({"id": hex_id(one.id), "seq": one.seq, "sender": one.user, "time": one.time, "recalled": recalled})
-        return told
+                shown.append({"id": hex_id(one.id), "seq": one.seq, "sender": one.user, "time": one.time, "recalled": recalled})
+        return shown

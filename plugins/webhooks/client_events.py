@@ -72,10 +72,10 @@ class ClientEvents:
         for append in group.appends:
             if append.message.topic == CLIENTS and append.message.user == BROKER_USER:
                 append.store = True
-                told = json.loads(append.message.payload)
-                node, _, number = told["data"]["connection"].partition("/")
-                came = told["type"] == CONNECTED
-                value = json.dumps(told["data"]).encode()
+                event = json.loads(append.message.payload)
+                node, _, number = event["data"]["connection"].partition("/")
+                came = event["type"] == CONNECTED
+                value = json.dumps(event["data"]).encode()
                 group.operations.append(PutRow(_TABLE, node, number, value) if came else DropRow(_TABLE, node, number))
 
     async def run(self, done: Callable[[], int | None]) -> None:

@@ -63,7 +63,7 @@ class Hook:
             yield "url: must not hold a user or password: what is told is signed by its secrets"
         if not self.secrets:
             yield "secrets: at least one is needed: whsec_ and what openssl rand -base64 32 says"
-        yield from _told("secrets", key_of, self.secrets)
+        yield from _problems("secrets", key_of, self.secrets)
         wrong = [event for event in self.events if event not in EVENTS]
         if wrong or not self.events:
             yield f"events {', '.join(wrong) or 'none'!r}: must be some of {', '.join(EVENTS)}"
@@ -72,9 +72,9 @@ class Hook:
             yield f"batch {self.batch}: must be 1 to 1000"
         if not 1 <= self.timeout <= 300:
             yield f"timeout {self.timeout}: must be 1 to 300 seconds"
-        yield from _told("filters", validate_filter, self.filters)
-        yield from _told("dead_letters", validate_name, [self.dead_letters])
-        yield from _told("give_up_after", _seconds, [self.give_up_after])
+        yield from _problems("filters", validate_filter, self.filters)
+        yield from _problems("dead_letters", validate_name, [self.dead_letters])
+        yield from _problems("give_up_after", _seconds, [self.give_up_after])
         yield from file_faults("cafile", self.cafile)
 
     @property
@@ -92,7 +92,7 @@ class Hook:
         return CONNECTED in self.events or DISCONNECTED in self.events
 
 
-def _told(name: str, check: Callable[[Any], object], values: Iterable[object]) -> Iterator[str]:
+def _problems(name: str, check: Callable[[Any], object], values: Iterable[object]) -> Iterator[str]:
     """What ``check`` has against each of them."""
     for value in values:
         try:

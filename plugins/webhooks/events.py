@@ -27,9 +27,9 @@ def events_of(hook: Hook, message: Message, away: Callable[[str], Iterable[str]]
     to a topic, and have no device connected."""
     if message.topic == CLIENTS:
         if message.user == BROKER_USER:
-            told = json.loads(message.payload)
-            if told["type"] in hook.events:
-                yield _event(message, told["type"], told["data"])
+            event = json.loads(message.payload)
+            if event["type"] in hook.events:
+                yield _event(message, event["type"], event["data"])
         return
     # What the broker says itself is left out: dead letters of two hooks would be told to each other for ever.
     if message.user == BROKER_USER or not hook.wants(message):

@@ -36,8 +36,8 @@ class WebhooksPlugin(FollowingPlugin[HookRunner]):
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
-        told = any(hook.of_clients for hook in self.config.hooks)
-        self._clients = ClientEvents(self._services) if told else None
+        wanted = any(hook.of_clients for hook in self.config.hooks)
+        self._clients = ClientEvents(self._services) if wanted else None
         add_router(context, make_router(self))
 
     @property
@@ -55,8 +55,8 @@ class WebhooksPlugin(FollowingPlugin[HookRunner]):
 
     def _done(self) -> int | None:
         """Up to which of the clients' events every hook is done with them; None where another node runs the hooks."""
-        told = [runner for runner in self._runners if runner.hook.of_clients]
-        return min(runner.client_seq for runner in told) if all(runner.place.running for runner in told) else None
+        runners = [runner for runner in self._runners if runner.hook.of_clients]
+        return min(runner.client_seq for runner in runners) if all(runner.place.running for runner in runners) else None
 
     def before_ack(self, group: Group) -> None:
         """Keep who comes and goes."""

@@ -27,8 +27,8 @@ class MemoryCluster:
         self._database = database
         self._gate = gate
         self.rematch: Callable[[Sequence[Append]], Awaitable[None]] | None = None
-        self.told = True
-        self._given: dict[int, int] = {}
+        self.forwarded = True
+        self._handed_out: dict[int, int] = {}
         for other in database.there():
             theirs = database.settings[other.token]
             for name_ in sorted(theirs.keys() & settings.keys()):
@@ -60,7 +60,7 @@ class MemoryCluster:
         """This node's own end. Where its last group is half done, or not told, it is dead, and the others finish that."""
         await self._gate.before("leave")
         node = self._alive()
-        if settled and self.told:
+        if settled and self.forwarded:
             self._gone(node._replace(done=done))
         else:
             self._marked(node)
@@ -216,9 +216,9 @@ class MemoryCluster:
         await self._gate.before("receive")
         self._alive()
         lanes = self._database.lanes[self.me.token]
-        for sender, count in self._given.items():
+        for sender, count in self._handed_out.items():
             del lanes[sender][:count]
-        self._given.clear()
+        self._handed_out.clear()
         arrived = self._database.arrived[self.me.token]
         if not any(lanes.values()):
             arrived.clear()
@@ -229,7 +229,7 @@ class MemoryCluster:
         parcels = [parcel for sender in lanes for parcel in lanes[sender]]
         counts = {sender: len(lane) for sender, lane in lanes.items()}
         await self._gate.after("receive")
-        self._given = counts
+        self._handed_out = counts
         return parcels
 
     # --- leases ----------------------------------------------------------------------------------------------------

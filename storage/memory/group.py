@@ -31,7 +31,7 @@ class GroupCommit:
         self._database = database
         self._storage = database.storage
         self._node = node
-        self._told: list[Change] = []
+        self._additions: list[Change] = []
         self._last: list[Change] = []
         self._opened: set[DeviceKey] = set()
         self._appends: list[tuple[Append, Half]] = []
@@ -93,10 +93,12 @@ class GroupCommit:
         drafted = self._storage.drafted(self.group)
         self._opened = {key for key, after in drafted.items() if after is not None and after.node == self._node.token}
         for key, after in drafted.items():
-            self._told += rules.changes(key, self._storage.standing(key), after).first
+            self._additions += rules.changes(key, self._storage.standing(key), after).first
         announced = [rules.announced(op.changes) for op in self.group if isinstance(op, Announce) and op.error is None]
-        self._last = [change for told in announced for change in told.last]
-        self._database.tell(self._node.token, [*self._told, *(change for told in announced for change in told.first)])
+        self._last = [change for changes in announced for change in changes.last]
+        self._database.tell(
+            self._node.token, [*self._additions, *(change for changes in announced for change in changes.first)]
+        )
 
     def _store(self) -> None:
         self._storage.looked_up = frozenset(
@@ -162,7 +164,7 @@ class GroupCommit:
 
     def _corrections(self) -> Iterator[Change]:
         """Who has the devices that were told to be here, and that another node has got meanwhile."""
-        for change in self._told:
+        for change in self._additions:
             now = self._storage.standing(DeviceKey(change.user, change.client_id))
             if change.kind == HELD and change.epoch and now is not None and now.node != change.node:
                 yield change._replace(epoch=now.epoch, node=now.node)

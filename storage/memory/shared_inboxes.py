@@ -26,12 +26,12 @@ class MemorySharedInboxes:
         self._gate = gate
         self._token = token
 
-    async def exchange(self, inbox: str, told: Exchange) -> Exchanged:
+    async def exchange(self, inbox: str, request: Exchange) -> Exchanged:
         """See `storage.cluster.SharedInboxes`."""
         await self._gate.before("exchange")
         self._database.alive(self._token)
-        division = self._database.divided.setdefault(inbox, Division(told.since, told.since + 1))
-        exchanged = deepcopy(division.exchange(self._token, told))
+        division = self._database.divided.setdefault(inbox, Division(request.since, request.since + 1))
+        exchanged = deepcopy(division.exchange(self._token, request))
         await self._gate.after("exchange")
         self._database.alive(self._token)
         return exchanged

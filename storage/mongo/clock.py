@@ -24,10 +24,10 @@ class DatabaseClock:
         """The server's clock, ms, at a moment within the call."""
         with storage_errors():
             answer: dict[str, Any] = await self._client.admin.command("hello")
-        told = answer.get("localTime")
-        if told is None:
+        local_time = answer.get("localTime")
+        if local_time is None:
             raise StorageUnavailable("mongodb: the server does not tell its time")
-        now = int(told.replace(tzinfo=UTC).timestamp() * 1000)
+        now = int(local_time.replace(tzinfo=UTC).timestamp() * 1000)
         self._offset = now - _uptime()
         return now
 

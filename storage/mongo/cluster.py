@@ -49,7 +49,7 @@ class MongoCluster:
         self._leases = Leases(collections.leases, collections.nodes, node)
         self.shared_inboxes = MongoSharedInboxes(collections.divisions, node)
         self._writer = writer
-        self.told = True
+        self.forwarded = True
         self._there: set[int] = set()
         self._newest = 0
         """The highest token that was ever seen."""

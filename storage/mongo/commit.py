@@ -98,7 +98,7 @@ class _Run:
         """How many documents of the store are written."""
         self.tried = False
         """Whether any was sent."""
-        self.told: list[Change] = []
+        self.additions: list[Change] = []
         self.adopted: list[int] = []
         self.new: set[int] = set()
         """Messages that were not stored when the group was numbered first."""
@@ -201,10 +201,10 @@ class Writer:
         version = self._node.next_version()
         view = run.view = View(version, state.token, await state.now(), state.clock)
         await load(state, view, run.group)
-        view.drafted, run.told = draft(run.group, view)
-        if self._append_routes is not None and run.told:
+        view.drafted, run.additions = draft(run.group, view)
+        if self._append_routes is not None and run.additions:
             run.begun = True
-            await self._append_routes(run.told)
+            await self._append_routes(run.additions)
 
     async def _claim(self, run: _Run) -> None:
         state, view = self._state, run.view
@@ -449,7 +449,7 @@ class Writer:
         if self._append_routes is None:
             return
         lost = any(isinstance(op, OpenSession) and isinstance(op.error, Superseded) for op in run.group)
-        changes = run.plan.changes().last + (corrections(run.told, run.view) if lost else [])
+        changes = run.plan.changes().last + (corrections(run.additions, run.view) if lost else [])
         if changes:
             await self._append_routes(changes)
 

@@ -155,12 +155,14 @@ class MongoSource:
 
     async def _conversations(self, done: dict[int, int]) -> AsyncIterator[list[Record]]:
         async for page in pages(self._c.conversations, {}):
-            for told in page:
-                topic = told["_id"]
-                yield [("conversation", topic, told["floor"], told["time"])]
-                async for floor, messages in _timeline(self._c.store, self._c.conversations, "topic", topic, told["floor"]):
+            for conversation in page:
+                topic = conversation["_id"]
+                yield [("conversation", topic, conversation["floor"], conversation["time"])]
+                async for floor, messages in _timeline(
+                    self._c.store, self._c.conversations, "topic", topic, conversation["floor"]
+                ):
                     if floor is not None:
-                        yield [("conversation", topic, floor, told["time"])]
+                        yield [("conversation", topic, floor, conversation["time"])]
                     self._note(d["mid"] for d in messages)
                     for document in messages:
                         if document.get("recipients") and document["mid"] > done.get(number_of(document["mid"]), 0):

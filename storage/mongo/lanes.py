@@ -54,7 +54,7 @@ class Lanes:
         self._behind = 0
         """The sender behind whose lane the next look begins."""
         self._news = asyncio.Event()
-        self._told = False
+        self._streaming = False
         """Whether a change stream brings what others send."""
         self._heard: list[Raw] = []
         """What it has brought, a page at most."""
@@ -145,12 +145,12 @@ class Lanes:
             await asyncio.sleep(self._looked + _SOON - time.monotonic())
             self._news.clear()
             self._looked = time.monotonic()
-            parcels = await (self._take_heard() if self._told and not self._unsure else self._look())
+            parcels = await (self._take_heard() if self._streaming and not self._unsure else self._look())
             left = deadline - time.monotonic()
             if parcels or left <= 0:
                 self._pause = _SOON if parcels else self._pause
                 return parcels
-            pause = _RARELY if self._told and not self._unsure else self._pause
+            pause = _RARELY if self._streaming and not self._unsure else self._pause
             self._pause = min(1.5 * self._pause, _LATE)
             try:
                 async with asyncio.timeout(min(pause, left)):
@@ -243,14 +243,14 @@ class Lanes:
             try:
                 with storage_errors():
                     async with await self._collection.watch([mine]) as stream:
-                        self._told = self._unsure = True  # there may be what came before the stream was there
+                        self._streaming = self._unsure = True  # there may be what came before the stream was there
                         self._news.set()
                         async for change in stream:
                             self._hear(change["fullDocument"])
             except StorageUnavailable as error:
                 log.debug("the change stream ended: %s", error)
             finally:
-                self._told = False
+                self._streaming = False
                 self._news.set()
             await asyncio.sleep(_RARELY)
 

@@ -229,13 +229,13 @@ class Plan:
 
     def changes(self) -> rules.Changes:
         """What the other nodes are to be told."""
-        told = self.sessions.changes()
+        changes = self.sessions.changes()
         for op in self.group:
             if isinstance(op, Announce) and op.error is None:
                 more = rules.announced(op.changes)
-                told.first.extend(more.first)
-                told.last.extend(more.last)
-        return told
+                changes.first.extend(more.first)
+                changes.last.extend(more.last)
+        return changes
 
     def fill(self) -> None:
         """Fill in the results of every operation."""

@@ -141,16 +141,16 @@ async def tails(state: State) -> dict[int, int]:
     with storage_errors():
         nodes = await state.collections.nodes.find({}, {"number": 1, "token": 1, "state": 1, "done": 1}).to_list(None)
     nodes.sort(key=lambda node: int(node["token"]))
-    told = {node["number"]: int(node["done"]) for node in nodes}
+    ends = {node["number"]: int(node["done"]) for node in nodes}
     states = {node["number"]: node["state"] for node in nodes}
     for some in batches((number for number, of_last in states.items() if of_last == GONE), _AT_ONCE):
         stored = await asyncio.gather(*(_last_id_of(state, number) for number in some))
-        told.update({number: max(id, told[number]) for number, id in zip(some, stored, strict=True)})
+        ends.update({number: max(id, ends[number]) for number, id in zip(some, stored, strict=True)})
     if state.token:
-        told[state.number or 0] = state.last_id
+        ends[state.number or 0] = state.last_id
     if end := await late.end(state):
-        told[LATE] = end
-    return told or {0: await last_id(state)}
+        ends[LATE] = end
+    return ends or {0: await last_id(state)}
 
 
 async def sequence_at(state: State, topic: str, time: int) -> int:

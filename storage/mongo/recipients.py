@@ -28,8 +28,8 @@ async def entries_of(state: State, message: Message, users: Sequence[str]) -> li
     """See `storage.interface.Recipients`. Data that was imported does not say to whom a message went: there by its time."""
     with storage_errors():
         document = await state.collections.store.find_one({"mid": {"$eq": message.id}}, {"recipients": 1, "places": 1})
-    told = document.get("recipients") if document else None
-    places = dict(zip(told, places_of(document), strict=True)) if document and told else None
+    recipients = document.get("recipients") if document else None
+    places = dict(zip(recipients, places_of(document), strict=True)) if document and recipients else None
 
     async def entry(user: str) -> int:
         if places is None:

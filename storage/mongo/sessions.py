@@ -188,12 +188,12 @@ class Sessions:
 
     def changes(self) -> rules.Changes:
         """What the other nodes are to be told."""
-        told = rules.Changes([], [])
+        found = rules.Changes([], [])
         for key in self.devices:
             changes = rules.changes(key, self._standing_before(key), self._standing(key))
-            told.first.extend(changes.first)
-            told.last.extend(changes.last)
-        return told
+            found.first.extend(changes.first)
+            found.last.extend(changes.last)
+        return found
 
     def _standing_before(self, key: DeviceKey) -> rules.Standing | None:
         kept = self._view.devices.get(key)
@@ -278,22 +278,22 @@ def _superseded(key: DeviceKey, epoch: int, latest: int) -> Superseded:
 def draft(group: Sequence[Operation], view: View) -> tuple[dict[DeviceKey, Kept | None], list[Change]]:
     """The devices as the group will leave them, before its heads are known, and what the other nodes are to be told first."""
     sessions = Sessions(view, lambda *entry: 0, lambda user: 0, ())
-    told: list[Change] = []
+    additions: list[Change] = []
     for op in group:
         if op.error is not None:
             continue
         if isinstance(op, Announce):
-            told += rules.announced(op.changes).first
+            additions += rules.announced(op.changes).first
         elif (apply := sessions.apply.get(type(op))) is not None:
             with suppress(MessageRefused, Superseded):
                 apply(op)
-    return sessions.devices, sessions.changes().first + told
+    return sessions.devices, sessions.changes().first + additions
 
 
-def corrections(told: Sequence[Change], view: View) -> list[Change]:
+def corrections(additions: Sequence[Change], view: View) -> list[Change]:
     """Who has the devices that a group has told to have, and lost to another node meanwhile."""
     found = []
-    for change in told:
+    for change in additions:
         kept = view.devices.get(DeviceKey(change.user, change.client_id))
         if change.kind == HELD and change.epoch and kept is not None and kept.device.node != change.node:
             found.append(change._replace(epoch=kept.device.epoch, node=kept.device.node))

@@ -32,10 +32,10 @@ class MongoSharedInboxes:
         self._collection = collection
         self._node = node
 
-    async def exchange(self, inbox: str, told: Exchange) -> Exchanged:
+    async def exchange(self, inbox: str, request: Exchange) -> Exchanged:
         """See `storage.cluster.SharedInboxes`."""
-        division = Division(told.since, told.since + 1)
-        exchanged = await self._change(inbox, lambda known: known.exchange(self._node.token, told), division)
+        division = Division(request.since, request.since + 1)
+        exchanged = await self._change(inbox, lambda known: known.exchange(self._node.token, request), division)
         assert exchanged is not None
         await self._node.confirm()  # what was claimed is not given out once others may have it
         return exchanged

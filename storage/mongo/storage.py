@@ -126,8 +126,8 @@ class MongoStorage:
                 await self._disconnect(settled=False, patience=_MOMENT)
                 raise
         self._writer = None
-        told = part is None or part.told
-        await self._disconnect(settled=told and (writer is None or writer.settled))
+        forwarded = part is None or part.forwarded
+        await self._disconnect(settled=forwarded and (writer is None or writer.settled))
 
     async def _disconnect(self, *, settled: bool, patience: float | None = None) -> None:
         """``patience``: seconds that the server has to learn that this node has ended; None leaves it to the driver."""

@@ -206,7 +206,7 @@ async def hearing(database: str, proxy: MongoProxy, count: int) -> AsyncIterator
         for n in range(count):
             await one.lanes.send({other.node.token: numbered(n)})
         sent = await one.collections.lanes.find().sort("seq", 1).to_list(None)
-        other.lanes._told, proxy.bodies = True, []
+        other.lanes._streaming, proxy.bodies = True, []
         yield other, sent
 
 
