@@ -20,7 +20,7 @@ from broker.cli.inspect_message import device_rows
 from broker.cli.logs import printable
 from broker.cli.place import address, place_options
 from broker.cli.settings import CANNOT_START, Failure
-from broker.sessions import is_channel, member_device
+from broker.sessions import is_channel, is_group, is_shared, member_device
 from storage.errors import StorageError
 from storage.factory import open_url
 from storage.interface import Storage
@@ -90,7 +90,7 @@ def devices(user: str | None, **source: Any) -> None:
             whose = member_device(device.key) if channel else device.key
             if user is None or user_key(user) in (device.key.user, whose.user):
                 row = _device_row(device, await storage.inbox_head(device.key.user))
-                if not source["as_json"] and device.key.user.startswith("s/"):
+                if not source["as_json"] and is_group(device.key.user):
                     row["device"] = "(shared group)"
                 if channel:
                     row["device"] = f"{whose.user} {whose.client_id}"
@@ -181,7 +181,7 @@ def _message_id(text: str) -> int:
 
 def user_key(user: str) -> str:
     """The key of an inbox from what a person typed: a key stays one, a bare name is a verified user's."""
-    return user if user[:2] in ("u/", "c/", "s/", "r/") else f"u/{user}"
+    return user if user.startswith(("u/", "c/")) or is_shared(user) else f"u/{user}"
 
 
 def _named(user: str) -> str:

@@ -18,7 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from broker.clock import NO_SLOT, Timer
-from broker.connection import handle_acks, handle_auth, handle_connect, handle_publish, handle_subscribe
+from broker.connection import handle_acks, handle_auth, handle_connect, handle_disconnect, handle_publish, handle_subscribe
 from broker.packets import (
     EMPTY,
     PINGRESP,
@@ -534,7 +534,7 @@ class Connection(Link):
         self.disconnect(violation.code, violation.text + limit)
 
     def refuse(self, code: int, text: str) -> None:
-        """Answer a CONNECT with a reason, and close [MQTT-3.1.4-2, MQTT-3.2.2-5]."""
+        """Answer a CONNECT with a reason, and close [MQTT-3.1.4-2, 3.1.4-6, 3.2.2-5]."""
         self.server.counters.clients_refused += 1
         self.send(ConnAck(False, code, self._ending(code, text)))
         # A wrong login has a line of its own, with the plugin that refused it, and so has a limit; of both a flood is bounded.
@@ -592,10 +592,6 @@ def _pingreq(connection: Connection, packet: PingReq) -> None:
     connection.write_packet(PINGRESP)
 
 
-def _disconnect(connection: Connection, packet: Disconnect) -> None:
-    handle_connect.disconnect(connection, packet)
-
-
 _HANDLERS: dict[type, Any] = {
     Connect: handle_connect.received,
     PubRec: handle_acks.pubrec,
@@ -604,6 +600,6 @@ _HANDLERS: dict[type, Any] = {
     Subscribe: handle_subscribe.subscribe,
     Unsubscribe: handle_subscribe.unsubscribe,
     PingReq: _pingreq,
-    Disconnect: _disconnect,
+    Disconnect: handle_disconnect.received,
     Auth: handle_auth.received,
 }

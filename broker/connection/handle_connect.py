@@ -1,4 +1,4 @@
-"""CONNECT and DISCONNECT: who it is, which session it continues, and the answer.
+"""CONNECT: who it is, which session it continues, and the answer.
 
 - CONNACK follows the durable opening of the session, at its place in the order of groups.
 - The user name counts only where a plugin verified it; takeover stays within a user.
@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import uuid
 from contextlib import nullcontext
@@ -20,7 +19,7 @@ from amqtt.contexts import Action
 from broker.access import AuthRequest, Ban, Busy, CannotTell, Identity, SessionInfo
 from broker.connection import handle_auth
 from broker.connection.handle_publish import unacceptable
-from broker.packets import EMPTY, ConnAck, Connect, Disconnect, Properties, Property, ReasonCode, reserved, shown
+from broker.packets import EMPTY, ConnAck, Connect, Properties, Property, ReasonCode, reserved, shown
 from broker.sessions import ConnectOptions, wills
 from storage.errors import FencedOut
 from storage.records import DeviceKey
@@ -281,19 +280,3 @@ def _offer(connection: Connection, packet: Connect, session: Session) -> Propert
     if settings.receive_maximum != 65535:
         properties[Property.RECEIVE_MAXIMUM] = settings.receive_maximum
     return properties
-
-
-def disconnect(connection: Connection, packet: Disconnect) -> None:
-    """The client leaves. Only a valid DISCONNECT with reason 0 gives its will up [MQTT-3.1.2-10, 3.14.4-3]."""
-    session = connection.session
-    if session is None:
-        connection.close("client gave its authentication up", logging.DEBUG)
-        return
-    expiry = packet.properties.get(Property.SESSION_EXPIRY)
-    if expiry is not None:
-        if expiry and (connection.connect_options is None or not connection.connect_options.asked_expiry):
-            connection.disconnect(ReasonCode.PROTOCOL_ERROR, "a session that was to end now cannot be kept")  # 3.14.2.2.2
-            return
-        session.expiry = min(expiry, connection.server.settings.mqtt.max_session_expiry)
-    connection.will_wanted = packet.reason != ReasonCode.SUCCESS
-    connection.close("client disconnected", logging.DEBUG)

@@ -23,6 +23,7 @@ from broker.sessions.timeline import (
     group_inbox,
     is_channel,
     is_group,
+    is_shared,
     member_of,
 )
 from broker.sessions.window import PUBLISHED_1, RELEASED, Slot
@@ -55,6 +56,7 @@ __all__ = [
     "group_inbox",
     "is_channel",
     "is_group",
+    "is_shared",
     "member_device",
     "member_key",
     "member_of",

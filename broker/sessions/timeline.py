@@ -52,6 +52,11 @@ def is_channel(user: str) -> bool:
     return user.startswith(_CHANNEL)
 
 
+def is_shared(user: str) -> bool:
+    """Whether a user key is nobody's: a group's, or a channel's, whose entries are for several users."""
+    return user.startswith((_GROUP, _CHANNEL))
+
+
 def channel_filter(channel: str) -> str:
     """The filter of a channel."""
     return channel[len(_CHANNEL) :]

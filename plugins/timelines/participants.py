@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from broker.hooks import Group, readers_of
+from broker.sessions import is_shared
 from storage.records import Join
 
 LIMIT = 200_000
 """Pairs remembered, some 40 MB at most; then they are forgotten, and noted anew as they come."""
 
-_NOBODY = ("s/", "b/", "r/")  # shared subscription groups, the broker itself, and channels, whose readers count instead
+_BROKER = "b/"
 
 
 class Participants:
@@ -60,4 +61,9 @@ class Participants:
         if self._pairs > self._limit:
             self._known.clear()
             self._pairs = 0
-        return [(user, topic) for user in sorted(new) if not user.startswith(_NOBODY)]
+        return [(user, topic) for user in sorted(new) if not _is_nobody(user)]
+
+
+def _is_nobody(user: str) -> bool:
+    """Shared subscriptions' groups and the broker itself take part in nothing; of a channel its readers count instead."""
+    return is_shared(user) or user.startswith(_BROKER)

@@ -65,7 +65,7 @@ class Documents:
         will_at: int,
     ) -> Made:
         key = DeviceKey(user, client)
-        group = user.startswith("s/")  # has no client of its own: it gives out again what is not done
+        group = not client  # a shared subscription: it gives out again what is not done
         device = Device(
             key,
             epoch if group else unmarked(marked(epoch, self._now)),

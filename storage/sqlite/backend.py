@@ -17,9 +17,11 @@ from storage.records import Operation
 from storage.sqlite import queries, retention
 from storage.sqlite.checkpoint import Checkpointer
 from storage.sqlite.connection import connect_writer, translate
-from storage.sqlite.disk import FreeSpace, ServingLock, is_there, refuse_empty
+from storage.sqlite.database_file import is_there, refuse_empty
+from storage.sqlite.free_space import FreeSpace
 from storage.sqlite.reading import Reading
 from storage.sqlite.schema import migrate
+from storage.sqlite.serving_lock import ServingLock
 from storage.sqlite.threads import Worker
 from storage.sqlite.writer import GroupWriter
 

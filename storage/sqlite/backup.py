@@ -13,8 +13,9 @@ from storage.private import make_file, make_folder
 from storage.restored import new_epoch
 from storage.sqlite import queries
 from storage.sqlite.connection import connect_reader, translate
-from storage.sqlite.disk import ServingLock, is_there, refuse_empty
+from storage.sqlite.database_file import is_there, refuse_empty
 from storage.sqlite.schema import check_version, migrate
+from storage.sqlite.serving_lock import ServingLock
 from storage.sqlite.swap import swap_in
 from storage.transfer import Report, sync_file, sync_folder
 

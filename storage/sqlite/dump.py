@@ -15,7 +15,7 @@ from storage.packing import unpack_inflight
 from storage.restored import unmarked
 from storage.sqlite import queries
 from storage.sqlite.connection import connect_reader, translate
-from storage.sqlite.disk import is_there, refuse_empty
+from storage.sqlite.database_file import is_there, refuse_empty
 from storage.sqlite.schema import check_version
 from storage.transfer import About, Record
 

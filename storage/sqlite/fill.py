@@ -16,8 +16,9 @@ from storage.private import make_file, make_folder
 from storage.records import Inflight, InflightState
 from storage.restored import marked
 from storage.sqlite.connection import translate
-from storage.sqlite.disk import ServingLock, is_there, refuse_empty
+from storage.sqlite.database_file import is_there, refuse_empty
 from storage.sqlite.schema import check_version, migrate
+from storage.sqlite.serving_lock import ServingLock
 from storage.sqlite.swap import swap_in
 from storage.transfer import Record
 
@@ -168,7 +169,7 @@ class SqliteTarget:
         connection = self._open
         for row in rows:
             user, client, epoch, expiry, expires_at, created_at, offset, cursor, inflight, filters, received, *will = row
-            if user.startswith("s/"):  # a group has no client of its own: it gives out again what is not done
+            if not client:  # a shared subscription: it gives out again what is not done
                 cursor, inflight = offset, []
             else:
                 epoch = marked(epoch, self._now)

@@ -17,7 +17,7 @@ from storage.interface import Due, Membership, Pointer, Subscribed, TailPage, Vo
 from storage.records import DataEpoch, Device, DeviceKey, InboxEntry, JobState, Message, Row, Setting, Token
 from storage.sqlite import device_index, pages, participation, queries, recipients, retention, rows
 from storage.sqlite.connection import REOPEN, connect_reader, primary_code, translate
-from storage.sqlite.disk import refuse_empty
+from storage.sqlite.database_file import refuse_empty
 from storage.sqlite.schema import check_version
 from storage.sqlite.threads import Worker
 

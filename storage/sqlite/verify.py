@@ -13,8 +13,9 @@ from storage.errors import NoDatabase
 from storage.packing import pack_inflight, unpack_inflight
 from storage.sqlite.connection import connect_reader, connect_writer, translate
 from storage.sqlite.damage import DAMAGES, LARGEST_GAP
-from storage.sqlite.disk import ServingLock, is_there, refuse_empty
+from storage.sqlite.database_file import is_there, refuse_empty
 from storage.sqlite.schema import check_version, migrate
+from storage.sqlite.serving_lock import ServingLock
 from storage.verify import TOLD, Finding, Report
 
 Rows = list[tuple[Any, ...]]

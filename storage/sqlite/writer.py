@@ -47,7 +47,7 @@ from storage.rules import Once, asked_at, refuse_unstored, repeated, used_now
 from storage.sqlite import participation, rows
 from storage.sqlite.batch import Batch
 from storage.sqlite.connection import MESSAGE_ERRORS, REOPEN, connect_writer, primary_code, translate
-from storage.sqlite.disk import FreeSpace
+from storage.sqlite.free_space import FreeSpace
 from storage.sqlite.heads import Head, conversation_heads, inbox_heads
 from storage.sqlite.sessions import Sessions
 

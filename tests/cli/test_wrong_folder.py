@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from broker.cli.check import check
 from broker.cli.main import main
 from storage.errors import StorageUnusable
-from storage.sqlite.disk import ServingLock
+from storage.sqlite.serving_lock import ServingLock
 from tests.cli.processes import PATIENCE, command, environment
 
 ROOT = str(Path(__file__).resolve().parents[2])

@@ -13,7 +13,7 @@ from plugins.jobs import room
 from plugins.jobs.config import Retention
 from storage.interface import Measured
 from storage.sqlite import SqliteStorage
-from storage.sqlite.disk import FreeSpace
+from storage.sqlite.free_space import FreeSpace
 from tests.jobs.conftest import QUIET, House, MakeHouse
 from tests.storage.samples import Maker
 

@@ -1,0 +1,71 @@
+"""How much of the disk is left for a database, and that no message is taken that would fill it (docs/laws.md, 6)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from storage.errors import StorageUnavailable
+from storage.interface import Space
+
+log = logging.getLogger(__name__)
+
+
+class FreeSpace:
+    """Refuses what would take the disk below its low-water mark.
+
+    What is written goes into the log, and from there into the database: it takes its room twice. What stands in the log
+    already, and has no place in the database yet, will take its room as surely as if it had it. The system is asked before
+    each group: a second of writing may be more than the whole mark.
+    """
+
+    def __init__(self, database: Path, low_water_bytes: int) -> None:
+        self._database = database
+        self._log = database.with_name(database.name + "-wal")
+        self._low_water = low_water_bytes
+        self._warned_at = 0
+        """The free space that was warned of last; 0 while there is enough."""
+
+    def now(self) -> Space | None:
+        """What is free, as the system tells it."""
+        try:
+            state = os.statvfs(self._database.parent)
+        except OSError:
+            return None
+        return Space(state.f_bavail * state.f_frsize, self._low_water)
+
+    def check(self, size: int, inside: Callable[[], tuple[int, int]]) -> None:
+        """Raises `StorageUnavailable` where ``size`` more bytes are too many.
+
+        ``inside`` tells the database's whole size, what is only in the log included, and how much of it is free to be used
+        again. It is asked only where the space gets tight.
+        """
+        directory = self._database.parent
+        try:
+            state = os.statvfs(directory)
+            free = state.f_bavail * state.f_frsize
+            log = self._log.stat().st_size if self._log.exists() else 0
+            self._warn(Space(free, self._low_water))
+            if free - log - 2 * size >= self._low_water:
+                return
+            whole, reusable = inside()
+            owed = max(0, whole - self._database.stat().st_size)
+        except OSError as error:
+            raise StorageUnavailable(f"{directory} cannot be asked for its free space: {error.strerror}") from error
+        # What is free inside the database serves it and not its log, which a part of the mark is kept for.
+        if free - owed - 2 * size + reusable < self._low_water or free - owed - size < self._low_water // 4:
+            promised = f", of which {owed >> 20} MiB are promised to its log" if owed >> 20 else ""
+            raise StorageUnavailable(f"{directory} has {free >> 20} MiB left{promised}, less than {self._low_water >> 20} MiB")
+
+    def _warn(self, space: Space) -> None:
+        """Say that space gets short, and again each time that half of it is gone; and that there is enough again."""
+        if not space.low:
+            if self._warned_at:
+                log.info("%s: there is enough free space again, %d MiB", self._database.parent, space.free >> 20)
+            self._warned_at = 0
+        elif not self._warned_at or space.free < self._warned_at // 2:
+            self._warned_at = max(space.free, 1)
+            text = "%s has %d MiB left: with less than %d MiB no message is acknowledged (retention: max_bytes, keep_free)"
+            log.warning(text, self._database.parent, space.free >> 20, self._low_water >> 20)
