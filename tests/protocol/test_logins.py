@@ -93,6 +93,19 @@ async def test_what_comes_behind_a_connect_waits(gated: tuple[Broker, Gated]) ->
     assert [type(await client.receive()) for _ in range(3)] == [ConnAck, PingResp, PubAck]
 
 
+async def test_nothing_behind_a_refused_connect_is_processed(gated: tuple[Broker, Gated], version: int) -> None:
+    """[MQTT-3.1.4-6]"""
+    broker, plugin = gated
+    watcher, stranger = await knock(broker, "watcher"), await broker.socket(version)
+    plugin.let(2)
+    await watcher.expect(ConnAck)
+    await watcher.subscribe("#")
+    stranger.send(Connect("x", version, username="x", password=b"wrong"), Publish("t", b"not seen"), Disconnect())
+    assert [type(packet) for packet in await stranger.closed()] == [ConnAck]
+    await watcher.publish("t", b"seen", 0)
+    assert (await watcher.message()).payload == b"seen"
+
+
 @pytest.mark.parametrize(("version", "code"), [(4, 3), (5, ReasonCode.SERVER_BUSY)])
 async def test_connect_timeout_holds_while_passwords_are_checked(version: int, code: int) -> None:
     async with running(plugins={GATED: {}}, mqtt={"connect_timeout": 0.3}, hooks={"timeout": 20.0}) as broker:
