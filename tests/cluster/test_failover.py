@@ -150,6 +150,25 @@ async def test_what_a_node_stored_and_told_nobody_of_reaches_who_waits_for_it() 
         assert (await phone.message()).payload == b"half done"
 
 
+async def test_what_a_dead_node_had_on_its_way_arrives_too() -> None:
+    """! It is stored after the node was found dead and its work was finished: that is done again, some leases later."""
+    async with cluster(2, errors=True, lease=LEASE) as made:
+        one, other = made.nodes
+        phone, publisher = await other.durable("phone", 5), await one.durable("publisher", 5)
+        await phone.subscribe("news", options=1)
+        one.storage.faults.freeze_at("commit store")
+        publisher.send(Publish("news", b"late", 1, packet_id=1))
+
+        async def finished() -> bool:
+            device = await other.storage.device(DeviceKey("c/publisher", "publisher"))
+            return device is not None and device.node == 0
+
+        await until(finished)
+        assert await stored(other, "news") == []
+        one.thaw()
+        assert (await phone.message()).payload == b"late"
+
+
 async def test_what_another_node_had_numbered_says_nothing_of_what_this_one_has_done() -> None:
     """A message that is adopted from another node has that node's id, which may be far ahead where its clock is wrong."""
     async with cluster(2) as made:
