@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.interop.programs import Program, needs
+from tests.support.cluster_run import ClusterRun
 from tests.support.laws_process import PATIENCE, ROOT, BrokerProcess, broker_process, free_port
+from tests.support.mongo_server import MongoServer, new_database
 from tests.support.until import wait_until
 
 pytestmark = [needs("haproxy", "Debian's haproxy"), needs("mosquitto_pub", "Debian's mosquitto-clients")]
@@ -36,17 +38,40 @@ class Proxied:
         return [sum(": connected: " in line and "user-" in line for line in node.log.splitlines()) for node in self.nodes]
 
 
+class HaProxy:
+    """HAProxy with such a configuration in front of three ports. It knows by its own checks who is up."""
+
+    def __init__(self, folder: Path, nodes: Sequence[int], text: str) -> None:
+        self.port = free_port()
+        for number, node in enumerate(nodes, 1):
+            text = text.replace(f'"${{NODE{number}}}:1883"', f"127.0.0.1:{node}")
+            text = text.replace(f'"${{NODE{number}}}:8080"', "127.0.0.1:9")
+        (folder / "haproxy.cfg").write_text(text)
+        environ = {**os.environ, "MQTT_BIND": f"127.0.0.1:{self.port}", "HTTP_BIND": f"127.0.0.1:{free_port()}"}
+        self.program = Program("haproxy", "-db", "-f", str(folder / "haproxy.cfg"), env=environ)
+
+    def mark_down(self, node: int) -> None:
+        pass
+
+    def mark_up(self, node: int) -> None:
+        pass
+
+    def stop(self) -> None:
+        self.program.__exit__(None, None, None)
+
+
+class BehindHaProxy(ClusterRun):
+    """The cluster run through it."""
+
+    def _balance(self, folder: Path, seed: int) -> HaProxy:
+        return HaProxy(folder, [node.port for node in self.nodes], CONFIG.read_text())
+
+
 def started(folder: Path, stack: ExitStack, text: str) -> Proxied:
     nodes = [stack.enter_context(broker_process(folder, "memory://", log={"level": "debug"})) for _ in range(3)]
-    port = free_port()
-    for number, node in enumerate(nodes, 1):
-        text = text.replace(f'"${{NODE{number}}}:1883"', f"127.0.0.1:{node.port}").replace(
-            f'"${{NODE{number}}}:8080"', "127.0.0.1:9"
-        )
-    (folder / "haproxy.cfg").write_text(text)
-    environ = {**os.environ, "MQTT_BIND": f"127.0.0.1:{port}", "HTTP_BIND": f"127.0.0.1:{free_port()}"}
-    program = stack.enter_context(Program("haproxy", "-db", "-f", str(folder / "haproxy.cfg"), env=environ))
-    proxied = Proxied(nodes, port, program)
+    proxy = HaProxy(folder, [node.port for node in nodes], text)
+    stack.callback(proxy.stop)
+    proxied = Proxied(nodes, proxy.port, proxy.program)
     wait_until(lambda: proxied.publish("user-0") == 0, "the proxy lets clients through")
     return proxied
 
@@ -92,3 +117,16 @@ def test_what_does_not_speak_mqtt_is_turned_away(proxied: Proxied) -> None:
         ["curl", "-s", "-m", "5", f"http://127.0.0.1:{proxied.port}/"], capture_output=True, timeout=PATIENCE, check=False
     )
     assert done.returncode in (52, 56), "an empty reply or a reset"
+
+
+@pytest.mark.timeout(600)
+def test_no_law_is_broken_behind_it(tmp_path: Path) -> None:
+    """The nodes of one cluster are killed and frozen, and so is the database; what clients and storage have is checked."""
+    mongo = MongoServer(tmp_path / "mongo")
+    mongo.start()
+    try:
+        run = BehindHaProxy(tmp_path, mongo, new_database(), 3)
+        run.run(5)
+        run.check()
+    finally:
+        mongo.kill()

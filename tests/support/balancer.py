@@ -7,8 +7,21 @@ import random
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Protocol
 
 _PATIENCE = 30.0
+
+
+class Balance(Protocol):
+    """What stands in front of the brokers, at ``port``. One that has health checks of its own is deaf to marks."""
+
+    port: int
+
+    def mark_down(self, node: int) -> None: ...
+
+    def mark_up(self, node: int) -> None: ...
+
+    def stop(self) -> None: ...
 
 
 class Balancer:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.support import laws_check as law
-from tests.support.balancer import Balancer
+from tests.support.balancer import Balance, Balancer
 from tests.support.laws_crash import WINDOW, CrashRun, World
 from tests.support.laws_process import PATIENCE, BrokerProcess
 from tests.support.mongo_server import MongoServer
@@ -39,14 +39,19 @@ class ClusterRun(CrashRun):
         limits = {"recent_entries": 64}
         self.nodes = [BrokerProcess(folder, self.url, mqtt={"inflight_window": WINDOW}, limits=limits) for _ in range(nodes)]
         self.broker = self.nodes[0]
-        self.balancer = Balancer((node.port for node in self.nodes), random.Random(seed + 99))
-        self.balancer.start()
+        self.balancer = self._balance(folder, seed)
         self.world = World(self.balancer.port, seed)
         self.kills: list[law.Kill] = []
         self.struck: list[str] = []
         """What happened, for whoever reads a failure."""
         self._instant = threading.Event()
         self._wanderer_is_away = False
+
+    def _balance(self, folder: Path, seed: int) -> Balance:
+        """What clients connect to."""
+        balancer = Balancer((node.port for node in self.nodes), random.Random(seed + 99))
+        balancer.start()
+        return balancer
 
     def run(self, rounds: int) -> None:
         """Strike so many times, then let everything arrive, and end cleanly."""
