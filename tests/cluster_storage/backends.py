@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +16,7 @@ from storage.memory import MemoryDatabase, MemoryNode
 from storage.mongo.documents import Raw
 from tests.support import mongo_server
 from tests.support.mongo_proxy import MongoProxy
+from tests.support.until import until
 
 T = TypeVar("T")
 LEASE = 1.0
@@ -145,8 +145,12 @@ def part_of(storage: Storage) -> Cluster:
 
 async def ends(call: Callable[[], Awaitable[T]]) -> T:
     """What comes of a call once the database, which is back, is found to be: the driver notices a moment later."""
-    while True:
-        try:
-            return await call()
-        except StorageUnavailable:
-            await asyncio.sleep(0.02)  # not a wait: between two tries
+    found: list[T] = []
+
+    async def answers() -> bool:
+        with suppress(StorageUnavailable):
+            found.append(await call())
+        return bool(found)
+
+    await until(answers, "the database is back")
+    return found[0]

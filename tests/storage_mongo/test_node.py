@@ -22,6 +22,7 @@ from tests.storage_mongo.processes import Writer
 from tests.storage_mongo.test_process import name_of_ended
 from tests.support import mongo_server
 from tests.support.mongo_proxy import Command, MongoProxy
+from tests.support.until import until
 
 LEASE_MS = 600
 LEASE = f"tideline_lease_ms={LEASE_MS}&serverSelectionTimeoutMS=1000"
@@ -48,11 +49,15 @@ async def failed_over(observer: MongoStorage, other: MongoStorage) -> None:
     """Watch a node until it has shown no beat for a lease, then mark it dead and finish what it left."""
     token = part_of(other).me.token
     seen, since = await node_at(observer, token), time.monotonic()
-    while time.monotonic() - since < LEASE_MS / 1000:
-        await asyncio.sleep(0.02)  # not a wait: between two looks
+
+    async def silent() -> bool:
+        nonlocal seen, since
         now = await node_at(observer, token)
         if now.beat != seen.beat:
             seen, since = now, time.monotonic()
+        return time.monotonic() - since >= LEASE_MS / 1000
+
+    await until(silent, "no beat is seen for a lease")
     assert await part_of(observer).mark_dead(seen)
     await part_of(observer).finish(token)
 
