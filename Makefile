@@ -15,6 +15,8 @@ LOCK_NOTE := '\# Made by make lock from pyproject.toml; do not edit.'
 # Many tests wait, for a process, a disk or a clock: twice as many at once as the smallest machine has cores. Each goes to whoever is idle.
 AT_ONCE := -n 4 --dist worksteal
 INTEROP := $(VENV)/interop/.stamp
+# The tests start hundreds of brokers: where the environment forbids to keep bytecode, each would compile all its modules anew.
+export PYTHONDONTWRITEBYTECODE :=
 ARGS ?=
 
 .DEFAULT_GOAL := help
