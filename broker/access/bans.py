@@ -68,10 +68,13 @@ class Bans:
         self._named: dict[str, Ban] = {}
         """By key, of users and client ids."""
         self._networks: list[tuple[Network, Ban]] = []
+        self.changes = 0
+        """Another number once they are others."""
 
     def put(self, settings: Mapping[str, bytes]) -> None:
         """These are all there are now."""
         self._named, self._networks = {}, []
+        self.changes += 1
         for key, value in settings.items():
             try:
                 ban = Ban.read(key, value)

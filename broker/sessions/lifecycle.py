@@ -7,7 +7,8 @@ to a session that nobody is connected to, after a time or a crash, is decided in
 - A will is durable before its CONNACK, and is published through the pipeline in the same group that forgets it: once, also
   when the broker is killed in between.
 - A will is published when its connection ends without DISCONNECT, or a clean start ends the session; one with a delay, when
-  that has passed [MQTT-3.1.3-9]. A connection that was never accepted has none [MQTT-3.1.2-8].
+  that has passed [MQTT-3.1.3-9]. A connection that was never accepted has none [MQTT-3.1.2-8]. One that its client may not
+  publish any more, when the connection ends, is forgotten.
 - Only who is connected is held in memory, and for some seconds who was: see `Sessions`.
 
 Over 300 lines: the life of a session is told in one place.
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from broker.access import PUBLISH
 from broker.packets import SHARE, ReasonCode
 from broker.pipeline import Operations
 from broker.sessions import wills
@@ -342,7 +344,7 @@ class Sessions:
         ends_now = not session.expiry
         will, delayed_until = session.will, 0
         session.will = None
-        if will is not None and connection.will_wanted:
+        if will is not None and connection.will_wanted and self._may_leave(connection, will):
             wait = 0 if ends_now else wills.delay(will)
             if wait:
                 session.will, delayed_until = will, now + wait * 1000
@@ -357,6 +359,15 @@ class Sessions:
             server.delivery.save(session)
             server.pipeline.submit(EndStep(server, session, closing(session, delete=False), keep=True))
             self._idle[session.key] = server.clock.now()
+
+    def _may_leave(self, connection: Link, will: bytes) -> bool:
+        """Whether a will's client may still publish it: rules may have changed since its CONNECT. What only somebody who has to
+        be waited for can say is as it was then."""
+        access, topic = self._server.access, wills.topic(will)
+        if access.cached(connection.info, PUBLISH, topic) is not False:
+            return True
+        access.log_refusal(connection.info, PUBLISH, topic)
+        return False
 
     def _detach(self, session: Session, connection: Link, *, lost: bool = False) -> None:
         server = self._server
@@ -377,8 +388,9 @@ class Sessions:
         """
         connection = session.connection
         if connection is not None:
-            if session.will is not None and connection.open and not wills.delay(session.will):
-                self._server.pipeline.submit(wills.append(session.will, session.key, self._server.time))
+            will = session.will
+            if will is not None and connection.open and not wills.delay(will) and self._may_leave(connection, will):
+                self._server.pipeline.submit(wills.append(will, session.key, self._server.time))
             self._server.counters.takeovers += 1
             self._detach(session, connection, lost=True)
             connection.disconnect(ReasonCode.SESSION_TAKEN_OVER, "taken over by a newer connection to another node")

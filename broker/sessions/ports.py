@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from broker.access import SessionInfo
     from broker.clock import ServerTime, Wheel
     from broker.config import Settings
     from broker.counters import Counters
@@ -80,6 +81,16 @@ class Filters(Protocol):
         """A filter of a session that is in storage alone."""
 
 
+class Access(Protocol):
+    """What clients may do."""
+
+    def cached(self, session: SessionInfo, action: str, topic: str) -> bool | None:
+        """The answer, if it can be had without waiting."""
+
+    def log_refusal(self, session: SessionInfo, action: str, topic: str) -> None:
+        """Tell whoever writes the rules that a client was refused something."""
+
+
 class Peers(Protocol):
     """What the sessions ask of the other nodes, where several serve the same database."""
 
@@ -108,6 +119,9 @@ class Node(Protocol):
     @property
     def cluster(self) -> Peers | None:
         """None where storage serves one node."""
+
+    @property
+    def access(self) -> Access: ...
 
     @property
     def settings(self) -> Settings: ...

@@ -36,6 +36,11 @@ def pack(will: Will) -> bytes:
     return len(head).to_bytes(4, "big") + head + will.payload
 
 
+def topic(packed: bytes) -> str:
+    """Where it goes."""
+    return str(_fields(packed)["topic"])
+
+
 def delay(packed: bytes) -> int:
     """Seconds between the end of the connection and the publishing [MQTT-3.1.3-9]."""
     return int(_fields(packed)["delay"])

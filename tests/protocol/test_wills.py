@@ -7,6 +7,7 @@ import pytest
 from broker.packets.codes import ReasonCode
 from broker.packets.model import Disconnect, Will
 from broker.packets.properties import Property
+from storage.records import DropSetting, SaveSetting
 from tests.support.broker import Broker, running
 from tests.support.until import until
 from tests.support.wire import Client
@@ -54,6 +55,23 @@ async def test_half_a_goodbye_leaves_it(stored: Broker, watcher: Client, version
     await client.drained()
     await client.drop()
     assert (await watcher.message()).payload == b"gone"
+
+
+async def test_one_that_its_client_may_not_publish_any_more_is_forgotten(version: int) -> None:
+    rules = {"no": b'{"deny": "publish", "topics": "will/#"}', "yes": b'{"allow": "all", "topics": "#"}'}
+    async with running(plugins={"acl": {}}) as broker:
+        watcher = await broker.client("watcher", 5)
+        await watcher.subscribe("will/#")
+        clean, durable = await broker.client("c", version, will=will()), await broker.durable("d", version, will=will())
+        await broker.server.api.commit([SaveSetting("rule", *rule) for rule in rules.items()], 30)
+        await broker.lose(clean, "c")
+        await broker.lose(durable, "d")
+        await broker.server.api.commit([DropSetting("rule", "no")], 30)
+        await (await broker.client("e", version, will=will(b"allowed"))).drop()
+        assert (await watcher.message()).payload == b"allowed"
+        again = await broker.durable("d", version)
+        await again.leave()
+        await watcher.quiet()
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])
