@@ -15,8 +15,8 @@ from starlette.responses import Response
 from plugins.attachments import tus
 from plugins.attachments.record import Record, is_id
 from plugins.attachments.uploads import Uploads, Wanted
-from plugins.http.api import caller, checked_user
-from plugins.http.auth import acting_for
+from plugins.http.api import api_of, caller, checked_user
+from plugins.http.auth import Lasting, acting_for
 from plugins.timelines import Who
 from plugins.timelines.errors import Away, NotFound, Unprocessable
 
@@ -82,7 +82,7 @@ class _Calls:
         length = tus.number("Upload-Length", request.headers.get("upload-length"))
         record = await self._plugin.uploads.create(who, _wanted(request, length))
         if request.headers.get("content-type", "") == tus.CONTENT_TYPE:
-            record = await self._take(request, record, 0)
+            record = await self._take(request, who, record, 0)
         location = f"{request.url.path.rstrip('/')}/{record.id}"
         return Response(status_code=201, headers=_headers({"Location": location, **_offset(record)}))
 
@@ -91,7 +91,7 @@ class _Calls:
         if "tus-resumable" not in request.headers:
             return await self._download(request)
         tus.check_version(request.headers.get("tus-resumable"))
-        record = await self._own(request)
+        record = await self._own(request, await _who(request))
         headers = {"Upload-Length": str(record.length), "Cache-Control": "no-store", **_offset(record)}
         return Response(status_code=200, headers=_headers(headers))
 
@@ -100,21 +100,22 @@ class _Calls:
         if request.headers.get("content-type", "") != tus.CONTENT_TYPE:
             raise tus.Unsupported(f"send the bytes as Content-Type: {tus.CONTENT_TYPE}")
         offset = tus.number("Upload-Offset", request.headers.get("upload-offset"))
-        record = await self._take(request, await self._own(request), offset)
+        who = await _who(request)
+        record = await self._take(request, who, await self._own(request, who), offset)
         return Response(status_code=204, headers=_headers(_offset(record)))
 
-    async def _take(self, request: Request, record: Record, offset: int) -> Record:
+    async def _take(self, request: Request, who: Who, record: Record, offset: int) -> Record:
         header = request.headers.get("upload-checksum")
         checksum = tus.Checksum(header) if header is not None else None
         size = tus.number("Content-Length", request.headers.get("content-length", "0"))
         try:
-            return await self._plugin.uploads.take(record, offset, _body(request), size, checksum)
+            return await self._plugin.uploads.take(record, offset, _body(request, who), size, checksum)
         except ClientDisconnect:
             raise Away("the connection broke; what came is kept") from None
 
     async def _delete(self, request: Request) -> Response:
         tus.check_version(request.headers.get("tus-resumable"))
-        await self._plugin.uploads.remove(await self._own(request))
+        await self._plugin.uploads.remove(await self._own(request, await _who(request)))
         return Response(status_code=204, headers=_headers({}))
 
     async def _download(self, request: Request) -> Response:
@@ -125,8 +126,8 @@ class _Calls:
             raise NotFound(f"attachment {id[:40]!r}: there is none, or you may not read it")
         return await self._plugin.download(request, who, record)
 
-    async def _own(self, request: Request) -> Record:
-        return await self._plugin.uploads.own(await _who(request), request.path_params["id"])
+    async def _own(self, request: Request, who: Who) -> Record:
+        return await self._plugin.uploads.own(who, request.path_params["id"])
 
 
 async def _who(request: Request) -> Who:
@@ -150,8 +151,11 @@ def _wanted(request: Request, length: int) -> Wanted:
     )
 
 
-async def _body(request: Request) -> AsyncIterator[bytes]:
+async def _body(request: Request, who: Who) -> AsyncIterator[bytes]:
+    """What comes, as long as the caller would be let in."""
+    caller = Lasting(api_of(request).authenticator, request, who)
     async for data in request.stream():
+        await caller.check()
         yield data
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from plugins.http.api import ApiDep, Caller, responses
+from plugins.http.api import Acting, ApiDep, Caller, responses
 from plugins.http.auth import new_token
 from plugins.http.models import Health, IssuedToken, Me, NewToken, TokenList
 from plugins.http.rendering import reply, tagged
@@ -62,18 +62,19 @@ async def issue(body: NewToken, api: ApiDep, who: Caller) -> Response:
 
 
 @router.get("/tokens", response_model=TokenList, responses=responses())
-async def list_tokens(request: Request, api: ApiDep, who: Caller) -> Response:
-    """My tokens, without their secrets."""
+async def list_tokens(request: Request, api: ApiDep, who: Acting) -> Response:
+    """My tokens, without their secrets. For the operator: a user's."""
     now = api.server.now()
     mine = await api.server.storage.tokens(who.user)
     return tagged(request, {"tokens": [shown(token) for token in mine if not 0 < token.expires <= now]})
 
 
 @router.delete("/tokens/{token_id}", status_code=204, response_class=Response, responses=responses())
-async def revoke(token_id: Annotated[str, Path(max_length=64)], api: ApiDep, who: Caller) -> Response:
-    """Revoke a token of mine: it is refused from here on, and streams and waits that it began end within a second."""
+async def revoke(token_id: Annotated[str, Path(max_length=64)], api: ApiDep, who: Acting) -> Response:
+    """Revoke a token of mine: it is refused from here on, and streams and waits that it began end within a second. For the
+    operator: a user's."""
     mine = await api.server.storage.tokens(who.user)
     if token_id not in [token.id for token in mine]:
-        raise NotFound(f"token {token_id!r}: you have none such")
+        raise NotFound(f"token {token_id!r}: {who.user!r} has none such")
     await api.timelines.written([DropTokens([token_id]), SaveSetting(TOKENS, "revoked", token_id.encode())])
     return Response(status_code=204)

@@ -19,6 +19,7 @@ import logging
 import math
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 
 from amqtt.plugins.authentication import AnonymousAuthPlugin, FileAuthPlugin
 from starlette.requests import Request
@@ -85,9 +86,13 @@ class Authenticator:
         self._revoked += 1
 
     @property
-    def revision(self) -> tuple[int, int]:
-        """Another one once users, rules or tokens have changed: who waits has to prove anew who it is."""
-        return self._revoked, self._server.access.generation
+    def revision(self) -> tuple[int, int, int]:
+        """Another one once users, rules, tokens or bans have changed: who waits has to prove anew who it is."""
+        return self._revoked, self._server.access.generation, self._server.bans.changes
+
+    def over(self, who: Who) -> bool:
+        """Whether the token that a caller showed has ended."""
+        return 0 < who.until <= self._server.now()
 
     @property
     def open_to_operator(self) -> bool:
@@ -144,13 +149,14 @@ class Authenticator:
         if token.user == OPERATOR:
             if not self.open_to_operator:
                 raise Unauthorized("the token belongs to the operator, and there is none any more")
-            return Who(OPERATOR, None, operator=True)
+            return Who(OPERATOR, None, operator=True, until=token.expires)
         name = token.user[2:]
         if self._server.access.bars(name):
             raise Unauthorized("the token belongs to a user who is disabled")
         return Who(
             token.user,
             SessionInfo(Identity(token.user, name, False), AuthRequest(_CLIENT_ID, name, peer=_peer(caller), over_http=True)),
+            until=token.expires,
         )
 
     async def _by_plugin(self, secret: str, caller: Request) -> Who | None:
@@ -161,7 +167,12 @@ class Authenticator:
         identity = await self._identity(request)
         if identity is None or identity.username is None:
             raise Unauthorized("the token is not accepted")
-        return Who(identity.user_key, SessionInfo(identity, request))
+        return self._as(identity, request)
+
+    def _as(self, identity: Identity, request: AuthRequest) -> Who:
+        ends = identity.valid_until  # by the wall clock, as a token says it
+        until = self._server.now() + max(1, int(ends * 1000) - self._server.wall()) if ends else 0
+        return Who(identity.user_key, SessionInfo(identity, request), until=until)
 
     async def _identity(self, request: AuthRequest) -> Identity | None:
         try:
@@ -189,12 +200,27 @@ class Authenticator:
         identity = await self._identity(request)
         if identity is None or identity.username is None:
             raise Unauthorized("wrong user name or password")
-        info = SessionInfo(identity, request)
+        who = self._as(identity, request)
         if len(self._known) >= _REMEMBERED:
             del self._known[next(iter(self._known))]
-        if not identity.valid_until:
-            self._known[mark] = (self._server.now() + _REMEMBER_SECONDS * 1000, info)
-        return Who(identity.user_key, info)
+        if who.info is not None and not who.until:
+            self._known[mark] = (self._server.now() + _REMEMBER_SECONDS * 1000, who.info)
+        return who
+
+
+class Lasting:
+    """A caller whose call lasts, looked at again: meanwhile a user may be shut out or banned, a token revoked, or end."""
+
+    def __init__(self, authenticator: Authenticator, request: Request, who: Who) -> None:
+        self._authenticator, self._request, self._who = authenticator, request, who
+        self._revision = authenticator.revision
+
+    async def check(self) -> None:
+        """Raise `Unauthorized` or `Forbidden` where the caller would not be let in any more."""
+        revision = self._authenticator.revision
+        if revision != self._revision or self._authenticator.over(self._who):
+            self._who = await self._authenticator.again(self._request)
+            self._revision = revision
 
 
 def _address(caller: Request) -> str:
@@ -216,7 +242,7 @@ def acting_for(who: Who, user: str | None, device: str | None = None) -> Who:
         return who
     if user is None and device is not None:
         user = f"c/{device}"
-    return Who(user, None, operator=True) if user else who
+    return replace(who, user=user) if user else who
 
 
 def device_of(who: Who, device: str) -> DeviceKey:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from broker.config import suggest
@@ -16,10 +17,11 @@ from broker.log_levels import known
 from broker.packets import ProtocolViolation, validate_filter
 from broker.trace import Trace
 from plugins.http.api import Api, ApiDep, Operator, checked_user, responses
+from plugins.http.auth import Lasting
 from plugins.http.models import MAX_FILTER, Body
 from plugins.http.rendering import dumps, reply
-from plugins.http.sync import first_of
-from plugins.timelines import Unprocessable
+from plugins.http.sync import CHECK, first_of
+from plugins.timelines import Problem, Unprocessable
 from plugins.timelines.errors import TooMany
 
 log = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ def _state(api: Api) -> dict[str, Any]:
     responses={**responses(), 200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}},
 )
 async def trace(
+    request: Request,
     api: ApiDep,
     who: Operator,
     client: Annotated[str, Query(max_length=65535, description="a client id")] = "",
@@ -100,14 +103,13 @@ async def trace(
     if len(api.server.tracer) >= MAX_TRACES:
         raise TooMany(f"{MAX_TRACES} traces run already", retry_after=5)
     made = Trace(client=client, user=checked_user(user) or "", topic=topic, payloads=payloads)
-    return StreamingResponse(
-        _lines(api, made, seconds), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"}
-    )
+    lines = _lines(api, made, seconds, Lasting(api.authenticator, request, who))
+    return StreamingResponse(lines, media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
 
 
-async def _lines(api: Api, trace: Trace, seconds: float) -> AsyncIterator[bytes]:
+async def _lines(api: Api, trace: Trace, seconds: float, caller: Lasting) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
-    ends = loop.time() + seconds
+    ends, beat = loop.time() + seconds, loop.time() + BEAT
     asked = {"client": trace.client, "user": trace.user, "topic": trace.topic}
     begun = {"event": "tracing", **{name: value for name, value in asked.items() if value}, "payloads": trace.payloads}
     log.warning("trace: begun for %g s: %s", seconds, dumps(begun).decode())
@@ -115,10 +117,15 @@ async def _lines(api: Api, trace: Trace, seconds: float) -> AsyncIterator[bytes]
     try:
         yield dumps(begun) + b"\n"
         while (left := ends - loop.time()) > 0 and not api.stopping.is_set():
-            await first_of(trace.news, api.stopping, min(left, BEAT))
+            await first_of(trace.news, api.stopping, min(left, CHECK))
+            await caller.check()
             events = trace.taken()
-            yield b"".join(dumps(event) + b"\n" for event in events) or b"\n"
+            if events or loop.time() >= beat:
+                yield b"".join(dumps(event) + b"\n" for event in events) or b"\n"
+                beat = loop.time() + BEAT
         yield dumps({"event": "ended", "left_out": trace.left_out_in_all}) + b"\n"
+    except Problem as problem:
+        yield dumps({"event": "ended", "left_out": trace.left_out_in_all, "why": problem.detail}) + b"\n"
     finally:
         api.server.tracer.end(trace)
         log.warning("trace: ended, %d events were left out", trace.left_out_in_all)

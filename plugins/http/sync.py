@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 
 from broker.sessions import channel_inbox
 from plugins.http.api import Acting, Api, ApiDep, Caller, Limit, device_key, responses
+from plugins.http.auth import Lasting
 from plugins.http.models import MAX_FILTER, MAX_INT, AckBody, Inbox, Offset, Pointers
 from plugins.http.rendering import dumps, reply, tagged
 from plugins.timelines import Conflict, NotFound, Problem, Who
@@ -23,7 +24,7 @@ router = APIRouter(tags=["sync"])
 
 BEAT = 15.0
 """Seconds between two signs of life of a stream."""
-_CHECK = 0.25
+CHECK = 0.25
 """Seconds after which who waits is looked at again."""
 
 
@@ -33,8 +34,7 @@ class Reader:
     def __init__(self, api: Api, request: Request, who: Who, key: DeviceKey, epoch: int, channel: str) -> None:
         self.api, self.who, self.key, self.epoch, self.channel = api, who, key, epoch, channel
         self.offset = 0
-        self._request = request
-        self._revision = api.authenticator.revision
+        self._caller = Lasting(api.authenticator, request, who)
 
     @classmethod
     async def open(
@@ -61,16 +61,9 @@ class Reader:
                 return int(place["offset"])
         raise NotFound(f"device {self.key.client_id[:80]!r} has no filter for a large group {self.channel[:80]!r}")
 
-    async def check_caller(self) -> None:
-        """Raise `Unauthorized` where the caller is nobody any more: a user or a token may have been revoked meanwhile."""
-        revision = self.api.authenticator.revision
-        if revision != self._revision:
-            await self.api.authenticator.again(self._request)
-            self._revision = revision
-
     async def check(self) -> None:
         """Raise `Conflict` where a newer connection or reader has the device."""
-        await self.check_caller()
+        await self._caller.check()
         if self.epoch and not await self.api.server.readers.current(self.key, self.epoch):
             raise Conflict(f"device {self.key.client_id[:80]!r}: a newer connection or reader has it now")
 
@@ -90,8 +83,8 @@ class Reader:
                     after = page["next"]
                     continue
                 after = page["next"]
-                await first_of(news, self.api.stopping, min(left, _CHECK))
-                await self.check_caller()
+                await first_of(news, self.api.stopping, min(left, CHECK))
+                await self._caller.check()
                 looks += 1
                 if news.is_set() or looks % 2 == 0:  # another node may have to be asked
                     await self.check()

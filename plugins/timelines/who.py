@@ -17,6 +17,8 @@ class Who:
     user: str
     info: SessionInfo | None = field(default=None, compare=False, repr=False)
     operator: bool = False
+    until: int = field(default=0, compare=False)
+    """When the token that it showed ends, in ms of the server's time; 0 is never."""
 
     @property
     def asked(self) -> SessionInfo | None:

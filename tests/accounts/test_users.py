@@ -12,7 +12,8 @@ import httpx
 import jwt
 import pytest
 
-from broker.access import Passwords, generated
+from broker.access import Ban, Passwords, generated
+from broker.clock import ServerTime
 from broker.hooks import Imported, NoSuchUser, UserExists, Users
 from broker.packets import Disconnect, ReasonCode
 from plugins.accounts import AccountsPlugin
@@ -267,6 +268,12 @@ async def test_the_api_is_the_operators_and_shows_no_hash(tmp_path: Path) -> Non
         assert await login(made, "zoë", "x") == 0
         ann = made.caller("ann")
         assert (await ann.get("/me")).json() == {"user": "u/ann", "operator": False}
+        issued = (await ann.post("/tokens", json={})).json()
+        assert [token["id"] for token in (await operator.get("/tokens?user=u/ann")).json()["tokens"]] == [issued["id"]]
+        assert (await ann.delete(f"/tokens/{issued['id']}?user=u/new")).status_code == 403
+        assert (await operator.delete(f"/tokens/{issued['id']}")).status_code == 404, "it is none of the operator's own"
+        assert (await operator.delete(f"/tokens/{issued['id']}?user=u/ann")).status_code == 204
+        assert (await made.caller(headers={"Authorization": f"Bearer {issued['token']}"}).get("/me")).status_code == 401
         for refused in (ann.get("/users"), ann.post("/users", json={"name": "eve", "password": "e"}), ann.delete("/users/ann")):
             assert (await refused).status_code == 403
         assert (await operator.delete("/users/ann")).status_code == 204
@@ -286,7 +293,9 @@ async def waiting(made: Site, caller: httpx.AsyncClient) -> asyncio.Task[httpx.R
 
 async def test_streams_and_waits_of_whom_is_shut_out_end_at_once() -> None:
     """And are no failed logins: others may call from the same address."""
-    async with site(plugins=ACCOUNTS, limits={"failed_logins": 1}) as made:
+    later = [0.0]
+    clocks = ServerTime(uptime=lambda: time.monotonic() + later[0])
+    async with site(plugins=ACCOUNTS, limits={"failed_logins": 1}, time=clocks) as made:
         users = users_of(made)
         await users.add("ann", CHEAP.hash("ann-password"))
         ann = made.caller("ann")
@@ -311,6 +320,16 @@ async def test_streams_and_waits_of_whom_is_shut_out_end_at_once() -> None:
         assert '"status":401' in "".join(said)
         await users.change("ann", disabled=False)
         assert (await bearer.get("/me")).status_code == 200, "the token was not revoked"
+
+        poll, ban = await waiting(made, bearer), Ban("user", "u/ann")
+        await made.server.api.commit([SaveSetting("ban", ban.key, ban.value())], 30)
+        assert (await poll).status_code == 403
+        await made.server.api.commit([DropSetting("ban", ban.key)], 30)
+
+        short = (await ann.post("/tokens", json={"lifetime": 3600})).json()
+        poll = await waiting(made, made.caller(headers={"Authorization": f"Bearer {short['token']}"}))
+        later[0] += 3601
+        assert (await poll).status_code == 401, "its token has ended"
         await users.change("ann", hash=CHEAP.hash("new"))
         assert (await bearer.get("/me")).status_code == 401, "another password revokes it"
 

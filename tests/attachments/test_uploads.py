@@ -6,13 +6,16 @@ import asyncio
 import base64
 import hashlib
 import shutil
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
+from plugins.attachments import AttachmentsPlugin
 from plugins.attachments.record import PIECE
+from tests.accounts.test_users import ACCOUNTS, CHEAP, users_of
 from tests.attachments.parts import BYTES, CONTENT, TUS, begun, files, metadata, sent, stock, url_of
 from tests.http.conftest import site
 from tests.support.broker import ANONYMOUS
@@ -106,6 +109,32 @@ async def taken(caller: httpx.AsyncClient, path: str, at: int, data: bytes) -> h
 
 async def offset_is(offset: object, wanted: int) -> bool:
     return bool(await offset() == wanted)  # type: ignore[operator]
+
+
+async def test_who_is_shut_out_uploads_no_more(tmp_path: Path) -> None:
+    """What came before is kept."""
+    async with site(url_of(tmp_path), plugins={"attachments": {}, **ACCOUNTS}) as made:
+        users = users_of(made)
+        await users.add("ann", CHEAP.hash("ann-password"))
+        path = (await begun(made.caller("ann"), "chat/1", PIECE * 2)).headers["location"]
+        more = asyncio.Event()
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"x" * PIECE
+            await more.wait()
+            yield b"x" * PIECE
+
+        plugin = made.server.api.plugin(AttachmentsPlugin)
+        assert plugin is not None
+        headers = {**BYTES, "Upload-Offset": "0", "Content-Length": str(PIECE * 2)}
+        upload = asyncio.create_task(made.caller("ann").patch(path.removeprefix("/v1"), content=body(), headers=headers))
+        await until(lambda: plugin.uploads.received == PIECE)
+        await users.change("ann", disabled=True)
+        more.set()
+        assert (await upload).status_code == 401
+        await users.change("ann", disabled=False)
+        told = await made.caller("ann").head(path.removeprefix("/v1"), headers=TUS)
+        assert told.headers["upload-offset"] == str(PIECE)
 
 
 async def test_an_offset_that_was_told_outlives_a_kill(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import json
@@ -119,8 +120,11 @@ async def test_what_it_allows(signer: Signer) -> None:
 
 
 async def test_a_connection_ends_with_its_token(signer: Signer) -> None:
-    async with running(plugins=plugins(signer, leeway=0)) as broker:
+    """Also one over HTTP that waits."""
+    async with site(plugins=plugins(signer, leeway=0)) as broker:
         new, expires = await short_lived(broker, signer, 5)
+        caller = broker.caller(headers={"Authorization": f"Bearer {signer.token(exp=expires + 1)}"})
+        poll = asyncio.create_task(caller.get("/sync?device=laptop&wait=50"))
         (end,) = await new.closed()
         assert time.time() >= expires
         assert isinstance(end, Disconnect)
@@ -128,6 +132,7 @@ async def test_a_connection_ends_with_its_token(signer: Signer) -> None:
         old, _ = await short_lived(broker, signer, 4)
         assert await old.closed() == []
         assert broker.server.clients == 0
+        assert (await poll).status_code == 401
 
 
 async def short_lived(broker: Broker, signer: Signer, version: int) -> tuple[Client, int]:

@@ -32,7 +32,7 @@ Events = list[dict[str, Any]]
 
 
 @asynccontextmanager
-async def following(made: Site, **query: Any) -> AsyncIterator[Events]:
+async def following(made: Site, secret: str = "", **query: Any) -> AsyncIterator[Events]:
     """A trace that has begun; the list grows as events come."""
     events: Events = []
 
@@ -40,7 +40,8 @@ async def following(made: Site, **query: Any) -> AsyncIterator[Events]:
         async for line in answer.aiter_lines():
             events.extend([json.loads(line)] if line else [])
 
-    async with made.caller().stream("GET", "/trace", params=query) as answer:
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    async with made.caller(headers=headers).stream("GET", "/trace", params=query) as answer:
         assert answer.status_code == 200
         reading = asyncio.create_task(read(answer))
         await until(lambda: made.server.tracer is not None and events)
@@ -173,6 +174,17 @@ async def test_so_many_at_once(tour: Site) -> None:
     for trace in traces:
         tour.server.traces.end(trace)
     assert tour.server.tracer is None
+
+
+async def test_it_ends_with_the_secret_that_began_it(tmp_path: Path) -> None:
+    plugins = {"http": {**HTTP["http"], "operator_file": str(tmp_path / "operator.json")}}
+    async with site(plugins=plugins) as made:
+        secret = tmp_path / "operator.secret"
+        async with following(made, secret.read_text().strip(), client="phone") as events:
+            secret.write_text("another secret of the operator's".replace(" ", "-"))
+            await made.server.reload()
+            await until(lambda: events[-1]["event"] == "ended")
+        assert events[-1]["why"] == "the token is unknown, expired or revoked"
 
 
 def test_what_a_slow_reader_misses_is_counted_in_its_place() -> None:
