@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 from cryptography import x509
 
 from broker.build import compiled
-from broker.config import Settings, parse_size, split_bind
+from broker.config import Settings, parse_size, socket_path, split_bind
 from broker.net import RESERVE
 
 _SYNCS = 25
@@ -60,6 +60,8 @@ def files_of(settings: Settings) -> Iterator[tuple[str, Path]]:
         options = settings.plugins.get(name)
         if options is not None and options.get("engine", "embedded") == "embedded" and (path := options.get(option, default)):
             yield f"plugins.{name}.{option}", Path(str(path))
+    if folder := (settings.plugins.get("attachments") or {}).get("directory"):
+        yield "plugins.attachments.directory", Path(str(folder)) / "attachment"
 
 
 def python(settings: Settings) -> Iterator[Finding]:
@@ -265,13 +267,17 @@ def ports(settings: Settings) -> Iterator[Finding]:
     first = 1024
     with suppress(OSError, ValueError):
         first = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
-    for listener in settings.listeners:
-        _, port = split_bind(listener.bind)
+    binds = [(f"listeners.{listener.name}", listener.bind) for listener in settings.listeners]
+    http = settings.plugins.get("http") or {}
+    binds += [(f"plugins.http.{option}", str(http[option])) for option in ("bind", "node_bind") if http.get(option)]
+    for name, bind in binds:
+        port = 0 if socket_path(bind) is not None else split_bind(bind)[1]
         if 0 < port < first and os.geteuid() != 0:
             yield Finding(
                 "warn",
-                f"listeners.{listener.name}",
-                f"port {port} is below {first}: AmbientCapabilities=CAP_NET_BIND_SERVICE of systemd lets the broker have it",
+                name,
+                f"port {port} is below {first}: AmbientCapabilities=CAP_NET_BIND_SERVICE of systemd, with PrivateUsers=false, "
+                "lets the broker have it",
             )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from broker.cli.export import said
 from broker.cli.mosquitto import mosquitto
@@ -38,8 +39,16 @@ def import_() -> None:
 import_.add_command(mosquitto)
 
 
+class ExportFile(PathType):
+    """A file, for which a shell also offers the names of other systems once one of them is begun."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        named = [CompletionItem(name) for name in import_.commands if incomplete and name.startswith(incomplete)]
+        return named or super().shell_complete(ctx, param, incomplete)
+
+
 @click.command("import")
-@click.argument("file", type=PathType(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=ExportFile(exists=True, dir_okay=False, path_type=Path))
 @click.option("--anew", is_flag=True, help="MongoDB: an import that another machine began has ended; begin anew.")
 @place_options
 def import_file(file: Path, anew: bool, config: Path | None, data: Path | None, url: str | None) -> None:

@@ -108,6 +108,9 @@ class Conversion:
             found["log"] = {"level": max(self.log_types, key=_LOG.index)}
         found["persistence"] = {"url": f"sqlite:///{self.location}/tideline.db"}
         found["plugins"] = self._plugins()
+        if "max_packet_size" not in self.sections["mqtt"]:
+            why = "larger packets than 1 MiB end their connection here, and Mosquitto takes any: mqtt.max_packet_size"
+            self.notes.append(Note("max_packet_size", "", why))
         if not self.kept:
             why = "it kept nothing on disk; Tideline stores every message. To keep nothing: persistence: memory://"
             self.notes.append(Note("persistence", "", why))

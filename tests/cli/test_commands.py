@@ -10,6 +10,7 @@ import pytest
 from amqtt.contexts import BaseContext
 from amqtt.plugins.authentication import FileAuthPlugin
 from amqtt.session import Session
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 
 from broker.access.password_file import Passwords, read
@@ -242,3 +243,16 @@ def test_a_user_who_is_not_there_cannot_be_removed(tmp_path: Path) -> None:
 def test_a_log_line_cannot_command_a_terminal() -> None:
     assert printable("a\x1b[2Jb\nc\u202e") == "a\\x1b[2Jb\\nc\\u202e"
     assert printable("grüße 会议") == "grüße 会议"
+
+
+def test_a_shell_is_offered_what_fits() -> None:
+    def offered(*words: str) -> list[str]:
+        shell = ShellComplete(main, {}, "tideline", "_TIDELINE_COMPLETE")
+        return [one.value for one in shell.get_completions(list(words[:-1]), words[-1])]
+
+    assert offered("back") == ["backup"]
+    assert offered("backup", "--co") == ["--config"]
+    assert offered("acl", "check", "bob", "pub") == ["publish"]
+    assert offered("log", "level", "in") == ["info", "inherit"]
+    assert offered("import", "mosq") == ["mosquitto"]
+    assert offered("import", "mosquitto", "--o") == ["--out"]

@@ -88,6 +88,7 @@ def test_what_hurts_is_said_with_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("check", "changes", "level", "says"),
     [
+        (doctor_checks.ports, {"user": 1000}, "warn", "PrivateUsers=false"),
         (doctor_checks.open_files, {"hard": 100}, "warn", "LimitNOFILE="),
         (doctor_checks.open_files, {"hard": resource.RLIM_INFINITY}, "ok", "any number"),
         (doctor_checks.folders, {"mount": "nfs4"}, "fail", "local disk"),
@@ -103,6 +104,9 @@ def test_what_a_machine_says(
 ) -> None:
     """Machines that are not at hand: what the system would answer there stands in for its answer."""
     monkeypatch.chdir(tmp_path)
+    bind = "127.0.0.1:443"
+    if "user" in changes:
+        monkeypatch.setattr(os, "geteuid", lambda: changes["user"])
     if "hard" in changes:
         monkeypatch.setattr(resource, "getrlimit", lambda _: (10, changes["hard"]))
     if "mount" in changes:
@@ -113,5 +117,5 @@ def test_what_a_machine_says(
     if "took" in changes:
         ticks = iter(n * changes["took"] for n in range(1000))
         monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
-    findings = list(check(load(None, {})))
+    findings = list(check(load(None, {"TIDELINE__PLUGINS__HTTP__BIND": bind})))
     assert [finding for finding in findings if finding.level == level and says in finding.text], findings
