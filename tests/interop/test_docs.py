@@ -50,14 +50,16 @@ def test_each_call_that_the_api_s_page_shows(shared: Site) -> None:
     ok("mosquitto_pub", "-p", str(shared.port), "-q", "1", "-t", "home/kitchen", "-m", "20.5")
     with Program("mosquitto_sub", "-p", str(shared.port), "-d", "-i", "laptop", "-c", "-q", "1", "-t", "home/#") as laptop:
         laptop.line("Subscribed")
-    history, publish, sync, ack = commands("docs/http.md", "curl", shared.ports["http"])
+    history, publish, retained, several, sync, ack = commands("docs/http.md", "curl", shared.ports["http"])
     assert "20.5" in [message["payload"] for message in json.loads(ok(*history))["messages"]]
     stored = json.loads(ok(*publish))
     assert stored["state"] == "stored"
+    assert json.loads(ok(*retained))["seq"] == stored["seq"] + 1
+    assert [one["status"] for one in json.loads(ok(*several))["results"]] == [201, 403]
     device = f"http://localhost:{shared.ports['http']}/v1/devices/laptop"
     wait_until(lambda: '"connected":false' in run("curl", "-s", device).stdout, "the laptop's connection is gone")
     page = json.loads(ok(*sync))
-    assert page["entries"][-1]["message"]["id"] == stored["id"]
+    assert page["entries"][-2]["message"]["id"] == stored["id"]
     acknowledge = [
         re.sub(r'\{"device".*\}', json.dumps({"device": "laptop", "epoch": page["epoch"], "offset": page["next"]}), word)
         for word in ack

@@ -15,9 +15,9 @@ PATIENCE = 30_000
 """Milliseconds that a page waits for what a test expects."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """Debian's chromium, without a window."""
+    """Debian's chromium, without a window. It is gone after a file's tests: no async test can run where Playwright does."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: make interop installs it from PyPI")
     program = shutil.which("chromium")
     if program is None:
