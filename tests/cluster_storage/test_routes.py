@@ -191,10 +191,13 @@ async def test_what_one_node_committed_the_others_read_at_once(cluster: ClusterB
 
 
 async def test_young_routes_are_not_trimmed(cluster: ClusterBackend) -> None:
+    """! Also where all have applied them."""
     one = await cluster.node()
-    await one.commit([Announce([Change(LISTEN, filter="a", node=1)])])
-    assert await part_of(one).trim_routes(2) == 0
-    assert await part_of(one).routes_end() == (1, 1)
+    for n in range(3):
+        await one.commit([Announce([Change(LISTEN, filter=str(n), node=1)])])
+    await part_of(one).beat(done=0, routes=3, sessions=0)
+    assert await part_of(one).trim_routes(9) == 0
+    assert await part_of(one).routes_end() == (1, 3)
 
 
 async def test_old_routes_that_all_have_applied_are_trimmed(cluster: ClusterBackend) -> None:
