@@ -22,6 +22,7 @@ from plugins.conversations.routes import make_router
 from plugins.conversations.service import Conversations, Limits
 from plugins.conversations.values import Values
 from plugins.http import add_router
+from plugins.quiet import add_quiet
 from plugins.recall.moderators import add_moderator
 from plugins.recall.records import add_eraser
 from plugins.sync_requests import add_requests
@@ -88,6 +89,7 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
         self._tasks: set[asyncio.Task[None]] = set()
         add_router(context, make_router(self.service, self.listing, self.values))
         add_moderator(context, self._moderates)
+        add_quiet(context, self._muted)
         add_eraser(context, "conversations", Erasing(self.service.members, self.values))
         add_requests(context, Requests(self.service, self.listing, self.values).kinds())
 
@@ -181,6 +183,13 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
         if not self.governs(topic) or self.values.is_one(topic):
             return False
         return roles.moderates(await self.service.members.of(user, topic))
+
+    async def _muted(self, user: str, topic: str) -> bool:
+        """See `plugins.quiet.Quiet`."""
+        if not self.governs(topic) or self.values.is_one(topic):
+            return False
+        member = await self.service.members.of(user, topic)
+        return member is not None and member.muted
 
     async def floor(self, user: str, topic: str) -> int:
         """As of `plugins.timelines.Floors`."""

@@ -14,6 +14,7 @@ from broker.hooks import Group
 from broker.publication import Publication
 from plugins.following import FollowingPlugin, May, check_names
 from plugins.http import add_router
+from plugins.quiet import quiet_of
 from plugins.rules.arrival import Arrival
 from plugins.rules.config import MOST, Rule, RuleHook
 from plugins.rules.republish import Republisher
@@ -71,6 +72,7 @@ class RulesPlugin(FollowingPlugin[Republisher | HookRunner]):
         self._rules = self.config.running(self._services.settings.mqtt.max_topic_levels)
         before = [running for running in self._rules if running.rule.before]
         self._arrival = Arrival(self._services, before) if before else None
+        self._quiet = quiet_of(context)
         add_router(context, make_router(self))
 
     # --- before the store ----------------------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ class RulesPlugin(FollowingPlugin[Republisher | HookRunner]):
         if section.hook is None:
             return Republisher(self._services, section.running, may, self.config.hops)
         section.hook.meant = section.running.means
-        return HookRunner(self._services, section.hook, may)
+        return HookRunner(self._services, section.hook, may, self._quiet)
 
     # --- what the operator asks ----------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,9 +22,9 @@ CLIENTS = "$sync/clients"
 """The conversation in which who comes and goes is stored. Nobody but the broker may publish below ``$sync/``, or read there."""
 
 
-def events_of(hook: Hook, message: Message, away: Callable[[str], Iterable[str]], now: int) -> Iterator[Event]:
+async def events_of(hook: Hook, message: Message, away: Callable[[str], AsyncIterator[str]], now: int) -> AsyncIterator[Event]:
     """In a fixed order, with ids that are the same whenever it is asked. ``away``: users who would be given what is published
-    to a topic, and have no device connected."""
+    to a topic, have no device connected, and want to be notified."""
     if message.topic == CLIENTS:
         if message.user == BROKER_USER:
             event = json.loads(message.payload)
@@ -37,7 +37,7 @@ def events_of(hook: Hook, message: Message, away: Callable[[str], Iterable[str]]
     if STORED in hook.events:
         yield _event(message, STORED, {"message": _shown(hook, message)})
     if OFFLINE in hook.events and not message.expired(now):
-        for user in away(message.topic):
+        async for user in away(message.topic):
             if user != message.user:
                 mark = hashlib.sha256(user.encode()).hexdigest()[:16]
                 yield _event(message, OFFLINE, {"user": user, "message": _shown(hook, message)}, f"_{mark}")

@@ -12,6 +12,7 @@ import json
 import logging
 import random
 import ssl
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ import httpx
 from broker.amqtt import BROKER_USER, Services, Undecided
 from broker.publication import Outgoing, Publication
 from plugins.following import May
+from plugins.quiet import Quiet
 from plugins.tail_place import TailPlace
 from plugins.webhooks.config import Hook
 from plugins.webhooks.events import CLIENTS, Event, body_of, events_of
@@ -46,10 +48,11 @@ class LostTurn(Exception):
 
 
 class HookRunner:
-    """Runs one hook. ``may`` says whether it is this node's turn."""
+    """Runs one hook. ``may`` says whether it is this node's turn, each of ``quiet`` who wants no notification of a topic."""
 
-    def __init__(self, server: Services, hook: Hook, may: May) -> None:
+    def __init__(self, server: Services, hook: Hook, may: May, quiet: Sequence[Quiet]) -> None:
         self.hook = hook
+        self._quiet = quiet
         self._server = server
         self._may = may
         self.place = TailPlace(server, hook.place, earliest=hook.start == "earliest")
@@ -92,7 +95,7 @@ class HookRunner:
         """All events of these messages, in order, are taken or dead when this returns."""
         batch: list[Event] = []
         for message in messages:
-            for event in events_of(self.hook, message, self._server.users_away, self._server.now()):
+            async for event in events_of(self.hook, message, self._away, self._server.now()):
                 batch.append(event)
                 if len(batch) >= self.hook.batch:
                     await self._deliver(client, batch)
@@ -101,6 +104,14 @@ class HookRunner:
                 self.place.more["clients"] = message.seq
         if batch:
             await self._deliver(client, batch)
+
+    async def _away(self, topic: str) -> AsyncIterator[str]:
+        for user in self._server.users_away(topic):
+            for quiet in self._quiet:
+                if await quiet(user, topic):
+                    break
+            else:
+                yield user
 
     async def _deliver(self, client: httpx.AsyncClient, events: list[Event]) -> None:
         id, body = body_of(events, batched=self.hook.batch > 1)

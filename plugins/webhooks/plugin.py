@@ -11,6 +11,7 @@ from broker.hooks import Group
 from plugins.following import FollowingPlugin, May, check_names, ended
 from plugins.http import add_router
 from plugins.metrics import WEBHOOKS
+from plugins.quiet import quiet_of
 from plugins.webhooks.client_events import ClientEvents
 from plugins.webhooks.config import Hook
 from plugins.webhooks.hook import HookRunner
@@ -36,6 +37,7 @@ class WebhooksPlugin(FollowingPlugin[HookRunner]):
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
+        self._quiet = quiet_of(context)
         wanted = any(hook.of_clients for hook in self.config.hooks)
         self._clients = ClientEvents(self._services) if wanted else None
         add_router(context, make_router(self))
@@ -45,7 +47,7 @@ class WebhooksPlugin(FollowingPlugin[HookRunner]):
         return self.config.hooks
 
     def runner(self, section: Hook, may: May) -> HookRunner:
-        return HookRunner(self._services, section, may)
+        return HookRunner(self._services, section, may, self._quiet)
 
     async def on_broker_post_start(self) -> None:
         await super().on_broker_post_start()

@@ -16,6 +16,7 @@ from plugins.http import HttpPlugin
 from plugins.webhooks import WebhooksPlugin
 from plugins.webhooks.signature import headers, key_of
 from storage.records import Append, PutRow
+from tests.http.conftest import site
 from tests.support.broker import ANONYMOUS, Broker, running
 from tests.support.cluster import cluster
 from tests.support.laws_process import broker_process
@@ -113,6 +114,26 @@ async def test_events_are_told_in_order_and_only_those_that_are_wanted(tmp_path:
             hook = await state(broker)
             assert (hook["failures"], hook["error"]) == (2, None)
             assert (await here.subscribe("$sync/clients"))[0] >= 0x80
+
+
+async def test_who_has_muted_a_conversation_is_not_notified(tmp_path: Path) -> None:
+    """As of when the hook comes to the message."""
+    async with Receiver() as receiver:
+        options = {**plugins(receiver, events=["message.offline"]), "conversations": {}}
+        async with site(f"sqlite:///{tmp_path}/t.db", plugins=options) as made:
+            await state(made)
+            for name in ("bob", "cat"):
+                await made.lose(await made.durable(name), name)
+            ann, bob = (made.caller(params={"user": user}) for user in ("c/ann", "c/bob"))
+            begun = await ann.post("/conversations", json={"kind": "group", "members": ["c/bob", "c/cat"]})
+            topic = f"/conversations/{begun.json()['topic']}"
+            for muted, events in ((True, 1), (False, 3)):
+                assert (await bob.put(f"{topic}/mute", json={"muted": muted})).status_code == 200
+                said = await ann.post(f"{topic}/messages", json={"payload": f"muted: {muted}"})
+                assert said.status_code == 201
+                await receiver.told(events)
+        told = sorted((event["data"]["message"]["payload"], event["data"]["user"]) for event in receiver.events)
+        assert told == [("muted: False", "c/bob"), ("muted: False", "c/cat"), ("muted: True", "c/cat")]
 
 
 async def test_nothing_is_lost_over_a_kill_nor_over_a_service_that_is_away(tmp_path: Path) -> None:
