@@ -104,6 +104,9 @@ class Server(Node):
             login_cache_seconds=settings.hooks.login_cache_seconds,
             patience=settings.mqtt.connect_timeout,
         )
+        self.access.outsiders = any(listener.identity for listener in settings.listeners) or any(
+            plugin not in self.plugin_host.plugins.auth_plugins for plugin in self.plugin_host.auth_methods.values()
+        )
         self.requests = self.plugin_host.request_plugin
         self.spans = self.plugin_host.span_plugin
         if self.plugin_host.storage_plugin is None:  # nothing is lost because nobody said where to keep it

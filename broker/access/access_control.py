@@ -207,6 +207,8 @@ class AccessControl:
         self.generation = 0
         """Counts `use` and `rules_changed`: what was found out before no longer holds."""
         self.stand_ins = StandIns()
+        self.outsiders = False
+        """Whether users come in whom none of the plugins was asked about: by certificate, or a way of a plugin's own."""
         self.open = False
         """True where no topic plugin is loaded that has rules: everything may be done, and nobody has to be asked."""
         self.unruled = False
@@ -304,6 +306,14 @@ class AccessControl:
     def bars(self, username: str | None) -> bool:
         """Whether a user is shut out, however it proves who it is."""
         return username is not None and any(plugin.bars(username) for plugin, _ in self._auth if hasattr(plugin, "bars"))
+
+    def gone(self, username: str | None) -> bool:
+        """Whether a user is there no more: every plugin that verifies user names says that it knows none of this name. False
+        where one cannot tell (a plugin without ``knows``, such as JWT), or there are `outsiders`."""
+        verifying = [plugin for plugin, _ in self._auth if _verifies(plugin) == "username"]
+        if username is None or self.outsiders or not verifying:
+            return False
+        return all(hasattr(plugin, "knows") and not plugin.knows(username) for plugin in verifying)
 
     @staticmethod
     def _without_strangers(username: str | None, auth: Sequence[tuple[Any, Asker]], answers: list[Any]) -> list[Any]:

@@ -3,7 +3,8 @@
 Kept true: the message path only adds to plain integers; all else is found out when somebody asks, and asking holds nothing up.
 """
 
-from plugins.metrics.collector import Metrics, add_metrics
-from plugins.metrics.table import BRIDGES, WEBHOOKS, Counted
+from plugins.metrics.background import InBackground
+from plugins.metrics.collector import Metrics, add_metrics, histogram_of
+from plugins.metrics.table import BRIDGES, SCHEDULES, WEBHOOKS, Counted
 
-__all__ = ["BRIDGES", "WEBHOOKS", "Counted", "Metrics", "add_metrics"]
+__all__ = ["BRIDGES", "SCHEDULES", "WEBHOOKS", "Counted", "InBackground", "Metrics", "add_metrics", "histogram_of"]

@@ -1,24 +1,9 @@
-"""How far devices are behind that are not connected: found out in the background, now and then, since it takes a look at each.
-
-Kept true: looking takes at most a hundredth of the time, however many devices there are.
-"""
+"""How far devices are behind that are not connected: it takes a look at each."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import NamedTuple, Protocol
-
-from storage.errors import StorageError
-
-log = logging.getLogger(__name__)
-
-PAUSE = 60.0
-"""Seconds between two looks, at least."""
-_SHARE = 100
-"""And so many times what the last one took."""
 
 
 class Behind(NamedTuple):
@@ -36,44 +21,6 @@ class Inboxes(Protocol):
     def inboxes(self) -> AsyncIterator[tuple[str, int, int]]: ...
 
     def lowest_offsets(self) -> AsyncIterator[list[tuple[str, int]]]: ...
-
-
-class Backlog:
-    """`latest` is what was found last."""
-
-    def __init__(self, storage: Inboxes) -> None:
-        self._storage = storage
-        self._next = 0.0
-        self._task: asyncio.Task[None] | None = None
-        self.latest: Behind | None = None
-        """None before the first look is done."""
-
-    def look(self) -> None:
-        """Begin to look again where it is time for that."""
-        loop = asyncio.get_running_loop()
-        if self._task is None and loop.time() >= self._next:
-            self._task = loop.create_task(self._look(), name="backlog")
-
-    async def _look(self) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        try:
-            self.latest = await behind(self._storage)
-        except StorageError as error:
-            log.debug("how far devices are behind is not known now: %s", error)
-        except Exception:
-            log.exception("looking how far devices are behind failed")
-        finally:
-            ended = loop.time()
-            self._next = ended + max(PAUSE, (ended - began) * _SHARE)
-            self._task = None
-
-    async def close(self) -> None:
-        """Look no more."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
 
 
 async def behind(storage: Inboxes) -> Behind:

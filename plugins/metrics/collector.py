@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -19,7 +19,8 @@ from broker.config import Expiry
 from broker.connection import NodeState
 from broker.counters import Counters
 from broker.histogram import Histogram
-from plugins.metrics.backlog import Backlog, Behind
+from plugins.metrics.background import InBackground
+from plugins.metrics.backlog import Behind, behind
 from plugins.metrics.table import COUNTERS, HISTOGRAMS, Counted, Measured
 from plugins.search.service import Lag, Search, SearchUnavailable
 from storage.errors import StorageError
@@ -73,7 +74,9 @@ class Metrics:
         GCCollector(registry=self._registry)
         self._turn = asyncio.Lock()
         storage = server.storage
-        self._backlog = Backlog(storage) if storage.cluster is None else None  # else each node would ask all that there are
+        self._backlog: InBackground[Behind] | None = None
+        if storage.cluster is None:  # else each node would ask all that there are
+            self._backlog = InBackground("how far devices are behind", lambda: behind(storage))
 
     async def text(self, accept: str) -> tuple[bytes, str]:
         """(body, content type): OpenMetrics where the one that asks prefers it, else Prometheus's text."""
@@ -108,13 +111,12 @@ class Metrics:
         node = next((one for one in nodes or () if one.me), None)
         devices = await server.connected_devices()
         expiries = server.certificates.expiries
-        behind = None
         if self._backlog is not None:
             self._backlog.look()
-            behind = self._backlog.latest
+        inboxes = self._backlog.latest if self._backlog is not None else None
         searches = plugin is not None
         more = [metric for source in self._sources for metric in source()]
-        return Taken(server.counters, server.status(), devices, space, lag, searches, failures, node, expiries, behind, more)
+        return Taken(server.counters, server.status(), devices, space, lag, searches, failures, node, expiries, inboxes, more)
 
     async def close(self) -> None:
         """Answer no more."""
@@ -158,9 +160,14 @@ def _counter(counted: Counted, counters: Counters) -> Metric:
 
 def _histogram(measured: Measured, counters: Counters) -> Metric:
     found = getattr(counters, measured.attribute)
-    family = HistogramMetricFamily(measured.name, measured.help, labels=[measured.label] if measured.label else [])
-    for name, histogram in found.items() if measured.label else (("", found),):
-        family.add_metric([name] if measured.label else [], _buckets(histogram), histogram.total)
+    return histogram_of(measured.name, measured.help, found if measured.label else {"": found}, measured.label)
+
+
+def histogram_of(name: str, help: str, found: Mapping[str, Histogram], label: str = "") -> Metric:
+    """Histograms by the value of a label; without one, the only one."""
+    family = HistogramMetricFamily(name, help, labels=[label] if label else [])
+    for value, histogram in found.items():
+        family.add_metric([value] if label else [], _buckets(histogram), histogram.total)
     return family
 
 

@@ -108,6 +108,14 @@ BRIDGES = (
 )
 """By attributes of `plugins.bridge.bridge.BridgeRunner`."""
 
+SCHEDULES = Counted(
+    "tideline_schedules",
+    "What was due, by what became of it (docs/schedules.md).",
+    ("result",),
+    tuple(((result,), result) for result in ("published", "skipped", "denied", "refused")),
+)
+"""By attributes of `plugins.schedules.runner.Runner`."""
+
 ELSEWHERE = {"control_sent": "tideline_packets_total", "group_messages": "tideline_group_messages"}
 """Counters that are told within another metric."""
 

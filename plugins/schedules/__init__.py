@@ -4,7 +4,8 @@ Kept true: what was acknowledged is published once, over restarts, kills and nod
 publishes later what it may not publish then.
 
 ``topic`` is the topic's grammar, ``when`` and ``recurrence`` reckon times, ``entry`` is what is stored; ``service`` is what is
-asked, over HTTP by ``routes`` and over MQTT by ``requests``; ``runner`` publishes what is due, ``counts`` is how many wait.
+asked, over HTTP by ``routes`` and over MQTT by ``requests``; ``runner`` publishes what is due, ``counts`` is how many of a user
+wait, ``figures`` is what the metrics tell.
 """
 
 from plugins.schedules.plugin import SchedulesPlugin

@@ -13,11 +13,13 @@ from broker.hooks import DELAYED, Group, GroupPlugin, Refusal
 from broker.publication import Publication
 from broker.routing import NOBODY
 from plugins.http import add_router
+from plugins.metrics import add_metrics
 from plugins.recall.records import add_eraser
 from plugins.schedules import topic
 from plugins.schedules.config import SchedulesConfig
 from plugins.schedules.entry import Place
 from plugins.schedules.erasing import Erasing
+from plugins.schedules.figures import Figures
 from plugins.schedules.requests import kinds
 from plugins.schedules.routes import make_router
 from plugins.schedules.service import Schedules
@@ -40,13 +42,15 @@ class SchedulesPlugin(GroupPlugin):
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
-        self._schedules = Schedules(cast(Services, self.context.server), self.config)
+        self.service = Schedules(cast(Services, self.context.server), self.config)
         self._new: deque[tuple[Publication, Place]] = deque()
         """Taken in groups that are not known to be durable yet."""
         self._task: asyncio.Task[None] | None = None
-        add_router(context, make_router(self._schedules))
-        add_requests(context, kinds(self._schedules))
-        add_eraser(context, "schedules", Erasing(cast(Services, self.context.server), self._schedules))
+        self._figures = Figures(cast(Services, self.context.server), self.service.runner)
+        add_metrics(context, self._figures.metrics)
+        add_router(context, make_router(self.service))
+        add_requests(context, kinds(self.service))
+        add_eraser(context, "schedules", Erasing(cast(Services, self.context.server), self.service))
 
     async def on_broker_pre_start(self) -> None:
         """Who may publish to a topic may do so later."""
@@ -55,8 +59,8 @@ class SchedulesPlugin(GroupPlugin):
     async def on_broker_post_start(self) -> None:
         """Begin, where clients can connect."""
         if cast(Services, self.context.server).listening:
-            self._schedules.started()
-            self._task = asyncio.create_task(self._schedules.runner.run(), name="schedules")
+            self.service.started()
+            self._task = asyncio.create_task(self.service.runner.run(), name="schedules")
             self._task.add_done_callback(_ended)
 
     async def on_broker_pre_shutdown(self) -> None:
@@ -66,13 +70,14 @@ class SchedulesPlugin(GroupPlugin):
         """Publish no more; what is under way is finished, or comes after the next start. May be called twice."""
         task, self._task = self._task, None
         await end([task])
-        await self._schedules.close()
+        await self._figures.close()
+        await self.service.close()
 
     # --- a group -----------------------------------------------------------------------------------------------------
 
     async def before_ack(self, group: Group) -> None:
         """Take what is published to `$delayed/`; remove the rows of what is published now."""
-        self._schedules.runner.before_ack(group)
+        self.service.runner.before_ack(group)
         for append in group.appends:
             if append.message.topic.startswith(DELAYED) and append.error is None:
                 await self._take(group, cast(Publication, append))
@@ -85,12 +90,12 @@ class SchedulesPlugin(GroupPlugin):
         try:
             delayed = topic.parse(publication.message.topic)
             wanted = When(delay=delayed.delay / 1000)
-            entry, new = await self._schedules.keep(publication, delayed.topic, wanted, publication.message.id)
+            entry, new = await self.service.keep(publication, delayed.topic, wanted, publication.message.id)
         except Refusal as refusal:
             publication.error = refusal
             return
         if new:
-            self._schedules.taken(entry)
+            self.service.taken(entry)
             group.operations += entry.puts()
             self._new.append((publication, entry.place))
         else:
@@ -102,7 +107,7 @@ class SchedulesPlugin(GroupPlugin):
             done = set(map(id, group.appends))
             last = max((place for place, (publication, _) in enumerate(self._new) if id(publication) in done), default=-1)
             for _ in range(last + 1):
-                self._schedules.kept(self._new.popleft()[1])
+                self.service.kept(self._new.popleft()[1])
 
 
 def _ended(task: asyncio.Task[None]) -> None:

@@ -39,12 +39,14 @@ def when_of(body: NewSchedule) -> When:
 
 
 class Scheduled(BaseModel):
-    """``due`` is when it is published next, ``expiry`` the seconds that it then lives (null: for ever)."""
+    """``due`` is when it is published next, ``expiry`` the seconds that it then lives (null: for ever). ``held``: its sender is
+    shut out at the moment (disabled, deleted or banned), and nothing of it is published until that has ended."""
 
     id: str
     due: Milliseconds
     schedule: str | None
     timezone: str | None
+    held: bool
     expiry: int | None
     topic: str
     sender: str

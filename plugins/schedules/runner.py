@@ -13,10 +13,10 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from broker.access import PUBLISH, session_info
 from broker.amqtt import Services, Undecided
+from broker.histogram import LATENCY, Histogram
 from broker.hooks import Group
 from broker.publication import Outgoing, Publication
 from broker.rate_limited_log import RateLimitedLog
@@ -41,6 +41,8 @@ _REMEMBERED = 7 * 86_400_000
 """For how long (ms) a cluster remembers that a message was published: whose node was killed before its rows were removed must
 not come again once another one is started."""
 _PATIENCE = 86_400.0
+_LATE = (*LATENCY, 60.0, 600.0, 3600.0)
+"""Seconds: what downtime makes of it, too."""
 
 
 class Runner:
@@ -60,7 +62,10 @@ class Runner:
         self._complaints = RateLimitedLog(log, 10.0)
         self.active = False
         """Whether it is this node's turn."""
-        self.done = self.skipped = self.denied = 0
+        self.published = self.skipped = self.denied = self.refused = 0
+        """What became of what was due; `refused`: by what a message may be, or unreadable."""
+        self.late = Histogram(_LATE)
+        """How long after it was due a message was durable (s)."""
 
     # --- what others tell --------------------------------------------------------------------------------------------
 
@@ -145,6 +150,7 @@ class Runner:
                 entries.append(Entry.decoded(row.value))
             except ValueError as error:
                 log.error("schedule %s cannot be read, and is removed: %s", row.key, error)
+                self.refused += 1
                 drops.append(DropRow(row.table, row.part, row.key))
         may = await asyncio.gather(*(self._may(entry) for entry in entries))
         late = [self._too_late(entry) for entry in entries]
@@ -172,8 +178,10 @@ class Runner:
         undecided: BaseException | None = None
         for (_, entry), outcome in zip(publications, outcomes, strict=True):
             if isinstance(outcome, Publication):
-                self.done += 1
+                self.published += 1
+                self.late.observe(max(0, self._now(entry.clock) - entry.due) / 1000)
             elif isinstance(outcome, MessageRefused):
+                self.refused += 1
                 self._complaints.warning("schedule %s was refused, and is not published: %s", entry.id, outcome)
             elif isinstance(outcome, BaseException):
                 undecided = outcome
@@ -184,16 +192,21 @@ class Runner:
         """Whether its publisher may still publish there."""
         if entry.free:
             return True
-        access, info = self._server.access, session_info(entry.user, entry.device or "$http")
-        if (
-            access.bars(info.identity.username)
-            or self._server.bans.of(self._server.now(), user=entry.user, client=entry.device) is not None
-        ):
+        if self.held(entry):
             return False
+        access, info = self._server.access, session_info(entry.user, entry.device or "$http")
         if await access.allowed(info, PUBLISH, entry.topic):
             return True
         access.log_refusal(info, PUBLISH, entry.topic)
         return False
+
+    def held(self, entry: Entry) -> bool:
+        """Whether its publisher is shut out at the moment: disabled, deleted or banned."""
+        if entry.free:
+            return False
+        access, name = self._server.access, session_info(entry.user, entry.device).identity.username
+        banned = self._server.bans.of(self._server.now(), user=entry.user, client=entry.device)
+        return banned is not None or access.bars(name) or access.gone(name)
 
     def _too_late(self, entry: Entry) -> bool:
         return 0 < self._config.skip * 1000 < self._now(entry.clock) - entry.due
@@ -244,7 +257,3 @@ class Runner:
             log.error("schedule %s does not come again: %s", entry.id, error)
             return None
         return replace(entry, due=due) if due else None
-
-    def state(self) -> dict[str, Any]:
-        """What it did since it began."""
-        return {"active": self.active, "published": self.done, "skipped": self.skipped, "denied": self.denied}

@@ -216,7 +216,8 @@ class Schedules:
         skew = self._server.wall() - self._server.now() if entry.clock == "steady" else 0
         repeated = {"schedule": entry.repeat or None, "timezone": entry.timezone or None}
         expiry = None if entry.expiry == NEVER else entry.expiry
-        return {"id": entry.id, "due": entry.due + skew, **repeated, "expiry": expiry, **shown}
+        state = {"held": self.runner.held(entry), "expiry": expiry}
+        return {"id": entry.id, "due": entry.due + skew, **repeated, **state, **shown}
 
     # --- cancelling --------------------------------------------------------------------------------------------------
 

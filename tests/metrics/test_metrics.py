@@ -79,7 +79,9 @@ async def test_what_is_told_is_what_happened_and_what_is_documented(tmp_path: Pa
         expires = made.server.certificates.expiries[0].not_after
         await traffic(made)
         await until(lambda: inboxes_told(made.url), "the inboxes were looked at")
-        await until(lambda: followers_told(made.url), "the webhook and the bridge have failed")
+        await until(
+            lambda: followers_told(made.url), "the webhook and the bridge have failed, and what is scheduled is counted"
+        )
         text = (await scrape(made.url)).text
         opened = await scrape(made.url, Accept="application/openmetrics-text; version=1.0.0")
     async with cluster(1, plugins=HTTP) as made_cluster:
@@ -127,7 +129,13 @@ def followers() -> dict[str, Any]:
     hook = {"name": "push", "url": f"http://{nowhere}/", "secrets": [SECRET], "start": "earliest"}
     bridge = {"name": "up", "address": nowhere, "send": [{"filter": "#"}], "start": "earliest"}
     rule = {"name": "again", "topics": ["again"], "republish": "b"}
-    return {"webhooks": {"hooks": [hook]}, "bridge": {"bridges": [bridge]}, "rules": {"rules": [rule]}, "attachments": {}}
+    return {
+        "webhooks": {"hooks": [hook]},
+        "bridge": {"bridges": [bridge]},
+        "rules": {"rules": [rule]},
+        "attachments": {},
+        "schedules": {},
+    }
 
 
 async def followers_told(url: str) -> bool:
@@ -136,7 +144,7 @@ async def followers_told(url: str) -> bool:
     lags = [
         found.get(name, 0) for name in ('tideline_webhook_lag_seconds{name="push"}', 'tideline_bridge_lag_seconds{name="up"}')
     ]
-    return all(lags) and found['tideline_webhook_failures_total{name="push"}'] > 0
+    return all(lags) and "tideline_schedules_pending" in found and found['tideline_webhook_failures_total{name="push"}'] > 0
 
 
 async def traffic(broker: Broker) -> None:

@@ -689,6 +689,22 @@ MUTANTS = (
         "tests/schedules/test_schedules.py -k becomes_due",
     ),
     Mutant(
+        3,
+        "what a deleted user scheduled is published",
+        "plugins/schedules/runner.py",
+        " or access.bars(name) or access.gone(name)\n",
+        " or access.bars(name)\n",
+        "tests/schedules/test_shut_out.py -k deleted",
+    ),
+    Mutant(
+        3,
+        "the last word of a user's presence is of rows that changed meanwhile",
+        "plugins/presence/presence.py",
+        "_LOOKS = 5\n",
+        "_LOOKS = 1\n",
+        "tests/presence/test_presence.py -k changed_meanwhile",
+    ),
+    Mutant(
         5,
         "what waits for a device in memory has no end",
         "broker/delivery/delivery.py",

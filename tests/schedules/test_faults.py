@@ -32,7 +32,7 @@ async def caller(node: Broker) -> httpx.AsyncClient:
 def publishes(node: Broker) -> bool:
     plugin = node.server.api.plugin(SchedulesPlugin)
     assert plugin is not None
-    return plugin._schedules.runner.active
+    return plugin.service.runner.active
 
 
 async def runner_and_other(made: Cluster) -> tuple[Node, Node]:

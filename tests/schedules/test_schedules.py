@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from broker.clock import ServerTime
 from broker.config import checked
 from broker.errors import StartError
 from broker.packets.codes import ReasonCode
@@ -24,11 +23,11 @@ from plugins.schedules.recurrence import Recurrence
 from storage.interface import Storage
 from storage.records import PutRow, Row
 from tests.http.conftest import Site, site
+from tests.support.clocks import MONDAY, Clocks
 from tests.support.until import until
 from tests.support.wire import Client
 
 DAY = 86_400_000
-MONDAY = 1_795_305_600_000  # 2026-11-22 00:00 UTC
 
 
 @asynccontextmanager
@@ -320,26 +319,11 @@ async def test_who_may_no_longer_publish_is_not_published() -> None:
 def denied(made: Site) -> int:
     plugin = made.server.api.plugin(SchedulesPlugin)
     assert plugin is not None
-    return plugin._schedules.runner.denied
+    return plugin.service.runner.denied
 
 
 async def nothing_left(storage: Storage) -> bool:
     return not await left(storage)
-
-
-class Clocks:
-    """The two clocks of a machine."""
-
-    def __init__(self) -> None:
-        self.wall, self.uptime = MONDAY / 1000, 100.0
-
-    @property
-    def time(self) -> ServerTime:
-        return ServerTime(lambda: self.wall, lambda: self.uptime)
-
-    def pass_by(self, seconds: float) -> None:
-        self.wall += seconds
-        self.uptime += seconds
 
 
 async def test_a_clock_that_steps_moves_only_what_waits_for_a_time() -> None:
