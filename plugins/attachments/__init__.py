@@ -5,7 +5,8 @@ goes with its message; no path is made of what a caller sends.
 
 ``record`` is what is kept of an attachment, ``records`` keeps it as rows, ``pieces`` are its bytes (``directory`` and ``s3``
 keep them), ``uploads`` and ``writing`` take them, ``downloads`` gives them, ``tus`` is the protocol's headers, ``routes`` the
-calls, ``links`` ties attachments to messages, ``cleaning`` is the job that removes what nobody needs, ``plugin`` runs all.
+calls (``document`` is what OpenAPI says of them), ``links`` ties attachments to messages, ``cleaning`` is the job that removes
+what nobody needs, ``erasing`` removes what an erasure is to, ``plugin`` runs all.
 """
 
 from plugins.attachments.plugin import AttachmentsPlugin

@@ -17,7 +17,9 @@ from broker.hooks import Group, GroupPlugin
 from plugins.attachments import config
 from plugins.attachments.cleaning import CleaningJob
 from plugins.attachments.directory import Directory
+from plugins.attachments.document import paths
 from plugins.attachments.downloads import response
+from plugins.attachments.erasing import Erasing
 from plugins.attachments.links import Links
 from plugins.attachments.pieces import Pieces, PiecesAway
 from plugins.attachments.record import Record
@@ -28,6 +30,7 @@ from plugins.http import add_router
 from plugins.http.api import api_of
 from plugins.jobs import add_job
 from plugins.metrics import add_metrics
+from plugins.recall.records import add_eraser
 from plugins.timelines import Who
 from plugins.timelines.errors import NotFound
 
@@ -46,7 +49,8 @@ class AttachmentsPlugin(GroupPlugin):
         self.largest = self.config.largest
         self.uploads = Uploads(server, self.config, records, pieces)
         self._links = Links(server, records, pieces, self.config.seconds_kept)
-        add_router(context, make_router(self), streamed=PATH)
+        add_router(context, make_router(self), streamed=PATH, documented=paths(PATH))
+        add_eraser(context, "attachments", Erasing(server, records, self._links))
         add_job(context, CleaningJob(server, records, pieces, self._links, self.config.seconds_kept), self.config.scheduled)
         add_metrics(context, self._metrics)
 

@@ -12,6 +12,7 @@ from storage.records import DropRow, Operation, PutRow
 
 RECORDS, USERS, MESSAGES = "attachments", "attachments.users", "attachments.messages"
 _PAGE = 500
+_PARTS = 256
 TIMEOUT = 10.0
 """Seconds that a commit may take."""
 
@@ -64,6 +65,22 @@ class Records:
                 unfinished += not fields["complete"]
             after = page[-1].key
         return Has(count, unfinished, size)
+
+    async def ids_of_user(self, user: str, after: str, limit: int) -> list[str]:
+        """A page of the ids of what a user has."""
+        return [row.key for row in await self._server.storage.rows(USERS, user, after=after, limit=limit)]
+
+    async def forget(self, user: str, id: str) -> None:
+        """Forget that a user has something that is not there."""
+        await self._server.commit([DropRow(USERS, user, id)], TIMEOUT)
+
+    async def page(self, after: str, limit: int) -> list[Record]:
+        """Some of all records, by id; none at the end."""
+        for part in range(int(_part(after) or "0", 16), _PARTS):
+            rows = await self._server.storage.rows(RECORDS, f"{part:02x}", after=after, limit=limit)
+            if rows:
+                return [Record.decoded(row.value, row.revision) for row in rows]
+        return []
 
     async def linked(self) -> AsyncIterator[list[Linked]]:
         """Which message has what, some at a time."""

@@ -1,6 +1,7 @@
 """The calls: tus 1.0 below ``/v1/attachments``, and the download at the same place.
 
-They are plain routes, since their bodies are streams and their headers a protocol of its own, which OpenAPI has no words for.
+They are plain routes, since their bodies are streams and their headers a protocol of its own. What OpenAPI has words for
+of them is in `plugins.attachments.document`.
 """
 
 from __future__ import annotations

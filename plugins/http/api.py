@@ -139,10 +139,12 @@ PROBLEMS = {
     403: "not allowed",
     404: "not there, or not yours",
     409: "a conflict with the present state",
+    412: "a condition of the request does not hold",
     413: "too large",
     415: "not JSON",
     421: "a wrong host",
     422: "a value is not valid",
+    460: "a checksum does not match",
     429: "too many requests, failed logins, or callers that wait",
     503: "storage or search is away",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -46,9 +46,11 @@ def make(
     hosts: Collection[str] | None,
     max_body: int,
     streamed: Collection[str],
+    documented: Mapping[str, Any],
     origins: Origins,
 ) -> FastAPI:
-    """The application over an `Api`; ``extra`` are routers of other plugins, and ``pages`` theirs for people."""
+    """The application over an `Api`; ``extra`` are routers of other plugins, ``pages`` theirs for people, and ``documented``
+    what the OpenAPI document says of those of their routes that are plain, by path."""
     app = FastAPI(title="Tideline", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.api = api
     app.state.scraped = scraped
@@ -59,7 +61,7 @@ def make(
     for page in pages:
         app.include_router(routes(page))
     errors.install(app)
-    _document(app)
+    _document(app, documented)
     first = f"{pages[0].path}/" if pages else "/docs"
 
     @app.get("/", include_in_schema=False)
@@ -80,10 +82,11 @@ def make(
     return app
 
 
-def _document(app: FastAPI) -> None:
+def _document(app: FastAPI, more: Mapping[str, Any]) -> None:
     def openapi() -> dict[str, Any]:
         if not app.openapi_schema:
             schema = get_openapi(title=app.title, version=app.version, routes=app.routes, description=_ABOUT)
+            schema["paths"].update(more)
             components = schema.setdefault("components", {})
             components.setdefault("schemas", {})["ProblemDocument"] = ProblemDocument.model_json_schema()
             components["securitySchemes"] = {

@@ -41,14 +41,17 @@ HEADERS = 192 << 10
 """Bytes of a request's line and headers: a topic has up to 65,535, each of which may take three in a path."""
 
 
-def add_router(context: Any, router: APIRouter, *, streamed: str = "") -> None:
+def add_router(context: Any, router: APIRouter, *, streamed: str = "", documented: Mapping[str, Any] | None = None) -> None:
     """Give the API more routes, under ``/v1``: for another plugin's ``__init__``. `plugins.http.api` has what routes need.
     ``streamed``: the path below which they read bodies that are no JSON, and answer HEAD, themselves. They see to their size,
-    and that another site's page cannot call them without asking first.
+    and that another site's page cannot call them without asking first. ``documented``: what the OpenAPI document says of plain
+    routes, by path below ``/v1``.
     """
     context.shared.setdefault("http routers", []).append(router)
     if streamed:
         context.shared.setdefault("http streamed", []).append(f"/v1{streamed}")
+    for path, calls in (documented or {}).items():
+        context.shared.setdefault("http documented", {})[f"/v1{path}"] = calls
 
 
 class HttpPlugin(GroupPlugin):
@@ -193,9 +196,16 @@ class HttpPlugin(GroupPlugin):
         )
         routers = self.context.shared.get("http routers", ())
         pages = self.context.shared.get("http pages", ())
-        streamed = self.context.shared.get("http streamed", ())
         app = application.make(
-            api, scraped, routers, pages, hosts=hosts, max_body=max_body, streamed=streamed, origins=services.origins
+            api,
+            scraped,
+            routers,
+            pages,
+            hosts=hosts,
+            max_body=max_body,
+            streamed=self.context.shared.get("http streamed", ()),
+            documented=self.context.shared.get("http documented", {}),
+            origins=services.origins,
         )
         services.origins.ports.update(one.getsockname()[1] for one in self._sockets if not path_of(one))
         if self._certificate is not None:

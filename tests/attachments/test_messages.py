@@ -20,6 +20,7 @@ from plugins.attachments.record import Record
 from plugins.jobs import Work
 from tests.attachments.parts import CONTENT, JSON, TUS, begun, cleaned, files, metadata, published, sent, url_of, whole
 from tests.http.conftest import Site, passwords, site, sites
+from tests.recall.test_erasure import erased
 from tests.support.broker import Broker
 from tests.support.cluster import cluster
 from tests.support.until import until
@@ -135,6 +136,35 @@ async def test_an_attachment_goes_with_its_message(tmp_path: Path) -> None:
         assert len(files(tmp_path)) == 1
         assert (await caller.get(second)).content == CONTENT
         assert await plugin_of(made)._records.find(first.rpartition("/")[2]) is None
+
+
+async def test_an_erasure_takes_also_what_no_message_has(tmp_path: Path) -> None:
+    """Of a user, and for a conversation: begun, complete, and of a message; what others have stays."""
+    async with site(url_of(tmp_path), plugins={"attachments": {}, "recall": {}}) as made:
+        ann, bob = made.caller(params={"user": "c/ann"}), made.caller(params={"user": "c/bob"})
+        paths: dict[str, str] = {}
+        for name, caller in (("ann", ann), ("bob", bob)):
+            for topic in ("chat/1", "chat/2"):
+                for kind in ("begun", "whole", "said"):
+                    created = await begun(caller, topic, 3)
+                    path = paths[f"{name} {topic} {kind}"] = created.headers["location"].removeprefix("/v1")
+                    await sent(caller, path, 0, b"ab" if kind == "begun" else b"abc")
+                    if kind == "said":
+                        assert (await published(caller, topic, path)).status_code == 201
+        assert len(files(tmp_path)) == 12
+        await erased(made, user="c/ann")
+        assert await _there(made, paths) == {name for name in paths if name.startswith("bob")}
+        await erased(made, conversation="chat/1")
+        left = {name for name in paths if name.startswith("bob chat/2")}
+        assert await _there(made, paths) == left
+        assert await plugin_of(made)._records.ids_of_user("c/ann", "", 9) == []
+        await until(lambda: len(files(tmp_path)) == 3)
+
+
+async def _there(made: Broker, paths: dict[str, str]) -> set[str]:
+    """Of which of these there is a record."""
+    records = plugin_of(made)._records
+    return {name for name, path in paths.items() if await records.find(path.rpartition("/")[2]) is not None}
 
 
 async def test_a_recall_removes_the_bytes_at_once(tmp_path: Path) -> None:

@@ -82,6 +82,14 @@ async def test_so_does_that_of_conversations_with_members() -> None:
         assert await asyncio.to_thread(explore, made.url, below) > 100
 
 
+async def test_the_document_has_the_calls_of_attachments(tmp_path: Path) -> None:
+    """Which are plain routes, and documented by hand."""
+    async with site(f"sqlite:///{tmp_path}/t.db", plugins={"attachments": {}}) as made:
+        paths = (await made.caller().get(f"{made.url}/openapi.json")).json()["paths"]
+        assert set(paths["/v1/attachments"]) == {"post", "options"}
+        assert set(paths["/v1/attachments/{id}"]) == {"get", "head", "patch", "delete"}
+
+
 @pytest.mark.slow
 async def test_so_do_those_of_a_message() -> None:
     async with site(plugins={"receipts": {}}) as made:
