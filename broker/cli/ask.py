@@ -31,7 +31,7 @@ USAGE = 2
 """The exit code where a value that was given is wrong."""
 _QUIET = 60.0
 """Seconds without a line, after which nobody is there any more."""
-_PLUGINS = {"users": "accounts"}
+_PLUGINS = {"users": "accounts", "me": "conversations", "erasures": "recall"}
 """The plugins whose calls are not below their own name."""
 
 
@@ -96,7 +96,8 @@ class RunningBroker:
             return opener.open(request, timeout=timeout)
         except urllib.error.HTTPError as error:
             reason = _reason(error)
-            if error.code == 404 and reason.startswith("no such path"):  # each plugin has its calls below its own name
+            # Each plugin has its calls below its own name.
+            if error.code == 405 or (error.code == 404 and reason.startswith("no such path")):
                 name = path.split("/")[1].partition("?")[0]
                 reason = f"{_PLUGINS.get(name, name)} is not among the plugins of the running broker at {self.url}"
             raise Failure([reason], USAGE if error.code == 422 else _REFUSED) from None

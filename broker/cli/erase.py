@@ -27,12 +27,12 @@ def erase() -> None:
     """
 
 
-_sure = click.option("--yes", is_flag=True, help="Don't ask.")
+sure = click.option("--yes", is_flag=True, help="Don't ask.")
 
 
 @erase.command()
 @click.argument("user")
-@_sure
+@sure
 @config_option
 @data_option
 def user(user: str, yes: bool, config: Path | None, data: Path | None) -> None:
@@ -44,11 +44,16 @@ def user(user: str, yes: bool, config: Path | None, data: Path | None) -> None:
 
 @erase.command()
 @click.argument("topic")
-@_sure
+@sure
 @config_option
 @data_option
 def conversation(topic: str, yes: bool, config: Path | None, data: Path | None) -> None:
     """Recall all that was published to TOPIC."""
+    erase_conversation(topic, yes, config, data)
+
+
+def erase_conversation(topic: str, yes: bool, config: Path | None, data: Path | None) -> None:
+    """Ask whether it is to be, have it done, and wait until it is."""
     _confirm(yes, f"erase conversation {topic}: all of its messages, and who is a member?")
     _erase(config, data, {"conversation": topic}, f"conversation/{quote(topic, safe='/')}")
 

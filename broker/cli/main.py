@@ -29,6 +29,7 @@ COMMANDS = (
     "clients",
     "ban",
     "retained",
+    "conversation",
     "erase",
     "rules",
     "acl",

@@ -25,7 +25,7 @@ from plugins.conversations.model import (
     new_topic,
 )
 from plugins.conversations.store import put_about
-from plugins.timelines import Conflict, Forbidden, NotFound, Unprocessable, Who
+from plugins.timelines import OPERATOR, Conflict, Forbidden, NotFound, Unprocessable, Who
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ class Conversations:
 
     async def about(self, who: Who, topic: str) -> dict[str, Any]:
         """A conversation, and the caller's membership. Raises `NotFound` for who is neither a member nor invited."""
-        about, mine = await self._seen(who, topic)
+        about, _ = await self._seen(who, topic)
+        mine = await self._own(who, topic)
         return {**about.shown(), "mine": None if mine is None else {**mine.shown(who.user), "muted": mine.muted}}
 
     async def listed(self, who: Who, topic: str, after: str, limit: int) -> dict[str, Any]:
@@ -69,6 +70,10 @@ class Conversations:
         if about is None:
             raise NotFound(f"conversation {topic[:80]!r}: there is none, or you are not a member")
         return about, member
+
+    async def _own(self, who: Who, topic: str) -> Membership | None:
+        """The membership of the caller, or of whom an operator acts for."""
+        return None if who.user == OPERATOR else await self.members.store.member(topic, who.user)
 
     async def _inside(self, who: Who, topic: str) -> tuple[About, Membership | None]:
         """The same of who is not only invited."""
@@ -167,7 +172,8 @@ class Conversations:
 
     async def join(self, who: Who, topic: str) -> dict[str, Any]:
         """Accept an invitation."""
-        about, member = await self._seen(who, topic)
+        about, _ = await self._seen(who, topic)
+        member = await self._own(who, topic)
         if member is not None and member.invited:
             floor = await self._floor(about)
             await self.members.change(topic, who.user, member.with_(invited=False, floor=floor, joined=self.server.wall()))
@@ -187,9 +193,10 @@ class Conversations:
 
     async def mute(self, who: Who, topic: str, muted: bool) -> dict[str, Any]:
         """Whether the caller wants notifications: a mark for its devices, and for who sends pushes."""
-        _, member = await self._seen(who, topic)
+        await self._seen(who, topic)
+        member = await self._own(who, topic)
         if member is None:
-            raise Unprocessable("an operator is no member")
+            raise Unprocessable(f"{who.user[:80]} is no member")
         if member.muted != muted:
             await self.members.note(topic, who.user, member.with_(muted=muted))
         return await self.about(who, topic)
