@@ -396,11 +396,11 @@ class Server(Node):
 
     def opening(self, connection: Link) -> None:
         """A client's session is submitted to be opened; its CONNACK follows when that is durable."""
-        self.api.watched(connection, ended=False)
+        self.plugin_host.client_opening(connection, connection.info)
 
     def disconnected(self, connection: Link, *, was_open: bool) -> None:
         """A client's connection ended."""
-        self.api.watched(connection, ended=True)
+        self.plugin_host.client_ended(connection, connection.info)
         if was_open:
             self.clients -= 1
             self.plugin_host.client_disconnected(connection.info)

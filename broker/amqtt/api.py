@@ -35,10 +35,6 @@ class Undecided(Exception):
     """Storage was given it and has not answered: it will be durable once storage is back, unless the broker ends before."""
 
 
-ClientWatcher = Callable[[object, SessionInfo, bool], None]
-"""Called with what stands for a connection, whose it is, and whether it has ended."""
-
-
 class DeviceState(NamedTuple):
     """A device as its user may see it. ``offset`` is None for a clean session, which has none. Times are ms, 0 is never."""
 
@@ -227,11 +223,6 @@ class Services(BrokerApi, Protocol):
     def submit(self, publication: Publication) -> asyncio.Future[Publication]:
         """Give a message its place among the groups at once, without waiting for room. The future is done when it is durable;
         or it has what refused it."""
-
-    def watch_clients(self, watcher: ClientWatcher) -> None:
-        """Have ``watcher`` called for each client's connection to this node, before its session is submitted to be opened and
-        when it has ended. What it submits at the first is durable before the CONNACK. Must not wait or raise. For a plugin's
-        ``__init__``."""
 
     async def commit(self, operations: list[Operation], timeout: float) -> None:
         """Make operations durable at their place in the order of groups. Raises as `append_within`."""

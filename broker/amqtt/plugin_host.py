@@ -200,6 +200,16 @@ class PluginHost:
         for callback in self._callbacks.get(event, ()):
             await self._call(callback, raises=starting)
 
+    def client_opening(self, connection: object, info: SessionInfo) -> None:
+        """A client's session is about to be opened."""
+        for plugin in self.session_plugins:
+            plugin.opening(connection, info)
+
+    def client_ended(self, connection: object, info: SessionInfo) -> None:
+        """The connection of one has ended, whether or not the client got its CONNACK."""
+        for plugin in self.session_plugins:
+            plugin.ended(connection, info)
+
     def client_connected(self, info: SessionInfo) -> None:
         self.device_opened(DeviceKey(info.identity.user_key, info.client_id))
         if BrokerEvents.CLIENT_CONNECTED in self._callbacks:

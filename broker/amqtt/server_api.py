@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from broker.access import Bans, Identity, session_info
 from broker.amqtt import standings
-from broker.amqtt.api import ClientWatcher, ConnectedDevices, DeviceState, ServerStatus, SessionState, Undecided
+from broker.amqtt.api import ConnectedDevices, DeviceState, ServerStatus, SessionState, Undecided
 from broker.amqtt.clients import Clients
 from broker.amqtt.connected import connected_devices
 from broker.amqtt.following import Following
@@ -24,7 +24,7 @@ from broker.counters import Counters
 from broker.packets import ProtocolViolation, ReasonCode, topics
 from broker.pipeline import Operations, Step
 from broker.publication import Outgoing, Publication
-from broker.sessions import Link, Session, is_shared
+from broker.sessions import Session, is_shared
 from storage.errors import MessageRefused, StorageUnavailable
 from storage.records import Device, DeviceKey, DropSetting, MarkRead, Message, Operation, SaveSetting
 
@@ -87,7 +87,6 @@ class ServerApi:
         self.stored_settings = StoredSettings()
         self.clients = Clients(server, self)
         self._read_watchers: list[Callable[[Sequence[MarkRead]], None]] = []
-        self._watchers: list[ClientWatcher] = []
         self.following = Following(server, self)
 
     @property
@@ -251,14 +250,6 @@ class ServerApi:
 
     def watch_settings(self, kind: str, callback: Watcher) -> Callable[[], None]:
         return self.stored_settings.watch(kind, callback)
-
-    def watch_clients(self, watcher: ClientWatcher) -> None:
-        self._watchers.append(watcher)
-
-    def watched(self, connection: Link, *, ended: bool) -> None:
-        """A client's session is about to be opened, or its connection has ended."""
-        for watcher in self._watchers:
-            watcher(connection, connection.info, ended)
 
     def revoke(self, revoked: Callable[[Identity], bool], why: str) -> int:
         self._server.access.rules_changed()

@@ -6,7 +6,7 @@ manager, closed on shutdown. These base classes add what amqtt lacks:
 - `GroupPlugin` is awaited with a whole group before it is committed, and again after its acks were written.
 - `EnhancedAuthPlugin` authenticates clients by the AUTH exchange of MQTT 5.
 - `RequestPlugin` answers what devices ask by publishing to `$sync/request`.
-- `SessionPlugin` is told of each device that comes.
+- `SessionPlugin` is told of each client that comes and goes.
 - `JobPlugin` runs jobs: retention and the like.
 - `SpanPlugin` records spans of publishes.
 - `StoragePlugin` says where groups are committed. One is needed.
@@ -214,11 +214,17 @@ class RequestPlugin(BasePlugin[BrokerContext]):
 
 
 class SessionPlugin(BasePlugin[BrokerContext]):
-    """A plugin that has something to do for each device that comes."""
+    """A plugin that has something to do for each client of this node that comes or goes. Nothing here may wait, or raise."""
+
+    def opening(self, connection: object, info: SessionInfo) -> None:
+        """A client is let in, and its session is submitted next: what is given to `BrokerApi.submit` now is durable before its
+        CONNACK. ``connection`` stands for its connection; `ended` follows in any case."""
 
     def opened(self, device: DeviceKey) -> None:
-        """A client of this node got its CONNACK, or a reader over HTTP has made a device. Must not wait, nor raise."""
-        raise NotImplementedError(f"{type(self).__name__} does nothing")
+        """A client got its CONNACK, or a reader over HTTP has made a device, of which neither of the others is told."""
+
+    def ended(self, connection: object, info: SessionInfo) -> None:
+        """A connection that `opening` was told of has ended."""
 
 
 class NoSuchJob(Exception):

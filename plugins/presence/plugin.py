@@ -66,9 +66,9 @@ class PresencePlugin(GroupPlugin):
         self._presence: Presence | None = None
         self._cleaning: Cleaning | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        reader = Reader(cast(Services, self.context.server))
-        add_router(context, make_router(reader))
-        add_requests(context, kinds(reader))
+        self.reader = Reader(cast(Services, self.context.server))
+        add_router(context, make_router(self.reader))
+        add_requests(context, kinds(self.reader))
         add_eraser(context, "presence", Erasing(cast(Services, self.context.server)))
 
     async def on_broker_pre_start(self) -> None:

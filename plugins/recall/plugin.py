@@ -71,9 +71,9 @@ class RecallPlugin(GroupPlugin):
         self.recalls = Recalls(cast(Services, self.context.server))
         self._tidying: asyncio.Task[None] | None = None
         self._recount = Recount(self.recalls.server)
-        self._erasures = Erasures(self.recalls.server, erasers_of(context))
+        self.erasures = Erasures(self.recalls.server, erasers_of(context))
         add_router(context, make_router(self.recalls))
-        add_router(context, erasure_router(self._erasures))
+        add_router(context, erasure_router(self.erasures))
         kinds = {
             "recall": Kind(self._recall, ("message",)),
             "edit": Kind(self._edit, ("message", "payload", "encoding", "content_type")),
@@ -86,7 +86,7 @@ class RecallPlugin(GroupPlugin):
     async def on_broker_post_start(self) -> None:
         """Go on with erasures, where clients can connect."""
         if self.recalls.server.listening:
-            self._erasures.start()
+            self.erasures.start()
             self._tidying = asyncio.create_task(self._tidy(), name="tidying of edits")
 
     async def _tidy(self) -> None:
@@ -106,7 +106,7 @@ class RecallPlugin(GroupPlugin):
 
     async def close(self) -> None:
         """End at the step under way."""
-        await self._erasures.stop()
+        await self.erasures.stop()
         await self._recount.stop()
         await end([self._tidying])
 

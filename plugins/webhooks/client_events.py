@@ -45,19 +45,22 @@ class ClientEvents:
         self._connections: dict[object, str] = {}
         self._settled: set[str] | None = None
         self.lost = 0
-        server.watch_clients(self._watch)
 
     @property
     def _node(self) -> str:
         cluster = self._server.storage.cluster
         return self._started if cluster is None else str(cluster.me.token)
 
-    def _watch(self, connection: object, info: SessionInfo, ended: bool) -> None:
-        if ended:
-            kind, id = DISCONNECTED, self._connections.pop(connection)
-        else:
-            kind, id = CONNECTED, f"{self._node}/{next(self._numbers)}"
-            self._connections[connection] = id
+    def came(self, connection: object, info: SessionInfo) -> None:
+        """See `broker.hooks.SessionPlugin.opening`."""
+        self._connections[connection] = f"{self._node}/{next(self._numbers)}"
+        self._tell(CONNECTED, self._connections[connection], info)
+
+    def went(self, connection: object, info: SessionInfo) -> None:
+        """See `broker.hooks.SessionPlugin.ended`."""
+        self._tell(DISCONNECTED, self._connections.pop(connection), info)
+
+    def _tell(self, kind: str, id: str, info: SessionInfo) -> None:
         user, address = info.identity.user_key, info.request.address
         data = {"connection": id, "user": user, "client": info.client_id, "address": address}
         self._server.submit(_message(kind, data)).add_done_callback(self._stored)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from broker.hooks import Group
+from broker.access import SessionInfo
+from broker.hooks import Group, SessionPlugin
 from plugins.following import FollowingPlugin, May, check_names, ended
 from plugins.http import add_router
 from plugins.metrics import WEBHOOKS
@@ -18,7 +19,7 @@ from plugins.webhooks.hook import HookRunner
 from plugins.webhooks.routes import make_router
 
 
-class WebhooksPlugin(FollowingPlugin[HookRunner]):
+class WebhooksPlugin(FollowingPlugin[HookRunner], SessionPlugin):
     """Tells HTTP services what happened."""
 
     @dataclass
@@ -59,6 +60,16 @@ class WebhooksPlugin(FollowingPlugin[HookRunner]):
         """Up to which of the clients' events every hook is done with them; None where another node runs the hooks."""
         runners = [runner for runner in self._runners if runner.hook.of_clients]
         return min(runner.client_seq for runner in runners) if all(runner.place.running for runner in runners) else None
+
+    def opening(self, connection: object, info: SessionInfo) -> None:
+        """A client comes."""
+        if self._clients is not None:
+            self._clients.came(connection, info)
+
+    def ended(self, connection: object, info: SessionInfo) -> None:
+        """It is gone."""
+        if self._clients is not None:
+            self._clients.went(connection, info)
 
     def before_ack(self, group: Group) -> None:
         """Keep who comes and goes."""

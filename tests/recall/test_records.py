@@ -138,10 +138,10 @@ def erasing(talk: Site) -> Any:
         ((kind, name),) = what.items()
         plugin = talk.server.api.plugin(RecallPlugin)
         assert plugin is not None
-        await plugin._erasures.begin(kind, name)
+        await plugin.erasures.begin(kind, name)
 
         async def done() -> Any:
-            state = await plugin._erasures.one(kind, name)
+            state = await plugin.erasures.one(kind, name)
             return state["state"] == "done" and state
 
         return await until(done)
