@@ -11,8 +11,9 @@ from prometheus_client.core import GaugeMetricFamily
 
 from plugins.bridge.bridge import BridgeRunner
 from plugins.bridge.config import Bridge
-from plugins.bridge.routes import make_router
+from plugins.bridge.states import BridgeList
 from plugins.following import FollowingPlugin, May, check_names
+from plugins.following_routes import states_router
 from plugins.http import add_router
 from plugins.metrics import BRIDGES
 
@@ -36,7 +37,7 @@ class BridgePlugin(FollowingPlugin[BridgeRunner]):
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
-        add_router(context, make_router(self))
+        add_router(context, states_router(self, BridgeList))
 
     @property
     def sections(self) -> Sequence[Bridge]:

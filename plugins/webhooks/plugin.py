@@ -10,13 +10,14 @@ from typing import Any
 from broker.access import SessionInfo
 from broker.hooks import Group, SessionPlugin
 from plugins.following import FollowingPlugin, May, check_names, ended
+from plugins.following_routes import states_router
 from plugins.http import add_router
 from plugins.metrics import WEBHOOKS
 from plugins.quiet import quiet_of
 from plugins.webhooks.client_events import ClientEvents
 from plugins.webhooks.config import Hook
 from plugins.webhooks.hook import HookRunner
-from plugins.webhooks.routes import make_router
+from plugins.webhooks.states import HookList
 
 
 class WebhooksPlugin(FollowingPlugin[HookRunner], SessionPlugin):
@@ -41,7 +42,7 @@ class WebhooksPlugin(FollowingPlugin[HookRunner], SessionPlugin):
         self._quiet = quiet_of(context)
         wanted = any(hook.of_clients for hook in self.config.hooks)
         self._clients = ClientEvents(self._services) if wanted else None
-        add_router(context, make_router(self))
+        add_router(context, states_router(self, HookList))
 
     @property
     def sections(self) -> Sequence[Hook]:
