@@ -88,7 +88,11 @@ class Directory:
 
     async def _run(self, work: Callable[[], T]) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            running = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except RuntimeError as error:  # the broker ends
+            raise PiecesAway("the directory of attachments is closed") from error
+        try:
+            return await running
         except OSError as error:
             raise PiecesAway(f"the directory of attachments: {error.strerror or type(error).__name__}") from error
 

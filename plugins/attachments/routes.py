@@ -110,7 +110,8 @@ class _Calls:
         checksum = tus.Checksum(header) if header is not None else None
         size = tus.number("Content-Length", request.headers.get("content-length", "0"))
         try:
-            return await self._plugin.uploads.take(record, offset, _body(request, who), size, checksum)
+            ending = api_of(request).stopping
+            return await self._plugin.uploads.take(record, offset, _body(request, who), size, checksum, ending)
         except ClientDisconnect:
             raise Away("the connection broke; what came is kept") from None
 

@@ -121,17 +121,23 @@ class Uploads:
     # --- bytes -----------------------------------------------------------------------------------------------------------
 
     async def take(
-        self, record: Record, offset: int, body: AsyncIterator[bytes], size: int, checksum: Checksum | None
+        self,
+        record: Record,
+        offset: int,
+        body: AsyncIterator[bytes],
+        size: int,
+        checksum: Checksum | None,
+        ending: asyncio.Event,
     ) -> Record:
         """Take what comes at an offset; the record behind it, durable. ``size`` is how much is to come, 0 where that is not
-        known. Raises a `Problem`, and what ``body`` does: what came before is kept."""
+        known; ``ending``: the broker ends. Raises a `Problem`, and what ``body`` does: what came before is kept."""
         if offset != record.offset:
             self.refused += 1
             raise Conflict(f"Upload-Offset {offset}: the attachment is at {record.offset}")
         if offset + size > record.length:
             raise TooLarge(f"{size} bytes at {offset} are more than Upload-Length {record.length} says")
         with self._turn(record):
-            writing = Writing(self, record.copy(), checksum)
+            writing = Writing(self, record.copy(), checksum, ending)
             try:
                 async for data in patient(body):
                     await writing.add(data)
@@ -158,14 +164,19 @@ class Uploads:
                 del self._at_once[record.user]
                 self._due.pop(record.user, None)
 
-    async def pace(self, user: str, size: int) -> None:
-        """Wait until a user may send more."""
+    async def pace(self, user: str, size: int, ending: asyncio.Event) -> None:
+        """Wait until a user may send more. Raises `Away` where the broker ends meanwhile."""
         rate = self._config.bytes_a_second
         if rate:
             now = asyncio.get_running_loop().time()
             due = max(now, self._due.get(user, 0.0)) + size / rate
             self._due[user] = due
-            await asyncio.sleep(due - now)
+            try:
+                async with asyncio.timeout(due - now):
+                    await ending.wait()
+            except TimeoutError:
+                return
+            raise Away("the broker ends; what came is kept", retry_after=5)
 
     async def write(self, record: Record, data: bytes) -> None:
         """Add bytes to a record that is not stored yet: its last piece is written again where it is small."""

@@ -20,7 +20,7 @@ _PATIENCE = 60.0
 class Takes(Protocol):
     """What keeps attachments: `plugins.attachments.uploads.Uploads`, see there."""
 
-    async def pace(self, user: str, size: int) -> None: ...
+    async def pace(self, user: str, size: int, ending: asyncio.Event) -> None: ...
 
     async def write(self, record: Record, data: bytes) -> None: ...
 
@@ -30,13 +30,14 @@ class Takes(Protocol):
 
 
 class Writing:
-    """See the module."""
+    """See the module. ``ending``: the broker ends."""
 
-    def __init__(self, uploads: Takes, record: Record, checksum: Checksum | None) -> None:
+    def __init__(self, uploads: Takes, record: Record, checksum: Checksum | None, ending: asyncio.Event) -> None:
         self._uploads = uploads
         self._record = record
         self._stored = record.copy()
         self._checksum = checksum
+        self._ending = ending
         self._come = bytearray()
 
     async def add(self, data: bytes) -> None:
@@ -47,7 +48,7 @@ class Writing:
         if self._checksum is not None:
             self._checksum.update(data)
         self._come += data
-        await self._uploads.pace(record.user, len(data))
+        await self._uploads.pace(record.user, len(data), self._ending)
         while len(self._come) >= PIECE:
             await self._write(PIECE)
 

@@ -244,7 +244,7 @@ async def two_write_at_once(folder: Path, one: Site, other: Site) -> None:
         record = cast(Record, await plugin._records.find(path.rpartition("/")[2]))
         both.append(node)
         await until(lambda: len(both) == 2)
-        return await plugin.uploads.take(record, 0, body(), 0, None)
+        return await plugin.uploads.take(record, 0, body(), 0, None, asyncio.Event())
 
     both: list[Site] = []
     done = await asyncio.gather(takes(one, b"a" * 10), takes(other, b"b" * 10), return_exceptions=True)
