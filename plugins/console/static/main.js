@@ -43,8 +43,11 @@ const mine = () => VIEWS.filter((view) => view.label && (me.operator || !view.op
 
 const mark = (name) => {
   for (const link of nav.querySelectorAll("a")) {
-    if (link.dataset.view === name) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    if (link.dataset.view !== name) link.removeAttribute("aria-current");
+    else {
+      link.setAttribute("aria-current", "page");
+      if (nav.scrollWidth > nav.clientWidth) nav.scrollLeft = link.offsetLeft - nav.clientWidth / 2; // the menu of a narrow screen
+    }
   }
 };
 

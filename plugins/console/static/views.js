@@ -8,7 +8,9 @@ import { conversations } from "./views/conversations.js";
 import { jobs } from "./views/jobs.js";
 import { message } from "./views/message.js";
 import { overview } from "./views/overview.js";
+import { presence } from "./views/presence.js";
 import { retained } from "./views/retained.js";
+import { schedules } from "./views/schedules.js";
 import { search } from "./views/search.js";
 import { timeline } from "./views/timeline.js";
 import { tokens } from "./views/tokens.js";
@@ -24,10 +26,12 @@ export const VIEWS = [
   { name: "overview", label: "Overview", group: "Live", operator: true, show: overview },
   { name: "clients", label: "Clients", group: "Live", operator: true, show: clients },
   { name: "timeline", label: "Timelines", group: "Live", show: timeline },
+  { name: "presence", label: "Presence", group: "Live", show: presence },
   { name: "topics", label: "Topics", group: "Messages", operator: true, show: topics },
   { name: "conversations", label: "Conversations", group: "Messages", show: conversations },
   { name: "search", label: "Search", group: "Messages", show: search },
   { name: "retained", label: "Retained", group: "Messages", show: retained },
+  { name: "schedules", label: "Schedules", group: "Messages", show: schedules },
   { name: "chat", label: "Chat", group: "Messages", show: chat },
   { name: "message", title: "Message", marks: "search", show: message },
   { name: "users", label: "Users", group: "Administration", operator: true, show: users },

@@ -105,3 +105,11 @@ def empty(tmp_path: Path) -> Iterator[House]:
     """A broker without users."""
     with house(tmp_path) as made:
         yield made
+
+
+@pytest.fixture
+def empty_plain(tmp_path: Path) -> Iterator[House]:
+    """A broker without users, and without the plugins that messages can do without."""
+    off = dict.fromkeys(("presence", "receipts", "schedules", "attachments", "recall", "conversations"), False)
+    with house(tmp_path, **off) as made:
+        yield made

@@ -31,6 +31,10 @@ SAID = (
     ("alice", "هل المطبخ جاهز؟"),
     ("bob", "Ready. I moved the kitchen sensor to the window, readings may drop a little."),
 )
+PLUGINS = (
+    *("console", "requests", "jobs", "acl", "accounts", "recall", "conversations"),
+    *("receipts", "schedules", "attachments"),
+)
 ROOMS = ("kitchen", "hall", "office", "attic", "garage", "cellar")
 KINDS = ("temperature", "humidity", "power")
 
@@ -44,6 +48,8 @@ class House:
         self.secret = secret
         self.http = httpx.Client(base_url=f"{url}/v1", headers={"Authorization": f"Bearer {secret}"}, timeout=30)
         self.clients = ExitStack()
+        self.said: list[str] = []
+        """The ids of what was said in the kitchen team."""
         self._ends = threading.Event()
 
     def say(self, user: str, topic: str, text: Any, **more: Any) -> str:
@@ -77,14 +83,29 @@ class House:
                 device.paho.disconnect()
         self.device("bob", "bob-phone", "chat/#", "alarm/#")
         self.device("fleet", "dashboard", "home/#")
-        for user, text in SAID:
-            self.say(user, "chat/kitchen-team", text)
+        self.said = [self.say(user, "chat/kitchen-team", text) for user, text in SAID]
+        self._talk()
         self.say("bob", "chat/alice-bob", "See you at three")
         self.say("fleet", "alarm/cellar", {"water": True, "since": "07:12"}, encoding="json", retain=True)
         for room in ROOMS:
             self.say("fleet", f"home/{room}/state", {"window": "closed", "lights": 2}, encoding="json", retain=True)
         self.http.put("/acl/rules/home", json={"allow": ["all"], "topics": ["home/#", "alarm/#"], "users": ["fleet", "alice"]})
+        self.http.put("/acl/rules/presence", json={"allow": ["read"], "topics": ["$presence/#"]})
         self.http.put("/acl/rules/chat", json={"allow": ["all"], "topics": ["chat/#"], "users": ["alice", "bob"]})
+
+    def _talk(self) -> None:
+        """Somebody edits, others react, and something waits to be said."""
+        edited = {"payload": "Yes, 61 °C at seven. The kitchen is fine too."}
+        self.http.post(f"/messages/{self.said[1]}/versions?user=u/bob", json=edited).raise_for_status()
+        for user, reaction in (("alice", "👍"), ("bob", "👍"), ("alice", "❤️")):
+            self.http.put(f"/messages/{self.said[5]}/reactions/{reaction}?user=u/{user}", json={}).raise_for_status()
+        standup = {
+            "topic": "chat/kitchen-team",
+            "payload": "Who is in?",
+            "schedule": "30 9 * * 1-5",
+            "timezone": "Europe/Berlin",
+        }
+        self.http.post("/schedules?user=u/bob", json=standup).raise_for_status()
 
     def live(self) -> None:
         """Have the fleet publish, until the house is closed."""
@@ -117,11 +138,15 @@ def house(folder: Path, **plugins: Any) -> Iterator[House]:
         **ANONYMOUS,
         "http": {"bind": f"127.0.0.1:{http}", "operator_file": str(folder / "operator.json")},
         "search": {"path": str(folder / "search.db")},
-        **{name: {} for name in ("console", "requests", "jobs", "acl", "accounts", "recall", "conversations")},
+        "presence": {"grace": "200ms"},
+        **{name: {} for name in PLUGINS},
         **plugins,
     }
-    listeners = [{"name": "websocket", "type": "ws", "bind": f"127.0.0.1:{ws}"}]
-    with broker_process(folder, f"sqlite:///{folder}/t.db", listeners=listeners, plugins=settings) as broker:
+    sections: dict[str, Any] = {
+        "listeners": [{"name": "websocket", "type": "ws", "bind": f"127.0.0.1:{ws}"}],
+        "hooks": {"timeout": 30.0},  # a browser and many tests leave little for the hashing of passwords
+    }
+    with broker_process(folder, f"sqlite:///{folder}/t.db", plugins=settings, **sections) as broker:
         wait_until((folder / "operator.json").exists, "the API listens")
         secret = (folder / "operator.secret").read_text().strip()
         made = House(broker.port, f"http://127.0.0.1:{http}", secret)

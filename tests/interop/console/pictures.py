@@ -36,6 +36,15 @@ def topics(tab: Tab, home: House) -> None:
     tab.page.wait_for_timeout(12_000)
 
 
+def message(tab: Tab, home: House) -> None:
+    team = home.said[1]
+    last = home.http.get("/conversations/chat/kitchen-team/messages?limit=1").json()["last"]
+    home.http.put("/conversations/chat/kitchen-team/position?user=u/alice", json={"position": last}).raise_for_status()
+    tab.open(f"message/{team}")
+    tab.page.get_by_role("row", name="alice-tablet").wait_for()
+    tab.page.wait_for_timeout(3000)
+
+
 def chat(tab: Tab, home: House) -> None:
     tab.open("chat/chat%2Fkitchen-team")
     for name, user in (("laptop", "alice"), ("phone", "bob")):
@@ -45,6 +54,11 @@ def chat(tab: Tab, home: House) -> None:
         side.get_by_role("button", name="Connect").click()
         side.get_by_label("Message from").wait_for()
     tab.page.get_by_role("button", name="Mark as read").last.click()
+    laptop = tab.page.get_by_role("region", name="The laptop")
+    laptop.get_by_label("Message from").fill("Great. I will be there at three.")
+    laptop.get_by_role("button", name="Send").click()
+    laptop.get_by_text("delivered to 1 of 1").wait_for()
+    tab.page.get_by_label("Message from the phone").press_sequentially("Me too")
     tab.page.wait_for_timeout(1000)
 
 
@@ -52,6 +66,7 @@ PICTURES = {
     "overview": ("light", overview),
     "timelines": ("dark", timelines),
     "topics": ("light", topics),
+    "message": ("light", message),
     "chat": ("dark", chat),
 }
 

@@ -17,10 +17,13 @@ VIEWS = {
     "clients": "tbody tr",
     "clients/alice-phone": "tbody tr",
     "timeline": "svg .cell",
+    "presence": "tbody tr",
     "topics/chat%2Fkitchen-team": ".messages li",
     "conversations": "tbody tr",
     "search/kitchen": "mark",
     "retained": "tbody tr",
+    "message/{message}": ".scroll tbody tr",
+    "schedules": "tbody tr",
     "chat": "section.chat",
     "users": "tbody tr",
     "tokens": "form",
@@ -51,7 +54,7 @@ def test_no_rule_is_broken(scheme: str, axe: str, home: House, tabs: Tabs) -> No
     assert faults(tab, axe) == []
     tab.operate(home.secret)
     for view, sign in VIEWS.items():
-        tab.open(view)
+        tab.open(view.format(message=home.said[5]))
         tab.page.locator(sign).first.wait_for()
         assert faults(tab, axe) == [], view
 
@@ -97,11 +100,12 @@ def test_the_switch_of_the_colours_is_kept(tab: Tab) -> None:
     tab.page.get_by_role("button", name="Colours: dark. Change").wait_for()
 
 
-def test_a_telephone_shows_it_without_scrolling_sideways(home: House, tabs: Tabs) -> None:
-    tab = tabs(home)
+def test_a_telephone_shows_it_without_scrolling_sideways(axe: str, home: House, tabs: Tabs) -> None:
+    tab = tabs(home, reduced_motion="reduce")
     tab.page.set_viewport_size({"width": 390, "height": 800})
     tab.operate(home.secret)
     for view, sign in VIEWS.items():
-        tab.open(view)
+        tab.open(view.format(message=home.said[5]))
         tab.page.locator(sign).first.wait_for()
         assert tab.page.evaluate("document.documentElement.scrollWidth") <= 390, view
+        assert faults(tab, axe) == [], view

@@ -55,7 +55,7 @@ def test_a_user_is_offered_what_users_have(home: House, tabs: Tabs) -> None:
     tab.enter("alice", PASSWORD)
     tab.page.get_by_role("heading", name="Conversations").wait_for()
     menu = tab.page.get_by_role("navigation").get_by_role("link").all_inner_texts()
-    assert menu == ["Timelines", "Conversations", "Search", "Retained", "Chat", "Tokens"]
+    assert menu == ["Timelines", "Presence", "Conversations", "Search", "Retained", "Schedules", "Chat", "Tokens"]
     tab.open("users")
     tab.page.get_by_text("This is for the operator").wait_for()
     tab.open("timeline")

@@ -21,16 +21,17 @@ const target = (path, query) => {
 // A topic or client id within a path: its slashes stay.
 export const part = (text) => text.split("/").map(encodeURIComponent).join("/");
 
-export const request = async (method, path, { query, body, headers = {}, signal } = {}) => {
+// `body` is sent as JSON; `raw` as it is, by the headers that say what it is.
+export const request = async (method, path, { query, body, raw, headers = {}, signal } = {}) => {
   const all = { ...headers };
   if (!all.Authorization && authorization()) all.Authorization = authorization();
-  if (body !== undefined || method === "POST" || method === "PUT" || method === "PATCH") all["Content-Type"] = "application/json";
+  if (raw === undefined && (body !== undefined || method === "POST" || method === "PUT" || method === "PATCH")) all["Content-Type"] = "application/json";
   let response;
   try {
     response = await fetch(target(path, query), {
       method,
       headers: all,
-      body: body === undefined ? undefined : JSON.stringify(body),
+      body: body === undefined ? raw : JSON.stringify(body),
       credentials: "omit",
       cache: "no-store",
       signal,

@@ -60,7 +60,7 @@ export const doing = (trouble, work) => async (event) => {
 };
 
 // Ask before what cannot be taken back. Resolves to the text of `ask`'s field, "yes" without one, or "" for no.
-export const confirm = ({ title, text, yes, ask = null }) =>
+export const confirm = ({ title, text, yes, no = "Cancel", ask = null }) =>
   new Promise((resolve) => {
     const input = ask && h("input", { type: ask.type || "text", required: true, autocomplete: "off" });
     const id = unique("dialog");
@@ -68,7 +68,7 @@ export const confirm = ({ title, text, yes, ask = null }) =>
       h("form", { method: "dialog" },
         h("h2", { id }, title), text && h("p", {}, text), ask && field(ask.label, input),
         h("div", { class: "buttons" },
-          h("button", { value: "", formnovalidate: true }, "Cancel"),
+          h("button", { value: "", formnovalidate: true }, no),
           h("button", { value: "yes", class: "strong" }, yes))));
     dialog.addEventListener("close", () => {
       dialog.remove();

@@ -2,6 +2,19 @@
 
 import { h, show } from "./dom.js";
 
+// What is wider than its place is scrolled by the keyboard too: it can be focused, as long as it is.
+const reachable = (element, grid, name) => {
+  const watch = new ResizeObserver(() => {
+    const wide = element.scrollWidth > element.clientWidth;
+    for (const [attribute, value] of [["tabindex", 0], ["role", "group"], ["aria-label", name]]) {
+      if (wide) element.setAttribute(attribute, value);
+      else element.removeAttribute(attribute);
+    }
+  });
+  watch.observe(element);
+  watch.observe(grid);
+};
+
 // Columns: {name, cell(row) → text or node, number: aligned right, once: made once for a row and given a function that gets the
 // row as it is now (buttons)}. `key(row)` tells rows apart; `selected(row)` marks one.
 export const table = ({ caption, columns, key, empty = "Nothing here.", visible = false, selected = () => false }) => {
@@ -10,12 +23,13 @@ export const table = ({ caption, columns, key, empty = "Nothing here.", visible 
   const heads = columns.map((column) => h("th", { scope: "col", class: column.number && "number" }, column.name));
   const grid = h("table", {}, h("caption", { class: visible ? "" : "unseen" }, caption), h("thead", {}, h("tr", {}, heads)), body);
   const element = h("div", { class: "scroll" }, grid, none);
+  reachable(element, grid, caption);
   let rows = new Map();
 
   const make = (row) => {
     const one = { row, told: "", cells: [], element: h("tr") };
     one.cells = columns.map((column, place) => {
-      const cell = h(place === 0 && !column.once ? "th" : "td", { class: column.number && "number", scope: place === 0 && !column.once && "row" });
+      const cell = h(place === 0 && !column.once ? "th" : "td", { class: column.number ? "number" : column.moves && "moves", scope: place === 0 && !column.once && "row" });
       if (column.once) cell.append(...[column.cell(() => one.row)].flat().filter(Boolean));
       return cell;
     });

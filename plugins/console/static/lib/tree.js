@@ -1,11 +1,12 @@
-// A tree that is read a level at a time, for mouse, keyboard and screen reader (WAI-ARIA's tree pattern).
+// A tree that is read a level at a time, and a level page by page, for mouse, keyboard and screen reader (WAI-ARIA's tree pattern).
 
 import { h, show } from "./dom.js";
 
 const RENEWED = 20;
+const SOUGHT = 20;
 
-// Nodes: {name, branch: whether there is more below, topic: whether it can be chosen, note: text or nodes beside the name}.
-// `below(node)` gives those below a node, or below nothing the top.
+// Nodes: {key: tells it from others of its level, name, branch: whether there is more below, topic: whether it can be chosen,
+// note: text or nodes beside the name}. `below(node, after)` gives {nodes, next} of those below a node, or below nothing the top.
 export const tree = ({ label, below, pick, failed }) => {
   const element = h("ul", { role: "tree", "aria-label": label, class: "tree" });
 
@@ -31,46 +32,106 @@ export const tree = ({ label, below, pick, failed }) => {
     if (wanted && !item.group.childElementCount) await fill(item.group, item.node);
   };
 
+  // What a click, Enter or the space bar does.
+  const act = (item) => {
+    if (item.more) item.more().catch(failed);
+    else if (item.node.topic) choose(item);
+    else open(item).catch(failed);
+  };
+
+  const branch = (item) => {
+    item.group = h("ul", { role: "group", hidden: true });
+    item.append(item.group);
+    item.setAttribute("aria-expanded", "false");
+  };
+
   const make = (node, depth) => {
     const row = h("span", { class: "row" }, h("span", { class: "twist", "aria-hidden": "true" }), h("span", { class: "name", dir: "auto" }, node.name || "(empty)"), h("span", { class: "faint notes" }, node.note));
-    const item = h("li", { role: "treeitem", tabindex: -1, "aria-level": depth, "aria-selected": "false", "aria-expanded": node.branch ? "false" : null }, row);
+    const item = h("li", { role: "treeitem", tabindex: -1, "aria-level": depth, "aria-selected": "false" }, row);
     item.node = node;
-    if (node.branch) {
-      item.group = h("ul", { role: "group", hidden: true });
-      item.append(item.group);
-    }
+    if (node.branch) branch(item);
     row.addEventListener("click", (event) => {
       focus(item);
-      if (node.branch && (event.target.className === "twist" || !node.topic)) open(item).catch(failed);
-      if (node.topic) choose(item);
+      if (item.node.branch && event.target.className === "twist") open(item).catch(failed);
+      else act(item);
     });
     return item;
   };
 
+  // A node as it is now: its note, and what was a topic alone may have become a level too.
+  const update = (item, node) => {
+    if (node.topic) show(item.querySelector(".notes"), node.note);
+    if (node.branch && !item.node.branch) branch(item);
+    const branched = item.node.branch || node.branch;
+    item.node = { ...item.node, ...node, topic: node.topic || item.node.topic, below: node.below || item.node.below, branch: branched };
+    item.querySelector(".name").textContent = branched ? `${node.key}/` : node.key || "(empty)";
+  };
+
+  // Puts a page's nodes into a level, after those that come before them; the new ones' items, in order.
+  const place = (group, nodes) => {
+    const depth = level(group);
+    let at = group.firstElementChild;
+    return nodes.map((node) => {
+      let item = group.known.get(node.key);
+      if (item) update(item, node);
+      else {
+        item = make(node, depth);
+        group.known.set(node.key, item);
+        while (at && at.node && at.node.key < node.key) at = at.nextElementSibling;
+        group.insertBefore(item, at);
+      }
+      at = item.nextElementSibling;
+      return item;
+    });
+  };
+
+  const level = (group) => Number(group.parentElement.getAttribute?.("aria-level") || 0) + 1;
+
+  const further = (group, node) => {
+    const item = h("li", { role: "treeitem", tabindex: -1, "aria-level": level(group), "aria-selected": "false" }, h("span", { class: "row more" }, "More …"));
+    item.more = async () => {
+      const made = await read(group, node, group.next);
+      if (document.activeElement === item) focus(made[0]);
+      if (group.next === null) item.remove();
+    };
+    item.addEventListener("click", () => { focus(item); act(item); });
+    return item;
+  };
+
+  const read = async (group, node, after) => {
+    const found = await below(node, after);
+    const made = place(group, found.nodes);
+    group.pages.push({ after, first: made[0], last: made.at(-1) });
+    group.next = found.next;
+    return made;
+  };
+
   const fill = async (group, node) => {
-    const depth = Number(group.parentElement.getAttribute?.("aria-level") || 0) + 1;
+    group.known = new Map();
+    group.pages = [];
     show(group, h("li", { class: "faint", role: "none" }, "Loading …"));
     try {
-      const found = await below(node);
-      show(group, found.nodes.map((one) => make(one, depth)), found.more && h("li", { class: "faint", role: "none" }, found.more));
+      const loading = group.firstElementChild;
+      await read(group, node, "");
+      loading.remove();
+      if (group.next !== null) group.append(further(group, node));
     } catch (error) {
       show(group);
       throw error;
     }
   };
 
-  // Those below a node again: what is new comes in, and notes are as they are now.
+  const seen = ({ first, last }) => {
+    const box = element.parentElement.getBoundingClientRect();
+    return !first || (first.getBoundingClientRect().top < Math.min(box.bottom, innerHeight) && last.getBoundingClientRect().bottom > Math.max(box.top, 0));
+  };
+
+  // The pages that can be seen again: what is new comes in, and notes are as they are now.
   const renew = async (group, node) => {
-    const depth = Number(group.parentElement.getAttribute?.("aria-level") || 0) + 1;
-    const { nodes } = await below(node);
-    const items = new Map([...group.children].filter((item) => item.node).map((item) => [item.node.name, item]));
-    let at = group.firstElementChild;
-    for (const one of nodes) {
-      const item = items.get(one.name);
-      if (item) {
-        show(item.querySelector(".notes"), one.note);
-        at = item.nextElementSibling;
-      } else group.insertBefore(make(one, depth), at);
+    for (const page of group.pages.filter(seen)) {
+      const made = place(group, (await below(node, page.after)).nodes);
+      page.first ??= made[0];
+      page.last ??= made.at(-1);
     }
   };
 
@@ -87,8 +148,8 @@ export const tree = ({ label, below, pick, failed }) => {
       End: () => focus(all.at(-1)),
       ArrowRight: () => (expanded === "false" ? open(item, true).catch(failed) : expanded === "true" && focus(item.group.querySelector("[role=treeitem]"))),
       ArrowLeft: () => (expanded === "true" ? open(item, false) : focus(item.parentElement.closest("[role=treeitem]"))),
-      Enter: () => (item.node.topic ? choose(item) : open(item).catch(failed)),
-      " ": () => (item.node.topic ? choose(item) : open(item).catch(failed)),
+      Enter: () => act(item),
+      " ": () => act(item),
     };
     if (!keys[event.key]) return;
     event.preventDefault();
@@ -105,13 +166,14 @@ export const tree = ({ label, below, pick, failed }) => {
     async renew() {
       const open = [...element.querySelectorAll("[aria-expanded=true]")].filter((item) => !item.parentElement.closest("[hidden]"));
       await renew(element, null);
-      for (const item of open.slice(0, RENEWED)) await renew(item.group, item.node);
+      for (const item of open.filter((one) => one.group.pages?.some(seen)).slice(0, RENEWED)) await renew(item.group, item.node);
+      if (!element.querySelector("[tabindex='0']") && items()[0]) items()[0].tabIndex = 0;
     },
     // Open what leads to a node, and mark it; `way(node)` says of a branch whether it does, and `is(node)` which it is.
     async reveal(way, is) {
       let group = element;
-      while (group) {
-        const nodes = [...group.children].filter((item) => item.node);
+      for (let pages = 0; group && pages < SOUGHT; pages += 1) {
+        const nodes = [...group.known.values()];
         const found = nodes.find((item) => is(item.node));
         if (found) {
           choose(found, false);
@@ -119,8 +181,13 @@ export const tree = ({ label, below, pick, failed }) => {
           return;
         }
         const next = nodes.find((item) => item.node.branch && way(item.node));
-        if (next) await open(next, true);
-        group = next?.group;
+        if (next) {
+          await open(next, true);
+          group = next.group;
+        } else {
+          if (group.next === null) return;
+          await group.lastElementChild.more();
+        }
       }
     },
   };

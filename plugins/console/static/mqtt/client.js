@@ -75,8 +75,9 @@ export class Device {
   arrived(packet) {
     if (packet.topic === `$sync/reply/${this.clientId}`) {
       const answer = JSON.parse(packet.payload);
-      this.settle(`request ${packet.correlation}`, answer.error ? new Error(answer.error.detail) : null, answer);
-    } else this.told({ event: "message", topic: packet.topic, payload: packet.payload, user: packet.user });
+      const { error } = answer;
+      this.settle(`request ${packet.correlation}`, error ? Object.assign(new Error(error.detail), { status: error.status }) : null, answer);
+    } else this.told({ event: "message", topic: packet.topic, payload: packet.payload, user: packet.user, pairs: packet.pairs });
   }
 
   settle(key, error, value) {

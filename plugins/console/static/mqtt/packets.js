@@ -44,9 +44,13 @@ export const connect = ({ clientId, user, password, expiry, keepAlive }) => {
 
 export const subscribe = (id, filters) => packet(SUBSCRIBE, 2, short(id), [0], ...filters.map(([filter, options]) => [...text(filter), options]));
 
-export const publish = (id, topic, payload, { response = "", correlation = "" } = {}) =>
+// `user` are user properties, [[name, value], …].
+export const publish = (id, topic, payload, { response = "", correlation = "", user = [] } = {}) =>
   packet(PUBLISH, 2, text(topic), short(id),
-    properties([...(response ? [RESPONSE_TOPIC, ...text(response)] : []), ...(correlation ? [CORRELATION, ...text(correlation)] : [])]),
+    properties([
+      ...(response ? [RESPONSE_TOPIC, ...text(response)] : []), ...(correlation ? [CORRELATION, ...text(correlation)] : []),
+      ...user.flatMap(([name, value]) => [USER_PROPERTY, ...text(name), ...text(value)]),
+    ]),
     encoder.encode(payload));
 
 export const puback = (id) => packet(PUBACK, 0, short(id));
@@ -81,13 +85,13 @@ class Reader {
   get ended() { return this.at >= this.data.length; }
 
   properties() {
-    const found = { user: {} };
+    const found = { user: {}, pairs: [] };
     const size = this.ended ? 0 : this.length();
     const end = this.at + size;
     while (this.at < end) {
       const name = this.byte();
       const kind = KINDS[name];
-      if (kind === "pair") { const key = this.text(); found.user[key] = this.text(); }
+      if (kind === "pair") { const pair = [this.text(), this.text()]; found.pairs.push(pair); found.user[pair[0]] = pair[1]; }
       else if (kind === "text") found[name] = this.text();
       else if (kind === "length") found[name] = this.length();
       else if (kind) { found[name] = this.take(kind); }
@@ -110,7 +114,7 @@ const read = (first, body) => {
     const topic = reader.text();
     const id = (first >> 1) & 3 ? reader.short() : 0;
     const props = reader.properties();
-    return { type, id, topic, user: props.user, correlation: props[CORRELATION] || "", payload: decoder.decode(body.subarray(reader.at)) };
+    return { type, id, topic, user: props.user, pairs: props.pairs, correlation: props[CORRELATION] || "", payload: decoder.decode(body.subarray(reader.at)) };
   }
   if (type === PUBACK) {
     const id = reader.short();

@@ -16,7 +16,7 @@ export const chat = (place, [asked], signal) => {
       wrong.tell(new Error("This broker has no WebSocket listener that this page can reach; plugins.console.websocket names one elsewhere."));
       return;
     }
-    const sides = ["laptop", "phone"].map((name) => panel(name, url, () => topic.value));
+    const sides = ["laptop", "phone"].map((name) => panel(name, url, () => topic.value, signal));
     show(both, sides.map((side) => side.element));
     topic.addEventListener("change", () => sides.forEach((side) => side.moved()));
     signal.addEventListener("abort", () => sides.forEach((side) => side.close()));

@@ -1,64 +1,69 @@
-// One of the two devices: it connects, shows the conversation, writes, and tells how far its user has read.
+// One of the two devices: it connects, shows the conversation, writes, edits, reacts, and tells how far its user has read.
 
 import { h, show } from "../lib/dom.js";
-import { number, person, today } from "../lib/format.js";
-import { recalls } from "../lib/message.js";
-import { badge, button, doing, field, trouble } from "../lib/parts.js";
+import { chosen } from "../lib/files.js";
+import { number } from "../lib/format.js";
+import { text } from "../lib/message.js";
+import { badge, button, confirm, doing, field, trouble } from "../lib/parts.js";
+import { me } from "../lib/session.js";
 import { Device } from "../mqtt/client.js";
+import { log } from "./chat_message.js";
+import { Present } from "./chat_present.js";
+import { Talk } from "./chat_talk.js";
 
-const PAGE = 50;
+const ASKS = ["tideline-receipt", "delivered,read"];
+const NO_ID = "0".repeat(16);
 
-export const panel = (name, url, topic) => {
+export const panel = (name, url, topic, signal) => {
   const wrong = trouble();
   const id = h("input", { value: `console-${name}`, required: true, spellcheck: "false", autocapitalize: "none" });
   const user = h("input", { autocomplete: "off", placeholder: "none", spellcheck: "false", autocapitalize: "none" });
   const password = h("input", { type: "password", autocomplete: "off" });
   const list = h("ol");
-  const log = h("div", { class: "log", role: "log", tabindex: 0, "aria-label": `Messages on the ${name}` }, list);
-  const words = h("input", { "aria-label": `Message from the ${name}`, placeholder: "Message", autocomplete: "off", dir: "auto", required: true });
+  const earlier = button("Earlier messages", doing(wrong, () => talk.load(true)), { hidden: true });
+  const place = h("div", { class: "log", role: "log", tabindex: 0, "aria-label": `Messages on the ${name}` }, earlier, list);
+  const words = h("input", { "aria-label": `Message from the ${name}`, placeholder: "Message", autocomplete: "off", dir: "auto" });
+  const files = chosen(`Attach files on the ${name}`);
   const state = h("span", {}, badge("away"));
   const unread = h("span", { class: "faint" });
-  const read = button("Mark as read", doing(wrong, () => mark(last)), { disabled: true });
-  const enter = h("button", { class: "strong" }, "Connect");
+  const read = button("Mark as read", doing(wrong, () => talk.read()), { disabled: true });
   const exit = button("Disconnect", () => close(), { hidden: true });
-  const login = h("form", { class: "filters", onsubmit: doing(wrong, () => open()) }, field("Client id", id), field("User", user), field("Password", password), enter);
-  const write = h("form", { class: "write", onsubmit: doing(wrong, () => send()), hidden: true }, words, h("button", { class: "strong" }, "Send"));
+  const login = h("form", { class: "filters", onsubmit: doing(wrong, () => open()) },
+    field("Client id", id), field("User", user), field("Password", password), h("button", { class: "strong" }, "Connect"));
+  const editing = h("p", { class: "meta editing", hidden: true });
+  const around = h("div");
+  const types = h("div");
+  const write = h("form", { class: "write", onsubmit: doing(wrong, () => send()), hidden: true }, words, files.element, h("button", { class: "strong" }, "Send"));
   const element = h("section", { class: "card chat", "aria-label": `The ${name}` },
-    h("div", { class: "bar" }, h("h2", {}, name), state, h("span", { class: "spring" }), unread, read, exit), wrong.element, login, log, write);
+    h("div", { class: "bar" }, h("h2", {}, name), state, h("span", { class: "spring" }), unread, read, exit), around, wrong.element, login, place, types, editing, write);
 
   let device = null;
-  let me = "";
-  let last = 0;
-  let position = 0;
-  let asking = false;
-  const messages = new Map();
+  let talk = null;
+  let present = null;
+  let own = "";
+  let receipts = false;
+  let edited = null;
 
+  const does = {
+    wrong,
+    react: (message, reaction) => talk.react(message, reaction),
+    recall: async (message) => {
+      if (await confirm({ title: "Take this message back?", text: "Its content is removed, and who has it is told.", yes: "Take it back", no: "Keep it" })) await talk.recall(message);
+    },
+    edit: async (message) => edit(message),
+  };
+  const fill = log(list);
   const draw = () => {
-    const down = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
-    const found = [...messages.values()].sort((one, other) => one.seq - other.seq);
-    last = found.at(-1)?.seq || 0;
-    show(list, found.map((one) => h("li", { class: one.sender === me ? "mine" : "theirs" },
-      h("div", { class: "meta" }, one.sender === me ? "you" : person(one.sender), " ", h("time", {}, today(one.time)), ` #${one.seq}`, one.seq === position && position < last && " · read to here"),
-      one.recalled ? h("div", { class: "words faint" }, "taken back") : h("div", { class: "words", dir: "auto" }, one.text))));
-    if (down) log.scrollTop = log.scrollHeight;
-  };
-
-  const reached = (told) => {
-    position = told.position;
-    unread.textContent = told.unread ? `${number(told.unread)} unread` : "all read";
-    read.disabled = !told.unread;
-    draw();
-  };
-
-  const take = (message) => {
-    if (message.recalls) { // it has no words of its own: the message that it takes back loses its
-      for (const one of messages.values()) if (one.id === message.recalls) one.recalled = true;
-      return;
-    }
-    messages.set(message.seq, {
-      id: message.id, recalled: Boolean(message.recalled), seq: message.seq, sender: message.sender, time: message.time,
-      text: message.encoding === "json" ? JSON.stringify(message.payload) : message.encoding === "base64" ? "(binary)" : message.payload,
-    });
+    const down = place.scrollHeight - place.scrollTop - place.clientHeight < 60;
+    const open = Boolean(device?.open);
+    fill(talk.list, (message) => ({
+      me: own, readTo: message.seq === talk.position && talk.position < talk.last, receipt: talk.receipts.get(message.id), open, does, signal,
+    }));
+    unread.textContent = talk.unread ? `${number(talk.unread)} unread` : "all read";
+    read.disabled = !talk.unread || !open;
+    earlier.hidden = !talk.cursor || !open;
+    present.follow([...talk.list].reverse().map((one) => one.sender));
+    if (down) place.scrollTop = place.scrollHeight;
   };
 
   const told = (news) => {
@@ -67,38 +72,34 @@ export const panel = (name, url, topic) => {
       if (news.reason) wrong.tell(new Error(`the connection has ended: ${news.reason}`));
     } else if (news.topic === `$sync/events/${id.value}`) {
       const event = JSON.parse(news.payload);
-      if (event.event === "read" && event.topic === topic()) reached(event);
-    } else if (news.topic === topic()) {
-      if (!news.user["tideline-seq"]) { // a broker with message_properties: never says no more than the words
-        load().catch(wrong.tell);
-        return;
-      }
-      take({ id: news.user["tideline-id"], recalls: news.user["tideline-recalls"], recalled: news.user["tideline-recalled"], seq: Number(news.user["tideline-seq"]), sender: news.user["tideline-sender"], time: Number(news.user["tideline-time"]), payload: news.payload, encoding: "text" });
-      draw();
-      count();
+      if (event.event === "read" && event.topic === talk?.topic) talk.reached(event);
+    } else if (news.topic === `$sync/receipts/${id.value}`) {
+      const receipt = JSON.parse(news.payload);
+      if (receipt.topic === talk?.topic) talk.receipt(receipt);
+    } else if (!present?.take(news) && news.topic === talk?.topic) {
+      present.stopped(news.user["tideline-sender"]);
+      talk.arrived(news);
     }
   };
 
-  // Ask how many are unread: once for however many come meanwhile.
-  const count = () => {
-    if (asking) return;
-    asking = true;
-    setTimeout(() => {
-      device.ask({ op: "position", topic: topic() }).then(reached).catch(wrong.tell).finally(() => { asking = false; });
-    }, 200);
-  };
-
+  // Begin with a conversation, which is another where the topic was changed.
   const load = async () => {
-    messages.clear();
-    await device.subscribe(topic(), `$sync/reply/${id.value}`, `$sync/events/${id.value}`);
-    me = (await device.ask({ op: "device" })).user;
-    try {
-      for (const message of (await device.ask({ op: "history", topic: topic(), limit: PAGE })).messages.reverse()) take({ ...message, recalls: recalls(message) });
-      reached(await device.ask({ op: "position", topic: topic() }));
-    } catch {
-      reached({ position: 0, unread: 0 }); // nothing was said there yet, or this user takes no part
-    }
-    log.scrollTop = log.scrollHeight;
+    talk?.end();
+    present?.end();
+    edit(null);
+    await device.subscribe(...["reply", "events", "receipts"].map((one) => `$sync/${one}/${id.value}`));
+    own = (await device.ask({ op: "device" })).user;
+    const begun = device;
+    talk = new Talk(device, topic(), own, draw, (error) => begun.open && wrong.tell(error));
+    present = new Present(device, talk.topic, own);
+    await device.subscribe(talk.topic);
+    show(around, present.element);
+    show(types, present.line);
+    receipts = await device.ask({ op: "counts", message: NO_ID }).then(() => true, (error) => error.status === 404);
+    await present.begin();
+    await talk.load();
+    place.scrollTop = place.scrollHeight;
+    await files.offer(me.operator || me.user === own); // they go over HTTP, as who is signed in here
   };
 
   const open = async () => {
@@ -111,18 +112,42 @@ export const panel = (name, url, topic) => {
     words.focus();
   };
   const gone = () => {
+    talk?.end();
+    present?.end();
+    edit(null);
     login.hidden = false;
     exit.hidden = write.hidden = true;
-    read.disabled = true;
     show(state, badge("away"));
+    if (talk && present) draw();
+  };
+  const edit = (message) => {
+    edited = message;
+    editing.hidden = !message;
+    if (!message) { show(editing); return; }
+    show(editing, `Editing message ${message.seq} `, button("Stop editing", () => { words.value = ""; edit(null); words.focus(); }));
+    words.value = text(message);
+    words.focus();
   };
   const send = async () => {
     const said = words.value;
+    if (!said && !files.any) { words.focus(); return; }
     words.value = "";
-    await device.publish(topic(), said);
+    try {
+      if (edited) {
+        await talk.edit(edited, said);
+        edit(null);
+      } else {
+        const attachments = await files.send(talk.topic, me.operator ? own : undefined, signal);
+        await device.publish(talk.topic, said, { user: [...attachments, ...(receipts ? [ASKS] : [])] });
+      }
+    } catch (error) {
+      words.value ||= said; // it is not lost with what went wrong
+      throw error;
+    }
+    present.typing(false);
     words.focus();
   };
-  const mark = async (seq) => reached(await device.ask({ op: "read", topic: topic(), position: seq }));
+  words.addEventListener("input", () => { if (!edited) present?.typing(true); });
   const close = () => device?.close();
   const moved = () => { if (device?.open) load().catch(wrong.tell); };
   return { element, close, moved };

@@ -6,6 +6,7 @@ import { ago, number, person, time } from "../lib/format.js";
 import { badge, button, card, confirm, connected, doing, done, facts, field, heading, link, select, trouble } from "../lib/parts.js";
 import { every } from "../lib/refresh.js";
 import { pager, table } from "../lib/table.js";
+import { bans } from "./bans.js";
 
 const LIMIT = 50;
 
@@ -58,7 +59,7 @@ const list = (place, signal) => {
       if (found.value.trim()) location.hash = `#/clients/${encodeURIComponent(found.value.trim())}`;
       else again();
     } }, field("User", person_), field("State", which), field("Go to client id", found), h("button", {}, "Show")),
-    silent, rows.element, pages.element);
+    silent, rows.element, pages.element, bans(signal));
   every(3000, signal, load, wrong.tell);
 };
 
@@ -85,7 +86,7 @@ const one = (place, client, user, signal) => {
     if (forget) location.hash = "#/clients";
   };
   const ban = async () => {
-    const sure = await confirm({ title: `Ban client ${client} for an hour?`, text: "It is disconnected, and refused until then. Bans are lifted by tideline ban remove.", yes: "Ban for an hour" });
+    const sure = await confirm({ title: `Ban client ${client} for an hour?`, text: "It is disconnected, and refused until then. Bans are listed, and lifted, below the clients.", yes: "Ban for an hour" });
     if (!sure) return;
     await post("/bans", { client, seconds: 3600, reason: "by the console" });
     done(`${client} is banned for an hour.`);

@@ -2,8 +2,9 @@
 
 import { get, part, post } from "../lib/api.js";
 import { h, show } from "../lib/dom.js";
+import { chosen } from "../lib/files.js";
 import { compact, number, person, time } from "../lib/format.js";
-import { list, payload } from "../lib/message.js";
+import { concerns, line, list, marks, payload } from "../lib/message.js";
 import { button, doing, done, facts, field, link, select, trouble } from "../lib/parts.js";
 import { every } from "../lib/refresh.js";
 import { me } from "../lib/session.js";
@@ -12,6 +13,9 @@ import { members } from "./members.js";
 
 const PAGE = 20;
 const WINDOW = 30_000;
+
+const newestOne = (message) =>
+  message.recalled || ["recalls", "reacts", "unreacts"].includes(concerns(message)?.does) ? h("p", {}, line(message)) : [payload(message), marks(message)].filter(Boolean);
 
 export const conversation = (place, topic, signal) => {
   const wrong = trouble();
@@ -54,7 +58,7 @@ export const conversation = (place, topic, signal) => {
     const told = page.messages.map((message) => message.id).join();
     if (told === shown) return;
     shown = told;
-    show(newest, page.messages.length ? [h("h3", {}, "Last message"), payload(page.messages[0]), h("h3", {}, "History"), list(page.messages)] : h("p", { class: "empty" }, "No message is kept."));
+    show(newest, page.messages.length ? [h("h3", {}, "Last message"), newestOne(page.messages[0]), h("h3", {}, "History"), list(page.messages)] : h("p", { class: "empty" }, "No message is kept."));
     if (!began) {
       began = true;
       cursor = page.next;
@@ -79,10 +83,13 @@ const publisher = (topic, path, wrong) => {
   const qos = select([["0", "QoS 0"], ["1", "QoS 1"], ["2", "QoS 2"]], { "aria-label": "QoS" });
   qos.value = "1";
   const retain = h("input", { type: "checkbox" });
+  const files = chosen("Attach files to the message");
+  files.offer();
   return h("details", {}, h("summary", {}, "Publish a message"),
     h("form", { onsubmit: doing(wrong, async () => {
-      const receipt = await post(`${path}/messages`, { payload: words.value, qos: Number(qos.value), retain: retain.checked });
+      const properties = await files.send(topic);
+      const receipt = await post(`${path}/messages`, { payload: words.value, qos: Number(qos.value), retain: retain.checked, properties });
       words.value = "";
       done(`Message ${receipt.seq} of ${topic} is stored.`);
-    }) }, field("Payload", words), h("div", { class: "filters" }, qos, h("label", { class: "check" }, retain, " retain"), h("button", { class: "strong" }, "Publish"))));
+    }) }, field("Payload", words), h("div", { class: "filters" }, qos, h("label", { class: "check" }, retain, " retain"), files.element, h("button", { class: "strong" }, "Publish"))));
 };

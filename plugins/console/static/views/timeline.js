@@ -1,15 +1,18 @@
 // The timelines of one user as they grow: the store's conversations, the inbox that points into them, and how far each device is.
 
 import { get } from "../lib/api.js";
-import { h, show } from "../lib/dom.js";
-import { number, person } from "../lib/format.js";
-import { badge, card, connected, field, heading, link, select, trouble } from "../lib/parts.js";
+import { h, show, unique } from "../lib/dom.js";
+import { number } from "../lib/format.js";
+import { badge, card, connected, field, heading, link, trouble } from "../lib/parts.js";
 import { every } from "../lib/refresh.js";
 import { me } from "../lib/session.js";
 import { table } from "../lib/table.js";
 import { lanes } from "./timeline_lanes.js";
 
 const USERS = 500;
+
+// A user key as it is typed: u/alice is alice.
+const plain = (user) => (user.startsWith("u/") ? user.slice(2) : user);
 
 export const timeline = (place, [asked], signal) => {
   const wrong = trouble();
@@ -42,19 +45,23 @@ export const timeline = (place, [asked], signal) => {
     }, wrong.tell);
   };
 
-  const who = select([], { onchange: () => follow(who.value) });
+  const names = h("datalist", { id: unique("users") });
+  const who = h("input", { list: names.id, autocomplete: "off", spellcheck: "false", autocapitalize: "none", placeholder: "alice, or c/sensor" });
+  const chosen = () => { const name = who.value.trim(); if (name) follow(/^[uc]\//.test(name) ? name : `u/${name}`); };
+  who.addEventListener("change", chosen);
+  const begin = (user) => { who.value = plain(user); follow(user); };
   show(place,
     heading("Timelines", "A publish is appended to its conversation in the store, and to the inbox of each user that it is due to. Each device reads the inbox from its own offset.",
-      me.operator && field("User", who)),
+      me.operator && h("form", { onsubmit: (event) => { event.preventDefault(); chosen(); } }, field("User", who), names)),
     wrong.element, picture, card("Devices", rows.element));
   if (!me.operator) {
     follow(me.user);
     return;
   }
   get("/devices", { limit: USERS }, signal).then(({ devices }) => {
-    const users = [...new Set([asked, ...devices.map((one) => one.user)].filter((user) => user && /^[uc]\//.test(user)))];
-    show(who, users.map((user) => h("option", { value: user }, person(user))));
-    if (users.length) follow(asked || mostDevices(devices));
+    const users = [...new Set(devices.map((one) => one.user).filter((user) => /^[uc]\//.test(user)))];
+    show(names, users.map((user) => h("option", { value: plain(user) })));
+    if (asked || users.length) begin(asked || mostDevices(devices));
     else show(picture, h("p", { class: "empty" }, "No user has a device with a session yet."));
   }).catch((error) => error.name === "AbortError" || wrong.tell(error));
 
@@ -62,7 +69,6 @@ export const timeline = (place, [asked], signal) => {
     const counts = new Map();
     for (const one of devices) counts.set(one.user, (counts.get(one.user) || 0) + (one.subscriptions.length ? 1 : 0));
     const [user] = [...counts].filter(([key]) => /^[uc]\//.test(key)).sort((one, other) => other[1] - one[1])[0];
-    who.value = user;
     return user;
   };
 };

@@ -2,7 +2,7 @@
 
 import { get } from "../lib/api.js";
 import { h, show } from "../lib/dom.js";
-import { compact, number } from "../lib/format.js";
+import { compact } from "../lib/format.js";
 import { line } from "../lib/message.js";
 import { heading, trouble } from "../lib/parts.js";
 import { every } from "../lib/refresh.js";
@@ -10,7 +10,6 @@ import { tree } from "../lib/tree.js";
 import { conversation } from "./conversation.js";
 
 const LIMIT = 100;
-const MOST = 1000;
 const WINDOW = 15_000;
 
 const heads = new Map();
@@ -24,23 +23,19 @@ const note = ({ topic, last, last_message: message }) => {
   return [`${compact(last)}`, rate > 0 ? `, ${compact(rate)}/s` : "", " ", line(message, 40)];
 };
 
-// What is right below a prefix: a name may be a topic and a level at once, and is one node then.
-const below = async (prefix, signal) => {
+// A page of what is right below a prefix: a name may be a topic and a level at once, and is one node then.
+const below = async (prefix, after, signal) => {
   const nodes = new Map();
-  let after = "";
-  do {
-    const page = await get("/topics", { prefix, after, limit: LIMIT }, signal);
-    for (const topic of page.topics) nodes.set(topic.topic.slice(prefix.length), { topic: topic.topic, note: note(topic) });
-    for (const level of page.levels) {
-      const name = level.slice(prefix.length, -1);
-      nodes.set(name, { ...nodes.get(name), below: level });
-    }
-    after = page.next;
-  } while (after && nodes.size < MOST);
-  const found = [...nodes].map(([name, node]) => ({
-    ...node, name: node.below ? `${name}/` : name, branch: Boolean(node.below), note: node.note || [],
+  const page = await get("/topics", { prefix, after, limit: LIMIT }, signal);
+  for (const topic of page.topics) nodes.set(topic.topic.slice(prefix.length), { topic: topic.topic, note: note(topic) });
+  for (const level of page.levels) {
+    const name = level.slice(prefix.length, -1);
+    nodes.set(name, { ...nodes.get(name), below: level });
+  }
+  const found = [...nodes].map(([key, node]) => ({
+    ...node, key, name: node.below ? `${key}/` : key, branch: Boolean(node.below), note: node.note || [],
   }));
-  return { nodes: found.sort((one, other) => (one.name < other.name ? -1 : 1)), more: after ? `The first ${number(MOST)} are shown. Search for the others.` : "" };
+  return { nodes: found.sort((one, other) => (one.key < other.key ? -1 : 1)), next: page.next };
 };
 
 export const topics = (place, [topic], signal) => {
@@ -60,7 +55,7 @@ export const topics = (place, [topic], signal) => {
   };
   const branches = tree({
     label: "Topics", failed: wrong.tell, pick: (node) => open(node.topic),
-    below: (node) => below(node ? node.below : "", signal),
+    below: (node, after) => below(node ? node.below : "", after, signal),
   });
   show(place,
     heading("Topics", "Every topic that something was ever stored for. Beside each: how many messages it has had, how many come a second, and the last one."),
