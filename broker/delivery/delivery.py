@@ -301,7 +301,7 @@ class Delivery:
                     continue  # the device that opened the inbox read the head after this entry
                 entry = InboxEntry(seq, message)
                 self._advance(inbox, seq, woken)
-                for reader in readers[index if whole else found.recipients.index(user)]:
+                for reader in readers[index] if whole else _readers_of(found, user):
                     outbound = outbound_of(reader) if isinstance(reader, Session) else None
                     if outbound is not None:
                         outbound.cursor.push(entry)
@@ -313,7 +313,7 @@ class Delivery:
                     group.push(InboxEntry(seqs[index], message))
                     groups[group] = None
                 elif channel is not None:
-                    here = readers[index if whole else found.recipients.index(user)]
+                    here = readers[index] if whole else _readers_of(found, user)
                     self._push_channel(channel, InboxEntry(seqs[index], message), here, woken)
 
     def _push_channel(
@@ -442,10 +442,7 @@ class Delivery:
                 woken[outbound] = None
 
     def _readers_here(self, user: str, message: Message | None) -> Sequence[Session | SharedGroup]:
-        if message is None:
-            return ()
-        found = self.trie.match(message.topic)
-        return found.readers()[found.recipients.index(user)] if user in found.recipients else ()
+        return [] if message is None else _readers_of(self.trie.match(message.topic), user)
 
     def _came_early(self, user: str, seq: int) -> None:
         early = self._early
@@ -639,6 +636,12 @@ class Delivery:
                 log.warning("cannot read for %s, trying again: %s", client_id, error)
             await asyncio.sleep(delay)
             delay = min(delay * 2, 2.0)
+
+
+def _readers_of(found: Match[Session | SharedGroup], inbox: str) -> list[Session | SharedGroup]:
+    """Of an inbox, the subscribers that are here. None of an inbox that did not match: a hook has put it there, or the message
+    is stored already, with the recipients that it had on another node."""
+    return found.readers()[found.recipients.index(inbox)] if inbox in found.recipients else []
 
 
 class SaveProgress(Step):

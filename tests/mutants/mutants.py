@@ -721,6 +721,14 @@ MUTANTS = (
         SCRIPTED,
     ),
     Mutant(
+        3,
+        "an inbox that a hook added ends the delivery of its group",
+        "broker/delivery/delivery.py",
+        "readers[index] if whole else _readers_of(found, user):",
+        "readers[index if whole else found.recipients.index(user)]:",
+        "tests/protocol/test_deliver.py -k hook_added",
+    ),
+    Mutant(
         5,
         "a device that is due nothing is looked through",
         "broker/delivery/delivery.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker.hooks import Group, GroupPlugin
 from broker.packets.codes import ReasonCode
 from broker.packets.model import Disconnect, PubAck, PubComp, Publish, PubRec, PubRel, SubAck, Subscribe
 from tests.support.broker import Broker, running
@@ -251,3 +252,29 @@ async def test_unsubscribing_stops_delivery_and_keeps_what_is_in_flight(stored: 
     again = [await reader.message() for _ in range(2)]  # [MQTT-3.10.4-3]
     assert [(m.packet_id, m.dup) for m in again] == [(m.packet_id, True) for m in held]
     await reader.quiet()
+
+
+class Copying(GroupPlugin):
+    """Puts what is published to ``copied`` into one more inbox, whose device has no filter for it."""
+
+    def before_ack(self, group: Group) -> None:
+        for append in group.appends:
+            if append.message.topic == "copied":
+                append.recipients = ["c/other", *append.recipients]
+
+
+async def test_an_inbox_that_a_hook_added_costs_nobody_else_the_message() -> None:
+    """Nor those behind it in its group; and its own device reads on."""
+    async with running(plugins={f"{__name__}.Copying": {}}) as broker:
+        reader, other = await broker.durable("reader"), await broker.durable("other")
+        clean, sender = await broker.client("clean"), await broker.client("sender")
+        for client in (reader, clean):
+            await client.subscribe("copied", "t", options=1)
+        await other.subscribe("t", options=1)
+        async with broker.held() as commits:
+            sender.send(Publish("behind", b"", 1, packet_id=1))
+            await commits.arrived()
+            sender.send(Publish("copied", b"1", 1, packet_id=2), Publish("t", b"2", 1, packet_id=3))
+        assert [numbers(await client.messages(2)) for client in (reader, clean)] == [[1, 2], [1, 2]]
+        assert numbers(await other.messages(1)) == [2]
+        assert await broker.server.storage.inbox_head("c/other") == 2
