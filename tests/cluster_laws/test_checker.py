@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from storage.records import InboxEntry, Message
+from broker.packets.model import Will
+from storage.records import Device, DeviceKey, InboxEntry, Message, Subscription
 from tests.support import laws_check as law
+from tests.support.broker import running
 from tests.support.laws_clients import Plan, PublisherRecord, Pulse, Receipt, Recorder, Sent
+from tests.support.laws_crash import goodbye_arrives
 
 TOPIC = "chat/1"
 
@@ -20,7 +24,9 @@ class History:
     def __init__(self, qos: int) -> None:
         self.publisher = PublisherRecord(Plan((TOPIC,), (qos,)), 1, 0.0)
         self.device = Recorder(Pulse(), "ann", "ann-phone", {"chat/#": 2})
-        self.stored = law.Stored({TOPIC: []}, {"u/ann": []})
+        kept = Device(DeviceKey("u/ann", "ann-phone"), offset=10, cursor=10)
+        kept.subscriptions["chat/#"] = Subscription("chat/#", 2, since=0)
+        self.stored = law.Stored({TOPIC: []}, {"u/ann": []}, {kept.key: kept})
         for number in range(1, 11):
             sent = Sent(TOPIC, f"p:{number}", qos)
             sent.acked = True
@@ -47,6 +53,12 @@ class History:
 
 def lost_on_the_way(history: History) -> None:
     del history.device.receipts[4]
+
+
+def stored_when_its_device_had_left(history: History) -> None:
+    sent = history.publisher.sent["p:11"] = Sent(TOPIC, "p:11", 2)
+    sent.acked = True
+    history._store(11, "p:11", 2)
 
 
 def delivered_twice(history: History) -> None:
@@ -95,7 +107,14 @@ def test_a_good_history_is_found_good(qos: int) -> None:
 @pytest.mark.parametrize(
     ("plant", "says"),
     [
-        (lost_on_the_way, "at QoS 2 0 times instead of 1"),
+        (
+            lost_on_the_way,
+            "at QoS 2 0 times instead of 1; it has offset 10 .* of 10, and entry 5, .* is acknowledged$",
+        ),
+        (
+            stored_when_its_device_had_left,
+            "0 times instead of 1; it has offset 10 and .* of 11, and entry 11, .* is stored$",
+        ),
         (delivered_twice, "at QoS 2 2 times instead of 1"),
         (delivered_out_of_order, "out of order"),
         (stored_out_of_order, "out of order"),
@@ -111,3 +130,14 @@ def test_a_planted_fault_is_found(plant: Callable[[History], None], says: str) -
     plant(history)
     with pytest.raises(AssertionError, match=says):
         history.check()
+
+
+async def test_a_goodbye_has_arrived_when_it_is_durable(tmp_path: Path) -> None:
+    """Else a run may stop its broker before that, whose client then has a will that nobody is there to be given."""
+    url, key = f"sqlite:///{tmp_path}/broker.db", DeviceKey("c/holder", "holder")
+    async with running(url) as broker:
+        holder = await broker.durable("holder", 5, will=Will("chat/1", b"gone", 1, False, {}))
+        with pytest.raises(AssertionError, match="holder has no will any more"):
+            await goodbye_arrives(url, key, 0)
+        await holder.leave()
+        await goodbye_arrives(url, key)

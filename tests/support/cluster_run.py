@@ -58,13 +58,8 @@ class ClusterRun(CrashRun):
         try:
             for node in self.nodes:
                 node.start()
-            self.world.start()
-            for number in range(rounds):
-                self._round(number)
-            self._all_serve()
-            self._come_to_rest()
+            self._live(rounds)
         finally:
-            self.world.stop()
             for node in self.nodes:
                 node.kill() if not self.struck else self._end(node)
             self.balancer.stop()
@@ -157,6 +152,7 @@ class ClusterRun(CrashRun):
                 node.process = None
                 node.start()
 
-    def _all_serve(self) -> None:
+    def _come_to_rest(self) -> None:
         self._instant.wait(1.5 * LEASE)  # who is to find itself marked has by then
         self._restart_ended()
+        super()._come_to_rest()

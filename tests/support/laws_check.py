@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from broker.ledger import place, stored_standing
 from broker.packets.topics import matches
+from storage.cluster import number_of
 from storage.factory import open_url
 from storage.interface import Catalogue
 from storage.records import Device as StoredDevice
@@ -190,12 +192,29 @@ def everything_was_delivered(stored: Stored, device: Recorder) -> None:
     got = Counter(receipt.payload for receipt in device.receipts)
     assert set(got) <= set(due), f"{device.name} got what is not due to it: {sorted(set(got) - set(due))[:10]}"
     for payload, wanted in due.items():
+        times = f"{device.name}: {payload} at QoS {qos[payload]} {got[payload]} times instead of {wanted}"
         if qos[payload] == 2:
-            assert got[payload] == wanted, f"{device.name}: {payload} at QoS 2 {got[payload]} times instead of {wanted}"
+            assert got[payload] == wanted, times + _standing(stored, device, payload)
         elif qos[payload] == 1:
-            assert got[payload] >= wanted, f"{device.name}: {payload} at QoS 1 {got[payload]} times instead of {wanted}"
+            assert got[payload] >= wanted, times + _standing(stored, device, payload)
     for receipt in device.receipts:
         assert receipt.qos == qos[receipt.payload], f"{device.name}: {receipt} came at another QoS"
+
+
+def _standing(stored: Stored, device: Recorder, payload: str) -> str:
+    """Where the device stands by each entry of a payload, for whoever reads a failure: what came when it had left for good is
+    not lost, what it has passed is. Empty where the device is not stored."""
+    kept = stored.devices.get((f"u/{device.user}", device.name))
+    if kept is None:
+        return ""
+    head = len(stored.inboxes[kept.key.user])
+    told = f"; it has offset {kept.offset} and cursor {kept.cursor} of {head}"
+    for entry in stored.due(device):
+        if entry.message is not None and _payload(entry) == payload:
+            found = place(stored_standing(kept), entry.seq, entry.message, now=entry.message.time)
+            state = found.state.name.lower().replace("_", " ") + (f" ({found.reason})" if found.reason else "")
+            told += f", and entry {entry.seq}, of node {number_of(entry.message.id)} at {entry.message.time}, is {state}"
+    return told
 
 
 def delivery_was_in_order(stored: Stored, device: Recorder) -> None:

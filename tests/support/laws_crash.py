@@ -17,12 +17,13 @@ from storage.errors import StorageUnavailable
 from storage.factory import open_url
 from storage.interface import Storage
 from storage.records import Device as StoredDevice
-from storage.records import InboxEntry
+from storage.records import DeviceKey, InboxEntry
 from tests.support import laws_check as law
 from tests.support.laws_aio import AioDevice, AioPublisher
 from tests.support.laws_clients import Device, Plan, Publisher, Pulse, Recorder, WillHolder
 from tests.support.laws_process import PATIENCE, BrokerProcess
 from tests.support.mongo_server import MongoServer
+from tests.support.until import until
 
 WINDOW = 20
 """In-flight messages of a device: ``mqtt.inflight_window``, and with MQTT 5 also what the client takes."""
@@ -100,15 +101,23 @@ class CrashRun:
         """Kill so many times, then let everything arrive, and end cleanly."""
         self.broker.start()
         try:
+            self._live(rounds)
+        finally:
+            if self.broker.process is not None and self.kills:
+                self.broker.stop()
+            self.broker.kill()
+
+    def _live(self, rounds: int) -> None:
+        """What the clients see, from their first connection to their goodbyes."""
+        try:
             self.world.start()
             for number in range(rounds):
                 self._round(number)
             self._come_to_rest()
         finally:
             self.world.stop()
-            if self.broker.process is not None and self.kills:
-                self.broker.stop()
-            self.broker.kill()
+        holder = self.world.holder
+        asyncio.run(goodbye_arrives(self.url, DeviceKey(f"u/{holder.user}", holder.name), self.rest))
 
     def _round(self, number: int) -> None:
         began = time.monotonic()
@@ -202,6 +211,8 @@ class CrashRun:
 
     async def _behind(self, storage: Storage) -> list[str]:
         found = [f"{p.name}: not acknowledged" for p in self.world.publishers if not _all_acked(p)]
+        if not self.world.holder.connected.is_set():  # else its goodbye would be none
+            found.append(f"{self.world.holder.name}: not connected")
         async for device in storage.devices():
             due = await _undone(storage, device)
             found += [f"{device.key}: beyond the offset {device.offset} {len(due)} are due"] if due else []
@@ -224,19 +235,40 @@ class CrashRun:
         else:
             law.publishers_are_in_order(stored, world.publishers)
             law.inboxes_hold_what_is_due(stored, self._inboxes())
+        law.wills_survived(stored, world.holder.held, world.holder.given_up, world.holder.number)
         law.offsets_are_at_the_head(stored, world.devices)
         for device in world.devices:
             law.everything_was_delivered(stored, device)
             law.delivery_was_in_order(stored, device)
             law.duplicates_are_bounded(stored, device, self.kills, window)
         law.group_got_everything(stored, GROUP_INBOX, world.members, self.kills, window)
-        law.wills_survived(stored, world.holder.held, world.holder.given_up, world.holder.number)
 
     def _inboxes(self) -> dict[str, set[str]]:
         inboxes: dict[str, set[str]] = {GROUP_INBOX: {"jobs/#"}}
         for device in self.world.devices:
             inboxes.setdefault(f"u/{device.user}", set()).update(device.filters)
         return inboxes
+
+
+async def goodbye_arrives(url: str, key: DeviceKey, patience: float = PATIENCE) -> None:
+    """Wait until the DISCONNECT of a client with a will was read, and that is durable.
+
+    A broker that is told to stop before that rightly publishes the will, which nobody who has left by then is given.
+    """
+    storage = open_url(url, read_only=True)
+    await storage.open()
+
+    async def arrived() -> bool:
+        try:
+            device = await storage.device(key)
+        except StorageUnavailable:  # on a busy machine the driver may take the server for away
+            return False
+        return device is not None and device.will is None
+
+    try:
+        await until(arrived, f"{key.client_id} has no will any more", patience)
+    finally:
+        await storage.close()
 
 
 def _all_acked(publisher: Publisher | AioPublisher) -> bool:
