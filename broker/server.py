@@ -79,8 +79,6 @@ class Server(Node):
         self._cluster_retained: ClusterRetained | None = None
         self._listeners: Listeners | None = None
         self._ended = asyncio.Event()
-        self.stopping = asyncio.Event()
-        """Set once the broker stops: who waits for storage is told within half of ``shutdown_grace``."""
         self.reload = Reload(self)
         self.traces = Tracer(self._trace)
         self.failure: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -134,6 +135,8 @@ class Node(ABC):
         self.bans = Bans()
         self.gate = Gate(settings.limits, self.counters)
         self.connections: set[Connection] = set()
+        self.stopping = asyncio.Event()
+        """Set once the node stops. Who waits for storage is told within half of ``shutdown_grace``."""
         self.clock: Wheel
         self.access: AccessControl
         self.pipeline: Pipeline

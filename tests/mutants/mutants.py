@@ -722,6 +722,14 @@ MUTANTS = (
     ),
     Mutant(
         3,
+        "who was accepted as its node stopped is let in",
+        "broker/connection/connection.py",
+        "if self.server.stopping.is_set():",
+        "if False:",
+        "tests/cluster/test_stop.py -k let_in",
+    ),
+    Mutant(
+        3,
         "an inbox that a hook added ends the delivery of its group",
         "broker/delivery/delivery.py",
         "readers[index] if whole else _readers_of(found, user):",
