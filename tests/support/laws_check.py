@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from broker.ledger import place, stored_standing
 from broker.packets.topics import matches
 from storage.cluster import number_of
+from storage.errors import StorageUnavailable
 from storage.factory import open_url
-from storage.interface import Catalogue
+from storage.interface import Catalogue, Storage
 from storage.records import Device as StoredDevice
 from storage.records import InboxEntry, Message
 from tests.support.laws_clients import PublisherRecord, Pulse, Receipt, Recorder
+from tests.support.until import until
 
 SECOND = 1.0
 """How late an offset may be."""
@@ -51,11 +54,28 @@ def read_devices(url: str) -> dict[tuple[str, str], StoredDevice]:
     return asyncio.run(_read(url, 0)).devices
 
 
-async def _read(url: str, page: int) -> Stored:
+@asynccontextmanager
+async def reading(url: str) -> AsyncIterator[Storage]:
+    """A database to be read. On a busy machine the driver may find no server in time, and is asked again."""
     storage = open_url(url, read_only=True)
-    await storage.open()
-    stored = Stored()
+
+    async def opens() -> bool:
+        try:
+            await storage.open()
+        except StorageUnavailable:
+            return False
+        return True
+
+    await until(opens, "the database is open")
     try:
+        yield storage
+    finally:
+        await storage.close()
+
+
+async def _read(url: str, page: int) -> Stored:
+    stored = Stored()
+    async with reading(url) as storage:
         async for device in storage.devices():
             stored.devices[device.key] = device
         if not page:
@@ -69,8 +89,6 @@ async def _read(url: str, page: int) -> Stored:
             entries = stored.inboxes[user] = []
             while found := await storage.read_inbox(user, entries[-1].seq if entries else 0, page):
                 entries += found
-    finally:
-        await storage.close()
     return stored
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from broker.packets import matches
 from storage.errors import StorageUnavailable
-from storage.factory import open_url
 from storage.interface import Storage
 from storage.records import Device as StoredDevice
 from storage.records import DeviceKey, InboxEntry
@@ -188,12 +187,10 @@ class CrashRun:
     async def _everything_is_done(self) -> None:
         """All publishers are acknowledged, and beyond no device's offset is an entry that is due to it. Nothing may stand still
         for ``rest`` seconds before that."""
-        storage = open_url(self.url, read_only=True)
-        await storage.open()
         behind: list[str] = ["?"]
         pause = 0.1
         try:
-            async with asyncio.timeout(self.rest) as limit:
+            async with law.reading(self.url) as storage, asyncio.timeout(self.rest) as limit:
                 while behind:
                     await asyncio.sleep(pause)  # not a wait: a look at the whole storage keeps it from those who drain
                     pause = min(5.0, 1.5 * pause)
@@ -206,8 +203,6 @@ class CrashRun:
                     behind = found
         except TimeoutError:
             raise AssertionError(f"it does not come to rest: {behind}\n{self.broker.log[-3000:]}") from None
-        finally:
-            await storage.close()
 
     async def _behind(self, storage: Storage) -> list[str]:
         found = [f"{p.name}: not acknowledged" for p in self.world.publishers if not _all_acked(p)]
@@ -255,20 +250,16 @@ async def goodbye_arrives(url: str, key: DeviceKey, patience: float = PATIENCE) 
 
     A broker that is told to stop before that rightly publishes the will, which nobody who has left by then is given.
     """
-    storage = open_url(url, read_only=True)
-    await storage.open()
+    async with law.reading(url) as storage:
 
-    async def arrived() -> bool:
-        try:
-            device = await storage.device(key)
-        except StorageUnavailable:  # on a busy machine the driver may take the server for away
-            return False
-        return device is not None and device.will is None
+        async def arrived() -> bool:
+            try:
+                device = await storage.device(key)
+            except StorageUnavailable:  # on a busy machine the driver may take the server for away
+                return False
+            return device is not None and device.will is None
 
-    try:
         await until(arrived, f"{key.client_id} has no will any more", patience)
-    finally:
-        await storage.close()
 
 
 def _all_acked(publisher: Publisher | AioPublisher) -> bool:
