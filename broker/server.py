@@ -307,6 +307,8 @@ class Server(Node):
         if self._listeners is not None:
             self.stop_accepting()
             await self.plugin_host.fire_and_wait(BrokerEvents.PRE_SHUTDOWN)
+            for _ in range(2):  # the sockets are looked at, then read: whose DISCONNECT has come has no will any more
+                await asyncio.sleep(0)
             for connection in list(self.connections):
                 self.send_elsewhere(connection)
         await self.sessions.stop()

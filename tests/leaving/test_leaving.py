@@ -130,3 +130,12 @@ async def test_without_a_goodbye_the_will_is_sent_behind_what_came_before(broker
 
     await asyncio.to_thread(leave)
     assert await seen(watcher, 51) == ["left/last"] * 50 + ["left/will"]
+
+
+async def test_a_moment_before_the_broker_stops(broker: Broker, dial: Dial) -> None:
+    leaver = await asyncio.to_thread(dial)
+    await asyncio.to_thread(leaver.begin, "tab", will())
+    leaver.send(Disconnect(0, {}), close=True)  # on this thread: the broker looks at no socket until it stops
+    leaver.leave("closed")
+    await broker.server.stop()
+    assert broker.server.counters.messages_stored == 0, "its will was published"

@@ -721,6 +721,14 @@ MUTANTS = (
         SCRIPTED,
     ),
     Mutant(
+        6,
+        "what has come is not read before the broker stops",
+        "broker/server.py",
+        "for _ in range(2):  # the sockets",
+        "for _ in ():  # the sockets",
+        "tests/leaving -k moment_before",
+    ),
+    Mutant(
         3,
         "who was accepted as its node stopped is let in",
         "broker/connection/connection.py",
