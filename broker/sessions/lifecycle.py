@@ -8,7 +8,7 @@ to a session that nobody is connected to, after a time or a crash, is decided in
   when the broker is killed in between.
 - A will is published when its connection ends without DISCONNECT, or a clean start ends the session; one with a delay, when
   that has passed [MQTT-3.1.3-9]. A connection that was never accepted has none [MQTT-3.1.2-8]. One that its client may not
-  publish any more, when the connection ends, is forgotten.
+  publish any more by then is forgotten.
 - Only who is connected is held in memory, and for some seconds who was: see `Sessions`.
 
 Over 300 lines: the life of a session is told in one place.
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from broker.access import PUBLISH
+from broker.access import PUBLISH, session_info
 from broker.packets import SHARE, ReasonCode
 from broker.pipeline import Operations
 from broker.sessions import wills
@@ -39,6 +39,7 @@ from storage.records import (
 )
 
 if TYPE_CHECKING:
+    from broker.access import SessionInfo
     from broker.sessions.link import Link
     from broker.sessions.ports import Node
 
@@ -327,7 +328,8 @@ class Sessions:
     def _forget(self, session: Session) -> None:
         """A clean start ends the session that there was; a will that it delays is due."""
         if session.will is not None:
-            self._server.pipeline.submit(wills.append(session.will, session.key, self._server.time))
+            if self.may_leave(session_info(*session.key), session.will):
+                self._server.pipeline.submit(wills.append(session.will, session.key, self._server.time))
             session.will = None
         self.end_session(session, closing(session, delete=True) if session.durable else None)
 
@@ -344,7 +346,7 @@ class Sessions:
         ends_now = not session.expiry
         will, delayed_until = session.will, 0
         session.will = None
-        if will is not None and connection.will_wanted and self._may_leave(connection, will):
+        if will is not None and connection.will_wanted and self.may_leave(connection.info, will):
             wait = 0 if ends_now else wills.delay(will)
             if wait:
                 session.will, delayed_until = will, now + wait * 1000
@@ -360,13 +362,13 @@ class Sessions:
             server.pipeline.submit(EndStep(server, session, closing(session, delete=False), keep=True))
             self._idle[session.key] = server.clock.now()
 
-    def _may_leave(self, connection: Link, will: bytes) -> bool:
+    def may_leave(self, info: SessionInfo, will: bytes) -> bool:
         """Whether a will's client may still publish it: rules may have changed since its CONNECT. What only somebody who has to
         be waited for can say is as it was then."""
         access, topic = self._server.access, wills.topic(will)
-        if access.cached(connection.info, PUBLISH, topic) is not False:
+        if access.cached(info, PUBLISH, topic) is not False:
             return True
-        access.log_refusal(connection.info, PUBLISH, topic)
+        access.log_refusal(info, PUBLISH, topic)
         return False
 
     def _detach(self, session: Session, connection: Link, *, lost: bool = False) -> None:
@@ -389,7 +391,7 @@ class Sessions:
         connection = session.connection
         if connection is not None:
             will = session.will
-            if will is not None and connection.open and not wills.delay(will) and self._may_leave(connection, will):
+            if will is not None and connection.open and not wills.delay(will) and self.may_leave(connection.info, will):
                 self._server.pipeline.submit(wills.append(will, session.key, self._server.time))
             self._server.counters.takeovers += 1
             self._detach(session, connection, lost=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from broker.clock import ServerTime
 from broker.packets.codes import ReasonCode
 from broker.packets.model import Disconnect, Will
 from broker.packets.properties import Property
@@ -71,6 +74,24 @@ async def test_one_that_its_client_may_not_publish_any_more_is_forgotten(version
         assert (await watcher.message()).payload == b"allowed"
         again = await broker.durable("d", version)
         await again.leave()
+        await watcher.quiet()
+
+
+async def test_so_is_one_that_waits() -> None:
+    """Not the one behind it, about which no rule has changed."""
+    later = [0.0]
+    clocks = ServerTime(uptime=lambda: time.monotonic() + later[0])
+    async with running(plugins={"acl": {}}, time=clocks) as broker:
+        watcher = await broker.client("watcher", 5)
+        await watcher.subscribe("will/#")
+        for name in ("c", "d"):
+            delayed = Will(f"will/{name}", name.encode(), properties={Property.WILL_DELAY: 600})
+            await broker.lose(await broker.durable(name, 5, will=delayed), name)
+        rules = {"no": b'{"deny": "publish", "topics": "will/c"}', "yes": b'{"allow": "all", "topics": "#"}'}
+        await broker.server.api.commit([SaveSetting("rule", *rule) for rule in rules.items()], 30)
+        later[0] += 700
+        await broker.server.api.expire_sessions()
+        assert (await watcher.message()).payload == b"d"
         await watcher.quiet()
 
 
