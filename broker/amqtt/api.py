@@ -279,7 +279,8 @@ class Services(BrokerApi, Protocol):
         """Where each listener can be connected to, by its name: (host, port), or of a Unix socket (``unix:…``, 0)."""
 
     def users_away(self, topic: str) -> Iterator[str]:
-        """The users who have a stored filter for a topic, and no device that is connected, to any node, or waits for news."""
+        """The users who have a stored filter for a topic, and no device that is connected, to any node, or waits for news; but
+        for those who are disabled or banned."""
 
     def standings(self) -> LiveStandings:
         """Where devices stand now, on whichever node: for one question to `broker.ledger.Ledger`."""

@@ -348,7 +348,12 @@ class ServerApi:
     def users_away(self, topic: str) -> Iterator[str]:
         match = self._server.trie.match(topic)
         users = match.users or [user for user in match.recipients if user.startswith(("u/", "c/"))]
-        return (user for user in users if not self._present(user))
+        return (user for user in users if not self._present(user) and not self._shut_out(user))
+
+    def _shut_out(self, user: str) -> bool:
+        server = self._server
+        name = user[2:] if user.startswith("u/") else None
+        return server.access.bars(name) or server.bans.of(server.time.now(), user=user) is not None
 
     def _present(self, user: str) -> bool:
         server = self._server

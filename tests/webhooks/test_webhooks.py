@@ -10,12 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
+from broker.access import Ban
 from broker.config import checked
 from broker.errors import StartError
 from plugins.http import HttpPlugin
 from plugins.webhooks import WebhooksPlugin
 from plugins.webhooks.signature import headers, key_of
-from storage.records import Append, PutRow
+from storage.records import Append, DropSetting, PutRow, SaveSetting
+from tests.accounts.test_users import ACCOUNTS, CHEAP, users_of
 from tests.http.conftest import site
 from tests.support.broker import ANONYMOUS, Broker, running
 from tests.support.cluster import cluster
@@ -134,6 +136,33 @@ async def test_who_has_muted_a_conversation_is_not_notified(tmp_path: Path) -> N
                 await receiver.told(events)
         told = sorted((event["data"]["message"]["payload"], event["data"]["user"]) for event in receiver.events)
         assert told == [("muted: False", "c/bob"), ("muted: False", "c/cat"), ("muted: True", "c/cat")]
+
+
+async def test_of_who_is_shut_out_no_service_is_told() -> None:
+    async with Receiver() as receiver:
+        options = {**plugins(receiver, events=["message.offline"], start="earliest"), **ACCOUNTS}
+        async with running(plugins=options) as broker:
+            users, commit = users_of(broker), broker.server.api.commit
+            for name in ("ann", "bob", "cid", "dan"):
+                await users.add(name, CHEAP.hash(name))
+                device = await broker.durable(name, 5, username=name, password=name.encode())
+                if name != "dan":
+                    await device.subscribe("chat", options=1)
+                    await broker.lose(device, name)
+            ban = Ban("user", "u/bob")
+            await commit([SaveSetting("ban", ban.key, ban.value())], 30)
+            await users.change("ann", disabled=True)
+            await device.publish("chat", b"1")
+            await receiver.told(1)
+            await users.change("ann", disabled=False)
+            await device.publish("chat", b"2")
+            await receiver.told(3)
+            await commit([DropSetting("ban", ban.key)], 30)
+            await device.publish("chat", b"3")
+            await receiver.told(6)
+        told = sorted((event["data"]["message"]["payload"], event["data"]["user"]) for event in receiver.events)
+        expected = {"1": ["cid"], "2": ["ann", "cid"], "3": ["ann", "bob", "cid"]}
+        assert told == [(payload, f"u/{name}") for payload, names in expected.items() for name in names]
 
 
 async def test_nothing_is_lost_over_a_kill_nor_over_a_service_that_is_away(tmp_path: Path) -> None:
