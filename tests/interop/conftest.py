@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,8 @@ from tests.support.certificates import Certificates
 from tests.support.laws_process import BrokerProcess, broker_process, free_port
 
 HERE = Path(__file__).parent
+CHROMIUM = shutil.which("chromium")
+"""The browser that some tests drive."""
 NOBODY = {"tests.support.laws_auth.NameIsPassword": False, "tests.support.laws_auth.ForbiddenTopics": False}
 _names = itertools.count(1)
 
@@ -71,6 +75,18 @@ def site(folder: Path, certificates: Certificates) -> Iterator[Site]:
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Debian's chromium, without a window. It is gone after a file's tests: no async test can run where Playwright does."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: make interop installs it from PyPI")
+    if CHROMIUM is None:
+        pytest.skip("chromium is missing: install Debian's chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,6 @@ from tests.interop.console.house import House, house
 
 PATIENCE = 30_000
 """Milliseconds that a page waits for what a test expects."""
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """Debian's chromium, without a window. It is gone after a file's tests: no async test can run where Playwright does."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: make interop installs it from PyPI")
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("chromium is missing: install Debian's chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
