@@ -76,7 +76,9 @@ class UserStore(Users):
     def _there(self, name: str) -> Account:
         account = self.accounts.get(name)
         if account is None:
-            raise NoSuchUser(f"there is no user {name[:80]!r}")
+            raise NoSuchUser(
+                f"there is no user {name[:80]!r} in storage; a ban keeps out who is let in otherwise (tideline ban)"
+            )
         return account
 
     async def _save(self, accounts: list[Account], more: list[Operation] | None = None) -> Account:

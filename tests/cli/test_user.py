@@ -127,7 +127,7 @@ WRONG: list[tuple[list[str], str, int, str]] = [
     (["add", "bob"], "\n", 1, "the password must not be empty"),
     (["add", "bob", "--generate", "--password-stdin"], "x\n", 2, "one too many"),
     (["add", "bob", "secret"], "", 2, "unexpected extra argument"),
-    (["disable", "nobody"], "", 1, "there is no user 'nobody'"),
+    (["disable", "nobody"], "", 1, "there is no user 'nobody' in storage; a ban keeps out"),
     (["import", "file-twice"], "", 2, "twice, line 2: user 'bob' is there twice"),
     (["import", "file-both"], "", 2, "both, line 1: user name ''"),
     (["import", "file-both"], "", 2, "both, line 3: the hash of user 'cid' is"),
