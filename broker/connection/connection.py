@@ -145,7 +145,7 @@ class Connection(Link):
             self.place = self.server.gate.place(self.peer)
             if self.place is None:
                 self.close("too many connections from this address", logging.DEBUG)
-        if self.server.stopping.is_set():  # accepted a moment before: the end of what it begins here would not be stored
+        if self.server.stopping.is_set():  # accepted before, as by TLS: the end of what it begins here would not be stored
             self.close("the server is shutting down", logging.DEBUG)
 
     def data_received(self, data: bytes) -> None:

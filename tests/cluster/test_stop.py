@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 
-import pytest
+from websockets.frames import OP_BINARY, Frame
 
 from broker.packets.encoder import encode
 from broker.packets.model import Connect, Publish, Will
 from broker.packets.properties import Property
 from storage.records import DeviceKey
+from tests.leaving.dial import HANDSHAKE
 from tests.support.cluster import cluster
 from tests.support.until import until
-from tests.support.wire import Client, Closed
 
 GRACE = 0.5
 
@@ -34,24 +33,27 @@ async def test_a_stop_ends_where_storage_hangs_and_does_not_hear_a_cancellation(
         assert node.storage.faults.waiting == []
 
 
-async def test_a_client_that_was_accepted_as_its_node_stopped_is_not_let_in() -> None:
-    """What it began there would have no end: that, its will and what it acknowledged would not be stored any more."""
+async def test_a_client_that_was_accepted_before_its_node_stopped_is_not_let_in_after_that() -> None:
+    """Over WebSocket, where it is no client before its handshake. What it began there would have no end: that, its will and
+    what it acknowledged would not be stored any more."""
     key = DeviceKey("c/late", "late")
     connect = Connect("late", 5, False, 0, will=Will("wills", b"", 1, False, {}), properties={Property.SESSION_EXPIRY: 3600})
     async with cluster(2) as made:
         node, other = made.nodes
         publisher = await node.client("publisher")
+        reader, writer = await asyncio.open_connection(*node.websocket)
+        listeners = node.server._listeners
+        assert listeners is not None
+        await until(lambda: listeners.connections == 2)
         async with node.held() as commits:
             publisher.send(Publish("t", b"", 1, packet_id=1))
             await commits.arrived()
-            plain = socket.create_connection(node.address)
-            plain.sendall(encode(connect, 5))
-            await asyncio.sleep(0)  # the node looks at its listener
             stopping = asyncio.create_task(node.server.stop())
-            late = Client(*await asyncio.open_connection(sock=plain), 5)
-            answer = asyncio.create_task(late.receive())
-            await until(lambda: answer.done() or node.server.sessions.get(key) is not None)
+            await publisher.closed()
+            writer.write(HANDSHAKE + Frame(OP_BINARY, encode(connect, 5)).serialize(mask=True))
+            heard = asyncio.create_task(reader.read())
+            await until(lambda: heard.done() or node.server.sessions.get(key) is not None)
         await stopping
-        with pytest.raises(Closed):
-            await answer
+        await heard
+        writer.close()
         assert await other.storage.device(key) is None
