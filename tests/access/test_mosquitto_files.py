@@ -70,6 +70,14 @@ pattern readwrite user/%u/#
 pattern deny user/+/locked
 pattern deny home/secret/never
 """
+
+
+def acl_of(folder: Path, text: str) -> MosquittoAcl:
+    file = folder / "acl"
+    file.write_text(text)
+    return MosquittoAcl(file)
+
+
 ALICE, BOB, NOBODY = Caller("alice", "a"), Caller("bob", "b"), Caller(None, "n")
 
 
@@ -107,16 +115,15 @@ ALICE, BOB, NOBODY = Caller("alice", "a"), Caller("bob", "b"), Caller(None, "n")
     ],
 )
 def test_an_acl_file(tmp_path: Path, caller: Caller, action: str, topic: str, expected: bool) -> None:
-    file = tmp_path / "acl"
-    file.write_text(ACL)
-    assert decide([MosquittoAcl(file)], caller, action, topic).allowed is expected
+    assert decide([acl_of(tmp_path, ACL)], caller, action, topic).allowed is expected
 
 
 def test_what_a_user_may_by_topic_lines_no_pattern_takes_back_but_a_rule_of_ours_does(tmp_path: Path) -> None:
-    file = tmp_path / "acl"
-    file.write_text("user alice\ntopic home/#\npattern deny home/x\n")
-    acl = MosquittoAcl(file)
-    assert decide([acl], ALICE, "publish", "home/x").why == f"allowed by {file}, line 2: topic readwrite home/# (user alice)"
+    acl = acl_of(tmp_path, "user alice\ntopic home/#\npattern deny home/x\n")
+    assert (
+        decide([acl], ALICE, "publish", "home/x").why
+        == f"allowed by {tmp_path}/acl, line 2: topic readwrite home/# (user alice)"
+    )
     ours = RuleSet([("rule", AccessRule(deny="publish", topics="home/x")), ("more", AccessRule(allow="all", topics="more"))])
     assert decide([ours, acl], ALICE, "publish", "home/x").why == "denied by rule: deny publish on home/x"
     assert decide([ours, acl], ALICE, "receive", "home/x").allowed
@@ -124,9 +131,7 @@ def test_what_a_user_may_by_topic_lines_no_pattern_takes_back_but_a_rule_of_ours
 
 
 def test_an_empty_file_denies_all_but_subscribing(tmp_path: Path) -> None:
-    file = tmp_path / "acl"
-    file.write_text("\n# nothing\n")
-    acl = MosquittoAcl(file)
+    acl = acl_of(tmp_path, "\n# nothing\n")
     assert [decide([acl], ALICE, action, "x").allowed for action in ("publish", "subscribe", "receive")] == [False, True, False]
 
 
@@ -142,8 +147,6 @@ def test_an_empty_file_denies_all_but_subscribing(tmp_path: Path) -> None:
     ],
 )
 def test_a_line_that_mosquitto_would_not_read_is_told(tmp_path: Path, line: str, problem: str) -> None:
-    file = tmp_path / "acl"
-    file.write_text(f"# one\n\n{line}\ntopic read a\n")
     with pytest.raises(ValueError) as told:
-        MosquittoAcl(file)
-    assert str(told.value).startswith(f"{file}, line 3: {problem}")
+        acl_of(tmp_path, f"# one\n\n{line}\ntopic read a\n")
+    assert str(told.value).startswith(f"{tmp_path}/acl, line 3: {problem}")

@@ -20,7 +20,10 @@ from tests.attachments.parts import BYTES, CONTENT, TUS, begun, files, metadata,
 from tests.http.conftest import site
 from tests.support.broker import ANONYMOUS
 from tests.support.laws_process import broker_process, free_port
+from tests.support.storages import url
 from tests.support.until import until
+
+__all__ = ["url"]
 
 NOBODY = {"tests.support.laws_auth.NameIsPassword": False, "tests.support.laws_auth.ForbiddenTopics": False}
 
@@ -55,6 +58,21 @@ async def test_a_stock_client_uploads_and_what_it_uploaded_is_given_as_it_is(tmp
         assert options.headers["tus-extension"] == "creation,creation-with-upload,termination,checksum,expiration"
         assert (await caller.get("/attachments/../../etc/passwd")).status_code == 404
         assert (await caller.get(f"/attachments/{'0' * 32}")).status_code == 404
+
+
+async def test_who_uploads_faster_than_its_rate_waits_and_others_do_not(tmp_path: Path) -> None:
+    async with site(url_of(tmp_path), plugins={"attachments": {"rate": 50_000}}) as made:
+        plugin = made.server.api.plugin(AttachmentsPlugin)
+        assert plugin is not None
+        bob, ann = made.caller(params={"user": "c/bob"}), made.caller(params={"user": "c/ann"})
+        large = (await begun(bob, "chat/1", len(CONTENT))).headers["location"].removeprefix("/v1")
+        waits = asyncio.create_task(sent(bob, large, 0, CONTENT))
+        await until(lambda: "c/bob" in plugin.uploads._due, "bob is told to wait")
+        small = (await begun(ann, "chat/1", 10)).headers["location"].removeprefix("/v1")
+        assert (await sent(ann, small, 0, CONTENT[:10])).status_code == 204
+        assert not waits.done()
+    await asyncio.wait([waits])  # the broker has ended, and did not wait
+    assert isinstance(waits.exception(), httpx.ReadError) or waits.result().status_code == 503
 
 
 async def test_an_upload_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -137,14 +155,15 @@ async def test_who_is_shut_out_uploads_no_more(tmp_path: Path) -> None:
         assert told.headers["upload-offset"] == str(PIECE)
 
 
-async def test_an_offset_that_was_told_outlives_a_kill(tmp_path: Path) -> None:
+async def test_an_offset_that_was_told_outlives_a_kill(tmp_path: Path, url: str) -> None:
     """The broker is killed while bytes come; the stock client goes on, and what comes out is what went in."""
     file = tmp_path / "file"
     file.write_bytes(CONTENT * 8)
     port = free_port()
     http = {"bind": f"127.0.0.1:{port}", "operator_file": ""}
-    plugins = {**NOBODY, **ANONYMOUS, "http": http, "attachments": {}}
-    with broker_process(tmp_path, url_of(tmp_path), plugins=plugins) as broker:
+    attachments = {} if url.startswith("sqlite") else {"directory": str(tmp_path / "attachments"), "shared": True}
+    plugins = {**NOBODY, **ANONYMOUS, "http": http, "attachments": attachments}
+    with broker_process(tmp_path, url, plugins=plugins) as broker:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/v1", timeout=60) as caller:
             path = (await begun(caller, "chat/1", len(CONTENT) * 8)).headers["location"].removeprefix("/v1")
 
@@ -166,8 +185,8 @@ async def test_an_offset_that_was_told_outlives_a_kill(tmp_path: Path) -> None:
                 await sending
             await asyncio.to_thread(broker.start)
             assert await told() >= before
-            url = f"http://127.0.0.1:{port}"
-            await stock(url, file, "chat/1", at=f"{url}/v1{path}", chunk=4_000_000)
+            http_url = f"http://127.0.0.1:{port}"
+            await stock(http_url, file, "chat/1", at=f"{http_url}/v1{path}", chunk=4_000_000)
             assert (await caller.get(path)).content == CONTENT * 8
 
 

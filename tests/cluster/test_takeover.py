@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -12,11 +15,18 @@ from broker.packets.properties import Property
 from broker.pipeline import Operations
 from storage.cluster import HELD, Change
 from storage.records import Announce, Device, DeviceKey
-from tests.support.cluster import Node, cluster
+from tests.support.cluster import Cluster, Node, cluster
 from tests.support.until import until
 from tests.support.wire import TIMEOUT, Client
 
 PHONE = DeviceKey("c/phone", "phone")
+
+
+@asynccontextmanager
+async def two_nodes(**options: Any) -> AsyncIterator[tuple[Cluster, Node, Node]]:
+    async with cluster(2, **options) as made:
+        one, other = made.nodes
+        yield made, one, other
 
 
 async def closed_with(client: Client) -> list[int]:
@@ -29,8 +39,7 @@ async def stored(node: Node, topic: str) -> list[bytes]:
 
 
 async def test_a_device_that_connects_elsewhere_keeps_its_session_and_loses_its_old_connection() -> None:
-    async with cluster(2) as made:
-        one, other = made.nodes
+    async with two_nodes() as (_, one, other):
         old = await one.durable("phone", 5)
         assert await old.subscribe("news/#", options=1) == [1]
         new = await other.socket(5)
@@ -43,8 +52,7 @@ async def test_a_device_that_connects_elsewhere_keeps_its_session_and_loses_its_
 
 async def test_what_was_acknowledged_a_moment_ago_does_not_come_again() -> None:
     """Its progress is durable before the other node reads it."""
-    async with cluster(2) as made:
-        one, other = made.nodes
+    async with two_nodes() as (_, one, other):
         old = await one.durable("phone", 5)
         await old.subscribe("news", options=1)
         publisher = await one.client("publisher")
@@ -57,8 +65,7 @@ async def test_what_was_acknowledged_a_moment_ago_does_not_come_again() -> None:
 
 
 async def test_a_clean_session_is_taken_over_too() -> None:
-    async with cluster(2) as made:
-        one, other = made.nodes
+    async with two_nodes() as (_, one, other):
         old = await one.client("phone", 5, will=Will("gone", b"will", 1, False, {}))
         new = await other.client("phone", 5)
         assert await closed_with(old) == [ReasonCode.SESSION_TAKEN_OVER]
@@ -68,8 +75,7 @@ async def test_a_clean_session_is_taken_over_too() -> None:
 
 
 async def test_an_immediate_will_is_published_once_when_the_device_is_taken_over() -> None:
-    async with cluster(2) as made:
-        one, other = made.nodes
+    async with two_nodes() as (_, one, other):
         old = await one.durable("phone", 5, will=Will("gone", b"will", 1, False, {}))
         new = await other.durable("phone", 5)
         await closed_with(old)
@@ -79,8 +85,7 @@ async def test_an_immediate_will_is_published_once_when_the_device_is_taken_over
 
 
 async def test_a_delayed_will_is_given_up_when_the_session_goes_on_elsewhere() -> None:
-    async with cluster(2) as made:
-        one, other = made.nodes
+    async with two_nodes() as (_, one, other):
         old = await one.durable("phone", 5, will=Will("gone", b"will", 1, False, {Property.WILL_DELAY: 1}))
         new = await other.durable("phone", 5)
         await closed_with(old)
@@ -92,8 +97,7 @@ async def test_a_delayed_will_is_given_up_when_the_session_goes_on_elsewhere() -
 
 
 async def test_a_clean_start_elsewhere_ends_the_session_and_publishes_its_delayed_will() -> None:
-    async with cluster(2) as made:
-        one, other = made.nodes
+    async with two_nodes() as (_, one, other):
         old = await one.durable("phone", 5, will=Will("gone", b"will", 1, False, {Property.WILL_DELAY: 1000}))
         await old.subscribe("news", options=1)
         new = await other.socket(5)
@@ -106,8 +110,7 @@ async def test_a_clean_start_elsewhere_ends_the_session_and_publishes_its_delaye
 
 async def test_qos_2_goes_on_where_it_stood() -> None:
     """The exchange of a message that came in, and of one that went out, over a change of nodes."""
-    async with cluster(2) as made:
-        one, other = made.nodes
+    async with two_nodes() as (_, one, other):
         old = await one.durable("phone", 5)
         await old.subscribe("news", options=2)
         await (await one.client("publisher")).publish("news", b"out", 2)
@@ -125,8 +128,7 @@ async def test_qos_2_goes_on_where_it_stood() -> None:
 
 async def test_what_a_frozen_node_writes_of_a_device_that_was_taken_changes_nothing() -> None:
     """! Every write of session state names its epoch."""
-    async with cluster(2, errors=True, lease=4.0) as made:
-        one, other = made.nodes
+    async with two_nodes(errors=True, lease=4.0) as (made, one, other):
         old = await one.durable("phone", 5, will=Will("gone", b"will", 1, False, {Property.WILL_DELAY: 1000}))
         await old.subscribe("news", options=1)
         await old.ping()
@@ -144,8 +146,7 @@ async def test_what_a_frozen_node_writes_of_a_device_that_was_taken_changes_noth
 
 
 async def test_the_will_of_a_frozen_nodes_client_is_published_once_by_whoever_takes_the_device() -> None:
-    async with cluster(2, errors=True, lease=4.0) as made:
-        one, other = made.nodes
+    async with two_nodes(errors=True, lease=4.0) as (_, one, other):
         old = await one.durable("phone", 5, will=Will("gone", b"will", 1, False, {}))
         one.freeze()
         await old.drop()
@@ -158,8 +159,7 @@ async def test_the_will_of_a_frozen_nodes_client_is_published_once_by_whoever_ta
 
 async def test_a_node_that_ends_leaves_no_finishing_of_another_behind() -> None:
     """It would go on beside a storage that is being closed."""
-    async with cluster(2, errors=True, lease=4.0) as made:
-        one, other = made.nodes
+    async with two_nodes(errors=True, lease=4.0) as (_, one, other):
         await one.durable("phone", 5)
         one.freeze()
         held = other.hold_call("finish")
@@ -208,8 +208,7 @@ async def test_the_same_client_on_two_nodes_at_once_leaves_one_connected(clean: 
 
 async def test_a_frozen_holder_costs_one_time_out_for_all_of_its_devices(caplog: pytest.LogCaptureFixture) -> None:
     """! A holder that is silent is suspected once for all of its devices, not a time-out each."""
-    async with cluster(2, errors=True, lease=4.0) as made:
-        one, other = made.nodes
+    async with two_nodes(errors=True, lease=4.0) as (made, one, other):
         olds = [await one.durable(f"phone-{number}", 5) for number in range(10)]
         await olds[0].subscribe("news", options=1)
         patience = min(2.0, made.database.lease / 5)
@@ -229,8 +228,7 @@ async def test_a_frozen_holder_costs_one_time_out_for_all_of_its_devices(caplog:
 
 async def test_a_node_that_cannot_ask_the_holder_takes_nothing_and_refuses_its_client_in_time() -> None:
     """! Its own failure is no silence of the holder."""
-    async with cluster(2, lease=5.0, mqtt={"connect_timeout": 3.0}) as made:
-        one, other = made.nodes
+    async with two_nodes(lease=5.0, mqtt={"connect_timeout": 3.0}) as (_, one, other):
         old = await one.durable("phone", 5)
         before = await one.storage.device(PHONE)
         held = other.hold_call("send")
@@ -243,8 +241,7 @@ async def test_a_node_that_cannot_ask_the_holder_takes_nothing_and_refuses_its_c
 
 
 async def test_what_a_clean_session_had_here_ends_with_it() -> None:
-    async with cluster(2) as made:
-        one, other = made.nodes
+    async with two_nodes() as (_, one, other):
         old = await one.client("visitor", 5)
         await old.subscribe("news", options=1)
         new = await other.client("visitor", 5)
@@ -259,8 +256,7 @@ async def test_what_a_clean_session_had_here_ends_with_it() -> None:
 async def test_qos_2_is_exact_where_the_node_froze_before_its_answer() -> None:
     """Stored there and not acknowledged: sent again elsewhere it is the same message, and what the frozen node says comes too
     late."""
-    async with cluster(2, errors=True, lease=20.0) as made:
-        one, other = made.nodes
+    async with two_nodes(errors=True, lease=20.0) as (made, one, other):
         old = await one.durable("phone", 5)
         one.freeze_after_commit()
         old.send(Publish("in", b"once", 2, False, False, 7))
@@ -280,8 +276,7 @@ async def test_qos_2_is_exact_where_the_node_froze_before_its_answer() -> None:
 
 async def test_what_was_sent_and_not_acknowledged_comes_again_elsewhere_in_order() -> None:
     """A device whose node froze gets what is past its offset, and nothing before it."""
-    async with cluster(2, errors=True, lease=20.0) as made:
-        one, other = made.nodes
+    async with two_nodes(errors=True, lease=20.0) as (made, one, other):
         old = await one.durable("phone", 5)
         await old.subscribe("news", options=1)
         publisher = await other.client("publisher", 5)
@@ -306,8 +301,7 @@ async def test_what_was_sent_and_not_acknowledged_comes_again_elsewhere_in_order
 
 async def test_what_a_silent_node_stored_is_finished_before_its_device_goes_on_elsewhere() -> None:
     """Long before that node is found dead: what the device publishes next comes behind it."""
-    async with cluster(2, errors=True, lease=30.0) as made:
-        one, other = made.nodes
+    async with two_nodes(errors=True, lease=30.0) as (_, one, other):
         subscriber = await other.durable("tablet", 5)
         await subscriber.subscribe("news", options=1)
         publisher = await one.durable("phone", 5)
@@ -325,8 +319,7 @@ async def test_what_a_silent_node_stored_is_finished_before_its_device_goes_on_e
 
 async def test_a_claim_that_storage_refused_leaves_the_device_where_it_is() -> None:
     """A node tells that it opens a device before it does, and dies before it takes that back: the device is still woken."""
-    async with cluster(2) as made:
-        one, other = made.nodes
+    async with two_nodes() as (_, one, other):
         phone = await one.durable("phone", 5)
         await phone.subscribe("news", options=1)
         (session,) = one.server.sessions.named("phone")
@@ -341,8 +334,7 @@ async def test_a_claim_that_storage_refused_leaves_the_device_where_it_is() -> N
 
 async def test_a_connection_reads_its_device_once() -> None:
     """All devices of a dead node come back at once: each read counts."""
-    async with cluster(2) as made:
-        one, other = made.nodes
+    async with two_nodes() as (_, one, other):
         real, read = one.storage.device, []
 
         async def device(key: DeviceKey) -> Device | None:
@@ -359,8 +351,7 @@ async def test_a_connection_reads_its_device_once() -> None:
 
 async def test_a_device_is_taken_to_the_end_although_nobody_heard_of_the_first_step() -> None:
     """The answer to its taking is lost: its will comes, and what its silent node had half done comes before what follows."""
-    async with cluster(2, errors=True, lease=30.0) as made:
-        one, other = made.nodes
+    async with two_nodes(errors=True, lease=30.0) as (_, one, other):
         subscriber = await other.durable("tablet", 5)
         await subscriber.subscribe("news", options=1)
         publisher = await one.durable("phone", 5, will=Will("gone", b"will", 1, False, {}))
@@ -378,8 +369,7 @@ async def test_a_device_is_taken_to_the_end_although_nobody_heard_of_the_first_s
 
 async def test_a_device_is_taken_to_the_end_although_its_client_went_away() -> None:
     """What its silent node had half done comes all the same, and nothing is kept of the taking."""
-    async with cluster(2, errors=True, lease=30.0) as made:
-        one, other = made.nodes
+    async with two_nodes(errors=True, lease=30.0) as (_, one, other):
         subscriber = await other.durable("tablet", 5)
         await subscriber.subscribe("news", options=1)
         publisher = await one.durable("phone", 5)

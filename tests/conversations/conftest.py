@@ -4,30 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.http.conftest import Site, passwords, sites
-from tests.support import mongo_server
+from tests.support.storages import url
 from tests.support.until import until
 
-__all__ = ["passwords", "sites"]
+__all__ = ["passwords", "sites", "url"]
 
 ALICE, BOB, EVE = "u/alice", "u/bob", "u/eve"
 FAN_OUT = [{"filter": "conv/channel/#", "fanout": "read"}]
-
-
-@pytest.fixture(params=["sqlite", "mongo"])
-async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/t.db"
-        return
-    database = mongo_server.new_database()
-    yield mongo_server.url(database)
-    await mongo_server.drop(database)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from tests.support.laws_process import BrokerProcess, broker_process, free_port
+from tests.support.storages import storage_url
 from tests.support.until import wait_until
 
 BOB = "u/bob"
@@ -31,17 +33,20 @@ def answers(http: httpx.Client) -> bool:
         return False
 
 
+ALWAYS = {("PUT", 3, "sqlite"), ("DELETE", 4, "mongodb")}
+EVERY = [(what, step, kind) for kind in ("sqlite", "mongodb") for what in ("PUT", "DELETE") for step in (2, 3, 4, 5)]
+
+
 @pytest.mark.parametrize(
-    ("what", "step"),
-    [
-        ("PUT", 3),
-        ("DELETE", 4),
-        *[pytest.param("PUT", step, marks=slow) for step in (2, 4, 5)],
-        *[pytest.param("DELETE", step, marks=slow) for step in (2, 3, 5)],
-    ],
+    ("what", "step", "kind"), [pytest.param(*one, marks=() if one in ALWAYS else (slow,)) for one in EVERY]
 )
-def test_a_change_that_was_cut_off_is_whole_afterwards(tmp_path: Path, what: str, step: int) -> None:
-    port, url = free_port(), f"sqlite:///{tmp_path}/t.db"
+async def test_a_change_that_was_cut_off_is_whole_afterwards(tmp_path: Path, what: str, step: int, kind: str) -> None:
+    async with storage_url(kind, tmp_path) as url:
+        await asyncio.to_thread(cut_off, tmp_path, url, what, step)
+
+
+def cut_off(tmp_path: Path, url: str, what: str, step: int) -> None:
+    port = free_port()
     with caller(port, "alice") as alice, caller(port, "bob") as bob:
         broker = BrokerProcess(tmp_path, url, plugins=configured(port, of=BOB, step=step + (5 if what == "DELETE" else 0)))
         try:

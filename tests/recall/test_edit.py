@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
-import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties as PahoProperties
 
@@ -19,38 +17,13 @@ from plugins.recall import RecallPlugin
 from plugins.recall.tidying import tidy
 from plugins.search import SearchPlugin
 from tests.http.conftest import Site, site
-from tests.support import mongo_server
+from tests.recall.conftest import NO_SUBSCRIBERS, NOT_AUTHORIZED, SPECIFIC, TOPIC, ids_of
 from tests.support.paho_client import PahoClient
 from tests.support.until import until
-
-TOPIC = "chat/room"
-NO_SUBSCRIBERS, NOT_AUTHORIZED, SPECIFIC = 0x10, 0x87, 0x83
-
-
-@pytest.fixture(params=["sqlite", "memory", "mongodb"])
-async def chat(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
-    url, database = {"sqlite": f"sqlite:///{tmp_path}/t.db", "memory": "memory://"}.get(request.param, ""), ""
-    if not url:
-        database = mongo_server.new_database()
-        url = mongo_server.url(database)
-    async with site(url, plugins={"recall": {}}) as made:
-        yield made
-    if database:
-        await mongo_server.drop(database)
-
-
-@pytest.fixture
-async def tour() -> AsyncIterator[Site]:
-    async with site(plugins={"recall": {}}) as made:
-        yield made
 
 
 def editing(*ids: int) -> dict[int, Any]:
     return {Property.USER_PROPERTY: [("tideline-edits", f"{one:016x}") for one in ids]}
-
-
-async def ids_of(broker: Site) -> list[int]:
-    return [message.id for message in await broker.server.storage.read_conversation(TOPIC)]
 
 
 async def history(broker: Site, **query: Any) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ import plugins.recall.erasures as erasures_module
 from broker.cli.main import main
 from plugins.recall.erasures import Erasures
 from plugins.timelines import Conflict
-from storage.sqlite import SqliteStorage
+from storage.factory import open_url
 from tests.cli.processes import Api, serving
 from tests.http.conftest import Site, site
-from tests.support import mongo_server
+from tests.support.storages import storage_url
 from tests.support.until import until, wait_until
 
 TOPICS = ("chat/a", "chat/b", "chat/c")
@@ -31,18 +30,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several steps of each phase."""
     monkeypatch.setattr(eraser_module, "PAGE", 7)
     monkeypatch.setattr(erasures_module, "_LOOK", 0.05)
-
-
-@pytest.fixture(params=["sqlite", "memory", "mongodb"])
-async def chat(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
-    url, database = {"sqlite": f"sqlite:///{tmp_path}/t.db", "memory": "memory://"}.get(request.param, ""), ""
-    if not url:
-        database = mongo_server.new_database()
-        url = mongo_server.url(database)
-    async with site(url, plugins={"recall": {}}) as made:
-        yield made
-    if database:
-        await mongo_server.drop(database)
 
 
 async def fill(broker: Site) -> None:
@@ -141,41 +128,47 @@ async def test_each_step_may_be_made_again(tmp_path: Path, monkeypatch: pytest.M
             await until(lambda: not any(b"ann says" in f.read_bytes() for f in tmp_path.glob("t.db*")))
 
 
-def test_a_killed_broker_goes_on(tmp_path: Path) -> None:
-    """SIGKILL twice within an erasure; the broker that starts then ends it, and the file has none of it."""
-    with serving(tmp_path) as broker:
-        api = Api(broker, tmp_path)
-        for start in range(0, 6000, 500):
+@pytest.mark.parametrize(("kind", "rounds", "kills"), [("sqlite", 12, 2), ("mongodb", 3, 1)])
+async def test_a_killed_broker_goes_on(tmp_path: Path, kind: str, rounds: int, kills: int) -> None:
+    """SIGKILL within an erasure; the broker that starts then ends it, and SQLite's files have none of it."""
+    (tmp_path / "data").mkdir()
+    async with storage_url(kind, tmp_path / "data") as url:
+        await asyncio.to_thread(killed, tmp_path, url, rounds, kills)
+        storage = open_url(url, read_only=True)
+        await storage.open()
+        async for topic, first, last in storage.conversations("chat/"):
+            page = await storage.read_conversation(topic, limit=1000)
+            assert [m.seq for m in page] == list(range(first, last + 1))
+            assert not any(message.payload for message in page)
+            assert sum(message.recalled for message in page) == rounds * 10
+        await storage.close()
+
+
+def killed(folder: Path, url: str, rounds: int, kills: int) -> None:
+    """Ann says 500 messages in each round, in 50 topics, and is erased."""
+    variables = {"TIDELINE__PERSISTENCE__URL": url}
+    with serving(folder, **variables) as broker:
+        api = Api(broker, folder)
+        for start in range(0, rounds * 500, 500):
             some = [{"topic": f"chat/{n % 50}", "payload": f"secret-{n:05d}"} for n in range(start, start + 500)]
             assert api.client.post("/messages", json=some, params={"user": "u/ann"}).status_code == 200
         assert api.client.post("/erasures", json={"user": "u/ann"}).status_code == 202
         wait_until(lambda: api.client.get("/erasures/user/u/ann").json()["recalled"])
         broker.signal(signal.SIGKILL)
         broker.wait()
-    with serving(tmp_path) as broker:
-        Api(broker, tmp_path)
-        broker.signal(signal.SIGKILL)
-        broker.wait()
-    with serving(tmp_path) as broker:
-        api = Api(broker, tmp_path)
+    for _ in range(kills - 1):
+        with serving(folder, **variables) as broker:
+            Api(broker, folder)
+            broker.signal(signal.SIGKILL)
+            broker.wait()
+    with serving(folder, **variables) as broker:
+        api = Api(broker, folder)
         done = wait_until(lambda: (state := api.client.get("/erasures/user/u/ann").json())["state"] == "done" and state)
         assert done["failed"] == 0
-        files = [tmp_path / "data" / f"tideline.db{end}" for end in ("", "-wal")]
+        files = [folder / "data" / f"t.db{end}" for end in ("", "-wal")]
         wait_until(lambda: not any(b"secret-0" in file.read_bytes() for file in files if file.exists()), "gone from the files")
         broker.signal(signal.SIGTERM)
         broker.wait()
-
-    async def check() -> None:
-        storage = SqliteStorage(tmp_path / "data" / "tideline.db", read_only=True)
-        await storage.open()
-        async for topic, first, last in storage.conversations("chat/"):
-            page = await storage.read_conversation(topic, limit=1000)
-            assert [m.seq for m in page] == list(range(first, last + 1))
-            assert not any(message.payload for message in page)
-            assert sum(message.recalled for message in page) == 120
-        await storage.close()
-
-    asyncio.run(check())
 
 
 async def test_the_command_and_what_it_is_told(tmp_path: Path) -> None:

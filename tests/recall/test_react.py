@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -16,44 +14,20 @@ import plugins.recall.reacting as reacting_module
 from broker.packets.properties import Property
 from plugins.reaction_rows import COUNTS, GIVEN, LONGEST, counted, given_to
 from plugins.recall.tidying import tidy
-from tests.http.conftest import Site, site
-from tests.support import mongo_server
+from tests.http.conftest import Site
+from tests.recall.conftest import NO_SUBSCRIBERS, NOT_AUTHORIZED, SPECIFIC, TOPIC, ids_of
 from tests.support.cluster import cluster
 from tests.support.paho_client import PahoClient
 from tests.support.until import until
 from tests.support.wire import Client
 
-TOPIC = "chat/room"
-NO_SUBSCRIBERS, NOT_AUTHORIZED, SPECIFIC = 0x10, 0x87, 0x83
 HEART, THUMB = "❤️", "👍🏽"
-
-
-@pytest.fixture(params=["sqlite", "memory", "mongodb"])
-async def chat(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
-    url, database = {"sqlite": f"sqlite:///{tmp_path}/t.db", "memory": "memory://"}.get(request.param, ""), ""
-    if not url:
-        database = mongo_server.new_database()
-        url = mongo_server.url(database)
-    async with site(url, plugins={"recall": {}}) as made:
-        yield made
-    if database:
-        await mongo_server.drop(database)
-
-
-@pytest.fixture
-async def tour() -> AsyncIterator[Site]:
-    async with site(plugins={"recall": {}}) as made:
-        yield made
 
 
 async def react(client: Client, to: int, text: str | bytes, *, back: bool = False) -> int:
     name = "tideline-unreacts" if back else "tideline-reacts"
     payload = text.encode() if isinstance(text, str) else text
     return await client.publish(TOPIC, payload, properties={Property.USER_PROPERTY: [(name, f"{to:016x}")]})
-
-
-async def ids_of(broker: Any) -> list[int]:
-    return [message.id for message in await broker.server.storage.read_conversation(TOPIC)]
 
 
 async def counts(broker: Site, **query: Any) -> list[dict[str, int]]:

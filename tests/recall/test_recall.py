@@ -18,28 +18,14 @@ from broker.packets.properties import Property
 from plugins.recall import RecallPlugin
 from plugins.recall.moderators import moderators_of
 from tests.http.conftest import Site, site
-from tests.support import mongo_server
+from tests.recall.conftest import NO_SUBSCRIBERS, NOT_AUTHORIZED, SPECIFIC, TOPIC
 from tests.support.broker import Broker
 from tests.support.cluster import cluster
 from tests.support.paho_client import PahoClient
 from tests.support.until import until
 from tests.support.wire import Client
 
-TOPIC = "chat/room"
 SECRET = b"the secret " * 9
-NO_SUBSCRIBERS, NOT_AUTHORIZED, SPECIFIC = 0x10, 0x87, 0x83
-
-
-@pytest.fixture(params=["sqlite", "memory", "mongodb"])
-async def chat(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
-    url, database = {"sqlite": f"sqlite:///{tmp_path}/t.db", "memory": "memory://"}.get(request.param, ""), ""
-    if not url:
-        database = mongo_server.new_database()
-        url = mongo_server.url(database)
-    async with site(url, plugins={"recall": {}}) as made:
-        yield made
-    if database:
-        await mongo_server.drop(database)
 
 
 @pytest.fixture

@@ -20,9 +20,12 @@ from tests.http.conftest import HTTP, site
 from tests.support.broker import ANONYMOUS, Broker, running
 from tests.support.cluster import cluster
 from tests.support.laws_process import broker_process
+from tests.support.storages import url
 from tests.support.until import until
 from tests.support.wire import Client
 from tests.webhooks.receiver import SECRET, Receiver
+
+__all__ = ["url"]
 
 NOBODY = {"tests.support.laws_auth.NameIsPassword": False, "tests.support.laws_auth.ForbiddenTopics": False}
 HOT = '{"celsius":31.5,"id":7}'
@@ -190,10 +193,10 @@ async def test_what_is_published_again_after_a_crash_is_stored_once(tmp_path: Pa
         assert (await broker.server.storage.conversation_bounds("b/1"))[1] == 1
 
 
-async def test_nothing_is_lost_nor_doubled_by_a_kill(tmp_path: Path) -> None:
+async def test_nothing_is_lost_nor_doubled_by_a_kill(tmp_path: Path, url: str) -> None:
     copy = {"name": "copy", "topics": ["a"], "republish": "b"}
     plugins = {**NOBODY, **ANONYMOUS, **rules(copy)}
-    with broker_process(tmp_path, f"sqlite:///{tmp_path}/t.db", plugins=plugins) as broker:
+    with broker_process(tmp_path, url, plugins=plugins) as broker:
         reader = await Client.open(("127.0.0.1", broker.port))
         await reader.connect("reader", clean=False)
         await reader.subscribe("b", options=1)
@@ -218,7 +221,7 @@ async def test_nothing_is_lost_nor_doubled_by_a_kill(tmp_path: Path) -> None:
         await publisher.publish("a", b"last")
         while (message := await reader.message()).payload != b"last":
             pass
-    async with running(f"sqlite:///{tmp_path}/t.db") as after:
+    async with running(url) as after:
         assert (await after.server.storage.conversation_bounds("b"))[1] == 121
 
 
