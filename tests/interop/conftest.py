@@ -65,6 +65,7 @@ def site(folder: Path, certificates: Certificates) -> Iterator[Site]:
         **ANONYMOUS,
         "http": {"bind": f"127.0.0.1:{ports['http']}"},
         "requests": {},
+        "recall": {},
         "schedules": {},
         "presence": {"grace": "100ms"},
     }

@@ -90,3 +90,42 @@ def test_presence_as_its_page_shows_it(shared: Site) -> None:
         reader.line("Subscribed")
         ok(*types)
         reader.line('{"typing": true}')
+
+
+def test_messages_are_edited_reacted_to_and_recalled_as_their_page_shows(shared: Site) -> None:
+    """The page's commands are those of the sender, with an id of its own in the place of the page's."""
+    by_property, by_request, edits, reacts = commands("docs/recall.md", "mosquitto_", shared.port)
+    (over_http,) = commands("docs/recall.md", "curl", shared.ports["http"])
+    history = f"http://localhost:{shared.ports['http']}/v1/conversations/chat/room/messages"
+
+    def messages() -> list[dict[str, object]]:
+        found: list[dict[str, object]] = json.loads(ok("curl", "-s", history))["messages"]
+        return found
+
+    def said() -> str:
+        """The id of a new message of the laptop's."""
+        before = len(messages())
+        ok("mosquitto_pub", "-p", str(shared.port), "-i", "laptop", "-q", "1", "-t", "chat/room", "-m", "at eight")
+        wait_until(lambda: len(messages()) > before)
+        return str(messages()[0]["id"])
+
+    def about(command: list[str], id: str) -> str:
+        return ok(*(word.replace("1a2b3c4d5e6f7081", id) for word in command))
+
+    def one(id: str) -> dict[str, object]:
+        return next(message for message in messages() if message["id"] == id)
+
+    id = said()
+    about(edits, id)
+    about(reacts, id)
+    wait_until(lambda: one(id)["reactions"] == {"❤️": 1})
+    assert (one(id)["payload"], one(id)["versions"]) == ("at nine", 2)
+    about(by_property, id)
+    wait_until(lambda: one(id)["recalled"])
+    assert one(id)["payload"] == ""
+    id = said()
+    about(by_request, id)
+    wait_until(lambda: one(id)["recalled"])
+    id = said()
+    assert json.loads(about(over_http, id))["recalled"] == id
+    assert one(id)["payload"] == ""

@@ -17,8 +17,9 @@ from broker.packets.codes import ReasonCode
 from broker.packets.model import PubAck, Publish
 from plugins.presence import PresencePlugin
 from plugins.presence.devices import Change, Devices
-from storage.records import DeviceKey
+from storage.records import Append, DeviceKey
 from tests.http.conftest import Site, site
+from tests.support.clocks import Clocks
 from tests.support.cluster import cluster
 from tests.support.laws_process import broker_process
 from tests.support.until import until
@@ -28,8 +29,10 @@ PHONE, TABLET = DeviceKey("u/ann", "phone"), DeviceKey("u/ann", "tablet")
 
 
 @asynccontextmanager
-async def broker(url: str = "memory://", grace: object = 0, plugins: dict[str, Any] | None = None) -> AsyncIterator[Site]:
-    async with site(url, plugins={"presence": {"grace": grace}, **(plugins or {})}) as made:
+async def broker(
+    url: str = "memory://", grace: object = 0, plugins: dict[str, Any] | None = None, **options: Any
+) -> AsyncIterator[Site]:
+    async with site(url, plugins={"presence": {"grace": grace}, **(plugins or {})}, **options) as made:
         yield made
 
 
@@ -193,6 +196,36 @@ async def test_two_nodes_at_once_agree_on_a_user() -> None:
             await until(lambda: count(made.nodes[0].storage, online=0))
 
 
+async def test_what_was_made_of_rows_that_changed_meanwhile_is_told_anew() -> None:
+    """One node's word waits, while the other one's comes before it: the last one is of the rows as they are."""
+    options: dict[str, Any] = {"presence": {"grace": 0}, "tests.support.laws_auth.NameIsPassword": {}}
+    async with cluster(2, plugins=options) as made:
+        one, two = made.nodes
+        login: dict[str, Any] = {"username": "ann", "password": b"ann"}
+        first, second = await one.client("first", **login), await two.client("second", **login)
+        await until(lambda: count(two.storage, online=2))
+        watcher = await two.client("watcher", 5, username="bob", password=b"bob")
+        await watcher.subscribe("$presence/u/ann", options=1)
+        assert await told(watcher) == ("u/ann", True)
+        async with one.held() as commits:
+
+            async def tells() -> bool:
+                """Whether the node's word waits; what waits before that goes through."""
+                group = commits.waiting
+                if any(isinstance(op, Append) and op.message.topic == "$presence/u/ann" for op in group):
+                    return True
+                if group:
+                    commits.let()
+                    await until(lambda: commits.waiting is not group)
+                return False
+
+            await first.drop()
+            await until(tells, "the word of the first node waits")
+            await two.lose(second, "second")
+            assert await told(watcher) == ("u/ann", False)
+        assert [await told(watcher) for _ in range(2)] == [("u/ann", True), ("u/ann", False)]
+
+
 async def count(storage: Any, online: int) -> bool:
     """Whether so many devices of Ann's are told to be online."""
     found = await storage.retained_range("$presence/u/ann", "", 1)
@@ -200,7 +233,8 @@ async def count(storage: Any, online: int) -> bool:
 
 
 async def test_who_was_seen_long_ago_is_forgotten() -> None:
-    async with broker(plugins={"presence": {"grace": 0, "forget_after": "1ms"}}) as made:
+    clocks = Clocks()
+    async with broker(plugins={"presence": {"grace": 0, "forget_after": "1h"}}, time=clocks.time) as made:
         phone = await made.client("phone")
         await made.lose(phone, "phone")
         storage = made.server.storage
@@ -216,6 +250,10 @@ async def test_who_was_seen_long_ago_is_forgotten() -> None:
         plugin = made.server.api.plugin(PresencePlugin)
         assert plugin is not None
         assert plugin._cleaning is not None
+        clocks.pass_by(3600)
+        await plugin._cleaning.forget()
+        assert await online() is False
+        clocks.pass_by(1)
         await plugin._cleaning.forget()
         assert await online() is None
         assert await storage.rows("presence", "c/phone") == []
