@@ -108,15 +108,18 @@ class Conversations:
         topic = topic or new_topic(self.prefix, kind)
         owners = () if who.operator and who.user.startswith("b/") else (who.user,)
         about = About(topic, kind, name, history, self.server.wall(), who.user, owners)
-        if owners:
-            await self._room_for(who.user)
+        wanted = list(dict.fromkeys((*owners, *members)))
+        if kind == GROUP and len(wanted) > self._limits.members:
+            raise Unprocessable(f"{len(wanted)} members with you: a conversation has at most {self._limits.members}")
+        for user in wanted:  # of what cannot be made whole nothing is made
+            await self._room_for(user)
         try:
             await self.members.store.write([put_about(about)])
         except Conflict:
             raise Conflict(f"topic {topic[:80]!r}: there is a conversation already") from None
         for owner in owners:
             await self.members.change(topic, owner, Membership(OWNER, joined=about.created, by=who.user))
-        for user in dict.fromkeys(members):
+        for user in wanted:
             if user not in owners:
                 await self._add(about, user, roles.first_role(kind), by=who.user, invited=False)
         return await self.about(who, topic)
@@ -126,6 +129,9 @@ class Conversations:
             raise Unprocessable("members: a conversation of kind direct has you and exactly one other")
         pair = (who.user, members[0])
         topic = direct_topic(self.prefix, *pair)
+        for user in pair:
+            if await self.members.store.member(topic, user) is None:
+                await self._room_for(user)
         about = await self.members.store.about(topic)
         if about is None:
             about = About(topic, DIRECT, name, history, self.server.wall(), who.user)

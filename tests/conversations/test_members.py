@@ -219,6 +219,17 @@ async def test_what_cannot_be_is_refused_by_its_value_and_limits_hold(
         await group(alice)
         many = await alice.post("/conversations", json={"kind": "group"})
         assert (many.status_code, "2 conversations" in many.text) == (422, True)
+        bob = made.caller("bob")
+        for body, word in (
+            ({"kind": "group", "topic": "conv/half", "members": [EVE, ALICE]}, "u/alice is in 2 conversations"),
+            ({"kind": "group", "topic": "conv/half", "members": [EVE, "u/dan", "u/fay"]}, "4 members with you"),
+            ({"kind": "direct", "members": [ALICE]}, "u/alice is in 2 conversations"),
+        ):
+            refused = await bob.post("/conversations", json=body)
+            assert (refused.status_code, word in refused.text) == (422, True), refused.text
+        mine = (await bob.get("/me/conversations")).json()["conversations"]
+        assert [one["topic"] for one in mine] == ["conv/lunch"], "of what cannot be made whole nothing is made"
+        assert (await group(bob, topic="conv/half")) == "conv/half"
 
 
 async def test_an_access_rule_holds_beside_the_members_list(sites: Callable[..., AbstractAsyncContextManager[Site]]) -> None:
