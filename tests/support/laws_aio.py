@@ -35,7 +35,8 @@ class AioDevice(Recorder):
 
     def stop(self) -> None:
         self._leaving.set()
-        self._thread.join()
+        if self._thread.ident is not None:  # else the run failed before it was started, which is what is to be told
+            self._thread.join()
         self.connected.clear()
 
     def _client(self, port: int, version: int) -> aiomqtt.Client:
