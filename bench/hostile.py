@@ -1,4 +1,9 @@
-"""What a thousand polite clients notice of a greedy, a hostile and a slow one, apart and together."""
+"""What a thousand polite clients notice of a greedy, a hostile and a slow one, apart and together.
+
+The polite clients are measured three times with one broker: alone; beside as many processes as will make the trouble, which
+only compute (`busy`); and beside the trouble. The middle one says what the machine does to them, which broker, generator and
+trouble share: where it is as fast as alone, all that is slower beside the trouble is the broker's.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ from collections.abc import Sequence
 from bench import drive, wire
 from bench.drive import Cell, Options
 from bench.peers.tideline import TidelineGuarded
+from bench.polite import PHASES
 from bench.rounds import median, say
 from bench.table import columns
 
@@ -22,6 +28,8 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "a slow one": ("slow",),
     "all three": ("greedy", "hostile", "slow"),
 }
+BUSY = "busy"
+"""The process of `bench.trouble` that only computes."""
 _SIZES = {"connections": 1000, "messages": 400}
 _FIGURES = ("ack_p50", "ack_p99", "delivery_p50", "delivery_p99")
 
@@ -30,21 +38,23 @@ class _Trouble:
     """The processes that make it, and what they say they did."""
 
     def __init__(self) -> None:
-        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._processes: list[tuple[str, subprocess.Popen[str]]] = []
         self.said: list[str] = []
 
     def start(self, kinds: Sequence[str], port: int) -> None:
         for kind in kinds:
             command = [sys.executable, "-m", "bench.trouble", kind, str(port)]
-            self._processes[kind] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self._processes.append((kind, process))
 
     def stop(self) -> None:
-        for kind, process in self._processes.items():
+        for kind, process in self._processes:
             try:
                 out, _ = process.communicate(timeout=20)
                 answer = json.loads(out)
                 did = ", ".join(f"{count:,} {what}" for what, count in sorted(answer["done"].items()))
-                self.said.append(f"{kind}: {did or 'nothing'}" + (f" ! {answer['failed']}" if answer["failed"] else ""))
+                if kind != BUSY:
+                    self.said.append(f"{kind}: {did or 'nothing'}" + (f" ! {answer['failed']}" if answer["failed"] else ""))
             except (subprocess.TimeoutExpired, ValueError):
                 self.said.append(f"{kind}: no answer")
             finally:
@@ -54,7 +64,7 @@ class _Trouble:
 
 
 def measure(rounds: int, options: Options) -> tuple[list[Cell], list[str]]:
-    """For each company a new broker: the polite clients alone, then beside it. And what the others say they did."""
+    """For each company a new broker and all of `PHASES`. And what the others say they did."""
     cells, said = [], []
     for _ in range(rounds):
         for company, kinds in BESIDE.items():
@@ -78,10 +88,11 @@ def _cell(company: str, kinds: Sequence[str], options: Options) -> tuple[Cell, l
             spec["core"] = options.core
 
         def mark(phase: str) -> None:
-            if phase == "beside":
+            trouble.stop()
+            if phase == "busy":
+                trouble.start([BUSY] * len(kinds), broker.port)
+            elif phase == "beside":
                 trouble.start(kinds, broker.port)
-            elif phase == "over":
-                trouble.stop()
 
         answer = drive.generate(spec, mark, 120.0)
     finally:
@@ -99,15 +110,15 @@ def _cell(company: str, kinds: Sequence[str], options: Options) -> tuple[Cell, l
 
 
 def table(cells: Sequence[Cell], said: Sequence[str]) -> str:
-    """Milliseconds alone and beside each company, and how many times as long it takes there."""
-    rows = [["ms, alone → beside", *(name.replace("_", " ") for name in _FIGURES), "p99 times", ""]]
+    """Milliseconds in each phase, and how many times as long as alone it takes beside each company."""
+    rows = [["ms: alone, busy, beside", *(name.replace("_", " ") for name in _FIGURES), "p99 times", ""]]
     for company in BESIDE:
         line, times = [company], []
         for figure in _FIGURES:
-            alone, beside = (median(cells, "hostile", company, f"{phase}_{figure}") for phase in ("alone", "beside"))
-            if alone is None or beside is None:
+            alone, busy, beside = (median(cells, "hostile", company, f"{phase}_{figure}") for phase in PHASES)
+            if alone is None or busy is None or beside is None:
                 break
-            line.append(f"{alone:.1f} → {beside:.1f}")
+            line.append(f"{alone:.1f}, {busy:.1f}, {beside:.1f}")
             if figure.endswith("p99"):
                 times.append(beside / alone)
         else:
@@ -115,6 +126,6 @@ def table(cells: Sequence[Cell], said: Sequence[str]) -> str:
             rows.append([*line, f"{times[0]:.1f}, {times[1]:.1f}", "reached" if worst <= BOUND else "MISSED"])
     title = (
         f"Tideline at its defaults: 1,000 polite clients, {_SIZES['messages']} messages a second together, QoS 1, "
-        f"beside others (target: p99 at most {BOUND:g} times)"
+        f"beside others (target: p99 at most {BOUND:g} times that alone; busy: beside processes that only compute)"
     )
     return "\n".join([title, "", columns(rows), *said])

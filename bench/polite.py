@@ -9,6 +9,8 @@ from bench.clients import Subscriber
 from bench.load import Figures, Mark, Spec, quantiles, wait_subscribed
 from bench.reactor import LoadError, Reactor
 
+PHASES = ("alone", "busy", "beside")
+"""By themselves, beside processes that only compute, and beside those that make trouble."""
 _TIMEOUT = 10.0
 """Seconds after which a message that was not acknowledged counts as lost, and ends the measurement."""
 
@@ -68,14 +70,14 @@ def _measured(
 
 
 def polite(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
-    """``connections`` clients, ``messages`` messages a second in all: milliseconds alone, and after the mark ``beside``."""
+    """``connections`` clients, ``messages`` messages a second in all: milliseconds in each of `PHASES`."""
     clients: list[Polite] = []
     for start in range(0, spec.connections, 100):
         batch = [Polite(reactor, spec, number) for number in range(start, min(start + 100, spec.connections))]
         wait_subscribed(reactor, batch)
         clients += batch
     figures: Figures = {}
-    for phase in ("alone", "beside"):
+    for phase in PHASES:
         mark(phase)
         acks, deliveries = _measured(reactor, clients, spec.messages, spec.seconds, spec.warm_up)
         if any(one.due for one in clients):
