@@ -132,6 +132,8 @@ class Counters:
     limit_connections_per_address: int = 0
     limit_connections_per_user: int = 0
     limit_connect_rate: int = 0
+    limit_connect_pace: int = 0
+    """CONNECTs that waited for their turn, as messages came or went."""
     limit_failed_logins: int = 0
     """Logins that were not tried, because too many from that address had failed."""
     limit_publish_rate: int = 0

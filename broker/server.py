@@ -246,6 +246,7 @@ class Server(Node):
             origins=self.origins,
             certificates=self.certificates,
             max_connections=settings.limits.max_connections,
+            pause=self.gate.pace.wait,
         )
         make = intercepted(self.plugin_host, lambda *client: Connection(self, *client))
         opened = await self._listeners.open(settings.listeners, make)

@@ -8,6 +8,7 @@ from broker.access.access_control import OWN, AccessControl, Decider, MembersOnl
 from broker.access.accounts import BEGUN, USER, Account, name_problem
 from broker.access.amqtt_session import LightSession
 from broker.access.bans import KIND, Ban, Bans, network
+from broker.access.fair_queue import FairQueue
 from broker.access.filter_tree import Caller
 from broker.access.identity import AuthRequest, CannotTell, Identity, SessionInfo, session_info
 from broker.access.logins import Busy
@@ -56,6 +57,7 @@ __all__ = [
     "CannotTell",
     "Credential",
     "Decider",
+    "FairQueue",
     "Identity",
     "LightSession",
     "MembersOnly",

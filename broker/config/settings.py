@@ -331,6 +331,8 @@ class Limits(Section):
     """CONNECTs a second from one address; more wait up to 2 s and are then refused. 0 is no limit."""
     connect_burst: Annotated[int, Field(ge=1)] = 1000
     """CONNECTs from one address that may come at once."""
+    connect_pace: Annotated[float, Field(ge=0)] = 500.0
+    """CONNECTs a second of all addresses together while messages come or go; more wait for their turn. 0 is no limit."""
     failed_logins: Annotated[int, Field(ge=0)] = 100
     """Failed logins from one address within a minute; the answers come later and later, then nobody new is let in from there.
     0 is no limit."""
@@ -350,7 +352,8 @@ class Limits(Section):
     connection_pending: Annotated[int, Field(ge=1)] = 1000
     """Uncommitted messages of one connection; above it that socket is not read."""
     connection_share: Annotated[int, Field(ge=1)] = 128
-    """The same while others publish too, so that none of them waits for one that publishes very much."""
+    """The same while others publish too, so that none of them waits for one that publishes very much: four times as many as any
+    other has, at most this, at least a quarter of it."""
     page_entries: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Inbox entries read from storage at once for a device that lags."""
     page_bytes: Annotated[Size, Field(ge=1024)] = 1 << 20

@@ -54,13 +54,15 @@ def received(connection: Connection, packet: Connect) -> None:
         connection.run(_held_back(connection, packet, wait, refusal), listen=True)
     elif refusal is not None:
         connection.refuse(*refusal)
-    elif not gate.turns.take(partial(_in_turn, connection, packet)):
+    elif not gate.turn(connection.peer, partial(_in_turn, connection, packet)):
         connection.stall(listen=True)
 
 
-def _in_turn(connection: Connection, packet: Connect) -> None:
-    if not connection.closed:
-        _authenticate(connection, packet)
+def _in_turn(connection: Connection, packet: Connect) -> bool:
+    if connection.closed:
+        return False
+    _authenticate(connection, packet)
+    return True
 
 
 async def _held_back(connection: Connection, packet: Connect, wait: float, refusal: tuple[int, str] | None) -> None:

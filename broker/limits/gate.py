@@ -18,7 +18,7 @@ from broker.limits.addresses import block_of, host_of
 from broker.limits.buckets import Buckets
 from broker.limits.budget import Budget
 from broker.limits.failures import Failures
-from broker.limits.turns import Turns
+from broker.limits.turns import Pace, Turns
 from broker.packets import ReasonCode, shown
 from broker.rate_limited_log import RateLimitedLog
 
@@ -64,7 +64,8 @@ class Gate:
         self._connects = Buckets(limits.connect_rate, limits.connect_burst) if limits.connect_rate else None
         self._failures = Failures(limits.failed_logins, limits.failed_logins_pause) if limits.failed_logins else None
         self._known: OrderedDict[int, None] = OrderedDict()
-        self.turns = Turns()
+        self.pace = Pace(limits.connect_pace, counters)
+        self._turns = Turns(self.pace, counters)
         self.counts_addresses = limits.connections_per_address > 0
         self.counts_publishes = limits.publish_rate > 0 or limits.publish_bytes > 0
 
@@ -134,6 +135,10 @@ class Gate:
         rate = self._limits.connect_rate
         self.log.warning("%s: CONNECT refused, more than connect_rate %g a second", block, rate, key=("rate", block))
         return LATEST, (ReasonCode.CONNECTION_RATE_EXCEEDED, "too many connections from this address, try again later")
+
+    def turn(self, peer: str, call: Callable[[], bool]) -> bool:
+        """See `Turns.take`. Addresses count as they do elsewhere."""
+        return self._turns.take(block_of(host_of(peer)), call)
 
     # --- logins ------------------------------------------------------------------------------------------------------
 

@@ -1,43 +1,93 @@
-"""CONNECTs take turns with everything else: some in each round of the event loop, so that those who are connected are served in
-between, whether a fleet comes back at once or somebody floods the broker."""
+"""Who connects takes turns with everybody who is there already, so that those are served in between, whether a fleet comes back
+at once or somebody floods the broker.
+
+- While messages come or go there are so many turns a second (``limits.connect_pace``), as the other brokers have it: EMQX
+  (``max_conn_rate``) and HiveMQ (``connect-rate``) then leave new sockets unread, too. What one CONNECT costs is some hundred
+  times what a message does, and it takes Python's lock from the thread that writes to the disk.
+- While none do there is one in each round of the event loop: nginx, too, accepts one at a time (``multi_accept off``).
+- Addresses take turns: who floods the broker from one makes nobody wait who comes from another.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
-AT_ONCE = 4
-"""CONNECTs in one round: a millisecond or two."""
+from broker.access import FairQueue
+from broker.counters import Counters
+
+_QUIET: Final = 1.0
+"""Seconds after a message for which others are expected."""
+
+
+class Pace:
+    """How fast clients may come: ``rate`` a second while messages come or go, 0 for as fast as there are rounds."""
+
+    def __init__(self, rate: float, counters: Counters) -> None:
+        self._between = 1 / rate if rate else 0.0
+        self._counters = counters
+        self._seen = 0
+        self._until = 0.0
+
+    def wait(self) -> float:
+        """The seconds between one and the next; 0 for a round of the event loop."""
+        if not self._between:
+            return 0.0
+        now, seen = time.monotonic(), self._counters.publish_received + self._counters.publish_sent
+        if seen != self._seen:
+            self._seen, self._until = seen, now + _QUIET
+        return self._between if now < self._until else 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Turn:
+    """A CONNECT that waits. ``call`` says whether it was there still."""
+
+    address: str
+    call: Callable[[], bool]
+    user: str = ""
 
 
 class Turns:
-    """Calls in the order in which they came, `AT_ONCE` of them in a round. No more wait than there are connections."""
+    """Calls, one in a turn, in the order in which they came from an address. Who says that it had nothing to do has taken no
+    turn. No more wait than there are connections."""
 
-    def __init__(self) -> None:
-        self._waiting: deque[Callable[[], None]] = deque()
-        self._left = AT_ONCE
-        self._scheduled = False
+    def __init__(self, pace: Pace, counters: Counters) -> None:
+        self._pace = pace
+        self._counters = counters
+        self._queue: FairQueue[_Turn] = FairQueue(per_user=sys.maxsize, per_address=sys.maxsize)
+        self._waiting = 0
+        self._taken = False
+        self._paced = False
+        """The next turn is some time away, as messages come or go."""
 
-    def take(self, call: Callable[[], None]) -> bool:
+    def take(self, address: str, call: Callable[[], bool]) -> bool:
         """Call now, or when it is its turn. Whether it was now."""
-        self._schedule()
-        if self._waiting or not self._left:
-            self._waiting.append(call)
-            return False
-        self._left -= 1
-        call()
-        return True
+        if not self._taken and not self._waiting:
+            if call():
+                self._wait_for_next()
+            return True
+        self._counters.limit_connect_pace += self._paced
+        self._waiting += 1
+        self._queue.put(_Turn(address, call))
+        return False
 
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._next)
+    def _wait_for_next(self) -> None:
+        self._taken = True
+        loop, wait = asyncio.get_running_loop(), self._pace.wait()
+        self._paced = wait > 0
+        if wait:
+            loop.call_later(wait, self._next)
+        else:
+            loop.call_soon(self._next)
 
     def _next(self) -> None:
-        self._scheduled = False
-        self._left = AT_ONCE
-        while self._waiting and self._left:
-            self._left -= 1
-            self._schedule()
-            self._waiting.popleft()()
+        self._taken = False
+        while not self._taken and (turn := self._queue.take()) is not None:
+            self._waiting -= 1
+            if turn.call():
+                self._wait_for_next()

@@ -19,18 +19,22 @@ from broker.net.unix_socket import peer_of, remove, unix_path
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 8  # accepted before others have their turn
+_AT_ONCE = 2  # accepted before others have their turn; twice what then may connect (`broker.limits.turns`)
 _PAUSE = 1.0  # seconds until the next try where not even turning away is possible
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Acceptor:
-    """Serves each client of ``listening`` with a stream that ``make`` makes, until `close`."""
+    """Serves each client of ``listening`` with a stream that ``make`` makes, until `close`. ``pause`` says for how many seconds
+    clients are left in the kernel's queue after some."""
 
-    def __init__(self, listening: socket.socket, admission: Admission, make: Callable[[str], Stream]) -> None:
+    def __init__(
+        self, listening: socket.socket, admission: Admission, make: Callable[[str], Stream], pause: Callable[[], float]
+    ) -> None:
         self._listening = listening
         self._admission = admission
         self._make = make
+        self._pause = pause
         self._loop = asyncio.get_running_loop()
         self._starting: set[asyncio.Task[None]] = set()
         self._again: asyncio.TimerHandle | None = None
@@ -67,10 +71,12 @@ class Acceptor:
             except OSError as error:
                 if error.errno not in _EXHAUSTED or not self._turn_one_away():
                     self._admission.cannot_accept(error.strerror or str(error))
-                    self._rest()
+                    self._rest(_PAUSE)
                     return
                 continue
             self._serve(client, address)
+        if pause := self._pause():
+            self._rest(pause)
 
     def _serve(self, client: socket.socket, address: tuple[str, int]) -> None:
         if full := self._admission.full:
@@ -122,7 +128,7 @@ class Acceptor:
     def _out_of_descriptors(self) -> None:
         self._admission.turned_away(f"the process is out of file descriptors ({self._most} are for connections; see ulimit -n)")
 
-    def _rest(self) -> None:
+    def _rest(self, seconds: float) -> None:
         """Try again later: the socket stays ready, and would keep the loop busy."""
         self._loop.remove_reader(self._listening.fileno())
-        self._again = self._loop.call_later(_PAUSE, self._listen)
+        self._again = self._loop.call_later(seconds, self._listen)

@@ -42,7 +42,7 @@ Serve = Callable[[Stream], Connection]
 
 class Listeners:
     """All listeners of a server. ``max_packet_size`` is in bytes; ``connect_timeout``, in seconds, bounds handshakes;
-    ``max_connections`` bounds what all of them together have open (0: nothing does)."""
+    ``max_connections`` bounds what all of them together have open (0: nothing does); ``pause`` see `Acceptor`."""
 
     def __init__(
         self,
@@ -53,9 +53,11 @@ class Listeners:
         origins: Origins | None = None,
         max_connections: int = 0,
         certificates: CertificateWatch | None = None,
+        pause: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._max_message = max(max_packet_size, _LEAST_MESSAGE)
         self._timeout = connect_timeout
+        self._pause = pause
         self._counters = counters if counters is not None else Counters()
         self._origins = origins if origins is not None else Origins()
         self._total = Total(max_connections)
@@ -100,7 +102,9 @@ class Listeners:
             self._watch.add(certificate, lambda: _end_revoked(admission, certificate))
         if listener.type == "ws" and listener.socket_path is None:
             self._origins.ports.add(sockets[0].getsockname()[1])
-        self._acceptors += [Acceptor(one, admission, lambda peer: Stream(admission, peer, served)) for one in sockets]
+        self._acceptors += [
+            Acceptor(one, admission, lambda peer: Stream(admission, peer, served), self._pause) for one in sockets
+        ]
         if listener.socket_path is not None:
             return [(listener.bind, 0)]
         return [one.getsockname()[:2] for one in sockets]

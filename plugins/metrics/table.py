@@ -43,8 +43,8 @@ def _by_direction_and_qos(name: str, help: str, prefix: str) -> Counted:
 
 
 LIMITS = (
-    *("connections", "connections_per_address", "connections_per_user", "connect_rate", "failed_logins", "publish_rate"),
-    *("publish_bytes", "subscriptions", "inflight", "receive_maximum", "packet_size", "queued_bytes"),
+    *("connections", "connections_per_address", "connections_per_user", "connect_rate", "connect_pace", "failed_logins"),
+    *("publish_rate", "publish_bytes", "subscriptions", "inflight", "receive_maximum", "packet_size", "queued_bytes"),
     *("http_rate", "http_body", "http_waiting"),
 )
 

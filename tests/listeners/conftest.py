@@ -93,10 +93,13 @@ class Running:
         return next(iter(self.addresses.values()))[0]
 
 
-async def start(*settings: dict[str, Any], max_packet_size: int = 1 << 20, connect_timeout: float = 5.0) -> Running:
+async def start(
+    *settings: dict[str, Any], max_packet_size: int = 1 << 20, connect_timeout: float = 5.0, **more: Any
+) -> Running:
     """Open listeners on free ports of the loopback."""
     counters = Counters()
-    server = Running(Listeners(max_packet_size=max_packet_size, connect_timeout=connect_timeout, counters=counters), counters)
+    made = Listeners(max_packet_size=max_packet_size, connect_timeout=connect_timeout, counters=counters, **more)
+    server = Running(made, counters)
     listeners = [
         Listener.model_validate({"name": f"l{index}", "bind": "127.0.0.1:0", **values}) for index, values in enumerate(settings)
     ]

@@ -37,6 +37,19 @@ class TestTcp:
         assert echo.listener == "l0"
         assert server.listeners.connections == 0
 
+    async def test_after_some_the_others_wait_in_the_kernel_s_queue(self, running: Callable[..., Any]) -> None:
+        server = await running({}, pause=lambda: 3600.0)
+        clients = [socket.create_connection(server.address) for _ in range(3)]
+        await server.echo(1)
+        clients[2].send(b"x")
+        for client in clients[:2]:
+            client.send(b"x")
+        while not all(echo.got for echo in server.echoes):
+            await asyncio.sleep(0)  # not a wait: one round
+        assert len(server.echoes) == 2
+        for client in clients:
+            client.close()
+
     async def test_several_listeners_at_once(self, running: Callable[..., Any]) -> None:
         server = await running({"name": "a"}, {"name": "b"})
         assert set(server.addresses) == {"a", "b"}
