@@ -4,6 +4,7 @@
 - The first packet is CONNECT, within a time limit [MQTT-3.1.0-1]; a second one is a violation (the decoder says so).
 - Between CONNECT and CONNACK only AUTH and DISCONNECT may come, and only where the client authenticates by AUTH.
 - While an answer is awaited (authentication, an ACL plugin, the commit of a CONNECT) packets wait in order.
+- Where several publish, what one read of the socket brings of a client is processed in parts, others in between (`PART`).
 - The socket is not read either while the pipeline is full or the client has too much unacknowledged; such a client is
   not timed out for a PINGREQ that cannot be heard (law 6). Nor is it read while the client takes no answers (law 5).
 
@@ -54,7 +55,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Why the socket is not read.
-STALLED, PIPELINE_FULL, TOO_MUCH_PENDING, ANSWERS_UNREAD, TOO_FAST, GOING_ON = 1, 2, 4, 8, 16, 32
+STALLED, PIPELINE_FULL, TOO_MUCH_PENDING, ANSWERS_UNREAD, TOO_FAST, GOING_ON, PUT_ASIDE = 1, 2, 4, 8, 16, 32, 64
+
+PART = 16384
+"""Bytes of one client that are processed before others have their turn, where several publish: some hundred small messages. The
+event loop reads up to 256 KB at once, which keep it busy for milliseconds; a TLS record has no more than this. (memcached, with
+its ``-R``, and EMQX, with ``active_n``, take so many requests of a connection before it is another one's turn.)"""
 
 PROGRESS = 4096
 """Bytes of one packet that count as being heard, as the packet itself will."""
@@ -75,6 +81,8 @@ class Connection(Link):
         "_backlog",
         "_partial",
         "_paused",
+        "_put_aside",
+        "_reads_on",
         "_stage",
         "_task",
         "_transport",
@@ -126,6 +134,8 @@ class Connection(Link):
         self._backlog: deque[Packet] | None = None
         self._partial = 0  # bytes since a packet was whole, or since as many as PROGRESS
         self._paused = 0
+        self._put_aside = b""  # read, and not looked at; not empty only while the bit in `_paused` is set
+        self._reads_on = False
         self._stage = _NEW
         self._task: asyncio.Task[None] | None = None
         self.wheel_slot: int = NO_SLOT
@@ -152,8 +162,18 @@ class Connection(Link):
         """Bytes came: process the packets that they complete."""
         if self._stage == _CLOSED:
             return
+        self.server.counters.bytes_received += len(data)
+        if self._paused & PUT_ASIDE:
+            self._put_aside += data
+        elif len(data) >= PART and self.server.pipeline.crowd.several:
+            self._put_aside = data
+            self._pause(PUT_ASIDE)
+            self._read_on()
+        else:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
         counters = self.server.counters
-        counters.bytes_received += len(data)
         packets = self.decoder.feed(data)
         self._partial += len(data)
         if packets or self._partial >= PROGRESS:
@@ -206,6 +226,27 @@ class Connection(Link):
         if self.outbound is not None:
             self.outbound.pump()
 
+    # --- parts of what was read ----------------------------------------------------------------------------------------
+
+    def _read_soon(self) -> None:
+        if not self._reads_on:
+            self._reads_on = True
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        """Process the next part of what was put aside, or else read on. Where there is another reason to wait: when that has
+        passed."""
+        self._reads_on = False
+        if self._stage == _CLOSED or self._paused != PUT_ASIDE:
+            return
+        part, self._put_aside = self._put_aside[:PART], self._put_aside[PART:]
+        if not part:
+            self._resume(PUT_ASIDE)
+            return
+        self._take(part)
+        if self._paused == PUT_ASIDE:
+            self._read_soon()
+
     # --- packets in ----------------------------------------------------------------------------------------------------
 
     def _process(self, packets: list[Packet]) -> None:
@@ -242,7 +283,7 @@ class Connection(Link):
         if acknowledged and self.outbound is not None:
             self.outbound.pump()
         if self.unstored:
-            server.pipeline.crowd.came(self)
+            server.pipeline.crowd.came(self, self.unstored)
         if server.pipeline.full:
             self._pause(PIPELINE_FULL)
             server.pipeline.pause(self)
@@ -289,7 +330,7 @@ class Connection(Link):
         """
         clock = self.server.clock
         now = clock.now()
-        if self._paused & ~ANSWERS_UNREAD:
+        if self._paused & ~(ANSWERS_UNREAD | PUT_ASIDE):
             self.last_received = now
         deadline = self.last_received + self.keep_alive * 1.5
         if now >= deadline:
@@ -353,8 +394,11 @@ class Connection(Link):
             if self._paused & ~ANSWERS_UNREAD:
                 self.last_received = self.server.clock.now()  # until now it could not be heard
             self._paused &= ~reason
-            if not self._paused and self._stage != _CLOSED:
-                self._transport.resume_reading()
+            if self._stage != _CLOSED:
+                if not self._paused:
+                    self._transport.resume_reading()
+                elif self._paused == PUT_ASIDE:
+                    self._read_soon()
 
     def _afford(self, budget: Budget, packets: list[Packet]) -> bool:
         """Read no more until what came is paid for. False where it ends the connection."""
@@ -392,7 +436,10 @@ class Connection(Link):
     def _share(self) -> int:
         """How many of the client's messages may wait to be stored."""
         server = self.server
-        return server.connection_share if server.pipeline.crowd.several else server.connection_pending
+        crowd = server.pipeline.crowd
+        if not crowd.several:
+            return server.connection_pending
+        return max(server.connection_least, min(server.connection_share, crowd.fair))
 
     def _wait_for_share(self) -> None:
         """As much of the client's waits to be stored as may; the rest of what was read waits here."""
@@ -577,6 +624,7 @@ class Connection(Link):
         self.was_open = self._stage == _OPEN
         self._stage = _CLOSED
         self._backlog = None
+        self._put_aside = b""
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
         self.server.pipeline.forget(self)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from broker.access import Bans
 from broker.clock import ServerTime
 from broker.counters import Counters
+from broker.crowd import TIMES
 from broker.limits import Gate
 from broker.rate_limited_log import RateLimitedLog
 
@@ -128,6 +129,7 @@ class Node(ABC):
         self.max_topic_levels = settings.mqtt.max_topic_levels
         self.connection_pending = settings.limits.connection_pending
         self.connection_share = min(settings.limits.connection_share, settings.limits.connection_pending)
+        self.connection_least = max(1, self.connection_share // TIMES)
         self.time = time or ServerTime()
         self.counters = Counters()
         self.other_protocols = RateLimitedLog(log, 10.0)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from broker.limits.turns import AT_ONCE, Turns
-from broker.packets.model import PubAck, Publish
+from broker.connection.connection import PART
+from broker.counters import Counters
+from broker.crowd import TIMES, Crowd
+from broker.limits.turns import Pace, Turns
+from broker.packets import encode
+from broker.packets.model import Disconnect, PubAck, Publish
 from broker.publication import Publication
 from tests.support.broker import running
 from tests.support.until import until
@@ -15,7 +19,8 @@ SHARE, FLOOD = 5, 50
 
 
 async def test_a_flood_fills_no_group(version: int) -> None:
-    async with running(limits={"connection_share": SHARE}) as broker:
+    """One publishes now and then: the other has the least of its share that there is."""
+    async with running(limits={"connection_share": TIMES * SHARE}) as broker:
         greedy, polite = await broker.client("greedy", version), await broker.client("polite")
         pipeline = broker.server.pipeline
         async with broker.held() as commits:
@@ -40,6 +45,41 @@ async def test_a_flood_fills_no_group(version: int) -> None:
         assert acked == [FLOOD + 1, *range(1, FLOOD + 1)]
 
 
+async def test_what_one_sends_at_once_is_processed_in_parts() -> None:
+    """Also where it goes as soon as it has sent that."""
+    async with running(limits={"connection_share": 10_000, "connection_pending": 10_000}) as broker:
+        counters, pipeline = broker.server.counters, broker.server.pipeline
+        greedy, polite = await broker.client("greedy"), await broker.client("polite")
+        pipeline.crowd.several = True
+        pipeline.crowd.came(polite, 10_000)
+        flood = [Publish("t", bytes(100), 1, packet_id=number) for number in range(1, 1001)]
+        before = last = counters.messages_received
+        most = 0
+        greedy.send(*flood, Disconnect())
+        while counters.messages_received < before + len(flood):
+            await asyncio.sleep(0)  # not a wait: one round
+            most, last = max(most, counters.messages_received - last), counters.messages_received
+        assert most * 107 <= 2 * PART
+        await until(lambda: counters.messages_stored == len(flood))
+
+
+async def test_what_comes_while_a_part_is_put_aside_comes_behind_it() -> None:
+    """As below TLS: one read of the socket brings several records."""
+    async with running() as broker:
+        reader, greedy = await broker.client("reader"), await broker.client("greedy")
+        await reader.subscribe("t", options=1)
+        (connection,) = (one for one in broker.server.connections if one.client_id == "greedy")
+        payloads = [number.to_bytes(2, "big") * 50 for number in range(600)]
+        sent = b"".join(encode(Publish("t", payload, 1, packet_id=number + 1), 4) for number, payload in enumerate(payloads))
+        broker.server.pipeline.crowd.several = True
+        for start in range(0, len(sent), 2 * PART):
+            connection.data_received(sent[start : start + 2 * PART])
+        assert [message.payload for message in await reader.messages(len(payloads))] == payloads
+        acked = [(await greedy.expect(PubAck)).packet_id for _ in payloads]
+        assert acked == [*range(1, len(payloads) + 1)]
+        await greedy.ping()  # the socket is read again
+
+
 async def test_who_is_alone_has_all_there_is() -> None:
     async with running(limits={"connection_share": SHARE, "connection_pending": 20}) as broker:
         greedy = await broker.client("greedy")
@@ -50,16 +90,64 @@ async def test_who_is_alone_has_all_there_is() -> None:
         assert [(await greedy.expect(PubAck)).packet_id for _ in range(FLOOD)] == [*range(1, FLOOD + 1)]
 
 
-async def test_of_many_connects_some_have_their_turn_in_each_round_of_the_loop() -> None:
-    turns, seen, rounds = Turns(), list[int](), 0
-    at_once = [turns.take(partial(seen.append, number)) for number in range(10 * AT_ONCE)]
-    assert at_once == [True] * AT_ONCE + [False] * 9 * AT_ONCE
-    while len(seen) < 10 * AT_ONCE:
-        before = len(seen)
+def test_one_may_have_some_times_what_another_has() -> None:
+    crowd = Crowd()
+    seen = []
+    for under_way in [((0, 1), (1, 1)), ((0, 40), (1, 1), (0, 60)), ((0, 60), (1, 5), (2, 3)), ((1, 9), (0, 60)), ((0, 90),)]:
+        for source, count in under_way:
+            crowd.came(source, count)
+        crowd.next_group()
+        seen.append(crowd.fair)
+    assert seen == [TIMES, TIMES, 5 * TIMES, 9 * TIMES, 9 * TIMES]
+    for _ in range(1000):
+        crowd.came(0, 90)
+        crowd.came(1, 1)
+        crowd.next_group()
+    assert crowd.fair == TIMES  # what was long ago is forgotten
+
+
+async def rounds(count: int) -> None:
+    for _ in range(count):
         await asyncio.sleep(0)  # not a wait: one round
-        rounds += 1
-        assert len(seen) <= before + AT_ONCE
-    assert rounds >= 9
-    assert seen == list(range(10 * AT_ONCE))
-    await asyncio.sleep(0)  # not a wait: one round
-    assert turns.take(partial(seen.append, -1))
+
+
+async def test_of_many_connects_one_has_its_turn_in_each_round_of_the_loop() -> None:
+    counters, seen = Counters(), list[str]()
+    turns = Turns(Pace(500, counters), counters)
+
+    def come(name: str, *, there: bool = True) -> bool:
+        if there:
+            seen.append(name)
+        return there
+
+    at_once = [turns.take("attic", partial(come, f"flood {number}")) for number in range(20)]
+    assert at_once == [True] + [False] * 19
+    turns.take("cellar", partial(come, "polite"))
+    turns.take("cellar", partial(come, "gone", there=False))
+    await rounds(1)
+    assert seen == ["flood 0", "flood 1"]
+    await rounds(1)
+    assert seen[2:] == ["polite"]  # who comes from elsewhere does not wait for the flood
+    await rounds(18)
+    assert seen[3:] == [f"flood {number}" for number in range(2, 20)]  # and who has gone has no turn
+    assert not counters.limit_connect_pace
+    await rounds(1)
+    assert turns.take("attic", partial(come, "last"))
+
+
+async def test_while_messages_come_there_are_so_many_turns_a_second() -> None:
+    counters, seen = Counters(), list[int]()
+    turns = Turns(Pace(1e-3, counters), counters)
+
+    def come(number: int) -> bool:
+        seen.append(number)
+        return True
+
+    for number in range(3):
+        counters.received(1, 10)
+        turns.take("attic", partial(come, number))
+    await rounds(50)
+    assert seen == [0]
+    assert counters.limit_connect_pace == 2
+    pace = Pace(0, counters)
+    assert pace.wait() == 0
