@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.processes import PATIENCE, serving
 from tests.support import mongo_server
+from tests.support.until import wait_until
 
 QUIET = {"TIDELINE__PLUGINS__PERSISTENCE__URL": "memory://"}
 
@@ -67,10 +68,13 @@ def test_a_broker_that_stands_by_is_ready(tmp_path: Path, systemd: Systemd) -> N
             assert second.wait() == 0
 
 
-def test_workers_are_ready_when_all_of_them_serve(tmp_path: Path, systemd: Systemd) -> None:
+def test_workers_are_ready_when_all_of_them_serve_and_reload_when_told_to(tmp_path: Path, systemd: Systemd) -> None:
     url = mongo_server.url(mongo_server.new_database(), "tideline_lease_ms=2000")
     with serving(tmp_path, "--workers", "2", NOTIFY_SOCKET=str(systemd.path), TIDELINE__PERSISTENCE__URL=url) as broker:
         assert systemd.hears("READY=1") == "READY=1\nSTATUS=serves with 2 workers"
+        (tmp_path / "config.yaml").write_text("limits: {page_entries: 7}")
+        broker.signal(signal.SIGHUP)
+        wait_until(lambda: broker.log.count("changed, but needs a restart: limits.page_entries") == 2)
         broker.signal(signal.SIGTERM)
         systemd.hears("STOPPING=1")
         assert broker.wait() == 0
