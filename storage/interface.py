@@ -54,6 +54,13 @@ class InboxReader(Protocol):
         """
 
 
+class Newest(NamedTuple):
+    """A conversation's last kept message: its sequence, and its server time in ms. Both are 0 where none is kept."""
+
+    seq: int
+    time: int
+
+
 class ConversationReader(Protocol):
     """Reads of the `store` collection."""
 
@@ -74,6 +81,10 @@ class ConversationReader(Protocol):
 
         At most ``limit``, and stops early at ``max_bytes`` of payload as `InboxReader.read_inbox` does.
         """
+
+    async def newest(self, topics: Sequence[str]) -> list[Newest]:
+        """The last message of each of up to 1,000 topics, in their order, without what is in it: where many conversations are
+        sorted, one call reads the ends of all of them."""
 
     async def sequence_at(self, topic: str, time: int) -> int:
         """The lowest kept sequence whose message has server time >= ``time``; last sequence + 1 where there is none."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import re
 from typing import Any, NamedTuple
 
 from broker.packets import Property
-from plugins.conversations.model import BETWEEN, MENTIONS, Membership
+from plugins.conversations.model import BETWEEN, MENTIONS, Membership, Outline
 from plugins.conversations.service import Conversations
 from plugins.timelines import Unprocessable, Who
 from plugins.timelines.messages import MENTIONED, message_properties, parse_id, rendered
 from storage.records import DropRow, Message, PutRow
 
-_AT_ONCE = 32
-"""Conversations that are looked at together."""
+_AT_ONCE = 500
+"""Conversations whose ends are read together."""
 OWN_COUNTED = 10_000
 """Messages past a read position among which one's own are counted. Of more unread ones, own ones count as well."""
 MOST_MENTIONS = 100
@@ -24,11 +25,11 @@ _NAMED = 50
 _CURSOR = re.compile(r"(\d{1,18})\.(.+)", re.DOTALL)
 
 
-class _One(NamedTuple):
-    time: int
+class _Place(NamedTuple):
+    """Where a conversation is in the list. ``ago``: when it was active last (ms), negative, so that the last comes first."""
+
+    ago: int
     topic: str
-    member: Membership
-    last: Message | None
 
 
 class Listing:
@@ -42,48 +43,56 @@ class Listing:
     async def page(self, who: Who, after: str, limit: int) -> dict[str, Any]:
         """A page, what was active last first; ``after`` is ``next`` of the page before."""
         behind = _place(after) if after else None
-        topics = await self._conversations.members.store.of(who.user, self._most + 1)  # with the user's own
-        found: list[_One] = []
-        for start in range(0, len(topics), _AT_ONCE):
-            some = topics[start : start + _AT_ONCE]
-            found += [one for one in await asyncio.gather(*(self._one(who.user, topic) for topic in some)) if one is not None]
-        found.sort(key=_order)
-        if behind is not None:
-            found = [one for one in found if _order(one) > behind]
-        page = await asyncio.gather(*(self._shown(who, one) for one in found[:limit]))
-        more = f"{page[-1]['active']}.{page[-1]['topic']}" if len(found) > limit else None
-        return {"conversations": list(page), "next": more}
+        every = await self._places(who.user)
+        found = heapq.nsmallest(limit + 1, every if behind is None else [place for place in every if place > behind])
+        page = await asyncio.gather(*(self._shown(who, place) for place in found[:limit]))
+        more = f"{-found[limit - 1].ago}.{found[limit - 1].topic}" if len(found) > limit else None
+        return {"conversations": [shown for shown in page if shown is not None], "next": more}
 
-    async def _one(self, user: str, topic: str) -> _One | None:
+    async def _places(self, user: str) -> list[_Place]:
+        """Of all of a user's conversations."""
+        mine = await self._conversations.members.store.outlines(user, self._most + 1)  # with the user's own
+        places: list[_Place] = []
+        for start in range(0, len(mine), _AT_ONCE):
+            some = mine[start : start + _AT_ONCE]
+            ends = await self._server.storage.newest([topic for topic, _ in some])
+            for (topic, known), end in zip(some, ends, strict=True):
+                outline = known or await self._outline(user, topic)
+                if outline is not None:
+                    seen = not outline.invited and end.seq > outline.floor
+                    places.append(_Place(-max(end.time, outline.joined) if seen else -outline.joined, topic))
+        return places
+
+    async def _outline(self, user: str, topic: str) -> Outline | None:
         member = await self._conversations.members.of(user, topic)
+        return None if member is None else member.outline
+
+    async def _shown(self, who: Who, place: _Place) -> dict[str, Any] | None:
+        """None where it is none of the user's any more."""
+        topic = place.topic
+        member = await self._conversations.members.of(who.user, topic)
         if member is None:
             return None
-        if member.invited:
-            return _One(member.joined, topic, member, None)
-        storage = self._server.storage
-        last = await storage.read_conversation(topic, after=member.floor, limit=1, newest_first=True, max_bytes=1)
-        return _One(max(last[0].time, member.joined) if last else member.joined, topic, member, last[0] if last else None)
-
-    async def _shown(self, who: Who, one: _One) -> dict[str, Any]:
-        about = await self._conversations.members.store.about(one.topic)
+        about = await self._conversations.members.store.about(topic)
         shown = {
-            "topic": one.topic,
+            "topic": topic,
             "kind": about.kind if about else "",
             "name": about.name if about else "",
-            "role": one.member.role,
-            "invited": one.member.invited,
-            "muted": one.member.muted,
-            "active": one.time,
+            "role": member.role,
+            "invited": member.invited,
+            "muted": member.muted,
+            "active": -place.ago,
         }
-        return {**shown, **await self._counts(who.user, one)}
+        return {**shown, **await self._counts(who.user, topic, member)}
 
-    async def _counts(self, user: str, one: _One) -> dict[str, Any]:
+    async def _counts(self, user: str, topic: str, member: Membership) -> dict[str, Any]:
         """How far the user is. Messages that expired are in no count, the user's own in none of what is unread."""
-        storage, now, topic = self._server.storage, self._server.now(), one.topic
-        if one.member.invited:
+        storage, now = self._server.storage, self._server.now()
+        if member.invited:
             return {"last_message": None, "position": 0, "last": 0, "total": 0, "unread": 0, "mentions": 0}
         first, last = await storage.conversation_bounds(topic)
-        hidden = max(one.member.floor, first - 1)
+        newest = await storage.read_conversation(topic, after=member.floor, limit=1, newest_first=True)
+        hidden = max(member.floor, first - 1)
         position = min(last, await storage.read_position(user, topic))
         base = max(position, hidden)
         unread = last - base
@@ -91,7 +100,7 @@ class Listing:
             own = await storage.sent_between(topic, user, max(base, last - OWN_COUNTED), now)
             unread -= own + await storage.expired_between(topic, base, now)
         return {
-            "last_message": rendered(one.last) if one.last is not None and not one.last.expired(now) else None,
+            "last_message": rendered(newest[0]) if newest and not newest[0].expired(now) else None,
             "position": position,
             "last": last,
             "total": max(0, last - hidden - await storage.expired_between(topic, hidden, now)),
@@ -127,12 +136,8 @@ def _user_of(named: str) -> str:
     return named if named.startswith(("u/", "c/")) else f"u/{named}"
 
 
-def _order(one: _One) -> tuple[int, str]:
-    return -one.time, one.topic
-
-
-def _place(cursor: str) -> tuple[int, str]:
+def _place(cursor: str) -> _Place:
     match = _CURSOR.fullmatch(cursor)
     if match is None:
         raise Unprocessable(f"after {cursor[:40]!r} is not one of ours")
-    return -int(match[1]), match[2]
+    return _Place(-int(match[1]), match[2])

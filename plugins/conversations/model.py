@@ -28,8 +28,8 @@ ABOUT, MEMBERS, MINE, MENTIONS, WORK, VALUES = (
     "user value",
 )
 """The tables. ABOUT: a part for each conversation, key `THE`. MEMBERS: its members, by user key. MINE: the same by user, so
-that a change touches two rows however many members there are. MENTIONS: by user, of what is not read yet. WORK: changes of
-membership that are not done on all devices, all in one part. VALUES: a user's own, by key."""
+that a change touches two rows however many members there are; its value is an `Outline`. MENTIONS: by user, of what is not
+read yet. WORK: changes of membership that are not done on all devices, all in one part. VALUES: a user's own, by key."""
 THE: Final = "the"
 BETWEEN: Final = "\x1f"
 """Between the parts of a key of MENTIONS and WORK; no topic of a conversation has it."""
@@ -63,6 +63,24 @@ class About(NamedTuple):
         return {name: getattr(self, name) for name in fields} | {"owners": list(self.owners)}
 
 
+class Outline(NamedTuple):
+    """What the list of a user's conversations is sorted by. It is kept with the user's own row, so that the list is read from
+    one place; what is told of a conversation comes from its members' rows."""
+
+    joined: int
+    floor: int
+    invited: bool
+
+    def encode(self) -> bytes:
+        """As it is kept."""
+        return json.dumps(self).encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> Outline | None:
+        """None where the row says no more than that it is there."""
+        return cls(*json.loads(value)) if value else None
+
+
 @dataclass(frozen=True, slots=True)
 class Membership:
     """That a user is a member. ``floor``: the last sequence that it does not see. ``invited``: it has not accepted yet, and
@@ -84,6 +102,11 @@ class Membership:
     @classmethod
     def decode(cls, value: bytes, revision: int) -> Membership:
         return cls(**json.loads(value), revision=revision)
+
+    @property
+    def outline(self) -> Outline:
+        """What of it the user's list is sorted by."""
+        return Outline(self.joined, self.floor, self.invited)
 
     def with_(self, **changes: Any) -> Membership:
         return replace(self, **changes)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from broker.amqtt import Services, Undecided
-from plugins.conversations.model import ABOUT, BETWEEN, MEMBERS, MINE, THE, WORK, About, Membership
+from plugins.conversations.model import ABOUT, BETWEEN, MEMBERS, MINE, THE, WORK, About, Membership, Outline
 from plugins.timelines import Conflict, Unprocessable
 from plugins.timelines.errors import Away
 from storage.errors import RowChanged, StorageError
@@ -50,14 +50,21 @@ class Store:
 
     async def of(self, user: str, most: int) -> list[str]:
         """The topics of a user's conversations, by name, up to ``most``."""
-        topics: list[str] = []
-        while len(topics) < most:
-            after = topics[-1] if topics else ""
-            page = await self._server.storage.rows(MINE, user, after=after, limit=min(1000, most - len(topics)))
+        return [row.key for row in await self._mine(user, most)]
+
+    async def outlines(self, user: str, most: int) -> list[tuple[str, Outline | None]]:
+        """The same with what they are sorted by; None where nothing is kept of that."""
+        return [(row.key, Outline.decode(row.value)) for row in await self._mine(user, most)]
+
+    async def _mine(self, user: str, most: int) -> list[Row]:
+        found: list[Row] = []
+        while len(found) < most:
+            after = found[-1].key if found else ""
+            page = await self._server.storage.rows(MINE, user, after=after, limit=min(1000, most - len(found)))
             if not page:
                 break
-            topics += [row.key for row in page]
-        return topics
+            found += page
+        return found
 
     async def page(self, table: str, part: str, prefix: str, limit: int) -> list[Row]:
         """The first rows of a part whose keys begin with ``prefix``."""
@@ -89,7 +96,7 @@ def put_about(about: About) -> PutRow:
 
 def put_member(topic: str, user: str, member: Membership) -> list[Operation]:
     """The same of a membership."""
-    return [PutRow(MEMBERS, topic, user, member.encode(), member.revision), PutRow(MINE, user, topic, b"")]
+    return [PutRow(MEMBERS, topic, user, member.encode(), member.revision), PutRow(MINE, user, topic, member.outline.encode())]
 
 
 def drop_member(topic: str, user: str, revision: int) -> list[Operation]:

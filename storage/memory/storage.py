@@ -20,7 +20,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from storage import rules
 from storage.cluster import Cluster
 from storage.errors import MessageRefused, Superseded
-from storage.interface import NEAR, Due, Pointer, Subscribed, TailPage, page_of_ids
+from storage.interface import NEAR, Due, Newest, Pointer, Subscribed, TailPage, page_of_ids
 from storage.memory.retained import Retained
 from storage.memory.state import MemoryState
 from storage.records import (
@@ -457,6 +457,18 @@ class MemoryStorage:
             else timeline.items[low : min(high, low + limit)]
         )
         return _within(page, max_bytes)
+
+    async def newest(self, topics: Sequence[str]) -> list[Newest]:
+        """See `storage.interface.ConversationReader`."""
+        return [self._newest(topic) for topic in topics]
+
+    def _newest(self, topic: str) -> Newest:
+        timeline = self._conversations.get(topic)
+        if timeline is None:
+            return Newest(0, 0)
+        low, high = timeline.between(0, 0)
+        last = timeline.items[high - 1] if high > low else None
+        return Newest(0, 0) if last is None else Newest(last.seq, last.time)
 
     async def sequence_at(self, topic: str, time: int) -> int:
         """See `storage.interface.ConversationReader`."""

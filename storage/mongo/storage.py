@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from storage.cluster import Cluster
 from storage.ending import end
 from storage.errors import NoDatabase, StorageError, StorageUnavailable, StorageUnusable
-from storage.interface import Due, Membership, Pointer, Subscribed, TailPage, Volume
+from storage.interface import Due, Membership, Newest, Pointer, Subscribed, TailPage, Volume
 from storage.mongo import device_index, participation, reads, recipients, rows
 from storage.mongo.clock import DatabaseClock
 from storage.mongo.cluster import MongoCluster
@@ -227,6 +227,10 @@ class MongoStorage:
     ) -> list[Message]:
         """See `storage.interface.ConversationReader`."""
         return await reads.read_conversation(self._state, topic, after, before, limit, newest_first, max_bytes)
+
+    async def newest(self, topics: Sequence[str]) -> list[Newest]:
+        """See `storage.interface.ConversationReader`."""
+        return await reads.newest(self._state, topics)
 
     async def sequence_at(self, topic: str, time: int) -> int:
         """See `storage.interface.ConversationReader`."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from storage.interface import Volume
+from storage.interface import Newest, Volume
 from storage.packing import unpack_inflight
 from storage.records import DataEpoch, Device, DeviceKey, Subscription
 from storage.restored import unmarked
@@ -17,6 +18,13 @@ _LAST_ENTRY = "ifnull((SELECT seq FROM sync WHERE user = u.id ORDER BY seq DESC 
 _INBOX_BOUNDS = f"SELECT u.floor + 1, {_LAST_ENTRY} FROM users AS u WHERE u.key = ?"
 CONVERSATION_HEAD = "ifnull((SELECT seq FROM store WHERE conversation = c.id ORDER BY seq DESC LIMIT 1), c.floor)"
 _BOUNDS = f"SELECT c.floor + 1, {CONVERSATION_HEAD} FROM conversations AS c WHERE c.topic = ?"
+_NEWEST = """
+    SELECT json_group_array(json_array(asked.key, m.seq, m.time)) FROM json_each(?) AS asked
+    CROSS JOIN conversations AS c ON c.topic = asked.value
+    CROSS JOIN store AS m ON m.conversation = c.id
+        AND m.seq = (SELECT seq FROM store WHERE conversation = c.id ORDER BY seq DESC LIMIT 1)
+"""
+"""One row for all: each row that SQLite gives costs the interpreter lock once."""
 _SEQUENCE_AT = f"""
     WITH RECURSIVE halves (id, low, high) AS (
         SELECT c.id, c.floor + 1, {CONVERSATION_HEAD} + 1 FROM conversations AS c WHERE c.topic = :topic
@@ -68,6 +76,13 @@ def conversation_bounds(connection: sqlite3.Connection, topic: str) -> tuple[int
     """First kept and last sequence of a conversation."""
     found = connection.execute(_BOUNDS, (topic,)).fetchall()
     return found[0] if found else (1, 0)
+
+
+def newest(connection: sqlite3.Connection, topics: Sequence[str]) -> list[Newest]:
+    """Sequence and time of the last kept message of each conversation."""
+    ((found,),) = connection.execute(_NEWEST, (json.dumps(topics),)).fetchall()
+    ends = {place: Newest(seq, time) for place, seq, time in json.loads(found)}
+    return [ends.get(place, Newest(0, 0)) for place in range(len(topics))]
 
 
 def sequence_at(connection: sqlite3.Connection, topic: str, time: int) -> int:

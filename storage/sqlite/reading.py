@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from storage.errors import StorageUnusable
-from storage.interface import Due, Membership, Pointer, Subscribed, TailPage, Volume, page_of_ids
+from storage.interface import Due, Membership, Newest, Pointer, Subscribed, TailPage, Volume, page_of_ids
 from storage.records import DataEpoch, Device, DeviceKey, InboxEntry, JobState, Message, Row, Setting, Token
 from storage.sqlite import device_index, pages, participation, queries, recipients, retention, rows
 from storage.sqlite.connection import REOPEN, connect_reader, primary_code, translate
@@ -102,6 +102,10 @@ class Reading:
         return await self._read(
             lambda connection: pages.conversation(connection, topic, after, before, limit, newest_first, max_bytes)
         )
+
+    async def newest(self, topics: Sequence[str]) -> list[Newest]:
+        """See `storage.interface.ConversationReader`."""
+        return await self._read(lambda connection: queries.newest(connection, topics))
 
     async def sequence_at(self, topic: str, time: int) -> int:
         """See `storage.interface.ConversationReader`."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import pytest
 
+from plugins.conversations.model import MINE
+from storage.records import Message, PutRow
 from tests.conversations.conftest import ALICE, BOB, EVE, group, say
 from tests.http.conftest import Site
 
@@ -33,6 +36,43 @@ async def test_they_are_listed_by_last_activity_in_pages(talk: Site) -> None:
     assert (await bob.get("/me/conversations", params={"after": "nonsense"})).status_code == 422
     new = await group(alice, BOB, name="new")
     assert (await mine(bob))[0]["topic"] == new, "it is new, and nothing was said in it"
+
+
+async def test_the_list_is_sorted_without_reading_each_conversation(talk: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a row is of a version that kept nothing to sort by."""
+    alice, bob = talk.caller("alice"), talk.caller("bob")
+    topics = [await group(alice, BOB) for _ in range(5)]
+    for topic in (topics[3], topics[1], topics[4]):
+        await say(alice, topic, "x")
+    await talk.server.api.commit([PutRow(MINE, BOB, topic, b"") for topic in (topics[1], topics[2])], 10.0)
+    await bob.put("/me/values/theme", json={"value": "dark"})
+    storage, read = talk.server.storage, list[str]()
+    reads = storage.read_conversation
+
+    async def noted(topic: str, **arguments: Any) -> list[Message]:
+        read.append(topic)
+        return await reads(topic, **arguments)
+
+    monkeypatch.setattr(storage, "read_conversation", noted)
+    page = (await bob.get("/me/conversations", params={"limit": 2})).json()
+    assert [one["topic"] for one in page["conversations"]] == [topics[4], topics[1]]
+    assert sorted(read) == sorted([topics[4], topics[1]])
+    page = (await bob.get("/me/conversations", params={"after": page["next"]})).json()
+    assert [one["topic"] for one in page["conversations"]] == [topics[3], topics[2], topics[0]]
+    assert sorted(page["conversations"][2]) == sorted((await mine(alice))[0]), "all is told of one in which nothing was said"
+
+
+async def test_who_is_invited_learns_nothing_of_what_is_said(talk: Site) -> None:
+    alice, eve = talk.caller("alice"), talk.caller("eve")
+    topic, other = await group(alice), await group(alice, EVE)
+    await alice.put(f"/conversations/{topic}/members/{EVE}", json={"invite": True})
+    await say(alice, other, "x")
+    await say(alice, topic, "y")
+    listed = await mine(eve)
+    assert [(one["topic"], one["invited"], one["last"]) for one in listed] == [(other, False, 1), (topic, True, 0)]
+    assert listed[1]["last_message"] is None
+    await eve.post(f"/conversations/{topic}/join", json={})
+    assert [one["topic"] for one in await mine(eve)] == [topic, other]
 
 
 async def test_unread_is_what_others_said_past_the_read_position(talk: Site) -> None:

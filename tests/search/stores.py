@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from functools import cache
 
-from storage.interface import Storage, TailPage, page_of_ids
+from storage.interface import Newest, Storage, TailPage, page_of_ids
 from storage.records import Append, Message, Row
 from tests.search.corpus import START
 
@@ -52,6 +52,9 @@ class MadeUpStore:
         return (seqs[0], seqs[-1]) if seqs else (1, 0)
 
     async def read_conversation(self, topic: str, **_: object) -> list[Message]:
+        raise NotImplementedError
+
+    async def newest(self, topics: Sequence[str]) -> list[Newest]:
         raise NotImplementedError
 
     async def sequence_at(self, topic: str, time: int) -> int:

@@ -76,6 +76,19 @@ async def test_a_conversation_is_read_both_ways(storage: Storage, make: Maker) -
     assert await read(after=5, before=6) == []
 
 
+async def test_the_ends_of_many_conversations_are_told_at_once(storage: Storage, make: Maker) -> None:
+    await storage.commit([make.append(f"t/{n:03}", time=START + 10 * n + again) for again in (0, 3) for n in range(300)])
+    await storage.commit(
+        [make.append("old", time=START), make.append("old", time=START + 1), make.append("é\"'/ü", time=START)]
+    )
+    await storage.prune_conversation("old", 3)
+    asked = ["t/299", "old", "none", "t/000", "é\"'/ü", "t/299"]
+    assert await storage.newest(asked) == [(2, START + 2993), (0, 0), (0, 0), (2, START + 3), (1, START), (2, START + 2993)]
+    every = await storage.newest([f"t/{n:03}" for n in range(300)])
+    assert every == [(2, START + 10 * n + 3) for n in range(300)]
+    assert await storage.newest([]) == []
+
+
 async def test_a_conversation_by_time(storage: Storage, make: Maker) -> None:
     await storage.commit([make.append(time=START + t) for t in (10, 20, 20, 20, 30)])
 
