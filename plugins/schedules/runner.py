@@ -35,6 +35,8 @@ _LOOK = 1.0
 _AT_ONCE = 500
 _BYTES = 4 << 20
 """What is published at once: messages, and bytes of them."""
+_LEAST = 16
+"""Messages that are looked at, at least: most of what is looked at should be due."""
 _HELD = 60.0
 """Seconds for which what is being cancelled is held back."""
 _REMEMBERED = 7 * 86_400_000
@@ -56,6 +58,8 @@ class Runner:
         """When to look for what is due by a clock, by that clock; infinity where nothing is known to be."""
         self._under_way: dict[str, tuple[Publication, Entry]] = {}
         """By idempotency key."""
+        self._page = dict.fromkeys(CLOCKS, _LEAST)
+        """How many to look at next, by a clock."""
         self._busy: set[Place] = set()
         self._held: dict[Place, float] = {}
         self._news = asyncio.Event()
@@ -123,13 +127,15 @@ class Runner:
     async def _publish_due(self, clock: Clock) -> None:
         now = self._now(clock)
         self._next[clock] = math.inf
-        rows = await self._server.storage.rows(DUE, clock, limit=_AT_ONCE, max_bytes=_BYTES)
+        limit = self._page[clock]
+        rows = await self._server.storage.rows(DUE, clock, limit=limit, max_bytes=_BYTES)
         due = [row for row in rows if due_of(row.key) <= now]
+        self._page[clock] = min(_AT_ONCE, max(_LEAST, 2 * len(due)))
         held = asyncio.get_running_loop().time()
         ours = [row for row in due if self._held.get(Place(clock, row.key), 0) <= held]
         if len(due) < len(rows):
             self._next[clock] = min(self._next[clock], due_of(rows[len(due)].key))
-        elif rows and ours:
+        elif rows and (ours or self._page[clock] > limit):
             self._next[clock] = now  # there may be more
         if not ours:
             return

@@ -49,6 +49,7 @@ from storage.sqlite.batch import Batch
 from storage.sqlite.connection import MESSAGE_ERRORS, REOPEN, connect_writer, primary_code, translate
 from storage.sqlite.free_space import FreeSpace
 from storage.sqlite.heads import Head, conversation_heads, inbox_heads
+from storage.sqlite.rows import RowBatch
 from storage.sqlite.sessions import Sessions
 
 _ONCE = """
@@ -95,6 +96,7 @@ class GroupWriter:
         self._inboxes = inbox_heads()
         self._sessions = Sessions()
         self._batch = Batch()
+        self._rows = RowBatch()
         self._topic_heads: dict[str, Head] = {}
         self._user_heads: dict[str, Head] = {}
         self._once: dict[tuple[str, str], Once] = {}
@@ -123,7 +125,7 @@ class GroupWriter:
             SaveSetting: lambda op: participation.save_setting(self._begin(), op),
             DropSetting: lambda op: participation.drop_setting(self._begin(), op),
             PutRow: self._put_row,
-            DropRow: lambda op: rows.drop(self._begin(), op),
+            DropRow: self._drop_row,
             Announce: lambda op: None,
         }
 
@@ -217,6 +219,7 @@ class GroupWriter:
         topics: set[str] = set()
         users: set[str] = set()
         keyed = []
+        of_rows: list[PutRow | DropRow] = []
         size = 0
         for op in group:
             if isinstance(op, Append) and op.error is None:
@@ -228,14 +231,18 @@ class GroupWriter:
                         users.update(op.recipients)
                 if op.idempotency_key:
                     keyed.append((op.message.user, op.idempotency_key))
-            elif isinstance(op, PutRow):
-                size += ROW + len(op.value)
+            elif isinstance(op, PutRow | DropRow) and op.error is None:
+                of_rows.append(op)
+                if isinstance(op, PutRow):
+                    size += ROW + len(op.value)
         if size:
             self._space.check(size, self._inside)
         if topics:
             self._topic_heads = self._conversations.load(connection, topics)
             self._user_heads = self._inboxes.load(connection, users)
         self._once = self._read_once(connection, keyed) if keyed else {}
+        if of_rows:
+            self._rows.load(connection, of_rows)
 
     def _inside(self) -> tuple[int, int]:
         """Bytes of the database, and those of them that are free, as of the last commit."""
@@ -265,6 +272,8 @@ class GroupWriter:
         if not batch.is_empty() or conversations or users:
             self._batch = Batch()
             batch.write(self._begin(), conversations, users)
+        if not self._rows.is_empty():
+            self._rows.write(self._begin())
         if last and connection.in_transaction:
             connection.execute("COMMIT")
 
@@ -280,6 +289,7 @@ class GroupWriter:
         self._conversations.clear()
         self._inboxes.clear()
         self._sessions.clear()
+        self._rows.clear()
         self._highest = highest
 
     def _roll_back(self) -> None:
@@ -336,8 +346,11 @@ class GroupWriter:
         return False  # applying such a group again changes nothing
 
     def _put_row(self, op: PutRow) -> None:
-        rows.put(self._begin(), op)
+        self._rows.put(op)
         self.work += 1 + len(op.value) // ROW
+
+    def _drop_row(self, op: DropRow) -> None:
+        self._rows.drop(op)
 
     def _is_known(self, op: Append) -> bool:
         """Whether the message is stored already, by its id; if so, fill in the results."""
