@@ -5,7 +5,7 @@ Storage is given a `Publication` as the `Append` that it is, and looks at nothin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from storage.records import Append, Message
@@ -70,7 +70,7 @@ class Publication(Append):
         """The topic that its publisher named, where a plugin has given it another."""
 
     @property
-    def readers(self) -> Sequence[str]:
+    def readers(self) -> Iterable[str]:
         """The users who share the message's entry, where it goes to a channel."""
-        users: Sequence[str] = getattr(self.matched, "users", ()) if self.recipients else ()
+        users: Iterable[str] = getattr(self.matched, "users", ()) if self.recipients else ()
         return users

@@ -347,7 +347,7 @@ class ServerApi:
 
     def users_away(self, topic: str) -> Iterator[str]:
         match = self._server.trie.match(topic)
-        users = match.users or [user for user in match.recipients if user.startswith(("u/", "c/"))]
+        users = tuple(match.users) or [user for user in match.recipients if user.startswith(("u/", "c/"))]
         return (user for user in users if not self._present(user) and not self._shut_out(user))
 
     def _shut_out(self, user: str) -> bool:

@@ -17,7 +17,7 @@ Their order in config.yaml is the order in which they are called.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -45,8 +45,9 @@ class Group:
     appends: Sequence[Append] = field(default_factory=list)
 
 
-def readers_of(append: Append) -> Sequence[str]:
-    """The users who share a message's entry, beside its ``recipients``: those of a channel (docs/decisions/0012)."""
+def readers_of(append: Append) -> Iterable[str]:
+    """The users who share a message's entry, beside its ``recipients``: those of a channel (docs/decisions/0012), some perhaps
+    twice. To be gone through at once: they may be very many."""
     return append.readers if isinstance(append, Publication) else ()
 
 

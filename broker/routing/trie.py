@@ -16,7 +16,8 @@ Over 300 lines: one data structure.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, filterfalse
 from typing import Generic, Protocol, TypeVar
 
 from broker.sessions import DEVICE, is_group
@@ -37,38 +38,61 @@ class Match(Generic[S]):
     """Who a topic reaches.
 
     ``recipients``: the inboxes that get an entry, each once. ``live``: the subscribers without an inbox. In a ``channel``, the
-    one entry is for all ``users``, and ``recipients`` has the channel in place of them.
+    one entry is for all ``users``, and ``recipients`` has the channel in place of them: nothing here grows with those of them
+    who are set aside, so that one who comes or goes costs as much among 100,000 as among ten.
     """
 
-    __slots__ = ("_places", "_readers", "_version", "channel", "live", "recipients", "users")
+    __slots__ = ("_places", "_readers", "_version", "channel", "live", "recipients")
 
     def __init__(self, places: list[_Place[S]], channel: str | None = None) -> None:
         self._places = places
         recipients: dict[str, None] = {}
         live: dict[S, None] = {}
+        shared = False
         for place in places:
             for subscriber in place.subscriptions or ():
-                if subscriber.inbox:
-                    recipients[subscriber.inbox] = None
-                else:
+                inbox = subscriber.inbox
+                if not inbox:
                     live[subscriber] = None
+                elif channel is None or is_group(inbox):
+                    recipients[inbox] = None
+                else:
+                    shared = True
             aside = place.aside
             if isinstance(aside, str):
-                recipients[aside.partition(DEVICE)[0]] = None
-            elif aside is not None:
+                inbox = aside.partition(DEVICE)[0]
+                if channel is None or is_group(inbox):
+                    recipients[inbox] = None
+                else:
+                    shared = True
+            elif aside is not None and channel is None:
                 recipients.update(dict.fromkeys(aside))
-        self.users: tuple[str, ...] = ()
+            elif aside is not None:
+                groups = place.groups or {}
+                recipients.update(groups)
+                shared = shared or len(aside) > len(groups)
         self.channel = ""
-        if channel is not None:
-            self.users = tuple(inbox for inbox in recipients if not is_group(inbox))
-            if self.users:
-                recipients = {inbox: None for inbox in recipients if is_group(inbox)}
-                recipients[channel] = None
-                self.channel = channel
+        if channel is not None and shared:
+            recipients[channel] = None
+            self.channel = channel
         self.recipients: tuple[str, ...] = tuple(recipients)
         self.live: tuple[S, ...] = tuple(live)
         self._readers: list[list[S]] = []
         self._version = -1
+
+    @property
+    def users(self) -> Iterator[str]:
+        """Who has the channel's entry, some perhaps twice; nobody where it is no channel. To be gone through at once, before
+        any subscription comes or goes: there may be very many."""
+        found: list[Iterable[str]] = []
+        for place in self._places if self.channel else ():
+            found.append([one.inbox for one in place.subscriptions or () if one.inbox and not is_group(one.inbox)])
+            aside = place.aside
+            if isinstance(aside, str):
+                found.append(() if is_group(aside) else (aside.partition(DEVICE)[0],))
+            elif aside is not None:
+                found.append(aside if place.groups is None else filterfalse(place.groups.__contains__, aside))
+        return chain.from_iterable(found)
 
     def __bool__(self) -> bool:
         return bool(self.recipients or self.live)
@@ -76,7 +100,7 @@ class Match(Generic[S]):
     @property
     def weight(self) -> int:
         """What it counts for in the cache."""
-        return 1 + len(self.recipients) + len(self.live) + len(self.users)
+        return 1 + len(self.recipients) + len(self.live)
 
     def granted(self, subscriber: S) -> tuple[Subscription, ...]:
         """The subscriber's subscriptions that match, in no order; none where it is set aside."""
@@ -114,13 +138,15 @@ class Match(Generic[S]):
 class _Place(Generic[S]):
     """One filter. Both dictionaries are made when they are needed, as most filters are those of one device."""
 
-    __slots__ = ("aside", "children", "subscriptions", "version")
+    __slots__ = ("aside", "children", "groups", "subscriptions", "version")
 
     def __init__(self) -> None:
         self.children: dict[str, _Place[S]] | None = None
         self.subscriptions: dict[S, tuple[Subscription, ...]] | None = None
         self.aside: dict[str, str | set[str]] | str | None = None
         """Who is set aside, by inbox: the client id, empty for an anonymous user, or several; one alone by its name."""
+        self.groups: dict[str, None] | None = None
+        """Those inboxes of ``aside`` that are groups', where it is a dictionary."""
         self.version = 0
         """Rises whenever a subscriber comes or goes."""
 
@@ -159,10 +185,12 @@ class _Place(Generic[S]):
                 return False
             inbox, _, client_id = aside.partition(DEVICE)
             aside = self.aside = {inbox: client_id}
+            self._note_group(inbox)
         inbox, _, client_id = member.partition(DEVICE)
         known = aside.get(inbox)
         if known is None:
             aside[inbox] = client_id
+            self._note_group(inbox)
         elif isinstance(known, set):
             if client_id in known:
                 return False
@@ -172,6 +200,12 @@ class _Place(Generic[S]):
         else:
             aside[inbox] = {known, client_id}
         return True
+
+    def _note_group(self, inbox: str) -> None:
+        if is_group(inbox):
+            if self.groups is None:
+                self.groups = {}
+            self.groups[inbox] = None
 
     def take_aside(self, member: str) -> bool:
         """Take one out; False where it is not there."""
@@ -193,9 +227,12 @@ class _Place(Generic[S]):
             return False
         else:
             del aside[inbox]
+            if self.groups is not None:
+                self.groups.pop(inbox, None)
         if len(aside) == 1:
             ((inbox, last),) = aside.items()
             if isinstance(last, str):
+                self.groups = None
                 self.aside = f"{inbox}{DEVICE}{last}" if last else inbox
         return True
 

@@ -6,11 +6,12 @@ The hook looks at every message, so it remembers what it has noted: per message 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, filterfalse
 from typing import Any
 
 from broker.hooks import Group, readers_of
 from broker.sessions import is_shared
-from storage.records import Join
+from storage.records import Append, Join
 
 LIMIT = 200_000
 """Pairs remembered, some 40 MB at most; then they are forgotten, and noted anew as they come."""
@@ -47,17 +48,21 @@ class Participants:
             if found is not None and found[0] is append.recipients and message.user in found[1]:
                 continue
             if append.error is None and append.store:
-                pairs += self._new(message.topic, message.user, append.recipients, readers_of(append))
+                pairs += self._new(message.topic, message.user, append)
         if pairs:
             group.operations.append(Join(pairs))
 
-    def _new(self, topic: str, sender: str, recipients: Sequence[str], readers: Sequence[str]) -> list[tuple[str, str]]:
+    def _new(self, topic: str, sender: str, append: Append) -> list[tuple[str, str]]:
+        """Those of a message who are not known. That one came is found among 100,000 in milliseconds, as nothing of Python's
+        own runs for each of the others."""
         found = self._known.get(topic)
         users = found[1] if found is not None else set()
-        new = {sender, *recipients, *readers} - users
+        new = {sender} - users
+        if found is None or found[0] is not append.recipients:
+            new.update(filterfalse(users.__contains__, chain(append.recipients, readers_of(append))))
         users |= new
         self._pairs += len(new)
-        self._known[topic] = (recipients, users)
+        self._known[topic] = (append.recipients, users)
         if self._pairs > self._limit:
             self._known.clear()
             self._pairs = 0

@@ -188,3 +188,30 @@ def test_a_very_deep_topic_does_not_recurse() -> None:
     trie.add(deep, SUBSCRIBERS[1], Subscription(deep, 0))
     assert set(trie.match(deep).subscribers()) == set(SUBSCRIBERS[:2])
     assert trie.remove(deep, SUBSCRIBERS[1])
+
+
+def test_who_is_away_from_a_channel_weighs_nothing() -> None:
+    """So that a message for a channel costs as much, and pushes as little out of the cache, however many have it."""
+    trie: Trie[Subscriber] = Trie(10)
+    trie.channel_of = lambda topic: "r/news/#" if topic.startswith("news/") else None
+    users = [f"u/{number}" for number in range(100)]
+    for user in users:
+        trie.add_aside("news/a", member_of(user, "phone"))
+    other = trie.match("other")
+    match = trie.match("news/a")
+    assert (match.recipients, match.channel) == (("r/news/#",), "r/news/#")
+    assert sorted(match.users) == sorted(users)
+    assert trie.match("other") is other
+    trie.add("news/+", SUBSCRIBERS[0], Subscription("news/+", 1))
+    for group in ("s/g/news/a", "s/h/news/a"):
+        trie.add_aside("news/a", group)
+    assert trie.match("news/a").recipients == ("s/g/news/a", "s/h/news/a", "r/news/#")
+    assert sorted(trie.match("news/a").users) == sorted({*users, SUBSCRIBERS[0].inbox})
+    trie.remove_aside("news/a", "s/g/news/a")
+    for user in users:
+        trie.remove_aside("news/a", member_of(user, "phone"))
+    assert trie.match("news/a").recipients == ("s/h/news/a", "r/news/#")
+    trie.remove("news/+", SUBSCRIBERS[0])
+    assert trie.match("news/a").recipients == ("s/h/news/a",), "groups have inboxes of their own"
+    trie.remove_aside("news/a", "s/h/news/a")
+    assert not trie.match("news/a")
