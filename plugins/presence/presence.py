@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from broker.amqtt import BROKER_USER, Services, Undecided
@@ -25,10 +25,15 @@ log = logging.getLogger("tideline.presence")
 AT_ONCE = 500
 """Changes of one commit."""
 TIMEOUT = 30.0
+_BUNDLE = 16 << 10
+"""Bytes that are told in one group. Nothing stores them: what a subscriber's socket does not take at once is lost to it, and
+`limits.write_high_water` is 64 KiB. Between two groups the socket is written."""
 _AGAIN = 1.0
 _LOOK = 1.0
 """Seconds between two looks at whether events were dropped."""
 _PAGE = 200
+_READ = 50
+"""Users who are looked at together."""
 _LOOKS = 5
 """How often what is told of users is made anew, where other nodes change it at the same time."""
 
@@ -126,19 +131,41 @@ class Presence:
         """Make what is told of users that of their rows."""
         left = dict.fromkeys(users, b"")
         for _ in range(_LOOKS):
-            made = {user: await self._payload(user) for user in left}
+            made = await self._payloads(list(left))
             left = {user: payload for user, payload in made.items() if payload != left[user]}
             if not left:
                 return
-            for outcome in await self._server.append_all_within([message_of(*one) for one in left.items()], TIMEOUT):
-                if isinstance(outcome, BaseException):
-                    raise outcome
+            for some in _bundles(left):
+                for outcome in await self._server.append_all_within(some, TIMEOUT):
+                    if isinstance(outcome, BaseException):
+                        raise outcome
             if self._server.storage.cluster is None:
                 return
+
+    async def _payloads(self, users: Sequence[str]) -> dict[str, bytes]:
+        made: dict[str, bytes] = {}
+        for start in range(0, len(users), _READ):
+            some = users[start : start + _READ]
+            made.update(zip(some, await asyncio.gather(*map(self._payload, some)), strict=True))
+        return made
 
     async def _payload(self, user: str) -> bytes:
         state = await self.of(user)
         return json.dumps(state, ensure_ascii=False, separators=(",", ":")).encode() if state["devices"] else b" "
+
+
+def _bundles(payloads: Mapping[str, bytes]) -> Iterator[list[Publication]]:
+    some: list[Publication] = []
+    size = 0
+    for one in payloads.items():
+        message = message_of(*one)
+        size += len(message.message.topic) + len(message.message.payload)
+        if some and size > _BUNDLE:
+            yield some
+            some, size = [], len(message.message.topic) + len(message.message.payload)
+        some.append(message)
+    if some:
+        yield some
 
 
 def message_of(user: str, payload: bytes) -> Publication:

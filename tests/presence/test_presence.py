@@ -72,6 +72,24 @@ async def test_who_comes_and_goes_is_told_and_who_is_there_on_subscribing(url: s
         assert {name: answer[name] for name in state} == state
 
 
+async def test_who_reads_is_told_of_all_where_very_many_come_at_once(url: str) -> None:
+    """Nothing stores what is told: it must not come faster than a socket takes it."""
+    async with broker(url) as made:
+        watcher = await made.client("watcher", 5)
+        await watcher.subscribe("$presence/+/+", options=0)
+        plugin = made.server.api.plugin(PresencePlugin)
+        assert plugin is not None
+        for number in range(700):
+            plugin._devices.came(DeviceKey(f"u/user-{number}", "a device with a name"), 1_764_000_000_000)
+        plugin._told()
+        seen: set[str] = set()
+        while len(seen) < 700:
+            user, online = await told(watcher)
+            if user.startswith("u/user-"):
+                assert online
+                seen.add(user)
+
+
 async def test_a_user_is_online_while_one_device_is(url: str) -> None:
     names: dict[str, Any] = {"tests.support.laws_auth.NameIsPassword": {}}
     async with broker(url, plugins=names) as made:
