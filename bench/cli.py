@@ -13,9 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import (
+    conversations,
     filled,
     hostile,
     machine,
+    members,
     offline_sessions,
     one_user,
     presence,
@@ -41,6 +43,8 @@ SECTIONS = (
     "one-user",
     "schedules",
     "presence",
+    "members",
+    "conversations",
     "mongodb",
     "cluster",
     "search",
@@ -130,6 +134,10 @@ def main(argv: list[str] | None = None) -> None:
         parts.append(schedules.report(5.0 if given.quick else 20.0))
     if "presence" in given.only and "tideline" in given.peers:
         parts.append(presence.report(5_000 if given.quick else 100_000))
+    if "members" in given.only and "tideline" in given.peers:
+        parts.append(members.table(members.measure((100, 2_000) if given.quick else (100, 100_000))))
+    if "conversations" in given.only and "tideline" in given.peers:
+        parts.append(conversations.table(conversations.measure((100, 1_000) if given.quick else (100, 1_000, 10_000))))
     if "mongodb" in given.only and "tideline" in given.peers:
         parts.append(storage_mongodb.table(storage_mongodb.measure(rounds, options)))
     if "cluster" in given.only and "tideline" in given.peers:

@@ -9,6 +9,8 @@ import sys
 import time
 from typing import NamedTuple
 
+from bench import process
+from bench.bystander import Bystander
 from bench.filled import Kept
 from bench.prefill import ROOM
 from bench.rounds import say
@@ -19,13 +21,24 @@ _MARK = b"to-be-recalled-"
 _PATIENCE = 600.0
 
 
+class Step(NamedTuple):
+    """Until something is acknowledged: seconds, seconds of the broker's processor, and the longest that the PUBACK of somebody
+    else took meanwhile (ms)."""
+
+    seconds: float
+    cpu: float
+    others: float
+
+
 class Cost(NamedTuple):
-    """In seconds: until a message is acknowledged, until its recall is, and from then until no file has its bytes."""
+    """A message, one more, the recall of the first one; and seconds from then until no file has its bytes. ``grown``: MiB."""
 
     inboxes: int
-    published: float
-    recalled: float
+    published: Step
+    again: Step
+    recalled: Step
     wiped: float
+    grown: float
 
 
 class _Recalling(Kept):
@@ -53,22 +66,33 @@ def measure(counts: tuple[int, ...]) -> list[Cost]:
 
 
 def _cost(broker: _Recalling, count: int) -> Cost:
-    with socket.create_connection(("127.0.0.1", broker.port), timeout=_PATIENCE) as sender:
+    with socket.create_connection(("127.0.0.1", broker.port), timeout=_PATIENCE) as sender, Bystander(broker.port) as others:
         sender.sendall(connect("sender", version=V5))
         sender.recv(1024)
         _publish(sender, 1, b"", b"warm-up")
-        published = _publish(sender, 2, b"", _MARK * 64)
+        memory = process.resident(broker.pid)
+
+        def step(packet_id: int, properties: bytes, payload: bytes) -> Step:
+            others.waits()
+            used = process.cpu_seconds(broker.pid)
+            seconds = _publish(sender, packet_id, properties, payload)
+            return Step(seconds, process.cpu_seconds(broker.pid) - used, max(others.waits()))
+
+        say(f"publishing to {count:,} inboxes, and recalling that")
+        published = step(2, b"", _MARK * 64)
         with sqlite3.connect(f"file:{broker.home}/tideline.db?mode=ro", uri=True) as database:
-            ((message_id,),) = database.execute("SELECT max(id) FROM store").fetchall()
+            query = "SELECT max(store.id) FROM store JOIN conversations ON conversations.id = conversation WHERE topic = ?"
+            ((message_id,),) = database.execute(query, (ROOM,)).fetchall()
         database.close()
-        named = b"\x26" + _text(b"tideline-recalls") + _text(b"%016x" % message_id)
-        recalled = _publish(sender, 3, named, b"")
+        again = step(3, b"", b"again")
+        recalled = step(4, b"\x26" + _text(b"tideline-recalls") + _text(b"%016x" % message_id), b"")
         began = time.monotonic()
         while any(_MARK in file.read_bytes() for file in broker.home.glob("tideline.db*")):
             if time.monotonic() - began > _PATIENCE:
                 raise RuntimeError("the bytes are still in a file")
             time.sleep(0.02)
-        return Cost(count, published, recalled, time.monotonic() - began)
+        wiped = time.monotonic() - began
+        return Cost(count, published, again, recalled, wiped, (process.resident(broker.pid) - memory) / (1 << 20))
 
 
 def _text(data: bytes) -> bytes:
@@ -87,7 +111,15 @@ def _publish(sender: socket.socket, packet_id: int, properties: bytes, payload: 
 
 def table(found: list[Cost]) -> str:
     """The figures."""
-    rows = [["inboxes", "publish, s", "recall, s", "bytes gone after, s"]]
-    rows += [[f"{c.inboxes:,}", f"{c.published:.2f}", f"{c.recalled:.2f}", f"{c.wiped:.2f}"] for c in found]
-    title = "Recalling a message of 960 bytes, whose recall goes to the same inboxes, nobody connected"
+    rows = [["inboxes", "", "s until PUBACK", "s of CPU", "others wait ms at most", "bytes gone after s", "MiB more"]]
+    for one in found:
+        steps = (
+            ("a message of 960 bytes", one.published),
+            ("another message", one.again),
+            ("the first one's recall", one.recalled),
+        )
+        for what, step in steps:
+            rest = (f"{one.wiped:.2f}", f"{one.grown:.0f}") if step is one.recalled else ("", "")
+            rows.append([f"{one.inboxes:,}", what, f"{step.seconds:.2f}", f"{step.cpu:.2f}", f"{step.others:.0f}", *rest])
+    title = "Recalling a message that is in many inboxes; its recall goes to the same. Nobody is connected but who publishes"
     return f"{title}\n\n{columns(rows)}"

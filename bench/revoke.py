@@ -6,7 +6,6 @@ On one node, and on the second of two over MongoDB, where the first is asked.
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import statistics
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import httpx
 
 from bench import wire
+from bench.api import address
 from bench.cluster.nodes import Node
 from bench.peers.base import PeerError
 from bench.peers.mongo import Mongo
@@ -59,19 +59,13 @@ class OfTwo(Node):
         return _PLUGINS.format(home=self.home)
 
 
-def _api(node: Tideline) -> tuple[str, str]:
-    """(URL, the operator's secret) of a node."""
-    told = json.loads((node.home / "operator.json").read_text(encoding="utf-8"))
-    return f"{told['url']}/v1", str(told["secret"])
-
-
 class _Scene:
     """Who asks, at one node, and who is shut out, at the same or another."""
 
     def __init__(self, asked: Tideline, there: Tideline, stack: AsyncExitStack) -> None:
         self._port = there.port
-        self._there, _ = _api(there)
-        url, secret = _api(asked)
+        self._there, _ = address(there.home)
+        url, secret = address(asked.home)
         headers = {"Authorization": f"Bearer {secret}"}
         self.operator = httpx.AsyncClient(base_url=url, headers=headers, timeout=_PATIENCE)
         self._user = httpx.AsyncClient(base_url=url, auth=(_USER, _PASSWORD), timeout=_PATIENCE)

@@ -33,7 +33,7 @@ class Scheduling(Tideline):
 
 
 async def _run(port: int, seconds: float) -> list[float]:
-    """Milliseconds of each message; they carry when they are due."""
+    """Milliseconds of each message; they carry when they are due, and a number. Each must come, and once."""
     count = round(RATE * seconds)
     reader, subscriber = await connected(port, "reader")
     subscriber.write(wire.subscribe(1, "due", qos=0))
@@ -49,7 +49,8 @@ async def _run(port: int, seconds: float) -> list[float]:
             await asyncio.sleep(max(0.0, began + place * _TICK - time.monotonic()))
             for number in batch:
                 due = time.monotonic_ns() + _DELAY * 1_000_000_000
-                publisher.write(wire.publish(f"$delayed/{_DELAY}/due", due.to_bytes(8), 1 + number % 65_535))
+                payload = due.to_bytes(8) + number.to_bytes(4)
+                publisher.write(wire.publish(f"$delayed/{_DELAY}/due", payload, 1 + number % 65_535))
             await publisher.drain()
 
     async def acknowledged() -> None:
@@ -57,12 +58,16 @@ async def _run(port: int, seconds: float) -> list[float]:
             await packet(acks)
 
     late: list[float] = []
+    came: set[int] = set()
     publishing = asyncio.gather(publish(), acknowledged())
     async with asyncio.timeout(seconds + _DELAY + _PATIENCE):
         while len(late) < count:
             body = await packet(reader)
-            late.append((time.monotonic_ns() - int.from_bytes(body[-8:])) / 1e6)
+            late.append((time.monotonic_ns() - int.from_bytes(body[-12:-4])) / 1e6)
+            came.add(int.from_bytes(body[-4:]))
         await publishing
+    if len(came) < count:
+        raise RuntimeError(f"{count - len(came)} of {count} messages came twice in place of others")
     subscriber.close()
     publisher.close()
     return late
