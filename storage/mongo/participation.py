@@ -1,11 +1,12 @@
-"""Reading who takes part in which conversation, who has read how far, bearer tokens, settings, and the state of jobs."""
+"""Reading who takes part in which conversation, where it ends, who has read how far, bearer tokens, settings, jobs' states."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from storage import rules
-from storage.interface import Membership
+from storage.interface import Membership, Newest
 from storage.mongo.connection import storage_errors
 from storage.mongo.documents import SETTINGS, Raw, pair_key
 from storage.mongo.reads import conversation_bounds
@@ -27,6 +28,20 @@ async def memberships(state: State, user: str, after: str, limit: int) -> list[M
         bounds = await asyncio.gather(*(conversation_bounds(state, topic) for topic in some))
         page += [Membership(t, *b, positions.get((user, t), 0)) for t, b in zip(some, bounds, strict=True)]
     return page
+
+
+async def newest(state: State, topics: Sequence[str]) -> list[Newest]:
+    """See `storage.interface.ConversationReader`. A look into the index for each topic: no query tells the ends of several
+    without going through all that is between them."""
+    found: list[Newest] = []
+    for some in batches(topics, _AT_ONCE):
+        ends = await asyncio.gather(*(state.last_entry(state.collections.store, "topic", topic) for topic in some))
+        for topic, end in zip(some, ends, strict=True):
+            if end is not None and end["seq"] > state.pruned_topics.get(topic, 0):
+                found.append(Newest(end["seq"], end["time"]))
+            else:
+                found.append(Newest(0, 0))
+    return found
 
 
 async def takes_part(state: State, user: str, topic: str) -> bool:

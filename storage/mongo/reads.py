@@ -11,7 +11,7 @@ from typing import Any
 
 from storage import rules
 from storage.cluster import GONE
-from storage.interface import LATE, Newest, TailPage, page_of_ids
+from storage.interface import LATE, TailPage, page_of_ids
 from storage.mongo import late
 from storage.mongo.codec import device_id, kept_device, message, subscription
 from storage.mongo.connection import storage_errors
@@ -104,22 +104,6 @@ async def read_conversation(
         if floor <= after:
             return page
         after = floor
-
-
-async def newest(state: State, topics: Sequence[str]) -> list[Newest]:
-    """See `storage.interface.ConversationReader`. A look into the index for each topic, as no query tells the ends of several
-    without going through all that is between them."""
-
-    async def end(topic: str) -> Newest:
-        last = await state.last_entry(state.collections.store, "topic", topic)
-        if last is None or last["seq"] <= state.pruned_topics.get(topic, 0):
-            return Newest(0, 0)
-        return Newest(last["seq"], last["time"])
-
-    found: list[Newest] = []
-    for some in batches(topics, _AT_ONCE):
-        found += await asyncio.gather(*map(end, some))
-    return found
 
 
 async def _page(collection: Collection, query: Raw, order: tuple[str, int], limit: int, max_bytes: int) -> list[Message]:

@@ -230,7 +230,7 @@ class MongoStorage:
 
     async def newest(self, topics: Sequence[str]) -> list[Newest]:
         """See `storage.interface.ConversationReader`."""
-        return await reads.newest(self._state, topics)
+        return await participation.newest(self._state, topics)
 
     async def sequence_at(self, topic: str, time: int) -> int:
         """See `storage.interface.ConversationReader`."""
