@@ -42,6 +42,7 @@ def message(tab: Tab, home: House) -> None:
     home.http.put("/conversations/chat/kitchen-team/position?user=u/alice", json={"position": last}).raise_for_status()
     tab.open(f"message/{team}")
     tab.page.get_by_role("row", name="alice-tablet").wait_for()
+    tab.page.set_viewport_size({"width": 1280, "height": 1080})  # down to the devices
     tab.page.wait_for_timeout(3000)
 
 

@@ -7,6 +7,9 @@ import { badge, facts, link } from "./parts.js";
 
 const LONG = 4000;
 
+// Those that are offered; any other text is one, too.
+export const REACTIONS = ["👍", "❤️", "😂", "🎉"];
+
 const size = (message) =>
   message.encoding === "base64"
     ? Math.floor((message.payload.length * 3) / 4) - (message.payload.match(/=*$/)[0].length)

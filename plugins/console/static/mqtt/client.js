@@ -4,7 +4,7 @@ import { CONNACK, DISCONNECT, Decoder, PUBACK, PUBLISH, SUBACK, connect, disconn
 
 const KEEP_ALIVE = 30;
 const EXPIRY = 24 * 3600;
-const PATIENCE = 10_000;
+const PATIENCE = 30_000;
 
 export class Device {
   // `told({event, …})`: connected, message, closed.

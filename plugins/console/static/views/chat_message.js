@@ -3,10 +3,8 @@
 import { h } from "../lib/dom.js";
 import { attached, files } from "../lib/files.js";
 import { number, person, today } from "../lib/format.js";
-import { text } from "../lib/message.js";
+import { REACTIONS, text } from "../lib/message.js";
 import { button, doing } from "../lib/parts.js";
-
-const REACTIONS = ["👍", "❤️", "😂", "🎉"];
 
 // How far it is, as its sender is told: "delivered to 1 of 2, read by 1".
 const far = (receipt) => {

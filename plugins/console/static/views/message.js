@@ -3,7 +3,7 @@
 import { get, part, post, put, remove } from "../lib/api.js";
 import { h, show } from "../lib/dom.js";
 import { attached, files } from "../lib/files.js";
-import { about, concerns, line, list, payload, text } from "../lib/message.js";
+import { REACTIONS, about, concerns, line, list, payload, text } from "../lib/message.js";
 import { badge, button, card, confirm, doing, done, field, heading, trouble } from "../lib/parts.js";
 import { me } from "../lib/session.js";
 import { ledger } from "./message_ledger.js";
@@ -71,7 +71,7 @@ const actions = (found, path, given, wrong, again) => {
 
 // Each of the reactions is a switch for one's own, and there may be another.
 const react = (path, given, wrong, again) => {
-  const counts = new Map();
+  const counts = new Map(REACTIONS.map((one) => [one, 0]));
   for (const { reaction } of given) counts.set(reaction, (counts.get(reaction) || 0) + 1);
   const own = new Set(given.filter((one) => one.user === me.user).map((one) => one.reaction));
   const one = (reaction) => `${path}/reactions/${encodeURIComponent(reaction)}`;
@@ -80,9 +80,9 @@ const react = (path, given, wrong, again) => {
     done(own.has(reaction) ? "Your reaction is taken back." : "You reacted.");
     await again();
   });
-  const other = h("input", { "aria-label": "Another reaction", placeholder: "👍", maxlength: 64, required: true, size: 3, autocomplete: "off", dir: "auto" });
+  const other = h("input", { "aria-label": "Another reaction", placeholder: "other", maxlength: 64, required: true, size: 3, autocomplete: "off", dir: "auto" });
   return h("form", { class: "react", onsubmit: doing(wrong, async () => { await put(one(other.value.trim()), {}); done("You reacted."); await again(); }) },
-    [...counts].map(([reaction, count]) => button(`${reaction} ${count}`, turn(reaction), { "aria-pressed": String(own.has(reaction)), "aria-label": `${reaction}, given ${count} times` })),
+    [...counts].map(([reaction, count]) => button(count ? `${reaction} ${count}` : reaction, turn(reaction), { "aria-pressed": String(own.has(reaction)), "aria-label": `${reaction}, given ${count} times` })),
     other, h("button", {}, "React"));
 };
 

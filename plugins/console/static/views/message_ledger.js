@@ -37,13 +37,13 @@ const state = (row) =>
 
 const columns = [
   { name: "User", cell: (row) => [row.channel ? `${person(row.user)}, in the channel ` : person(row.user), row.channel && h("code", {}, row.channel)].filter(Boolean) },
-  { name: "Inbox entry", number: true, cell: (row) => number(row.entry) },
+  { name: "Entry", number: true, cell: (row) => number(row.entry) },
   { name: "Device", cell: (row) => (row.device === undefined ? h("span", { class: "faint" }, "no device") : me.operator ? link(row.device || "(empty)", "clients", row.device, row.user) : row.device) },
   { name: "Now", cell: (row) => (row.device === undefined ? "–" : connected(row.connected)) },
   { name: "State", cell: state },
   { name: "Delivered", cell: (row) => between(row.delivered) },
   { name: "Acknowledged", cell: (row) => between(row.acknowledged) },
-  { name: "Read by the user", cell: (row) => (row.read ? [badge("read", "good"), " ", row.read_at ? between(row.read_at) : ""] : "no") },
+  { name: "Read by user", cell: (row) => (row.read ? [badge("read", "good"), " ", row.read_at ? between(row.read_at) : ""] : "no") },
 ];
 
 // A row for each device, and one for who has none.
