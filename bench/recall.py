@@ -23,11 +23,12 @@ _PATIENCE = 600.0
 
 class Step(NamedTuple):
     """Until something is acknowledged: seconds, seconds of the broker's processor, and the longest that the PUBACK of somebody
-    else took meanwhile (ms)."""
+    else, and a PINGRESP, took meanwhile (ms)."""
 
     seconds: float
     cpu: float
     others: float
+    pings: float
 
 
 class Cost(NamedTuple):
@@ -66,7 +67,11 @@ def measure(counts: tuple[int, ...]) -> list[Cost]:
 
 
 def _cost(broker: _Recalling, count: int) -> Cost:
-    with socket.create_connection(("127.0.0.1", broker.port), timeout=_PATIENCE) as sender, Bystander(broker.port) as others:
+    with (
+        socket.create_connection(("127.0.0.1", broker.port), timeout=_PATIENCE) as sender,
+        Bystander(broker.port) as others,
+        Bystander(broker.port, pings=True) as pings,
+    ):
         sender.sendall(connect("sender", version=V5))
         sender.recv(1024)
         _publish(sender, 1, b"", b"warm-up")
@@ -74,9 +79,10 @@ def _cost(broker: _Recalling, count: int) -> Cost:
 
         def step(packet_id: int, properties: bytes, payload: bytes) -> Step:
             others.waits()
+            pings.waits()
             used = process.cpu_seconds(broker.pid)
             seconds = _publish(sender, packet_id, properties, payload)
-            return Step(seconds, process.cpu_seconds(broker.pid) - used, max(others.waits()))
+            return Step(seconds, process.cpu_seconds(broker.pid) - used, max(others.waits()), max(pings.waits()))
 
         say(f"publishing to {count:,} inboxes, and recalling that")
         published = step(2, b"", _MARK * 64)
@@ -111,7 +117,9 @@ def _publish(sender: socket.socket, packet_id: int, properties: bytes, payload: 
 
 def table(found: list[Cost]) -> str:
     """The figures."""
-    rows = [["inboxes", "", "s until PUBACK", "s of CPU", "others wait ms at most", "bytes gone after s", "MiB more"]]
+    rows = [
+        ["inboxes", "", "s until PUBACK", "s of CPU", "others' PUBACK ms at most", "PINGRESP", "bytes gone after s", "MiB more"]
+    ]
     for one in found:
         steps = (
             ("a message of 960 bytes", one.published),
@@ -120,6 +128,16 @@ def table(found: list[Cost]) -> str:
         )
         for what, step in steps:
             rest = (f"{one.wiped:.2f}", f"{one.grown:.0f}") if step is one.recalled else ("", "")
-            rows.append([f"{one.inboxes:,}", what, f"{step.seconds:.2f}", f"{step.cpu:.2f}", f"{step.others:.0f}", *rest])
+            rows.append(
+                [
+                    f"{one.inboxes:,}",
+                    what,
+                    f"{step.seconds:.2f}",
+                    f"{step.cpu:.2f}",
+                    f"{step.others:.0f}",
+                    f"{step.pings:.0f}",
+                    *rest,
+                ]
+            )
     title = "Recalling a message that is in many inboxes; its recall goes to the same. Nobody is connected but who publishes"
     return f"{title}\n\n{columns(rows)}"
