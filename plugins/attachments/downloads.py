@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 
 from plugins.attachments.pieces import Pieces
 from plugins.attachments.record import Record
+from plugins.http.auth import Lasting
 
 _AT_ONCE = 1 << 20
 """Bytes that are read at once."""
@@ -27,8 +28,8 @@ class Span(NamedTuple):
     end: int
 
 
-def response(request: Request, record: Record, pieces: Pieces) -> Response:
-    """The attachment as this request wants it."""
+def response(request: Request, record: Record, pieces: Pieces, caller: Lasting) -> Response:
+    """The attachment as this request wants it; broken off where its caller is shut out meanwhile."""
     tag = f'"{record.id}"'
     headers = {
         "ETag": tag,
@@ -52,7 +53,7 @@ def response(request: Request, record: Record, pieces: Pieces) -> Response:
     if partial:
         headers["Content-Range"] = f"bytes {span.start}-{span.end - 1}/{record.length}"
     media_type = record.type if _TYPE.fullmatch(record.type) else _ANY
-    return StreamingResponse(_bytes(record, pieces, span), 206 if partial else 200, headers, media_type)
+    return StreamingResponse(_bytes(record, pieces, span, caller), 206 if partial else 200, headers, media_type)
 
 
 def span_of(header: str, length: int) -> Span | None:
@@ -69,11 +70,12 @@ def span_of(header: str, length: int) -> Span | None:
     return Span(start, end) if start < length else None
 
 
-async def _bytes(record: Record, pieces: Pieces, span: Span) -> AsyncIterator[bytes]:
+async def _bytes(record: Record, pieces: Pieces, span: Span, caller: Lasting) -> AsyncIterator[bytes]:
     at = 0
     for name, size in record.pieces:
         start, end = max(span.start - at, 0), min(span.end - at, size)
         while start < end:
+            await caller.check()
             data = await pieces.get(name, start, min(start + _AT_ONCE, end))
             if not data:
                 raise OSError(f"piece {name} is shorter than it was")

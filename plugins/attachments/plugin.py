@@ -28,6 +28,7 @@ from plugins.attachments.routes import PATH, make_router
 from plugins.attachments.uploads import Uploads
 from plugins.http import add_router
 from plugins.http.api import api_of
+from plugins.http.auth import Lasting
 from plugins.jobs import add_job
 from plugins.metrics import add_metrics
 from plugins.recall.records import add_eraser
@@ -102,7 +103,7 @@ class AttachmentsPlugin(GroupPlugin):
         there and what may not be read."""
         own = who.operator or who.user == record.user
         if record.complete and await (self._may_still(record) if own else self._may_read(request, who, record)):
-            return response(request, record, self._pieces)
+            return response(request, record, self._pieces, Lasting(api_of(request).authenticator, request, who))
         raise NotFound(f"attachment {record.id!r}: there is none, or you may not read it")
 
     async def _may_read(self, request: Request, who: Who, record: Record) -> bool:

@@ -24,6 +24,7 @@ from broker.rate_limited_log import RateLimitedLog
 from plugins.http.errors import answer
 from plugins.http.probes import PROBES
 from plugins.http.rates import Rates
+from plugins.timelines import Problem
 
 log = RateLimitedLog(logging.getLogger(__name__), 10.0)
 
@@ -144,6 +145,14 @@ class Guard:
 
         try:
             await self._app(scope, limited, noted)
+        except RuntimeError as error:
+            # So Starlette tells of a problem that comes up when an answer has begun. The rest is kept back: uvicorn closes the
+            # connection, by which the client knows that the answer is not whole.
+            if not (started and isinstance(error.__cause__, Problem)):
+                raise
+            log.warning(
+                "http: an answer to %s was broken off: %s", scope["path"][:200], error.__cause__.detail, key=scope["path"]
+            )
         except asyncio.CancelledError:  # uvicorn cancels what has not ended when the broker has to
             if started:
                 raise

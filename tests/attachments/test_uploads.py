@@ -16,7 +16,7 @@ import pytest
 from plugins.attachments import AttachmentsPlugin
 from plugins.attachments.record import PIECE
 from tests.accounts.test_users import ACCOUNTS, CHEAP, users_of
-from tests.attachments.parts import BYTES, CONTENT, TUS, begun, files, metadata, sent, stock, url_of
+from tests.attachments.parts import BYTES, CONTENT, TUS, begun, files, metadata, sent, stock, url_of, whole
 from tests.http.conftest import site
 from tests.support.broker import ANONYMOUS
 from tests.support.laws_process import broker_process, free_port
@@ -129,8 +129,8 @@ async def offset_is(offset: object, wanted: int) -> bool:
     return bool(await offset() == wanted)  # type: ignore[operator]
 
 
-async def test_who_is_shut_out_uploads_no_more(tmp_path: Path) -> None:
-    """What came before is kept."""
+async def test_who_is_shut_out_uploads_and_downloads_no_more(tmp_path: Path) -> None:
+    """What came before is kept; a download breaks off."""
     async with site(url_of(tmp_path), plugins={"attachments": {}, **ACCOUNTS}) as made:
         users = users_of(made)
         await users.add("ann", CHEAP.hash("ann-password"))
@@ -153,6 +153,14 @@ async def test_who_is_shut_out_uploads_no_more(tmp_path: Path) -> None:
         await users.change("ann", disabled=False)
         told = await made.caller("ann").head(path.removeprefix("/v1"), headers=TUS)
         assert told.headers["upload-offset"] == str(PIECE)
+
+        path = await whole(made.caller("ann"), "chat/1", CONTENT * 20)  # more than sockets hold
+        async with made.caller("ann").stream("GET", path) as download:
+            pieces = download.aiter_bytes()
+            await anext(pieces)
+            await users.change("ann", disabled=True)
+            with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body"):
+                assert [piece async for piece in pieces]
 
 
 async def test_an_offset_that_was_told_outlives_a_kill(tmp_path: Path, url: str) -> None:
