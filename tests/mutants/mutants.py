@@ -698,6 +698,22 @@ MUTANTS = (
     ),
     Mutant(
         3,
+        "rows of a group that failed are written with the next one",
+        "storage/sqlite/writer.py",
+        "        self._rows.clear()\n",
+        "",
+        "tests/storage_sqlite/test_file.py -k another_program",
+    ),
+    Mutant(
+        3,
+        "all who came are told in one group",
+        "plugins/presence/presence.py",
+        "_BUNDLE = 16 << 10\n",
+        "_BUNDLE = 16 << 20\n",
+        "tests/presence/test_presence.py -k very_many",
+    ),
+    Mutant(
+        3,
         "the last word of a user's presence is of rows that changed meanwhile",
         "plugins/presence/presence.py",
         "_LOOKS = 5\n",

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import StorageInUse, StorageUnavailable, StorageUnusable
-from storage.records import DeviceKey
+from storage.records import DeviceKey, PutRow
 from storage.sqlite import SqliteStorage
 from storage.sqlite.connection import connect_checkpointer
 from tests.storage.samples import Maker, opened
@@ -221,9 +221,10 @@ async def test_a_file_that_another_program_holds_is_waited_for_and_told(path: Pa
     other.execute("BEGIN IMMEDIATE")
     message = make.append(to=["u/ann"])
     with pytest.raises(StorageUnavailable, match="is locked by another process"):
-        await storage.commit([message])
+        await storage.commit([message, PutRow("t", "p", "given up", b"")])
     other.execute("ROLLBACK")
     other.close()
-    await storage.commit([message])
+    await storage.commit([message, PutRow("t", "p", "kept", b"")])
     assert message.message.seq == 1
+    assert [row.key for row in await storage.rows("t", "p")] == ["kept"]
     await storage.close()
