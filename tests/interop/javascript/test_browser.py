@@ -137,7 +137,6 @@ def test_what_is_kept_outlives_a_killed_browser(pages: str, tmp_path: Path, chro
     for process in ours:
         os.kill(process, signal.SIGKILL)
     wait_until(lambda: processes(f"--user-data-dir={tmp_path}") == [], "the browser is gone")
-    context.close()
     context = browser()
     page = context.new_page()
     page.goto(f"{pages}/sources/test/")
