@@ -1,5 +1,5 @@
 // Sensors that lose no reading: each keeps its readings in a file until the broker has them, whatever happens to the network, the
-// broker, or the sensor itself. In clients/javascript: `npm install && node ../../examples/fleet/sensors.mjs mqtt://localhost:1883`.
+// broker, or the sensor itself. `node sensors.mjs mqtt://localhost:1883`, where tideline-client is installed (README.md).
 // Environment: FOLDER for the files, INTERVAL between two readings in ms.
 
 import { join } from "node:path";

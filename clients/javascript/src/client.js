@@ -280,7 +280,7 @@ export class Client {
     const counts = { stored: 0, delivered: 0, acknowledged: 0, read: 0 };
     for (let after = ""; after !== null; ) {
       const page = await this.request({ op: "counts", message: messageId, after });
-      for (const [state, count] of Object.entries(page.counts.users)) counts[/** @type {keyof counts} */ (state)] += count;
+      for (const [state, count] of Object.entries(page.counts.users)) counts[/** @type {keyof typeof counts} */ (state)] += count;
       after = page.next;
     }
     return counts;
