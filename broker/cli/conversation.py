@@ -129,8 +129,8 @@ def change(
 @_options
 def add(topic: str, user: str, role: str | None, actor: str | None, config: Path | None, data: Path | None) -> None:
     """Make USER a member."""
-    told = _put(config, data, topic, user, actor, {"role": role})
-    click.echo(f"{printable(told['user'])} is {told['role']}{', once it has joined' if told['invited'] else ''}")
+    member = _put(config, data, topic, user, actor, {"role": role})
+    click.echo(f"{printable(member['user'])} is {member['role']}{', once it has joined' if member['invited'] else ''}")
 
 
 @conversation.command()
@@ -141,8 +141,8 @@ def add(topic: str, user: str, role: str | None, actor: str | None, config: Path
 @_options
 def invite(topic: str, user: str, role: str | None, actor: str | None, config: Path | None, data: Path | None) -> None:
     """Have USER be a member once it has joined."""
-    told = _put(config, data, topic, user, actor, {"role": role, "invite": True})
-    click.echo(f"{printable(told['user'])} is {'invited' if told['invited'] else told['role'] + ' already'}")
+    member = _put(config, data, topic, user, actor, {"role": role, "invite": True})
+    click.echo(f"{printable(member['user'])} is {'invited' if member['invited'] else member['role'] + ' already'}")
 
 
 @conversation.command()
@@ -163,8 +163,8 @@ def join(topic: str, user: str, config: Path | None, data: Path | None) -> None:
 @_options
 def role(topic: str, user: str, role: str, actor: str | None, config: Path | None, data: Path | None) -> None:
     """Give the member USER another ROLE."""
-    told = _put(config, data, topic, user, actor, {"role": role})
-    click.echo(f"{printable(told['user'])} is {told['role']}")
+    member = _put(config, data, topic, user, actor, {"role": role})
+    click.echo(f"{printable(member['user'])} is {member['role']}")
 
 
 @conversation.command()
@@ -210,8 +210,8 @@ def erase(topic: str, yes: bool, config: Path | None, data: Path | None) -> None
 
 def _put(config: Path | None, data: Path | None, topic: str, user: str, actor: str | None, body: Answer) -> Answer:
     given = {name: value for name, value in body.items() if value is not None}
-    told: Answer = ask(config, data, lambda broker: broker.put(_path(topic, _member(user), actor), given))
-    return told
+    member: Answer = ask(config, data, lambda broker: broker.put(_path(topic, _member(user), actor), given))
+    return member
 
 
 def _key(user: str) -> str:
