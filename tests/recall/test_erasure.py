@@ -128,12 +128,12 @@ async def test_each_step_may_be_made_again(tmp_path: Path, monkeypatch: pytest.M
             await until(lambda: not any(b"ann says" in f.read_bytes() for f in tmp_path.glob("t.db*")))
 
 
-@pytest.mark.parametrize(("kind", "rounds", "kills"), [("sqlite", 12, 2), ("mongodb", 3, 1)])
-async def test_a_killed_broker_goes_on(tmp_path: Path, kind: str, rounds: int, kills: int) -> None:
-    """SIGKILL within an erasure; the broker that starts then ends it, and SQLite's files have none of it."""
+async def test_a_killed_broker_goes_on(tmp_path: Path) -> None:
+    """SIGKILL twice within an erasure; the broker that starts then ends it, and the file has none of it."""
+    rounds = 12
     (tmp_path / "data").mkdir()
-    async with storage_url(kind, tmp_path / "data") as url:
-        await asyncio.to_thread(killed, tmp_path, url, rounds, kills)
+    async with storage_url("sqlite", tmp_path / "data") as url:
+        await asyncio.to_thread(killed, tmp_path, url, rounds, 2)
         storage = open_url(url, read_only=True)
         await storage.open()
         async for topic, first, last in storage.conversations("chat/"):
@@ -153,7 +153,7 @@ def killed(folder: Path, url: str, rounds: int, kills: int) -> None:
             some = [{"topic": f"chat/{n % 50}", "payload": f"secret-{n:05d}"} for n in range(start, start + 500)]
             assert api.client.post("/messages", json=some, params={"user": "u/ann"}).status_code == 200
         assert api.client.post("/erasures", json={"user": "u/ann"}).status_code == 202
-        wait_until(lambda: api.client.get("/erasures/user/u/ann").json()["recalled"])
+        wait_until(lambda: api.client.get("/erasures/user/u/ann").json()["phase"] == "messages", "it recalls messages")
         broker.signal(signal.SIGKILL)
         broker.wait()
     for _ in range(kills - 1):
