@@ -108,8 +108,8 @@ export const panel = (name, url, topic, signal) => {
     password.value = "";
     for (const part of [login, exit, write]) part.hidden = !part.hidden;
     show(state, badge("connected", "good"));
+    toWords();
     await load();
-    words.focus();
   };
   const gone = () => {
     talk?.end();
@@ -145,8 +145,10 @@ export const panel = (name, url, topic, signal) => {
       throw error;
     }
     present.typing(false);
-    words.focus();
+    toWords();
   };
+  // Not away from where somebody writes meanwhile, such as on the other device.
+  const toWords = () => { if (element.contains(document.activeElement) || document.activeElement === document.body) words.focus(); };
   words.addEventListener("input", () => { if (!edited) present?.typing(true); });
   const close = () => device?.close();
   const moved = () => { if (device?.open) load().catch(wrong.tell); };
