@@ -18,7 +18,7 @@ from plugins.recall.erasure import CONVERSATION, Erasure
 from plugins.recall.known import Known
 from plugins.recall.records import RecordEraser
 from plugins.timelines import OPERATOR, Problem, Who
-from plugins.timelines.errors import Away
+from plugins.timelines.errors import Away, TooMany
 from plugins.timelines.messages import hex_id
 from plugins.timelines.publishing import Draft, Publisher
 from storage.errors import StorageUnavailable
@@ -174,10 +174,11 @@ class Eraser:
         await self._publish([Draft(message.topic, b"", retain=True) for message in messages])
 
     async def _publish(self, drafts: list[Draft]) -> list[Problem | None]:
-        """What was wrong with each; raises where storage does not answer, for none of them to be passed over."""
+        """What was wrong with each; raises where it is another matter later, for none of them to be passed over: storage does
+        not answer, or a plugin took too long."""
         found: list[Problem | None] = []
         for outcome in await self._publisher.publish_all(Who(OPERATOR, operator=True), drafts) if drafts else []:
-            if isinstance(outcome, Away):
+            if isinstance(outcome, Away | TooMany):
                 raise StorageUnavailable(outcome.detail)
             if isinstance(outcome, Undecided):
                 raise outcome

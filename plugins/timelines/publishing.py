@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from amqtt.contexts import Action
 
 from broker.amqtt import Services, Undecided
-from broker.hooks import Refusal
+from broker.hooks import HookFailed, Refusal
 from broker.packets import ProtocolViolation, ReasonCode, topics
 from broker.publication import Outgoing, Publication
 from plugins.timelines.errors import Away, Conflict, Forbidden, Problem, TooLarge, TooMany, Unprocessable
@@ -122,6 +122,8 @@ def _problem_of(error: BaseException) -> Problem | Undecided:
         return error
     if isinstance(error, IdempotencyConflict):
         return Conflict(str(error))
+    if isinstance(error, HookFailed):  # no fault of the message's
+        return Away(f"nothing was stored: {error}", retry_after=5)
     if isinstance(error, Refusal) and error.code == ReasonCode.NOT_AUTHORIZED:
         return Forbidden(str(error))
     if isinstance(error, Refusal) and error.code == ReasonCode.QUOTA_EXCEEDED:

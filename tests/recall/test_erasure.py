@@ -13,9 +13,12 @@ from click.testing import CliRunner, Result
 
 import plugins.recall.eraser as eraser_module
 import plugins.recall.erasures as erasures_module
+import plugins.recall.known as known_module
+import plugins.recall.plugin as plugin_module
 from broker.cli.main import main
 from plugins.recall.erasures import Erasures
 from plugins.timelines import Conflict
+from storage.errors import StorageUnavailable
 from storage.factory import open_url
 from tests.cli.processes import Api, serving
 from tests.http.conftest import Site, site
@@ -104,6 +107,27 @@ async def test_a_conversation_is_erased(chat: Site) -> None:
     assert not any(message.payload for message in page)
     assert [m.recalled for m in page] == [True] * 16 + [False] * (len(page) - 16)
     assert len(await of(chat, "c/bob")) == 8 * (len(TOPICS) - 1) + 1
+
+
+async def test_what_a_plugin_took_too_long_for_is_recalled_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what storage was too slow for: nothing is passed over that can be had a moment later."""
+    known_of, tried = known_module.known_of, 0
+
+    async def slow(*of: Any) -> Any:
+        nonlocal tried
+        tried += 1
+        if tried == 1:
+            await asyncio.Event().wait()
+        if tried < 5:
+            raise StorageUnavailable("not now")
+        return await known_of(*of)
+
+    async with site(plugins={"recall": {}}, hooks={"timeout": 0.05}, errors=True) as chat:
+        await fill(chat)
+        monkeypatch.setattr(plugin_module, "known_of", slow)
+        done = await erased(chat, user="c/ann")
+        await check_ann_is_gone(chat)
+        assert (tried > 5, done["failed"]) == (True, 0)
 
 
 async def test_each_step_may_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
