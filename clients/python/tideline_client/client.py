@@ -1,6 +1,8 @@
 """The client: an MQTT 5 connection with a session that lasts, and a local copy behind it.
 
 - What comes is kept locally before it is acknowledged, so that whatever happens to the app it comes once more, or is there.
+- It does not matter where the broker believes the device to be: each connection begins by going back to the offset of the local
+  copy. What is not here comes, and what comes twice is known by its id.
 - What is sent is kept locally before it goes out, under a key that the broker stores once: it is sent again until the broker
   says that it has it, in order, also by the next start of the app. One
   that the broker could not take for a moment, as its storage was away, comes later.
@@ -9,8 +11,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -75,8 +79,10 @@ class Client:
         self._filters: dict[str, int] = {}
         self._sending: dict[int, str] = {}
         """Messages of the outbox that are on their way, by paho's number."""
-        self._begins = False
-        """The broker has no session of this device."""
+        self._present = False
+        """The broker has a session of this device."""
+        self._settled = False
+        """The broker has gone back to the store's offset. What comes before may lie behind a gap: its offset is not kept."""
         self._last: int | None = 0
         """The number of the SUBSCRIBE behind which messages come and go."""
         self._lock = threading.RLock()
@@ -139,38 +145,57 @@ class Client:
         own = [f"$sync/{kind}/{self._device}" for kind in ("reply", "events", "receipts")]
         with self._lock:
             wanted = [(topic, 1) for topic in own] + list(self._filters.items())
-        self._begins = not flags.session_present
+        self._present, self._settled = flags.session_present, False
         self._last = client.subscribe([(f, SubscribeOptions(qos=qos, retainHandling=1)) for f, qos in wanted])[1]
 
     def _subscribed(self, client: mqtt.Client, data: object, mid: int, codes: list[ReasonCode], more: object) -> None:
         for code in codes:
             if code.is_failure:
                 log.warning("the broker refuses a subscription: %s", code)
-        if mid != self._last:
-            return
-        if self._begins:
-            self._catch_up()
-        else:
-            self._go_on()
+        if mid == self._last:
+            self._go_back()
 
-    def _catch_up(self) -> None:
-        """The broker has no session of this device: go on from what is here, unless that is of another copy of the data."""
+    def _go_back(self) -> None:
+        """Have the broker go on from what is here, unless that is of another copy of the data."""
         offset, epoch = self.store.offset, self.store.data_epoch
         fields: dict[str, Any] = {"op": "sync", "after": offset, "limit": 1, **({"data_epoch": epoch} if epoch else {})}
-        self._requests.send(fields, lambda answer: self._caught_up(answer, epoch))
+        self._requests.send(fields, lambda answer: self._compared(answer, offset, epoch))
 
-    def _caught_up(self, answer: dict[str, Any], epoch: str) -> None:
-        if (error := answer.get("error")) is not None:
-            if error["name"] != "resync":
-                log.warning("cannot go on from offset %d: %s", self.store.offset, error["detail"])
-                return
+    def _compared(self, answer: dict[str, Any], offset: int, epoch: str) -> None:
+        error = answer.get("error")
+        if error is not None and error["name"] == "resync" and (offset or epoch):
             self.store.forget("")
-            self._catch_up()
+            self._go_back()
+        elif error is not None:
+            self._give_up(f"cannot go on from offset {offset}: {error['detail']}")
+        elif epoch or offset or self._start_at == "earliest":
+            self._go_to(offset, answer["data_epoch"])
+        elif self._present:  # the first time that this copy is there, but not the first time of the device
+            self._requests.send({"op": "device"}, lambda device: self._go_to(device.get("offset"), answer["data_epoch"]))
+        else:
+            self._go_to(answer["head"], answer["data_epoch"])
+
+    def _go_to(self, offset: int | None, data_epoch: str) -> None:
+        if offset is None:
+            self._give_up("the broker does not say where the device is")
             return
-        first = not epoch
-        offset = answer["head"] if first and self._start_at == "latest" and not self.store.offset else self.store.offset
-        self.store.begin(offset, answer["data_epoch"])
-        self._requests.send({"op": "set-offset", "offset": offset}, lambda _: self._go_on())
+        self.store.begin(offset, data_epoch)
+        self._requests.send({"op": "set-offset", "offset": offset}, self._went)
+
+    def _went(self, answer: dict[str, Any]) -> None:
+        if (error := answer.get("error")) is not None:
+            self._give_up(f"cannot go back: {error['detail']}")
+            return
+        self._settled = True
+        self._go_on()
+
+    def _give_up(self, why: str) -> None:
+        """End the connection; the next one begins anew."""
+        log.warning("the connection is given up, and tried again: %s", why)
+        line = self._mqtt.socket()
+        if isinstance(line, socket.socket):
+            with contextlib.suppress(OSError):  # it has ended already
+                line.shutdown(socket.SHUT_RDWR)
 
     def _go_on(self) -> None:
         """Messages come: let the outbox go out, and the read positions."""
@@ -198,6 +223,7 @@ class Client:
                 self._take(packet)
         except Exception:
             log.exception("a message of %s could not be kept: it comes again with the next connection", packet.topic)
+            self._settled = False  # what follows lies behind it
             return
         client.ack(packet.mid, packet.qos)
 
@@ -220,7 +246,7 @@ class Client:
             return
         sender, seq, time = about["tideline-sender"], int(about["tideline-seq"]), int(about["tideline-time"])
         message = Message(about["tideline-id"], packet.topic, seq, sender, time, bytes(packet.payload))
-        if self.store.take(message, int(about.get("tideline-inbox-seq", 0))):
+        if self.store.take(message, int(about.get("tideline-inbox-seq", 0)) if self._settled else 0):
             self._call(self.on_message, message)
 
     # --- messages out --------------------------------------------------------------------------------------------------
