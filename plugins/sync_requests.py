@@ -175,7 +175,7 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
 
     async def _history(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         after, since = asked.number("after", 0), asked.number("since", 0)
-        order = asked.text("order", "oldest" if after or since else "newest")
+        order = asked.text("order", "oldest" if asked.has("after") or asked.has("since") else "newest")
         if order not in ("oldest", "newest"):
             raise Unprocessable(f"order {order[:20]!r}: must be oldest or newest")
         wanted = Range(

@@ -76,7 +76,7 @@ async def read_messages(
 
     Newest first, unless `after` or `since` is given or `order` says otherwise.
     """
-    newest = order == "newest" if order else not (after or since)
+    newest = order == "newest" if order else not {"after", "since"} & request.query_params.keys()  # also where it is 0
     asked = Range(after, before, moment("since", since), moment("until", until), newest, limit, cursor)
     return tagged(request, await api.timelines.history(who, topic, asked))
 

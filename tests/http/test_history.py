@@ -29,6 +29,7 @@ async def http(users: Site) -> Any:
 async def test_both_directions_by_sequence(http: Any) -> None:
     assert await texts(http, limit=3) == ["10", "9", "8"]
     assert await texts(http, after=7) == ["8", "9", "10"]
+    assert await texts(http, after=0, limit=2) == ["1", "2"]
     assert await texts(http, before=4) == ["3", "2", "1"]
     assert await texts(http, before=4, order="oldest") == ["1", "2", "3"]
     assert await texts(http, after=3, before=6) == ["4", "5"]

@@ -56,6 +56,8 @@ async def test_history_both_ways_and_by_cursor(broker: Site, version: int) -> No
     forward = await ask(phone, "phone", op="history", topic="chat/a", after=3)
     assert [m["payload"] for m in forward["messages"]] == ["3", "4"]
     assert forward["next"] is None
+    start = await ask(phone, "phone", op="history", topic="chat/a", after=0, limit=2)
+    assert [m["payload"] for m in start["messages"]] == ["0", "1"]
 
 
 async def test_a_request_sees_what_was_published_before_it(broker: Site) -> None:
