@@ -67,7 +67,7 @@ async def test_what_was_sent_offline_goes_out_in_order_and_is_stored_once(broker
         key = phone.client.send("chat/a", "again")
         await until(lambda: not phone.client.outbox())
         phone.client.store.put(Outgoing(key, "chat/a", b"again", ()))  # as if its acknowledgement had been lost
-        phone.client._send_waiting()
+        phone.client._sender.wake()
         await until(lambda: not phone.client.outbox())
     assert await broker.server.storage.conversation_bounds("chat/a") == (1, 6)
 
@@ -177,12 +177,46 @@ async def test_what_the_broker_refuses_stays_with_the_reason(broker: Site, tmp_p
     async with app(broker, tmp_path, "phone") as phone:
         phone.client.send("chat/a", "x", receipt=["seen"])
         phone.client.send("chat/a", "y")
-        await until(lambda: phone.came == ["y"])
+        await until(lambda: phone.came == ["y"] and len(phone.refused) == 1)
         (refused,) = phone.refused
         assert phone.client.outbox() == [refused]
         assert refused.reason
         phone.client.discard(refused.key)
         assert phone.client.outbox() == []
+
+
+async def test_what_the_broker_ends_the_connection_for_is_found_and_the_rest_goes_on(broker: Site, tmp_path: Path) -> None:
+    """Also what an earlier app, or another program, has put into the outbox."""
+    offline = App(broker, tmp_path, "phone")
+    deep = "/".join(["chat"] * 300)
+    for key, topic, payload in (
+        ("large", "chat/a", "x" * (1 << 20)),
+        ("fits", "chat/a", "1"),
+        ("deep", deep, "2"),
+        ("filter", "chat/+", "3"),
+        ("control", "chat/\x01", "4"),
+        ("follows", "chat/a", "5"),
+    ):
+        offline.client.store.put(Outgoing(key, topic, payload.encode(), ()))
+    offline.client.store.close()
+    async with app(broker, tmp_path, "phone") as phone:
+        await until(lambda: phone.came == ["1", "5"])
+        await until(lambda: len(phone.client.outbox()) == 4)
+        assert {message.key: message.reason for message in phone.client.outbox()} == {m.key: m.reason for m in phone.refused}
+        reasons = {message.key: message.reason for message in phone.refused}
+        assert reasons.keys() == {"large", "deep", "filter", "control"}
+        assert reasons["large"] == "the message makes a packet of 1048611 bytes: the broker takes 1048576 at most"
+        assert reasons["deep"].startswith("the broker ends the connection: ")
+        for wrong, words in (
+            ("", "at least one character"),
+            ("a/+", "one topic"),
+            ("a\x00", "no control"),
+            ("x" * 65536, "65535"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                phone.client.send(wrong, "x")
+        with pytest.raises(ValueError, match="one whole level"):
+            phone.client.subscribe("a/#/b")
 
 
 async def test_the_example_in_the_readme_runs(broker: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

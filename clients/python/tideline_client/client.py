@@ -4,9 +4,10 @@
 - It does not matter where the broker believes the device to be: each connection begins by going back to the offset of the local
   copy. What is not here comes, and what comes twice is known by its id.
 - What is sent is kept locally before it goes out, under a key that the broker stores once: it is sent again until the broker
-  says that it has it, in order, also by the next start of the app. One
-  that the broker could not take for a moment, as its storage was away, comes later.
-- Callbacks run on the network's thread. They may call everything but what waits for an answer (`Client.request`).
+  says that it has it, in order, also by the next start of the app (`sender`).
+- Each connection is a new client of paho's, which would else send again by itself what the last connection ended at.
+- Callbacks run one at a time, on the network's thread or that of the outbox. They may call everything but what waits for an
+  answer (`Client.request`).
 """
 
 from __future__ import annotations
@@ -31,15 +32,17 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from tideline_client.errors import NoAnswer
 from tideline_client.model import Message, Outgoing, Receipt
 from tideline_client.requests import TOPIC, Requests
+from tideline_client.sender import Sender
 from tideline_client.store import Store
+from tideline_client.topics import check_filter, check_topic
 
 log = logging.getLogger(__name__)
 
 _FOR_EVER = 0xFFFFFFFF
-_LATER = (0x80, 0x97)
-"""Reason codes of a publish that may be taken later: the broker failed, or its storage is away."""
-_AGAIN = 5.0
-"""Seconds until a message that was not taken now is sent again."""
+_SOONEST, _LATEST = 1.0, 30.0
+"""Seconds until a connection is tried again: twice as long each time, up to the latter."""
+_ANY_SIZE = 268_435_460
+"""The largest packet that MQTT has, in bytes."""
 
 
 class Client:
@@ -77,8 +80,9 @@ class Client:
         self._device = device
         self._start_at = start
         self._filters: dict[str, int] = {}
-        self._sending: dict[int, str] = {}
-        """Messages of the outbox that are on their way, by paho's number."""
+        self._sender = Sender(self.store, lambda message: self._call(self.on_refused, message))
+        self._let_in = False
+        self._largest = _ANY_SIZE
         self._present = False
         """The broker has a session of this device."""
         self._settled = False
@@ -86,45 +90,96 @@ class Client:
         self._last: int | None = 0
         """The number of the SUBSCRIBE behind which messages come and go."""
         self._lock = threading.RLock()
+        self._calling = threading.RLock()
         self._ready = threading.Event()
         self._requests = Requests(self._ask)
-        self._mqtt = self._make(user, password, tls)
+        self._login = (user, password, tls)
+        self._mqtt = self._make()
+        self._over = threading.Event()
+        """The connection has ended."""
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"tideline {device}", daemon=True)
+        self._network: int | None = None
 
-    def _make(self, user: str | None, password: str | None, tls: bool) -> mqtt.Client:
+    def _make(self) -> mqtt.Client:
+        user, password, tls = self._login
         made = mqtt.Client(
-            CallbackAPIVersion.VERSION2, self._device, protocol=mqtt.MQTTv5, manual_ack=True, reconnect_on_failure=True
+            CallbackAPIVersion.VERSION2, self._device, protocol=mqtt.MQTTv5, manual_ack=True, reconnect_on_failure=False
         )
         if user is not None:
             made.username_pw_set(user, password)
         if tls:
             made.tls_set()
-        made.reconnect_delay_set(1, 30)
-        made.on_connect, made.on_disconnect = self._connected, self._disconnected
-        made.on_message, made.on_publish, made.on_subscribe = self._came, self._published, self._subscribed
+        made.on_connect, made.on_disconnect = self._guarded(self._connected), self._disconnected
+        made.on_publish, made.on_subscribe = self._guarded(self._published), self._guarded(self._subscribed)
+        made.on_message = self._came
         return made
+
+    def _guarded(self, step: Callable[..., None]) -> Callable[..., None]:
+        def run(*values: Any) -> None:
+            try:
+                step(*values)
+            except Exception:
+                log.exception("the connection is given up, and tried again")
+                self._end()
+
+        return run
 
     # --- the connection ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Connect in the background, now and whenever the connection is lost. It may be offline for as long as it takes."""
-        connecting = Properties(PacketTypes.CONNECT)
-        connecting.SessionExpiryInterval = _FOR_EVER
-        connecting.UserProperty = ("tideline-messages", "on")
-        self._mqtt.connect_async(*self._address, clean_start=False, properties=connecting)
-        self._mqtt.loop_start()
+        host, port = self._address
+        if not host or not 0 < port < 65536:
+            raise ValueError(f"address {host!r} port {port}: must be a host, and a port from 1 to 65535")
+        self._thread.start()
 
     def stop(self) -> None:
         """Disconnect. What is in the outbox goes out at the next start."""
+        self._stopping.set()
         self._mqtt.disconnect()
-        self._mqtt.loop_stop()
+        if self._thread.is_alive() and threading.get_ident() not in (self._network, self._thread.ident):
+            self._thread.join()
         self.store.close()
+
+    def _run(self) -> None:
+        connecting = Properties(PacketTypes.CONNECT)
+        connecting.SessionExpiryInterval = _FOR_EVER
+        connecting.UserProperty = ("tideline-messages", "on")
+        pause = _SOONEST
+        while not self._stopping.is_set():
+            self._over.clear()
+            self._let_in = False
+            self._sender.begin()
+            self._mqtt = line = self._make()
+            try:
+                line.connect(*self._address, clean_start=False, properties=connecting)
+            except OSError as error:
+                log.info("no connection to %s port %d: %s", *self._address, error)
+            else:
+                if self._stopping.is_set():  # it may not have seen this connection
+                    line.disconnect()
+                line.loop_start()
+                try:
+                    self._sender.run(line)
+                except Exception:
+                    log.exception("what became of a message could not be kept: it is sent again")
+                    self._end()
+                self._over.wait()
+                line.loop_stop()
+                if self._let_in:
+                    pause = _SOONEST
+            self._stopping.wait(pause)
+            pause = min(2 * pause, _LATEST)
 
     def wait_connected(self, timeout: float = 10.0) -> bool:
         """Wait until messages come in and go out."""
         return self._ready.wait(timeout)
 
     def subscribe(self, filter: str, qos: int = 1) -> None:
-        """Get the messages of topics; the session keeps it. To be called at each start of the app, connected or not."""
+        """Get the messages of topics; the session keeps it. To be called at each start of the app, connected or not. Raises
+        `ValueError` where it is no filter."""
+        check_filter(filter)
         with self._lock:
             self._filters[filter] = qos
         if self._mqtt.is_connected():
@@ -139,9 +194,11 @@ class Client:
         self._mqtt.unsubscribe(filter)
 
     def _connected(self, client: mqtt.Client, data: object, flags: mqtt.ConnectFlags, code: ReasonCode, more: object) -> None:
+        self._network = threading.get_ident()
         if code.is_failure:
             log.warning("the broker refuses the connection: %s", code)
             return
+        self._let_in, self._largest = True, getattr(more, "MaximumPacketSize", _ANY_SIZE)
         own = [f"$sync/{kind}/{self._device}" for kind in ("reply", "events", "receipts")]
         with self._lock:
             wanted = [(topic, 1) for topic in own] + list(self._filters.items())
@@ -192,6 +249,9 @@ class Client:
     def _give_up(self, why: str) -> None:
         """End the connection; the next one begins anew."""
         log.warning("the connection is given up, and tried again: %s", why)
+        self._end()
+
+    def _end(self) -> None:
         line = self._mqtt.socket()
         if isinstance(line, socket.socket):
             with contextlib.suppress(OSError):  # it has ended already
@@ -203,15 +263,21 @@ class Client:
         self._call(self.on_connected, True)
         for topic, position in self.store.untold():
             self._tell_read(topic, position)
-        if not self._sending:  # else paho sends those again first
-            self._send_waiting()
+        self._sender.go(self._largest)
 
-    def _disconnected(self, client: mqtt.Client, data: object, flags: object, code: ReasonCode, more: object) -> None:
+    def _disconnected(
+        self, client: mqtt.Client, data: object, flags: mqtt.DisconnectFlags, code: ReasonCode, more: object
+    ) -> None:
+        if self._over.is_set():
+            return
         was = self._ready.is_set()
         self._ready.clear()
         self._requests.lost()
+        told = code.value if flags.is_disconnect_packet_from_server else 0
+        self._sender.ended(told, getattr(more, "ReasonString", None) or str(code))
         if was:
             self._call(self.on_connected, False)
+        self._over.set()
 
     # --- messages in ---------------------------------------------------------------------------------------------------
 
@@ -252,16 +318,16 @@ class Client:
     # --- messages out --------------------------------------------------------------------------------------------------
 
     def send(self, topic: str, payload: str | bytes, *, receipt: Sequence[str] = ()) -> str:
-        """Send a message, now or as soon as there is a connection; its key, which receipts name.
+        """Send a message, now or as soon as there is a connection; its key, which receipts name. Raises
+        `ValueError` where the topic is none.
 
         ``receipt``: of which states one wants to hear, ``delivered``, ``acknowledged``, ``read``.
         """
+        check_topic(topic)
         data = payload.encode() if isinstance(payload, str) else payload
         message = Outgoing(uuid.uuid4().hex, topic, data, tuple(receipt))
-        with self._lock:
-            self.store.put(message)
-            if self._ready.is_set():
-                self._publish(message)
+        self.store.put(message)
+        self._sender.wake()
         return message.key
 
     def outbox(self) -> list[Outgoing]:
@@ -272,44 +338,8 @@ class Client:
         """Take a message out of the outbox: one that was refused, or is not to be sent any more."""
         self.store.sent(key)
 
-    def _send_waiting(self) -> None:
-        with self._lock:
-            under_way = set(self._sending.values())
-            for message in self.store.waiting():
-                if not message.reason and message.key not in under_way:
-                    self._publish(message)
-
-    def _publish(self, message: Outgoing) -> None:
-        properties = Properties(PacketTypes.PUBLISH)
-        asked = [("tideline-receipt", ",".join(message.receipt))] if message.receipt else []
-        properties.UserProperty = [("message-id", message.key), *asked]
-        with self._lock:
-            info = self._mqtt.publish(message.topic, message.payload, qos=1, properties=properties)
-            self._sending[info.mid] = message.key
-
     def _published(self, client: mqtt.Client, data: object, mid: int, code: ReasonCode, more: object) -> None:
-        with self._lock:
-            key = self._sending.pop(mid, None)
-            idle = not self._sending
-        if key is None:
-            return
-        if not code.is_failure:
-            self.store.sent(key)
-        elif code.value in _LATER:
-            again = threading.Timer(_AGAIN, self._send_again)
-            again.daemon = True
-            again.start()
-            return
-        else:
-            self.store.refused(key, str(code))
-            refused = next(message for message in self.store.waiting() if message.key == key)
-            self._call(self.on_refused, refused)
-        if idle:
-            self._send_waiting()
-
-    def _send_again(self) -> None:
-        if self._ready.is_set():
-            self._send_waiting()
+        self._sender.answered(mid, code, getattr(more, "ReasonString", None))
 
     # --- conversations ---------------------------------------------------------------------------------------------------
 
@@ -367,8 +397,9 @@ class Client:
         self._mqtt.publish(TOPIC, payload, qos=1)
 
     def _call(self, callback: Callable[..., object], *values: object) -> None:
-        """What an app's callback raises is logged, and stops nothing."""
-        try:
-            callback(*values)
-        except Exception:
-            log.exception("a callback failed")
+        """One at a time. What an app's callback raises is logged, and stops nothing."""
+        with self._calling:
+            try:
+                callback(*values)
+            except Exception:
+                log.exception("a callback failed")

@@ -102,8 +102,18 @@ class Store:
 
     def waiting(self) -> list[Outgoing]:
         """What the broker has not, in the order in which it was sent; also what it has refused."""
-        rows = self._read("SELECT key, topic, payload, receipt, reason FROM outbox ORDER BY place")
-        return [Outgoing(str(k), str(t), p, tuple(json.loads(str(r))), str(why)) for k, t, p, r, why in rows]  # type: ignore[arg-type]
+        return [message for _, message in self._outbox("ORDER BY place")]
+
+    def unsent(self, after: int, limit: int) -> list[tuple[int, Outgoing]]:
+        """What the broker has neither taken nor refused, behind a place; with the places, in order."""
+        return self._outbox("WHERE place > ? AND reason = '' ORDER BY place LIMIT ?", after, limit)
+
+    def _outbox(self, which: str, *values: object) -> list[tuple[int, Outgoing]]:
+        rows = self._read(f"SELECT place, key, topic, payload, receipt, reason FROM outbox {which}", *values)
+        return [
+            (int(str(place)), Outgoing(str(k), str(t), p, tuple(json.loads(str(r))), str(why)))  # type: ignore[arg-type]
+            for place, k, t, p, r, why in rows
+        ]
 
     def sent(self, key: str) -> None:
         """The broker has it; or the app wants it no more."""
