@@ -173,6 +173,20 @@ async def test_history_fetches_what_is_missing(broker: Site, tmp_path: Path) -> 
             await asyncio.to_thread(phone.client.history, "secret/b")
 
 
+async def test_history_is_as_long_as_was_asked_for(broker: Site, tmp_path: Path) -> None:
+    """Also where the broker ends a page at 1 MiB, and where it gives no page of that many messages."""
+    writer = await broker.durable("phone", 5)
+    for number in range(5):
+        await writer.publish("chat/a", b"%d" % number * 400_000, 1)
+    await writer.leave()
+    async with app(broker, tmp_path, "phone") as phone:
+        for limit, first in ((4, "1"), (501, "0")):
+            found = await asyncio.to_thread(phone.client.history, "chat/a", limit)
+            assert "".join(message.text[0] for message in found) == "01234"[int(first) :]
+        with pytest.raises(ValueError, match="limit -1: must be a whole number from 0 on"):
+            phone.client.history("chat/a", -1)
+
+
 async def test_what_the_broker_refuses_stays_with_the_reason(broker: Site, tmp_path: Path) -> None:
     async with app(broker, tmp_path, "phone") as phone:
         phone.client.send("chat/a", "x", receipt=["seen"])

@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 _FOR_EVER = 0xFFFFFFFF
 _SOONEST, _LATEST = 1.0, 30.0
 """Seconds until a connection is tried again: twice as long each time, up to the latter."""
+_PAGE = 500
+"""Messages of a history that the broker gives at once, at most."""
 _ANY_SIZE = 268_435_460
 """The largest packet that MQTT has, in bytes."""
 
@@ -345,15 +347,29 @@ class Client:
 
     def history(self, topic: str, limit: int = 50, before: int = 0) -> list[Message]:
         """The newest messages of a conversation (with a lower sequence than ``before``), the oldest first: those that are here,
-        after those that are missing were fetched, where there is a connection."""
+        after those that are missing were fetched, where there is a connection. Raises `RequestFailed` where one may not read
+        it, and `ValueError`."""
+        check_topic(topic)
+        for name, value in (("limit", limit), ("before", before)):
+            if value < 0:
+                raise ValueError(f"{name} {value}: must be a whole number from 0 on")
         if self._ready.is_set():
-            fields = {"op": "history", "topic": topic, "limit": limit, "order": "newest", "before": before}
             try:
-                for found in self.request(fields)["messages"]:
-                    self.store.take(Message.of_json(found))
+                self._fetch(topic, limit, before)
             except NoAnswer as error:
                 log.info("history of %s is what is here: %s", topic, error)
         return self.store.history(topic, limit, before)
+
+    def _fetch(self, topic: str, limit: int, before: int) -> None:
+        fields: dict[str, Any] = {"op": "history", "topic": topic, "order": "newest", "before": before}
+        while limit > 0:
+            page = self.request({**fields, "limit": min(limit, _PAGE)})
+            for found in page["messages"]:
+                self.store.take(Message.of_json(found))
+            if page["next"] is None:
+                return
+            limit -= len(page["messages"])  # a page may be shorter than was asked for: it has at most 1 MiB
+            fields["cursor"] = page["next"]
 
     def topics(self) -> list[str]:
         """The conversations that have messages here."""
