@@ -140,7 +140,9 @@ class Client:
         """Disconnect. What is in the outbox goes out at the next start."""
         self._stopping.set()
         self._mqtt.disconnect()
-        if self._thread.is_alive() and threading.get_ident() not in (self._network, self._thread.ident):
+        if self._thread.is_alive():
+            if threading.get_ident() in (self._network, self._thread.ident):
+                return  # in a callback: the connection ends, and the store is closed, once that is over
             self._thread.join()
         self.store.close()
 
@@ -173,6 +175,7 @@ class Client:
                     pause = _SOONEST
             self._stopping.wait(pause)
             pause = min(2 * pause, _LATEST)
+        self.store.close()
 
     def wait_connected(self, timeout: float = 10.0) -> bool:
         """Wait until messages come in and go out."""
