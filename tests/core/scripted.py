@@ -276,7 +276,7 @@ class World:
     """A server, a sender and devices; and what happened in the pipeline, in order."""
 
     def __init__(self, **sections: Any) -> None:
-        limits = {"connect_pace": 0, **sections.pop("limits", {})}  # a script's time are the rounds of the event loop, no seconds
+        limits = {"connect_pace": 0, **sections.pop("limits", {})}  # a script's time are rounds of the event loop, no seconds
         self.server = Server(settings(limits=limits, **sections))
         self.storage = Scripted()
         self.problems: list[str] = []
