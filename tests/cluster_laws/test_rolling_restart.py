@@ -55,6 +55,7 @@ def _restart(folder: Path, seed: int, seconds: float) -> None:
         mongo.kill()
 
 
+@pytest.mark.slow
 def test_a_rolling_restart_loses_nothing(tmp_path: Path) -> None:
     _restart(tmp_path, 21, 0.0)
 
