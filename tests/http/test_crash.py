@@ -11,7 +11,7 @@ import httpx
 from tests.support.laws_process import BrokerProcess, free_port
 from tests.support.until import wait_until
 
-KILLS = 3
+KILLS = 2
 
 
 class Poster:

@@ -20,7 +20,7 @@ from tests.support.laws_process import PATIENCE, BrokerProcess, broker_process
 from tests.support.seeds import seeds
 from tests.support.until import wait_until
 
-KILLS = 4
+KILLS = 3
 WINDOW = 100
 TOPICS = ("laws/one", "laws/two")
 

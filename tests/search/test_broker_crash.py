@@ -41,7 +41,7 @@ def _found(api: Api) -> list[str]:
 def test_what_was_acknowledged_is_found_once_whatever_is_killed(tmp_path: Path) -> None:
     rng = random.Random(5)
     acknowledged: dict[str, str] = {}
-    for _ in range(5):
+    for _ in range(3):
         with serving(tmp_path) as broker:
             api = Api(broker, tmp_path)
             try:

@@ -20,7 +20,7 @@ from tests.search.test_fts5 import check_file
 from tests.support.seeds import seeds
 
 SIZE = 3000
-ROUNDS = 10
+ROUNDS = 6
 
 
 def _expected(first: int, last: int) -> set[int]:
