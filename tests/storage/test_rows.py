@@ -6,6 +6,8 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
+import pytest
+
 from storage.errors import MessageRefused, RowChanged, StorageUnavailable
 from storage.interface import Storage
 from storage.records import MAX_ROW, MAX_ROW_NAME, DropRow, PutRow, Row
@@ -111,6 +113,7 @@ async def test_one_that_cannot_be_stored_is_refused_alone(storage: Storage) -> N
     assert [row.value for row in await all_rows(storage, long)] == [b"long"]
 
 
+@pytest.mark.inside
 async def test_rows_whose_answer_was_lost_are_found_again(faulty: Backend, make: Maker) -> None:
     storage = await faulty.open()
     try:
