@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from broker.amqtt import Services, Undecided, Wanted
 from broker.hooks import NoSuchUser, Users
@@ -21,6 +21,7 @@ from plugins.timelines import OPERATOR, Problem, Who
 from plugins.timelines.errors import Away, TooMany
 from plugins.timelines.messages import hex_id
 from plugins.timelines.publishing import Draft, Publisher
+from storage.cluster import Node
 from storage.errors import StorageUnavailable
 from storage.interface import Tails
 from storage.records import DropTokens, Message
@@ -101,6 +102,10 @@ class Eraser:
             return await self._conversation(erasure)
         storage, place = self._server.storage, erasure.place
         if not place:  # what comes from here on is nothing of this user's, who is gone
+            place["beats"] = {str(node.token): node.beat for node in await self._nodes()}
+            return True
+        if "ends" not in place:
+            await self._hear(place["beats"])
             place["ends"] = {str(number): end for number, end in (await storage.tails()).items()}
         ends = {int(number): end for number, end in place["ends"].items()}
         follower = Follower(_Until(storage, ends), {int(number): at for number, at in place.get("at", {}).items()}, {})
@@ -115,6 +120,17 @@ class Eraser:
             gone = sum(max(0, at - first) for at in follower.positions.values())
             erasure.permille = min(999, gone * 1000 // max(1, way))
         return bool(page.messages) or moved
+
+    async def _nodes(self) -> Sequence[Node]:
+        cluster = self._server.storage.cluster
+        return () if cluster is None else await cluster.nodes()
+
+    async def _hear(self, beats: Mapping[str, int]) -> None:
+        """Raise unless each node has said since then how far its messages are complete, or another has settled its affairs:
+        the tails are as of a node's last beat, and one of that moment may have been under way."""
+        silent = [node.name for node in await self._nodes() if node.beat < beats.get(str(node.token), -2) + 2]
+        if silent:
+            raise StorageUnavailable(f"what node {silent[0]} stored last is not known yet")
 
     async def _conversation(self, erasure: Erasure) -> bool:
         storage, topic, place = self._server.storage, erasure.name, erasure.place

@@ -152,12 +152,12 @@ async def test_each_step_may_be_made_again(tmp_path: Path, monkeypatch: pytest.M
             await until(lambda: not any(b"ann says" in f.read_bytes() for f in tmp_path.glob("t.db*")))
 
 
-async def test_a_killed_broker_goes_on(tmp_path: Path) -> None:
-    """SIGKILL twice within an erasure; the broker that starts then ends it, and the file has none of it."""
-    rounds = 12
+@pytest.mark.parametrize(("kind", "rounds", "kills"), [("sqlite", 12, 2), ("mongodb", 2, 1)])
+async def test_a_killed_broker_goes_on(tmp_path: Path, kind: str, rounds: int, kills: int) -> None:
+    """SIGKILL within an erasure; the broker that starts then ends it, and SQLite's files have none of it."""
     (tmp_path / "data").mkdir()
-    async with storage_url("sqlite", tmp_path / "data") as url:
-        await asyncio.to_thread(killed, tmp_path, url, rounds, 2)
+    async with storage_url(kind, tmp_path / "data") as url:
+        await asyncio.to_thread(killed, tmp_path, url, rounds, kills)
         storage = open_url(url, read_only=True)
         await storage.open()
         async for topic, first, last in storage.conversations("chat/"):
