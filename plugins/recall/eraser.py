@@ -128,9 +128,10 @@ class Eraser:
     async def _hear(self, beats: Mapping[str, int]) -> None:
         """Raise unless each node has said since then how far its messages are complete, or another has settled its affairs:
         the tails are as of a node's last beat, and one of that moment may have been under way."""
-        silent = [node.name for node in await self._nodes() if node.beat < beats.get(str(node.token), -2) + 2]
-        if silent:
-            raise StorageUnavailable(f"what node {silent[0]} stored last is not known yet")
+        for node in await self._nodes():
+            before = beats.get(str(node.token))
+            if before is not None and node.beat < before + 2:
+                raise StorageUnavailable(f"what node {node.name} stored last is not known yet")
 
     async def _conversation(self, erasure: Erasure) -> bool:
         storage, topic, place = self._server.storage, erasure.name, erasure.place
