@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shlex
 import signal
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import (
+    bounds,
     conversations,
     filled,
     hostile,
@@ -22,6 +24,7 @@ from bench import (
     one_user,
     presence,
     recall,
+    release,
     revoke,
     schedules,
     search,
@@ -53,6 +56,8 @@ SECTIONS = (
     "hostile",
     "revoke",
 )
+LEAST_ROUNDS = 3
+"""Of a release."""
 
 
 def _names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
@@ -63,6 +68,13 @@ def _names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
         return given
 
     return parse
+
+
+def _version(text: str) -> str:
+    try:
+        return release.checked_version(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -80,6 +92,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--figures", type=Path, metavar="FILE", help="write the figures of 'cluster' for `python -m bench.sizing`"
     )
+    parser.add_argument("--release", type=_version, metavar="VERSION", help="keep this run's ratios as those of a release")
     parser.add_argument("--dir", type=Path, help="where the brokers' data goes; a real disk, not a tmpfs")
     parser.add_argument("--core", type=int, help="pin the generator to this core")
     parser.add_argument("--messages", type=int, help="in 'filled' (5,000,000; quick 200,000) and 'search' (1,000,000; 50,000)")
@@ -87,7 +100,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--devices", type=int, nargs="+", help="of one user in 'one-user' (default 1,500 and 20,000, quick 1,500)"
     )
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    if given.release and (given.quick or (given.rounds and given.rounds < LEAST_ROUNDS)):
+        parser.error(f"--release needs {LEAST_ROUNDS} rounds or more, and not --quick: a release's noise is that of its rounds")
+    return given
 
 
 def _allow_many_files() -> None:
@@ -156,7 +172,7 @@ def main(argv: list[str] | None = None) -> None:
         cells += more
     if "revoke" in given.only and "tideline" in given.peers:
         parts.append(revoke.table(revoke.measure(3 if given.quick else 20)))
-    parts.append(table.disturbance(cells))
+    parts += [*_released(cells, given.release, about), table.disturbance(cells)]
     print("\n\n".join(part for part in parts if part))
     if given.json:
         given.json.write_text(json.dumps({"machine": about, "cells": [asdict(cell) for cell in cells]}, indent=1) + "\n")
@@ -176,5 +192,21 @@ def _main_part(cells: list[Cell], names: tuple[str, ...]) -> list[str]:
         "\n".join(note for note in notes if note),
         table.troubles(cells),
         table.columns(meanings),
+        bounds.table(cells),
         table.targets(cells),
     ]
+
+
+def _released(cells: list[Cell], version: str | None, about: str) -> list[str]:
+    """The run beside the last release; and kept, where it is one itself."""
+    now, build = release.ratios(cells), PEERS["tideline"]().version()
+    if not now:
+        return []
+    parts = []
+    if last := release.newest():
+        parts.append(release.table(last, now, build))
+    if version:
+        path = release.FOLDER / f"{version}.json"
+        release.Release(version, build, about, "python -m bench " + shlex.join(sys.argv[1:]), now).keep(path)
+        parts.append(f"{path}: {len(now)} ratios")
+    return parts

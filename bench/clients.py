@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from bench import wire
 from bench.reactor import LoadError, Reactor
 
+_LARGE = 4096
+"""Bytes of payload above which messages are not encoded in advance."""
+
 
 class Client:
     """A connection with its CONNECT answered or not yet."""
@@ -65,7 +68,7 @@ class Publisher(Client):
         self, reactor: Reactor, port: int, client_id: str, topic: str, *, window: int, size: int, version: int, limit: int = 0
     ) -> None:
         """``limit`` is how many messages to publish in all; 0 goes on until `stop`."""
-        self._sheet = wire.Sheet(topic, size, version)
+        self._sheet = wire.Sheet(topic, size, version, ahead=window > 0 and size <= _LARGE)
         self._window = window
         self._limit = limit
         self.sent = 0

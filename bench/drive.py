@@ -45,8 +45,8 @@ def unique() -> str:
     return f"b{_runs}x{time.time_ns() % 100_000_000}"
 
 
-class _MemoryWatch(threading.Thread):
-    """Samples the broker's memory, and keeps the first and the highest value since each mark."""
+class _Watch(threading.Thread):
+    """Samples the broker's memory, and keeps the first and the highest value since each mark, and what else it used by then."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -56,12 +56,18 @@ class _MemoryWatch(threading.Thread):
         self.first: dict[str, int] = {}
         self.highest: dict[str, int] = {}
         self.cpu: dict[str, float] = {}
+        self.threads: dict[str, dict[str, float]] = {}
+        self.written: dict[str, int] = {}
+        self.at: dict[str, float] = {}
 
     def mark(self, name: str) -> None:
         """A new stretch begins."""
         bytes_now = process.resident(self._pid)
         self.first[name] = self.highest[name] = bytes_now
         self.cpu[name] = process.cpu_seconds(self._pid)
+        self.threads[name] = process.cpu_by_thread(self._pid)
+        self.written[name] = process.written_bytes(self._pid)
+        self.at[name] = time.monotonic()
         self._mark = name
 
     def run(self) -> None:
@@ -84,7 +90,7 @@ def measure(shape: Shape, peer: Peer, options: Options, *, version: int = wire.V
     if options.core is not None:
         spec["core"] = options.core
     cell = Cell(shape.name, peer.name)
-    watch = _MemoryWatch(peer.pid)
+    watch = _Watch(peer.pid)
     watch.start()
     cpu, others, began = process.cpu_seconds(peer.pid), _others(peer), time.monotonic()
     try:
@@ -142,9 +148,13 @@ def generate(spec: dict[str, object], mark: Callable[[str], None], timeout: floa
         generator.stdout.close()
 
 
-def _complete(cell: Cell, watch: _MemoryWatch) -> None:
+def _complete(cell: Cell, watch: _Watch) -> None:
     """Add what only the parent knows, and say what does not add up."""
     figures = cell.figures
+    if "loaded" in watch.at:
+        seconds = watch.at["loaded"] - watch.at["loading"]
+        figures["thread"] = process.busiest_thread(watch.threads["loading"], watch.threads["loaded"]) / seconds
+        figures["disk_mb"] = (watch.written["loaded"] - watch.written["loading"]) / 1e6 / seconds
     if "connected" in watch.first:
         figures["kb"] = (watch.first["connected"] - watch.first["empty"]) / 1024 / figures["connections"]
     if "filled" in watch.first:

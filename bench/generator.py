@@ -13,6 +13,7 @@ import sys
 
 from bench.cluster.load import SHAPES as OF_CLUSTERS
 from bench.load import SHAPES, Spec
+from bench.many import many
 from bench.polite import polite
 from bench.reactor import LoadError, Reactor
 
@@ -32,7 +33,8 @@ def main(argument: str) -> None:
     gc.freeze()
     gc.disable()
     try:
-        answer: dict[str, object] = {"figures": (SHAPES | OF_CLUSTERS | {"polite": polite})[spec.shape](Reactor(), spec, _mark)}
+        shapes = SHAPES | OF_CLUSTERS | {"many": many, "polite": polite}
+        answer: dict[str, object] = {"figures": shapes[spec.shape](Reactor(), spec, _mark)}
     except (LoadError, OSError) as error:
         answer = {"trouble": str(error)}
     print(json.dumps(answer), flush=True)

@@ -66,7 +66,8 @@ Mark = Callable[[str], None]
 """Tells the parent where the load stands, and returns when the parent has looked at the broker's memory."""
 
 
-def _checked(publishers: Sequence[Publisher], subscribers: Sequence[Subscriber], fan: int) -> Figures:
+def checked(publishers: Sequence[Publisher], subscribers: Sequence[Subscriber], fan: int) -> Figures:
+    """The counts that every shape has."""
     return {
         "acked": sum(one.acked for one in publishers),
         "refused": sum(one.refused for one in publishers),
@@ -100,7 +101,8 @@ def _finish(reactor: Reactor, publishers: Sequence[Publisher], subscribers: Sequ
     return reactor.run_while_moving(lambda: _delivered(subscribers) >= due, lambda: _delivered(subscribers), STALL)[1]
 
 
-def _leave(reactor: Reactor, spec: Spec, publishers: Sequence[Client], subscribers: Sequence[Subscriber]) -> None:
+def leave(reactor: Reactor, spec: Spec, publishers: Sequence[Client], subscribers: Sequence[Subscriber]) -> None:
+    """Close everything, and end the durable sessions."""
     for client in (*publishers, *subscribers):
         client.close()
     forget(reactor, spec.port, [one.client_id for one in subscribers], spec.version, spec.login)
@@ -139,8 +141,7 @@ def stream(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
         for pair in range(spec.pairs)
     ]
     wait_ready(reactor, publishers)
-    if spec.others or spec.ports:
-        mark("loading")  # what connecting costs is not what a delivery costs
+    mark("loading")  # what connecting costs is not what a delivery costs
     for publisher in publishers:
         publisher.start()
     reactor.run_for(spec.warm_up)
@@ -148,11 +149,11 @@ def stream(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
     seconds = reactor.run_for(spec.seconds)
     acked, busy = _acked(publishers) - acked, time.process_time() - busy
     ended = _finish(reactor, publishers, subscribers, spec.fan)
-    if spec.others or spec.ports:
-        mark("loaded")
-    figures = _checked(publishers, subscribers, spec.fan)
-    figures.update(rate=(figures["delivered"] - before) / (ended - began), ack_rate=acked / seconds, busy=busy / seconds)
-    _leave(reactor, spec, publishers, [*subscribers, *others])
+    mark("loaded")
+    figures = checked(publishers, subscribers, spec.fan)
+    rate = (figures["delivered"] - before) / (ended - began)
+    figures.update(rate=rate, mb=rate * spec.size / 1e6, ack_rate=acked / seconds, busy=busy / seconds)
+    leave(reactor, spec, publishers, [*subscribers, *others])
     return figures
 
 
@@ -198,8 +199,8 @@ def latency(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
     seconds = reactor.run_for(spec.seconds)
     busy = time.process_time() - busy
     _finish(reactor, [publisher], [subscriber], 1)
-    figures = _checked([publisher], [subscriber], 1)
-    _leave(reactor, spec, [publisher], [subscriber])
+    figures = checked([publisher], [subscriber], 1)
+    leave(reactor, spec, [publisher], [subscriber])
     ack = quantiles(
         [after - before for before, after in zip(publisher.sent_at[skip:], publisher.acked_at[skip:], strict=False)]
     )
@@ -271,9 +272,9 @@ def drain(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
     publishers = _fill(reactor, spec, topics, window=10)
     busy = time.process_time()
     devices, seconds = _drain(reactor, spec, client_ids, _acked(publishers))
-    figures = _checked(publishers, devices, 1)
+    figures = checked(publishers, devices, 1)
     figures.update(rate=_delivered(devices) / seconds, busy=(time.process_time() - busy) / seconds)
-    _leave(reactor, spec, [], devices)
+    leave(reactor, spec, [], devices)
     return figures
 
 
@@ -286,9 +287,9 @@ def backlog(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
     mark("filled")
     devices, seconds = _drain(reactor, spec, client_ids, _acked(publishers))
     mark("drained")
-    figures = _checked(publishers, devices, 1)
+    figures = checked(publishers, devices, 1)
     figures["rate"] = _delivered(devices) / seconds
-    _leave(reactor, spec, [], devices)
+    leave(reactor, spec, [], devices)
     return figures
 
 

@@ -60,6 +60,23 @@ def cpu_by_thread(pid: int) -> dict[str, float]:
     return seconds
 
 
+def written_bytes(pid: int) -> int:
+    """Bytes that the tree gave the kernel to write to a disk so far."""
+    total = 0
+    for one in tree(pid):
+        try:
+            lines = Path(f"/proc/{one}/io").read_text().splitlines()
+        except OSError:
+            continue
+        total += next(int(line.split()[1]) for line in lines if line.startswith("write_bytes:"))
+    return total
+
+
+def busiest_thread(before: dict[str, float], after: dict[str, float]) -> float:
+    """Processor seconds of the thread that used most between two looks by `cpu_by_thread`."""
+    return max((seconds - before.get(name, 0.0) for name, seconds in after.items()), default=0.0)
+
+
 def machine_cpu_seconds() -> float:
     """Processor seconds that everything on the machine used so far."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()

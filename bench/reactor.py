@@ -1,6 +1,7 @@
 """One epoll loop over raw sockets: as little as a load generator needs, so that it is never the slowest part.
 
 A link reads into one shared buffer and hands its owner runs of frames (see `wire.runs`); positions are valid during the call.
+A frame that is a good part of that buffer is read into one of its own, or its beginning would be moved with each read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Protocol
 from bench import wire
 
 _BUFFER = 1 << 18
+_LARGE = 1 << 16
 
 
 class LoadError(Exception):
@@ -33,7 +35,7 @@ class Owner(Protocol):
 class Link:
     """One connection."""
 
-    __slots__ = ("_carry", "_pending", "_reactor", "_socket", "owner")
+    __slots__ = ("_carry", "_filled", "_large", "_pending", "_reactor", "_socket", "owner")
 
     def __init__(self, reactor: Reactor, connected: socket.socket, owner: Owner) -> None:
         """Watches ``connected`` from now on."""
@@ -43,6 +45,8 @@ class Link:
         self._reactor = reactor
         self._socket = connected
         self._carry = b""
+        self._large = bytearray()
+        self._filled = 0
         self._pending = bytearray()
         reactor.add(connected.fileno(), self)
 
@@ -51,43 +55,74 @@ class Link:
         if self._pending:
             self._pending += data
             return
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self._fail(str(error))
-            return
-        if sent < len(data):
+        sent = self._send(data)
+        if 0 <= sent < len(data):
             self._pending += data[sent:]
             self._reactor.watch_writing(self._socket.fileno(), True)
 
     def flush(self) -> None:
         """The socket takes more."""
-        pending, self._pending = self._pending, bytearray()
-        self._reactor.watch_writing(self._socket.fileno(), False)
-        self.write(pending)
+        with memoryview(self._pending) as pending:
+            sent = self._send(pending)
+        if sent > 0:
+            del self._pending[:sent]
+        if not self._pending:
+            self._reactor.watch_writing(self._socket.fileno(), False)
+
+    def _send(self, data: bytes | bytearray | memoryview) -> int:
+        """How much the socket took; -1 where the connection is lost."""
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._fail(str(error))
+            return -1
 
     def read(self) -> None:
         """Read once and hand over every whole frame."""
+        if self._large:
+            self._read_large()
+            return
         buffer, held = self._reactor.buffer, len(self._carry)
         if held:
             buffer[:held] = self._carry
-        try:
-            got = self._socket.recv_into(self._reactor.view[held:] if held else self._reactor.view)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._fail(str(error))
-            return
+        got = self._receive(self._reactor.view[held:] if held else self._reactor.view)
         if not got:
-            self._fail("closed by the broker")
             return
         end = held + got
         found, at = wire.runs(buffer, end)
-        self._carry = bytes(buffer[at:end]) if at < end else b""
+        self._carry = b""
+        if at < end:
+            if (length := wire.frame_length(buffer, at, end)) > _LARGE:
+                self._large, self._filled = bytearray(length), end - at
+                self._large[: end - at] = buffer[at:end]
+            else:
+                self._carry = bytes(buffer[at:end])
         for run in found:
             self.owner.received(buffer, run)
+
+    def _read_large(self) -> None:
+        """As much of the frame as has come; the owner hears of it when it is whole."""
+        with memoryview(self._large) as view, view[self._filled :] as missing:
+            self._filled += self._receive(missing)
+        if self._filled == len(self._large):
+            whole, self._large = self._large, bytearray()
+            for run in wire.runs(whole, len(whole))[0]:
+                self.owner.received(whole, run)
+
+    def _receive(self, into: memoryview) -> int:
+        """How much came; 0 also where the connection is lost."""
+        try:
+            got = self._socket.recv_into(into)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._fail(str(error))
+            return 0
+        if not got:
+            self._fail("closed by the broker")
+        return got
 
     def close(self) -> None:
         """Close the socket; what is pending is dropped."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from bench import wire
 from bench.drive import Cell, Options, measure
 from bench.peers.base import Peer, PeerError
+from bench.peers.disk import Disk
 from bench.shapes import Shape
 
 
@@ -39,6 +40,8 @@ def run(shapes: Iterable[Shape], contestants: Sequence[Contestant], rounds: int,
                 for contestant in (*contestants[turn:], *contestants[:turn]):
                     if contestant.peer.name in shape.skip or (contestant.peer.name == "generator" and number):
                         continue
+                    if isinstance(contestant.peer, Disk) and not shape.disk:
+                        continue
                     cell = _measure(shape, contestant, options, dead)
                     cells.append(cell)
                     say(f"  {contestant.label:<12}{_summary(shape, cell)}")
@@ -62,6 +65,8 @@ def _measure(shape: Shape, contestant: Contestant, options: Options, dead: dict[
     except PeerError as error:
         dead[contestant.label] = str(error)
         return Cell(shape.name, contestant.label, trouble=str(error))
+    if isinstance(peer, Disk):
+        return Cell(shape.name, contestant.label, peer.write(shape.sizes, options.seconds))
     cell = measure(shape, peer, options, version=contestant.version)
     cell.peer = contestant.label
     if shape.fresh:

@@ -24,7 +24,7 @@ class Shape:
     ``load`` names the function in `bench.load`; ``sizes`` are its parameters, ``quick`` replaces some of them under
     ``--quick``. ``fresh`` asks for a newly started broker with empty data, where memory is compared.
     ``rounds`` caps the rounds of the slow ones (0: no cap). ``skip`` names peers for which the shape makes no sense or
-    takes too long.
+    takes too long. ``disk``: the bare disk has these figures too.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Shape:
     fresh: bool = False
     rounds: int = 0
     skip: tuple[str, ...] = ()
+    disk: bool = False
     timeout: float = 180.0
 
 
@@ -73,6 +74,40 @@ LATENCY = Shape(
         Row("delivery_p50", "window 1: delivery, p50", "ms", False, 3),
         Row("delivery_p99", "window 1: delivery, p99", "ms", False, 3),
     ),
+    disk=True,
+)
+MANY = Shape(
+    "many",
+    "1,000 publishers with 20 messages a second each, 10 durable readers",
+    "many",
+    (
+        Row("ack_p50", "1,000 at 20/s each: ack, p50", "ms", False, 2),
+        Row("ack_p99", "1,000 at 20/s each: ack, p99", "ms", False, 2),
+        Row("cpu_us", _COST.title, "µs", False, 1),
+        Row("late_p99", "… the generator was late, p99", "ms", False, 2),
+    ),
+    {"connections": 1000, "messages": 20},
+    {"connections": 200},
+)
+
+
+def _payload(name: str, title: str, size: int, window: int) -> Shape:
+    return Shape(
+        f"payload-{name}",
+        f"4 publishers, each to 1 subscriber, {title} of payload, window {window}",
+        "stream",
+        (Row("rate", f"4 pairs, {title}", _RATE), Row("mb", "…", "MB/s")),
+        {"pairs": 4, "size": size, "window": window},
+        disk=True,
+    )
+
+
+# The largest is a packet of 1 MiB with its topic, which is what brokers take by default.
+PAYLOADS = (
+    _payload("128", "128 bytes", 128, 64),
+    _payload("1k", "1 KiB", 1 << 10, 64),
+    _payload("64k", "64 KiB", 64 << 10, 16),
+    _payload("1m", "1 MiB", (1 << 20) - 256, 4),
 )
 DRAIN = Shape(
     "drain",
@@ -120,28 +155,34 @@ BACKLOG = Shape(
     timeout=600,
 )
 
-SHAPES = (ONE, PAIRS, FAN_OUT, LATENCY, DRAIN, IDLE, IDLE_DEVICES, BACKLOG)
+SHAPES = (ONE, PAIRS, FAN_OUT, LATENCY, MANY, *PAYLOADS, DRAIN, IDLE, IDLE_DEVICES, BACKLOG)
 THROUGHPUT = (ONE, PAIRS, FAN_OUT)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What Tideline is to reach: a ratio to a peer, or an absolute figure where ``peer`` is empty."""
+    """What ``by`` is to reach: so many times a peer's figure, or an absolute one where ``peer`` is empty."""
 
     shape: str
     figure: str
     peer: str
     bound: float
     text: str
+    by: str = "tideline"
+
+
+def _times(shape: Shape, peer: str, bound: float, by: str = "tideline") -> Target:
+    whose = "" if by == "tideline" else f"{by} "
+    return Target(shape.name, "rate", peer, bound, f"{whose}at least {bound:g} times {peer}", by)
 
 
 TARGETS = (
-    *(
-        Target(shape.name, "rate", peer, ratio, f"at least {ratio:g} times {peer}")
-        for shape in THROUGHPUT
-        for peer, ratio in (("nats", 1.5), ("rabbitmq", 5.0), ("amqtt", 8.0))
-    ),
-    Target("latency", "ack_p50", "nats", 1.0, "no worse than nats"),
+    *(_times(shape, "nats", bound) for shape, bound in ((ONE, 2.0), (PAIRS, 3.0), (FAN_OUT, 3.0))),
+    *(_times(shape, "mosquitto", bound) for shape, bound in ((ONE, 1.2), (PAIRS, 1.5), (FAN_OUT, 2.0))),
+    *(_times(shape, peer, bound) for shape in THROUGHPUT for peer, bound in (("rabbitmq", 5.0), ("amqtt", 8.0))),
+    *(_times(shape, "tideline", 0.75, "tideline-pure") for shape in THROUGHPUT),
+    Target("latency", "ack_p50", "disk", 1 / 1.6, "at most 1.6 bare fsyncs"),
+    Target("many", "ack_p99", "", 5.0, "at most 5 ms"),
     Target("idle", "kb", "", 6.0, "at most 6 KB"),
     Target("idle-devices", "kb", "", 6.0, "at most 6 KB"),
     Target("backlog", "growth", "", 50.0, "less than 50 MB"),

@@ -92,7 +92,7 @@ def _row(target: Target) -> Row:
 
 def _judge(cells: Sequence[Cell], target: Target) -> tuple[bool, str] | None:
     row = _row(target)
-    ours = median(cells, target.shape, OURS, target.figure)
+    ours = median(cells, target.shape, target.by, target.figure)
     if ours is None:
         return None
     if not target.peer:
@@ -101,7 +101,8 @@ def _judge(cells: Sequence[Cell], target: Target) -> tuple[bool, str] | None:
     if not theirs:
         return None
     ratio = better(row, ours, theirs)
-    return ratio >= target.bound, f"{ratio:.2f} times"
+    times = ratio if row.more_is_better else 1 / ratio
+    return ratio >= target.bound, f"{times:.2f} times"
 
 
 def busiest(cells: Iterable[Cell]) -> str:

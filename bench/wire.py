@@ -15,7 +15,8 @@ CYCLE = 1024
 
 _NUMBER_HIGH = bytes(number >> 8 for number in range(CYCLE)) * 2
 _NUMBER_LOW = bytes(number & 255 for number in range(CYCLE)) * 2
-
+_ID_HIGH = bytes(number >> 8 for number in range(1, CYCLE + 1)) * 2
+_ID_LOW = bytes(number & 255 for number in range(1, CYCLE + 1)) * 2
 Run = tuple[int, int, int, int, int]
 """Equal-length frames behind each other: first byte, position, length of the fixed header, length of a frame, count."""
 
@@ -69,27 +70,42 @@ def disconnect() -> bytes:
 
 
 class Sheet:
-    """QoS 1 PUBLISH frames of one topic, encoded in advance: message n is row n modulo CYCLE."""
+    """QoS 1 PUBLISH frames of one topic: message n has number and packet id n modulo CYCLE.
 
-    def __init__(self, topic: str, size: int, version: int = V311) -> None:
-        """``size`` is the length of the payload in bytes, at least 2."""
+    They are encoded in advance, a whole cycle twice. Where that is too much memory, there are only as many as were ever asked
+    for at once, and each call numbers them anew.
+    """
+
+    def __init__(self, topic: str, size: int, version: int = V311, *, ahead: bool = True) -> None:
+        """``size`` is the length of the payload in bytes, at least 2; ``ahead``: encode a cycle now."""
         properties = b"\0" if version == V5 else b""
         payload = bytes(2) + bytes(32 + place % 95 for place in range(size - 2))
-        frame = _frame(PUBLISH | 2, _string(topic) + bytes(2) + properties + payload)
-        stride, number = len(frame), len(frame) - size
-        identifier = number - len(properties) - 2
-        rows = bytearray(frame * (2 * CYCLE))
-        rows[identifier::stride] = bytes(packet_id >> 8 for packet_id in range(1, CYCLE + 1)) * 2
-        rows[identifier + 1 :: stride] = bytes(packet_id & 255 for packet_id in range(1, CYCLE + 1)) * 2
-        rows[number::stride] = _NUMBER_HIGH
-        rows[number + 1 :: stride] = _NUMBER_LOW
-        self._rows = memoryview(bytes(rows))
-        self._stride = stride
+        self._frame = _frame(PUBLISH | 2, _string(topic) + bytes(2) + properties + payload)
+        self._stride = len(self._frame)
+        self._number = self._stride - size
+        self._identifier = self._number - len(properties) - 2
+        self._rows = bytearray()
+        self._ahead = ahead
+        if ahead:
+            self._rows = bytearray(self._frame * (2 * CYCLE))
+            self._numbered(0, 2 * CYCLE)
 
     def frames(self, start: int, count: int) -> memoryview:
-        """The frames of messages ``start`` to ``start + count - 1``; count is at most CYCLE."""
-        row = start % CYCLE
-        return self._rows[row * self._stride : (row + count) * self._stride]
+        """The frames of messages ``start`` to ``start + count - 1``; count is at most CYCLE. The next call may change them."""
+        row, stride = start % CYCLE, self._stride
+        if self._ahead:
+            return memoryview(self._rows)[row * stride : (row + count) * stride]
+        if len(self._rows) < count * stride:
+            self._rows = bytearray(self._frame * count)
+        self._numbered(row, count)
+        return memoryview(self._rows)[: count * stride]
+
+    def _numbered(self, row: int, count: int) -> None:
+        """Write the columns of the first ``count`` rows, for messages from ``row`` on."""
+        columns = (_NUMBER_HIGH, _NUMBER_LOW, _ID_HIGH, _ID_LOW)
+        places = (self._number, self._number + 1, self._identifier, self._identifier + 1)
+        for place, column in zip(places, columns, strict=True):
+            self._rows[place : count * self._stride : self._stride] = column[row : row + count]
 
 
 def runs(buffer: bytearray, end: int) -> tuple[list[Run], int]:
@@ -116,6 +132,14 @@ def runs(buffer: bytearray, end: int) -> tuple[list[Run], int]:
         found.append((first, at, head, stride, count))
         at += count * stride
     return found, at
+
+
+def frame_length(buffer: bytearray, at: int, end: int) -> int:
+    """How long the frame is that begins ``at``, as far as ``buffer[:end]`` says; 0 where it does not say yet."""
+    if end - at < 2:
+        return 0
+    length, head = (buffer[at + 1], 2) if buffer[at + 1] < 128 else _long_length(buffer, at, end)
+    return head + length if head else 0
 
 
 def _long_length(buffer: bytearray, at: int, end: int) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """The process behind `bench.peers.ceiling`: `python -m bench.peers.ceiling_server PORT`.
 
-It acknowledges whole runs of QoS 1 frames and copies them to whoever subscribed to exactly their topic.
+It acknowledges whole runs of QoS 1 frames and copies them to whoever subscribed to exactly their topic, or to all below one.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ class _Session:
         if first & 0xF0 == wire.PUBLISH:
             self._link.write(wire.pubacks(buffer, run))
             length = int.from_bytes(buffer[body : body + 2], "big")
-            frames = bytes(buffer[at : at + count * stride])
-            for other in _topics.get(bytes(buffer[body + 2 : body + 2 + length]), ()):
+            topic = bytes(buffer[body + 2 : body + 2 + length])
+            frames = memoryview(buffer)[at : at + count * stride]
+            below = topic.rpartition(b"/")[0] + b"/+"
+            for other in (*_topics.get(topic, ()), *_topics.get(below, ())):
                 other._link.write(frames)
         elif first == 0x10:
             self._version = buffer[body + 6]

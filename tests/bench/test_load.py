@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from bench import wire
 from bench.drive import Options, measure
 from bench.peers.ceiling import Ceiling
-from bench.shapes import FAN_OUT, LATENCY, ONE, Shape
+from bench.peers.disk import Disk
+from bench.shapes import FAN_OUT, LATENCY, MANY, ONE, PAYLOADS, Shape
 
 _lengths = st.integers(min_value=0, max_value=300)
 _frames = st.lists(st.tuples(st.sampled_from([0x32, 0x3A, 0x40, 0xD0]), _lengths), max_size=40)
@@ -55,6 +56,21 @@ def test_a_sheet_is_numbered_and_acknowledged_in_order(version: int, size: int) 
     assert wire.misordered(buffer, run, size, wire.CYCLE - 3) == (0, 4)
 
 
+@given(st.integers(min_value=0, max_value=5000), st.integers(min_value=1, max_value=64))
+def test_frames_are_the_same_whether_encoded_in_advance_or_not(start: int, count: int) -> None:
+    ahead, later = (wire.Sheet("bench/topic", 20, wire.V5, ahead=ahead) for ahead in (True, False))
+    later.frames(start + 5, 64)
+    assert bytes(later.frames(start, count)) == bytes(ahead.frames(start, count))
+
+
+@given(st.integers(min_value=0, max_value=200_000), st.integers(min_value=0, max_value=6))
+def test_the_length_of_a_frame_is_known_from_its_header(length: int, given: int) -> None:
+    data = bytearray(_frame(0x32, length))
+    header = len(data) - length
+    known = len(data) if given >= header else 0
+    assert wire.frame_length(data, 0, min(given, len(data))) == known
+
+
 def test_a_gap_and_a_repeat_are_seen() -> None:
     sheet = wire.Sheet("t", 8)
     buffer = bytearray(bytes(sheet.frames(0, 2)) + bytes(sheet.frames(3, 2)) + bytes(sheet.frames(4, 1)))
@@ -71,8 +87,21 @@ def echo() -> Iterator[Ceiling]:
 
 
 @pytest.mark.parametrize("version", [wire.V311, wire.V5])
-@pytest.mark.parametrize("shape", [ONE, FAN_OUT, LATENCY], ids=lambda shape: shape.name)
+@pytest.mark.parametrize("shape", [ONE, FAN_OUT, LATENCY, MANY, *PAYLOADS], ids=lambda shape: shape.name)
 def test_everything_acknowledged_is_counted_as_delivered(echo: Ceiling, shape: Shape, version: int) -> None:
-    cell = measure(shape, echo, Options(seconds=0.2), version=version)
+    cell = measure(shape, echo, Options(seconds=0.2, quick=True), version=version)
     assert cell.trouble == ""
     assert cell.figures["delivered"] == cell.figures["expected"] > 0
+
+
+def test_the_bare_disk_has_the_figures_that_brokers_are_compared_by() -> None:
+    disk = Disk()
+    disk.start()
+    try:
+        assert disk.alive
+        one, many = disk.write(LATENCY.sizes, 0.05), disk.write(PAYLOADS[0].sizes, 0.05)
+    finally:
+        disk.stop()
+    assert not disk.alive
+    assert 0 < one["ack_p50"] <= one["ack_p99"]
+    assert many["mb"] == pytest.approx(many["rate"] * 128 / 1e6)
