@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from broker.errors import Faults, fault_of, refuse
 from broker.packets import ProtocolViolation, matches, parse_share, validate_filter
@@ -51,6 +52,12 @@ class RuleHook(Hook):
     @property
     def place(self) -> str:
         return f"rule:{self.name}:webhook"
+
+    @property
+    def told(self) -> str:
+        """That it is told, by where it is: a query may hold a secret."""
+        url = urlsplit(self.url)
+        return f"{url.scheme}://{url.netloc}{url.path} is told of it"
 
 
 @dataclass
@@ -128,6 +135,17 @@ class Rule:
     def after(self) -> bool:
         """Whether it acts once a message is stored."""
         return bool(self.republish or self.webhook)
+
+    @property
+    def does(self) -> list[str]:
+        """What it does with a message, in words; places are not filled."""
+        words = [
+            self.topic and f"its topic becomes {self.topic}",
+            self.set and f"its payload gets {', '.join(self.set)}",
+            self.republish and f"it is published again to {self.republish}",
+            self.webhook and self.webhook.told,
+        ]
+        return [str(said) for said in words if said]
 
     def filter_of(self, topic: str) -> str | None:
         """The first of its filters that matches; None where none does."""

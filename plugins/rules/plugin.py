@@ -112,6 +112,11 @@ class RulesPlugin(FollowingPlugin[Republisher | HookRunner]):
         hooks = {runner.hook.name: runner.state() for runner in self._runners if isinstance(runner, HookRunner)}
         return [_state(running, hooks.get(running.rule.name, {})) for running in self._rules]
 
+    def tried(self, about: dict[str, Any], payload: bytes) -> Trial:
+        """The dry run. ``about``: topic, sender, client, qos and retain."""
+        seen = Seen(**about, payload=payload, time=self._services.wall(), most=self.config.max_payload)
+        return trial(self._rules, seen)
+
     def _metrics(self) -> Iterator[Metric]:
         yield from super()._metrics()
         help = "Messages that a rule meant, that it could do nothing with, that it published again, and that it did not."
@@ -129,4 +134,6 @@ class RulesPlugin(FollowingPlugin[Republisher | HookRunner]):
 
 def _state(running: RunningRule, hook: Mapping[str, Any]) -> dict[str, Any]:
     outcome = {"delivered": hook.get("delivered", 0), "error": hook.get("error")}
-    return {"name": running.rule.name, "topics": running.rule.topics, **running.counts(), **outcome}
+    rule = running.rule
+    about = {"name": rule.name, "topics": rule.topics, "where": rule.where, "does": rule.does}
+    return {**about, **running.counts(), **outcome}

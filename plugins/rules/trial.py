@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from jsonpath_rfc9535 import JSONPathError
 
@@ -78,5 +77,4 @@ def _after(running: RunningRule, seen: Seen, filter_: str) -> Iterator[str]:
     if rule.copies is not None:
         yield f"it is published again to {running.topic(rule.copies, seen.document(filter_))}"
     if rule.webhook is not None:
-        url = urlsplit(rule.webhook.url)
-        yield f"{url.scheme}://{url.netloc}{url.path} is told of it"
+        yield rule.webhook.told

@@ -49,7 +49,7 @@ def rendered(message: Message) -> dict[str, Any]:
     """A message as JSON."""
     properties = message_properties(message)
     content_type = properties.get(Property.CONTENT_TYPE)
-    encoding, payload = _payload(message.payload, content_type or "")
+    encoding, payload = shown_payload(message.payload, content_type or "")
     return {
         "id": hex_id(message.id),
         "topic": message.topic,
@@ -152,7 +152,8 @@ def payload_bytes(value: Any, encoding: str, field: str = "payload") -> bytes:
         raise Unprocessable(f"{field}: cannot be encoded as UTF-8 JSON or text") from error
 
 
-def _payload(payload: bytes, content_type: str) -> tuple[str, Any]:
+def shown_payload(payload: bytes, content_type: str = "") -> tuple[str, Any]:
+    """How a payload is shown: its encoding (text, json, base64), and the payload in it."""
     try:
         text = payload.decode()
     except UnicodeDecodeError:

@@ -5,11 +5,13 @@ import { chat } from "./views/chat.js";
 import { clients } from "./views/clients.js";
 import { cluster } from "./views/cluster.js";
 import { conversations } from "./views/conversations.js";
+import { erasures } from "./views/erasures.js";
 import { jobs } from "./views/jobs.js";
 import { message } from "./views/message.js";
 import { overview } from "./views/overview.js";
 import { presence } from "./views/presence.js";
 import { retained } from "./views/retained.js";
+import { rules } from "./views/rules.js";
 import { schedules } from "./views/schedules.js";
 import { search } from "./views/search.js";
 import { timeline } from "./views/timeline.js";
@@ -37,6 +39,8 @@ export const VIEWS = [
   { name: "users", label: "Users", group: "Administration", operator: true, show: users },
   { name: "tokens", label: "Tokens", group: "Administration", show: tokens },
   { name: "access", label: "Access rules", group: "Administration", operator: true, show: access },
+  { name: "rules", label: "Rules", group: "Administration", operator: true, show: rules },
+  { name: "erasures", label: "Erasures", group: "Administration", operator: true, show: erasures },
   { name: "jobs", label: "Jobs", group: "Administration", operator: true, show: jobs },
   { name: "cluster", label: "Cluster", group: "Administration", operator: true, show: cluster },
 ];

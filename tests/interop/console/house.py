@@ -35,6 +35,10 @@ PLUGINS = (
     *("console", "requests", "jobs", "acl", "accounts", "recall", "conversations"),
     *("receipts", "schedules", "attachments"),
 )
+RULES = (
+    {"name": "cellar", "topics": ["alarm/#"], "where": "@.payload.water == true", "republish": "pager/{rest}"},
+    {"name": "sort", "topics": ["ingest"], "topic": "home/{payload.room}/state", "set": {"from": "{client}"}},
+)
 ROOMS = ("kitchen", "hall", "office", "attic", "garage", "cellar")
 KINDS = ("temperature", "humidity", "power")
 
@@ -139,6 +143,7 @@ def house(folder: Path, **plugins: Any) -> Iterator[House]:
         "http": {"bind": f"127.0.0.1:{http}", "operator_file": str(folder / "operator.json")},
         "search": {"path": str(folder / "search.db")},
         "presence": {"grace": "200ms"},
+        "rules": {"rules": list(RULES)},
         **{name: {} for name in PLUGINS},
         **plugins,
     }

@@ -28,6 +28,8 @@ VIEWS = {
     "users": "tbody tr",
     "tokens": "form",
     "access": "tbody tr",
+    "rules": "tbody tr",
+    "erasures": "form",
     "jobs": "tbody tr",
     "cluster": ".empty:not([hidden])",
 }

@@ -234,6 +234,53 @@ def test_it_says_which_rule_lets_somebody_do_something(tab: Tab) -> None:
     page.get_by_role("row", name="more, with a comma").wait_for(state="detached")
 
 
+def test_the_rules_are_counted_and_tried(tab: Tab) -> None:
+    tab.open("rules")
+    page = tab.page
+    row = page.get_by_role("row", name="cellar")
+    row.get_by_text("it is published again to pager/{rest}").wait_for()
+    assert row.get_by_role("cell").all_inner_texts()[3:5] == ["1", "1"]
+    answer = page.locator(".answer")
+    for payload, told in (
+        ('{"room": "attic"}', "its topic becomes home/attic/state"),
+        ('{"room": "a/b"}', "is no level of a topic"),
+    ):
+        page.get_by_label("Topic", exact=True).fill("ingest")
+        page.get_by_label("Payload").fill(payload)
+        page.get_by_role("button", name="Try the rules").click()
+        answer.get_by_text(told).wait_for()
+    assert answer.get_by_text("fails", exact=True).count() == 1
+    page.get_by_label("Topic", exact=True).fill("a/#")
+    page.get_by_role("button", name="Try the rules").click()
+    page.get_by_role("alert").get_by_text("a/#").wait_for()
+    assert page.get_by_role("row", name="sort").get_by_role("cell").all_inner_texts()[3:] == ["0", "0", "0", "none"]
+
+
+def test_an_erasure_begins_once_its_name_is_typed(tab: Tab, home: House) -> None:
+    home.say("alice", "chat/erase/me", "to be gone")
+    tab.open("erasures")
+    page = tab.page
+    page.get_by_label("What").select_option("Conversation")
+    page.get_by_label("Conversation").fill("chat/erase/me")
+    page.get_by_role("button", name="Erase …").click()
+    dialog = page.get_by_role("dialog")
+    sure = dialog.get_by_role("button", name="Erase for good")
+    typed = dialog.get_by_label("Type chat/erase/me to confirm")
+    typed.fill("chat/erase/m")
+    assert sure.is_disabled()
+    typed.press("Enter")
+    assert dialog.is_visible()
+    typed.press_sequentially("e")
+    typed.press("Enter")
+    row = page.get_by_role("row", name="chat/erase/me")
+    row.get_by_text("erased", exact=True).wait_for()
+    assert home.http.get("/conversations/chat/erase/me/messages").json()["messages"][-1]["recalled"]
+    row.get_by_role("button", name="Forget").click()
+    dialog.get_by_role("button", name="Forget it").click()
+    row.wait_for(state="detached")
+    assert home.http.get("/erasures").json()["erasures"] == []
+
+
 def test_a_job_runs_now(tab: Tab, home: House) -> None:
     tab.open("jobs")
     tab.page.get_by_role("button", name="Run sessions now").click()

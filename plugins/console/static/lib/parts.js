@@ -59,17 +59,18 @@ export const doing = (trouble, work) => async (event) => {
   }
 };
 
-// Ask before what cannot be taken back. Resolves to the text of `ask`'s field, "yes" without one, or "" for no.
-export const confirm = ({ title, text, yes, no = "Cancel", ask = null }) =>
+// Ask before what cannot be taken back. Resolves to the text of `ask`'s field, "yes" without one, or "" for no. What `ask.must`
+// says has to be typed before the answer can be yes.
+export const confirm = ({ title, text, yes, no = "Cancel", danger = false, ask = null }) =>
   new Promise((resolve) => {
-    const input = ask && h("input", { type: ask.type || "text", required: true, autocomplete: "off" });
+    const input = ask && h("input", { type: ask.type || "text", required: true, autocomplete: "off", spellcheck: "false", autocapitalize: "none", dir: "auto" });
     const id = unique("dialog");
+    const agree = h("button", { value: "yes", class: danger ? "strong danger" : "strong", disabled: Boolean(ask?.must) }, yes);
     const dialog = h("dialog", { "aria-labelledby": id },
       h("form", { method: "dialog" },
         h("h2", { id }, title), text && h("p", {}, text), ask && field(ask.label, input),
-        h("div", { class: "buttons" },
-          h("button", { value: "", formnovalidate: true }, no),
-          h("button", { value: "yes", class: "strong" }, yes))));
+        h("div", { class: "buttons" }, button(no, () => dialog.close("")), agree))); // Enter in the field means the one that submits
+    if (ask?.must) input.addEventListener("input", () => { agree.disabled = input.value !== ask.must; });
     dialog.addEventListener("close", () => {
       dialog.remove();
       resolve(dialog.returnValue === "yes" ? (input ? input.value : "yes") : "");
