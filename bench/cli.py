@@ -18,6 +18,7 @@ from bench import (
     conversations,
     filled,
     hostile,
+    lists,
     machine,
     members,
     offline_sessions,
@@ -48,6 +49,7 @@ SECTIONS = (
     "presence",
     "members",
     "conversations",
+    "lists",
     "mongodb",
     "cluster",
     "search",
@@ -154,6 +156,8 @@ def main(argv: list[str] | None = None) -> None:
         parts.append(members.table(members.measure((100, 2_000) if given.quick else (100, 100_000))))
     if "conversations" in given.only and "tideline" in given.peers:
         parts.append(conversations.table(conversations.measure((100, 1_000) if given.quick else (100, 1_000, 10_000))))
+    if "lists" in given.only and "tideline" in given.peers:
+        parts.append(lists.table(lists.measure((1_000, 5_000) if given.quick else (5_000, 50_000))))
     if "mongodb" in given.only and "tideline" in given.peers:
         parts.append(storage_mongodb.table(storage_mongodb.measure(rounds, options)))
     if "cluster" in given.only and "tideline" in given.peers:

@@ -98,10 +98,11 @@ async def _cost(broker: Kept, count: int) -> Cost:
             cpu = (process.cpu_seconds(broker.pid) - used) / len(took) * 1000
             others = bystander.waits()
         grown = (process.resident(broker.pid) - memory) / (1 << 20)
-        return Cost(count, took[::2], took[1::2], cpu, _p99(idle), _p99(others), grown)
+        return Cost(count, took[::2], took[1::2], cpu, p99(idle), p99(others), grown)
 
 
-def _p99(waits: list[float]) -> float:
+def p99(waits: list[float]) -> float:
+    """Of so many, what only one of a hundred is above."""
     return sorted(waits)[len(waits) * 99 // 100]
 
 
@@ -121,7 +122,7 @@ def table(found: list[Cost]) -> str:
         ]
     ]
     for one in found:
-        pages = [f"{figure:.1f}" for page in (one.first, one.following) for figure in (statistics.median(page), _p99(page))]
+        pages = [f"{figure:.1f}" for page in (one.first, one.following) for figure in (statistics.median(page), p99(page))]
         rest = (f"{one.cpu:.1f}", f"{one.idle:.1f}", f"{one.others:.1f}", f"{one.grown:.0f}")
         rows.append([f"{one.conversations:,}", *pages, *rest])
     return f"Tideline: a page of {_PAGE} of a user's conversations, what was active last first\n\n{columns(rows)}"

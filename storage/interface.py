@@ -186,6 +186,9 @@ class DeviceIndex(Protocol):
     async def devices_of(self, user: str, after: str = "", limit: int = 0) -> list[Device]:
         """A user's devices, by client id (as UTF-8 bytes): those with an id > ``after``, up to ``limit``; 0 for all."""
 
+    async def devices_from(self, key: DeviceKey, limit: int) -> list[Device]:
+        """Up to ``limit`` devices from a key on, by user and client id (as UTF-8 bytes). Costs what it gives."""
+
     async def lowest_offset(self, user: str) -> int | None:
         """The lowest offset of the devices that read an inbox; None where none does."""
 

@@ -304,8 +304,8 @@ class Services(BrokerApi, Protocol):
     async def expire_sessions(self) -> tuple[int, int]:
         """End every session whose time has passed; (how many there were, how many ended)."""
 
-    async def device_states(self, user: str) -> list[DeviceState]:
-        """A user's devices, by client id; all users' where ``user`` is empty."""
+    async def device_states(self, user: str, begin: DeviceKey, limit: int) -> list[DeviceState]:
+        """Up to ``limit`` devices from a key on, by user and client id: a user's, or all users' where ``user`` is empty."""
 
     def tell_user(self, user: str, prefix: str, payload: bytes, *, but: str = "") -> None:
         """`tell` each connected device of a user, on whichever node, by the topic ``prefix`` and its client id; not ``but``."""

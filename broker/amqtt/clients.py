@@ -1,20 +1,20 @@
 """Which clients there are on all nodes, what they subscribed to, and the end of their connections by hand.
 
-- Of who is connected its own node tells; of who is not, storage. So a page asks each node for a page of its own, and goes once
-  through the stored devices: its memory is that of a page, however many there are.
+- Of who is connected its own node tells; of who is not, storage. Each gives the first rows behind a place, and says how far it
+  has looked: to there, the rows of all together are complete. So a page costs a page, however many sessions there are.
+- Where few of those that are looked at are wanted, it is looked again and again, in steps that hold nobody up.
 - A node that does not answer in time is named, as what it has is missing then.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.connection import Connection, NoDevice, end_connections
 from broker.packets import ReasonCode, matches, parse_share
-from broker.sessions import is_shared
+from broker.sessions import SHARED_END, is_shared
 from storage.errors import StorageUnavailable
 from storage.records import Device, DeviceKey, Subscription
 
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 """Plain values, as they go from node to node. ``place`` is what rows are sorted by."""
 _LIST, _KICK = "clients", "kick"
+_LOOK = 1000
+"""Sessions that are looked at in one step."""
+_READ = 500
+"""Devices that are read at once."""
+_MOST = 100_000
+"""And for one page; it may then be short, or empty, and have a ``next``."""
 
 
 class Wanted(NamedTuple):
@@ -45,11 +51,18 @@ class Wanted(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """``silent`` are the names of nodes that did not answer."""
+    """``next`` is behind which place to go on, empty at the end; ``silent`` are the names of nodes that did not answer."""
 
     rows: list[Row]
-    more: bool
+    next: str
     silent: list[str]
+
+
+class _Part(NamedTuple):
+    """What one of those who are asked has: rows, in order, and the place up to which that is all; empty for the end."""
+
+    rows: list[Row]
+    through: str
 
 
 class Kicked(NamedTuple):
@@ -74,7 +87,7 @@ class Clients:
         """The node has joined a cluster: answer the others."""
         cluster = self._server.cluster
         assert cluster is not None
-        cluster.answer_all(_LIST, lambda body: {"rows": self._connected(Wanted(**body))})
+        cluster.answer_all(_LIST, lambda body: self._connected(Wanted(**body))._asdict())
         cluster.answer_all(_KICK, lambda body: {"devices": [list(key) for key in self._kick(body["client"], body["user"])]})
 
     async def _everywhere(self, kind: str, body: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], list[str]]:
@@ -85,40 +98,72 @@ class Clients:
 
     async def listed(self, wanted: Wanted) -> Listed:
         """A page of rows, by user and client id (and filter)."""
-        keep = _Smallest(wanted.after, wanted.limit + 1)
-        if wanted.connected != 1:
-            async for device in self._stored(wanted):
-                if not (wanted.connected == 0 and (device.node or self._connection(device.key) is not None)):
-                    keep.add(_rows(_stored_row(device), device.subscriptions.values(), wanted))
+        rows: list[Row] = []
+        silent: dict[str, None] = {}
+        for _ in range(_MOST // _LOOK):
+            page = await self._look(wanted._replace(limit=wanted.limit - len(rows)))
+            rows += page.rows
+            silent |= dict.fromkeys(page.silent)
+            wanted = wanted._replace(after=page.next)
+            if not page.next or len(rows) == wanted.limit:
+                break
+        return Listed(rows, wanted.after, list(silent))
+
+    async def named(self, client: str, user: str = "", most: int = 2) -> Listed:
+        """The clients of an id, of all users or of one; of more than ``most`` so many. Without a user all sessions are looked
+        through."""
+        wanted = Wanted(user, client, limit=most)
+        found = page = await self.listed(wanted)
+        while page.next and len(found.rows) < most:
+            page = await self.listed(wanted._replace(after=page.next))
+            found = Listed(found.rows + page.rows, page.next, sorted({*found.silent, *page.silent}))
+        return found
+
+    async def _look(self, wanted: Wanted) -> Listed:
+        """Those rows of a page that one step finds."""
+        parts: list[_Part] = []
         silent: list[str] = []
+        if wanted.connected != 1:
+            parts.append(await self._stored(wanted))
         if wanted.connected != 0:
-            keep.add(self._connected(wanted))
+            parts.append(self._connected(wanted))
             answers, silent = await self._everywhere(_LIST, wanted._asdict())
-            for one in answers:
-                keep.add(one["rows"])
-        rows = keep.rows()
-        return Listed(rows[: wanted.limit], len(rows) > wanted.limit, silent)
+            parts += [_Part(one["rows"], one.get("through", "")) for one in answers]
+        through = min((part.through for part in parts if part.through), default="")
+        # What comes later counts more: it is of who has the connection.
+        found = {row["place"]: row for part in parts for row in part.rows if not through or row["place"] <= through}
+        rows = sorted(found.values(), key=_place)
+        if len(rows) > wanted.limit:
+            return Listed(rows[: wanted.limit], rows[wanted.limit - 1]["place"], silent)
+        return Listed(rows, through, silent)
 
-    def _connected(self, wanted: Wanted) -> list[Row]:
+    def _connected(self, wanted: Wanted) -> _Part:
         """Those of this node."""
-        sessions = self._server.sessions
-        keep = _Smallest(wanted.after, wanted.limit + 1)
-        for session in sessions.of(wanted.user) if wanted.user else sessions:
-            connection = session.connection
-            if isinstance(connection, Connection) and connection.open and wanted.client in ("", session.key.client_id):
-                keep.add(_rows(_connected_row(session, connection), session.subscriptions.values(), wanted))
-        return keep.rows()
+        rows: list[Row] = []
+        for looked, session in enumerate(self._server.sessions.since(_begin(wanted))):
+            key, connection = session.key, session.connection
+            if _past(wanted, key):
+                break
+            if isinstance(connection, Connection) and connection.open and wanted.client in ("", key.client_id):
+                rows += _rows(_connected_row(session, connection), session.subscriptions.values(), wanted)
+            if len(rows) > wanted.limit or looked == _LOOK:
+                return _Part(rows, _behind(key))
+        return _Part(rows, "")
 
-    async def _stored(self, wanted: Wanted) -> AsyncIterator[Device]:
-        if wanted.user and wanted.client:
-            device = await self._storage.device(DeviceKey(wanted.user, wanted.client))
-            found = _each([] if device is None else [device])
-        else:
-            found = _each(await self._storage.devices_of(wanted.user)) if wanted.user else self._storage.devices()
-        async for device in found:
+    async def _stored(self, wanted: Wanted) -> _Part:
+        rows: list[Row] = []
+        looked = 0
+        async for device in stored_from(self._server, _begin(wanted), wanted.limit + 2):  # one may be behind us
             key = device.key
-            if not is_shared(key.user) and wanted.client in ("", key.client_id) and not self._server.sessions.ending(key):
-                yield device
+            if _past(wanted, key):
+                break
+            elsewhere = wanted.connected == 0 and (device.node or self._connection(key) is not None)
+            if wanted.client in ("", key.client_id) and not elsewhere:
+                rows += _rows(_stored_row(device), device.subscriptions.values(), wanted)
+            looked += 1
+            if len(rows) > wanted.limit or looked == _LOOK:
+                return _Part(rows, _behind(key))
+        return _Part(rows, "")
 
     def _connection(self, key: DeviceKey) -> Connection | None:
         session = self._server.sessions.get(key)
@@ -147,7 +192,8 @@ class Clients:
     async def forget(self, client: str, user: str = "") -> Kicked:
         """End the connections, and the sessions too, once that is durable."""
         kicked = await self.kick(client, user)
-        keys = {*kicked.devices, *[device.key async for device in self._stored(Wanted(user=user, client=client))]}
+        there = await self.named(client, user, _MOST)
+        keys = {*kicked.devices, *(DeviceKey(row["user"], row["client"]) for row in there.rows if row["durable"])}
         if kicked.silent and not keys:
             raise StorageUnavailable(f"nodes do not answer: {', '.join(kicked.silent)}")
         for key in keys:
@@ -156,41 +202,53 @@ class Clients:
         return Kicked(sorted(keys), kicked.silent)
 
 
-class _Smallest:
-    """The first rows behind a place."""
-
-    def __init__(self, after: str, count: int) -> None:
-        self._after = after
-        self._count = count
-        self._rows: dict[str, Row] = {}
-
-    def add(self, rows: Iterable[Row]) -> None:
-        """What comes later counts more: it is of who has the connection."""
-        for row in rows:
-            if row["place"] > self._after:
-                self._rows[row["place"]] = row
-        if len(self._rows) >= 2 * self._count + 100:
-            self._rows = {row["place"]: row for row in self.rows()}
-
-    def rows(self) -> list[Row]:
-        return heapq.nsmallest(self._count, self._rows.values(), key=lambda row: str(row["place"]))
+async def stored_from(server: Node, key: DeviceKey, page: int) -> AsyncIterator[Device]:
+    """The stored devices from a key on, by key, read in pages. A session that has just ended is none."""
+    limit = min(page, _READ)
+    while True:
+        found = await server.storage.devices_from(key, limit)
+        for device in found:
+            if not is_shared(device.key.user) and not server.sessions.ending(device.key):
+                yield device
+        if len(found) < limit:
+            return
+        last = found[-1].key
+        key = DeviceKey(SHARED_END, "") if is_shared(last.user) else DeviceKey(last.user, f"{last.client_id}\0")
+        limit = _READ
 
 
-async def _each(devices: list[Device]) -> AsyncIterator[Device]:
-    for device in devices:
-        yield device
+def _past(wanted: Wanted, key: DeviceKey) -> bool:
+    """Whether no session from this one on is wanted."""
+    return bool(wanted.user) and (key.user != wanted.user or (bool(wanted.client) and key.client_id > wanted.client))
+
+
+def _begin(wanted: Wanted) -> DeviceKey:
+    """Where to begin: the session itself may have more rows."""
+    user, _, rest = wanted.after.partition("\0")
+    begin = DeviceKey(user, rest.partition("\0")[0])
+    return max(begin, DeviceKey(wanted.user, wanted.client if wanted.user else ""))
+
+
+def _behind(key: DeviceKey) -> str:
+    """The place behind all that is of a session: no name holds a control character."""
+    return f"{key.user}\0{key.client_id}\1"
+
+
+def _place(row: Row) -> str:
+    return str(row["place"])
 
 
 def _rows(row: Row, subscriptions: Iterable[Subscription], wanted: Wanted) -> list[Row]:
-    """A client's row, or one for each of its subscriptions that is wanted."""
+    """A client's row, or one for each of its subscriptions that is wanted: those behind the place."""
     if not wanted.subscriptions:
-        return [row]
+        return [row] if row["place"] > wanted.after else []
     of = {name: row[name] for name in ("user", "client", "connected")}
-    return [
+    rows = [
         {"place": f"{row['place']}\0{s.filter}", **of, "filter": s.filter, "qos": s.options & 3}
         for s in subscriptions
         if wanted.filter in ("", s.filter) and (not wanted.topic or matches(_plain(s.filter), wanted.topic))
     ]
+    return [row for row in rows if row["place"] > wanted.after]
 
 
 def _plain(filter_: str) -> str:

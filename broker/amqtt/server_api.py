@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from broker.access import Bans, Identity, session_info
 from broker.amqtt import standings
 from broker.amqtt.api import ConnectedDevices, DeviceState, ServerStatus, SessionState, Undecided
-from broker.amqtt.clients import Clients
+from broker.amqtt.clients import Clients, stored_from
 from broker.amqtt.connected import connected_devices
 from broker.amqtt.following import Following
 from broker.amqtt.standings import LiveStandings
@@ -24,7 +25,7 @@ from broker.counters import Counters
 from broker.packets import ProtocolViolation, ReasonCode, topics
 from broker.pipeline import Operations, Step
 from broker.publication import Outgoing, Publication
-from broker.sessions import Session, is_shared
+from broker.sessions import Session
 from storage.errors import MessageRefused, StorageUnavailable
 from storage.records import Device, DeviceKey, DropSetting, MarkRead, Message, Operation, SaveSetting
 
@@ -374,18 +375,21 @@ class ServerApi:
         _, ended = await sessions.deadlines.end_due()
         return count, ended
 
-    async def device_states(self, user: str) -> list[DeviceState]:
-        server, sessions = self._server, self._server.sessions
-        stored = await server.storage.devices_of(user) if user else [device async for device in server.storage.devices()]
-        found = {
-            device.key: _stored_state(device)
-            for device in stored
-            if not is_shared(device.key.user) and not sessions.ending(device.key)
-        }
+    async def device_states(self, user: str, begin: DeviceKey, limit: int) -> list[DeviceState]:
+        server = self._server
+        begin = max(DeviceKey(user, ""), begin)
+        found: dict[DeviceKey, DeviceState] = {}
+        async for device in stored_from(server, begin, limit):
+            if user not in ("", device.key.user):
+                break
+            found[device.key] = _stored_state(device)
+            if len(found) == limit:
+                break
         # In a cluster storage is as new as what is in memory of a device that is not connected here, or newer.
-        here = [s for s in (sessions.of(user) if user else sessions) if server.cluster is None or s.connection is not None]
-        found |= {session.key: _device_state(session) for session in here}
-        return [found[key] for key in sorted(found)]
+        there = takewhile(lambda session: user in ("", session.key.user), server.sessions.since(begin))
+        here = (session for session in there if server.cluster is None or session.connection is not None)
+        found |= {session.key: _device_state(session) for session in islice(here, limit)}
+        return [found[key] for key in sorted(found)[:limit]]
 
     def tell_user(self, user: str, prefix: str, payload: bytes, *, but: str = "") -> None:
         self._tell_here(user, prefix, payload, but)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from broker.access import PUBLISH, session_info
@@ -28,6 +28,7 @@ from broker.pipeline import Operations
 from broker.sessions import wills
 from broker.sessions.channel import member_key
 from broker.sessions.deadlines import Deadlines
+from broker.sessions.ordered import Ordered
 from broker.sessions.session import Session
 from broker.sessions.steps import EndStep, Opened, OpenStep, PutAway, closing
 from broker.sessions.timeline import DEVICE, Timeline, is_channel, is_group, member_of
@@ -59,24 +60,20 @@ class Read(NamedTuple):
 
 
 class _ByDevice(dict[DeviceKey, Session]):
-    """Sessions by device, and the verified users' by user; an anonymous user has one device, of its own name."""
+    """Sessions by device, and their keys in order."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.users: dict[str, dict[str, Session]] = {}
+        self.keys_in_order = Ordered()
 
     def __setitem__(self, key: DeviceKey, session: Session) -> None:
+        if key not in self:
+            self.keys_in_order.add(key)
         super().__setitem__(key, session)
-        if key.user.startswith("u/"):
-            self.users.setdefault(key.user, {})[key.client_id] = session
 
     def __delitem__(self, key: DeviceKey) -> None:
         super().__delitem__(key)
-        devices = self.users.get(key.user)
-        if devices is not None:
-            devices.pop(key.client_id, None)
-            if not devices:
-                del self.users[key.user]
+        self.keys_in_order.remove(key)
 
 
 class Sessions:
@@ -117,10 +114,11 @@ class Sessions:
 
     def of(self, user: str) -> list[Session]:
         """The sessions in memory of one user."""
-        if user.startswith("u/"):
-            return list(self._sessions.users.get(user, {}).values())
-        session = self._sessions.get(DeviceKey(user, user[2:]))
-        return [] if session is None else [session]
+        return list(takewhile(lambda session: session.key.user == user, self.since(DeviceKey(user, ""))))
+
+    def since(self, key: DeviceKey) -> Iterator[Session]:
+        """The sessions in memory from a key on, by user and client id. None may come or go meanwhile."""
+        return map(self._sessions.__getitem__, self._sessions.keys_in_order.since(key))
 
     def ending(self, key: DeviceKey) -> bool:
         """Whether storage has a session yet that has ended."""

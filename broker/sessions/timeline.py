@@ -57,6 +57,10 @@ def is_shared(user: str) -> bool:
     return user.startswith((_GROUP, _CHANNEL))
 
 
+SHARED_END: Final = "s0"
+"""The first user key that may be somebody's behind those: they are neighbours in the order of keys."""
+
+
 def channel_filter(channel: str) -> str:
     """The filter of a channel."""
     return channel[len(_CHANNEL) :]

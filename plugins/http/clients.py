@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -13,8 +11,8 @@ from starlette.responses import Response
 from broker.amqtt import Wanted
 from plugins.http.api import Api, ApiDep, Limit, Operator, checked_user, responses
 from plugins.http.models import MAX_FILTER, Client, Clients, Ended, Subscriptions
-from plugins.http.rendering import reply, tagged
-from plugins.timelines import Conflict, NotFound, Unprocessable
+from plugins.http.rendering import cursor_of, place_of, reply, tagged
+from plugins.timelines import Conflict, NotFound
 from plugins.timelines.errors import Away
 from plugins.timelines.publishing import check_name
 
@@ -36,12 +34,14 @@ async def list_clients(
     after: After = "",
     limit: Limit = 100,
 ) -> Response:
-    """Clients that are connected to any node, and durable sessions that wait for theirs, by user and client id."""
-    wanted = Wanted(checked_user(user) or "", "", -1 if connected is None else int(connected), _place(after), limit)
+    """Clients that are connected to any node, and durable sessions that wait for theirs, by user and client id.
+
+    Of many of which few are wanted a page may be short, or empty, and have a `next`.
+    """
+    wanted = Wanted(checked_user(user) or "", "", -1 if connected is None else int(connected), place_of(after), limit)
     found = await api.timelines.carried_out(api.server.clients.listed(wanted))
     rows = [await _shown(api, row) for row in found.rows]
-    next_ = _cursor(found.rows[-1]["place"]) if found.more else None
-    return tagged(request, {"clients": rows, "next": next_, "silent": found.silent})
+    return tagged(request, {"clients": rows, "next": cursor_of(found.next), "silent": found.silent})
 
 
 @router.get("/subscriptions", response_model=Subscriptions, responses=responses())
@@ -58,18 +58,16 @@ async def list_subscriptions(
     """Who subscribed to what, by user, client id and filter."""
     if topic:
         check_name(topic)
-    wanted = Wanted(checked_user(user) or "", "", -1, _place(after), limit, 1, filter, topic)
+    wanted = Wanted(checked_user(user) or "", "", -1, place_of(after), limit, 1, filter, topic)
     found = await api.timelines.carried_out(api.server.clients.listed(wanted))
     rows = [{name: row[name] for name in ("user", "client", "connected", "filter", "qos")} for row in found.rows]
-    next_ = _cursor(found.rows[-1]["place"]) if found.more else None
-    return tagged(request, {"subscriptions": rows, "next": next_, "silent": found.silent})
+    return tagged(request, {"subscriptions": rows, "next": cursor_of(found.next), "silent": found.silent})
 
 
 @router.get("/clients/{client:path}", response_model=Client, responses=responses())
 async def read_client(request: Request, client: str, api: ApiDep, who: Operator, user: User = None) -> Response:
     """One client. Where several users have one of this id, `user` says whose."""
-    wanted = Wanted(checked_user(user) or "", client, limit=2)
-    found = await api.timelines.carried_out(api.server.clients.listed(wanted))
+    found = await api.timelines.carried_out(api.server.clients.named(client, checked_user(user) or ""))
     if not found.rows:
         raise _missing(client, found.silent)
     if len(found.rows) > 1:
@@ -114,14 +112,3 @@ async def _shown(api: Api, row: dict[str, Any]) -> dict[str, Any]:
         "lag": lag,
         "expires_at": row.get("expires_at") or None,
     }
-
-
-def _cursor(place: str) -> str:
-    return base64.urlsafe_b64encode(place.encode()).decode()
-
-
-def _place(cursor: str) -> str:
-    try:
-        return base64.b64decode(cursor, b"-_", validate=True).decode()
-    except (binascii.Error, ValueError):
-        raise Unprocessable(f"after {cursor[:40]!r} is not one of ours") from None

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from plugins.http.api import ApiDep, Caller, Limit, checked_user, device_key, responses
 from plugins.http.auth import acting_for
 from plugins.http.models import Device, Devices, Offset, OffsetBody, SubscriptionBody
-from plugins.http.rendering import reply, tagged
+from plugins.http.rendering import cursor_of, place_of, reply, tagged
 
 router = APIRouter(tags=["devices"])
 
@@ -30,10 +30,8 @@ async def list_devices(
     """My devices: offset, head and lag of the inbox, connected or not, subscriptions. An operator sees everybody's."""
     who = acting_for(who, checked_user(user))
     everybody = who.operator and user is None
-    page = await api.timelines.devices("" if everybody else who.user, after.replace("|", "\0", 1), limit)
-    if page["next"]:
-        page["next"] = page["next"].replace("\0", "|", 1)
-    return tagged(request, page)
+    page = await api.timelines.devices("" if everybody else who.user, place_of(after), limit)
+    return tagged(request, {**page, "next": cursor_of(page["next"])})
 
 
 @router.put("/devices/{device:path}/offset", response_model=Offset, responses=responses())

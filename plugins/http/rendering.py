@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import json
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
+
+from plugins.timelines import Unprocessable
 
 
 def dumps(value: Any) -> bytes:
@@ -37,3 +41,16 @@ def unless_known(request: Request, body: bytes, media_type: str, headers: dict[s
     if tag in known:
         return Response(status_code=304, headers=headers)
     return Response(body, 200, headers, media_type)
+
+
+def cursor_of(place: str | None) -> str | None:
+    """A place in a list, as callers are given it and give it back; None at the end."""
+    return base64.urlsafe_b64encode(place.encode()).decode() if place else None
+
+
+def place_of(cursor: str) -> str:
+    """The other way round. Raises `Unprocessable`."""
+    try:
+        return base64.b64decode(cursor, b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise Unprocessable(f"after {cursor[:40]!r} is not one of ours") from None

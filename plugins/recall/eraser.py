@@ -84,7 +84,7 @@ class Eraser:
         listed = await server.clients.listed(Wanted(user=user, limit=_CLIENTS))
         for row in listed.rows:
             await server.within(server.clients.forget(row["client"], user), _TIMEOUT)
-        return listed.more
+        return bool(listed.next)
 
     async def _records(self, erasure: Erasure) -> bool:
         """A page of what another plugin keeps, one plugin after the other."""

@@ -240,7 +240,9 @@ class Timelines:
 
     async def devices(self, user: str, after: str, limit: int) -> dict[str, Any]:
         """A user's devices (all users' where ``user`` is empty), with where each stands in its inbox."""
-        states = [s for s in await self.server.device_states(user) if device_place(s) > after]
+        owner, _, client = after.partition("\0")
+        behind = DeviceKey(owner, f"{client}\0") if after else DeviceKey(user, "")
+        states = await self.server.device_states(user, behind, limit + 1)
         page = states[:limit]
         more = device_place(page[-1]) if len(states) > limit else None
         heads = {s.key.user: 0 for s in page}
@@ -250,10 +252,10 @@ class Timelines:
 
     async def device(self, key: DeviceKey) -> dict[str, Any]:
         """One device."""
-        state = next((s for s in await self.server.device_states(key.user) if s.key == key), None)
-        if state is None:
+        found = await self.server.device_states(key.user, key, 1)
+        if not found or found[0].key != key:
             raise NotFound(f"device {key.client_id[:80]!r}: there is none, or it is not yours")
-        return _device(state, await self.server.storage.inbox_head(key.user))
+        return _device(found[0], await self.server.storage.inbox_head(key.user))
 
     async def subscribe(self, who: Who, key: DeviceKey, filter_: str, qos: int) -> None:
         """Subscribe a device as its own SUBSCRIBE would, as far as the caller may."""

@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
+from heapq import nsmallest
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -540,6 +541,11 @@ class MemoryStorage:
         named = [(key.client_id.encode(), device) for key, device in self._devices.items() if key.user == user]
         found = [device for name, device in sorted(named, key=lambda pair: pair[0]) if not start or name > start]
         return [copied(device) for device in (found[:limit] if limit else found)]
+
+    async def devices_from(self, key: DeviceKey, limit: int) -> list[Device]:
+        """See `storage.interface.DeviceIndex`."""
+        found = nsmallest(limit, (one for one in self._devices if one >= key))
+        return [copied(self._devices[one]) for one in found]
 
     async def entries_of(self, message: Message, users: Sequence[str]) -> list[int]:
         """See `storage.interface.Recipients`."""

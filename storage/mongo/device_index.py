@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from storage.interface import Due, Subscribed
+from storage.mongo.codec import device_id
 from storage.mongo.connection import storage_errors
 from storage.mongo.documents import Raw
 from storage.mongo.reads import KEPT, pages, with_subscriptions
@@ -66,6 +67,14 @@ async def devices_of(state: State, user: str, after: str, limit: int) -> list[De
             break
     devices = sorted((device for device in found if device.key.user == user), key=lambda device: device.key.client_id.encode())
     return devices[:limit] if limit else devices
+
+
+async def devices_from(state: State, key: DeviceKey, limit: int) -> list[Device]:
+    """See `storage.interface.DeviceIndex`."""
+    with storage_errors():
+        found = state.collections.devices.find({"_id": {"$gte": device_id(key)}, **KEPT}).sort("_id", 1).limit(limit)
+        page = await found.to_list(None)
+    return await with_subscriptions(state, page) if page else []
 
 
 async def lowest_offset(state: State, user: str) -> int | None:

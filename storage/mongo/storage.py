@@ -284,6 +284,10 @@ class MongoStorage:
         """See `storage.interface.DeviceIndex`."""
         return await device_index.devices_of(self._state, user, after, limit)
 
+    async def devices_from(self, key: DeviceKey, limit: int) -> list[Device]:
+        """See `storage.interface.DeviceIndex`."""
+        return await device_index.devices_from(self._state, key, limit)
+
     async def lowest_offset(self, user: str) -> int | None:
         """See `storage.interface.DeviceIndex`."""
         return await device_index.lowest_offset(self._state, user)

@@ -72,6 +72,12 @@ def devices_of(connection: sqlite3.Connection, user: str, after: str, limit: int
     return [device for _, device in queries.devices_where(connection, condition, (user, first, limit or -1))]
 
 
+def devices_from(connection: sqlite3.Connection, key: DeviceKey, limit: int) -> list[Device]:
+    """A page of devices, by key."""
+    condition = "(d.user, d.client) >= (?, ?) ORDER BY d.user, d.client LIMIT ?"
+    return [device for _, device in queries.devices_where(connection, condition, (*key, limit))]
+
+
 def lowest_offset(connection: sqlite3.Connection, user: str) -> int | None:
     """The lowest offset in an inbox."""
     ((lowest,),) = connection.execute("SELECT min(position) FROM devices WHERE user = ?", (user,)).fetchall()

@@ -180,6 +180,10 @@ class Reading:
         """See `storage.interface.DeviceIndex`."""
         return await self._read(partial(device_index.devices_of, user=user, after=after, limit=limit))
 
+    async def devices_from(self, key: DeviceKey, limit: int) -> list[Device]:
+        """See `storage.interface.DeviceIndex`."""
+        return await self._read(partial(device_index.devices_from, key=key, limit=limit))
+
     async def lowest_offset(self, user: str) -> int | None:
         """See `storage.interface.DeviceIndex`."""
         return await self._read(partial(device_index.lowest_offset, user=user))

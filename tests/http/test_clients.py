@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from broker.packets import ReasonCode
 from broker.packets.model import Disconnect
 from plugins.http import HttpPlugin
-from tests.http.conftest import ACL, Site
+from storage.factory import open_url
+from storage.records import NEVER, Device, DeviceKey, OpenSession, Subscribe, Subscription
+from tests.http.conftest import ACL, Site, site
 from tests.support.cluster import Node, cluster
 from tests.support.until import until
 
@@ -59,6 +62,58 @@ async def test_clients_are_listed_as_they_are(tour: Site) -> None:
     assert [row["client"] for row in await pages(http, "/subscriptions", "subscriptions", filter="a/#")] == ["sensor"]
     assert (await http.get("/clients/nobody")).status_code == 404
     assert (await http.get("/clients", params={"after": "??"})).status_code == 422
+
+
+async def test_a_page_costs_a_page_however_many_sessions_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path}/t.db"
+    names = [f"d{number:04}" for number in range(2400)]
+    keys = [DeviceKey("u/eve" if number % 2 else f"c/{name}", name) for number, name in enumerate(names)]
+    shared = [DeviceKey(f"r/{name}", name) for name in names]
+    storage = open_url(url)
+    await storage.open()
+    await storage.commit([OpenSession(key, 1, False, NEVER) for key in (*keys, *shared)])
+    await storage.commit([Subscribe(key, 1, [Subscription(f"t/{key.client_id}", 1)]) for key in keys])
+    await storage.close()
+    keys.sort()
+    async with site(url, plugins={}) as made:
+        read: list[int] = []
+        read_from = made.server.storage.devices_from
+
+        async def counted(key: DeviceKey, limit: int) -> list[Device]:
+            found = await read_from(key, limit)
+            read.append(len(found))
+            return found
+
+        monkeypatch.setattr(made.server.storage, "devices_from", counted)
+        http = made.caller()
+        await made.durable("here")
+        everybody = sorted([*keys, DeviceKey("c/here", "here")])
+        for path, what, name in (
+            ("/clients", "clients", "client"),
+            ("/devices", "devices", "device"),
+            ("/subscriptions", "subscriptions", "client"),
+        ):
+            wanted = everybody if what != "subscriptions" else keys
+            rows = await pages(http, path, what, limit=500)
+            assert [(row["user"], row[name]) for row in rows] == wanted
+            read.clear()
+            page = (await http.get(path, params={"limit": 10})).json()
+            assert [row[name] for row in page[what]] == [key.client_id for key in wanted[:10]]
+            following = (await http.get(path, params={"limit": 10, "after": page["next"]})).json()
+            assert [row[name] for row in following[what]] == [key.client_id for key in wanted[10:20]]
+            assert sum(read) <= 30
+        read.clear()
+        assert (await http.get("/devices/d0077", params={"user": "u/eve"})).json()["device"] == "d0077"
+        assert (await http.get("/clients/d0077", params={"user": "u/eve"})).json()["client"] == "d0077"
+        page = (await http.get("/clients", params={"user": "u/eve", "limit": 5})).json()
+        assert [row["client"] for row in page["clients"]] == names[1:11:2]
+        assert sum(read) <= 20
+        # Few of many: all are looked at, in steps; what is found is complete.
+        assert [row["client"] for row in await pages(http, "/clients", "clients", connected="true")] == ["here"]
+        assert (await http.get("/clients/d0077")).json()["user"] == "u/eve"
+        assert [row["client"] for row in await pages(http, "/subscriptions", "subscriptions", topic="t/d2399")] == ["d2399"]
+        away = await pages(http, "/clients", "clients", connected="false", limit=500)
+        assert [(row["user"], row["client"]) for row in away] == keys
 
 
 async def test_a_kicked_client_is_told_and_may_come_back(tour: Site) -> None:

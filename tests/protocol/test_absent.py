@@ -259,7 +259,7 @@ async def test_readers_find_it(stored: Broker) -> None:
         await writer.publish("t", b"%d" % number)
         await writer.publish("u", b"not due")
     key, view = DeviceKey("c/c", "c"), stored.server.api
-    (state,) = await view.device_states("c/c")
+    (state,) = await view.device_states("c/c", key, 9)
     assert (state.key, state.connected, state.durable, state.offset) == (key, False, True, 0)
     assert state.subscriptions == [("t", 1, 0)]
     page = await view.readers.page(key, 0, 10, 1 << 20, None)
@@ -276,7 +276,7 @@ async def test_readers_find_it(stored: Broker) -> None:
     await put_away(stored, "c")
     assert await view.readers.unsubscribe(key, "t")
     await put_away(stored, "c")
-    assert [s.subscriptions for s in await view.device_states("c/c")] == [[("u", 1, 3)]]
+    assert [s.subscriptions for s in await view.device_states("c/c", key, 9)] == [[("u", 1, 3)]]
     await view.readers.forget(key)
-    assert await view.device_states("c/c") == []
+    assert await view.device_states("c/c", key, 9) == []
     assert stored.server.trie.count == 0

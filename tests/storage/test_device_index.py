@@ -75,6 +75,22 @@ async def test_the_devices_of_a_user(storage: Storage) -> None:
     assert await storage.devices_of("u/nobody") == []
 
 
+async def test_devices_from_a_key_on(storage: Storage) -> None:
+    keys = [
+        DeviceKey(user, client) for user in ("c/b", "r/#", "s/g/t", "u/a", "u/ab", "u/ä", "u/😀") for client in ("", "x", "xy")
+    ]
+    await storage.commit([opened(key) for key in reversed(keys)])
+    await storage.commit([subscribe(PHONE, "a"), opened(PHONE), subscribe(PHONE, "a", "b"), CloseSession(keys[4], 1, True)])
+    wanted = sorted({*keys, PHONE} - {keys[4]})
+    everything = await storage.devices_from(DeviceKey("", ""), 100)
+    assert [device.key for device in everything] == wanted
+    assert [list(device.subscriptions) for device in everything if device.subscriptions] == [["a", "b"]]
+    for place, key in enumerate(wanted):
+        assert [device.key for device in await storage.devices_from(key, 4)] == wanted[place : place + 4]
+        behind = DeviceKey(key.user, f"{key.client_id}\0")
+        assert [device.key for device in await storage.devices_from(behind, 3)] == wanted[place + 1 : place + 4]
+
+
 async def test_lowest_offsets(storage: Storage) -> None:
     await storage.commit(Maker().appends(9, to=["u/ann", "u/bob"]))
     many = [DeviceKey(f"u/c{n}", "d") for n in range(1203)]
