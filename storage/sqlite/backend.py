@@ -22,6 +22,7 @@ from storage.sqlite.free_space import FreeSpace
 from storage.sqlite.reading import Reading
 from storage.sqlite.schema import migrate
 from storage.sqlite.serving_lock import ServingLock
+from storage.sqlite.structure import PATIENCE, StructureCheck
 from storage.sqlite.threads import Worker
 from storage.sqlite.writer import GroupWriter
 
@@ -33,11 +34,18 @@ class SqliteStorage(Reading):
 
     ``low_water_bytes``: with less space than this on its disk, commits of messages raise `StorageUnavailable`.
     ``busy_timeout``: seconds that a commit waits for another program that has locked the file.
+    ``patience``: seconds that `open` waits for the look at a file that was not closed cleanly (`storage.sqlite.structure`).
     ``read_only`` opens beside a running broker, takes no lock, and never writes.
     """
 
     def __init__(
-        self, path: str | Path, *, read_only: bool = False, low_water_bytes: int = 64 << 20, busy_timeout: float = 1.0
+        self,
+        path: str | Path,
+        *,
+        read_only: bool = False,
+        low_water_bytes: int = 64 << 20,
+        busy_timeout: float = 1.0,
+        patience: float = PATIENCE,
     ) -> None:
         super().__init__(Path(path).expanduser(), busy_timeout)
         self._read_only = read_only
@@ -46,6 +54,8 @@ class SqliteStorage(Reading):
         self._write_worker: Worker | None = None
         self._writer: GroupWriter | None = None
         self._checkpointer: Checkpointer | None = None
+        self._patience = patience
+        self._check: StructureCheck | None = None
 
     def space(self) -> Space | None:
         """See `storage.interface.HasDisk`."""
@@ -54,7 +64,8 @@ class SqliteStorage(Reading):
     # --- opening and closing ---------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """See `storage.interface.Storage`. After an unclean stop the structure of the whole file is checked first."""
+        """See `storage.interface.Storage`. After an unclean stop the structure of the file is looked at, for a moment before it
+        is open, and then behind it: damage that is found later has commits raise `StorageUnusable`."""
         try:
             if self._read_only and not is_there(self._path):
                 raise NoDatabase(f"{self._path}: there is no database")
@@ -123,9 +134,9 @@ class SqliteStorage(Reading):
         ((clean,),) = connection.execute("SELECT value FROM meta WHERE key = 'clean'").fetchall()
         if not clean:
             log.info("%s: was not closed cleanly, checking its structure", self._path)
-            if found := queries.problems(connection, full=False):
-                text = f"{self._path} is damaged ({found[0]}): restore it from a backup, or save what can be read with .recover"
-                raise StorageUnusable(text)
+            self._check = StructureCheck(self._path, self._busy_timeout)
+            self._check.wait(self._patience)
+            self._check.refuse_damage()
         connection.execute("UPDATE meta SET value = 0 WHERE key = 'clean'")
 
     async def close(self) -> None:
@@ -134,17 +145,21 @@ class SqliteStorage(Reading):
             await self._checkpointer.stop()
             self._checkpointer = None
         await self._stop_reading()
+        if self._check is not None:
+            await self._check.stop()
         if self._write_worker is not None:
             await self._write_worker.run(self._close)
             await self._write_worker.stop()
             self._write_worker = None
+        self._check = None
 
     def _close(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
             try:
                 writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                writer.connection.execute("UPDATE meta SET value = 1 WHERE key = 'clean'")
+                if self._check is None or self._check.passed:
+                    writer.connection.execute("UPDATE meta SET value = 1 WHERE key = 'clean'")
             except (sqlite3.Error, StorageUnusable) as error:
                 log.warning("%s: could not be closed cleanly, and will be checked when it is opened: %s", self._path, error)
             writer.close()
@@ -178,6 +193,8 @@ class SqliteStorage(Reading):
     def _commit(self, group: Sequence[Operation]) -> None:
         writer, checkpointer = self._writer, self._checkpointer
         assert writer is not None
+        if self._check is not None:
+            self._check.refuse_damage()
         writer.commit(group)
         if checkpointer is None:
             return

@@ -9,18 +9,20 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from storage.errors import StorageInUse, StorageUnavailable, StorageUnusable
 from storage.records import DeviceKey, PutRow
-from storage.sqlite import SqliteStorage
+from storage.sqlite import SqliteStorage, queries
 from storage.sqlite.connection import connect_checkpointer
 from tests.storage.samples import Maker, opened
 from tests.storage_sqlite.filler import LOW_WATER
 from tests.storage_sqlite.writer import COMMITS
+from tests.support.until import until
 
 ROOT = Path(__file__).parents[2]
 FULL = 2
@@ -121,6 +123,22 @@ def files(path: Path) -> list[str]:
     return sorted(file.name for file in path.parent.iterdir())
 
 
+def set_unclean(path: Path) -> None:
+    with sqlite3.connect(path) as other:
+        other.execute("UPDATE meta SET value = 0 WHERE key = 'clean'")
+    other.close()
+
+
+def spoil_a_page_of_messages(path: Path) -> None:
+    """One that opening has no need to read."""
+    with sqlite3.connect(path) as other:
+        ((middle,),) = other.execute("SELECT payload FROM store ORDER BY id LIMIT 1 OFFSET 150").fetchall()
+    other.close()
+    with path.open("r+b") as file:
+        file.seek(path.read_bytes().index(middle) & ~4095)
+        file.write(b"\xa5" * 4096)
+
+
 def torn(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
@@ -131,20 +149,71 @@ def torn(path: Path) -> None:
     ids=["garbage", "holes", "torn"],
 )
 async def test_a_damaged_file_is_told_and_left_alone(path: Path, spoil: Callable[[Path], None], told: str) -> None:
-    """After an unclean stop the structure is looked at before anybody is served."""
+    """After an unclean stop the structure is looked at before anybody is served, where that is a matter of a moment."""
     await (await filled(path)).close()
-    with sqlite3.connect(path) as other:
-        other.execute("UPDATE meta SET value = 0 WHERE key = 'clean'")
-    other.close()
+    set_unclean(path)
     for end in ("-wal", "-shm"):
         path.with_name(path.name + end).unlink(missing_ok=True)
     spoil(path)
     before = content(path)
-    storage = SqliteStorage(path)
+    storage = SqliteStorage(path, patience=60)
     with pytest.raises(StorageUnusable, match=told):
         await storage.open()
     assert content(path) == before
     await storage.close()
+
+
+@pytest.fixture
+def opened_first(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """The look at the structure, which is as long as the file is large, waits until this is set."""
+    may, problems = threading.Event(), queries.problems
+
+    def late(connection: sqlite3.Connection, full: bool) -> list[str]:
+        may.wait()
+        return problems(connection, full)
+
+    monkeypatch.setattr(queries, "problems", late)
+    yield may
+    may.set()
+
+
+async def test_damage_that_is_found_behind_the_start_has_nothing_stored_any_more(
+    path: Path, opened_first: threading.Event
+) -> None:
+    """Of a large file a start does not wait for the end of the look. The next one looks again."""
+    await (await filled(path)).close()
+    set_unclean(path)
+    spoil_a_page_of_messages(path)
+    make, storage = Maker(), SqliteStorage(path, patience=0)
+    await storage.open()
+    make.id = 1000
+    await storage.commit([make.append(to=["u/ann"])])
+    opened_first.set()
+
+    async def refused() -> bool:
+        try:
+            await storage.commit([make.append(to=["u/ann"])])
+        except StorageUnusable as error:
+            return "is damaged" in str(error)
+        return False
+
+    await until(refused)
+    await storage.close()
+    storage = SqliteStorage(path, patience=60)
+    with pytest.raises(StorageUnusable, match="is damaged"):
+        await storage.open()
+    await storage.close()
+
+
+async def test_a_file_that_was_looked_through_counts_as_closed_cleanly(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    await (await filled(path)).close()
+    set_unclean(path)
+    for _ in range(2):
+        storage = SqliteStorage(path, patience=60)
+        with caplog.at_level("INFO"):
+            await storage.open()
+        await storage.close()
+    assert caplog.text.count("was not closed cleanly") == 1
 
 
 def test_a_directory_in_its_place_is_told(path: Path) -> None:
