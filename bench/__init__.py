@@ -6,7 +6,7 @@
     bounds     which of disk, loopback and cores a stream is near the end of
     release    this run's ratios beside those of the last release, in releases/
     drive      one cell: one shape on one broker, its memory and processor time watched
-    generator  the process that makes the load: load and many (the shapes), clients, reactor, wire (codec)
+    generator  the process that makes the load: load, many and storm (shapes), clients, reactor, wire (codec)
     table      figures, ratios and targets as text
     filled     Tideline with millions of stored messages against empty; prefill fills a database
     versions   MQTT 5 against 3.1.1

@@ -85,7 +85,7 @@ class _Watch(threading.Thread):
 def measure(shape: Shape, peer: Peer, options: Options, *, version: int = wire.V311) -> Cell:
     """Run the shape once on the started peer."""
     spec: dict[str, object] = {"shape": shape.load, "port": peer.port, "run": unique(), "version": version}
-    spec |= {"seconds": options.seconds, **shape.sizes, **(shape.quick if options.quick else {})}
+    spec |= {"transport": shape.transport, "seconds": options.seconds, **shape.sizes, **(shape.quick if options.quick else {})}
     spec |= peer.login()
     if options.core is not None:
         spec["core"] = options.core
@@ -157,6 +157,7 @@ def _complete(cell: Cell, watch: _Watch) -> None:
         figures["disk_mb"] = (watch.written["loaded"] - watch.written["loading"]) / 1e6 / seconds
     if "connected" in watch.first:
         figures["kb"] = (watch.first["connected"] - watch.first["empty"]) / 1024 / figures["connections"]
+        figures["core_rate"] = figures["connections"] / max(0.01, watch.cpu["connected"] - watch.cpu["empty"])
     if "filled" in watch.first:
         figures["growth"] = (watch.highest["filled"] - watch.first["filled"]) / 1e6
         figures["peak"] = (watch.highest["filled"] - watch.first["empty"]) / 1e6

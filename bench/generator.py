@@ -16,6 +16,7 @@ from bench.load import SHAPES, Spec
 from bench.many import many
 from bench.polite import polite
 from bench.reactor import LoadError, Reactor
+from bench.storm import storm
 
 
 def _mark(name: str) -> None:
@@ -33,7 +34,7 @@ def main(argument: str) -> None:
     gc.freeze()
     gc.disable()
     try:
-        shapes = SHAPES | OF_CLUSTERS | {"many": many, "polite": polite}
+        shapes = SHAPES | OF_CLUSTERS | {"many": many, "polite": polite, "storm": storm}
         answer: dict[str, object] = {"figures": shapes[spec.shape](Reactor(), spec, _mark)}
     except (LoadError, OSError) as error:
         answer = {"trouble": str(error)}

@@ -39,6 +39,8 @@ class Spec:
     connections: int = 2000
     others: int = 0
     durable: int = 0
+    transport: str = "tcp"
+    """In `bench.storm`: ``tcp``, ``tls`` or ``ws``."""
     user: str = ""
     password: str = ""
     ports: Sequence[int] = ()

@@ -38,9 +38,7 @@ def run(shapes: Iterable[Shape], contestants: Sequence[Contestant], rounds: int,
             for number in range(min(rounds, shape.rounds or rounds)):
                 turn = number % len(contestants)
                 for contestant in (*contestants[turn:], *contestants[:turn]):
-                    if contestant.peer.name in shape.skip or (contestant.peer.name == "generator" and number):
-                        continue
-                    if isinstance(contestant.peer, Disk) and not shape.disk:
+                    if not _takes_part(contestant.peer, shape) or (contestant.peer.name == "generator" and number):
                         continue
                     cell = _measure(shape, contestant, options, dead)
                     cells.append(cell)
@@ -52,13 +50,20 @@ def run(shapes: Iterable[Shape], contestants: Sequence[Contestant], rounds: int,
     return cells
 
 
+def _takes_part(peer: Peer, shape: Shape) -> bool:
+    if isinstance(peer, Disk) and not shape.disk:
+        return False
+    return peer.name not in shape.skip and shape.transport in peer.transports
+
+
 def _measure(shape: Shape, contestant: Contestant, options: Options, dead: dict[str, str]) -> Cell:
     peer = contestant.peer
     if contestant.label in dead:
         return Cell(shape.name, contestant.label, trouble=dead[contestant.label])
     try:
-        if shape.fresh:
+        if shape.fresh or peer.transport != shape.transport:
             peer.stop()
+        peer.transport = shape.transport
         if not peer.alive:
             peer.stop()
             peer.start()

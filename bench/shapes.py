@@ -25,6 +25,7 @@ class Shape:
     ``--quick``. ``fresh`` asks for a newly started broker with empty data, where memory is compared.
     ``rounds`` caps the rounds of the slow ones (0: no cap). ``skip`` names peers for which the shape makes no sense or
     takes too long. ``disk``: the bare disk has these figures too.
+    ``transport``: what clients connect by; brokers that have no such listener are left out.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Shape:
     rounds: int = 0
     skip: tuple[str, ...] = ()
     disk: bool = False
+    transport: str = "tcp"
     timeout: float = 180.0
 
 
@@ -138,6 +140,27 @@ IDLE_DEVICES = Shape(
     fresh=True,
     skip=("generator",),
 )
+
+
+def _storm(transport: str, title: str) -> Shape:
+    return Shape(
+        f"storm-{transport}",
+        f"10,000 clients connect at once, {title}, and stay",
+        "storm",
+        (
+            Row("rate", f"10,000 connect, {title}", "connects/s"),
+            Row("core_rate", "… by a core of the broker's", "connects/s"),
+            Row("kb", "… memory of each", "KB", False, 1),
+        ),
+        {"connections": 10_000},
+        {"connections": 1000},
+        fresh=True,
+        skip=("generator", "amqtt", "rabbitmq"),
+        transport=transport,
+    )
+
+
+STORMS = (_storm("tcp", "plain"), _storm("tls", "TLS"), _storm("ws", "WebSocket"))
 BACKLOG = Shape(
     "backlog",
     "1 durable device returns to a million unread messages",
@@ -155,7 +178,7 @@ BACKLOG = Shape(
     timeout=600,
 )
 
-SHAPES = (ONE, PAIRS, FAN_OUT, LATENCY, MANY, *PAYLOADS, DRAIN, IDLE, IDLE_DEVICES, BACKLOG)
+SHAPES = (ONE, PAIRS, FAN_OUT, LATENCY, MANY, *PAYLOADS, DRAIN, IDLE, IDLE_DEVICES, *STORMS, BACKLOG)
 THROUGHPUT = (ONE, PAIRS, FAN_OUT)
 
 
@@ -183,6 +206,8 @@ TARGETS = (
     *(_times(shape, "tideline", 0.75, "tideline-pure") for shape in THROUGHPUT),
     Target("latency", "ack_p50", "disk", 1 / 1.6, "at most 1.6 bare fsyncs"),
     Target("many", "ack_p99", "", 5.0, "at most 5 ms"),
+    Target("storm-tls", "core_rate", "", 3000.0, "3,000 connects/s or more"),
+    Target("storm-tls", "kb", "", 12.0, "at most 12 KB"),
     Target("idle", "kb", "", 6.0, "at most 6 KB"),
     Target("idle-devices", "kb", "", 6.0, "at most 6 KB"),
     Target("backlog", "growth", "", 50.0, "less than 50 MB"),

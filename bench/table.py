@@ -81,7 +81,8 @@ def targets(cells: Sequence[Cell]) -> str:
         reached = _judge(cells, target)
         if reached is not None:
             ok, got = reached
-            lines.append([f"{_row(target).title}: {target.text}", got, "reached" if ok else "MISSED"])
+            title = _row(target).title.replace("…", f"{target.shape}:")
+            lines.append([f"{title}: {target.text}", got, "reached" if ok else "MISSED"])
     return columns([["target", "measured", ""], *lines]) if lines else ""
 
 
@@ -96,7 +97,8 @@ def _judge(cells: Sequence[Cell], target: Target) -> tuple[bool, str] | None:
     if ours is None:
         return None
     if not target.peer:
-        return ours <= target.bound, f"{ours:,.{row.digits}f} {row.unit}"
+        reached = ours >= target.bound if row.more_is_better else ours <= target.bound
+        return reached, f"{ours:,.{row.digits}f} {row.unit}"
     theirs = median(cells, target.shape, target.peer, target.figure)
     if not theirs:
         return None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bench import wire
+from bench.peers import certificate
 
 
 class PeerError(Exception):
@@ -37,9 +38,13 @@ class Peer:
     package: ClassVar[str] = ""
     """The Debian package that it comes in, where it does."""
     start_timeout: ClassVar[float] = 20.0
+    transports: ClassVar[tuple[str, ...]] = ("tcp",)
+    """What `transport` may be: ``tcp``, ``tls`` or ``ws``, a plain WebSocket on ``/mqtt``."""
 
     def __init__(self) -> None:
         """Not started."""
+        self.transport = "tcp"
+        """What the next start listens for at ``port``."""
         self.port = 0
         self.home = Path()
         self._process: subprocess.Popen[bytes] | None = None
@@ -141,7 +146,15 @@ class Peer:
             time.sleep(0.1)
         raise PeerError(f"{self.name} did not answer within {self.start_timeout:g} s: {self.last_words()}")
 
+    def certificate(self) -> tuple[Path, Path]:
+        """The files of a new one and its key, in ``home``."""
+        return certificate.write(self.home)
+
     def _answers(self) -> bool:
+        if self.transport != "tcp":  # the generator's first client will see whether more than the port is there
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=2):
+                return True
+            return False
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=2) as probe:
             probe.sendall(wire.connect("bench-probe"))
             answer = probe.recv(4)

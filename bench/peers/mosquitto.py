@@ -14,6 +14,7 @@ class Mosquitto(Peer):
     title = "Mosquitto"
     package = "mosquitto"
     ack_means = "in memory (saved every 30 min)"
+    transports = ("tcp", "tls")  # Debian builds it without WebSockets
 
     def command(self) -> list[str]:
         """No limit on queues, so that nothing is dropped; in-flight window 100 as Tideline's."""
@@ -30,6 +31,9 @@ max_queued_bytes 0
 log_type error
 log_type warning
 """
+        if self.transport == "tls":
+            certificate, key = self.certificate()
+            settings = settings.replace("\n", f"\ncertfile {certificate}\nkeyfile {key}\n", 1)
         path = self.home / "mosquitto.conf"
         path.write_text(settings)
         return [program("mosquitto"), "-c", str(path)]

@@ -23,6 +23,7 @@ class Tideline(Peer):
     tree: ClassVar[Path] = _COMPILED if (_COMPILED / ".stamp").exists() else _SOURCES
     """Where the broker is imported from: what `make compile` made, if it was run."""
     ack_means = "fsync'd in the store and in every recipient's inbox"
+    transports = ("tcp", "tls", "ws")
 
     def __init__(self, *, message_properties: str = "asked", before: tuple[str, ...] = ()) -> None:
         """``message_properties`` as in config.yaml; ``before`` goes between the interpreter and `-m broker.cli`."""
@@ -49,9 +50,15 @@ class Tideline(Peer):
 
     def command(self) -> list[str]:
         """Defaults but for the address, the data and the log level."""
+        listener = f'name: bench, type: tcp, bind: "127.0.0.1:{self.port}"'
+        if self.transport == "tls":
+            certificate, key = self.certificate()
+            listener += f', tls: {{certfile: "{certificate}", keyfile: "{key}"}}'
+        elif self.transport == "ws":
+            listener = listener.replace("tcp", "ws")
         settings = f"""\
 listeners:
-  - {{name: bench, type: tcp, bind: "127.0.0.1:{self.port}"}}
+  - {{{listener}}}
 mqtt:
   message_properties: {self._message_properties}
 log: {{level: warning}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,8 @@ from bench import wire
 from bench.drive import Options, measure
 from bench.peers.ceiling import Ceiling
 from bench.peers.disk import Disk
-from bench.shapes import FAN_OUT, LATENCY, MANY, ONE, PAYLOADS, Shape
+from bench.peers.tideline import Tideline
+from bench.shapes import FAN_OUT, LATENCY, MANY, ONE, PAYLOADS, STORMS, Shape
 
 _lengths = st.integers(min_value=0, max_value=300)
 _frames = st.lists(st.tuples(st.sampled_from([0x32, 0x3A, 0x40, 0xD0]), _lengths), max_size=40)
@@ -92,6 +94,30 @@ def test_everything_acknowledged_is_counted_as_delivered(echo: Ceiling, shape: S
     cell = measure(shape, echo, Options(seconds=0.2, quick=True), version=version)
     assert cell.trouble == ""
     assert cell.figures["delivered"] == cell.figures["expected"] > 0
+
+
+@pytest.mark.parametrize("storm", STORMS, ids=lambda shape: shape.transport)
+def test_a_storm_counts_whoever_is_let_in(storm: Shape) -> None:
+    peer = Tideline()
+    peer.transport = storm.transport
+    peer.start()
+    try:
+        cell = measure(replace(storm, sizes={"connections": 50}), peer, Options(seconds=0.2))
+    finally:
+        peer.stop()
+    assert cell.trouble == ""
+    assert cell.figures["rate"] > 0
+    assert cell.figures["core_rate"] > 0
+
+
+def test_whoever_does_not_listen_as_asked_is_trouble() -> None:
+    peer = Tideline()
+    peer.start()
+    try:
+        cell = measure(replace(STORMS[2], sizes={"connections": 50}), peer, Options(seconds=0.2))
+    finally:
+        peer.stop()
+    assert "closed by the broker" in cell.trouble
 
 
 def test_the_bare_disk_has_the_figures_that_brokers_are_compared_by() -> None:
