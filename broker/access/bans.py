@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+from bisect import bisect_right
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -65,6 +66,9 @@ class Bans:
     """Those that there are."""
 
     def __init__(self) -> None:
+        self._every: dict[str, Ban] = {}
+        """By key, in the order of keys."""
+        self._keys: list[str] = []
         self._named: dict[str, Ban] = {}
         """By key, of users and client ids."""
         self._networks: list[tuple[Network, Ban]] = []
@@ -75,20 +79,33 @@ class Bans:
         """These are all there are now."""
         self._named, self._networks = {}, []
         self.changes += 1
+        found: list[Ban] = []
         for key, value in settings.items():
             try:
                 ban = Ban.read(key, value)
             except (ValueError, KeyError, TypeError) as error:
                 log.error("ban %r is not kept to, as it cannot be read: %s", key[:80], error)
                 continue
+            found.append(ban)
             if ban.kind == "address":
                 self._networks.append((network(ban.what), ban))
             else:
                 self._named[key] = ban
+        self._every = {ban.key: ban for ban in sorted(found, key=lambda ban: ban.key)}
+        self._keys = list(self._every)
 
     def all(self) -> list[Ban]:
         """By key, those that are over too."""
-        return sorted([*self._named.values(), *(ban for _, ban in self._networks)], key=lambda ban: ban.key)
+        return list(self._every.values())
+
+    def page(self, after: str, limit: int) -> list[Ban]:
+        """Up to ``limit`` of them with a key > ``after``."""
+        start = bisect_right(self._keys, after)
+        return [self._every[key] for key in self._keys[start : start + limit]]
+
+    def get(self, key: str) -> Ban | None:
+        """The one of a key, which may be over."""
+        return self._every.get(key)
 
     def of(self, now: int, *, user: str = "", client: str = "", address: str = "") -> Ban | None:
         """What keeps somebody out at ``now`` (ms); None for nothing. ``address`` is without a port."""

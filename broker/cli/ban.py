@@ -11,7 +11,7 @@ import click
 
 from broker.access import network
 from broker.cli.ask import RunningBroker, ask
-from broker.cli.clients import key_of, time_of
+from broker.cli.clients import key_of, pages, time_of
 from broker.cli.inspect import print_block
 from broker.cli.logs import printable
 from broker.cli.settings import Failure, config_option, data_option
@@ -57,7 +57,7 @@ def add(
 @data_option
 def list_(as_json: bool, config: Path | None, data: Path | None) -> None:
     """List who is kept out."""
-    found = ask(config, data, lambda broker: broker.get("/bans"))["bans"]
+    found = ask(config, data, lambda broker: list(pages(broker, "/bans", "bans", {})))
     if as_json:
         for one in found:
             click.echo(json.dumps(one, ensure_ascii=False))
@@ -76,7 +76,7 @@ def remove(ban: str, config: Path | None, data: Path | None) -> None:
     """Let somebody in again: BAN is as `tideline ban list` names it, such as user:u/alice, or as `ban add` took it."""
 
     def call(broker: RunningBroker) -> str:
-        key = _known(ban, [one["id"] for one in broker.get("/bans")["bans"]])
+        key = _known(ban, [one["id"] for one in pages(broker, "/bans", "bans", {})])
         broker.delete(f"/bans/{quote(key, safe='')}")
         return key
 

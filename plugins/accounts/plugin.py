@@ -97,11 +97,11 @@ class AccountsPlugin(UserStore, BaseAuthPlugin):
         """Take a user as storage has it; whether who was let in as this user is no longer."""
         before, account = self.accounts.get(name), None
         if value is None:
-            self.accounts.pop(name, None)
+            self.know(name, None)
             self._passwords.drop(name)
         else:
             account = _decoded(name, value)
-            self.accounts[name] = account
+            self.know(name, account)
             self._passwords.put(name, account.hash)
         return account is None or account.disabled or (before is not None and account.hash != before.hash)
 

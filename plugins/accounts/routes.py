@@ -14,7 +14,8 @@ from starlette.responses import Response
 
 from broker.access import Account, hashed
 from broker.amqtt import Undecided
-from broker.hooks import NoSuchUser, UserExists, Users
+from broker.hooks import NoSuchUser, UserExists
+from plugins.accounts.store import UserStore
 from plugins.http.api import Operator, responses
 from plugins.http.models import Body, Milliseconds
 from plugins.http.rendering import reply, tagged
@@ -95,7 +96,7 @@ def shown(account: Account) -> dict[str, object]:
     }
 
 
-def make_router(users: Users) -> APIRouter:
+def make_router(users: UserStore) -> APIRouter:
     """The routes over what offers it."""
     router = APIRouter(tags=["users"])
 
@@ -107,7 +108,7 @@ def make_router(users: Users) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=MOST)] = 100,
     ) -> Response:
         """The users in storage, by name. For the operator."""
-        found = [account for account in users.all() if account.name.encode() > after.encode()]
+        found = users.page(after, limit + 1)
         more = found[limit - 1].name if len(found) > limit else None
         return tagged(request, {"users": [shown(account) for account in found[:limit]], "next": more})
 
@@ -129,10 +130,10 @@ def make_router(users: Users) -> APIRouter:
     @router.get("/users/{name:path}", response_model=User, responses=responses())
     async def read_user(request: Request, name: Name, who: Operator) -> Response:
         """One user. For the operator."""
-        for account in users.all():
-            if account.name == name:
-                return tagged(request, shown(account))
-        raise NotFound(f"there is no user {name[:80]!r}")
+        account = users.accounts.get(name)
+        if account is None:
+            raise NotFound(f"there is no user {name[:80]!r}")
+        return tagged(request, shown(account))
 
     @router.patch("/users/{name:path}", response_model=User, responses=responses())
     async def change_user(name: Name, body: UserChange, who: Operator) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Mapping
 
 from broker.access import BEGUN, USER, Account, hash_problem, name_problem
@@ -15,16 +16,32 @@ _TIMEOUT = 10.0
 
 
 class UserStore(Users):
-    """Writes users. Who extends it keeps ``accounts``, by name, as storage has them."""
+    """Writes users. Who extends it tells it by `know` what storage has: ``accounts``, by name."""
 
     def __init__(self, server: Services) -> None:
         self.server = server
         self.accounts: dict[str, Account] = {}
+        self._names: list[str] = []
+        """In order."""
         self._turn = asyncio.Lock()
 
     def all(self) -> list[Account]:
         """See `broker.hooks.Users`."""
-        return [self.accounts[name] for name in sorted(self.accounts, key=str.encode)]
+        return self.page("", len(self._names))
+
+    def page(self, after: str, limit: int) -> list[Account]:
+        """Up to ``limit`` users with a name > ``after``, by name."""
+        start = bisect_right(self._names, after)
+        return [self.accounts[name] for name in self._names[start : start + limit]]
+
+    def know(self, name: str, account: Account | None) -> None:
+        """What storage has of a user is this; None for nothing."""
+        if account is not None:
+            if name not in self.accounts:
+                insort(self._names, name)
+            self.accounts[name] = account
+        elif self.accounts.pop(name, None) is not None:
+            del self._names[bisect_left(self._names, name)]
 
     async def add(self, name: str, hash: str) -> Account:
         """See `broker.hooks.Users`."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.access import KIND, Ban, network
-from plugins.http.api import Api, ApiDep, Operator, checked_user, responses
+from plugins.http.api import Api, ApiDep, Limit, Operator, checked_user, responses
 from plugins.http.models import Body, Milliseconds
 from plugins.http.rendering import reply, tagged
 from plugins.timelines import NotFound, Unprocessable
@@ -49,14 +49,25 @@ class BanState(BaseModel):
 
 
 class BanList(BaseModel):
+    """``next`` is the ``after`` of the next page; null at the end."""
+
     bans: list[BanState]
+    next: str | None
 
 
 @router.get("/bans", response_model=BanList, responses=responses())
-async def list_bans(request: Request, api: ApiDep, who: Operator) -> Response:
-    """Who is kept out. For the operator."""
+async def list_bans(
+    request: Request,
+    api: ApiDep,
+    who: Operator,
+    after: Annotated[str, Query(max_length=2048)] = "",
+    limit: Limit = 100,
+) -> Response:
+    """Who is kept out, by id. A page may be short, or empty, and have a `next`. For the operator."""
     now = api.server.now()
-    return tagged(request, {"bans": [_shown(ban) for ban in api.server.bans.all() if not ban.over(now)]})
+    page = api.server.bans.page(after, limit + 1)
+    more = page[limit - 1].key if len(page) > limit else None
+    return tagged(request, {"bans": [_shown(ban) for ban in page[:limit] if not ban.over(now)], "next": more})
 
 
 @router.post("/bans", response_model=BanState, status_code=201, responses=responses())
@@ -74,7 +85,7 @@ async def add_ban(body: NewBan, api: ApiDep, who: Operator) -> Response:
 @router.delete("/bans/{ban:path}", status_code=204, response_class=Response, responses=responses())
 async def remove_ban(ban: Annotated[str, Path(max_length=2048)], api: ApiDep, who: Operator) -> Response:
     """Let somebody in again, by the ban's id. For the operator."""
-    if ban not in [known.key for known in api.server.bans.all()]:
+    if api.server.bans.get(ban) is None:
         raise NotFound(f"ban {ban[:80]!r}: there is none")
     await api.timelines.written([DropSetting(KIND, ban)])
     return Response(status_code=204)

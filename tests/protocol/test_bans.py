@@ -9,10 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from broker.access import Ban, Bans, network
+from broker.access import KIND, Ban, Bans, network
 from broker.packets import ReasonCode
 from broker.packets.model import Disconnect
 from plugins.http import HttpPlugin
+from storage.records import SaveSetting
 from tests.support.broker import Broker, running
 from tests.support.cluster import cluster
 from tests.support.wire import Client
@@ -88,6 +89,20 @@ async def test_what_is_no_ban_is_told(body: dict[str, str], told: str) -> None:
         answer = await http.post("/bans", json=body)
         assert answer.status_code == 422
         assert told in answer.json()["detail"]
+
+
+async def test_bans_are_listed_in_pages() -> None:
+    names = [f"client:c{number:03}" for number in range(250)]
+    async with running(plugins=HTTP) as broker, caller(broker) as http:
+        made = [Ban("client", name.partition(":")[2], until=1 if number == 120 else 0) for number, name in enumerate(names)]
+        await broker.server.api.commit([SaveSetting(KIND, ban.key, ban.value()) for ban in made], 10)
+        found, after = [], ""
+        while after is not None:
+            page = (await http.get("/bans", params={"after": after})).json()
+            assert len(page["bans"]) <= 100
+            found += [ban["id"] for ban in page["bans"]]
+            after = page["next"]
+        assert found == names[:120] + names[121:]  # one is over
 
 
 def test_addresses_in_every_spelling() -> None:

@@ -5,7 +5,9 @@ import { h } from "../lib/dom.js";
 import { ago, number, person, time } from "../lib/format.js";
 import { button, confirm, doing, done, trouble } from "../lib/parts.js";
 import { every } from "../lib/refresh.js";
-import { table } from "../lib/table.js";
+import { pager, table } from "../lib/table.js";
+
+const LIMIT = 100;
 
 const what = (row) => (row.kind === "user" ? person(row.what) : row.what);
 
@@ -29,12 +31,14 @@ export const bans = (signal) => {
       { name: "Actions", cell: (row) => button("Lift", lift(row), { "aria-label": `Lift the ban of ${what(row)}` }) },
     ],
   });
+  const pages = pager(() => load().catch(wrong.tell));
   const summary = h("summary", {}, "Bans");
   const load = async () => {
-    const found = (await get("/bans", {}, signal)).bans;
-    rows.update(found.slice(0, 500));
-    summary.textContent = found.length ? `Bans (${number(found.length)})` : "Bans";
+    const { bans: found, next } = await get("/bans", { after: pages.at, limit: LIMIT }, signal);
+    rows.update(found);
+    pages.update(next);
+    summary.textContent = pages.at || next ? "Bans" : found.length ? `Bans (${number(found.length)})` : "Bans";
   };
   every(5000, signal, load, wrong.tell);
-  return h("details", {}, summary, wrong.element, rows.element);
+  return h("details", {}, summary, wrong.element, rows.element, pages.element);
 };
