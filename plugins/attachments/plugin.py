@@ -22,9 +22,9 @@ from plugins.attachments.downloads import response
 from plugins.attachments.erasing import Erasing
 from plugins.attachments.links import Links
 from plugins.attachments.pieces import Pieces, PiecesAway
-from plugins.attachments.record import Record
 from plugins.attachments.records import Records
-from plugins.attachments.routes import PATH, make_router
+from plugins.attachments.routes import PATH, list_router, make_router
+from plugins.attachments.shelf import Shelf, kinds
 from plugins.attachments.uploads import Uploads
 from plugins.http import add_router
 from plugins.http.api import api_of
@@ -32,8 +32,8 @@ from plugins.http.auth import Lasting
 from plugins.jobs import add_job
 from plugins.metrics import add_metrics
 from plugins.recall.records import add_eraser
+from plugins.sync_requests import add_requests
 from plugins.timelines import Who
-from plugins.timelines.errors import NotFound
 
 
 class AttachmentsPlugin(GroupPlugin):
@@ -49,8 +49,11 @@ class AttachmentsPlugin(GroupPlugin):
         self._records = records = Records(server)
         self.largest = self.config.largest
         self.uploads = Uploads(server, self.config, records, pieces)
+        self.shelf = Shelf(server, records, self.uploads)
         self._links = Links(server, records, pieces, self.config.seconds_kept)
         add_router(context, make_router(self), streamed=PATH, documented=paths(PATH))
+        add_router(context, list_router(self.shelf))
+        add_requests(context, kinds(self.shelf))
         add_eraser(context, "attachments", Erasing(server, records, self._links))
         add_job(context, CleaningJob(server, records, pieces, self._links, self.config.seconds_kept), self.config.scheduled)
         add_metrics(context, self._metrics)
@@ -92,34 +95,10 @@ class AttachmentsPlugin(GroupPlugin):
     async def close(self) -> None:
         await self._pieces.close()
 
-    # --- what the routes ask -----------------------------------------------------------------------------------------
-
-    async def found(self, id: str) -> Record | None:
-        """The record of an id."""
-        return await self._records.find(id)
-
-    async def download(self, request: Request, who: Who, record: Record) -> Response:
-        """The attachment, for who may read its conversation, or has uploaded it. Raises `NotFound`, the same for what is not
-        there and what may not be read."""
-        own = who.operator or who.user == record.user
-        if record.complete and await (self._may_still(record) if own else self._may_read(request, who, record)):
-            return response(request, record, self._pieces, Lasting(api_of(request).authenticator, request, who))
-        raise NotFound(f"attachment {record.id!r}: there is none, or you may not read it")
-
-    async def _may_read(self, request: Request, who: Who, record: Record) -> bool:
-        """As the message that has it."""
-        try:
-            message = await api_of(request).timelines.message(who, record.message)
-        except NotFound:
-            return False
-        return not message.recalled
-
-    async def _may_still(self, record: Record) -> bool:
-        """Its uploader: until it expires, or its message is gone."""
-        if not record.message:
-            return record.expires > self._server.now()
-        message = await self._server.storage.read_message(int(record.message, 16))
-        return message is not None and not message.expired(self._server.now()) and not message.recalled
+    async def download(self, request: Request, who: Who) -> Response:
+        """The attachment, for who may have it. Raises `NotFound`."""
+        record = await self.shelf.readable(who, request.path_params["id"])
+        return response(request, record, self._pieces, Lasting(api_of(request).authenticator, request, who))
 
     def _metrics(self) -> Iterator[Metric]:
         uploads = self.uploads

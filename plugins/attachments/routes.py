@@ -7,19 +7,23 @@ of them is in `plugins.attachments.document`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from plugins.attachments import tus
-from plugins.attachments.record import Record, is_id
+from plugins.attachments.record import Record
+from plugins.attachments.shelf import Shelf
 from plugins.attachments.uploads import Uploads, Wanted
-from plugins.http.api import api_of, caller, checked_user
+from plugins.http.api import Acting, Limit, api_of, caller, checked_user, responses
 from plugins.http.auth import Lasting, acting_for
+from plugins.http.models import Milliseconds
+from plugins.http.rendering import tagged
 from plugins.timelines import Who
-from plugins.timelines.errors import Away, NotFound, Unprocessable
+from plugins.timelines.errors import Away, Unprocessable
 
 PATH = "/attachments"
 _METADATA = ("topic", "filename", "filetype", "name", "type")
@@ -34,9 +38,10 @@ class Attachments(Protocol):
     @property
     def uploads(self) -> Uploads: ...
 
-    async def download(self, request: Request, who: Who, record: Record) -> Response: ...
+    @property
+    def shelf(self) -> Shelf: ...
 
-    async def found(self, id: str) -> Record | None: ...
+    async def download(self, request: Request, who: Who) -> Response: ...
 
 
 def make_router(plugin: Attachments) -> APIRouter:
@@ -47,6 +52,48 @@ def make_router(plugin: Attachments) -> APIRouter:
     router.add_route(
         f"{PATH}/{{id}}", calls.one, methods=["OPTIONS", "GET", "HEAD", "PATCH", "DELETE"], include_in_schema=False
     )
+    return router
+
+
+class Attachment(BaseModel):
+    """``offset`` is how many of the ``length`` bytes have come. ``message`` has it; until one does, it ``expires``."""
+
+    id: str
+    topic: str
+    user: str
+    filename: str
+    filetype: str
+    length: int
+    offset: int
+    created: Milliseconds
+    expires: Milliseconds | None
+    message: str | None
+
+
+class AttachmentList(BaseModel):
+    attachments: list[Attachment]
+    next: str | None
+
+
+def list_router(shelf: Shelf) -> APIRouter:
+    """The calls about attachments, without their bytes."""
+    router = APIRouter(tags=["attachments"])
+
+    @router.get(PATH, response_model=AttachmentList, responses=responses())
+    async def list_attachments(
+        request: Request,
+        who: Acting,
+        after: Annotated[str, Query(max_length=64, description="`next` of the page before")] = "",
+        limit: Limit = 100,
+    ) -> Response:
+        """What I have uploaded, or upload, by id."""
+        return tagged(request, await shelf.page(who.user, after, limit))
+
+    @router.get(f"{PATH}/{{id}}/about", response_model=Attachment, responses=responses())
+    async def read_attachment(request: Request, id: Annotated[str, Path(max_length=64)], who: Acting) -> Response:
+        """An attachment that I may read or upload, without its bytes."""
+        return tagged(request, await shelf.about(who, id))
+
     return router
 
 
@@ -117,16 +164,11 @@ class _Calls:
 
     async def _delete(self, request: Request) -> Response:
         tus.check_version(request.headers.get("tus-resumable"))
-        await self._plugin.uploads.remove(await self._own(request, await _who(request)))
+        await self._plugin.shelf.remove(await _who(request), request.path_params["id"])
         return Response(status_code=204, headers=_headers({}))
 
     async def _download(self, request: Request) -> Response:
-        who = await _who(request)
-        id = request.path_params["id"]
-        record = await self._plugin.found(id) if is_id(id) else None
-        if record is None:
-            raise NotFound(f"attachment {id[:40]!r}: there is none, or you may not read it")
-        return await self._plugin.download(request, who, record)
+        return await self._plugin.download(request, await _who(request))
 
     async def _own(self, request: Request, who: Who) -> Record:
         return await self._plugin.uploads.own(who, request.path_params["id"])

@@ -86,7 +86,8 @@ def _document(app: FastAPI, more: Mapping[str, Any]) -> None:
     def openapi() -> dict[str, Any]:
         if not app.openapi_schema:
             schema = get_openapi(title=app.title, version=app.version, routes=app.routes, description=_ABOUT)
-            schema["paths"].update(more)
+            for path, calls in more.items():
+                schema["paths"].setdefault(path, {}).update(calls)
             components = schema.setdefault("components", {})
             components.setdefault("schemas", {})["ProblemDocument"] = ProblemDocument.model_json_schema()
             components["securitySchemes"] = {

@@ -95,7 +95,10 @@ def kinds(reader: Reader) -> dict[str, Kind]:
         assert user is not None
         return await reader.one(who, user)
 
-    return {"presence": Kind(presence, ("user",))}
+    async def everybody(who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        return await reader.page(who, asked.text("after", ""), asked.limit(100))
+
+    return {"presence": Kind(presence, ("user",)), "presence-list": Kind(everybody, ("after", "limit"))}
 
 
 def make_router(reader: Reader) -> APIRouter:

@@ -9,13 +9,10 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from plugins.http.api import Limit, Operator, checked_user, responses
+from plugins.http.api import Caller, Limit, Operator, responses
 from plugins.http.models import Body, Milliseconds
 from plugins.http.rendering import reply, tagged
-from plugins.recall.erasure import CONVERSATION, USER
 from plugins.recall.erasures import Erasures
-from plugins.timelines import Unprocessable
-from plugins.timelines.publishing import check_name
 
 What = Annotated[Literal["user", "conversation"], Path(description="what is erased")]
 Name = Annotated[str, Path(max_length=65535, description="a user key, u/name or c/client-id, or a topic")]
@@ -55,19 +52,13 @@ def erasure_router(erasures: Erasures) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
     @router.post("/erasures", response_model=ErasureState, status_code=202, responses=responses())
-    async def erase(body: NewErasure, who: Operator) -> Response:
+    async def erase(body: NewErasure, who: Caller) -> Response:
         """Erase a user, or a conversation: all messages are recalled; of a user, devices, inbox, tokens and account go too.
 
         It goes on after this answer, over restarts. One that is under way goes on; one that has ended begins anew. For the
-        operator.
+        operator; `plugins.recall.own_erasure` lets a user erase itself.
         """
-        if (body.user is None) == (body.conversation is None):
-            raise Unprocessable("give one of user and conversation")
-        if body.user is not None:
-            return reply(await erasures.begin(USER, checked_user(body.user) or ""), 202)
-        topic = body.conversation or ""
-        check_name(topic, "conversation")
-        return reply(await erasures.begin(CONVERSATION, topic), 202)
+        return reply(await erasures.ask(who, body.user, body.conversation), 202)
 
     @router.get("/erasures", response_model=ErasureList, responses=responses())
     async def list_erasures(
@@ -81,9 +72,9 @@ def erasure_router(erasures: Erasures) -> APIRouter:
         return tagged(request, {"erasures": found, "next": behind})
 
     @router.get("/erasures/{what}/{name:path}", response_model=ErasureState, responses=responses())
-    async def erasure(request: Request, what: What, name: Name, who: Operator) -> Response:
-        """How far one is. For the operator."""
-        return tagged(request, await erasures.one(what, name))
+    async def erasure(request: Request, what: What, name: Name, who: Caller) -> Response:
+        """How far one is. For whoever may ask for it."""
+        return tagged(request, await erasures.seen(who, what, name))
 
     @router.delete("/erasures/{what}/{name:path}", status_code=204, response_class=Response, responses=responses())
     async def forget(what: What, name: Name, who: Operator) -> Response:

@@ -9,11 +9,13 @@ from contextlib import suppress
 from typing import Any
 
 from broker.amqtt import Services, Undecided
+from plugins.http.api import checked_user
 from plugins.recall.eraser import Eraser
-from plugins.recall.erasure import DONE, TABLE, Erasure
+from plugins.recall.erasure import CONVERSATION, DONE, TABLE, USER, Erasure
 from plugins.recall.records import RecordEraser
-from plugins.timelines import Conflict, NotFound
+from plugins.timelines import Conflict, Forbidden, NotFound, Unprocessable, Who
 from plugins.timelines.errors import Away
+from plugins.timelines.publishing import check_name
 from storage.ending import end
 from storage.errors import StorageError
 from storage.records import DropRow, PutRow, Row
@@ -29,10 +31,11 @@ _TIMEOUT = 10.0
 
 
 class Erasures:
-    """See the module. ``erasers``: of other plugins, by name."""
+    """See the module. ``erasers``: of other plugins, by name. ``own``: users may erase themselves."""
 
-    def __init__(self, server: Services, erasers: Mapping[str, RecordEraser]) -> None:
+    def __init__(self, server: Services, erasers: Mapping[str, RecordEraser], *, own: bool) -> None:
         self._server = server
+        self._own = own
         self._eraser = Eraser(server, erasers)
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -46,7 +49,29 @@ class Erasures:
         task, self._task = self._task, None
         await end([task])
 
-    # --- what the operator asks ------------------------------------------------------------------------------------------
+    # --- what callers ask ------------------------------------------------------------------------------------------------
+
+    async def ask(self, who: Who, user: str | None, conversation: str | None) -> dict[str, Any]:
+        """`begin` for a caller, with exactly one of the two."""
+        if (user is None) == (conversation is None):
+            raise Unprocessable("give one of user and conversation")
+        what, name = (CONVERSATION, conversation or "") if user is None else (USER, checked_user(user) or "")
+        if what == CONVERSATION:
+            check_name(name, "conversation")
+        self._allow(who, what, name)
+        return await self.begin(what, name)
+
+    async def seen(self, who: Who, what: str, name: str) -> dict[str, Any]:
+        """`one` for a caller."""
+        self._allow(who, what, name)
+        return await self.one(what, name)
+
+    def _allow(self, who: Who, what: str, name: str) -> None:
+        """The operator may, and where the configuration says so a user itself. A client id proves nothing."""
+        if who.operator or (self._own and what == USER and name == who.user and name.startswith("u/")):
+            return
+        own = "; users may erase themselves where plugins.recall.own_erasure is true" if what == USER and not self._own else ""
+        raise Forbidden(f"erasing {what} {name[:80]!r} is for the operator{own}")
 
     async def begin(self, what: str, name: str) -> dict[str, Any]:
         """Ask for one. One that is under way goes on; one that has ended begins anew. Raises a `Problem`."""

@@ -17,6 +17,7 @@ from plugins.edit_rows import edit_row, edits_of
 from plugins.http import add_router
 from plugins.reaction_rows import Given
 from plugins.recall.asked import asked, concerns, edited, reaction
+from plugins.recall.erasure import CONVERSATION, USER
 from plugins.recall.erasure_routes import erasure_router
 from plugins.recall.erasures import Erasures
 from plugins.recall.known import Known, all_versions, known_of
@@ -61,6 +62,9 @@ class RecallPlugin(GroupPlugin):
         edit_within: float | str = 0
         """The same for its edits. Nobody edits what others sent."""
 
+        own_erasure: bool = False
+        """Whether users may erase themselves; else only the operator erases."""
+
         def __post_init__(self) -> None:
             self.within = _seconds("within", self.within)
             self.edit_within = _seconds("edit_within", self.edit_within)
@@ -71,7 +75,7 @@ class RecallPlugin(GroupPlugin):
         self.recalls = Recalls(cast(Services, self.context.server))
         self._tidying: asyncio.Task[None] | None = None
         self._recount = Recount(self.recalls.server)
-        self.erasures = Erasures(self.recalls.server, erasers_of(context))
+        self.erasures = Erasures(self.recalls.server, erasers_of(context), own=self.config.own_erasure)
         add_router(context, make_router(self.recalls))
         add_router(context, erasure_router(self.erasures))
         kinds = {
@@ -80,6 +84,8 @@ class RecallPlugin(GroupPlugin):
             "versions": Kind(self._versions, ("message",)),
             "react": Kind(self._react, ("message", "reaction", "back")),
             "reactions": Kind(self._reactions, ("message",)),
+            "erase": Kind(self._erase, ("user", "conversation")),
+            "erasure": Kind(self._erasure, ("user", "conversation")),
         }
         add_requests(context, kinds)
 
@@ -130,6 +136,14 @@ class RecallPlugin(GroupPlugin):
 
     async def _versions(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         return {"versions": await self.recalls.versions(who, asked.text("message"))}
+
+    async def _erase(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        named = {what: asked.text(what) if asked.has(what) else None for what in ("user", "conversation")}
+        return {"erasure": await self.erasures.ask(who, **named)}
+
+    async def _erasure(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        what = USER if asked.has("user") else CONVERSATION
+        return {"erasure": await self.erasures.seen(who, what, asked.text(what))}
 
     async def before_ack(self, group: Group) -> None:
         """Refuse what may not be recalled, edited or reacted to; have the rest done in the messages' own commit."""

@@ -33,6 +33,9 @@ def kinds(service: Service) -> dict[str, Kind]:
     async def schedules(who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         return await service.listed(who.user, asked.text("after", ""), asked.limit())
 
+    async def scheduled(who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        return {"schedule": await service.one(who.user, asked.text("schedule"))}
+
     async def cancel(who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         id = asked.text("schedule")
         await service.cancel(who.user, id)
@@ -41,5 +44,6 @@ def kinds(service: Service) -> dict[str, Kind]:
     return {
         "schedule": Kind(schedule, _FIELDS),
         "schedules": Kind(schedules, ("after", "limit")),
+        "scheduled": Kind(scheduled, ("schedule",)),
         "cancel-schedule": Kind(cancel, ("schedule",)),
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,13 @@ from plugins.timelines import Conflict
 from storage.errors import StorageUnavailable
 from storage.factory import open_url
 from tests.cli.processes import Api, serving
-from tests.http.conftest import Site, site
+from tests.http.conftest import Site, passwords, site, sites
 from tests.support.storages import storage_url
 from tests.support.until import until, wait_until
 
+__all__ = ["passwords", "sites"]
+
+Sites = Callable[..., AbstractAsyncContextManager[Site]]
 TOPICS = ("chat/a", "chat/b", "chat/c")
 
 
@@ -223,3 +228,44 @@ async def test_the_command_and_what_it_is_told(tmp_path: Path) -> None:
         assert (await caller.post("/erasures", json={})).status_code == 422
         assert (await caller.delete("/erasures/user/c/ann")).status_code == 204
         assert (await caller.get("/erasures/user/c/ann")).status_code == 404
+
+
+async def test_a_user_erases_itself_where_it_may_and_nobody_else(sites: Sites, tmp_path: Path) -> None:
+    async def asked(made: Site, who: str, **what: str) -> int:
+        return (await made.caller(who).post("/erasures", json=what)).status_code
+
+    async with sites(f"sqlite:///{tmp_path}/t.db", {"recall": {}}) as made:
+        assert await asked(made, "alice", user="u/alice") == 403
+    async with sites(f"sqlite:///{tmp_path}/t.db", {"recall": {"own_erasure": True}}) as made:
+        alice, bob = made.caller("alice"), made.caller("bob")
+        for caller in (alice, bob):
+            await caller.post("/messages", json={"topic": "chat/a", "payload": "said"})
+        assert await asked(made, "alice", user="u/bob") == await asked(made, "alice", conversation="chat/a") == 403
+        phone = await made.device("bob", "phone")
+        await phone.subscribe("$sync/reply/phone", options=1)
+        for request, status in (
+            ({"user": "u/alice"}, 403),
+            ({"user": "c/phone"}, 403),
+            ({"conversation": "chat/a"}, 403),
+            ({}, 422),
+        ):
+            await phone.publish("$sync/request", json.dumps({"op": "erase", **request}).encode(), qos=1)
+            assert json.loads((await phone.message()).payload)["error"]["status"] == status, request
+        assert await asked(made, "alice", user="u/alice") == 202
+
+        async def done() -> bool:
+            return bool((await alice.get("/erasures/user/u/alice")).json()["state"] == "done")
+
+        await until(done)
+        assert (await bob.get("/erasures/user/u/alice")).status_code == 403
+        assert (await alice.get("/erasures")).status_code == 403
+        said = (await bob.get("/conversations/chat/a/messages", params={"order": "oldest"})).json()["messages"]
+        assert [(one["sender"], one["payload"]) for one in said[:2]] == [("u/alice", ""), ("u/bob", "said")]
+
+
+async def test_a_client_that_nobody_verified_erases_nothing(tmp_path: Path) -> None:
+    async with site(f"sqlite:///{tmp_path}/t.db", plugins={"recall": {"own_erasure": True}}) as made:
+        phone = await made.durable("phone")
+        await phone.subscribe("$sync/reply/phone", options=1)
+        await phone.publish("$sync/request", b'{"op": "erase", "user": "c/phone"}', qos=1)
+        assert json.loads((await phone.message()).payload)["error"]["status"] == 403
