@@ -17,7 +17,7 @@ from amqtt.contexts import Action
 
 from broker.connection.reader_answers import ChannelPlace, Claim, DeviceProblem, InboxPage, NoChannel, NoDevice, Superseded
 from broker.connection.reader_steps import Begun, ClaimSession, MoveOffset, Saved
-from broker.packets import ReasonCode
+from broker.packets import NO_LOCAL, ReasonCode
 from broker.pipeline import Awaited, Operations
 from broker.sessions import Member, Session, channel_filter, channel_inbox
 from storage.records import (
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from broker.access import SessionInfo
     from broker.connection.node import Node
 
-_NO_LOCAL = 0x04
 _EXAMINED = 4096
 """Entries that one page looks at, at most, to find some that are due."""
 
@@ -151,7 +150,7 @@ class SessionReaders:
         own = message.device == key.client_id and message.user == key.user
         granted = self._server.trie.match(message.topic).granted(session)
         due = self._member(session, key, channel).due(granted, seq) if channel else [s for s in granted if s.since < seq]
-        return any(not (own and s.options & _NO_LOCAL) for s in due)
+        return any(not (own and s.options & NO_LOCAL) for s in due)
 
     @asynccontextmanager
     async def watching(self, user: str) -> AsyncIterator[asyncio.Event]:

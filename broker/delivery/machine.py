@@ -39,7 +39,7 @@ from amqtt.contexts import Action
 
 from broker.delivery.frames import about, frame_parts, personal_parts
 from broker.delivery.recalled import Recalled
-from broker.packets import PacketType, ack_frame
+from broker.packets import NO_LOCAL, RETAIN_AS_PUBLISHED, PacketType, ack_frame
 from broker.sessions import (
     INBOX,
     LIVE_ONLY,
@@ -80,8 +80,6 @@ _STRETCH: Final = 16
 _MOST_EXTRAS: Final = 128
 """Messages that are in no timeline, and wait for room."""
 
-_NO_LOCAL: Final = 0x04
-_RETAIN_AS_PUBLISHED: Final = 0x08
 _DUP: Final = 0x08
 
 
@@ -428,16 +426,16 @@ class Machine:
         session = self.session
         if len(granted) == 1:
             options = granted[0].options
-            if options & _NO_LOCAL and not retained and self._own(message):
+            if options & NO_LOCAL and not retained and self._own(message):
                 return True
         else:
             if not retained and self._own(message):
-                granted = tuple(s for s in granted if not s.options & _NO_LOCAL)
+                granted = tuple(s for s in granted if not s.options & NO_LOCAL)
             if not granted:
                 return True
             options = max(s.options & 3 for s in granted)
             for subscription in granted:
-                options |= subscription.options & _RETAIN_AS_PUBLISHED
+                options |= subscription.options & RETAIN_AS_PUBLISHED
         qos = options & 3
         if message.qos < qos:
             qos = message.qos
@@ -460,7 +458,7 @@ class Machine:
                 self.counters.acl_denied += 1
                 return True
         flags = qos << 1
-        if retained or (message.retain and options & _RETAIN_AS_PUBLISHED):
+        if retained or (message.retain and options & RETAIN_AS_PUBLISHED):
             flags |= 1
         if message.expires and message.expired(self.clock.now(), live):
             return True
@@ -613,7 +611,7 @@ class Machine:
             return None
         granted = self.granted(message) if member is None else (member,)
         flags = 2 if slot.state is PUBLISHED_1 else 4
-        if entry.target or (message.retain and any(s.options & _RETAIN_AS_PUBLISHED for s in granted)):
+        if entry.target or (message.retain and any(s.options & RETAIN_AS_PUBLISHED for s in granted)):
             flags |= 1
         head, tail = self._parts(message, flags, granted, 0 if is_channel(slot.timeline) else slot.seq, False)
         limit = self.receiver.max_packet_size

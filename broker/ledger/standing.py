@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from broker.packets import matches
+from broker.packets import NO_LOCAL, matches
 from broker.sessions import INBOX, Member, Session, Timeline, is_channel, is_group, member_device
 from storage.records import Device, Message
 
-_NO_LOCAL = 0x04
 UNKNOWN = -1
 """Of a subscription in a channel, storage keeps no options."""
 
@@ -116,7 +115,7 @@ def place(standing: Standing, entry: int, message: Message, *, now: int, allowed
     matching = [one for one in standing.filters if matches(one.filter, message.topic)]
     due = [one for one in matching if one.since < entry]
     own = message.user == standing.user and message.device == standing.client
-    wanted = [one for one in due if not (own and one.options != UNKNOWN and one.options & _NO_LOCAL)]
+    wanted = [one for one in due if not (own and one.options != UNKNOWN and one.options & NO_LOCAL)]
     if not wanted:
         reason = "own" if due else "since" if matching else "filter"
         return Place(State.NOT_DUE, reason)

@@ -4,6 +4,8 @@ Kept true: whatever the bytes and however they are cut, the outcome is packets o
 """
 
 from broker.packets.codes import (
+    NO_LOCAL,
+    RETAIN_AS_PUBLISHED,
     PacketTooLarge,
     PacketType,
     ProtocolViolation,
@@ -39,7 +41,9 @@ from broker.packets.wire import check_identifier, shown
 __all__ = [
     "EMPTY",
     "FORWARDED",
+    "NO_LOCAL",
     "PINGRESP",
+    "RETAIN_AS_PUBLISHED",
     "SHARE",
     "TLS",
     "Auth",

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from broker.packets import topics, wire
-from broker.packets.codes import MalformedPacket, PacketType, ProtocolError, ReasonCode, UnsupportedVersion
+from broker.packets.codes import NO_LOCAL, MalformedPacket, PacketType, ProtocolError, ReasonCode, UnsupportedVersion
 from broker.packets.model import (
     MQTT_3_1,
     MQTT_3_1_1,
@@ -252,7 +252,7 @@ def _check_options(filter: str, options: int, version: int) -> None:
         raise MalformedPacket(f"reserved bits are set in subscription options 0x{options:02X}")  # [MQTT-3.8.3-5]
     if options & 0x03 == 0x03 or options & 0x30 == 0x30:  # 3.8.3.1
         raise ProtocolError(f"QoS or retain handling is 3 in subscription options 0x{options:02X}")
-    if options & 0x04 and filter.startswith(topics.SHARE):
+    if options & NO_LOCAL and filter.startswith(topics.SHARE):
         raise ProtocolError("no local on a shared subscription")  # [MQTT-3.8.3-4]
 
 

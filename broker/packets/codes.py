@@ -18,7 +18,12 @@ broker to say, never for the codec.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Final
+
+NO_LOCAL: Final = 0x04
+"""In a byte of subscription options (5: 3.8.3.1): what this client itself published is not for it."""
+RETAIN_AS_PUBLISHED: Final = 0x08
+"""In the same byte: RETAIN is forwarded as it was published."""
 
 
 class PacketType(IntEnum):

@@ -221,7 +221,7 @@ MUTANTS = (
     Mutant(
         1,
         "two brokers on one sqlite file",
-        "storage/sqlite/serving_lock.py",
+        "storage/file_lock.py",
         "            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         "            pass\n",
         "tests/storage_sqlite",
