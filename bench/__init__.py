@@ -13,6 +13,8 @@
     hostile    a thousand polite clients (polite) beside a greedy, a hostile and a slow one (trouble)
     members    a change of membership in a channel of 100,000; conversations: the list of one user's 10,000
     recall     a message in 100,000 inboxes; presence: 100,000 users; schedules: 1,000 messages a second
+    start      how long Tideline takes to start with millions of messages and sessions
+    storage_bytes  what a message takes of the disk
     storage    the embedded storage alone; storage_mongodb: the other one's commits beside a bare insert_many
     cluster/   several nodes over one database; storage_writers: several writers without brokers
     sizing/    nodes and database for so many messages a second, from those figures

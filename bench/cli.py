@@ -30,6 +30,8 @@ from bench import (
     schedules,
     search,
     search_publish,
+    start,
+    storage_bytes,
     storage_mongodb,
     table,
     versions,
@@ -53,6 +55,8 @@ SECTIONS = (
     "mongodb",
     "cluster",
     "search",
+    "start",
+    "bytes",
     "offline-sessions",
     "recall",
     "hostile",
@@ -97,7 +101,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--release", type=_version, metavar="VERSION", help="keep this run's ratios as those of a release")
     parser.add_argument("--dir", type=Path, help="where the brokers' data goes; a real disk, not a tmpfs")
     parser.add_argument("--core", type=int, help="pin the generator to this core")
-    parser.add_argument("--messages", type=int, help="in 'filled' (5,000,000; quick 200,000) and 'search' (1,000,000; 50,000)")
+    parser.add_argument("--messages", type=int, help="in 'filled' (5,000,000), 'search' (1,000,000) and 'start' (10,000,000)")
+    parser.add_argument("--sessions", type=int, help="durable ones in 'start' (1,000,000)")
     parser.add_argument("--filters", type=int, help="subscription filters in 'filled' (default 100,000, quick 10,000)")
     parser.add_argument(
         "--devices", type=int, nargs="+", help="of one user in 'one-user' (default 1,500 and 20,000, quick 1,500)"
@@ -163,8 +168,21 @@ def main(argv: list[str] | None = None) -> None:
     if "cluster" in given.only and "tideline" in given.peers:
         parts.append(run_cluster(rounds, options, about, given.figures))
     if "search" in given.only and "tideline" in given.peers:
-        parts.append(search_publish.report(options.seconds * 2, rounds, {}))
+        published = search_publish.measure_all(options.seconds * 2, rounds, {})
+        parts.append(search_publish.table(published))
+        cells += search_publish.cells(published)
         parts.append(search.report(given.messages or (50_000 if given.quick else 1_000_000), 50 if given.quick else 200))
+    if "start" in given.only and "tideline" in given.peers:
+        messages = given.messages or (100_000 if given.quick else 10_000_000)
+        sessions = given.sessions if given.sessions is not None else (10_000 if given.quick else 1_000_000)
+        started = start.measure(messages, sessions)
+        parts.append(start.table(started, messages, sessions))
+        cells += start.cells(started)
+    if "bytes" in given.only and "tideline" in given.peers:
+        count = 20_000 if given.quick else 200_000
+        used = storage_bytes.measure(count)
+        parts.append(storage_bytes.table(used, count))
+        cells += storage_bytes.cells(used)
     if "offline-sessions" in given.only and "tideline" in given.peers:
         counts = (0, 10_000, 50_000) if given.quick else (0, 200_000, 1_000_000)
         parts.append(offline_sessions.table(offline_sessions.measure(counts)))
@@ -176,7 +194,7 @@ def main(argv: list[str] | None = None) -> None:
         cells += more
     if "revoke" in given.only and "tideline" in given.peers:
         parts.append(revoke.table(revoke.measure(3 if given.quick else 20)))
-    parts += [*_released(cells, given.release, about), table.disturbance(cells)]
+    parts += [table.targets(cells), *_released(cells, given.release, about), table.disturbance(cells)]
     print("\n\n".join(part for part in parts if part))
     if given.json:
         given.json.write_text(json.dumps({"machine": about, "cells": [asdict(cell) for cell in cells]}, indent=1) + "\n")
@@ -197,7 +215,6 @@ def _main_part(cells: list[Cell], names: tuple[str, ...]) -> list[str]:
         table.troubles(cells),
         table.columns(meanings),
         bounds.table(cells),
-        table.targets(cells),
     ]
 
 

@@ -32,6 +32,17 @@ def fsync_ms(directory: Path) -> float:
     return statistics.median(times) * 1000
 
 
+def loop_seconds() -> float:
+    """Median processor seconds of ten million additions in this interpreter, as a measure of a core."""
+    times = []
+    for _ in range(3):
+        began, total = time.process_time(), 0
+        for number in range(10_000_000):
+            total += number
+        times.append(time.process_time() - began)
+    return statistics.median(times)
+
+
 def describe(directory: Path) -> str:
     """One line: processor, cores, kernel, Python, load, and what an fsync costs where the data goes."""
     load = os.getloadavg()[0]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.drive import Cell
-from bench.shapes import SHAPES, Row
+from bench.shapes import APART, SHAPES, Row
 from bench.table import OURS, better, columns
 
 FOLDER = Path(__file__).with_name("releases")
@@ -84,7 +84,8 @@ class Release:
 
 
 def _rows() -> dict[tuple[str, str], Row]:
-    return {(shape.name, row.figure): row for shape in SHAPES for row in shape.rows if row.figure not in _NOT_COMPARED}
+    kept = ((shape.name, row) for shape in (*SHAPES, *APART) for row in shape.rows if row.figure not in _NOT_COMPARED)
+    return {(shape, row.figure): row for shape, row in kept}
 
 
 def _rounds(cells: Iterable[Cell], shape: str, peer: str, figure: str) -> list[float | None]:

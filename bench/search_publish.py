@@ -25,15 +25,19 @@ from typing import Any, NamedTuple
 import yaml
 
 from bench import wire
+from bench.drive import Cell
+from bench.machine import loop_seconds
 from bench.peers.tideline import Tideline
 from bench.process import cpu_seconds, resident
-from bench.table import columns
+from bench.shapes import SEARCH
+from bench.table import OURS, columns
 
 CONNECTIONS = 4
 WINDOW = 256
-RATES = (2000, 5000, 10_000, 15_000)
+RATES = (2000, 5000, 10_000, 15_000, 20_000)
 """Messages a second of the paced runs."""
 _WARM = 1.0
+_NO_TEXT = b"\xff" * 64
 
 
 # --- the broker's process --------------------------------------------------------------------------------------------
@@ -76,17 +80,20 @@ async def broker(config: Path) -> None:
 class Connection:
     """One publisher: a window of messages in flight."""
 
-    def __init__(self, port: int, number: int, texts: list[str]) -> None:
+    def __init__(self, port: int, number: int, payloads: Sequence[bytes], *, paced: bool) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(wire.connect(f"p{number}"))
         self.socket.recv(4)
-        self.frames = [self._frame(f"chat/{number}/{place % 16}", place + 1, text) for place, text in enumerate(texts)]
+        self.frames = [self._frame(f"chat/{number}/{place % 16}", place + 1, some) for place, some in enumerate(payloads)]
+        self.paced = paced
         self.sent = self.acked = self.left = 0
+        if not paced:
+            self.send(WINDOW)
 
     @staticmethod
-    def _frame(topic: str, packet_id: int, text: str) -> bytes:
-        body = len(topic).to_bytes(2, "big") + topic.encode() + packet_id.to_bytes(2, "big") + text.encode()
+    def _frame(topic: str, packet_id: int, payload: bytes) -> bytes:
+        body = len(topic).to_bytes(2, "big") + topic.encode() + packet_id.to_bytes(2, "big") + payload
         return b"\x32" + wire.varint(len(body)) + body
 
     def send(self, count: int) -> None:
@@ -106,31 +113,32 @@ class Connection:
         return acked
 
 
-def publish(port: int, seconds: float, texts: list[str], rate: int = 0) -> float:
-    """Acknowledged messages per second; sent as fast as they are acknowledged, or ``rate`` a second."""
-    connections = {}
-    for number in range(CONNECTIONS):
-        connection = Connection(port, number, texts)
-        connections[connection.socket.fileno()] = connection
-        if not rate:
-            connection.send(WINDOW)
+def publish(port: int, seconds: float, texts: list[str], rate: int = 0, *, beside: bool = False) -> float:
+    """Acknowledged texts per second; sent as fast as they are acknowledged, or ``rate`` a second, and ``beside`` that as many
+    connections that send what is not text as fast as it is acknowledged."""
+    payloads = [text.encode() for text in texts]
+    ours = [Connection(port, number, payloads, paced=rate > 0) for number in range(CONNECTIONS)]
+    full = [
+        Connection(port, CONNECTIONS + number, [_NO_TEXT] * len(texts), paced=False) for number in range(CONNECTIONS * beside)
+    ]
+    connections = {connection.socket.fileno(): connection for connection in (*ours, *full)}
     start, began, counted = time.perf_counter(), 0.0, 0
     while True:
         now = time.perf_counter()
         if not began and now >= start + _WARM:
-            began, counted = now, sum(connection.acked for connection in connections.values())
+            began, counted = now, sum(connection.acked for connection in ours)
         if began and now >= began + seconds:
             break
         if rate:
             due = int((now - start) * rate / CONNECTIONS)
-            for connection in connections.values():
+            for connection in ours:
                 connection.send(min(due - connection.sent, WINDOW - connection.sent + connection.acked))
         for fd in select.select(list(connections), [], [], 0.01 if rate else 1.0)[0]:
             connection = connections[fd]
             acked = connection.receive()
-            if acked and not rate:
+            if acked and not connection.paced:
                 connection.send(acked)
-    total = sum(connection.acked for connection in connections.values()) - counted
+    total = sum(connection.acked for connection in ours) - counted
     for connection in connections.values():
         connection.socket.close()
     return float(total / (now - began))
@@ -153,7 +161,7 @@ class Run(NamedTuple):
         return float(self.seen.get(what, 0.0) / max(1, self.seen["stored"]) * 1e6)
 
 
-def measure(search: dict[str, object] | None, seconds: float, texts: list[str], rate: int = 0) -> Run:
+def measure(search: dict[str, object] | None, seconds: float, texts: list[str], rate: int = 0, *, beside: bool = False) -> Run:
     """Run a broker and publish."""
     with tempfile.TemporaryDirectory() as home:
         plugins: dict[str, object] = {
@@ -171,14 +179,24 @@ def measure(search: dict[str, object] | None, seconds: float, texts: list[str], 
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdin is not None
             assert process.stdout is not None
-            reached = publish(int(process.stdout.readline()), seconds, texts, rate)
+            reached = publish(int(process.stdout.readline()), seconds, texts, rate, beside=beside)
             process.stdin.write("\n")
             process.stdin.flush()
             return Run(reached, json.loads(process.stdout.readline()))
 
 
-def report(seconds: float, rounds: int, search: dict[str, object]) -> str:
-    """The figures as a table."""
+class Figures(NamedTuple):
+    """Runs of a measurement: by turns without and with search, at each rate, and at the highest rate beside full load."""
+
+    without: list[Run]
+    within: list[Run]
+    paced: dict[int, Run]
+    beside: Run
+    seconds: float
+
+
+def measure_all(seconds: float, rounds: int, search: dict[str, object]) -> Figures:
+    """Each on a broker with fresh data."""
     from bench.search import Corpus  # imports the plugins, which `broker` does from another tree
 
     corpus = Corpus(2)
@@ -187,14 +205,36 @@ def report(seconds: float, rounds: int, search: dict[str, object]) -> str:
     for _ in range(rounds):
         without.append(measure(None, seconds, texts))
         within.append(measure(search, seconds, texts))
+    paced = {rate: measure(search, seconds, texts, rate) for rate in RATES}
+    return Figures(without, within, paced, measure(search, seconds, texts, RATES[-1], beside=True), seconds)
+
+
+def cells(found: Figures) -> list[Cell]:
+    """Beside publishing without search, and what the interpreter takes for a loop here, now."""
+    loop = loop_seconds() * 1000
+    burst = found.seconds + _WARM
+    made = [
+        Cell(SEARCH.name, "without", {"rate": statistics.median(run.rate for run in found.without)}),
+        Cell(SEARCH.name, "interpreter", {"soon": loop, "beside": loop, "behind": loop}),
+    ]
+    ours = {"rate": statistics.median(run.rate for run in found.within)}
+    ours |= {"soon": found.paced[RATES[-1]].age(0.99), "beside": found.beside.age(0.99)}
+    ours["behind"] = statistics.median(run.seen["catch_up"] for run in found.within) / burst
+    return [Cell(SEARCH.name, OURS, ours), *made]
+
+
+def table(found: Figures) -> str:
+    """A line for each."""
     rows = [["", "messages/s", "findable p50 ms", "p99 ms", "caught up after s", "broker CPU us", "indexer CPU us", "its MB"]]
-    rows.append(_row("without search", without))
-    rows.append(_row("with search", within))
-    rows += [_row(f"with search, {rate:,}/s", [measure(search, seconds, texts, rate)]) for rate in RATES]
-    share = statistics.median(run.rate for run in within) / statistics.median(run.rate for run in without)
+    rows.append(_row("without search", found.without))
+    rows.append(_row("with search", found.within))
+    rows += [_row(f"with search, {rate:,}/s", [run]) for rate, run in found.paced.items()]
+    rows.append(_row(f"... {RATES[-1]:,}/s beside full load", [found.beside]))
+    share = statistics.median(run.rate for run in found.within) / statistics.median(run.rate for run in found.without)
     note = (
         f"Publishing with search reaches {share:.1%} of publishing without (target: at least 90 %). CPU is per message. "
-        "At full rate the processors are all taken, and the index catches up when the burst is over."
+        "At full rate the processors are all taken, and the index catches up when the burst is over.\n"
+        f"Full load: {CONNECTIONS} more publishers of what is not text, and not in the index, as fast as they are acknowledged."
     )
     title = f"Search beside publishing: {CONNECTIONS} publishers, QoS 1, on SQLite, {Tideline().version()}"
     return f"{title}\n\n{columns(rows)}\n\n{note}"
@@ -224,7 +264,7 @@ def main() -> None:
     if options.broker:
         asyncio.run(broker(options.broker))
         return
-    print(report(options.seconds, options.rounds, json.loads(options.search)))
+    print(table(measure_all(options.seconds, options.rounds, json.loads(options.search))))
 
 
 if __name__ == "__main__":

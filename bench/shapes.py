@@ -178,7 +178,37 @@ BACKLOG = Shape(
     timeout=600,
 )
 
+
+# What is measured in a way of its own; the table of the release, and the targets, read these rows.
+START = Shape(
+    "start",
+    "start with very many messages and sessions",
+    "",
+    (
+        Row("stopped", "start, processor time", "s", False, 1),
+        Row("killed", "start after a kill, processor time", "s", False, 1),
+    ),
+)
+BYTES = Shape(
+    "bytes",
+    "bytes on disk of a message of 68 bytes",
+    "",
+    tuple(Row(kind, f"bytes on disk: {kind}", "", False) for kind in ("store", "inbox", "index", "all")),
+)
+SEARCH = Shape(
+    "search",
+    "search beside publishing",
+    "",
+    (
+        Row("rate", "publishing with search", "messages/s"),
+        Row("soon", "20,000/s: findable, p99", "ms", False),
+        Row("beside", "20,000/s beside full load: findable, p99", "ms", False),
+        Row("behind", "behind a burst, times its length", "", False, 1),
+    ),
+)
+
 SHAPES = (ONE, PAIRS, FAN_OUT, LATENCY, MANY, *PAYLOADS, DRAIN, IDLE, IDLE_DEVICES, *STORMS, BACKLOG)
+APART = (START, BYTES, SEARCH)
 THROUGHPUT = (ONE, PAIRS, FAN_OUT)
 
 
@@ -208,6 +238,10 @@ TARGETS = (
     Target("many", "ack_p99", "", 5.0, "at most 5 ms"),
     Target("storm-tls", "core_rate", "", 3000.0, "3,000 connects/s or more"),
     Target("storm-tls", "kb", "", 12.0, "at most 12 KB"),
+    Target("search", "rate", "without", 0.9, "at least 0.9 times without"),
+    Target("search", "beside", "", 1000.0, "under 1,000 ms"),
+    Target("search", "behind", "", 1.0, "at most 1"),
+    Target("bytes", "all", "", 250.0, "at most 250"),
     Target("idle", "kb", "", 6.0, "at most 6 KB"),
     Target("idle-devices", "kb", "", 6.0, "at most 6 KB"),
     Target("backlog", "growth", "", 50.0, "less than 50 MB"),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bench.drive import Cell
 from bench.rounds import median
-from bench.shapes import SHAPES, TARGETS, Row, Target
+from bench.shapes import APART, SHAPES, TARGETS, Row, Target
 
 OURS = "tideline"
 
@@ -87,7 +87,7 @@ def targets(cells: Sequence[Cell]) -> str:
 
 
 def _row(target: Target) -> Row:
-    shape = next(shape for shape in SHAPES if shape.name == target.shape)
+    shape = next(shape for shape in (*SHAPES, *APART) if shape.name == target.shape)
     return next(row for row in shape.rows if row.figure == target.figure)
 
 

@@ -13,7 +13,7 @@ from bench import bounds, release
 from bench.cli import main
 from bench.drive import Cell
 from bench.release import LEAST_NOISE, UNKNOWN_NOISE, BadRelease, Change, Ratio, Release
-from bench.shapes import SHAPES
+from bench.shapes import APART, SHAPES
 
 KEPT = sorted(release.FOLDER.glob("*.json"))
 
@@ -173,7 +173,7 @@ def test_a_release_that_would_mislead_is_refused(arguments: list[str], said: str
 def test_the_files_in_the_repository_can_be_compared(path: Path) -> None:
     kept = Release.read(path)
     assert kept.version == path.stem
-    known = {(shape.name, row.figure) for shape in SHAPES for row in shape.rows}
+    known = {(shape.name, row.figure) for shape in (*SHAPES, *APART) for row in shape.rows}
     assert kept.ratios
     assert {(one.shape, one.figure) for one in kept.ratios} <= known
 

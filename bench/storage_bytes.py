@@ -1,0 +1,111 @@
+"""What a message takes of the disk: `python -m bench.storage_bytes [--messages 200000] [--bytes 68]`.
+
+Made-up chat messages, each for one inbox, as a broker leaves them in SQLite's file, and the embedded index in its own, after
+both were closed. Tables and their indexes are counted by whole pages, free ones among the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.drive import Cell
+from bench.search import Corpus
+from bench.shapes import BYTES
+from bench.table import OURS, columns
+from broker.ids import EPOCH
+from plugins.search.engine import Document
+from plugins.search.fts5 import Fts5Engine
+from storage.factory import open_url
+from storage.records import Append, Message
+
+PAYLOAD = 68
+_GROUP = 2000
+_KINDS = {"store": ("store",), "inbox": ("sync",)}
+"""Beginnings of the names of their tables and indexes; what has none of them is "the rest"."""
+
+
+def _documents(messages: int, length: int) -> Iterator[Document]:
+    """Texts of so many bytes; one less where a character would be cut."""
+    corpus = Corpus(3)
+    for document in corpus.documents(messages):
+        text = document.text
+        while len(text.encode()) < length:
+            text += " " + corpus.text()
+        id = document.time - EPOCH << 22
+        yield document._replace(id=id, text=text.encode()[:length].decode(errors="ignore"))
+
+
+def _append(document: Document) -> Append:
+    payload = document.text.encode()
+    message = Message(document.id, document.topic, document.sender, document.device, document.time, 1, payload)
+    return Append(message, recipients=(f"u/{document.id % 4999}",))
+
+
+async def _fill(folder: Path, messages: int, length: int) -> None:
+    storage, engine = open_url(f"sqlite:///{folder}/tideline.db"), Fts5Engine(folder / "search.db")
+    await storage.open()
+    await engine.open()
+    try:
+        documents = _documents(messages, length)
+        while some := list(itertools.islice(documents, _GROUP)):
+            await storage.commit([_append(document) for document in some])
+            await engine.index(some, {0: some[-1].id})
+    finally:
+        await engine.close()
+        await storage.close()
+
+
+def _stored(path: Path) -> dict[str, float]:
+    """Bytes by kind."""
+    found = dict.fromkeys((*_KINDS, "the rest"), 0.0)
+    database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        for name, used in database.execute("SELECT name, sum(pgsize) FROM dbstat GROUP BY name"):
+            kind = next((kind for kind, begins in _KINDS.items() if name.startswith(begins)), "the rest")
+            found[kind] += used
+    finally:
+        database.close()
+    found["the rest"] += path.stat().st_size - sum(found.values())
+    return found
+
+
+def measure(messages: int, length: int = PAYLOAD) -> dict[str, float]:
+    """Bytes of a message in each, and in all."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        asyncio.run(_fill(folder, messages, length))
+        found = _stored(folder / "tideline.db")
+        found["index"] = float(sum(file.stat().st_size for file in folder.glob("search.db*")))
+    each = {kind: used / messages for kind, used in found.items()}
+    return {**each, "all": sum(each.values())}
+
+
+def cells(found: dict[str, float], length: int = PAYLOAD) -> list[Cell]:
+    """Beside the payload itself."""
+    return [Cell(BYTES.name, OURS, dict(found)), Cell(BYTES.name, "payload", dict.fromkeys(found, float(length)))]
+
+
+def table(found: dict[str, float], messages: int, length: int = PAYLOAD) -> str:
+    """A column for each."""
+    rows = [["bytes on disk", *found], [f"a message of {length}", *(f"{used:.0f}" for used in found.values())]]
+    title = f"What a message takes of the disk: {messages:,} chat messages, an inbox entry each, SQLite, embedded index"
+    return f"{title}\n\n{columns(rows)}"
+
+
+def main() -> None:
+    """Print it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--messages", type=int, default=200_000)
+    parser.add_argument("--bytes", type=int, default=PAYLOAD, help="of payload (default %(default)s)")
+    given = parser.parse_args()
+    print(table(measure(given.messages, given.bytes), given.messages, given.bytes))
+
+
+if __name__ == "__main__":
+    main()
