@@ -1,27 +1,25 @@
 """Where Tideline's time goes: `python -m bench.profile SHAPE`.
 
-First without a profiler: processor time per delivered message of each thread, which nothing distorts. Then the event
-loop's thread under cProfile, which makes everything about twice as slow but counts calls. Last, where py-spy is
-installed, samples of all threads.
+First without a profiler: processor time per delivered message of each thread, which nothing distorts. Pure Python then once
+more under cProfile, which makes everything about twice as slow but counts the calls of the event loop's thread. Last with
+samples of all threads (`bench.stacks`), which say what part of that time each step takes (`bench.steps`).
 """
 
 from __future__ import annotations
 
 import argparse
 import pstats
-import shutil
-import subprocess
-import sys
 import tempfile
-import time
-from collections import Counter
 from pathlib import Path
 
 from bench.drive import Cell, Options, measure
+from bench.flame import own, svg
 from bench.peers.tideline import Tideline, TidelineInMemory, TidelinePure
 from bench.process import cpu_by_thread
 from bench.rounds import say
 from bench.shapes import SHAPES, Shape
+from bench.stacks import NoProfiler, Stacks, taken
+from bench.steps import table
 from bench.table import columns
 
 _ROOTS = ("site-packages/", "/broker/", "/plugins/", "/storage/", "lib/python")
@@ -49,12 +47,12 @@ def _checked(cell: Cell) -> float:
     return cell.figures["delivered"]
 
 
-def threads(kind: type[Tideline], shape: Shape, options: Options) -> str:
-    """Processor time per delivered message, by thread."""
+def threads(kind: type[Tideline], shape: Shape, options: Options) -> tuple[dict[str, float], str]:
+    """Microseconds of the processor for each delivered message, by thread (`bench.stacks.Stacks`), and as a table."""
     peer = kind()
     peer.start()
     try:
-        before = cpu_by_thread(peer.pid)
+        peer_pid, before = peer.pid, cpu_by_thread(peer.pid)
         cell = measure(shape, peer, options)
         after = cpu_by_thread(peer.pid)
     finally:
@@ -64,7 +62,11 @@ def threads(kind: type[Tideline], shape: Shape, options: Options) -> str:
     rows = [["thread", "µs per delivery", "s"]]
     rows += [[name, f"{seconds / delivered * 1e6:.2f}", f"{seconds:.2f}"] for seconds, name in used if seconds > 0]
     rate = f", {cell.figures['rate']:,.0f}/s" if "rate" in cell.figures else ""
-    return f"Without a profiler: {delivered:,.0f} deliveries{rate}\n\n{columns(rows)}"
+    spent = {name: seconds / delivered * 1e6 for seconds, name in used}
+    loop = sum(each for name, each in spent.items() if name.split()[0] == str(peer_pid))
+    writer = max((each for name, each in spent.items() if name.split()[0] != str(peer_pid)), default=0.0)
+    by_thread = {"event loop": loop, "writer": writer, "others": sum(spent.values()) - loop - writer}
+    return by_thread, f"Without a profiler: {delivered:,.0f} deliveries{rate}\n\n{columns(rows)}"
 
 
 def calls(kind: type[Tideline], shape: Shape, options: Options, top: int, *, inclusive: bool) -> str:
@@ -103,55 +105,27 @@ def _profiled(
     return delivered, {_where(*place): (count, own, total) for place, (_, count, own, total, _) in stats.items()}
 
 
-def samples(kind: type[Tideline], shape: Shape, options: Options, top: int) -> str:
-    """All threads under py-spy; nothing but a hint where it is not installed."""
-    spy = shutil.which("py-spy", path=f"{Path(sys.executable).parent}:{Path('/usr/local/bin')}")
-    if spy is None:
-        return "py-spy is not installed (pip install py-spy): no samples of the other threads."
+def sampled(kind: type[Tideline], shape: Shape, options: Options) -> Stacks:
+    """What a profiler saw of all threads while the shape ran."""
     peer = kind()
     peer.start()
-    with tempfile.TemporaryDirectory() as directory:
-        output = Path(directory) / "samples"
-        seconds = max(1, round(options.seconds + 0.5))
-        command = [
-            spy,
-            "record",
-            "-p",
-            str(peer.pid),
-            "-d",
-            str(seconds),
-            "-r",
-            "500",
-            "-t",
-            "-F",
-            "-f",
-            "raw",
-            "-o",
-            str(output),
-        ]
-        try:
-            recorder = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-            time.sleep(0.3)
-            measure(shape, peer, options)
-            _, said = recorder.communicate(timeout=60)
-        finally:
-            peer.stop()
-        if not output.exists():
-            return f"py-spy recorded nothing: {said.strip()}"
-        return _sampled(output.read_text(), top)
+    try:
+        return taken(peer.pid, kind.tree != TidelinePure.tree, lambda: _checked_loudly(shape, peer, options))
+    finally:
+        peer.stop()
 
 
-def _sampled(raw: str, top: int) -> str:
-    """Own share of each function per thread, from lines of ``thread;frame;…;frame count``."""
-    own: Counter[tuple[str, str]] = Counter()
-    for line in raw.splitlines():
-        stack, _, count = line.rpartition(" ")
-        frames = stack.split(";")
-        own[frames[0], frames[-1]] += int(count)
-    total = sum(own.values()) or 1
+def _checked_loudly(shape: Shape, peer: Tideline, options: Options) -> None:
+    _checked(measure(shape, peer, options))
+
+
+def innermost(stacks: Stacks, top: int) -> str:
+    """Own share of each function."""
+    found = own(stacks)
+    total = found.total() or 1
     rows = [["function", "thread", "own share"]]
-    rows += [[frame, thread, f"{count / total:.1%}"] for (thread, frame), count in own.most_common(top)]
-    return f"py-spy, {total:,} samples of running threads\n\n{columns(rows)}"
+    rows += [[frame, thread, f"{count / total:.1%}"] for (thread, frame), count in found.most_common(top)]
+    return f"{total:,} samples\n\n{columns(rows)}"
 
 
 def main() -> None:
@@ -163,16 +137,27 @@ def main() -> None:
     parser.add_argument("shape", choices=known)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--top", type=int, default=30, help="how many functions to print")
-    parser.add_argument("--inclusive", action="store_true", help="order by time with callees instead of own time")
+    parser.add_argument("--inclusive", action="store_true", help="order calls by time with callees instead of own time")
     parser.add_argument("--full", action="store_true", help="the full sizes for drain and backlog instead of the quick ones")
     parser.add_argument("--memory", action="store_true", help="on memory:// instead of SQLite")
+    parser.add_argument("--pure", action="store_true", help="pure Python, also where the core is compiled; counts calls, too")
+    parser.add_argument("--flame", type=Path, metavar="FILE", help="write a flame graph: an SVG")
     given = parser.parse_args()
-    kind: type[Tideline] = TidelineInMemory if given.memory else TidelinePure  # a profiler sees nothing of compiled functions
+    kind: type[Tideline] = TidelineInMemory if given.memory else TidelinePure if given.pure else Tideline
     shape, options = known[given.shape], Options(given.seconds, quick=not given.full)
-    print(f"{shape.title}\n")
-    print(threads(kind, shape, options), end="\n\n", flush=True)
-    print(calls(kind, shape, options, given.top, inclusive=given.inclusive), end="\n\n", flush=True)
-    print(samples(kind, shape, options, given.top))
+    print(f"{shape.title}, {kind().version()}\n")
+    used, text = threads(kind, shape, options)
+    print(text, end="\n\n", flush=True)
+    if kind.tree == TidelinePure.tree:  # a profiler that counts calls sees nothing of compiled functions
+        print(calls(kind, shape, options, given.top, inclusive=given.inclusive), end="\n\n", flush=True)
+    try:
+        stacks = sampled(kind, shape, options)
+    except NoProfiler as error:
+        raise SystemExit(str(error)) from error
+    print(table(stacks, used), end="\n\n")
+    print(innermost(stacks, given.top))
+    if given.flame:
+        given.flame.write_text(svg(stacks, f"{shape.title}, {kind().version()}: processor time of the broker"))
 
 
 if __name__ == "__main__":
