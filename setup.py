@@ -5,6 +5,7 @@ compiler is the same program, slower (`make compile`, docs/decisions/0004-a-comp
 """
 
 import os
+import sys
 
 from setuptools import setup
 
@@ -55,4 +56,8 @@ def _compiled() -> list[object]:
     return list(mypycify(["--config-file", "pyproject.toml", *CORE], opt_level="3", debug_level="0", target_dir="build/c"))
 
 
-setup(ext_modules=_compiled() if os.environ.get("TIDELINE_COMPILE") == "1" else [])
+_ASKED_ABOUT = {"egg_info", "dist_info"}
+"""What pip asks before it builds. Neither answer hangs on the modules, and each would have mypyc go through all of them."""
+
+wanted = os.environ.get("TIDELINE_COMPILE") == "1" and not _ASKED_ABOUT.intersection(sys.argv)
+setup(ext_modules=_compiled() if wanted else [])

@@ -18,7 +18,7 @@
     storage    the embedded storage alone; storage_mongodb: the other one's commits beside a bare insert_many
     cluster/   several nodes over one database; storage_writers: several writers without brokers
     sizing/    nodes and database for so many messages a second, from those figures
-    profile    where Tideline's time goes during a shape
+    profile    where Tideline's time goes during a shape: stacks (of a profiler), steps (a table), flame (a graph)
 
 Nothing in here imports the broker; `prefill` and what measures storage alone import the storage. It needs Linux (epoll, /proc).
 """

@@ -26,7 +26,7 @@ _PERF = "perf is not installed (Debian: apt-get install linux-perf): it takes th
 _PY_SPY = "py-spy is not installed (pip install py-spy): it takes the samples of pure Python"
 
 _OF_MYPYC = re.compile(r"^CPy(?:Def|Py|Gen)_(.+)$")
-_OF_CYTHON = re.compile(r"^__pyx_\w+?_6uvloop_4loop_(?:\d+)?(.+)$")
+_OF_CYTHON = re.compile(r"^__pyx_\w+?_6uvloop_4loop_(.+)$")
 _PLUMBING = re.compile(
     r"^(_?Py(Eval|Object|Vectorcall|Function|CFunction|Method|Gen|Iter|Arg|Err|Number|Sequence|Member|Frame)\w*|cfunction_\w+"
     r"|method_\w+|do_call_core|gen_send_ex2?|type_call|slot_\w+|wrap_\w+|func_\w+|__Pyx_\w+|call_\w+|object_\w+|vectorcall_\w+"
@@ -59,7 +59,7 @@ def _by_perf(pid: int, work: Callable[[], None]) -> Stacks:
         first, *lines = block.strip().splitlines() or [""]
         frames = [line.strip().partition(" ")[2] for line in lines]
         if frames:
-            stack = tuple(short for frame in reversed(frames) if (short := _native(frame)))
+            stack = tuple(short for frame in reversed(frames) if (short := native_name(frame)))
             stacks.setdefault(first.strip(), Counter())[stack] += 1
     return _named(stacks, pid)
 
@@ -78,7 +78,7 @@ def _by_py_spy(pid: int, work: Callable[[], None]) -> Stacks:
         path, _, count = line.rpartition(" ")
         thread, *frames = path.split(";")
         number = re.search(r"\d+", thread)
-        stack = tuple(_python(frame) for frame in frames)
+        stack = tuple(python_name(frame) for frame in frames)
         stacks.setdefault(number.group() if number else thread, Counter())[stack] += int(count)
     return _named(stacks, pid)
 
@@ -95,7 +95,7 @@ def _beside(command: list[str], output: Path, work: Callable[[], None]) -> None:
         raise NoProfiler(f"{command[0]} recorded nothing: {said.strip()}")
 
 
-def _native(frame: str) -> str:
+def native_name(frame: str) -> str:
     """A symbol as the sources call it; nothing for one that says nothing."""
     name = frame.removesuffix(" (inlined)").partition("+0x")[0].partition(" (")[0]
     if "(inlined)" in frame or _PLUMBING.match(name):
@@ -107,7 +107,7 @@ def _native(frame: str) -> str:
     return name
 
 
-def _python(frame: str) -> str:
+def python_name(frame: str) -> str:
     """``Machine.step (broker/delivery/machine.py:244)`` as ``machine.Machine.step``."""
     name, _, place = frame.partition(" (")
     return f"{Path(place.partition(':')[0]).stem}.{name}" if place else name

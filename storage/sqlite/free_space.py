@@ -24,9 +24,9 @@ class FreeSpace:
 
     What is written goes into the log, and from there into the database: it takes its room twice. What stands in the log
     already, and has no place in the database yet, will take its room as surely as if it had it. A second of writing may be more
-    than the whole mark. So the system is asked again before what was spare can have been written, by whomever: before each group
-    where space is tight, and four times a second where there is plenty. Asking for each group took 11 microseconds of it, and
-    gave the interpreter's lock away three times.
+    than the whole mark. So the system is asked again before what was spare can have been written, by whomever: for each group
+    where space is tight, four times a second where there is plenty. Asking for each group took 11 microseconds of it, and gave
+    the interpreter's lock away three times.
     """
 
     def __init__(self, database: Path, low_water_bytes: int) -> None:
