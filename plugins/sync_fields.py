@@ -56,8 +56,8 @@ class Asked:
             raise Unprocessable(f"{name}: {shown((), value)} must be a whole number of {least} to {most}")
         return value
 
-    def flag(self, name: str) -> bool:
-        value = self._value(name, False)
+    def flag(self, name: str, *, required: bool = False) -> bool:
+        value = self._value(name, None if required else False)
         if not isinstance(value, bool):
             raise Unprocessable(f"{name}: {shown((), value)} must be true or false")
         return value

@@ -21,6 +21,7 @@ _WANTED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "bool_type": lambda ctx: "must be true or false",
     "bool_parsing": lambda ctx: "must be true or false",
     "string_type": lambda ctx: "must be text (put it in quotes)",
+    "string_unicode": lambda ctx: "must be valid Unicode, without half of a surrogate pair",
     "list_type": lambda ctx: "must be a list",
     "dict_type": lambda ctx: "must be a mapping",
     "model_type": lambda ctx: "must be a mapping of settings",

@@ -191,7 +191,7 @@ def _wanted(request: Request, length: int) -> Wanted:
         found["topic"],
         length,
         found.get("filename") or found.get("name", ""),
-        (found.get("filetype") or found.get("type", ""))[:255],
+        found.get("filetype") or found.get("type", ""),
     )
 
 

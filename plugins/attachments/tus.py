@@ -51,6 +51,8 @@ def metadata(header: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for pair in header.split(",") if header.strip() else ():
         name, _, value = pair.strip().partition(" ")
+        if name in found:
+            raise Malformed(f"Upload-Metadata: {name[:40]!r} is given twice")
         try:
             found[name] = base64.b64decode(value.strip(), validate=True).decode()
         except ValueError:

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from amqtt.contexts import Action
 
 from broker.amqtt import Services, Undecided
-from broker.packets import reserved
+from broker.packets import reserved, shown
 from plugins.attachments.config import Config
 from plugins.attachments.pieces import Pieces, PiecesAway
 from plugins.attachments.record import MOST_PIECES, PIECE, SMALL, Record, is_id, new_id
@@ -82,8 +82,9 @@ class Uploads:
         check_name(wanted.topic)
         if reserved(wanted.topic) or wanted.topic.startswith("$"):
             raise Forbidden(f"topic {wanted.topic[:80]!r} is reserved for the broker")
-        if len(wanted.name) > _LONGEST_NAME or not wanted.name.isprintable():
-            raise Unprocessable(f"filename: must be up to {_LONGEST_NAME} characters that can be printed")
+        for field, value in (("filename", wanted.name), ("filetype", wanted.type)):
+            if len(value) > _LONGEST_NAME or not value.isprintable():
+                raise Unprocessable(f"{field} {shown(value)}: must be up to {_LONGEST_NAME} characters that can be printed")
         if wanted.length > self._config.largest:
             raise TooLarge(f"Upload-Length {wanted.length}: at most {self._config.largest} bytes are taken")
         if who.asked is not None and not await self._server.access.allowed(who.asked, Action.PUBLISH, wanted.topic):

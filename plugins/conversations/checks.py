@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 from broker.packets import ProtocolViolation, check_identifier
@@ -21,6 +22,8 @@ def check(kind: str, name: str, history: str, members: Sequence[str]) -> None:
         raise Unprocessable(f"kind {kind[:40]!r}: must be {', '.join(KINDS)}")
     if len(name) > MAX_NAME:
         raise Unprocessable(f"name of {len(name)} characters: at most {MAX_NAME}")
+    if any(unicodedata.category(character) == "Cc" for character in name):
+        raise Unprocessable(f"name {name[:80]!r}: must have no control characters")
     if history not in HISTORIES:
         raise Unprocessable(f"history {history[:40]!r}: must be {', '.join(HISTORIES)}")
     if len(members) > AT_ONCE:

@@ -203,6 +203,6 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
         for append in list(group.appends):
             if append.error is None and append.store and self.governs(append.message.topic):
                 if self.values.is_one(append.message.topic):
-                    group.operations.extend(self.values.changed(append))
+                    group.operations.extend(await self.values.changed(append, group.operations))
                 elif append.message.properties:
                     group.operations.extend(await self.listing.mentions(append.message))

@@ -85,7 +85,7 @@ class Requests:
         return {}
 
     async def _mute(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
-        return await self._conversations.mute(who, asked.text("topic"), asked.flag("muted"))
+        return await self._conversations.mute(who, asked.text("topic"), asked.flag("muted", required=True))
 
     async def _list_values(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         return await self._values.listed(who, asked.text("after", ""), asked.limit(100, 100))

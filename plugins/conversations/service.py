@@ -96,6 +96,8 @@ class Conversations:
     ) -> dict[str, Any]:
         """Begin a conversation. Two users have one of kind direct, whoever begins it."""
         check(kind, name, history, members)
+        if topic and kind != GROUP:
+            raise Unprocessable(f"topic {topic[:80]!r}: leave it out; the broker gives one of kind {kind} its topic")
         if kind == DIRECT:
             return await self._direct(who, name, history, members)
         if kind == CHANNEL and not self.channels_fan_out:
@@ -113,16 +115,23 @@ class Conversations:
             raise Unprocessable(f"{len(wanted)} members with you: a conversation has at most {self._limits.members}")
         for user in wanted:  # of what cannot be made whole nothing is made
             await self._room_for(user)
-        try:
-            await self.members.store.write([put_about(about)])
-        except Conflict:
-            raise Conflict(f"topic {topic[:80]!r}: there is a conversation already") from None
+        await self._begin(about)
         for owner in owners:
             await self.members.change(topic, owner, Membership(OWNER, joined=about.created, by=who.user))
         for user in wanted:
             if user not in owners:
                 await self._add(about, user, roles.first_role(kind), by=who.user, invited=False)
         return await self.about(who, topic)
+
+    async def _begin(self, about: About) -> None:
+        """Take the topic. Where a broker was killed before the first member was, whoever began it begins it again."""
+        store, left = self.members.store, await self.members.store.about(about.topic)
+        if left is not None and left.creator == about.creator and not await store.count(about.topic, 1):
+            about = about._replace(revision=left.revision)
+        try:
+            await store.write([put_about(about)])
+        except Conflict:
+            raise Conflict(f"topic {about.topic[:80]!r}: there is a conversation already") from None
 
     async def _direct(self, who: Who, name: str, history: str, members: Sequence[str]) -> dict[str, Any]:
         if len(members) != 1 or members[0] == who.user or who.user.startswith("b/"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from broker.hooks import Refusal
@@ -16,13 +17,19 @@ from broker.packets import ReasonCode
 from plugins.conversations.changes import Memberships
 from plugins.conversations.model import MINE, OWN, VALUES
 from plugins.timelines import OPERATOR, Timelines, Unprocessable, Who
+from plugins.timelines.messages import json_value
 from plugins.timelines.publishing import Draft, Receipt
+from storage.errors import StorageError
 from storage.records import Append, DropRow, Operation, PutRow
 
 MAX_KEY = 200
 """Characters of a key."""
 MAX_VALUE = 64 << 10
 """Bytes of a value, as JSON."""
+MAX_DEPTH = 100
+"""Of lists and objects in one another: a deeper value might be stored, and could not be told with others any more."""
+_LONGEST = MAX_VALUE + 6 * MAX_KEY
+"""Bytes of a message that is looked into."""
 
 
 class Values:
@@ -55,20 +62,12 @@ class Values:
     async def set(self, who: Who, key: str, value: Any, device: str = "") -> dict[str, Any]:
         """Give a key a value; None forgets it. What is returned tells the change's place in the topic."""
         payload = encoded(key, value)
-        await self._room(who.user, key, value)
         await self._follow(who.user)
         draft = Draft(self.topic(who.user), payload, content_type="application/json", text=True, device=device)
         (done,) = await Timelines(self._server, self._timeout).publisher.publish_all(who, [draft])
         if not isinstance(done, Receipt):
             raise done
         return {"key": key, "value": value, "topic": draft.topic, "seq": done.shown["seq"]}
-
-    async def _room(self, user: str, key: str, value: Any) -> None:
-        storage = self._server.storage
-        if value is None or await storage.row(VALUES, user, key) is not None:
-            return
-        if await self._memberships.store.count(user, self._most, VALUES) >= self._most:
-            raise Unprocessable(f"{user[:80]} has {self._most} values, as many as it may")
 
     async def _follow(self, user: str) -> None:
         """All devices follow from the first change on; those that come later find it among the user's conversations."""
@@ -80,8 +79,9 @@ class Values:
         await self._memberships.follow(user, topic)
         followed.note((user, topic), True, changes)
 
-    def changed(self, append: Append) -> list[Operation]:
-        """What a message on somebody's own topic changes. Refuses one that is none of ours."""
+    async def changed(self, append: Append, others: Iterable[Operation]) -> list[Operation]:
+        """What a message on somebody's own topic changes; ``others`` are those that its group makes already. Refuses one that
+        is none of ours, or for which there is no room."""
         message = append.message
         if message.user == OPERATOR and not message.payload:
             return []  # it recalls, or clears what is retained
@@ -95,33 +95,72 @@ class Values:
             return []
         if value is None:
             return [DropRow(VALUES, message.user, key)]
-        return [PutRow(VALUES, message.user, key, json.dumps(value, ensure_ascii=False).encode())]
+        try:
+            room = await self._room(message.user, key, others)
+        except StorageError:
+            append.error = Refusal("storage does not answer: try again later", ReasonCode.QUOTA_EXCEEDED)
+            return []
+        if not room:
+            text = f"{message.user[:80]} has {self._most} values, as many as it may: forget one first"
+            append.error = Refusal(text, ReasonCode.QUOTA_EXCEEDED)
+            return []
+        return [PutRow(VALUES, message.user, key, _json(value))]
+
+    async def _room(self, user: str, key: str, others: Iterable[Operation]) -> bool:
+        """Whether the user may have one of this key: it has one, or not yet as many as it may."""
+        storage, store = self._server.storage, self._memberships.store
+        new = {op.key for op in others if isinstance(op, PutRow) and (op.table, op.part) == (VALUES, user)}
+        if key in new or await storage.row(VALUES, user, key) is not None:
+            return True
+        return len(new) + await store.count(user, self._most, VALUES) < self._most
 
 
 def encoded(key: str, value: Any) -> bytes:
     """A change as a message. Raises `Unprocessable`."""
     try:
-        payload = json.dumps({"key": key, "value": value}, ensure_ascii=False, allow_nan=False).encode()
-        decoded(payload)
-    except (ValueError, RecursionError) as error:
+        _check(key, value)
+    except ValueError as error:
         raise Unprocessable(str(error)) from error
-    return payload
+    return json.dumps({"key": key, "value": value}, ensure_ascii=False).encode()
 
 
 def decoded(payload: bytes) -> tuple[str, Any]:
     """The other way round. Raises ValueError with what is wrong."""
-    if len(payload) > MAX_VALUE + 6 * MAX_KEY:
-        raise ValueError(f"value of {len(payload)} bytes: at most {MAX_VALUE}")
+    if len(payload) > _LONGEST:
+        raise ValueError(f"{len(payload)} bytes: a value has at most {MAX_VALUE}")
     try:
-        found = json.loads(payload, parse_constant=_no_json)
+        found = json_value(payload.decode())
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or found.keys() != {"key", "value"} or not isinstance(found["key"], str):
-        raise ValueError('it must be JSON such as {"key": "draft", "value": "hello"}')
-    if not 0 < len(found["key"]) <= MAX_KEY or "\0" in found["key"]:
-        raise ValueError(f"key {found['key'][:40]!r}: must have 1 to {MAX_KEY} characters")
+        raise ValueError('it must be JSON such as {"key": "draft", "value": "hello"}, with each name once')
+    _check(found["key"], found["value"])
     return found["key"], found["value"]
 
 
-def _no_json(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+def _check(key: str, value: Any) -> None:
+    """Raises ValueError with what is wrong."""
+    if not 0 < len(key) <= MAX_KEY or "\0" in key:
+        raise ValueError(f"key {key[:40]!r}: must have 1 to {MAX_KEY} characters, and no U+0000")
+    if _deeper(value, MAX_DEPTH):
+        raise ValueError(f"value: lists and objects are nested more than {MAX_DEPTH} deep")
+    try:
+        key.encode()
+        size = len(_json(value))
+    except UnicodeEncodeError as error:
+        text = f"U+{ord(error.object[error.start]):04X} is half of a character: key and value must be valid Unicode"
+        raise ValueError(text) from None
+    except ValueError:
+        raise ValueError("value: NaN and Infinity are no JSON") from None
+    if size > MAX_VALUE:
+        raise ValueError(f"value of {size} bytes: at most {MAX_VALUE}")
+
+
+def _deeper(value: Any, left: int) -> bool:
+    """Whether lists and objects are nested more than so deep."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return inner is not None and (left == 0 or any(_deeper(one, left - 1) for one in inner))
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()

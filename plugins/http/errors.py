@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -64,6 +65,15 @@ def _place(finding: Mapping[str, Any]) -> list[str | int]:
     return [part for part in finding["loc"] if not str(part).startswith("(")]
 
 
+def _unread(cause: BaseException) -> str:
+    """Why a body could not be read, where it is not for its JSON."""
+    if isinstance(cause, RecursionError):
+        return "the body is nested too deeply"
+    if isinstance(cause, UnicodeDecodeError):
+        return "the body is not UTF-8"
+    return f"the body has a whole number of more than {sys.get_int_max_str_digits()} digits"
+
+
 def install(app: FastAPI) -> None:
     """Have every error of the app told so."""
 
@@ -85,10 +95,8 @@ def install(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        if error.status_code == 400 and isinstance(error.__cause__, UnicodeDecodeError | RecursionError):
-            nested = isinstance(error.__cause__, RecursionError)
-            reason = "the body is nested too deeply" if nested else "the body is not UTF-8"
-            return answer(400, "malformed", "not JSON", reason)
+        if error.status_code == 400 and isinstance(error.__cause__, ValueError | RecursionError):
+            return answer(400, "malformed", "not JSON", _unread(error.__cause__))
         name, detail = {
             404: ("not-found", f"no such path: {request.url.path}; /docs lists them"),
             405: ("method", f"{request.method} is not for {request.url.path}; /docs lists what is"),

@@ -63,7 +63,9 @@ async def _check_body(request: Request, *, takes_one: bool) -> None:
     body = await request.body()
     try:
         fields = json.loads(body, object_pairs_hook=once) if body else {}
-    except (ValueError, RecursionError):
+    except ValueError:
         raise Unprocessable("this call takes no body") from None
+    except RecursionError:
+        raise Unprocessable("the body is nested too deeply") from None
     if fields and not takes_one:
         raise unknown("field", next(iter(fields)), ()) if isinstance(fields, dict) else Unprocessable("this call takes no body")

@@ -33,8 +33,9 @@ def asked(message: Message) -> list[int]:
     if any(name == RECALLED for name, _ in pairs):
         raise Refusal(f"user property {RECALLED}: is the broker's own", ReasonCode.NOT_AUTHORIZED)
     named = [value for name, value in pairs if name == RECALLS]
-    if any(name == EDITS for name, _ in pairs) and named:
-        raise Refusal(f"user properties {RECALLS} and {EDITS}: a message does one of the two")
+    does = sorted({name for name, _ in pairs if name in (RECALLS, EDITS, REACTS, UNREACTS)})
+    if len(does) > 1:
+        raise Refusal(f"user properties {' and '.join(does)}: a message does one of these")
     if not named:
         return []
     if len(named) > MOST:
@@ -69,7 +70,7 @@ def reaction(message: Message) -> Reaction | None:
     if not named:
         return None
     if len(named) > 1:
-        raise Refusal(f"user properties {REACTS} and {UNREACTS}: a message has one of them, once")
+        raise Refusal(f"user property {named[0][0]}: {len(named)} messages, one is reacted to at once")
     ((name, value),) = named
     return Reaction(_id(name, value), reaction_text(message.payload), name == UNREACTS)
 

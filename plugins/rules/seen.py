@@ -69,10 +69,17 @@ class Seen:
         if not isinstance(known, dict):
             raise NoJson("the payload is no JSON object")
         made = {**known, **values}
-        payload = json.dumps(made, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        payload = _dumped(made)
         if len(payload) > self._most:
             raise Unfilled(f"with what it sets the payload has {len(payload)} bytes, more than {self._most} (max_payload)")
         self._parsed, self.payload = made, payload
+
+
+def _dumped(value: Any) -> bytes:
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell and UTF-8 cannot hold
+        return json.dumps(value, separators=(",", ":")).encode()
 
 
 def _rest(filter: str, topic: str) -> str:

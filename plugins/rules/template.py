@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from string import Formatter
 from typing import Any
 
@@ -43,8 +44,11 @@ class Template:
         made = "".join(literal + ("" if place is None else place.level(document)) for literal, place in self._pieces)
         try:
             validate_name(made)
+            made.encode()
         except ProtocolViolation as violation:
             raise Unfilled(f"what {self.text!r} makes is no topic: {violation.text[:80]}") from None
+        except UnicodeEncodeError:
+            raise Unfilled(f"what {self.text!r} makes is no topic: it is not valid Unicode") from None
         if reserved(made) or made.startswith("$"):
             raise Unfilled(f"what {self.text!r} makes begins with '$', which is for the broker")
         return made
@@ -106,6 +110,6 @@ def with_templates(value: Any) -> Any:
         return {str(name): with_templates(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [with_templates(inner) for inner in value]
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise ValueError(f"{value!r}: must be a JSON value; put it in quotes")

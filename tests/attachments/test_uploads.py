@@ -210,7 +210,10 @@ async def test_an_offset_that_was_told_outlives_a_kill(tmp_path: Path, url: str)
         ({"Upload-Metadata": metadata(topic="a/+")}, 422, "a/+"),
         ({"Upload-Metadata": metadata(topic="$SYS/x")}, 403, "reserved"),
         ({"Upload-Metadata": metadata(topic="a", path="/etc")}, 422, "'path': not known"),
-        ({"Upload-Metadata": metadata(topic="a", filename="a\nb")}, 422, "filename"),
+        ({"Upload-Metadata": metadata(topic="a", filename="a\nb")}, 422, "filename 'a\\\\nb'"),
+        ({"Upload-Metadata": metadata(topic="a", filetype="image/png\r\nX: y")}, 422, "filetype 'image/png"),
+        ({"Upload-Metadata": metadata(topic="a", filetype="x" * 256)}, 422, "up to 255 characters"),
+        ({"Upload-Metadata": metadata(topic="a") + "," + metadata(topic="b")}, 400, "'topic' is given twice"),
     ],
 )
 async def test_what_is_wrong_with_an_upload_is_told(headers: dict[str, str], status: int, told: str, tmp_path: Path) -> None:

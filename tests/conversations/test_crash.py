@@ -45,6 +45,44 @@ async def test_a_change_that_was_cut_off_is_whole_afterwards(tmp_path: Path, wha
         await asyncio.to_thread(cut_off, tmp_path, url, what, step)
 
 
+@pytest.mark.parametrize(
+    ("step", "kind"),
+    [
+        pytest.param(step, kind, marks=() if (step, kind) in ((1, "sqlite"), (2, "mongodb")) else (slow,))
+        for kind in ("sqlite", "mongodb")
+        for step in (1, 2, 3, 4, 5)
+    ],
+)
+async def test_a_conversation_whose_beginning_was_cut_off_can_be_begun_again(tmp_path: Path, step: int, kind: str) -> None:
+    """By whoever began it; where it is there already, with its owner."""
+    async with storage_url(kind, tmp_path) as url:
+        await asyncio.to_thread(begun_again, tmp_path, url, step)
+
+
+def begun_again(tmp_path: Path, url: str, step: int) -> None:
+    port, body = free_port(), {"kind": "group", "topic": "conv/lunch", "members": [BOB]}
+    with caller(port, "alice") as alice, caller(port, "bob") as bob:
+        broker = BrokerProcess(tmp_path, url, plugins=configured(port, of="u/alice", step=step))
+        try:
+            broker.start()
+            wait_until(lambda: answers(alice), "the API answers")
+            with pytest.raises(httpx.HTTPError):
+                alice.post("/conversations", json=body)
+            assert broker.process is not None
+            assert broker.process.wait(30) == -9
+        finally:
+            broker.kill()
+        with broker_process(tmp_path, url, plugins=configured(port)):
+            wait_until(lambda: answers(alice), "the API answers")
+            if step <= 2:  # her membership's own write is the second step
+                assert bob.post("/conversations", json=body).status_code == 409
+            assert alice.post("/conversations", json=body).status_code == (201 if step <= 2 else 409)
+            assert alice.put(f"/conversations/conv/lunch/members/{BOB}", json={}).status_code == 200
+            about = alice.get("/conversations/conv/lunch/about").json()
+            assert (about["owners"], about["mine"]["role"]) == (["u/alice"], "owner")
+            assert [one["user"] for one in alice.get("/conversations/conv/lunch/members").json()["members"]] == ["u/alice", BOB]
+
+
 def cut_off(tmp_path: Path, url: str, what: str, step: int) -> None:
     port = free_port()
     with caller(port, "alice") as alice, caller(port, "bob") as bob:

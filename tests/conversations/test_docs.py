@@ -78,6 +78,7 @@ async def test_the_same_calls_over_mqtt(talk: Site) -> None:
     assert (await ask("alice", "change", topic=topic, history="joining"))["name"] == "lunch"
     assert (await ask("alice", "member", topic=topic, user="u/eve", invite=True))["invited"] is True
     assert (await ask("eve", "join", topic=topic))["history"] == "joining"
+    assert (await ask("eve", "mute", topic=topic))["error"]["detail"] == "muted is missing"  # type: ignore[index]
     assert (await ask("eve", "mute", topic=topic, muted=True))["mine"]["muted"] is True  # type: ignore[index]
     members = (await ask("bob", "members", topic=topic))["members"]
     assert [one["user"] for one in members] == ["u/alice", "u/bob", "u/eve"]  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from broker.packets import ReasonCode
-from broker.packets.model import Publish
+from broker.packets.model import PubAck, Publish
 from tests.conversations.conftest import follows, group
 from tests.http.conftest import Site
 
@@ -79,12 +79,38 @@ async def test_a_device_changes_values_by_messages_and_what_is_none_is_refused(t
         b'{"key": "", "value": 1}',
         b'{"key": "n", "value": NaN}',
         b'{"key": 1, "value": 1}',
+        b'{"key": "m", "key": "n", "value": 1}',
+        b'{"key": "\\ud800", "value": 1}',
+        b'{"key": "n", "value": "\\udfff"}',
+        b'{"key": "n", "value": ' + b"[" * 101 + b"]" * 101 + b"}",
+        b'{"key": "n", "value": ' + b"[" * 970 + b"]" * 970 + b"}",
+        b'{"key": "n", "value": "' + b"x" * ((64 << 10) - 1) + b'"}',
     ):
         assert await phone.publish(topic, wrong, qos=1) == ReasonCode.PAYLOAD_FORMAT_INVALID, wrong
     assert (await ask(op="value-set", key="n" * 201, value=1))["error"]["status"] == 422
     assert (await ask(op="value-set", key="n", value="x" * (66 << 10)))["error"]["status"] == 422
     assert (await ask(op="value-set", key="n"))["error"]["detail"] == "value is missing"
     assert (await ask(op="values"))["values"] == {"n": [8]}
+
+
+async def test_what_is_no_value_is_told_over_http(talk: Site) -> None:
+    bob = talk.caller("bob")
+    for body, told in (
+        ('"\\ud800"', "U+D800 is half of a character"),
+        ("NaN", "NaN and Infinity are no JSON"),
+        ("-1e999", "NaN and Infinity are no JSON"),
+        ("[" * 101 + "]" * 101, "nested more than 100 deep"),
+        (json.dumps("x" * (64 << 10)), "value of 65538 bytes: at most 65536"),
+        ('{"a": 1, "a": 2}', "a: given twice"),
+    ):
+        content = f'{{"value": {body}}}'.encode()
+        answer = await bob.put("/me/values/n", content=content, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, told in answer.json()["detail"]) == (422, True), answer.text
+    deep: Any = []
+    for _ in range(99):
+        deep = [deep]
+    assert (await put(bob, "n", deep)).status_code == 200
+    assert (await values(bob))["values"] == {"n": deep}
 
 
 async def test_they_are_the_users_own(talk: Site) -> None:
@@ -120,10 +146,30 @@ async def test_there_are_so_many_and_they_come_in_pages(sites: Callable[..., Abs
         for key in "abc":
             assert (await put(bob, key, key)).status_code == 200
         full = await put(bob, "d", 1)
-        assert (full.status_code, "3 values" in full.text) == (422, True)
+        assert (full.status_code, "3 values" in full.text) == (429, True)
+        phone = await made.device("bob", "phone", 5)
+        topic = (await values(bob))["topic"]
+        assert await phone.publish(topic, b'{"key": "d", "value": 1}', qos=1) == ReasonCode.QUOTA_EXCEEDED
+        assert await phone.publish(topic, b'{"key": "c", "value": 1}', qos=1) == 0
         assert (await put(bob, "c", 2)).status_code == (await put(bob, "a", None)).status_code == 200
         assert (await put(bob, "d", 1)).status_code == 200
         first = await values(bob, limit=2)
         assert (first["values"], first["next"]) == ({"b": "b", "c": 2}, "c")
         assert (await values(bob, after="c"))["values"] == {"d": 1}
         assert await group(bob)
+
+
+async def test_so_many_that_come_at_once_count_too(sites: Callable[..., AbstractAsyncContextManager[Site]]) -> None:
+    """Those of one group, which are stored together."""
+    async with sites(plugins={"conversations": {"max_values": 3}}) as made:
+        bob, phone = made.caller("bob"), await made.device("bob", "phone", 5)
+        topic = (await values(bob))["topic"]
+        async with made.held() as commits:
+            phone.send(Publish("elsewhere", b"x", 1, packet_id=100))
+            await commits.arrived()
+            for number in range(1, 6):
+                phone.send(Publish(topic, b'{"key": "%d", "value": 1}' % number, 1, packet_id=number))
+            await phone.ping()
+        codes = [(await phone.expect(PubAck)).reason for _ in range(6)]
+        assert [code for code in codes if code >= 0x80] == [ReasonCode.QUOTA_EXCEEDED] * 2
+        assert len((await values(bob))["values"]) == 3

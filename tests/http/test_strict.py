@@ -92,6 +92,20 @@ async def test_a_body_that_is_not_utf_8_is_refused(tour: Site) -> None:
     assert "UTF-8" in answer.json()["detail"]
 
 
+async def test_a_body_that_cannot_be_read_is_told_why(tour: Site) -> None:
+    """However deep it is: Python's own limit depends on how deep the call is."""
+    http, headers = tour.caller(), {"Content-Type": "application/json"}
+    path = "/conversations/a/messages"
+    answer = await http.post(path, content=b'{"payload": %s}' % (b"9" * 5000), headers=headers)
+    assert (answer.status_code, "more than 4300 digits" in answer.json()["detail"]) == (400, True)
+    answer = await http.post(path, content=b'{"payload": "\\ud800", "content_type": "\\ud800"}', headers=headers)
+    assert (answer.status_code, "must be valid Unicode" in answer.json()["detail"]) == (422, True)
+    for depth in range(850, 1000, 3):
+        content = b'{"encoding": "json", "payload": %s}' % (b"[" * depth + b"]" * depth)
+        answer = await http.post(path, content=content, headers=headers)
+        assert answer.status_code == 201 or "nested too deeply" in answer.json()["detail"], (depth, answer.text)
+
+
 async def test_an_idempotency_key_is_the_same_over_mqtt_and_http(tour: Site) -> None:
     """Also one that is not ASCII: headers are bytes, and ours are UTF-8."""
     phone = await tour.client("phone", 5)

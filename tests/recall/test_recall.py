@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -123,6 +124,10 @@ async def test_who_may_not_is_refused_and_nothing_is_stored(tour: Site) -> None:
     assert await sender.publish(TOPIC, properties=recalling(*range(1, 102))) == SPECIFIC
     forged: dict[int, Any] = {Property.USER_PROPERTY: [("tideline-recalled", f"{secret.id:016x}")]}
     assert await sender.publish(TOPIC, properties=forged) == NOT_AUTHORIZED
+    for one, other_one in itertools.combinations(("recalls", "edits", "reacts", "unreacts"), 2):
+        named = [(f"tideline-{name}", f"{secret.id:016x}") for name in (one, other_one)]
+        payload = b"" if one == "recalls" else b"x"
+        assert await sender.publish(TOPIC, payload, properties={Property.USER_PROPERTY: named}) == SPECIFIC, named
     assert [m.payload for m in await stored(tour)] == [SECRET]
     assert await sender.publish(TOPIC, properties=recalling(secret.id)) == NO_SUBSCRIBERS
     tombstone = (await stored(tour))[1]

@@ -97,8 +97,13 @@ async def test_a_fault_of_a_rule_is_counted_and_stops_nothing() -> None:
         }
         assert faults == {"lost": (3, 0), "deep": (1, 1), "grown": (1, 0)}
         assert counts(broker, "long")["faults"] == 1
+        await publisher.publish("lost", b'{"id":"\\ud800"}')
+        assert (await reader.message()).topic == "lost"
+        assert counts(broker, "lost")["faults"] == 4
+        await publisher.publish("grown", b'{"x":"\\ud800"}')
+        assert (await reader.message()).payload == b'{"x":"\\ud800","twice":{"x":"\\ud800"}}'
         text = (await broker.caller().get(f"{broker.url}/metrics")).text
-        assert 'tideline_rule_messages_total{name="lost",result="faults"} 3.0' in text
+        assert 'tideline_rule_messages_total{name="lost",result="faults"} 4.0' in text
         states = (await broker.caller().get("/rules")).json()["rules"]
         assert [state["name"] for state in states] == ["lost", "deep", "grown", "long"]
 
@@ -283,6 +288,7 @@ def _runs(node: Broker) -> bool:
         ({"topic": "x/{payload.*}"}, "rule r: .*may name several values"),
         ({"topic": "x/{temp}"}, "rule r: .*a message has no 'temp'"),
         ({"set": {"a": "{"}}, "rule r: .*braces"),
+        ({"set": {"a": [float("inf")]}}, "rule r: .*inf: must be a JSON value"),
         ({"republish": "t"}, "republish: rule r: 't' is among its own topics"),
         ({"topic": "x", "retain": True}, "rule r: is for what republish publishes"),
         ({"webhook": {"url": "http://x/", "secrets": []}}, "webhook: rule r: secrets: at least one"),
