@@ -14,6 +14,8 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --no
 LOCK_NOTE := '\# Made by make lock from pyproject.toml; do not edit.'
 # Many tests wait, for a process, a disk or a clock: twice as many at once as the smallest machine has cores. Each goes to whoever is idle.
 AT_ONCE := -n 4 --dist worksteal
+# Else each of those that begin at once would do so by itself.
+COMPILED_ONCE := broker plugins storage tests bench clients/python
 INTEROP := $(VENV)/interop/.stamp
 # The tests start hundreds of brokers: where the environment forbids to keep bytecode, each would compile all its modules anew.
 export PYTHONDONTWRITEBYTECODE :=
@@ -31,6 +33,7 @@ run: $(CORE) $(HAVE_COMPILED) ## start the broker on 127.0.0.1:1883 (WebSocket 8
 compile: $(COMPILED_STAMP) ## turn the core into C: the broker is about one and a half times as fast (needs a C compiler)
 
 test: $(TEST) ## run the tests; ARGS='-k name' picks some
+	$(BIN)/python -m compileall -q $(COMPILED_ONCE)
 	$(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not interop" $(ARGS)
 
 test-compiled: $(COMPILED_STAMP) ## run the tests again on the compiled core, but for those that reach inside it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 
 import pytest
@@ -15,6 +16,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # A loaded machine is slow at times: no test fails for how long one example took.
 settings.register_profile("tideline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tideline")
+
+
+# Nothing that is collected is garbage, nor ever will be: Python need not look through seven thousand tests again and again.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From now on there is garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:

@@ -16,6 +16,7 @@ import click
 
 from broker.build import compiled
 from broker.cli.check import listener_url, storage_url
+from broker.cli.interrupts import uncollected
 from broker.cli.logs import configure
 from broker.cli.settings import (
     CANNOT_START,
@@ -63,7 +64,8 @@ def serve(config: Path | None, data: Path | None, standby: bool, workers: int) -
     Exit codes: 0 stopped, 2 wrong configuration, 3 could not start, 4 had to end by itself.
     """
     also = partial(workers_problems, count=workers) if workers > 1 else None
-    settings, problems, warnings = examine(config, data, opening=True, also=also)
+    with uncollected():  # the plugins are imported here
+        settings, problems, warnings = examine(config, data, opening=True, also=also)
     if settings is None:
         raise Failure(problems, WRONG_CONFIGURATION)
     configure(settings.log)
@@ -81,7 +83,6 @@ def serve(config: Path | None, data: Path | None, standby: bool, workers: int) -
     if workers > 1:
         run_workers(settings, workers, config_path(config), supervisor)
         return
-    gc.freeze()
     gc.set_threshold(GARBAGE_AFTER)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(run(settings, lambda: settings_of(config, data), standby=standby, supervisor=supervisor))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
-
-from cryptography import x509
+from typing import TYPE_CHECKING, NamedTuple
 
 from broker.config.settings import Tls
 from broker.errors import StartError
+
+if TYPE_CHECKING:  # imported where there is a certificate: a tenth of what a broker without one imports
+    from cryptography import x509
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2: forward secrecy and authenticated encryption. Those of 1.3 all have both."""
@@ -143,6 +144,8 @@ def certificate_faults(context: ssl.SSLContext, where: str, tls: Tls, *, forbidd
 
 
 def _served(name: str, tls: Tls) -> Expiry:
+    from cryptography import x509
+
     chain = x509.load_pem_x509_certificates(tls.certfile.read_bytes())
     first = min(one.not_valid_after_utc for one in chain)
     return Expiry(name, "certificate", str(tls.certfile), int(first.timestamp() * 1000))
@@ -150,6 +153,8 @@ def _served(name: str, tls: Tls) -> Expiry:
 
 def _crls(path: Path) -> list[x509.CertificateRevocationList]:
     """Every list of a file; raises ValueError where there is none."""
+    from cryptography import x509
+
     begin, end = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
     found = [x509.load_pem_x509_crl(begin + part.partition(end)[0] + end) for part in path.read_bytes().split(begin)[1:]]
     if not found:

@@ -155,7 +155,7 @@ def is_loopback(host: str) -> bool:
 class Section(BaseModel):
     """What all sections have in common: nothing unknown, nothing guessed, nothing changed afterwards."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 def _as_version(value: object) -> object:

@@ -8,13 +8,12 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from cryptography import x509
-from cryptography.x509.oid import NameOID
+if TYPE_CHECKING:  # imported where there is a certificate: few brokers have clients with one
+    from cryptography import x509
 
 Identity = Literal["cn", "dn", "san-dns", "san-uri", "san-email"]
-_KINDS = {"san-dns": x509.DNSName, "san-uri": x509.UniformResourceIdentifier, "san-email": x509.RFC822Name}
 _LONGEST = 1024
 
 
@@ -31,6 +30,8 @@ class Shown(NamedTuple):
 
 def read(der: bytes, identity: Identity | None) -> Shown:
     """What a verified certificate says; no user without ``identity``. Raises `NotAccepted`."""
+    from cryptography import x509
+
     try:
         certificate = x509.load_der_x509_certificate(der)
         user = "" if identity is None else checked(_name(certificate, identity), identity)
@@ -47,6 +48,10 @@ def checked(name: str, identity: Identity) -> str:
 
 
 def _name(certificate: x509.Certificate, identity: Identity) -> str:
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    kinds = {"san-dns": x509.DNSName, "san-uri": x509.UniformResourceIdentifier, "san-email": x509.RFC822Name}
     if identity == "dn":
         return certificate.subject.rfc4514_string()
     if identity == "cn":
@@ -54,7 +59,7 @@ def _name(certificate: x509.Certificate, identity: Identity) -> str:
     else:
         try:
             found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-            names = [str(one.value) for one in found if isinstance(one, _KINDS[identity])]
+            names = [str(one.value) for one in found if isinstance(one, kinds[identity])]
         except x509.ExtensionNotFound:
             names = []
     if len(names) != 1:

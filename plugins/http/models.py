@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from plugins.http.docstrings import Documented
 from plugins.timelines import Unprocessable
 
 MAX_INT = (1 << 62) - 1
@@ -18,10 +19,10 @@ Sequence = Annotated[int, Field(ge=0, le=MAX_INT)]
 Milliseconds = Annotated[int, Field(description="milliseconds since 1970")]
 
 
-class Body(BaseModel):
+class Body(Documented, BaseModel):
     """A request's body: nothing unknown in it. The fields' docstrings are their documentation, on `/docs` too."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 Pair = Annotated[list[Annotated[str, Field(max_length=4096)]], Field(min_length=2, max_length=2)]
