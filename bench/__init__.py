@@ -5,6 +5,7 @@
     peers/     the brokers: how each is started, where it listens, what its PUBACK means
     bounds     which of disk, loopback and cores a stream is near the end of
     release    this run's ratios beside those of the last release, in releases/
+    kept       the figures that the documentation shows; pages: its tables made of them
     drive      one cell: one shape on one broker, its memory and processor time watched
     generator  the process that makes the load: load, many and storm (shapes), clients, reactor, wire (codec)
     table      figures, ratios and targets as text

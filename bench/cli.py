@@ -23,6 +23,7 @@ from bench import (
     members,
     offline_sessions,
     one_user,
+    pages,
     presence,
     recall,
     release,
@@ -38,6 +39,7 @@ from bench import (
 )
 from bench.cluster.run import run as run_cluster
 from bench.drive import Cell, Options
+from bench.kept import Kept
 from bench.peers import PEERS, USUAL
 from bench.rounds import Contestant, run
 from bench.shapes import SHAPES
@@ -99,6 +101,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--figures", type=Path, metavar="FILE", help="write the figures of 'cluster' for `python -m bench.sizing`"
     )
     parser.add_argument("--release", type=_version, metavar="VERSION", help="keep this run's ratios as those of a release")
+    pages_help = "keep the figures in bench/measured.json, and renew the tables of README.md and docs/performance.md with them"
+    parser.add_argument("--pages", action="store_true", help=pages_help)
     parser.add_argument("--dir", type=Path, help="where the brokers' data goes; a real disk, not a tmpfs")
     parser.add_argument("--core", type=int, help="pin the generator to this core")
     parser.add_argument("--messages", type=int, help="in 'filled' (5,000,000), 'search' (1,000,000) and 'start' (10,000,000)")
@@ -110,6 +114,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     given = parser.parse_args(argv)
     if given.release and (given.quick or (given.rounds and given.rounds < LEAST_ROUNDS)):
         parser.error(f"--release needs {LEAST_ROUNDS} rounds or more, and not --quick: a release's noise is that of its rounds")
+    if given.pages and given.quick:
+        parser.error("--pages keeps figures for the documentation, and --quick makes none that are more than indicative")
     return given
 
 
@@ -173,11 +179,11 @@ def main(argv: list[str] | None = None) -> None:
         cells += search_publish.cells(published)
         parts.append(search.report(given.messages or (50_000 if given.quick else 1_000_000), 50 if given.quick else 200))
     if "start" in given.only and "tideline" in given.peers:
-        messages = given.messages or (100_000 if given.quick else 10_000_000)
-        sessions = given.sessions if given.sessions is not None else (10_000 if given.quick else 1_000_000)
+        messages = given.messages or (100_000 if given.quick else start.MESSAGES)
+        sessions = given.sessions if given.sessions is not None else (10_000 if given.quick else start.SESSIONS)
         started = start.measure(messages, sessions)
         parts.append(start.table(started, messages, sessions))
-        cells += start.cells(started)
+        cells += start.cells(started, messages, sessions)
     if "bytes" in given.only and "tideline" in given.peers:
         count = 20_000 if given.quick else 200_000
         used = storage_bytes.measure(count)
@@ -196,8 +202,18 @@ def main(argv: list[str] | None = None) -> None:
         parts.append(revoke.table(revoke.measure(3 if given.quick else 20)))
     parts += [table.targets(cells), *_released(cells, given.release, about), table.disturbance(cells)]
     print("\n\n".join(part for part in parts if part))
+    if given.pages:
+        kept = Kept.read()
+        kept.add(cells, _command(), about)
+        kept.write()
+        pages.main()
     if given.json:
         given.json.write_text(json.dumps({"machine": about, "cells": [asdict(cell) for cell in cells]}, indent=1) + "\n")
+
+
+def _command() -> str:
+    """This one, without what says where its figures go."""
+    return "python -m bench " + shlex.join(one for one in sys.argv[1:] if one != "--pages")
 
 
 def _main_part(cells: list[Cell], names: tuple[str, ...]) -> list[str]:
@@ -228,6 +244,6 @@ def _released(cells: list[Cell], version: str | None, about: str) -> list[str]:
         parts.append(release.table(last, now, build))
     if version:
         path = release.FOLDER / f"{version}.json"
-        release.Release(version, build, about, "python -m bench " + shlex.join(sys.argv[1:]), now).keep(path)
+        release.Release(version, build, about, _command(), now).keep(path)
         parts.append(f"{path}: {len(now)} ratios")
     return parts

@@ -220,6 +220,7 @@ def cells(found: Figures) -> list[Cell]:
     ours = {"rate": statistics.median(run.rate for run in found.within)}
     ours |= {"soon": found.paced[RATES[-1]].age(0.99), "beside": found.beside.age(0.99)}
     ours["behind"] = statistics.median(run.seen["catch_up"] for run in found.within) / burst
+    ours["indexer_us"] = statistics.median(run.cost("indexer_cpu") for run in found.within)
     return [Cell(SEARCH.name, OURS, ours), *made]
 
 

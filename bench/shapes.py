@@ -187,6 +187,7 @@ START = Shape(
     (
         Row("stopped", "start, processor time", "s", False, 1),
         Row("killed", "start after a kill, processor time", "s", False, 1),
+        Row("seconds", "10 million messages, 1 million sessions: start", "s", False, 1),
     ),
 )
 BYTES = Shape(
@@ -241,6 +242,7 @@ TARGETS = (
     Target("search", "rate", "without", 0.9, "at least 0.9 times without"),
     Target("search", "beside", "", 1000.0, "under 1,000 ms"),
     Target("search", "behind", "", 1.0, "at most 1"),
+    Target("start", "seconds", "", 10.0, "within 10 s"),
     Target("bytes", "all", "", 250.0, "at most 250"),
     Target("idle", "kb", "", 6.0, "at most 6 KB"),
     Target("idle-devices", "kb", "", 6.0, "at most 6 KB"),

@@ -74,16 +74,21 @@ def troubles(cells: Iterable[Cell]) -> str:
     return "\n".join(f"! {peer} ({', '.join(shapes)}): {text}" for (peer, text), shapes in by_text.items())
 
 
-def targets(cells: Sequence[Cell]) -> str:
-    """Each target that this run can judge: reached or not, and by how much."""
+def judged(cells: Sequence[Cell]) -> list[tuple[str, str, str]]:
+    """Each target: what it is, what was measured, and whether it is reached; empty where these cells can't judge it."""
     lines = []
     for target in TARGETS:
-        reached = _judge(cells, target)
-        if reached is not None:
-            ok, got = reached
-            title = _row(target).title.replace("…", f"{target.shape}:")
-            lines.append([f"{title}: {target.text}", got, "reached" if ok else "MISSED"])
-    return columns([["target", "measured", ""], *lines]) if lines else ""
+        title = f"{_row(target).title.replace('…', f'{target.shape}:')}: {target.text}"
+        found = _judge(cells, target)
+        ok, got = found or (False, "")
+        lines.append((title, got, "" if found is None else "reached" if ok else "MISSED"))
+    return lines
+
+
+def targets(cells: Sequence[Cell]) -> str:
+    """Those that can be judged, as a table."""
+    lines = [line for line in judged(cells) if line[2]]
+    return columns([("target", "measured", ""), *lines]) if lines else ""
 
 
 def _row(target: Target) -> Row:

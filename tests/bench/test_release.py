@@ -161,9 +161,10 @@ def test_a_file_that_no_version_names_is_refused(tmp_path: Path) -> None:
         (["--release", "next"], "'next' must be a version such as 1.2.0"),
         (["--release", "1.0.0", "--rounds", "2"], "3 rounds or more"),
         (["--release", "1.0.0", "--quick"], "not --quick"),
+        (["--pages", "--quick"], "--quick"),
     ],
 )
-def test_a_release_that_would_mislead_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures_that_would_mislead_are_not_kept(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(arguments)
     assert said in capsys.readouterr().err
