@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.table import columns
+from broker.ids import EPOCH
 from plugins.search.engine import Document, Query
 from plugins.search.fts5 import Fts5Engine
 
@@ -72,9 +73,8 @@ class Corpus:
             heads[conversation] += 1
             sender = f"u/{self.random.randrange(SENDERS)}"
             at = BEGINNING + number * 20
-            yield Document(
-                number, f"chat/{conversation % 50}/{conversation}", heads[conversation], sender, "phone", at, self.text()
-            )
+            id, topic = (at - EPOCH) << 22, f"chat/{conversation % 50}/{conversation}"
+            yield Document(id, topic, heads[conversation], sender, "phone", at, self.text())
 
 
 def _misspelt(word: str, rng: random.Random) -> str:

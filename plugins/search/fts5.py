@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from plugins.search.engine import Document, Positions, Query, Results, SearchError, SearchUnavailable, SearchUnusable
-from plugins.search.fts5_index import Generation, connect, drop_others, live_generation, new_generation, tokeniser_of
+from plugins.search.fts5_index import Generation, connect, drop_others, live_generation, made_by, maker_of, new_generation
 from plugins.search.fts5_search import Reader
-from plugins.search.text import TOKENISER
 from plugins.search.write_lock import WriteLock
 from storage.private import make_folder
 
@@ -160,7 +159,7 @@ class Fts5Engine(Fts5Searcher):
 
     @property
     def stale(self) -> bool:
-        """Whether another tokeniser made the live index."""
+        """Whether another tokeniser, or tables of an earlier layout, made the live index."""
         return self._stale
 
     @property
@@ -183,7 +182,7 @@ class Fts5Engine(Fts5Searcher):
             self._lock.take()
             live = live_generation(db)
             drop_others(db, live)
-            self._stale = tokeniser_of(db, live) != TOKENISER
+            self._stale = maker_of(db, live) != made_by()
         except BaseException:
             db.close()
             self._lock.release()

@@ -4,10 +4,13 @@ A *generation* is a set of tables that one tokeniser filled; ``meta`` names the 
 generation beside it, and a swap is one small transaction, so that a crash leaves the old index or the new one.
 
 - ``docs_<g>``: a row per message. ``rowid`` is the time in ms x 4096 plus a number that makes it unique, so that time
-  order and time ranges are rowid order and rowid ranges. Rows are kept small, for filters look at very many of them.
+  order and time ranges are rowid order and rowid ranges; ``late`` is by how many ms the message's time is another. Rows are
+  kept small, for filters look at very many of them: where ``id`` is null, it follows from ``rowid`` (`rowid_of`), as it
+  does of nearly every message of a broker that is no cluster's.
 - ``bodies_<g>``: a message's tokens, which FTS5 must be told again to remove it.
 - ``fts_<g>``: the inverted index, contentless: ``body``, and conversation and sender as terms (``c12``, ``s3``), so that
-  filtering by a few of them is an intersection of lists.
+  filtering by a few of them is an intersection of lists. Beginnings of words are merged when they are asked for, from those
+  of two characters: each further list of them took as much of the disk as the words themselves.
 - ``positions``: how far each writer's messages are indexed, for each generation; ``generations.position`` is the one id for
   all that earlier versions kept.
 - ``conversations_<g>``, ``senders_<g>``: numbers for names. ``words_<g>``: words by first letter and length, where typos look.
@@ -21,15 +24,23 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from broker.ids import EPOCH, time_of
 from plugins.search.engine import EARLIER, Document, Positions
 from plugins.search.terms import ONE_TYPO
 from plugins.search.text import TOKENISER, solitary, tokens
+from storage.cluster import number_of
 from storage.private import make_file
 
 SCHEMA = 1
+LAYOUT = 1
+"""Of the tables of a generation. Where it is an earlier one's, the generation is in use until another one is built."""
 SLOTS = 4096
-"""Rowids per millisecond."""
+"""Rowids per millisecond: as many as a broker has ids."""
+OVERRUN = 1000
+"""Milliseconds by which a row may be early or late in rowid order: its id's time is not quite the message's, or its own ms was
+full."""
 
 _KNOWN = 50_000
 _CHECKPOINT = 4000
@@ -37,7 +48,7 @@ _CHECKPOINT = 4000
 _LONGEST_WORD = 32
 _MERGED = 500
 """Pages that one step of `Generation.purge` writes."""
-_LISTED = "id IN (SELECT value FROM json_each(?))"
+_LISTED = "rowid IN (SELECT value FROM json_each(?))"
 
 _META = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -47,11 +58,13 @@ CREATE TABLE IF NOT EXISTS positions(
     generation INTEGER NOT NULL, number INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY(generation, number)) WITHOUT ROWID;
 """
 _TABLES = (
-    """CREATE TABLE docs_{g}(rowid INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE, conversation INTEGER NOT NULL,
-    sender INTEGER NOT NULL, seq INTEGER NOT NULL, time INTEGER NOT NULL, device TEXT NOT NULL)""",
+    """CREATE TABLE docs_{g}(rowid INTEGER PRIMARY KEY, id INTEGER, conversation INTEGER NOT NULL,
+    sender INTEGER NOT NULL, seq INTEGER NOT NULL, late INTEGER NOT NULL, device TEXT NOT NULL)""",
+    "CREATE UNIQUE INDEX docs_{g}_id ON docs_{g}(id) WHERE id IS NOT NULL",
     "CREATE TABLE bodies_{g}(rowid INTEGER PRIMARY KEY, body TEXT NOT NULL)",
     "CREATE INDEX docs_{g}_seq ON docs_{g}(conversation, seq)",
-    "CREATE VIRTUAL TABLE fts_{g} USING fts5(body, conversation, sender, content='', tokenize='ascii', prefix='1 2 3')",
+    """CREATE VIRTUAL TABLE fts_{g} USING fts5(body, conversation, sender, content='', columnsize=0, tokenize='ascii',
+    prefix='2')""",
     "CREATE TABLE conversations_{g}(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)",
     "CREATE TABLE senders_{g}(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)",
     "CREATE TABLE words_{g}(first TEXT, length INTEGER, word TEXT, PRIMARY KEY(first, length, word)) WITHOUT ROWID",
@@ -102,15 +115,46 @@ def live_generation(db: sqlite3.Connection) -> int:
     return int(generation)
 
 
-def tokeniser_of(db: sqlite3.Connection, generation: int) -> int:
-    """The version of the tokeniser that fills a generation."""
-    (tokeniser,) = db.execute("SELECT tokeniser FROM generations WHERE id = ?", (generation,)).fetchone()
-    return int(tokeniser)
+class Columns(NamedTuple):
+    """How a message's id and time are read from the row ``d`` of ``docs_<g>``."""
+
+    id: str
+    time: str
+
+
+def made_by() -> int:
+    """The versions of the tables and of the tokeniser, as one number."""
+    return LAYOUT * 1000 + TOKENISER
+
+
+def maker_of(db: sqlite3.Connection, generation: int) -> int:
+    """What `made_by` was when a generation was begun."""
+    (maker,) = db.execute("SELECT tokeniser FROM generations WHERE id = ?", (generation,)).fetchone()
+    return int(maker)
+
+
+def is_earlier(db: sqlite3.Connection, generation: int) -> bool:
+    """Whether a generation has the tables of before there were layouts: each row with its id and its time."""
+    return maker_of(db, generation) < 1000
+
+
+def columns_of(db: sqlite3.Connection, generation: int) -> Columns:
+    """How to read the rows of a generation."""
+    if is_earlier(db, generation):
+        return Columns("d.id", "d.time")
+    following = f"(d.rowid / {SLOTS} - {EPOCH}) << 22 | d.rowid % {SLOTS}"
+    return Columns(f"coalesce(d.id, {following})", f"(d.rowid / {SLOTS} + d.late)")
+
+
+def rowid_of(id: int, time: int) -> int | None:
+    """The rowid from which the id of a message follows; None where that would be too far from its time."""
+    given = time_of(id)
+    return given * SLOTS + id % SLOTS if number_of(id) == 0 and abs(time - given) <= OVERRUN else None
 
 
 def new_generation(db: sqlite3.Connection) -> int:
     """Create the tables of a generation; the caller holds the transaction."""
-    generation = db.execute("INSERT INTO generations(tokeniser, position) VALUES (?, 0)", (TOKENISER,)).lastrowid
+    generation = db.execute("INSERT INTO generations(tokeniser, position) VALUES (?, 0)", (made_by(),)).lastrowid
     assert generation is not None
     for statement in _TABLES:
         db.execute(statement.format(g=generation))
@@ -144,6 +188,7 @@ class Generation:
         self._docs = f"docs_{generation}"
         self._fts = f"fts_{generation}"
         self._last_rowid: int | None = None
+        self._earlier = is_earlier(db, generation)
 
     def positions(self) -> Positions:
         """The positions that were committed last."""
@@ -163,8 +208,8 @@ class Generation:
 
     def delete(self, ids: Collection[int]) -> None:
         """Remove messages by id, and the words that no other has. What FTS5 still holds of them is for `purge`."""
-        asked = (json.dumps(list(ids)),)
         with _Transaction(self):
+            asked = (json.dumps(list(self._there(ids).values())),)
             bodies = self.db.execute(
                 f"SELECT body FROM {self._docs} JOIN bodies_{self.number} USING (rowid) WHERE {_LISTED}", asked
             )
@@ -217,12 +262,19 @@ class Generation:
         self._words.clear()
         self._last_rowid = None
 
+    def _there(self, ids: Collection[int]) -> dict[int, int]:
+        """The rowids of those of the messages that are there, by id."""
+        sql = f"SELECT id, rowid FROM {self._docs} WHERE id IN (SELECT value FROM json_each(?))"
+        found = dict(self.db.execute(sql, (json.dumps(list(ids)),)).fetchall())
+        if not self._earlier:
+            following = {rowid: id for id in ids if (rowid := rowid_of(id, time_of(id))) is not None}
+            sql = f"SELECT rowid FROM {self._docs} WHERE id IS NULL AND {_LISTED}"
+            for (rowid,) in self.db.execute(sql, (json.dumps(list(following)),)):
+                found[following[rowid]] = rowid
+        return found
+
     def _insert(self, batch: Sequence[Document]) -> None:
-        asked = json.dumps([document.id for document in batch])
-        there = {
-            id
-            for (id,) in self.db.execute(f"SELECT id FROM {self._docs} WHERE id IN (SELECT value FROM json_each(?))", (asked,))
-        }
+        there = set(self._there([document.id for document in batch]))
         docs: list[tuple[object, ...]] = []
         rows, words = [], set()
         for document in batch:
@@ -234,30 +286,38 @@ class Generation:
             words.update(found)
             conversation = self._number(f"conversations_{self.number}", self._conversations, document.topic)
             sender = self._number(f"senders_{self.number}", self._senders, document.sender)
-            rowid = self._next_rowid(document.time)
-            if rowid is None:
-                self._insert_docs(docs)  # where it looks, they must be
-                docs.clear()
-                rowid = self._free_rowid(document.time)
-            docs.append((rowid, document.id, conversation, sender, document.seq, document.time, document.device))
+            id, rowid = self._place(document, docs)
+            time = document.time if self._earlier else document.time - rowid // SLOTS
+            docs.append((rowid, id, conversation, sender, document.seq, time, document.device))
             rows.append((rowid, body, f"c{conversation}", f"s{sender}"))
         self._insert_docs(docs)
         self.db.executemany(f"INSERT INTO bodies_{self.number} VALUES (?, ?)", [row[:2] for row in rows])
         self.db.executemany(f"INSERT INTO {self._fts}(rowid, body, conversation, sender) VALUES (?, ?, ?, ?)", rows)
         self._learn(words)
 
+    def _place(self, document: Document, docs: list[tuple[object, ...]]) -> tuple[int | None, int]:
+        """(id as it is stored, rowid) of a message. ``docs`` are not inserted yet."""
+        if self._last_rowid is None:
+            (self._last_rowid,) = self.db.execute(f"SELECT coalesce(max(rowid), 0) FROM {self._docs}").fetchone()
+        rowid = None if self._earlier else rowid_of(document.id, document.time)
+        if rowid is not None and rowid > self._last_rowid:
+            self._last_rowid = rowid
+            return None, rowid
+        following = max(max(0, document.time) * SLOTS, self._last_rowid + 1)
+        if rowid is None and following < (document.time + 1) * SLOTS:
+            self._last_rowid = following
+            return document.id, following
+        self._insert_docs(docs)  # where it looks, they must be
+        docs.clear()
+        if rowid is not None and self._is_free(rowid):
+            return None, rowid
+        return document.id, self._free_rowid(document.time)
+
     def _insert_docs(self, docs: Sequence[tuple[object, ...]]) -> None:
         self.db.executemany(f"INSERT INTO {self._docs} VALUES (?, ?, ?, ?, ?, ?, ?)", docs)
 
-    def _next_rowid(self, time: int) -> int | None:
-        """The rowid for a time that is the newest millisecond so far, without a look-up; None for an earlier one."""
-        first = max(0, time) * SLOTS
-        if self._last_rowid is None:
-            (self._last_rowid,) = self.db.execute(f"SELECT coalesce(max(rowid), 0) FROM {self._docs}").fetchone()
-        if self._last_rowid >= first + SLOTS:
-            return None
-        self._last_rowid = max(first, self._last_rowid + 1)
-        return self._last_rowid
+    def _is_free(self, rowid: int) -> bool:
+        return self.db.execute(f"SELECT 1 FROM {self._docs} WHERE rowid = ?", (rowid,)).fetchone() is None
 
     def _free_rowid(self, time: int) -> int:
         """A free rowid for a time: the one after the last that its millisecond has."""
@@ -265,7 +325,7 @@ class Generation:
         taken = f"SELECT max(rowid) FROM {self._docs} WHERE rowid BETWEEN ? AND ?"
         (highest,) = self.db.execute(taken, (first, first + SLOTS - 1)).fetchone()
         rowid = first if highest is None else highest + 1
-        while self.db.execute(f"SELECT 1 FROM {self._docs} WHERE rowid = ?", (rowid,)).fetchone():  # it ran over
+        while not self._is_free(rowid):  # it ran over
             rowid += 1
         self._last_rowid = max(self._last_rowid or 0, rowid)
         return rowid

@@ -18,7 +18,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from plugins.search.engine import MAX_TOTAL, Hit, Query, Results, SearchUnavailable, decode_cursor, encode_cursor
-from plugins.search.fts5_index import SLOTS, live_generation
+from plugins.search.fts5_index import OVERRUN, SLOTS, Columns, columns_of, live_generation
 from plugins.search.fts5_match import expression, ranked
 from plugins.search.fts5_scope import Scope, scope_of
 from plugins.search.terms import Term, parse
@@ -29,8 +29,6 @@ RANKED = MAX_TOTAL
 _LOOKED_AT = 256
 """Matches whose conversations are looked at before those that were met are left out of the matches."""
 
-_OVERRUN = 1000
-"""Milliseconds by which a row may be late in rowid order because its own ms was full; its ``time`` then decides."""
 _NOW = (1 << 62) - 1
 """Above every rowid."""
 
@@ -57,6 +55,7 @@ class Reader:
         self._deadline = 0.0
         self._permitted: Callable[[int], bool] = lambda number: False
         self._generation = 0
+        self._columns: Columns
         self._db = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA query_only = ON")
         self._db.execute("PRAGMA cache_size = -16000")
@@ -78,7 +77,9 @@ class Reader:
         """Ids of up to ``limit`` messages of a stretch of a conversation."""
         with _Snapshot(self) as g:
             conversation = f"(SELECT id FROM conversations_{g} WHERE name = ?)"
-            sql = f"SELECT id FROM docs_{g} WHERE conversation = {conversation} AND seq BETWEEN ? AND ? LIMIT ?"
+            sql = (
+                f"SELECT {self._columns.id} FROM docs_{g} d WHERE conversation = {conversation} AND seq BETWEEN ? AND ? LIMIT ?"
+            )
             return [id for (id,) in self._db.execute(sql, (topic, first_seq, last_seq, limit))]
 
     def count(self) -> int:
@@ -217,7 +218,8 @@ class Reader:
     ) -> Iterable[tuple[int, ...]]:
         """Rowids of matches in time order, or columns of ``d``."""
         g = self._generation
-        low, high = query.since * SLOTS, min(top, (query.until + _OVERRUN) * SLOTS if query.until else top)
+        low = max(0, query.since - OVERRUN) * SLOTS
+        high = min(top, (query.until + OVERRUN) * SLOTS if query.until else top)
         if after >= 0:
             low, high = (max(low, after + 1), high) if ascending else (low, min(high, after - 1))
         timed = query.since or query.until
@@ -234,7 +236,7 @@ class Reader:
             where.append(scope.join)
             parameters += scope.parameters
         if timed:
-            where.append("d.time >= ? AND (? = 0 OR d.time < ?)")
+            where.append(f"{self._columns.time} >= ? AND (? = 0 OR {self._columns.time} < ?)")
             parameters += [query.since, query.until, query.until]
         source = f"docs_{g} d"
         if match:
@@ -247,7 +249,7 @@ class Reader:
 
     def _hits(self, rowids: Sequence[int]) -> list[Hit]:
         g = self._generation
-        columns = "d.id, c.name, d.seq, s.name, d.device, d.time"
+        columns = f"{self._columns.id}, c.name, d.seq, s.name, d.device, {self._columns.time}"
         tables = f"docs_{g} d JOIN conversations_{g} c ON c.id = d.conversation JOIN senders_{g} s ON s.id = d.sender"
         sql = f"SELECT {columns} FROM {tables} WHERE d.rowid = ?"
         return [Hit(*self._db.execute(sql, (rowid,)).fetchone()) for rowid in rowids]
@@ -314,6 +316,7 @@ class Reader:
         self._deadline = time.monotonic() + self._seconds
         self._db.execute("BEGIN")
         self._generation = live_generation(self._db)
+        self._columns = columns_of(self._db, self._generation)
         return self._generation
 
     def end(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import plugins.search.fts5 as fts5
 import plugins.search.fts5_index as fts5_index
+from broker.ids import EPOCH
 from plugins.search.engine import Document, Query, SearchUnavailable, SearchUnusable
 from plugins.search.fts5 import Fts5Engine
 from plugins.search.fts5_search import Reader
@@ -121,6 +122,79 @@ async def test_another_tokeniser_makes_the_index_stale_until_it_is_rebuilt(path:
     await engine.close()
     await engine.open()
     assert not engine.stale
+    await engine.close()
+    check_file(path)
+
+
+EARLIER_TABLES = (
+    """CREATE TABLE docs_{g}(rowid INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE, conversation INTEGER NOT NULL,
+    sender INTEGER NOT NULL, seq INTEGER NOT NULL, time INTEGER NOT NULL, device TEXT NOT NULL)""",
+    "CREATE VIRTUAL TABLE fts_{g} USING fts5(body, conversation, sender, content='', tokenize='ascii', prefix='1 2 3')",
+)
+"""As they were before there were layouts; the others are the same."""
+
+
+def _given(number: int, late: int = 0) -> Document:
+    """With an id as brokers give them, whose time is ``late`` ms before the message's."""
+    id = (START + number - EPOCH) << 22 | number % 50
+    return Document(id, "t", number, "u/a", "d", START + number + late, f"word{number} common")
+
+
+async def _ask_and_remove(engine: Fts5Engine, given: list[Document]) -> None:
+    """All that finds a message by its id, or tells it."""
+    ids = {document.id for document in given}
+    await engine.index(given, {0: max(ids)})  # again: none twice
+    found = (await engine.search(Query(q="common", limit=100))).hits
+    assert sorted(hit[:6] for hit in found) == sorted(document[:6] for document in given)
+    assert set(await engine.held("t", 1, 9999)) == ids
+    for document in given:
+        timed = Query(q="common", since=document.time, until=document.time + 1, limit=100)
+        expected = {other.id for other in given if other.time == document.time}
+        assert {hit.id for hit in (await engine.search(timed)).hits} == expected
+    await engine.delete([given[0].id, given[-1].id])
+    assert set(await engine.held("t", 1, 9999)) == ids - {given[0].id, given[-1].id}
+    await engine.index(given, {0: max(ids)})
+    assert await engine.count() == len(given)
+
+
+async def test_messages_whose_ids_follow_from_their_places_and_others(engine: Fts5Engine, path: Path) -> None:
+    far = [_given(number, late=5000 * (number % 2 * 2 - 1)) for number in (20, 31)]
+    given = [
+        *(_given(number) for number in range(1, 9)),
+        *(_given(number, late=number - 14) for number in range(9, 20)),
+        *far,
+        _document(40, "common", time=START + 12),
+        *(_given(number) for number in (5012, 41)),  # later than what was far from its id, and before it
+    ]
+    for at in range(0, len(given), 5):
+        await engine.index(given[at : at + 5], {0: 1})
+    await _ask_and_remove(engine, given)
+    check_file(path)
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT count(*) FROM docs_1 WHERE id IS NOT NULL").fetchone() == (3,)
+    db.close()
+
+
+async def test_an_index_with_earlier_tables_is_in_use_until_it_is_rebuilt(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    same = [text for text in fts5_index._TABLES if "bodies_" in text or "_seq" in text or "conversations_" in text]
+    same += [text for text in fts5_index._TABLES if "senders_" in text or "words_" in text]
+    with monkeypatch.context() as earlier:
+        earlier.setattr(fts5_index, "_TABLES", (*EARLIER_TABLES, *same))
+        earlier.setattr(fts5_index, "LAYOUT", 0)
+        engine = Fts5Engine(path)
+        await engine.open()
+        await engine.close()
+    given = [_given(number) for number in range(1, 20)]
+    engine = Fts5Engine(path)
+    await engine.open()
+    assert engine.stale
+    await engine.index(given, {0: given[-1].id})
+    await _ask_and_remove(engine, given)
+    rebuild = await engine.rebuild()
+    await rebuild.index(given, {0: given[-1].id})
+    await rebuild.swap()
+    assert not engine.stale
+    await _ask_and_remove(engine, given)
     await engine.close()
     check_file(path)
 
