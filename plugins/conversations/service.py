@@ -27,6 +27,8 @@ from plugins.conversations.model import (
 from plugins.conversations.store import put_about
 from plugins.timelines import OPERATOR, Conflict, Forbidden, NotFound, Unprocessable, Who
 
+_AGAIN = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -125,13 +127,16 @@ class Conversations:
 
     async def _begin(self, about: About) -> None:
         """Take the topic. Where a broker was killed before the first member was, whoever began it begins it again."""
-        store, left = self.members.store, await self.members.store.about(about.topic)
-        if left is not None and left.creator == about.creator and not await store.count(about.topic, 1):
-            about = about._replace(revision=left.revision)
-        try:
-            await store.write([put_about(about)])
-        except Conflict:
-            raise Conflict(f"topic {about.topic[:80]!r}: there is a conversation already") from None
+        store = self.members.store
+        for _ in range(_AGAIN):  # what is left may be changed meanwhile, as it is brought to its end
+            left = await store.about(about.topic)
+            if left is not None and (left.creator != about.creator or await store.count(about.topic, 1)):
+                break
+            try:
+                return await store.write([put_about(about._replace(revision=left.revision if left is not None else 0))])
+            except Conflict:
+                continue
+        raise Conflict(f"topic {about.topic[:80]!r}: there is a conversation already")
 
     async def _direct(self, who: Who, name: str, history: str, members: Sequence[str]) -> dict[str, Any]:
         if len(members) != 1 or members[0] == who.user or who.user.startswith("b/"):
