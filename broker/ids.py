@@ -6,10 +6,13 @@ clock does, and across restarts (the last stored id is where they go on).
 
 from __future__ import annotations
 
+from typing import Final
+
 from broker.clock import ServerTime
 
-EPOCH = 1_577_836_800_000  # 2020-01-01T00:00:00Z, in ms
-_NODE_BITS, _COUNT_BITS = 10, 12
+EPOCH: Final = 1_577_836_800_000  # 2020-01-01T00:00:00Z, in ms
+_NODE_BITS: Final = 10
+_COUNT_BITS: Final = 12
 LAYOUT = f"41 + {_NODE_BITS} + {_COUNT_BITS} bits"
 """Of time, node and count, in words."""
 

@@ -20,7 +20,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import perf_counter
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from mypy_extensions import mypyc_attr
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound="Publication | Step")
 
-OVERHEAD = 256
+OVERHEAD: Final = 256
 """Bytes counted for a gathered message besides its payload."""
 
 

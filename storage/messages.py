@@ -7,7 +7,7 @@ written out, which keep their slots in both builds. Import the names from `stora
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 RECALLED = "tideline-recalled"
 """The user property of a message whose content is gone; its value is the id of the message that recalled it."""
@@ -22,7 +22,7 @@ def recalled_mark(by: int) -> bytes:
     return RECALLED_MARK + len(value).to_bytes(2, "big") + value
 
 
-EXPIRES_AT_ONCE = 1
+EXPIRES_AT_ONCE: Final = 1
 """`Message.expires` of an expiry interval of 0: past for every reader, so only who is live when it is committed is given it."""
 
 

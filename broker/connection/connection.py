@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from broker.clock import NO_SLOT, Timer
 from broker.connection import handle_acks, handle_auth, handle_connect, handle_disconnect, handle_publish, handle_subscribe
@@ -55,14 +55,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Why the socket is not read.
-STALLED, PIPELINE_FULL, TOO_MUCH_PENDING, ANSWERS_UNREAD, TOO_FAST, GOING_ON, PUT_ASIDE = 1, 2, 4, 8, 16, 32, 64
+STALLED: Final = 1
+PIPELINE_FULL: Final = 2
+TOO_MUCH_PENDING: Final = 4
+ANSWERS_UNREAD: Final = 8
+TOO_FAST: Final = 16
+GOING_ON: Final = 32
+PUT_ASIDE: Final = 64
 
-PART = 16384
+PART: Final = 16384
 """Bytes of one client that are processed before others have their turn, where several publish: some hundred small messages. The
 event loop reads up to 256 KB at once, which keep it busy for milliseconds; a TLS record has no more than this. (memcached, with
 its ``-R``, and EMQX, with ``active_n``, take so many requests of a connection before it is another one's turn.)"""
 
-PROGRESS = 4096
+PROGRESS: Final = 4096
 """Bytes of one packet that count as being heard, as the packet itself will."""
 
 CLOSE_GRACE = 2.0
@@ -71,7 +77,11 @@ CLOSE_GRACE = 2.0
 REASON_LENGTH = 512
 """Characters of a reason string. It may quote a topic, which alone may fill the field, and escaped pass it."""
 
-_NEW, _CONNECTING, _LET_IN, _OPEN, _CLOSED = range(5)
+_NEW: Final = 0
+_CONNECTING: Final = 1
+_LET_IN: Final = 2
+_OPEN: Final = 3
+_CLOSED: Final = 4
 
 
 class Connection(Link):

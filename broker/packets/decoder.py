@@ -145,9 +145,13 @@ class Decoder:
             length = data[at + 1]
             body = at + 2
             if length > 0x7F:
-                length, body = self._long_length(data, at, end)
-                if not body:
-                    break
+                if body < end and 0 < data[body] < 0x80:  # of two bytes, as most: without a call
+                    length = length & 0x7F | data[body] << 7
+                    body += 1
+                else:
+                    length, body = self._long_length(data, at, end)
+                    if not body:
+                        break
             stop = body + length
             if stop - at > limit:
                 raise PacketTooLarge(f"packet has {stop - at} bytes, at most {limit} are accepted")

@@ -7,16 +7,16 @@ the SUBACK of a 3.1.1 server, where it is the return code.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from broker.packets.codes import PacketType
 from broker.packets.properties import EMPTY, Properties
 from broker.packets.publish import PubAck as PubAck
 from broker.packets.publish import Publish as Publish
 
-MQTT_3_1 = 3
-MQTT_3_1_1 = 4
-MQTT_5 = 5
+MQTT_3_1: Final = 3
+MQTT_3_1_1: Final = 4
+MQTT_5: Final = 5
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from storage.records import Device, DeviceKey, Inflight, InflightState, Operatio
 if TYPE_CHECKING:
     from broker.sessions.link import Link
 
-NOT_YET = 1 << 62
+NOT_YET: Final = 1 << 62
 """The ``since`` of a subscription whose place in the inbox is not known before its commit: nothing is due to it."""
 
 

@@ -16,9 +16,9 @@ from typing import Final
 from broker.sessions.timeline import INBOX, SETTLED, Timeline
 from storage.records import Inflight, InflightState
 
-PUBLISHED_1 = InflightState.PUBLISHED_1
-PUBLISHED_2 = InflightState.PUBLISHED_2
-RELEASED = InflightState.RELEASED
+PUBLISHED_1: Final = InflightState.PUBLISHED_1
+PUBLISHED_2: Final = InflightState.PUBLISHED_2
+RELEASED: Final = InflightState.RELEASED
 
 
 class Slot:
@@ -79,13 +79,12 @@ class Window:
         if self._order is _NO_ORDER:
             self.slots, self._order = {}, []
         slots = self.slots
+        slot = Slot(0, seq, PUBLISHED_1 if qos == 1 else PUBLISHED_2, timeline)
         while True:
             packet_id = packet_id + 1 if packet_id < 65535 else 1
-            if packet_id not in slots:
+            if slots.setdefault(packet_id, slot) is slot:
                 break
-        self._last_id = packet_id
-        slot = Slot(packet_id, seq, PUBLISHED_1 if qos == 1 else PUBLISHED_2, timeline)
-        slots[packet_id] = slot
+        slot.packet_id = self._last_id = packet_id
         self._order.append(slot)
         self.on_wire += 1
         return packet_id

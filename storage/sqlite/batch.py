@@ -8,6 +8,10 @@ fill both tables, took twice SQLite's time for each message.
 The driver hands integers, text and `bytearray` to SQLite as they are. For `bytes` and None it first looks for an adapter,
 which costs more than all other values of the row together (1.3 microseconds a row, so 0.65): the rows of messages and
 inboxes have neither.
+
+So that it could take back a statement that fails half-way, SQLite copies each page before the statement changes it. Nobody
+needs that here: whoever writes rolls back all of the transaction, or to a savepoint. ``OR FAIL`` does without, which is a tenth
+of what storing a message costs it, and a fifth of an inbox entry.
 """
 
 from __future__ import annotations
@@ -16,10 +20,10 @@ import json
 import sqlite3
 from functools import lru_cache
 
-_MESSAGES = "INSERT INTO store VALUES"
+_MESSAGES = "INSERT OR FAIL INTO store VALUES"
 _CONVERSATIONS = "INSERT INTO conversations (id, topic) VALUES"
 _USERS = "INSERT INTO users (id, key) VALUES"
-_ENTRIES = "INSERT INTO sync (user, seq, message) VALUES"
+_ENTRIES = "INSERT OR FAIL INTO sync (user, seq, message) VALUES"
 _TARGETED = "INSERT INTO sync VALUES"
 _RETAINED = "INSERT OR REPLACE INTO retained VALUES"
 _SUBSCRIPTIONS = "INSERT OR REPLACE INTO subscriptions VALUES"

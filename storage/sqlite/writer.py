@@ -15,7 +15,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from storage.errors import MessageRefused, StorageError
 from storage.messages import RECALLED_MARK, recalled_mark
@@ -70,9 +70,9 @@ _RECALL = """
     AND NOT (length(payload) = 0 AND ifnull(substr(properties, 1, ?) = ?, 0))
 """
 _UNRETAIN = "DELETE FROM retained WHERE id IN (SELECT value FROM json_each(?)) AND topic = ?"
-_NOTHING = bytearray()
+_NOTHING: Final = bytearray()
 
-ROW = 256
+ROW: Final = 256
 """Bytes counted for a message beside its payload, and for an inbox entry, with their places in the indexes."""
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.errors import StorageInUse, StorageUnavailable, StorageUnusable
+from storage.errors import MessageRefused, StorageInUse, StorageUnavailable, StorageUnusable
 from storage.records import DeviceKey, PutRow
 from storage.sqlite import SqliteStorage, queries
 from storage.sqlite.connection import connect_checkpointer
@@ -232,6 +232,24 @@ async def test_below_the_low_water_mark_no_message_is_taken_and_devices_go_on(pa
     storage._space._low_water = 0  # as if room had been made
     await storage.commit([message])
     assert (message.message.seq, list(message.inbox_seqs)) == (1, [1])
+    await storage.close()
+
+
+async def test_a_statement_that_fails_half_way_leaves_nothing(path: Path) -> None:
+    """SQLite is not asked to take back a statement alone: the whole transaction is, and the group is applied one by one."""
+    make, storage = Maker(), SqliteStorage(path)
+    await storage.open()
+    group = make.appends(6, to=["u/ann"])
+    same = group[4].message
+    same.id, same.topic = group[1].message.id, "another"
+    await storage.commit(group)
+    assert isinstance(group[4].error, MessageRefused)
+    assert [append.message.seq for append in group] == [1, 2, 3, 4, 0, 5]
+    assert await storage.conversation_bounds("another") == (1, 0)
+    entries = await storage.read_inbox("u/ann", 0, 100)
+    assert [(entry.seq, entry.message and entry.message.id) for entry in entries] == [
+        (number, append.message.id) for number, append in enumerate((*group[:4], group[5]), 1)
+    ]
     await storage.close()
 
 
