@@ -52,11 +52,14 @@ def cpu_seconds(pid: int) -> float:
 
 
 def cpu_by_thread(pid: int) -> dict[str, float]:
-    """Processor seconds of every thread of one process, by ``number name``."""
+    """Processor seconds of every thread of one process, by ``number name``; of none where it has ended."""
     seconds = {}
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        name, used = _times(task / "stat")
-        seconds[f"{task.name} {name}"] = used
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            name, used = _times(stat)
+        except OSError:
+            continue
+        seconds[f"{stat.parent.name} {name}"] = used
     return seconds
 
 

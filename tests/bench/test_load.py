@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import wire
+from bench import process, wire
 from bench.drive import Options, measure
 from bench.peers.ceiling import Ceiling
 from bench.peers.disk import Disk
@@ -118,6 +120,14 @@ def test_whoever_does_not_listen_as_asked_is_trouble() -> None:
     finally:
         peer.stop()
     assert "closed by the broker" in cell.trouble
+
+
+def test_a_broker_that_ended_has_used_nothing_since() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert (process.cpu_by_thread(ended.pid), process.written_bytes(ended.pid)) == ({}, 0)
+    assert process.busiest_thread({"1 a": 2.0}, {}) == 0.0
+    assert process.busiest_thread({"1 a": 2.0}, {"1 a": 2.5, "2 b": 0.75}) == 0.75
 
 
 def test_the_bare_disk_has_the_figures_that_brokers_are_compared_by() -> None:
