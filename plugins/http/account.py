@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,10 +12,11 @@ from plugins.http.api import Acting, ApiDep, Caller, responses
 from plugins.http.auth import new_token
 from plugins.http.models import Health, IssuedToken, Me, NewToken, TokenList
 from plugins.http.rendering import reply, tagged
+from plugins.http.strict import router_of
 from plugins.timelines import Conflict, NotFound
 from storage.records import DropTokens, SaveSetting, SaveToken, Token
 
-router = APIRouter(tags=["account"])
+router = router_of("account")
 
 MAX_TOKENS = 100
 TOKENS = "tokens"

@@ -32,7 +32,7 @@ from plugins.http.api import Api
 from plugins.http.guard import Guard
 from plugins.http.models import ProblemDocument
 from plugins.http.pages import Pages, contents, routes, served
-from plugins.http.strict import only_known
+from plugins.http.strict import V1, only_known
 
 VERSION = "1"
 
@@ -55,8 +55,10 @@ def make(
     app.state.api = api
     app.state.scraped = scraped
     own = (publishing, conversations, devices, sync, search, account, operation, figures, clients, bans, retained, diagnosis)
-    for router in (*(module.router for module in own), *extra):
-        app.include_router(router, prefix="/v1", dependencies=[Depends(only_known)])
+    for module in own:
+        app.router.routes.extend(module.router.routes)
+    for router in extra:
+        app.include_router(router, prefix=V1, dependencies=[Depends(only_known)])
     app.include_router(probes.router)
     for page in pages:
         app.include_router(routes(page))

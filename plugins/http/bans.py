@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,10 +13,11 @@ from broker.access import KIND, Ban, network
 from plugins.http.api import Api, ApiDep, Limit, Operator, checked_user, responses
 from plugins.http.models import Body, Milliseconds
 from plugins.http.rendering import reply, tagged
+from plugins.http.strict import router_of
 from plugins.timelines import NotFound, Unprocessable
 from storage.records import DropSetting, Operation, SaveSetting
 
-router = APIRouter(tags=["bans"])
+router = router_of("bans")
 
 MOST = 100_000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,11 +12,12 @@ from broker.amqtt import Wanted
 from plugins.http.api import Api, ApiDep, Limit, Operator, checked_user, responses
 from plugins.http.models import MAX_FILTER, Client, Clients, Ended, Subscriptions
 from plugins.http.rendering import cursor_of, place_of, reply, tagged
+from plugins.http.strict import router_of
 from plugins.timelines import Conflict, NotFound
 from plugins.timelines.errors import Away
 from plugins.timelines.publishing import check_name
 
-router = APIRouter(tags=["clients"])
+router = router_of("clients")
 
 User = Annotated[str | None, Query(max_length=1024, description="u/<user name> or c/<client id>")]
 After = Annotated[str, Query(max_length=200_000, description="`next` of the page before")]

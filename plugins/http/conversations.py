@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Query
+from fastapi import Header, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,10 +24,11 @@ from plugins.http.models import (
 )
 from plugins.http.publishing import draft_of, key_of, outcome, published
 from plugins.http.rendering import reply, tagged
+from plugins.http.strict import router_of
 from plugins.timelines.messages import message_properties
 from plugins.timelines.service import Range
 
-router = APIRouter(tags=["conversations"])
+router = router_of("conversations")
 
 Seq = Annotated[int, Query(ge=0, le=MAX_INT)]
 Time = Annotated[str | None, Query(max_length=40, description="milliseconds since 1970, or RFC 3339")]

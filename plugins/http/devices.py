@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,8 +12,9 @@ from plugins.http.api import ApiDep, Caller, Limit, checked_user, device_key, re
 from plugins.http.auth import acting_for
 from plugins.http.models import Device, Devices, Offset, OffsetBody, SubscriptionBody
 from plugins.http.rendering import cursor_of, place_of, reply, tagged
+from plugins.http.strict import router_of
 
-router = APIRouter(tags=["devices"])
+router = router_of("devices")
 
 User = Annotated[str | None, Query(max_length=1024, description="for operators: whose devices")]
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -20,13 +20,14 @@ from plugins.http.api import Api, ApiDep, Operator, checked_user, responses
 from plugins.http.auth import Lasting
 from plugins.http.models import MAX_FILTER, Body
 from plugins.http.rendering import dumps, reply
+from plugins.http.strict import router_of
 from plugins.http.sync import CHECK, first_of
 from plugins.timelines import Problem, Unprocessable
 from plugins.timelines.errors import TooMany
 
 log = logging.getLogger(__name__)
 
-router = APIRouter(tags=["operation"])
+router = router_of("operation")
 
 MAX_TRACES = 10
 BEAT = 15.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,8 +10,9 @@ from plugins.http.api import ApiDep, Operator, responses
 from plugins.http.models import Milliseconds
 from plugins.http.probes import Scraped
 from plugins.http.rendering import reply
+from plugins.http.strict import router_of
 
-router = APIRouter(tags=["operation"])
+router = router_of("operation")
 
 
 class Figure(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path
+from fastapi import Path
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,9 +13,10 @@ from broker.connection import NoSuchNode
 from plugins.http.api import ApiDep, Operator, responses
 from plugins.http.models import Body, Milliseconds
 from plugins.http.rendering import reply, tagged
+from plugins.http.strict import router_of
 from plugins.timelines import NotFound
 
-router = APIRouter(tags=["operation"])
+router = router_of("operation")
 
 _ALONE = "this broker's storage serves one node: there is no cluster"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header
+from fastapi import Header
 from pydantic import Discriminator, Field, Tag
 from starlette.responses import Response
 
@@ -13,12 +13,13 @@ from plugins.http.api import Acting, Api, ApiDep, checked_user, responses
 from plugins.http.errors import problem_body
 from plugins.http.models import NewMessage, NewTopicMessage, Outcomes, Receipt
 from plugins.http.rendering import reply
+from plugins.http.strict import router_of
 from plugins.timelines import Problem, Unprocessable, Who
 from plugins.timelines.messages import MENTIONED, payload_bytes
 from plugins.timelines.publishing import Draft
 from plugins.timelines.publishing import Receipt as Stored
 
-router = APIRouter(tags=["conversations"])
+router = router_of("conversations")
 
 MOST = 500
 """Messages in one call."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,13 +13,14 @@ from plugins.http.api import Acting, Api, ApiDep, Limit, responses
 from plugins.http.models import MAX_FILTER, RetainedMessages
 from plugins.http.publishing import outcome
 from plugins.http.rendering import tagged
+from plugins.http.strict import router_of
 from plugins.timelines import NotFound, Unprocessable, Who
 from plugins.timelines.messages import rendered
 from plugins.timelines.publishing import Draft, check_name
 from plugins.timelines.service import PAGE_BYTES
 from storage.records import Message
 
-router = APIRouter(tags=["retained"])
+router = router_of("retained")
 
 _LOOKED_AT = 5000
 """Retained messages that one call goes through, at most, to find some that match."""

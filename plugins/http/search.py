@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,13 +13,14 @@ from broker.access import SEARCH
 from plugins.http.api import Acting, Api, ApiDep, Operator, checked_sender, responses
 from plugins.http.models import MAX_INT, Hits, IndexState, Rebuild, moment
 from plugins.http.rendering import reply
+from plugins.http.strict import router_of
 from plugins.search.service import BadQuery, MayRead, Rebuilding, Search, SearchError, SearchUnavailable, wording
 from plugins.search.service import Query as SearchQuery
 from plugins.timelines import NotFound, Unprocessable, Who, seen
 from plugins.timelines.errors import Away
 from plugins.timelines.messages import hex_id, parse_id, rendered
 
-router = APIRouter(tags=["search"])
+router = router_of("search")
 
 
 @router.get("/search", response_model=Hits, responses=responses())

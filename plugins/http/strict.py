@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from typing import Any, get_args
 
+from fastapi import APIRouter, Depends
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
@@ -13,6 +14,8 @@ from starlette.requests import Request
 
 from plugins.timelines import Unprocessable
 from plugins.timelines.fields import once, unknown
+
+V1 = "/v1"
 
 
 async def only_known(request: Request) -> None:
@@ -29,6 +32,11 @@ async def only_known(request: Request) -> None:
         if times > 1 and not known[name]:
             raise Unprocessable(f"{name}: given {times} times; this call takes one")
     await _check_body(request, takes_one=route.body_field is not None)
+
+
+def router_of(tag: str) -> APIRouter:
+    """A router below `V1` whose routes an application takes as they are: those that it includes are made a second time."""
+    return APIRouter(prefix=V1, tags=[tag], dependencies=[Depends(only_known)])
 
 
 def fields_of(route: object) -> list[str]:

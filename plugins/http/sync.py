@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+from fastapi import Header, Query
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -15,12 +15,13 @@ from plugins.http.api import Acting, Api, ApiDep, Caller, Limit, device_key, res
 from plugins.http.auth import Lasting
 from plugins.http.models import MAX_FILTER, MAX_INT, AckBody, Inbox, Offset, Pointers
 from plugins.http.rendering import dumps, reply, tagged
+from plugins.http.strict import router_of
 from plugins.timelines import Conflict, NotFound, Problem, Who
 from plugins.timelines.service import problem_of
 from storage.errors import StorageError
 from storage.records import DeviceKey
 
-router = APIRouter(tags=["sync"])
+router = router_of("sync")
 
 BEAT = 15.0
 """Seconds between two signs of life of a stream."""

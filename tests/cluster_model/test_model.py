@@ -16,10 +16,10 @@ from tests.cluster_model.plays import play_of
 from tests.cluster_model.restarts import restarts_of
 from tests.cluster_model.world import Play, played
 
-PLAYS = int(os.environ.get("TIDELINE_PLAYS", "200"))
+PLAYS = int(os.environ.get("TIDELINE_PLAYS", "100"))
 """The same ones each time: `make test` plays these, `make mutants` as many as its faults need."""
 MORE = 2000
-RESTARTS = 60
+RESTARTS = 40
 
 
 def _judge(seed: int, of: Callable[[int], Play]) -> None:
