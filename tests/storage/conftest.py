@@ -15,7 +15,10 @@ from tests.support.shard_keys import every_write_names_its_shard_key
 __all__ = ["every_write_names_its_shard_key"]
 
 
-@pytest.fixture(params=sorted(backends()))
+KINDS = [pytest.param(name, marks=[pytest.mark.slow] if kind.repeats else []) for name, kind in sorted(backends().items())]
+
+
+@pytest.fixture(params=KINDS)
 async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
     backend = backends()[request.param](tmp_path)
     yield backend
