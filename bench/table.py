@@ -103,7 +103,7 @@ def _judge(cells: Sequence[Cell], target: Target) -> tuple[bool, str] | None:
         return None
     if not target.peer:
         reached = ours >= target.bound if row.more_is_better else ours <= target.bound
-        return reached, f"{ours:,.{row.digits}f} {row.unit}"
+        return reached, f"{ours:,.{row.digits}f} {row.unit}".strip()
     theirs = median(cells, target.shape, target.peer, target.figure)
     if not theirs:
         return None
