@@ -21,26 +21,26 @@ from storage.mongo.load import by_id, load_devices
 from storage.mongo.state import State
 from storage.mongo.view import View
 from storage.mongo.writes import bulk_write, insert_some
-from storage.records import Append, DeviceKey, Operation
+from storage.records import Append, DeviceKey
 from storage.rules import Once, asked_at, content_of
 
 _ATTEMPTS = 20
 
 
-def needs_claims(group: Sequence[Operation]) -> bool:
+def needs_claims(appends: Sequence[Append]) -> bool:
     """Whether a group has anything that is to happen once."""
-    return any(isinstance(op, Append) and (op.received is not None or op.idempotency_key) for op in group)
+    return any(op.received is not None or op.idempotency_key for op in appends)
 
 
-async def claim(state: State, view: View, group: Sequence[Operation], adopted: list[int]) -> None:
+async def claim(state: State, view: View, appends: Sequence[Append], adopted: list[int]) -> None:
     """Claim what a group's messages need.
 
     The ids of those that stand for a message of another node, and have its id by now, are added to ``adopted``.
     """
     packets: dict[str, Append] = {}
     keys: dict[str, Append] = {}
-    for op in group:
-        if isinstance(op, Append) and op.error is None and op.message.id not in view.stored:
+    for op in appends:
+        if op.error is None and op.message.id not in view.stored:
             if op.received is not None and op.store and _held(view, op.received[0]):
                 packets[claim_id(*op.received)] = op
             if op.idempotency_key:

@@ -89,6 +89,8 @@ class _Run:
 
     def __init__(self, group: Sequence[Operation]) -> None:
         self.group = group
+        self.appends = [op for op in group if isinstance(op, Append)]
+        self.others = [op for op in group if not isinstance(op, Append)] if len(self.appends) < len(group) else []
         self.step = 0
         self.begun = False
         """Whether a first write was tried."""
@@ -108,6 +110,8 @@ class _Run:
         """Whom the messages that it retains were due to, before others were asked."""
         self.rematched = False
         self.written_devices: set[str] = set()
+        self.written: list[tuple[Plan, Sequence[int]]] = []
+        """Entries that are written, by their places in a plan, until `note` is asked."""
         self.placed: dict[tuple[int, int], tuple[str, int]] = {}
         self.attempt = 0
         self.stuck = 0
@@ -116,8 +120,21 @@ class _Run:
         self.since = self.looked = time.monotonic()
         """When the group began, and when it was last known who has its publishers' devices."""
 
+    def note(self) -> None:
+        """Put into the view what is written. Few groups need it: those that are planned again."""
+        view = self.view
+        if self.at:
+            view.stored.update({d["mid"]: Head(d["seq"], d["time"]) for d in self.plan.store[: self.at]})
+        for plan, places in self.written:
+            for place in places:
+                entry, key = plan.sync[place], plan.sync_keys[place]
+                view.entries[key] = entry["seq"]
+                self.placed[key] = (entry["user"], entry["seq"])
+        self.written.clear()
+
     def plan_again(self) -> None:
         """Number the group, around what is written."""
+        self.note()
         self.plan = Plan(self.group, self.view)
         self.at = 0
 
@@ -188,8 +205,11 @@ class Writer:
         state.devices.forget(plan.sessions.devices)
         kept = {key: kept for key, kept in plan.sessions.devices.items() if kept and kept.device.node == state.token}
         state.devices.update(kept)
-        mine = (id for id in (plan.unstored_id, *plan.mids) if state.number in (None, number_of(id)))
-        state.last_id = max(state.last_id, max(mine, default=0))
+        last = max(plan.unstored_id, max(plan.mids, default=0))
+        if state.number not in (None, number_of(last)):  # another node's: then each is looked at
+            mine = (id for id in (plan.unstored_id, *plan.mids) if state.number == number_of(id))
+            last = max(mine, default=0)
+        state.last_id = max(state.last_id, last)
         state.clock = max(state.clock, plan.clock)
         self._run = None
 
@@ -200,29 +220,29 @@ class Writer:
         run.since = run.looked = time.monotonic()
         version = self._node.next_version()
         view = run.view = View(version, state.token, await state.now(), state.clock)
-        await load(state, view, run.group)
-        view.drafted, run.additions = draft(run.group, view)
+        await load(state, view, run.appends, run.others)
+        view.drafted, run.additions = draft(run.others, view)
         if self._append_routes is not None and run.additions:
             run.begun = True
             await self._append_routes(run.additions)
 
     async def _claim(self, run: _Run) -> None:
         state, view = self._state, run.view
-        appends = [op for op in run.group if isinstance(op, Append) and op.store and op.error is None]
-        if repeats := {op.message.id for op in appends if op.message.id <= state.last_id}:
+        last = state.last_id
+        if repeats := {op.message.id for op in run.appends if op.message.id <= last and op.store and op.error is None}:
             await find_stored(state, view, run.group, repeats)
-        if not needs_claims(run.group):
+        if not needs_claims(run.appends):
             return
         run.begun = True
-        await claim(state, view, run.group, run.adopted)
+        await claim(state, view, run.appends, run.adopted)
         if run.adopted:
             await announce(state, (), _adopted(run))
             await find_stored(state, view, run.group, run.adopted)
 
     async def _number(self, run: _Run) -> None:
-        await load_ends(self._state, run.view, run.group)
+        await load_ends(self._state, run.view, run.appends, run.others)
         run.plan_again()
-        run.new = {document["mid"] for document in run.plan.store}
+        run.new = run.plan.mids.difference(run.view.stored)
         run.lowest = {user: head + 1 for user, head in run.view.inboxes.items()}
 
     # --- the store -------------------------------------------------------------------------------------------------
@@ -234,7 +254,7 @@ class Writer:
         while run.at < len(run.plan.store):
             await self._node.confirm()
             run.begun = run.tried = True
-            chunk = _chunk(run.plan.store, run.at)
+            chunk = _chunk(run.plan, run.at)
             written, code = await insert(self._state.collections.store, chunk)
             run.at += written
             if code == DUPLICATE_KEY:
@@ -242,7 +262,6 @@ class Writer:
             elif code in _NEVER:
                 op = run.plan.store_ops[run.at]
                 op.error = MessageRefused(f"mongodb cannot store message {op.message.id} (code {code})")
-                self._keep_stored(run)
                 run.plan_again()
             elif code:
                 raise StorageUnavailable(f"mongodb: inserting into store failed with code {code}")
@@ -260,7 +279,7 @@ class Writer:
     async def _resolve_store(self, run: _Run, written: int) -> None:
         plan, view = run.plan, run.view
         rest = plan.store[run.at :]
-        self._keep_stored(run)
+        run.note()
         await self._state.pause(run.attempt)
         run.attempt += 1
         heads = await topic_heads(self._state, {document["topic"] for document in rest}, fresh=True)
@@ -270,9 +289,6 @@ class Writer:
         self._patience(run, bool(found) or moved or bool(written))
         run.plan_again()
 
-    def _keep_stored(self, run: _Run) -> None:
-        run.view.stored.update({d["mid"]: Head(d["seq"], d["time"]) for d in run.plan.store[: run.at]})
-
     async def _retain(self, run: _Run) -> None:
         plan = run.plan
         if not plan.retained:
@@ -281,14 +297,13 @@ class Writer:
         await write_state(self._state, list(plan.retained.values()), plan.view.version)
         if self.rematch is None or run.rematched:
             return
-        appends = [op for op in run.group if isinstance(op, Append) and op.retain and op.error is None]
-        retaining = [op for op in appends if op.message.id in run.new]
+        retaining = [op for op in run.appends if op.retain and op.error is None and op.message.id in run.new]
         if run.matched is None:
             run.matched = {op.message.id: list(op.recipients) for op in retaining}
         await self.rematch(retaining)
         more = [op for op in retaining if list(op.recipients) != run.matched[op.message.id]]
         if more:
-            self._keep_stored(run)
+            run.note()
             await self._recipients_changed(run, more)
             run.plan_again()
         run.rematched = True
@@ -309,9 +324,8 @@ class Writer:
     async def _sync(self, run: _Run) -> None:
         """Inboxes to which others write as well come last, when it is this node's turn there."""
         contended = self._state.contended
-        self._keep_stored(run)
         run.stuck = run.attempt = 0
-        hot = {user for user in {entry["user"] for entry in run.plan.sync} if contended.get(user) is not None}
+        hot = {user for user in run.plan.inboxes if contended.get(user) is not None} if contended else set()
         busy = [place for place, entry in enumerate(run.plan.sync) if entry["user"] in hot] if hot else []
         calm: Sequence[int] = range(len(run.plan.sync))
         if hot:
@@ -323,7 +337,7 @@ class Writer:
 
     async def _write_entries(self, run: _Run, places: Sequence[int]) -> list[int]:
         """Write the entries of the plan at ``places``; the places of those that were too late."""
-        plan, view, state = run.plan, run.view, self._state
+        plan, state = run.plan, self._state
         if not places:
             return []
         await self._node.confirm()
@@ -331,20 +345,15 @@ class Writer:
         began = time.monotonic()
         entries = plan.sync if len(places) == len(plan.sync) else [plan.sync[place] for place in places]
         done = await write_entries(state.collections.sync, entries)
-        written = set(places) if len(done) == len(places) else {places[n] for n in done}
+        written = places if len(done) == len(places) else [places[n] for n in sorted(done)]
         self._slot += (min(time.monotonic() - began, _LONGEST_SLOT) - self._slot) / 4
-        ends: dict[str, int] = {}
-        for place in places:
-            if place in written:
-                document, key = plan.sync[place], plan.sync_keys[place]
-                user, seq = document["user"], document["seq"]
-                view.entries[key] = ends[user] = seq
-                run.placed[key] = (user, seq)
-        for user, seq in ends.items():
-            if (turns := state.contended.get(user)) is not None:
-                turns.saw(seq, state.number or 0, turns.order)
+        run.written.append((plan, written))
         run.progress = bool(written)
-        return [place for place in places if place not in written] if len(written) < len(places) else []
+        if state.contended:
+            for user, seq in {plan.sync[place]["user"]: plan.sync[place]["seq"] for place in written}.items():
+                if (turns := state.contended.get(user)) is not None:
+                    turns.saw(seq, state.number or 0, turns.order)
+        return sorted(set(places).difference(written)) if len(written) < len(places) else []
 
     async def _await_turn(self, run: _Run, rest: Sequence[int], late: int) -> None:
         """Wait until it is this node's turn in the inboxes of the entries at ``rest``, and number them behind where those end.
@@ -448,13 +457,14 @@ class Writer:
     async def _tell_last(self, run: _Run) -> None:
         if self._append_routes is None:
             return
-        lost = any(isinstance(op, OpenSession) and isinstance(op.error, Superseded) for op in run.group)
+        lost = any(isinstance(op, OpenSession) and isinstance(op.error, Superseded) for op in run.others)
         changes = run.plan.changes().last + (corrections(run.additions, run.view) if lost else [])
         if changes:
             await self._append_routes(changes)
 
     async def _all_there(self, run: _Run) -> bool:
         """Whether no entry was written below what retention has removed meanwhile; those that were are to be written again."""
+        run.note()
         users = {user for user, _ in run.placed.values()}
         floors: dict[str, int] = {}
         for batch in batches(users, CHUNK):
@@ -499,7 +509,10 @@ def _adopted(run: _Run) -> list[Adopted]:
     return found[::-1]
 
 
-def _chunk(documents: list[Raw], at: int) -> list[Raw]:
+def _chunk(plan: Plan, at: int) -> list[Raw]:
+    documents = plan.store
+    if plan.bytes <= CHUNK_BYTES:
+        return documents[at : at + CHUNK]
     size, end = 0, at
     for document in documents[at : at + CHUNK]:
         size += len(document.get("payload", b"")) + len(document.get("properties", b""))

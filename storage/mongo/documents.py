@@ -521,8 +521,12 @@ def bind(alias: str) -> Bound:
 
 
 def timeline_key(name: str, seq: int) -> str:
-    """The ``_id`` of an entry of a timeline."""
-    return f"{name}\0{seq:016d}"
+    """The ``_id`` of an entry of a timeline: the name, U+0000, and 16 digits. A format takes twice as long."""
+    digits = str(seq)
+    return name + _BEFORE[len(digits)] + digits
+
+
+_BEFORE = tuple("\0" + "0" * (16 - length) for length in range(17))
 
 
 def pair_key(user: str, name: str) -> str:

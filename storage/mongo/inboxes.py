@@ -19,13 +19,13 @@ _WORTH_PARTING = 250
 
 async def write_entries(collection: Collection, documents: Sequence[Raw]) -> set[int]:
     """Insert; the places of those that are durable. Of one inbox those are the first ones."""
-    by_user: dict[str, list[int]] = {}
-    for place, document in enumerate(documents):
-        by_user.setdefault(document["user"], []).append(place)
-    if len(by_user) == len(documents):
+    if len({document["user"] for document in documents}) == len(documents):
         return await _insert(collection, documents, range(len(documents)), ordered=False)
     if len(documents) <= _WORTH_PARTING:
         return await _insert(collection, documents, range(len(documents)), ordered=True)
+    by_user: dict[str, list[int]] = {}
+    for place, document in enumerate(documents):
+        by_user.setdefault(document["user"], []).append(place)
     single = [places[0] for places in by_user.values() if len(places) == 1]
     waves: list[tuple[list[int], bool]] = [(single, False)] if single else []
     size = max(_WORTH_PARTING, -(-(len(documents) - len(single)) // _AT_ONCE))

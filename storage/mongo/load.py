@@ -40,19 +40,23 @@ Wanted = dict[str, dict[tuple[int, str], list[tuple[int, int]]]]
 """Entries that may be there: by inbox, and by message id and target, their keys in `View.entries`, in rising order."""
 
 
-async def load(state: State, view: View, group: Sequence[Operation]) -> None:
-    """The devices, subscriptions, keys and positions that ``group`` touches, for `storage.mongo.sessions.draft`."""
-    devices: set[DeviceKey] = set()
+async def load(state: State, view: View, appends: Sequence[Append], others: Sequence[Operation]) -> None:
+    """The devices, subscriptions, keys and positions that a group touches, for `storage.mongo.sessions.draft`."""
+    refuse_unstorable(appends)
+    refuse_unstorable(others)
+    devices = {op.received[0] for op in appends if op.received is not None and op.error is None}
+    if devices or others:
+        await _load_others(state, view, devices, others)
+
+
+async def _load_others(state: State, view: View, devices: set[DeviceKey], others: Sequence[Operation]) -> None:
     filters: set[tuple[DeviceKey, str]] = set()
     whole: set[DeviceKey] = set()
     pairs: set[tuple[str, str]] = set()
-    for op in group:
-        if op.error is not None or refuse_unstorable(op):
+    for op in others:
+        if op.error is not None:
             continue
-        if isinstance(op, Append):
-            if op.received is not None:
-                devices.add(op.received[0])
-        elif isinstance(op, MarkRead):
+        if isinstance(op, MarkRead):
             pairs.add((op.user, op.topic))
         elif isinstance(op, _OF_DEVICES):
             devices.add(op.device)
@@ -68,24 +72,21 @@ async def load(state: State, view: View, group: Sequence[Operation]) -> None:
         await _load_subscriptions(state, view, filters, whole)
     if pairs:
         view.positions = await read_positions(state, list(pairs))
-    await load_rows(state, view, group)
+    await load_rows(state, view, others)
 
 
-async def load_ends(state: State, view: View, group: Sequence[Operation]) -> None:
-    """Where the timelines of ``group`` end, once it has told who is to get what, and where its messages are stored already."""
-    topics: set[str] = set()
+async def load_ends(state: State, view: View, appends: Sequence[Append], others: Sequence[Operation]) -> None:
+    """Where the timelines of a group end, once it has told who is to get what, and where its messages are stored already."""
+    stored = [op for op in appends if op.store and op.error is None]
+    topics = {op.message.topic for op in stored}
+    users = {user for op in stored for user in op.recipients}
     marked: set[str] = set()
-    users: set[str] = set()
     fresh: set[str] = set()
     starts: list[OpenSession] = []
-    for op in group:
+    for op in others:
         if op.error is not None:
             continue
-        if isinstance(op, Append):
-            if op.store:
-                topics.add(op.message.topic)
-                users.update(op.recipients)
-        elif isinstance(op, MarkRead):  # a position ends where the conversation does: others may have written since
+        if isinstance(op, MarkRead):  # a position ends where the conversation does: others may have written since
             marked.add(op.topic)
         elif isinstance(op, (OpenSession, Subscribe)):
             fresh.add(op.device.user)

@@ -8,23 +8,21 @@ from storage.errors import MessageRefused
 from storage.records import Append, DropRow, Join, MarkRead, OpenSession, Operation, PutRow, SaveSetting, SaveToken, Subscribe
 
 
-def refuse_unstorable(op: Operation) -> bool:
-    """Set the error of an operation that has a name which cannot be stored; whether it has one."""
-    names = _names(op)
-    joined = "".join(names)
+def refuse_unstorable(ops: Sequence[Operation]) -> None:
+    """Set the errors of operations that have a name which cannot be stored."""
+    joined = "".join([name for op in ops for name in _names(op)])
     if joined.isascii() and "\0" not in joined:  # as most are: one look at all of them
-        return False
-    for name in names:
-        if not (name.isascii() or _is_text(name)) or "\0" in name:
-            op.error = MessageRefused(f"name {name[:100]!r}: mongodb stores Unicode text without U+0000")
-            return True
-    return False
+        return
+    for op in ops:
+        for name in _names(op):
+            if op.error is None and (not (name.isascii() or _is_text(name)) or "\0" in name):
+                op.error = MessageRefused(f"name {name[:100]!r}: mongodb stores Unicode text without U+0000")
 
 
 def _names(op: Operation) -> Sequence[str]:
     if isinstance(op, Append):
         message = op.message
-        return [message.topic, message.user, message.device, op.idempotency_key, *op.recipients]
+        return message.topic, message.user, message.device, op.idempotency_key, *op.recipients
     if isinstance(op, OpenSession):
         return op.device
     if isinstance(op, Subscribe):

@@ -34,6 +34,10 @@ class Participants:
         self._settings: dict[tuple[str, str], bytes | None] = {}
         self._marks: list[tuple[MarkRead, int, int]] = []
 
+    def applied(self) -> None:
+        """See `storage.mongo.sessions.Sessions.applied`."""
+        del self._last
+
     def join(self, op: Join) -> None:
         """See `storage.records.Join`."""
         self._joined.update(dict.fromkeys(op.pairs))

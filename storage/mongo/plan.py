@@ -33,6 +33,7 @@ from storage.records import (
     DropTokens,
     Join,
     MarkRead,
+    OpenSession,
     Operation,
     PutRow,
     SaveJob,
@@ -41,9 +42,12 @@ from storage.records import (
     Subscribe,
 )
 
+_NOWHERE = [0, 0]
 MAX_DOCUMENT = (16 << 20) - (16 << 10)
 """Bytes of the largest document that is written; MongoDB's limit less some room."""
 _MAYBE_TOO_LARGE = 8 << 20
+_FEW = 64
+"""Recipients that do not make a document large."""
 
 
 class Plan:
@@ -56,9 +60,13 @@ class Plan:
         self.store_ops: list[Append] = []
         self.sync: list[Raw] = []
         self.sync_keys: list[tuple[int, int]] = []
+        self.bytes = 0
+        """Of payloads and properties."""
         self.mids: set[int] = set()
         """Ids of the messages that this group stores."""
         self.topics = dict(view.topics)
+        self._ends: dict[str, list[int]] = {}
+        """Sequence and time that the conversations of the group have reached; `topics` is told at its end."""
         self.inboxes = dict(view.inboxes)
         self.unstored_id = 0
         self.clock = view.clock
@@ -72,14 +80,18 @@ class Plan:
         self._appends: list[tuple[Append, int, int, list[int]]] = []
         self.recalling: list[Append] = []
         """Those that take the content out of others."""
+        self._announced: list[Announce] = []
         self._originals: list[tuple[Append, tuple[int, int]]] = []
+        self._pinned = view.entries
         self._written = self._entries_written()
         self._numbered: list[tuple[str, int, int]] = []
+        self._opens = any(isinstance(op, OpenSession) for op in group)
+        """Whether anybody looks at what was numbered."""
         self.sessions = Sessions(view, self._entry, self._head, self._numbered)
         self.participants = Participants(view, self._last)
         self.rows = PlannedRows(view)
         apply: dict[type, Callable[[Any], None]] = {
-            **self.sessions.apply,
+            **self.sessions.apply(),
             Join: self.participants.join,
             MarkRead: self.participants.mark_read,
             SaveToken: self.participants.save_token,
@@ -90,7 +102,7 @@ class Plan:
             PutRow: self.rows.apply,
             DropRow: self.rows.apply,
             DropRetained: self._drop_retained,
-            Announce: lambda op: None,
+            Announce: self._announced.append,
         }
         for self._index, op in enumerate(group):
             if op.error is None:
@@ -101,48 +113,53 @@ class Plan:
                         apply[type(op)](op)
                 except (MessageRefused, Superseded) as error:
                     op.error = error
+        self.sessions.applied()
+        self.participants.applied()
+        self.topics.update({topic: Head(*end) for topic, end in self._ends.items()})
 
     # --- messages --------------------------------------------------------------------------------------------------
 
     def _append(self, op: Append) -> None:
-        message = op.message
-        rules.refuse_unstored(op)
-        view = self.view
-        seq, time = 0, message.time
-        pinned = view.stored.get(message.id)
-        head = self.topics[message.topic] if op.store else Head(0, 0)
+        message, view = op.message, self.view
+        mid, topic, time = message.id, message.topic, message.time
+        if not op.store:
+            rules.refuse_unstored(op)
+        seq = 0
+        pinned = view.stored.get(mid) if view.stored else None
+        end = self._end(topic) if op.store else _NOWHERE
         if pinned is not None:
             seq, time = pinned
         elif op.store:
-            seq = head.seq + 1
-            time = head.time if head.time > message.time else message.time
-        if _may_be_too_large(op):
+            seq = end[0] + 1
+            if end[1] > time:
+                time = end[1]
+        size = len(message.payload)
+        if size + len(message.properties) > _MAYBE_TOO_LARGE or len(op.recipients) > _FEW:
             _refuse_too_large(op, view.version)
-        known = message.id in self.mids or (op.idempotency_key and self._repeated(op))
-        stored = pinned is not None or message.id in self.mids
+        known = mid in self.mids or (op.idempotency_key and self._repeated(op))
         if op.received is not None:
-            self.sessions.received(*op.received, stored=stored)
-        elif op.epoch and not stored and view.devices:
+            self.sessions.received(*op.received, stored=pinned is not None or mid in self.mids)
+        elif op.epoch and view.devices and pinned is None and mid not in self.mids:
             self.sessions.published(DeviceKey(message.user, message.device), op.epoch)
         if known:
             return
+        self.bytes += size + len(message.properties)
+        entries: list[int] = []
+        for user in op.recipients:
+            entries.append(self._entry(len(entries), user, mid, size, time))
         if op.store:
-            if pinned is None:
-                due = [self.inboxes[user] + 1 for user in op.recipients]
-                document = store_document(op, seq, time, view.version, due)
-                self.store.append(document)
+            if pinned is None:  # and so without an entry yet: those that it gets now come first where they can be
+                self.store.append(store_document(op, seq, time, view.version, entries))
                 self.store_ops.append(op)
-            self.mids.add(message.id)
+            self.mids.add(mid)
             if seq == 1:
-                self._new_topics[message.topic] = None
-            if seq > head.seq:
-                self.topics[message.topic] = Head(seq, time)
+                self._new_topics[topic] = None
+            if seq > end[0]:
+                end[:] = seq, time
         elif op.retain:
-            self.unstored_id = message.id
+            self.unstored_id = mid
         if time > self.clock:
             self.clock = time
-        size = len(message.payload)
-        entries = [self._entry(k, user, message.id, size, time) for k, user in enumerate(op.recipients)]
         self._appends.append((op, seq, time, entries))
         if op.recalls:
             self.recalling.append(op)
@@ -152,11 +169,17 @@ class Plan:
         if op.idempotency_key:
             self._remember(op, seq)
 
+    def _end(self, topic: str) -> list[int]:
+        end = self._ends.get(topic)
+        if end is None:
+            end = self._ends[topic] = list(self.topics[topic])
+        return end
+
     def _entry(self, k: int, user: str, mid: int, size: int, time: int, target: str = "") -> int:
         """Number one inbox entry, the ``k``-th of the operation at hand, and have it written."""
         head = self.inboxes[user]
         key = (self._index, k)
-        seq = self.view.entries.get(key, -1)
+        seq = self._pinned.get(key, -1)
         if seq < 0:
             seq = head + 1
             document = {"_id": timeline_key(user, seq), "user": user, "seq": seq, "mid": mid, "size": size, "time": time}
@@ -164,7 +187,8 @@ class Plan:
                 document["target"] = target
             self.sync.append(document)
             self.sync_keys.append(key)
-        self._numbered.append((user, seq, time))
+        if self._opens:
+            self._numbered.append((user, seq, time))
         if seq == 1:
             self._new_users[user] = None
         if seq > head:
@@ -183,7 +207,7 @@ class Plan:
             for op in self.group[self._index :]
             if isinstance(op, Append) and op.message.topic == topic and op.message.id in self.view.stored
         )
-        return min(behind, default=self.topics[topic].seq)
+        return min(behind, default=self._end(topic)[0])
 
     def _entries_written(self) -> dict[str, list[tuple[int, int]]]:
         """Those of the group that are written already, by inbox: their places in the group, and sequences."""
@@ -230,11 +254,10 @@ class Plan:
     def changes(self) -> rules.Changes:
         """What the other nodes are to be told."""
         changes = self.sessions.changes()
-        for op in self.group:
-            if isinstance(op, Announce) and op.error is None:
-                more = rules.announced(op.changes)
-                changes.first.extend(more.first)
-                changes.last.extend(more.last)
+        for op in self._announced:
+            more = rules.announced(op.changes)
+            changes.first.extend(more.first)
+            changes.last.extend(more.last)
         return changes
 
     def fill(self) -> None:
@@ -248,14 +271,10 @@ class Plan:
         self.rows.fill()
 
 
-def _may_be_too_large(op: Append) -> bool:
-    message = op.message
-    return len(message.payload) + len(message.properties) > _MAYBE_TOO_LARGE or (
-        len(op.recipients) > 64 and sum(map(len, op.recipients)) > 1 << 20
-    )
-
-
 def _refuse_too_large(op: Append, version: int) -> None:
+    message = op.message
+    if len(message.payload) + len(message.properties) <= _MAYBE_TOO_LARGE and sum(map(len, op.recipients)) <= 1 << 20:
+        return
     size = len(encode(store_document(op, 1 << 40, op.message.time, version, [0] * len(op.recipients))))
     if size > MAX_DOCUMENT:
         raise MessageRefused(f"message of {size} bytes with its recipients: mongodb stores at most {MAX_DOCUMENT}")

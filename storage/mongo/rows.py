@@ -86,7 +86,7 @@ class PlannedRows:
 
 async def load_rows(state: State, view: View, group: Iterable[Operation]) -> None:
     """What a group's rows are before it."""
-    keys = {RowKey(op.table, op.part, op.key) for op in group if isinstance(op, PutRow | DropRow) and op.error is None}
+    keys = {RowKey(op.table, op.part, op.key) for op in group if isinstance(op, (PutRow, DropRow)) and op.error is None}
     view.rows.update(await _find(state, keys))
 
 

@@ -1,4 +1,7 @@
-"""What a group does to devices and their subscriptions. No I/O."""
+"""What a group does to devices and their subscriptions. No I/O.
+
+Over 300 lines: what each kind of operation does to a device is one method.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,10 @@ class Sessions:
         self._subscriptions: dict[DeviceKey, dict[str, Subscription | None]] = {}
         self._opened: list[tuple[OpenSession, int, int, bool, bytes | None]] = []
         self._subscribed: list[tuple[Subscribe, list[int], list[int]]] = []
-        self.apply: dict[type, Callable[[Any], None]] = {
+
+    def apply(self) -> dict[type, Callable[[Any], None]]:
+        """What is done with each kind of operation."""
+        return {
             OpenSession: self._open,
             CloseSession: self._close,
             Subscribe: self._subscribe,
@@ -57,6 +63,10 @@ class Sessions:
             Progress: self._progress,
             Release: self._release,
         }
+
+    def applied(self) -> None:
+        """All of the group is: lets go of the plan. Else both would stay until the garbage collector comes."""
+        del self._entry, self._head
 
     def _device(self, key: DeviceKey) -> Kept | None:
         if key in self.devices:
@@ -278,13 +288,14 @@ def _superseded(key: DeviceKey, epoch: int, latest: int) -> Superseded:
 def draft(group: Sequence[Operation], view: View) -> tuple[dict[DeviceKey, Kept | None], list[Change]]:
     """The devices as the group will leave them, before its heads are known, and what the other nodes are to be told first."""
     sessions = Sessions(view, lambda *entry: 0, lambda user: 0, ())
+    apply_to = sessions.apply()
     additions: list[Change] = []
     for op in group:
         if op.error is not None:
             continue
         if isinstance(op, Announce):
             additions += rules.announced(op.changes).first
-        elif (apply := sessions.apply.get(type(op))) is not None:
+        elif (apply := apply_to.get(type(op))) is not None:
             with suppress(MessageRefused, Superseded):
                 apply(op)
     return sessions.devices, sessions.changes().first + additions

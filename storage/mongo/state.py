@@ -37,6 +37,9 @@ class Recent(Generic[K, V]):
         self._entries: dict[K, V] = {}
         self._earlier: dict[K, V] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._entries or self._earlier)
+
     def get(self, key: K) -> V | None:
         found = self._entries.get(key)
         return found if found is not None else self._earlier.get(key)
