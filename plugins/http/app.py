@@ -54,6 +54,7 @@ def make(
     app = FastAPI(title="Tideline", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.api = api
     app.state.scraped = scraped
+    app.state.figures = figures.Latest(scraped.metrics, api.server)
     own = (publishing, conversations, devices, sync, search, account, operation, figures, clients, bans, retained, diagnosis)
     for module in own:
         app.router.routes.extend(module.router.routes)

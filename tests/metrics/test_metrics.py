@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import re
 from collections.abc import Callable, Iterable
@@ -21,6 +22,7 @@ from broker.config.settings import Settings
 from broker.counters import Counters
 from broker.histogram import Histogram
 from plugins.http import HttpPlugin
+from plugins.http.figures import Latest
 from plugins.metrics.table import COUNTERS, ELSEWHERE, HISTOGRAMS
 from tests.http.conftest import HTTP, Site, passwords, site, sites
 from tests.support.broker import Broker
@@ -271,3 +273,19 @@ async def test_the_operator_has_the_same_figures_as_json(sites: Sites) -> None:
         assert {name for name, _ in figures} | {name for name in text if "lag" in name} == text  # some are known a little later
     async with sites() as made:
         assert (await made.caller("alice").get("/metrics")).status_code == 403
+
+
+async def test_many_who_ask_for_the_figures_are_told_the_same_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Latest, "AGE", 3600.0)
+    async with site(plugins={}) as made:
+        answers = await asyncio.gather(*(made.caller().get("/metrics") for _ in range(5)))
+        (first,) = {answer.json()["time"] for answer in answers}
+    monkeypatch.setattr(Latest, "AGE", 0.0)
+    async with site(plugins={}) as made:
+        caller = made.caller()
+        first = (await caller.get("/metrics")).json()["time"]
+
+        async def later() -> bool:
+            return bool((await caller.get("/metrics")).json()["time"] > first)
+
+        await until(later)

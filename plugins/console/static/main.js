@@ -127,7 +127,7 @@ const begin = async () => {
   Object.assign(me, await get("/me"));
   whole.abort();
   whole = new AbortController();
-  document.getElementById("who").textContent = person(me.user);
+  show(document.getElementById("who"), person(me.user));
   leave.hidden = !authorization();
   menu();
   if (me.operator) {

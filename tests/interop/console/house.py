@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import paho.mqtt.client as paho
@@ -40,6 +41,14 @@ RULES = (
     {"name": "sort", "topics": ["ingest"], "topic": "home/{payload.room}/state", "set": {"from": "{client}"}},
 )
 ROOMS = ("kitchen", "hall", "office", "attic", "garage", "cellar")
+STRANGE = (
+    "chat/" + "k" * 250,
+    "chat/evil\u202egnp",
+    "chat/مطبخ/بيت",
+    "chat/北京/" + "会议室" * 40,
+    "chat/<b>bold</b>",
+)
+"""Topics that a page may be torn by, or that pass for others."""
 KINDS = ("temperature", "humidity", "power")
 
 
@@ -58,7 +67,8 @@ class House:
 
     def say(self, user: str, topic: str, text: Any, **more: Any) -> str:
         """Publish as a user; the message's id."""
-        answer = self.http.post(f"/conversations/{topic}/messages?user=u/{user}", json={"payload": text, **more})
+        path = f"/conversations/{quote(topic)}/messages"
+        answer = self.http.post(path, params={"user": f"u/{user}"}, json={"payload": text, **more})
         answer.raise_for_status()
         return str(answer.json()["id"])
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from tests.interop.console.conftest import Tab
-from tests.interop.console.house import House
+from tests.interop.console.house import STRANGE, House
 
 Tabs = Callable[..., Tab]
 VIEWS = {
@@ -100,6 +101,34 @@ def test_the_switch_of_the_colours_is_kept(tab: Tab) -> None:
     assert tab.page.evaluate(background) != before
     tab.page.reload()
     tab.page.get_by_role("button", name="Colours: dark. Change").wait_for()
+
+
+def test_names_of_any_kind_are_told_apart_and_tear_nothing(home: House, tabs: Tabs) -> None:
+    """Long ones, those of other directions, and those with characters that cannot be seen, wide and narrow."""
+    for topic in STRANGE:
+        home.say("alice", topic, f"a\x01b\x1b of {topic}", retain=True)
+    home.device("bob", "b" * 256, "chat/long/#")
+    tab = tabs(home, reduced_motion="reduce")
+    tab.operate(home.secret)
+    views = (
+        "retained",
+        "conversations",
+        "clients",
+        "timeline/u%2Fbob",
+        "topics/chat%2Fevil%E2%80%AEgnp",
+        "clients/" + "b" * 256,
+    )
+    for width in (1360, 390):
+        tab.page.set_viewport_size({"width": width, "height": 800})
+        for view in (*views, f"topics/{quote(STRANGE[0], safe='')}"):
+            tab.open(view)
+            tab.page.locator("table tbody tr, .messages li").first.wait_for()
+            assert tab.page.evaluate("document.documentElement.scrollWidth") <= width, view
+            shown = tab.page.locator("main").inner_text()
+            assert not set("\u202e\x01\x1b") & set(shown), view
+            if view == "retained":
+                assert "chat/evil‹U+202E›gnp" in shown
+                assert "a‹U+0001›b‹U+001B› of" in shown
 
 
 def test_a_telephone_shows_it_without_scrolling_sideways(axe: str, home: House, tabs: Tabs) -> None:

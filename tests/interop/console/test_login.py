@@ -84,3 +84,23 @@ def test_without_users_it_is_open_until_the_first_one_is_added(empty: House, tab
     tab.operate(empty.secret)
     tab.open("users")
     page.get_by_role("row", name="alice").wait_for()
+
+
+def test_a_page_that_cannot_be_seen_asks_for_nothing(tab: Tab) -> None:
+    """Not for its view, nor for the figures; once it is seen again it goes on."""
+    page = tab.page
+    page.clock.install()
+    tab.open("jobs")
+    page.reload()
+    page.get_by_role("row", name="sessions").wait_for()
+    turn = """state => {
+        Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    page.evaluate(turn, "hidden")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.run_for(120_000)
+    assert asked == []
+    with page.expect_request("**/v1/jobs"), page.expect_request("**/v1/metrics"):
+        page.evaluate(turn, "visible")

@@ -2,6 +2,17 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+// What cannot be seen, or turns around what stands beside it, as something that can: control characters, and U+202A to U+202E. A
+// name with one of them would look like another name.
+const UNSEEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u202a-\u202e]/g;
+
+const pictured = (sign) => `‹U+${sign.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}›`;
+
+export const visible = (text) => text.replace(UNSEEN, pictured);
+
+const nodes = (children) =>
+  children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false).map((child) => (child instanceof Node ? child : visible(String(child))));
+
 const fill = (element, properties, children) => {
   for (const [name, value] of Object.entries(properties)) {
     if (value === undefined || value === null || value === false) continue;
@@ -9,7 +20,7 @@ const fill = (element, properties, children) => {
     else if (name === "value" || name === "checked") element[name] = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...nodes(children));
   return element;
 };
 
@@ -18,7 +29,7 @@ export const h = (tag, properties = {}, ...children) => fill(document.createElem
 export const svg = (tag, properties = {}, ...children) => fill(document.createElementNS(SVG, tag), properties, children);
 
 export const show = (parent, ...children) => {
-  parent.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  parent.replaceChildren(...nodes(children));
   return parent;
 };
 
@@ -32,6 +43,7 @@ export const unique = (prefix) => `${prefix}-${(names += 1)}`;
 
 export const after = (milliseconds, signal) =>
   new Promise((resolve) => {
-    const timer = setTimeout(resolve, milliseconds);
-    signal?.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
+    const ended = () => { clearTimeout(timer); signal?.removeEventListener("abort", ended); resolve(); };
+    const timer = setTimeout(ended, milliseconds);
+    signal?.addEventListener("abort", ended);
   });

@@ -3,7 +3,7 @@
 import { h, say, show, unique } from "./dom.js";
 
 export const heading = (title, about, ...more) =>
-  h("div", { class: "heading" }, h("div", {}, h("h1", {}, title), about && h("p", { class: "about" }, about)), h("div", { class: "tools" }, more));
+  h("div", { class: "heading" }, h("div", {}, h("h1", { dir: "auto" }, title), about && h("p", { class: "about" }, about)), h("div", { class: "tools" }, more));
 
 export const card = (title, ...children) => {
   const id = unique("card");
@@ -26,7 +26,16 @@ export const select = (options, properties = {}) =>
 
 export const button = (text, onclick, properties = {}) => h("button", { type: "button", onclick, ...properties }, text);
 
-export const link = (text, ...path) => h("a", { href: `#/${path.map(encodeURIComponent).join("/")}` }, text);
+const LONG = 60;
+
+// What somebody else named: it keeps its own direction, and is shortened where there are many (parts.css).
+const naming = (text) => ({ class: "name", dir: "auto", title: text.length > LONG ? text : null });
+
+export const link = (text, ...path) => h("a", { href: `#/${path.map(encodeURIComponent).join("/")}`, ...naming(text) }, text);
+
+export const code = (text) => h("code", naming(text), text);
+
+export const words = (text) => h("bdi", naming(text), text);
 
 export const facts = (pairs) =>
   h("dl", { class: "facts" }, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")

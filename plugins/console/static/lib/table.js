@@ -1,6 +1,7 @@
 // A table whose rows stay the same elements while their values change, so that focus and selection stay where they are.
 
 import { h, show } from "./dom.js";
+import { words } from "./parts.js";
 
 // What is wider than its place is scrolled by the keyboard too: it can be focused, as long as it is.
 const reachable = (element, grid, name) => {
@@ -18,18 +19,22 @@ const reachable = (element, grid, name) => {
 // Columns: {name, cell(row) → text or node, number: aligned right, once: made once for a row and given a function that gets the
 // row as it is now (buttons)}. `key(row)` tells rows apart; `selected(row)` marks one.
 export const table = ({ caption, columns, key, empty = "Nothing here.", visible = false, selected = () => false }) => {
-  const body = h("tbody");
+  const body = h("tbody", { role: "rowgroup" });
   const none = h("p", { class: "empty", hidden: true }, empty);
-  const heads = columns.map((column) => h("th", { scope: "col", class: column.number && "number" }, column.name));
-  const grid = h("table", {}, h("caption", { class: visible ? "" : "unseen" }, caption), h("thead", {}, h("tr", {}, heads)), body);
+  const heads = columns.map((column) => h("th", { scope: "col", role: "columnheader", class: column.number && "number" }, column.name));
+  // The roles are those of the elements: a narrow screen shows each row as a card, and what is no table any more loses them.
+  const grid = h("table", { role: "table" }, h("caption", { class: visible ? "" : "unseen" }, caption), h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads)), body);
   const element = h("div", { class: "scroll" }, grid, none);
   reachable(element, grid, caption);
   let rows = new Map();
 
   const make = (row) => {
-    const one = { row, told: "", cells: [], element: h("tr") };
+    const one = { row, told: "", cells: [], element: h("tr", { role: "row" }) };
     one.cells = columns.map((column, place) => {
-      const cell = h(place === 0 && !column.once ? "th" : "td", { class: column.number ? "number" : column.moves && "moves", scope: place === 0 && !column.once && "row" });
+      const first = place === 0 && !column.once;
+      const cell = h(first ? "th" : "td", {
+        class: column.number ? "number" : column.moves && "moves", scope: first && "row", role: first ? "rowheader" : "cell", "data-name": column.name,
+      });
       if (column.once) cell.append(...[column.cell(() => one.row)].flat().filter(Boolean));
       return cell;
     });
@@ -51,7 +56,7 @@ export const table = ({ caption, columns, key, empty = "Nothing here.", visible 
           const cell = one.cells[place];
           const focused = cell.contains(document.activeElement);
           if (made instanceof Node || Array.isArray(made)) show(cell, made);
-          else if (cell.textContent !== String(made)) cell.textContent = made;
+          else if (cell.textContent !== String(made)) show(cell, words(String(made)));
           if (focused) cell.querySelector("button, a")?.focus();
         });
         one.told = told;

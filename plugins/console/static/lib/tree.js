@@ -46,7 +46,7 @@ export const tree = ({ label, below, pick, failed }) => {
   };
 
   const make = (node, depth) => {
-    const row = h("span", { class: "row" }, h("span", { class: "twist", "aria-hidden": "true" }), h("span", { class: "name", dir: "auto" }, node.name || "(empty)"), h("span", { class: "faint notes" }, node.note));
+    const row = h("span", { class: "row" }, h("span", { class: "twist", "aria-hidden": "true" }), h("span", { class: "name", dir: "auto", title: node.name.length > 60 ? node.name : null }, node.name || "(empty)"), h("span", { class: "faint notes" }, node.note));
     const item = h("li", { role: "treeitem", tabindex: -1, "aria-level": depth, "aria-selected": "false" }, row);
     item.node = node;
     if (node.branch) branch(item);
@@ -64,7 +64,7 @@ export const tree = ({ label, below, pick, failed }) => {
     if (node.branch && !item.node.branch) branch(item);
     const branched = item.node.branch || node.branch;
     item.node = { ...item.node, ...node, topic: node.topic || item.node.topic, below: node.below || item.node.below, branch: branched };
-    item.querySelector(".name").textContent = branched ? `${node.key}/` : node.key || "(empty)";
+    show(item.querySelector(".name"), branched ? `${node.key}/` : node.key || "(empty)");
   };
 
   // Puts a page's nodes into a level, after those that come before them; the new ones' items, in order.

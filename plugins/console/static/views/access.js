@@ -2,7 +2,7 @@
 
 import { get, post, remove } from "../lib/api.js";
 import { h, show } from "../lib/dom.js";
-import { badge, button, card, confirm, doing, done, field, heading, select, trouble } from "../lib/parts.js";
+import { badge, button, card, code, confirm, doing, done, field, heading, select, trouble } from "../lib/parts.js";
 import { table } from "../lib/table.js";
 
 const ACTIONS = ["publish", "subscribe", "receive", "history", "search"];
@@ -29,7 +29,7 @@ export const access = (place, _, signal) => {
   const rows = table({
     caption: "Access rules", key: (row) => row.place, empty: "There is no rule: everybody may do everything.",
     columns: [
-      { name: "Rule", cell: (row) => h("code", {}, row.place) },
+      { name: "Rule", cell: (row) => code(row.place) },
       { name: "Says", cell: (row) => [badge(row.allow ? "allow" : "deny", row.allow ? "good" : "bad"), " ", (row.allow || row.deny).join(", ")] },
       { name: "Topics", cell: (row) => h("code", {}, row.topics.join("  ")) },
       { name: "Users", cell: (row) => (row.users ? row.users.join(", ") : "everybody") },
@@ -51,7 +51,7 @@ const tester = (signal) => {
   const ask = async () => {
     show(answer);
     const found = await get("/acl/check", { user: user.value, client: client.value, action: action.value, topic: topic.value }, signal);
-    show(answer, badge(found.allowed ? "allowed" : "denied", found.allowed ? "good" : "bad"), " ", found.why, found.rule && [" ", h("code", {}, found.rule)]);
+    show(answer, badge(found.allowed ? "allowed" : "denied", found.allowed ? "good" : "bad"), " ", found.why, found.rule && [" ", code(found.rule)]);
   };
   return card("May somebody do something?",
     h("form", { onsubmit: doing(wrong, ask) }, field("User", user), field("Client id", client), field("Action", action), field("Topic, or filter", topic), h("button", { class: "strong" }, "Ask")),

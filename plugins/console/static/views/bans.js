@@ -3,7 +3,7 @@
 import { get, part, remove } from "../lib/api.js";
 import { h } from "../lib/dom.js";
 import { ago, number, person, time } from "../lib/format.js";
-import { button, confirm, doing, done, trouble } from "../lib/parts.js";
+import { button, code, confirm, doing, done, trouble } from "../lib/parts.js";
 import { every } from "../lib/refresh.js";
 import { pager, table } from "../lib/table.js";
 
@@ -23,7 +23,7 @@ export const bans = (signal) => {
   const rows = table({
     caption: "Bans", key: (row) => row.id, empty: "Nobody is banned.",
     columns: [
-      { name: "Who", cell: (row) => [`${row.kind} `, h("code", {}, what(row))] },
+      { name: "Who", cell: (row) => [`${row.kind} `, code(what(row))] },
       { name: "Until", moves: true, cell: (row) => (row.until ? h("span", { title: time(row.until) }, ago(row.until)) : "for ever") },
       { name: "Why", cell: (row) => row.reason || "–" },
       { name: "By", cell: (row) => person(row.by) },

@@ -1,9 +1,9 @@
 // Who is connected, and which sessions wait: lag, in flight, subscriptions; and the end of a connection.
 
 import { get, part, post, remove } from "../lib/api.js";
-import { h, say, show } from "../lib/dom.js";
+import { h, show } from "../lib/dom.js";
 import { ago, number, person, time } from "../lib/format.js";
-import { badge, button, card, confirm, connected, doing, done, facts, field, heading, link, select, trouble } from "../lib/parts.js";
+import { badge, button, card, code, confirm, connected, doing, done, facts, field, heading, link, select, trouble } from "../lib/parts.js";
 import { every } from "../lib/refresh.js";
 import { pager, table } from "../lib/table.js";
 import { bans } from "./bans.js";
@@ -16,8 +16,7 @@ const flight = (row) => (row.inflight_out === null ? "–" : `${number(row.infli
 const columns = [
   { name: "Client", cell: (row) => link(row.client || "(empty)", "clients", row.client, row.user) },
   { name: "User", cell: (row) => person(row.user) },
-  { name: "State", cell: (row) => connected(row.connected) },
-  { name: "Session", cell: (row) => (row.durable ? "durable" : "clean") },
+  { name: "State", cell: (row) => [connected(row.connected), h("small", { class: "block" }, row.durable ? "durable session" : "clean session")] },
   { name: "Lag", number: true, cell: lag },
   { name: "In flight, in / out", number: true, cell: flight },
   { name: "Filters", number: true, cell: (row) => number(row.subscriptions) },
@@ -69,7 +68,7 @@ const one = (place, client, user, signal) => {
   const buttons = h("div", { class: "buttons" });
   const filters = table({
     caption: "Subscriptions", empty: "It has no subscription.", key: (row) => row.filter,
-    columns: [{ name: "Filter", cell: (row) => h("code", {}, row.filter) }, { name: "QoS", number: true, cell: (row) => row.qos }],
+    columns: [{ name: "Filter", cell: (row) => code(row.filter) }, { name: "QoS", number: true, cell: (row) => row.qos }],
   });
   let row = null;
 
@@ -95,8 +94,8 @@ const one = (place, client, user, signal) => {
     button("Disconnect", doing(wrong, () => end(false))),
     button("End the session", doing(wrong, () => end(true)), { class: "danger" }),
     button("Ban for an hour", doing(wrong, ban), { class: "danger" }));
-  show(place, heading(client, "A client, and its session.", h("a", { href: "#/clients" }, "All clients")), wrong.element,
-    h("div", { class: "columns" }, card("Client", about, buttons), card("Subscriptions", filters.element)));
+  const body = h("div", { class: "columns", hidden: true }, card("Client", about, buttons), card("Subscriptions", filters.element));
+  show(place, heading(client || "(empty)", "A client, and its session.", h("a", { href: "#/clients" }, "All clients")), wrong.element, body);
 
   const load = async () => {
     row = await get(`/clients/${part(client)}`, { user }, signal);
@@ -118,9 +117,10 @@ const one = (place, client, user, signal) => {
     ]));
     const page = await get("/subscriptions", { user: row.user, limit: 500 }, signal);
     filters.update(page.subscriptions.filter((each) => each.client === client));
+    body.hidden = false;
   };
   every(2000, signal, load, (error) => {
     wrong.tell(error);
-    if (error) say(error.message);
+    if (error?.status === 404) body.hidden = true;
   });
 };

@@ -5,7 +5,7 @@ import { h, show } from "../lib/dom.js";
 import { chosen } from "../lib/files.js";
 import { compact, number, person, time } from "../lib/format.js";
 import { concerns, line, list, marks, payload } from "../lib/message.js";
-import { button, doing, done, facts, field, link, select, trouble } from "../lib/parts.js";
+import { button, code, doing, done, facts, field, link, select, trouble } from "../lib/parts.js";
 import { every } from "../lib/refresh.js";
 import { me } from "../lib/session.js";
 import { table } from "../lib/table.js";
@@ -29,7 +29,7 @@ export const conversation = (place, topic, signal) => {
     columns: [
       { name: "Client", cell: (row) => link(row.client, "clients", row.client, row.user) },
       { name: "User", cell: (row) => person(row.user) },
-      { name: "Filter", cell: (row) => h("code", {}, row.filter) },
+      { name: "Filter", cell: (row) => code(row.filter) },
       { name: "QoS", number: true, cell: (row) => row.qos },
     ],
   });
@@ -72,7 +72,7 @@ export const conversation = (place, topic, signal) => {
     more.hidden = !cursor;
   };
 
-  show(place, h("h2", {}, h("code", { dir: "auto" }, topic)), wrong.element, state, members(topic, signal), publisher(topic, path, wrong), newest, older, more,
+  show(place, h("h2", {}, code(topic)), wrong.element, state, members(topic, signal), publisher(topic, path, wrong), newest, older, more,
     me.operator && h("details", { ontoggle: (event) => event.target.open && subscribers().catch(wrong.tell) }, h("summary", {}, "Who is subscribed"), readers.element));
   const subscribers = async () => readers.update((await get("/subscriptions", { topic, limit: 200 }, signal)).subscriptions);
   every(2000, signal, latest, wrong.tell);

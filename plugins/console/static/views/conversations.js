@@ -6,6 +6,7 @@ import { ago, number } from "../lib/format.js";
 import { line } from "../lib/message.js";
 import { badge, button, doing, done, heading, link, trouble } from "../lib/parts.js";
 import { every } from "../lib/refresh.js";
+import { me } from "../lib/session.js";
 import { pager, table } from "../lib/table.js";
 import { conversation } from "./conversation.js";
 import { ownConversations } from "./members.js";
@@ -42,6 +43,6 @@ const all = (place, signal) => {
     rows.update(page.conversations);
     pages.update(page.next);
   };
-  show(place, heading("Conversations", "Where you published, or got something from, by name. The operator sees all."), ownConversations(signal), wrong.element, rows.element, pages.element);
+  show(place, heading("Conversations", "Where you published, or got something from, by name. The operator sees all."), !me.operator && ownConversations(signal), h("h2", {}, "All, by topic"), wrong.element, rows.element, pages.element);
   every(3000, signal, load, wrong.tell);
 };

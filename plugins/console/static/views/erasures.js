@@ -3,7 +3,7 @@
 import { get, part, post, remove } from "../lib/api.js";
 import { h, show } from "../lib/dom.js";
 import { number, person, time, today } from "../lib/format.js";
-import { badge, button, card, confirm, doing, done, field, heading, select, trouble } from "../lib/parts.js";
+import { badge, button, card, code, confirm, doing, done, field, heading, select, trouble, words } from "../lib/parts.js";
 import { every } from "../lib/refresh.js";
 import { pager, table } from "../lib/table.js";
 
@@ -14,11 +14,11 @@ const PHASES = {
 };
 const KINDS = {
   user: {
-    label: "User", hint: "A user name, u/name, or c/client-id of a client without one", body: (name) => ({ user: key(name) }), named: key,
+    label: "User name, or c/client-id", example: "alice", body: (name) => ({ user: key(name) }), named: key,
     text: "All that this user published is recalled on every device. Its account, tokens, devices and inbox go too. Nothing of it comes back.",
   },
   conversation: {
-    label: "Conversation", hint: "A topic", body: (name) => ({ conversation: name }), named: (name) => name,
+    label: "Conversation (topic)", example: "chat/room", body: (name) => ({ conversation: name }), named: (name) => name,
     text: "Every message of this conversation is recalled on every device, whoever sent it. Nothing of it comes back.",
   },
 };
@@ -34,13 +34,13 @@ const progress = (row) =>
 export const erasures = (place, _, signal) => {
   const wrong = trouble();
   const off = h("p", { class: "card", hidden: true }, "The plugin recall is not on, so nothing can be erased (docs/recall.md).");
-  const kind = select(Object.entries(KINDS).map(([name, one]) => [name, one.label]));
+  const kind = select([["user", "a user"], ["conversation", "a conversation"]]);
   const name = h("input", { required: true, placeholder: "alice", autocomplete: "off", spellcheck: "false", autocapitalize: "none", dir: "auto" });
   const named = h("div");
   const turn = () => {
-    const { label, hint } = KINDS[kind.value];
-    name.placeholder = kind.value === "user" ? "alice" : "chat/room";
-    show(named, field(label, name, hint));
+    const { label, example } = KINDS[kind.value];
+    name.placeholder = example;
+    show(named, field(label, name));
   };
   const pages = pager(() => load().catch(wrong.tell));
   const erase = async () => {
@@ -63,7 +63,7 @@ export const erasures = (place, _, signal) => {
   const rows = table({
     caption: "Erasures", key: (row) => `${row.what}:${row.name}`, empty: "Nothing was erased.",
     columns: [
-      { name: "Who, or what", cell: (row) => [h("bdi", {}, row.what === "user" ? person(row.name) : h("code", {}, row.name)), h("small", { class: "block" }, row.what)] },
+      { name: "Who, or what", cell: (row) => [row.what === "user" ? words(person(row.name)) : code(row.name), h("small", { class: "block" }, row.what)] },
       { name: "State", cell: (row) => badge(row.state === "done" ? "erased" : "under way", row.state === "done" ? "good" : "warn") },
       { name: "Progress", cell: progress },
       { name: "Looked through", number: true, cell: (row) => number(row.looked) },
@@ -74,7 +74,7 @@ export const erasures = (place, _, signal) => {
     ],
   });
   const body = h("div", {},
-    card("Erase", h("form", { class: "filters top-aligned", onsubmit: doing(wrong, erase) }, field("What", kind), named, h("button", { class: "danger" }, "Erase …"))),
+    card("Erase", h("form", { class: "filters", onsubmit: doing(wrong, erase) }, field("What", kind), named, h("button", { class: "danger" }, "Erase …"))),
     rows.element, pages.element);
   const load = async () => {
     try {

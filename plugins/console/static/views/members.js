@@ -35,7 +35,7 @@ export const ownConversations = (signal) => {
     await load();
   });
   const rows = table({
-    caption: "With members, what was active last first", visible: true, key: (row) => row.topic, empty: "You are a member of none.",
+    caption: "Conversations with members", key: (row) => row.topic, empty: "You are a member of none.",
     columns: [
       { name: "Conversation", cell: (row) => [link(row.name || row.topic, "conversations", row.topic), " ", badge(row.kind)] },
       { name: "Last message", cell: (row) => (row.last_message ? line(row.last_message) : "–") },
@@ -46,7 +46,7 @@ export const ownConversations = (signal) => {
       { name: "My role", cell: (row) => (row.invited ? button("Accept the invitation", join(row), { "aria-label": `Accept the invitation to ${row.name || row.topic}` }) : row.role) },
     ],
   });
-  const place = h("div", {}, wrong.element, rows.element);
+  const place = h("section", { "aria-label": "With members" }, h("h2", {}, "With members, what was active last first"), wrong.element, rows.element);
   const load = async () => rows.update((await get("/me/conversations", { limit: LIMIT }, signal)).conversations);
   where(place, signal, wrong, load);
   return place;

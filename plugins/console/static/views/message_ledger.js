@@ -3,7 +3,7 @@
 import { get } from "../lib/api.js";
 import { h, show } from "../lib/dom.js";
 import { number, person, time, today } from "../lib/format.js";
-import { badge, button, card, connected, doing, link, trouble } from "../lib/parts.js";
+import { badge, button, card, code, connected, doing, link, trouble } from "../lib/parts.js";
 import { every } from "../lib/refresh.js";
 import { me } from "../lib/session.js";
 import { pager, table } from "../lib/table.js";
@@ -36,7 +36,7 @@ const state = (row) =>
   row.state === "not_due" ? h("span", { class: "faint" }, REASONS[row.reason] || "not for it") : badge(row.state, KINDS[row.state]);
 
 const columns = [
-  { name: "User", cell: (row) => [row.channel ? `${person(row.user)}, in the channel ` : person(row.user), row.channel && h("code", {}, row.channel)].filter(Boolean) },
+  { name: "User", cell: (row) => [row.channel ? `${person(row.user)}, in the channel ` : person(row.user), row.channel && code(row.channel)].filter(Boolean) },
   { name: "Entry", number: true, cell: (row) => number(row.entry) },
   { name: "Device", cell: (row) => (row.device === undefined ? h("span", { class: "faint" }, "no device") : me.operator ? link(row.device || "(empty)", "clients", row.device, row.user) : row.device) },
   { name: "Now", cell: (row) => (row.device === undefined ? "–" : connected(row.connected)) },

@@ -3,7 +3,7 @@
 import { get, part } from "../lib/api.js";
 import { h, show } from "../lib/dom.js";
 import { ago, number, person, time, today } from "../lib/format.js";
-import { badge, field, heading, select, trouble } from "../lib/parts.js";
+import { badge, code, field, heading, select, trouble } from "../lib/parts.js";
 import { every } from "../lib/refresh.js";
 import { pager, table } from "../lib/table.js";
 
@@ -18,7 +18,7 @@ const devices = (row) => {
   const shown = row.devices.slice(0, MOST);
   const rest = row.devices.length - shown.length;
   return [
-    h("ul", { class: "inline" }, shown.map((one) => h("li", {}, h("code", { dir: "auto" }, one.device), h("small", {}, one.online ? ` since ${today(one.since)}` : ` last seen ${today(one.since)}`)))),
+    h("ul", { class: "inline" }, shown.map((one) => h("li", {}, code(one.device), h("small", {}, one.online ? ` since ${today(one.since)}` : ` last seen ${today(one.since)}`)))),
     rest > 0 && h("small", {}, `and ${number(rest)} more`),
   ].filter(Boolean);
 };

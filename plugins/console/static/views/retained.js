@@ -2,9 +2,10 @@
 
 import { get, part, remove } from "../lib/api.js";
 import { h, show } from "../lib/dom.js";
-import { ago, person } from "../lib/format.js";
+import { ago, person, time } from "../lib/format.js";
 import { line } from "../lib/message.js";
-import { button, confirm, doing, done, field, heading, trouble } from "../lib/parts.js";
+import { button, confirm, doing, done, field, heading, link, trouble } from "../lib/parts.js";
+import { me } from "../lib/session.js";
 import { pager, table } from "../lib/table.js";
 
 export const retained = (place, _, signal) => {
@@ -26,10 +27,10 @@ export const retained = (place, _, signal) => {
   const rows = table({
     caption: "Retained messages", key: (row) => row.topic, empty: "No retained message matches.",
     columns: [
-      { name: "Topic", cell: (row) => h("code", { dir: "auto" }, row.topic) },
+      { name: "Topic", cell: (row) => link(row.topic, me.operator ? "topics" : "conversations", row.topic) },
       { name: "Payload", cell: (row) => line(row) },
       { name: "From", cell: (row) => person(row.sender) },
-      { name: "When", cell: (row) => ago(row.time) },
+      { name: "When", moves: true, cell: (row) => h("span", { title: time(row.time) }, ago(row.time)) },
       { name: "QoS", number: true, cell: (row) => row.qos },
       { name: "Actions", once: true, cell: (row) => button("Clear", (event) => clear(row)(event), { class: "danger", "aria-label": `Clear ${row().topic}` }) },
     ],

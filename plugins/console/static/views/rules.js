@@ -4,7 +4,7 @@ import { get, post } from "../lib/api.js";
 import { h, show } from "../lib/dom.js";
 import { number } from "../lib/format.js";
 import { payload } from "../lib/message.js";
-import { badge, card, doing, field, heading, select, trouble } from "../lib/parts.js";
+import { badge, card, code, doing, field, heading, select, trouble } from "../lib/parts.js";
 import { every } from "../lib/refresh.js";
 import { table } from "../lib/table.js";
 
@@ -28,8 +28,8 @@ export const rules = (place, _, signal) => {
     caption: "Rules", key: (row) => row.name, empty: "The configuration has no rule (docs/rules.md).",
     columns: [
       { name: "Rule", cell: (row) => h("b", {}, row.name) },
-      { name: "Topics", cell: (row) => lines(row.topics.map((one) => h("code", {}, one))) },
-      { name: "Where", cell: (row) => (row.where ? h("code", {}, row.where) : "always") },
+      { name: "Topics", cell: (row) => lines(row.topics.map((one) => code(one))) },
+      { name: "Where", cell: (row) => (row.where ? code(row.where) : "always") },
       { name: "Does", cell: (row) => lines(row.does) },
       { name: "Matched", number: true, cell: (row) => number(row.matched) },
       { name: "Published again", number: true, cell: (row) => number(row.republished) },
@@ -73,7 +73,7 @@ const tester = (signal) => {
     const found = await post("/rules/test", body, { signal });
     show(answer,
       found.rules.length ? h("ol", { class: "messages" }, found.rules.map(outcome)) : h("p", {}, "There is no rule."),
-      h("h3", {}, "Stored on ", h("code", { dir: "auto" }, found.topic)), payload(found));
+      h("h3", {}, "Stored on ", code(found.topic)), payload(found));
   };
   return card("What would they do?",
     h("form", { onsubmit: doing(wrong, ask) },

@@ -4,7 +4,7 @@ import { get, post, remove } from "../lib/api.js";
 import { h, show } from "../lib/dom.js";
 import { ago, person, time } from "../lib/format.js";
 import { line } from "../lib/message.js";
-import { button, card, confirm, doing, done, field, heading, select, trouble } from "../lib/parts.js";
+import { button, card, code, confirm, doing, done, field, heading, select, trouble } from "../lib/parts.js";
 import { every } from "../lib/refresh.js";
 import { me } from "../lib/session.js";
 import { pager, table } from "../lib/table.js";
@@ -27,7 +27,7 @@ export const schedules = (place, _, signal) => {
   const rows = table({
     caption: "Messages that wait", key: (row) => row.id, empty: "No message waits.",
     columns: [
-      { name: "Topic", cell: (row) => h("code", { dir: "auto" }, row.topic) },
+      { name: "Topic", cell: (row) => code(row.topic) },
       { name: "Due", moves: true, cell: (row) => [time(row.due), h("small", { class: "block" }, ago(row.due))] },
       { name: "Again", cell: (row) => (row.schedule ? [h("code", {}, row.schedule), row.timezone && h("small", { class: "block" }, row.timezone)].filter(Boolean) : "once") },
       { name: "Payload", cell: (row) => line(row) },

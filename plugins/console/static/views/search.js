@@ -4,7 +4,7 @@ import { get } from "../lib/api.js";
 import { h, say, show } from "../lib/dom.js";
 import { number, person, today } from "../lib/format.js";
 import { highlighted } from "../lib/highlight.js";
-import { button, field, heading, link, select, trouble } from "../lib/parts.js";
+import { button, code, field, heading, link, select, trouble } from "../lib/parts.js";
 
 const PAUSE = 120;
 const LIMIT = 20;
@@ -70,7 +70,7 @@ export const search = (place, [asked], signal) => {
 const hit = (found) =>
   h("li", {},
     h("div", { class: "meta" },
-      h("a", { href: `#/message/${found.id}` }, h("code", { dir: "auto" }, found.topic), ` #${found.seq}`),
+      h("a", { href: `#/message/${found.id}` }, code(found.topic), ` #${found.seq}`),
       h("span", {}, person(found.sender)),
       h("time", { datetime: new Date(found.time).toISOString() }, today(found.time)),
       link("conversation", "conversations", found.topic)),

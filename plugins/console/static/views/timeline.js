@@ -9,7 +9,7 @@ import { me } from "../lib/session.js";
 import { table } from "../lib/table.js";
 import { lanes } from "./timeline_lanes.js";
 
-const USERS = 500;
+const USERS = 100;
 
 // A user key as it is typed: u/alice is alice.
 const plain = (user) => (user.startsWith("u/") ? user.slice(2) : user);

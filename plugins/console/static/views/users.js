@@ -2,7 +2,7 @@
 
 import { get, part, patch, post, remove } from "../lib/api.js";
 import { h, show } from "../lib/dom.js";
-import { time } from "../lib/format.js";
+import { ago, time } from "../lib/format.js";
 import { badge, button, card, confirm, doing, done, field, heading, trouble } from "../lib/parts.js";
 import { signedIn } from "../lib/session.js";
 import { pager, table } from "../lib/table.js";
@@ -64,8 +64,8 @@ export const users = (place, _, signal) => {
     columns: [
       { name: "User", cell: (row) => row.name },
       { name: "State", cell: (row) => (row.disabled ? badge("shut out", "bad") : badge("let in", "good")) },
-      { name: "Added", cell: (row) => time(row.created) },
-      { name: "Changed", cell: (row) => time(row.changed) },
+      { name: "Added", moves: true, cell: (row) => h("span", { title: time(row.created) }, ago(row.created)) },
+      { name: "Changed", moves: true, cell: (row) => h("span", { title: time(row.changed) }, ago(row.changed)) },
       { name: "Actions", cell: (row) => h("div", { class: "actions" },
         button("Password", another(row), { "aria-label": `Another password for ${row.name}` }),
         button(row.disabled ? "Let in" : "Shut out", shut(row), { "aria-label": `${row.disabled ? "Let in" : "Shut out"} ${row.name}` }),
