@@ -41,6 +41,8 @@ class PutRow:
     ``error`` is a `storage.errors.RowChanged`. Refused are a value larger than `MAX_ROW`,
     a name longer than `MAX_ROW_NAME`, and a key without a character.
 
+    ``purges``: what was removed by then, by other commits too, is to leave the backend's own files soon.
+
     Filled by commit: ``revision``, which the row has now.
     """
 
@@ -51,6 +53,7 @@ class PutRow:
     expected: int | None = None
     revision: int = 0
     error: Exception | None = None
+    purges: bool = False
 
 
 @dataclass(slots=True, eq=False)

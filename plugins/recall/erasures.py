@@ -147,7 +147,7 @@ class Erasures:
                 erasure, revision = Erasure.of(row), row.revision
                 while erasure.state != DONE:
                     await self._eraser.step(erasure)
-                    put = PutRow(TABLE, "", erasure.key, erasure.value, revision)
+                    put = PutRow(TABLE, "", erasure.key, erasure.value, revision, purges=erasure.state == DONE)
                     await self._commit(put)
                     revision = put.revision
                     if erasure.state == DONE:

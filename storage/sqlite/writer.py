@@ -347,6 +347,7 @@ class GroupWriter:
 
     def _put_row(self, op: PutRow) -> None:
         self._rows.put(op)
+        self.wiped |= op.purges
         self.work += 1 + len(op.value) // ROW
 
     def _drop_row(self, op: DropRow) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,6 +92,20 @@ async def test_what_waits_for_a_user_or_for_a_conversation_is_never_published() 
         assert len(await rows(made, DUE)) == 4
         await erased(made, conversation="chat/a")
         assert [b"chat/b" in row.value for row in await rows(made, DUE)] == [True, True]
+
+
+async def test_the_bytes_of_who_published_nothing_leave_the_files(tmp_path: Path) -> None:
+    """No message is recalled, with which they would."""
+    async with site(f"sqlite:///{tmp_path}/t.db", plugins={"schedules": {}, "recall": {}}) as made:
+        body = {"topic": "chat/a", "payload": "unsaid secret", "delay": 3600}
+        assert (await made.caller().post("/schedules", json=body, params={"user": "c/ann"})).status_code == 201
+
+        def found() -> list[str]:
+            return [file.name for file in tmp_path.glob("t.db*") if b"unsaid secret" in file.read_bytes()]
+
+        assert found()
+        await erased(made, user="c/ann")
+        await until(lambda: not found(), lambda: f"in {found()}")
 
 
 async def test_who_was_online_when() -> None:

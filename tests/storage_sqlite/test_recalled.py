@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.records import DropRow, PutRow
 from storage.sqlite import SqliteStorage
 from storage.sqlite.connection import connect_reader
 from tests.storage.samples import Maker
@@ -73,6 +74,20 @@ async def test_it_leaves_the_log_once_nobody_reads_there(tmp_path: Path) -> None
     reader.execute("COMMIT")
     reader.close()
     await until(lambda: not found_in(path, range(3)), "gone from the log")
+    await storage.close()
+
+
+async def test_what_rows_had_leaves_the_files_where_it_is_asked_for(tmp_path: Path) -> None:
+    """Also what a commit before removed, and what took the place of something else."""
+    path = tmp_path / "tideline.db"
+    storage = SqliteStorage(path)
+    await storage.open()
+    for number in range(9):
+        await storage.commit([PutRow("drafts", "u/ann", f"{number % 6}", secret(number) * 20)])
+    await storage.commit([DropRow("drafts", "u/ann", f"{number}") for number in range(6)])
+    assert found_in(path, range(9))
+    await storage.commit([PutRow("erasures", "", "u/ann", b"done", purges=True)])
+    await until(lambda: not found_in(path, range(9)), lambda: f"in a file: {found_in(path, range(9))}")
     await storage.close()
 
 
