@@ -8,7 +8,7 @@ generation beside it, and a swap is one small transaction, so that a crash leave
   kept small, for filters look at very many of them: where ``id`` is null, it follows from ``rowid`` (`rowid_of`), as it
   does of nearly every message of a broker that is no cluster's.
 - ``bodies_<g>``: a message's tokens, which FTS5 must be told again to remove it.
-- ``fts_<g>``: the inverted index, contentless: ``body``, and conversation and sender as terms (``c12``, ``s3``), so that
+- ``fts_<g>``: the inverted index, contentless: ``body``, and conversation and sender as terms (`term`), so that
   filtering by a few of them is an intersection of lists. Beginnings of words are merged when they are asked for, from those
   of two characters: each further list of them took as much of the disk as the words themselves.
 - ``positions``: how far each writer's messages are indexed, for each generation; ``generations.position`` is the one id for
@@ -46,6 +46,8 @@ _KNOWN = 50_000
 _CHECKPOINT = 4000
 """Pages of log after which it is moved into the file, with an fsync; what several commits changed is written once."""
 _LONGEST_WORD = 32
+_FIRST_PLANE = 0xD700
+"""Numbers that are characters of Unicode's first plane, below its surrogates."""
 _MERGED = 500
 """Pages that one step of `Generation.purge` writes."""
 _LISTED = "rowid IN (SELECT value FROM json_each(?))"
@@ -144,6 +146,17 @@ def columns_of(db: sqlite3.Connection, generation: int) -> Columns:
         return Columns("d.id", "d.time")
     following = f"(d.rowid / {SLOTS} - {EPOCH}) << 22 | d.rowid % {SLOTS}"
     return Columns(f"coalesce(d.id, {following})", f"(d.rowid / {SLOTS} + d.late)")
+
+
+def term(kind: str, number: int, earlier: bool) -> str:
+    """The number of a conversation (``c``) or a sender (``s``) as a term: of one character, so that it is in no list of
+    beginnings, or, of a number beyond a million, of two. With `is_earlier` tables it was written out."""
+    if earlier:
+        return f"{kind}{number}"
+    if number < _FIRST_PLANE:
+        return chr(0x100 + number)
+    higher, number = divmod(number - _FIRST_PLANE, 0x100000)
+    return chr(0x10000 + number) + (chr(0x100 + higher) if higher else "")
 
 
 def rowid_of(id: int, time: int) -> int | None:
@@ -276,7 +289,7 @@ class Generation:
     def _insert(self, batch: Sequence[Document]) -> None:
         there = set(self._there([document.id for document in batch]))
         docs: list[tuple[object, ...]] = []
-        rows, words = [], set()
+        rows, words, earlier = [], set(), self._earlier
         for document in batch:
             if document.id in there:
                 continue
@@ -289,7 +302,7 @@ class Generation:
             id, rowid = self._place(document, docs)
             time = document.time if self._earlier else document.time - rowid // SLOTS
             docs.append((rowid, id, conversation, sender, document.seq, time, document.device))
-            rows.append((rowid, body, f"c{conversation}", f"s{sender}"))
+            rows.append((rowid, body, term("c", conversation, earlier), term("s", sender, earlier)))
         self._insert_docs(docs)
         self.db.executemany(f"INSERT INTO bodies_{self.number} VALUES (?, ?)", [row[:2] for row in rows])
         self.db.executemany(f"INSERT INTO {self._fts}(rowid, body, conversation, sender) VALUES (?, ?, ?, ?)", rows)
@@ -361,9 +374,13 @@ class Generation:
                 self._words.discard(word)
 
     def _remove(self, where: str, parameters: Sequence[object]) -> int:
-        columns = "rowid, body, 'c' || conversation, 's' || sender"
         source = f"{self._docs} JOIN bodies_{self.number} USING (rowid)"
-        rows = self.db.execute(f"SELECT {columns} FROM {source} WHERE {where}", parameters).fetchall()
+        rows = [
+            (rowid, body, term("c", conversation, self._earlier), term("s", sender, self._earlier))
+            for rowid, body, conversation, sender in self.db.execute(
+                f"SELECT rowid, body, conversation, sender FROM {source} WHERE {where}", parameters
+            ).fetchall()
+        ]
         delete = f"INSERT INTO {self._fts}({self._fts}, rowid, body, conversation, sender) VALUES ('delete', ?, ?, ?, ?)"
         self.db.executemany(delete, rows)
         for table in (self._docs, f"bodies_{self.number}"):

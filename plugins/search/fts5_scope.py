@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from plugins.search.engine import Query
+from plugins.search.fts5_index import is_earlier, term
 
 TERMS = 128
 """Conversations that are filtered by as terms; more are joined, which from about 200 on is faster."""
@@ -31,13 +32,15 @@ class Scope(NamedTuple):
     nothing: bool = False
     no_match: str = ""
     looks_up: bool = False
+    earlier: bool = False
+    """Whether the generation is an `is_earlier` one."""
 
     def without(self, numbers: Sequence[int], matched: bool) -> Scope:
         """The same without some conversations. ``matched``: whether there is an FTS expression to take them from."""
         if not numbers:
             return self
         if matched and len(numbers) <= TERMS:
-            return self._replace(no_match=f" NOT conversation : ({' OR '.join(f'c{number}' for number in numbers)})")
+            return self._replace(no_match=f" NOT conversation : {_any_of(numbers, self.earlier)}")
         left = "d.conversation NOT IN (SELECT value FROM json_each(?))"
         join = f"{self.join} AND {left}" if self.join else left
         return self._replace(join=join, parameters=(*self.parameters, json.dumps(list(numbers))))
@@ -45,23 +48,27 @@ class Scope(NamedTuple):
 
 def scope_of(db: sqlite3.Connection, generation: int, query: Query) -> Scope:
     """Where a query looks, by its filters and what it permits."""
-    sender = ""
+    sender, earlier = "", is_earlier(db, generation)
     if query.sender:
         row = db.execute(f"SELECT id FROM senders_{generation} WHERE name = ?", (query.sender,)).fetchone()
         if row is None:
             return Scope(nothing=True)
-        sender = f"sender : s{row[0]}"
+        sender = f'sender : "{term("s", row[0], earlier)}"'
     if not query.restricted:
-        return Scope(match=sender)
+        return Scope(match=sender, earlier=earlier)
     numbers = _listed(db, generation, query)
     if numbers is None:
-        return Scope(sender, "permitted(d.conversation)", looks_up=True)
+        return Scope(sender, "permitted(d.conversation)", looks_up=True, earlier=earlier)
     if not numbers:
         return Scope(nothing=True)
     if len(numbers) <= TERMS:
-        conversations = f"conversation : ({' OR '.join(f'c{number}' for number in numbers)})"
-        return Scope(" AND ".join(part for part in (conversations, sender) if part))
-    return Scope(sender, "d.conversation IN (SELECT value FROM json_each(?))", (json.dumps(numbers),))
+        conversations = f"conversation : {_any_of(numbers, earlier)}"
+        return Scope(" AND ".join(part for part in (conversations, sender) if part), earlier=earlier)
+    return Scope(sender, "d.conversation IN (SELECT value FROM json_each(?))", (json.dumps(numbers),), earlier=earlier)
+
+
+def _any_of(numbers: Sequence[int], earlier: bool) -> str:
+    return "(" + " OR ".join(f'"{term("c", number, earlier)}"' for number in numbers) + ")"
 
 
 def _listed(db: sqlite3.Connection, generation: int, query: Query) -> list[int] | None:

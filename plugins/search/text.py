@@ -151,7 +151,7 @@ def tokens(text: str) -> list[str]:
     found = _ASCII_TOKEN.findall(folded) if text.isascii() else _TOKEN.findall(_GAP.sub(BREAK, folded))
     if len(found) > MAX_TOKENS:
         del found[MAX_TOKENS:]
-    if max(map(len, found), default=0) > MAX_WORD:
+    if len(folded) > MAX_WORD and max(map(len, found), default=0) > MAX_WORD:
         return [token[:MAX_WORD] for token in found]
     return found
 

@@ -175,6 +175,21 @@ async def test_messages_whose_ids_follow_from_their_places_and_others(engine: Ft
     db.close()
 
 
+def test_every_number_has_a_term_of_its_own_that_fts5_takes_whole() -> None:
+    """Of one character, so that it is in no list of beginnings, as long as there are characters."""
+    edges = (0, 0xD6FF, 0xD700, 0xD6FF + 0x100000, 0xD700 + 0x100000, 0xD700 + 2 * 0x100000, 1 << 30)
+    numbers = sorted({number + by for number in edges for by in range(-300, 300) if number + by >= 0})
+    terms = [fts5_index.term("c", number, earlier=False) for number in numbers]
+    assert len(set(terms)) == len(numbers)
+    assert {len(term) for number, term in zip(numbers, terms, strict=True) if number < 1 << 20} == {1}
+    with sqlite3.connect(":memory:") as db:
+        db.execute("CREATE VIRTUAL TABLE t USING fts5(term, content='', tokenize='ascii', prefix='2')")
+        db.executemany("INSERT INTO t(rowid, term) VALUES (?, ?)", zip(numbers, terms, strict=True))
+        for number, one in zip(numbers, terms, strict=True):
+            assert db.execute("SELECT rowid FROM t WHERE t MATCH ?", (f'term : ("{one}")',)).fetchall() == [(number,)]
+    db.close()
+
+
 async def test_an_index_with_earlier_tables_is_in_use_until_it_is_rebuilt(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     same = [text for text in fts5_index._TABLES if "bodies_" in text or "_seq" in text or "conversations_" in text]
     same += [text for text in fts5_index._TABLES if "senders_" in text or "words_" in text]
