@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
-import schemathesis
-from schemathesis.checks import CheckContext
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
 from tests.http.conftest import HTTP, Site, site
+
+if TYPE_CHECKING:  # imported by the tests: each process that collects them would take a second or two for it
+    from schemathesis.checks import CheckContext
 
 EXAMPLES = 12
 _SKIPPED = {"/v1/sync", "/v1/trace"}  # may stream for ever; test_journey and metrics/test_trace cover them
@@ -29,6 +25,13 @@ def not_ours(ctx: CheckContext, response: Any, case: Any) -> None:
 
 def explore(url: str, below: str | tuple[str, ...] = "/v1/", secret: str = "") -> int:
     """Calls every operation below some paths with generated data; how many calls were made."""
+    import schemathesis
+    from schemathesis.specs.openapi.checks import (
+        content_type_conformance,
+        response_schema_conformance,
+        status_code_conformance,
+    )
+
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     calls = 0
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}

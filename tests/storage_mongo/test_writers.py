@@ -178,7 +178,7 @@ async def test_a_message_that_two_writers_finish_at_once_is_in_an_inbox_once(dat
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["one inbox", "inboxes of their own"])
-@pytest.mark.parametrize("count", [2, 4, 8, 16])
+@pytest.mark.parametrize("count", seeds(2, 16, more=[4, 8]))
 async def test_many_writers_go_on(database: str, count: int, apart: bool) -> None:
     """None of them starves: each commits its groups while the others do, however often they are in each other's way."""
     writers = [MongoStorage(mongo_server.url(database)) for _ in range(count)]
