@@ -20,6 +20,7 @@
     cluster/   several nodes over one database; storage_writers: several writers without brokers
     sizing/    nodes and database for so many messages a second, from those figures
     profile    where Tideline's time goes during a shape: stacks (of a profiler), steps (a table), flame (a graph)
+    paired     processor time of another checkout and of this one, in turn
 
 Nothing in here imports the broker; `prefill` and what measures storage alone import the storage. It needs Linux (epoll, /proc).
 """

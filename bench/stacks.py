@@ -22,6 +22,8 @@ Stacks = dict[str, Counter[Stack]]
 """By thread: "event loop", "writer", or another one's name."""
 
 HERTZ = 499
+_NOTED = 8192
+"""Bytes: perf's header alone is shorter."""
 _PERF = "perf is not installed (Debian: apt-get install linux-perf): it takes the samples of the compiled core"
 _PY_SPY = "py-spy is not installed (pip install py-spy): it takes the samples of pure Python"
 
@@ -86,13 +88,23 @@ def _by_py_spy(pid: int, work: Callable[[], None]) -> Stacks:
 def _beside(command: list[str], output: Path, work: Callable[[], None]) -> None:
     recorder = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        time.sleep(0.5)  # until it has attached
+        _until_attached(output)
         work()
     finally:
         recorder.send_signal(signal.SIGINT)
         _, said = recorder.communicate(timeout=120)
     if not output.exists():
         raise NoProfiler(f"{command[0]} recorded nothing: {said.strip()}")
+
+
+def _until_attached(output: Path) -> None:
+    """perf notes what the process has mapped as it begins; py-spy says nothing."""
+    latest = time.monotonic() + 3.0
+    while time.monotonic() < latest:
+        time.sleep(0.2)
+        if output.exists() and output.stat().st_size > _NOTED:
+            time.sleep(0.2)
+            return
 
 
 def native_name(frame: str) -> str:

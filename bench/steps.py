@@ -12,7 +12,7 @@ _STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("wait for the interpreter's lock", ("take_gil", "drop_gil", "PyEval_RestoreThread", "PyEval_SaveThread")),
     ("fsync", ("fdatasync", "fsync", "do_fsync", "full_fsync")),
     ("log pages written", ("walWriteOneFrame", "sqlite3WalFrames", "unixWrite", "pwrite64", "__libc_pwrite", "__pwrite")),
-    ("free space asked", ("free_space.FreeSpace.check", "FreeSpace.check")),
+    ("free space asked", ("FreeSpace.check", "os_statvfs", "os_stat")),
     ("SQLite: begin, commit", ("sqlite3BtreeCommitPhaseOne", "sqlite3PagerCommitPhaseOne", "vdbeCommit", "sqlite3VdbeHalt")),
     ("SQLite: rows into trees", ("sqlite3VdbeExec", "sqlite3Step", "sqlite3_step")),
     ("SQLite: values bound", ("bind_parameters", "bind_param", "stmt_step", "_pysqlite_query_execute")),

@@ -1,0 +1,99 @@
+"""This tree beside another one: `python -m bench.paired TREE`, such as a `git worktree` of the commit before a change.
+
+Processor time of the broker for each delivery, of the two in turn, and the ratio pair by pair: that holds where the machine is
+shared, as rates do not. Each is what its `make compile` made, where that was run, or with ``--pure`` its sources.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+from bench.drive import Options, measure
+from bench.peers.tideline import Tideline
+from bench.process import cpu_by_thread
+from bench.rounds import say
+from bench.shapes import SHAPES, Shape
+from bench.table import columns
+
+Times = tuple[float, float]
+"""Microseconds for each delivery: of the event loop's thread, and of all others."""
+
+
+class Ours(Tideline):
+    """Tideline from a tree; patient, as both are started where nothing waits for them."""
+
+    start_timeout = 120.0
+
+
+def of_tree(tree: Path, pure: bool) -> type[Ours]:
+    """The broker that the tree has."""
+    compiled = tree / "build" / "compiled"
+    found = tree if pure or not (compiled / ".stamp").exists() else compiled
+    return type("OfTree", (Ours,), {"tree": found})
+
+
+def once(peer: Tideline, shape: Shape, options: Options) -> Times | None:
+    """One round; None where something was not as it should be, which is said."""
+    before = cpu_by_thread(peer.pid)
+    cell = measure(shape, peer, options)
+    delivered = cell.figures.get("delivered")
+    if cell.trouble or not delivered:
+        say(f"! {shape.name}: {cell.trouble}")
+        return None
+    used = {name: seconds - before.get(name, 0.0) for name, seconds in cpu_by_thread(peer.pid).items()}
+    loop = sum(seconds for name, seconds in used.items() if name.split()[0] == str(peer.pid))
+    return loop / delivered * 1e6, (sum(used.values()) - loop) / delivered * 1e6
+
+
+def compared(theirs: Tideline, ours: Tideline, shapes: list[Shape], rounds: int, options: Options) -> str:
+    """The table; both are started."""
+    found: dict[str, list[tuple[Times, Times]]] = defaultdict(list)
+    for number in range(rounds):
+        for shape in shapes:
+            turn = (theirs, ours) if number % 2 == 0 else (ours, theirs)
+            times = {peer: once(peer, shape, options) for peer in turn}
+            that, this = times[theirs], times[ours]
+            if that is not None and this is not None:
+                found[shape.name].append((that, this))
+    rows = [
+        ["µs for each delivery", "loop before", "after", "other threads before", "after", "all, after / before", "of rounds"]
+    ]
+    for name, pairs in found.items():
+        ratios = sorted(sum(this) / sum(that) for that, this in pairs)
+        middle = [statistics.median(pair[side][part] for pair in pairs) for part in (0, 1) for side in (0, 1)]
+        shown = f"{statistics.median(ratios):.3f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        rows.append([name, *(f"{value:.2f}" for value in middle), shown, str(len(ratios))])
+    return columns(rows)
+
+
+def main() -> None:
+    """The command."""
+    known = {shape.name: shape for shape in SHAPES if shape.load in ("stream", "latency", "drain")}
+    parser = argparse.ArgumentParser(prog="python -m bench.paired", description=__doc__)
+    parser.add_argument("tree", type=Path, help="where the other one is")
+    parser.add_argument("--only", default="one,pairs,fan-out,latency", help=f"of {','.join(known)}")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each round")
+    parser.add_argument("--pure", action="store_true", help="pure Python, also where a core is compiled")
+    given = parser.parse_args()
+    if wrong := [name for name in given.only.split(",") if name not in known]:
+        parser.error(f"--only {','.join(wrong)}: choose from {', '.join(known)}")
+    if not (given.tree / "broker").is_dir():
+        parser.error(f"{given.tree} has no broker/: name a checkout of Tideline")
+    theirs, ours = (of_tree(tree.resolve(), given.pure)() for tree in (given.tree, Path(__file__).parents[1]))
+    say(f"before: {theirs.tree}\nafter: {ours.tree}")
+    try:
+        theirs.start()
+        ours.start()
+        shapes = [known[name] for name in given.only.split(",")]
+        print(compared(theirs, ours, shapes, given.rounds, Options(given.seconds, quick=True)))
+    finally:
+        theirs.stop()
+        ours.stop()
+
+
+if __name__ == "__main__":
+    main()
