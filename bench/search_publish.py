@@ -53,10 +53,11 @@ async def broker(config: Path) -> None:
     server = Server(load(config, os.environ))
     await server.start()
     plugin = next((plugin for plugin in server.plugin_host.group_plugins if isinstance(plugin, SearchPlugin)), None)
-    if plugin is not None:
-        await plugin.wait_indexed(0, 30)
-    pid = getattr(plugin.indexer, "pid", None) if plugin is not None else None
     print(next(iter(server.addresses.values()))[1], flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    if plugin is not None:  # a first message was published: once it is found, the indexer's process is at work
+        await plugin.wait_indexed(await server.storage.last_id(), 60)
+    print(flush=True)
     ages: list[int] = []
     ended = asyncio.ensure_future(asyncio.to_thread(sys.stdin.readline))
     while not ended.done():
@@ -68,6 +69,7 @@ async def broker(config: Path) -> None:
     caught_up = plugin is None or await plugin.wait_indexed(stored, 300)
     seen = {"ages": ages, "catch_up": time.perf_counter() - began, "caught_up": caught_up, "broker_cpu": own}
     seen |= {"stored": server.counters.messages_stored}
+    pid = getattr(plugin.indexer, "pid", None) if plugin is not None else None
     if pid is not None:
         seen |= {"indexer_cpu": cpu_seconds(pid), "indexer_memory": resident(pid)}
     print(json.dumps(seen), flush=True)
@@ -111,6 +113,14 @@ class Connection:
         acked, self.left = divmod(self.left, 4)
         self.acked += acked
         return acked
+
+
+def _publish_one(port: int, text: str) -> None:
+    first = Connection(port, 2 * CONNECTIONS, [text.encode()], paced=True)
+    first.send(1)
+    while not first.acked:
+        first.receive()
+    first.socket.close()
 
 
 def publish(port: int, seconds: float, texts: list[str], rate: int = 0, *, beside: bool = False) -> float:
@@ -179,7 +189,12 @@ def measure(search: dict[str, object] | None, seconds: float, texts: list[str], 
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdin is not None
             assert process.stdout is not None
-            reached = publish(int(process.stdout.readline()), seconds, texts, rate, beside=beside)
+            port = int(process.stdout.readline())
+            _publish_one(port, texts[0])
+            process.stdin.write("\n")
+            process.stdin.flush()
+            process.stdout.readline()
+            reached = publish(port, seconds, texts, rate, beside=beside)
             process.stdin.write("\n")
             process.stdin.flush()
             return Run(reached, json.loads(process.stdout.readline()))
