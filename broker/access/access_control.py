@@ -284,7 +284,7 @@ class AccessControl:
         if self.bars(identity.username):
             self._log_refused_login(request, auth, answers, "the user is disabled")
             return None
-        if identity.anonymous and any(getattr(plugin, "needs_identity", False) for plugin, _ in self._auth):
+        if identity.anonymous and self.needs_identity:
             self._log_refused_login(request, auth, answers, "no plugin verified who it is")
             return None
         if identity.anonymous and not request.anonymous_allowed:
@@ -314,6 +314,16 @@ class AccessControl:
         if username is None or self.outsiders or not verifying:
             return False
         return all(hasattr(plugin, "knows") and not plugin.knows(username) for plugin in verifying)
+
+    @property
+    def needs_identity(self) -> bool:
+        """Whether who was verified by nobody is refused, whatever the listener allows."""
+        return any(getattr(plugin, "needs_identity", False) for plugin, _ in self._auth)
+
+    @property
+    def verifies_client_ids(self) -> bool:
+        """Whether a plugin does: then who has no user name may be verified all the same."""
+        return any(_verifies(plugin) == "client_id" for plugin, _ in self._auth)
 
     @staticmethod
     def _without_strangers(username: str | None, auth: Sequence[tuple[Any, Asker]], answers: list[Any]) -> list[Any]:

@@ -67,7 +67,7 @@ async def cluster(request: Request, api: ApiDep, who: Operator) -> Response:
     return tagged(request, {"nodes": [node._asdict() for node in nodes]})
 
 
-@router.post("/cluster/{node}/leave", response_model=ClusterNode, status_code=202, responses=responses())
+@router.post("/cluster/{node:path}/leave", response_model=ClusterNode, status_code=202, responses=responses())
 async def leave(
     node: Annotated[str, Path(max_length=200)], api: ApiDep, who: Operator, body: LeaveBody | None = None
 ) -> Response:

@@ -109,12 +109,12 @@ def make_router(recalls: Recalls) -> APIRouter:
         """Who wrote which version of a message when, the first one first. Each can be read by its id."""
         return tagged(request, {"versions": await recalls.versions(who, message_id)})
 
-    @router.put("/messages/{message_id}/reactions/{reaction}", response_model=Reacted, responses=responses())
+    @router.put("/messages/{message_id}/reactions/{reaction:path}", response_model=Reacted, responses=responses())
     async def react(message_id: str, reaction: Reaction, who: Acting, body: RecallBody | None = None) -> Response:
         """React to a message. Once is enough: again changes nothing."""
         return reply(await recalls.react(who, message_id, reaction))
 
-    @router.delete("/messages/{message_id}/reactions/{reaction}", response_model=Reacted, responses=responses())
+    @router.delete("/messages/{message_id}/reactions/{reaction:path}", response_model=Reacted, responses=responses())
     async def take_back(message_id: str, reaction: Reaction, who: Acting) -> Response:
         """Take my reaction back."""
         return reply(await recalls.react(who, message_id, reaction, back=True))

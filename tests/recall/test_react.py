@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from urllib.parse import quote
 
 import paho.mqtt.client as paho
 import pytest
@@ -100,6 +101,18 @@ async def test_what_is_no_reaction_is_refused(tour: Site, monkeypatch: pytest.Mo
     bob = await tour.client("bob", 5)
     assert await react(bob, one, "y") == SPECIFIC
     assert (await counts(tour, limit=1))[0] == {"x" * LONGEST: 1, "y": 1}
+
+
+@pytest.mark.parametrize("reaction", ["24/7", "/", "a//b/", "👍/👎", "50%", "why?", "#1 + 1"])
+async def test_whatever_signs_a_reaction_has_it_can_be_taken_back(tour: Site, reaction: str) -> None:
+    caller, who = tour.caller(), {"user": "c/eve"}
+    id = (await caller.post("/messages", json={"topic": TOPIC, "payload": "x"})).json()["id"]
+    for method, body, given in (("PUT", {}, [reaction]), ("DELETE", None, [])):
+        path = f"/messages/{id}/reactions/{quote(reaction, safe='')}"
+        answer = await caller.request(method, path, params=who, json=body)
+        assert (answer.status_code, answer.json().get("reaction")) == (200, reaction)
+        found = (await caller.get(f"/messages/{id}/reactions")).json()["reactions"]
+        assert [one["reaction"] for one in found] == given
 
 
 async def test_a_stock_client_reacts(tour: Site) -> None:

@@ -70,6 +70,34 @@ async def test_who_is_disabled_or_deleted_publishes_nothing_until_let_in_again(t
         assert {message.topic for message in await reader.messages(2)} == {"5", "of-operator"}
 
 
+async def test_what_is_of_anonymous_clients_is_held_once_none_comes_in_any_more(tmp_path: Path) -> None:
+    clocks, secret = Clocks(), tmp_path / "operator.secret"
+    plugins: dict[str, Any] = {**ACCOUNTS, "http": {"bind": "127.0.0.1:0", "operator_file": str(tmp_path / "operator.json")}}
+    async with broker(plugins=plugins, time=clocks.time) as made:
+        operator = made.caller(headers={"Authorization": f"Bearer {secret.read_text().strip()}"})
+        stranger = await made.client("stranger")
+        for minute in (1, 2):
+            await stranger.publish(f"$delayed/{minute * 60}/{minute}", b"x")
+        free = {"topic": "of-operator", "payload": "x", "delay": 60}
+        assert (await operator.post("/schedules", json=free, params={"user": "c/stranger"})).status_code == 201
+
+        async def strangers() -> dict[str, bool]:
+            found = (await operator.get("/schedules", params={"user": "c/stranger"})).json()["schedules"]
+            return {one["topic"]: one["held"] for one in found}
+
+        assert await strangers() == {"1": False, "2": False, "of-operator": False}
+        await users_of(made).add("bob", CHEAP.hash("bob"))
+        assert await strangers() == {"1": True, "2": True, "of-operator": False}
+        reader = await made.client("reader", username="bob", password=b"bob")
+        await reader.subscribe("#", options=1)
+        clocks.pass_by(60)
+        assert (await reader.message()).topic == "of-operator"
+        await until(lambda: runner(made).denied == 1, "the first one was due")
+        clocks.pass_by(60)
+        await until(lambda: runner(made).denied == 2, "the second one was due")
+        await reader.quiet()
+
+
 async def test_the_metrics_tell_how_many_wait_and_what_became_of_the_others() -> None:
     """Too late after downtime, unreadable, and half a minute late."""
     clocks = Clocks()
