@@ -5,6 +5,7 @@ One that has gone counts as online for a while: where it is back by then, nothin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -51,15 +52,6 @@ class Devices:
         elif self._connections.pop(device, None) is not None:
             self._leaving[device] = at + self._grace, now
 
-    def compare(self, connected: Iterable[DeviceKey], now: int, at: float) -> None:
-        """These are all that are connected: what was not heard of is made up for."""
-        there = set(connected)
-        for device in there - self._connections.keys():
-            self.came(device, now)
-        for device in self._connections.keys() - there:
-            self._connections[device] = 1
-            self.went(device, now, at)
-
     def due(self, at: float, most: int) -> list[Change]:
         """What is to be told now, at most so much; `again` gives back what could not be."""
         while self._leaving:
@@ -85,4 +77,4 @@ class Devices:
         """When something is due next, in seconds; 0 for at once, infinity for nothing."""
         if self._changed:
             return 0.0
-        return next(iter(self._leaving.values()))[0] if self._leaving else float("inf")
+        return next(iter(self._leaving.values()))[0] if self._leaving else math.inf

@@ -8,9 +8,10 @@ import secrets
 from dataclasses import dataclass
 from typing import Any, cast
 
+from broker.access import SessionInfo
 from broker.amqtt import Services, TidelineContext, Undecided
 from broker.config import parse_duration
-from broker.hooks import Group, GroupPlugin
+from broker.hooks import Group, GroupPlugin, SessionPlugin
 from plugins.http import add_router
 from plugins.presence.cleaning import Cleaning
 from plugins.presence.devices import Devices
@@ -30,7 +31,7 @@ _PATIENCE = 2.0
 """Seconds that the last note of a run may take when it ends."""
 
 
-class PresencePlugin(GroupPlugin):
+class PresencePlugin(GroupPlugin, SessionPlugin):
     """Tells who is online, and who types."""
 
     @dataclass
@@ -109,24 +110,24 @@ class PresencePlugin(GroupPlugin):
 
     # --- who comes and goes ------------------------------------------------------------------------------------------
 
-    async def on_broker_client_connected(self, client_id: str, client_session: Any) -> None:
-        """A device came."""
-        device = self._device(client_id, client_session)
+    def opening(self, connection: object, info: SessionInfo) -> None:
+        """A device comes."""
+        device = self._device(info)
         if device is not None:
             self._devices.came(device, cast(Services, self.context.server).wall())
             self._wake()
 
-    async def on_broker_client_disconnected(self, client_id: str, client_session: Any) -> None:
+    def ended(self, connection: object, info: SessionInfo) -> None:
         """A device went."""
-        device = self._device(client_id, client_session)
+        device = self._device(info)
         if device is not None:
             at = asyncio.get_running_loop().time()
             self._devices.went(device, cast(Services, self.context.server).wall(), at)
             self._wake()
 
-    def _device(self, client_id: str, session: Any) -> DeviceKey | None:
-        user = str(getattr(session, "user_key", "") or f"c/{client_id}")
-        return DeviceKey(user, client_id) if self.config.anonymous or user.startswith("u/") else None
+    def _device(self, info: SessionInfo) -> DeviceKey | None:
+        user = info.identity.user_key
+        return DeviceKey(user, info.client_id) if self.config.anonymous or user.startswith("u/") else None
 
     def _wake(self) -> None:
         if self._presence is not None:

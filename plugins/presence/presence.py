@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from broker.amqtt import BROKER_USER, Services, Undecided
@@ -29,8 +31,6 @@ _BUNDLE = 16 << 10
 """Bytes that are told in one group. Nothing stores them: what a subscriber's socket does not take at once is lost to it, and
 `limits.write_high_water` is 64 KiB. Between two groups the socket is written."""
 _AGAIN = 1.0
-_LOOK = 1.0
-"""Seconds between two looks at whether events were dropped."""
 _PAGE = 200
 _READ = 50
 """Users who are looked at together."""
@@ -47,7 +47,6 @@ class Presence:
         self._run = run
         self._revisions: dict[DeviceKey, int] = {}
         """Of the rows that say that a device is online here."""
-        self._dropped = 0
         self.news = asyncio.Event()
 
     async def run(self) -> None:
@@ -59,20 +58,10 @@ class Presence:
             if changes:
                 await self._settle(changes)
                 continue
-            self._make_up()
-            try:
-                async with asyncio.timeout_at(min(self._devices.next(), loop.time() + _LOOK)):
+            next_ = self._devices.next()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(None if next_ == math.inf else next_):
                     await self.news.wait()
-            except TimeoutError:
-                pass
-
-    def _make_up(self) -> None:
-        """Where plugins were too slow, some were not heard of who came and went."""
-        dropped = self._server.counters.events_dropped
-        if dropped != self._dropped:
-            self._dropped = dropped
-            there = (DeviceKey(one.user, one.client_id) for one in self._server.sessions() if one.connected)
-            self._devices.compare(there, self._server.wall(), asyncio.get_running_loop().time())
 
     async def _settle(self, changes: Sequence[Change]) -> None:
         try:

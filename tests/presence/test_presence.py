@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from amqtt.plugins.base import BasePlugin
 
+from broker.access import session_info
 from broker.config import checked
 from broker.errors import StartError
 from broker.packets.codes import ReasonCode
@@ -80,7 +82,7 @@ async def test_who_reads_is_told_of_all_where_very_many_come_at_once(url: str) -
         plugin = made.server.api.plugin(PresencePlugin)
         assert plugin is not None
         for number in range(700):
-            await plugin.on_broker_client_connected(f"user-{number}", None)
+            plugin.opening(number, session_info(f"c/user-{number}", f"user-{number}"))
         seen: set[str] = set()
         while len(seen) < 700:
             user, online = await told(watcher)
@@ -276,22 +278,27 @@ async def test_who_was_seen_long_ago_is_forgotten() -> None:
         assert await storage.rows("presence", "c/phone") == []
 
 
-async def test_what_plugins_were_not_told_of_is_made_up_for() -> None:
-    async with broker() as made:
-        plugin = made.server.api.plugin(PresencePlugin)
-        assert plugin is not None
-        watcher = await made.client("watcher")
-        await watcher.subscribe("$presence/c/phone", options=1)
-        plugin._devices.went(DeviceKey("c/phone", "phone"), 1, 0.0)
-        callbacks = made.server.plugin_host._callbacks
-        heard = {name: callbacks.pop(name) for name in ("broker_client_connected", "broker_client_disconnected")}
-        phone = await made.client("phone")
-        made.server.counters.events_dropped += 1
-        assert await told(watcher) == ("c/phone", True)
-        await made.lose(phone, "phone")
-        made.server.counters.events_dropped += 1
-        assert await told(watcher) == ("c/phone", False)
-        callbacks.update(heard)
+class Stuck(BasePlugin[Any]):
+    """An amqtt plugin that takes its time with each client: the events wait in one queue for all plugins."""
+
+    gate = asyncio.Event()
+
+    async def on_broker_client_connected(self, **_: Any) -> None:
+        await self.gate.wait()
+
+
+async def test_a_plugin_that_is_stuck_holds_up_nobodys_presence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stuck, "gate", asyncio.Event())
+    async with broker(plugins={f"{__name__}.Stuck": {}}, hooks={"timeout": 600}) as made:
+        try:
+            watcher = await made.client("watcher")
+            await watcher.subscribe("$presence/c/phone", options=1)
+            phone = await made.client("phone")
+            assert await told(watcher) == ("c/phone", True)
+            await made.lose(phone, "phone")
+            assert await told(watcher) == ("c/phone", False)
+        finally:
+            Stuck.gate.set()
 
 
 def test_devices_that_take_each_others_place() -> None:
