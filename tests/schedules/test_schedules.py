@@ -410,3 +410,36 @@ def test_a_cron_line_keeps_to_its_time_zone_over_a_change_of_the_clocks() -> Non
     saturday = nine.next(0, 1_792_800_000_000)
     assert nine.next(saturday, saturday) - saturday in (DAY, DAY + 3_600_000)
     assert {nine.next(d, d) - d for d in (saturday, nine.next(saturday, saturday))} == {DAY, DAY + 3_600_000}
+
+
+async def test_what_is_due_is_looked_at_in_pages_of_about_what_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = Clocks()
+    async with broker(time=clocks.time) as made:
+        writer = await made.client("writer")
+        for number in range(300):
+            await writer.publish(f"$delayed/60/{number}", b"x", qos=0)
+        caller = made.caller()
+
+        async def all_wait() -> bool:
+            return len((await caller.get("/schedules", params={"limit": 500})).json()["schedules"]) == 300
+
+        await until(all_wait)
+        reader = await made.client("reader")
+        await reader.subscribe("#", options=1)
+        looks: list[tuple[int, int]] = []
+        read = made.server.storage.rows
+
+        async def counted(table: str, part: str, **asked: Any) -> list[Row]:
+            found = await read(table, part, **asked)
+            if (table, part) == (DUE, "steady"):
+                looks.append((asked["limit"], len(found)))
+            return found
+
+        monkeypatch.setattr(made.server.storage, "rows", counted)
+        clocks.pass_by(61)
+        assert [message.topic for message in await reader.messages(300)] == [str(number) for number in range(300)]
+        while_due = [(limit, found) for limit, found in looks if found]
+        assert while_due[0][0] == 16
+        assert sum(found for _, found in while_due) <= 2 * 300
+        assert len(while_due) <= 12
+        await until(lambda: looks[-1] == (16, 0), "it is looked for little again")
