@@ -14,7 +14,8 @@ from broker.sessions import is_shared
 from storage.records import Append, Join
 
 LIMIT = 200_000
-"""Pairs remembered, some 40 MB at most; then they are forgotten, and noted anew as they come."""
+"""Pairs remembered; then they are forgotten, and noted anew as they come. Measured: 13 MiB where all are of one topic, 96 MiB
+where each has a topic of its own. One message to more users than that adds to it until the next."""
 
 _BROKER = "b/"
 

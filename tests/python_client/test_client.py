@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from tideline_client import Client, Message, Outgoing, Receipt, RequestFailed
@@ -17,10 +17,17 @@ from tests.support.until import until
 PLUGINS: dict[str, Any] = {"receipts": {"resolution_seconds": 0.05}}
 
 
+class Reached(Protocol):
+    """A broker at an address."""
+
+    @property
+    def address(self) -> tuple[str, int]: ...
+
+
 class App:
     """An app on a device: what its callbacks were told."""
 
-    def __init__(self, broker: Site, folder: Path, device: str, **options: Any) -> None:
+    def __init__(self, broker: Reached, folder: Path, device: str, **options: Any) -> None:
         self.client = Client("127.0.0.1", broker.address[1], device=device, store=folder / f"{device}.db", **options)
         self.came: list[str] = []
         self.receipts: list[tuple[str, int | None, str | None]] = []
@@ -40,7 +47,7 @@ class App:
 
 
 @asynccontextmanager
-async def app(broker: Site, folder: Path, device: str, **options: Any) -> AsyncIterator[App]:
+async def app(broker: Reached, folder: Path, device: str, **options: Any) -> AsyncIterator[App]:
     made = App(broker, folder, device, **options)
     made.client.start()
     assert await asyncio.to_thread(made.client.wait_connected)
