@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from playwright.sync_api import sync_playwright
 
 from tests.interop.console.conftest import Tab
 from tests.interop.console.house import PASSWORD, House, house
+from tests.interop.console.palette import with_few_colours
 from tests.support.laws_process import ROOT
 
 SECONDS = 75
@@ -63,13 +65,69 @@ def chat(tab: Tab, home: House) -> None:
     tab.page.wait_for_timeout(1000)
 
 
+def erasures(tab: Tab, home: House) -> None:
+    home.http.post("/erasures", json={"conversation": "chat/alice-bob"}).raise_for_status()
+    tab.open("erasures")
+    tab.page.get_by_role("row", name="chat/alice-bob").get_by_text("erased", exact=True).wait_for()
+    tab.page.get_by_label("User name").fill("carol")
+    tab.page.get_by_role("button", name="Erase …").click()
+    tab.page.get_by_role("dialog").get_by_role("textbox").fill("u/car")
+
+
+def rules(tab: Tab, home: House) -> None:
+    tab.open("rules")
+    tab.page.get_by_label("Topic", exact=True).fill("ingest")
+    tab.page.get_by_label("Payload").fill('{"room": "attic", "window": "open"}')
+    tab.page.get_by_role("button", name="Try the rules").click()
+    tab.page.get_by_text("its topic becomes home/attic/state").wait_for()
+
+
+def access(tab: Tab, home: House) -> None:
+    tab.open("access")
+    tab.page.get_by_label("User", exact=True).fill("bob")
+    tab.page.get_by_label("Topic, or filter").fill("home/kitchen/temperature")
+    tab.page.get_by_role("button", name="Ask").click()
+    tab.page.get_by_text("denied", exact=True).wait_for()
+
+
+def telephone(tab: Tab, home: House) -> None:
+    tab.page.set_viewport_size({"width": 390, "height": 700})
+    tab.open("clients")
+    tab.page.get_by_role("row", name="alice-laptop").wait_for()
+
+
+def plain(view: str, sign: str = "tbody tr") -> Callable[[Tab, House], None]:
+    """A view as it is once it shows something."""
+
+    def show(tab: Tab, home: House) -> None:
+        tab.open(view)
+        tab.page.locator(sign).first.wait_for()
+
+    return show
+
+
 PICTURES = {
     "overview": ("light", overview),
+    "clients": ("light", plain("clients")),
     "timelines": ("dark", timelines),
+    "presence": ("light", plain("presence")),
     "topics": ("light", topics),
+    "conversations": ("light", plain("conversations")),
+    "search": ("dark", plain("search/kitchen", "mark")),
+    "retained": ("light", plain("retained")),
+    "schedules": ("light", plain("schedules")),
     "message": ("light", message),
     "chat": ("dark", chat),
+    "users": ("light", plain("users")),
+    "tokens": ("light", plain("tokens", ".card")),
+    "access": ("light", access),
+    "rules": ("light", rules),
+    "jobs": ("light", plain("jobs")),
+    "cluster": ("light", plain("cluster", ".empty:not([hidden])")),
+    "telephone": ("dark", telephone),
+    "erasures": ("light", erasures),
 }
+"""Each view, and its scheme. The last one takes something away."""
 
 
 @click.command()
@@ -84,13 +142,13 @@ def main(into: Path, names: tuple[str, ...]) -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name in names or PICTURES:
             scheme, show = PICTURES[name]
-            options: Any = {"viewport": {"width": 1280, "height": 800}, "color_scheme": scheme, "locale": "en-GB"}
+            options: Any = {"viewport": {"width": 1280, "height": 720}, "color_scheme": scheme, "locale": "en-GB"}
             options["reduced_motion"] = "reduce"  # nothing is caught between two places
             tab = Tab(browser.new_context(**options).new_page(), home.url)
             tab.page.set_default_timeout(60_000)
             tab.operate(home.secret)
             show(tab, home)
-            tab.page.screenshot(path=into / f"{name}.png")
+            (into / f"{name}.png").write_bytes(with_few_colours(browser.new_page(), tab.page.screenshot()))
             click.echo(f"{into / name}.png {(into / f'{name}.png').stat().st_size} bytes")
             tab.page.context.close()
         browser.close()

@@ -260,8 +260,8 @@ def test_an_erasure_begins_once_its_name_is_typed(tab: Tab, home: House) -> None
     home.say("alice", "chat/erase/me", "to be gone")
     tab.open("erasures")
     page = tab.page
-    page.get_by_label("What").select_option("Conversation")
-    page.get_by_label("Conversation").fill("chat/erase/me")
+    page.get_by_label("What").select_option("conversation")
+    page.get_by_label("Conversation (topic)").fill("chat/erase/me")
     page.get_by_role("button", name="Erase …").click()
     dialog = page.get_by_role("dialog")
     sure = dialog.get_by_role("button", name="Erase for good")

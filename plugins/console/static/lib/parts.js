@@ -26,10 +26,10 @@ export const select = (options, properties = {}) =>
 
 export const button = (text, onclick, properties = {}) => h("button", { type: "button", onclick, ...properties }, text);
 
-const LONG = 60;
+const LONG = 24;
 
-// What somebody else named: it keeps its own direction, and is shortened where there are many (parts.css).
-const naming = (text) => ({ class: "name", dir: "auto", title: text.length > LONG ? text : null });
+// What somebody else named: it keeps its own direction, and a long one is shortened where there are many (parts.css).
+const naming = (text) => (text.length > LONG ? { class: "name", dir: "auto", title: text } : { dir: "auto" });
 
 export const link = (text, ...path) => h("a", { href: `#/${path.map(encodeURIComponent).join("/")}`, ...naming(text) }, text);
 

@@ -5,7 +5,6 @@ import { after } from "./dom.js";
 
 const LONGEST = 15_000;
 const SHARE = 5; // a pause is at least so many times as long as the answer took
-const MOST = 60_000;
 
 const seen = (signal) =>
   document.visibilityState === "visible" || signal.aborted
@@ -31,7 +30,7 @@ export const every = async (milliseconds, signal, work, failed = () => {}) => {
       await work();
       if (wrong) failed(null);
       wrong = false;
-      pause = Math.min(MOST, Math.max(milliseconds, SHARE * (performance.now() - began)));
+      pause = Math.min(LONGEST, Math.max(milliseconds, SHARE * (performance.now() - began)));
     } catch (error) {
       if (signal.aborted || error.name === "AbortError") return;
       failed(error);

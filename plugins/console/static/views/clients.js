@@ -16,7 +16,7 @@ const flight = (row) => (row.inflight_out === null ? "–" : `${number(row.infli
 const columns = [
   { name: "Client", cell: (row) => link(row.client || "(empty)", "clients", row.client, row.user) },
   { name: "User", cell: (row) => person(row.user) },
-  { name: "State", cell: (row) => [connected(row.connected), h("small", { class: "block" }, row.durable ? "durable session" : "clean session")] },
+  { name: "State", cell: (row) => [connected(row.connected), h("small", { class: "block" }, row.durable ? "durable" : "clean")] },
   { name: "Lag", number: true, cell: lag },
   { name: "In flight, in / out", number: true, cell: flight },
   { name: "Filters", number: true, cell: (row) => number(row.subscriptions) },
