@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:  # imported by the tests: each process that collects them woul
     from schemathesis.checks import CheckContext
 
 EXAMPLES = 12
+_PATIENCE = 60  # seconds: a busy machine takes many for the document of all plugins
 _SKIPPED = {"/v1/sync", "/v1/trace"}  # may stream for ever; test_journey and metrics/test_trace cover them
 
 
@@ -23,8 +25,17 @@ def not_ours(ctx: CheckContext, response: Any, case: Any) -> None:
     assert response.status_code < 500 or (response.status_code == 503 and "/search" in case.path), response.text
 
 
-def explore(url: str, below: str | tuple[str, ...] = "/v1/", secret: str = "") -> int:
-    """Calls every operation below some paths with generated data; how many calls were made."""
+def explore(
+    url: str,
+    below: str | tuple[str, ...] = "/v1/",
+    secret: str = "",
+    *,
+    basic: tuple[str, str] | None = None,
+    examples: int = EXAMPLES,
+    skipped: frozenset[str] = frozenset(),
+) -> int:
+    """Calls every operation below some paths with generated data, as whom a token or a password says; how many calls were
+    made."""
     import schemathesis
     from schemathesis.specs.openapi.checks import (
         content_type_conformance,
@@ -32,17 +43,20 @@ def explore(url: str, below: str | tuple[str, ...] = "/v1/", secret: str = "") -
         status_code_conformance,
     )
 
-    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json", timeout=_PATIENCE)
     calls = 0
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    if basic is not None:
+        headers = {"Authorization": f"Basic {base64.b64encode(':'.join(basic).encode()).decode()}"}
     checks = [not_ours, status_code_conformance, content_type_conformance, response_schema_conformance]
     for result in schema.get_all_operations():
         operation = result.ok()  # type: ignore[union-attr]  # a schema of ours that is invalid fails here
-        if operation.path in _SKIPPED or not operation.path.startswith(below):
+        if operation.path in _SKIPPED | skipped or not operation.path.startswith(below):
             continue
 
         @hypothesis.settings(
-            max_examples=EXAMPLES,
+            max_examples=examples,
             database=None,
             deadline=None,
             derandomize=True,
@@ -52,7 +66,7 @@ def explore(url: str, below: str | tuple[str, ...] = "/v1/", secret: str = "") -
         def call(case: Any) -> None:
             nonlocal calls
             calls += 1
-            case.call_and_validate(base_url=url, checks=checks, headers=headers)
+            case.call_and_validate(base_url=url, checks=checks, headers=headers, timeout=_PATIENCE)
 
         call()
     return calls
@@ -83,6 +97,32 @@ async def test_so_does_that_of_conversations_with_members() -> None:
     async with site(plugins={"conversations": {}}) as made:
         await made.caller().post("/conversations", json={"kind": "group", "topic": "conv/0"}, params={"user": "u/ann"})
         assert await asyncio.to_thread(explore, made.url, below) > 100
+
+
+EVERYTHING: dict[str, Any] = {
+    **{key: {} for key in ("jobs", "conversations", "presence", "schedules", "receipts", "recall", "acl", "accounts")},
+    "rules": {"rules": [{"name": "hot", "topics": ["a/#"], "republish": "b/{rest}"}]},
+}
+_ENDS = frozenset({"/v1/cluster/{node}/leave", "/v1/reload"})
+"""The first ends the broker; the second reads a file, and there is none."""
+
+
+@pytest.mark.parametrize("caller", ["operator", "user"])
+@pytest.mark.parametrize("examples", [2, pytest.param(30, marks=pytest.mark.slow)])
+async def test_so_does_all_of_it_with_all_plugins(tmp_path: Path, caller: str, examples: int) -> None:
+    """As the operator, and as a user who may do little of it; uploads (tus) and downloads of attachments too."""
+    http = {**HTTP["http"], "operator_file": str(tmp_path / "operator.json"), "rate": 0}
+    search = {"engine": "embedded", "path": str(tmp_path / "search.db")}
+    attachments = {"directory": str(tmp_path / "attachments"), "max_files": 100_000, "max_unfinished": 1000}
+    plugins = {**EVERYTHING, "http": http, "search": search, "attachments": attachments}
+    async with site(f"sqlite:///{tmp_path}/t.db", plugins=plugins) as made:
+        secret = (tmp_path / "operator.secret").read_text().strip()
+        operator = made.caller(headers={"Authorization": f"Bearer {secret}"})
+        assert (await operator.post("/users", json={"name": "0", "password": "0-password"})).status_code == 201
+        who: dict[str, Any] = {"basic": ("0", "0-password")} if caller == "user" else {"secret": secret}
+        calls = await asyncio.to_thread(explore, made.url, examples=examples, skipped=_ENDS, **who)
+        assert calls > 60
+        assert (await operator.get("/users")).status_code == 200
 
 
 async def test_the_document_has_the_calls_of_attachments(tmp_path: Path) -> None:
