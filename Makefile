@@ -34,7 +34,7 @@ compile: $(COMPILED_STAMP) ## turn the core into C: the broker is about one and 
 
 test: $(TEST) ## run the tests; ARGS='-k name' picks some
 	$(BIN)/python -m compileall -q $(COMPILED_ONCE)
-	$(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not interop" $(ARGS)
+	$(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not interop" --ignore=tests/interop $(ARGS)
 
 test-compiled: $(COMPILED_STAMP) ## run the tests again on the compiled core, but for those that reach inside it
 	rm -rf $(COMPILED)/tests && cp -r tests bench clients deploy docs config.yaml pyproject.toml README.md Makefile .ci $(COMPILED)/

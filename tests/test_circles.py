@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -38,11 +39,13 @@ def imported(module: str, tree: ast.AST, *, types: bool) -> Iterator[str]:
             yield from imported(module, node, types=types)
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def graph(*, types: bool) -> dict[str, set[str]]:
-    return {
-        module: set(imported(module, ast.parse(path.read_text(encoding="utf-8")), types=types)) - {module}
-        for module, path in MODULES.items()
-    }
+    return {module: set(imported(module, parsed(path), types=types)) - {module} for module, path in MODULES.items()}
 
 
 def circle(of: dict[str, set[str]]) -> Iterable[str]:

@@ -72,6 +72,7 @@ def explore(
     return calls
 
 
+@pytest.mark.slow  # some of what all plugins have, by more examples
 async def test_the_api_answers_as_it_is_documented(tour: Site) -> None:
     http = tour.caller()
     for number in range(3):
@@ -80,6 +81,7 @@ async def test_the_api_answers_as_it_is_documented(tour: Site) -> None:
     assert (await http.get("/conversations/a/messages", params={"order": "oldest", "limit": 3})).status_code == 200
 
 
+@pytest.mark.slow
 async def test_so_does_that_of_the_users(tmp_path: Path) -> None:
     """Apart: with the first of them, whoever comes without credentials is the operator no more."""
     http = {"http": {**HTTP["http"], "operator_file": str(tmp_path / "operator.json")}}
