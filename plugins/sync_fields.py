@@ -25,7 +25,9 @@ class Asked:
         field that it does not take, too."""
         operation = self.text("op")
         if operation not in known:
-            raise Unprocessable(f"op {operation[:40]!r}: must be one of {', '.join(known)}")
+            raise Unprocessable(
+                f"op {operation[:40]!r}: must be one of {', '.join(known)}; more with more plugins (docs/sync.md)"
+            )
         for name in self._fields:
             if name not in ("op", "id", *known[operation]):
                 raise unknown("field", name, known[operation])

@@ -66,7 +66,7 @@ def add(settings: Settings, name: str, password_stdin: bool, generate: bool) -> 
         await users.add(name, kept)
         return first
 
-    first = with_users(settings, action)
+    first = with_users(settings, action, make=True)
     _said(f"{name} added", password)
     if first:
         click.echo("this is the first user: anonymous clients are refused from now on, unless accounts says so", err=True)
@@ -145,7 +145,7 @@ def import_users(settings: Settings, file: Path, replace: bool) -> None:
     async def action(there: Users) -> Imported:
         return await there.take(users, replace=replace)
 
-    outcome = with_users(settings, action)
+    outcome = with_users(settings, action, make=True)
     kept = f", {outcome.kept} left as they were" if outcome.kept else ""
     click.echo(f"{outcome.added} added, {outcome.changed} changed{kept}")
 

@@ -7,7 +7,7 @@ import asyncio
 from broker.cli.here import bare, kept_at, server_here
 from broker.cli.logs import configure
 from broker.cli.serve import loop_factory
-from broker.cli.settings import WRONG_CONFIGURATION, Failure
+from broker.cli.settings import WRONG_CONFIGURATION, Failure, require_database
 from broker.cli.users_there import Action, T
 from broker.config import Log, Settings
 from broker.hooks import Users
@@ -15,15 +15,16 @@ from broker.hooks import Users
 _NEEDED = ("persistence", "sync", "accounts")
 
 
-def with_users_here(settings: Settings, action: Action[T]) -> T:
-    """Do something to the users; the database is made where there is none yet. Raises as `broker.cli.users_there.with_users`
-    does."""
+def with_users_here(settings: Settings, action: Action[T], make: bool) -> T:
+    """Do something to the users. Raises as `broker.cli.users_there.with_users` does."""
     if "accounts" not in settings.plugins:
         raise Failure(["accounts is not among the plugins of the configuration: add `accounts: {}` there"], WRONG_CONFIGURATION)
-    kept_at(settings)
+    url = kept_at(settings)
     made = bare(settings, _NEEDED)
     configure(Log(level="warning"))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        if not make:
+            runner.run(require_database(url))
         return runner.run(_run(made, action))
 
 

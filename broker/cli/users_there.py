@@ -67,14 +67,14 @@ def _account(fields: Mapping[str, Any]) -> Account:
     return Account(fields["name"], "", fields["disabled"], fields["created"], fields["changed"])
 
 
-def with_users(settings: Settings, action: Action[T]) -> T:
-    """Do something to the users, wherever they are. Raises `Failure`."""
+def with_users(settings: Settings, action: Action[T], *, make: bool = False) -> T:
+    """Do something to the users, wherever they are. Where there is no database yet, ``make`` makes it. Raises `Failure`."""
     try:
         broker = running_broker(settings)
         if broker is not None:
             return asyncio.run(action(AskedUsers(broker)))
         here = import_module("broker.cli.users_here")  # with all of the broker, which who only asks does not wait for
-        found: T = here.with_users_here(settings, action)
+        found: T = here.with_users_here(settings, action, make)
         return found
     except Gone as error:
         raise Failure([f"{error}; it ended meanwhile"], CANNOT_START) from None

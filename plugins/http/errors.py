@@ -98,8 +98,8 @@ def install(app: FastAPI) -> None:
         if error.status_code == 400 and isinstance(error.__cause__, ValueError | RecursionError):
             return answer(400, "malformed", "not JSON", _unread(error.__cause__))
         name, detail = {
-            404: ("not-found", f"no such path: {request.url.path}; /docs lists them"),
-            405: ("method", f"{request.method} is not for {request.url.path}; /docs lists what is"),
+            404: ("not-found", f"no such path: {request.url.path}; /docs lists those of the plugins that are on"),
+            405: ("method", f"{request.method} is not for {request.url.path}; /docs lists what is, by the plugins that are on"),
         }.get(error.status_code, ("http", str(error.detail)))
         return answer(error.status_code, name, str(error.detail).lower(), detail, dict(error.headers or {}))
 

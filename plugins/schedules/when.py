@@ -31,7 +31,7 @@ def due_at(wanted: When, steady: int, wall: int, config: SchedulesConfig) -> tup
     if wanted.delay is not None:
         return "steady", steady + _allowed(round(wanted.delay * 1000), "delay", config), None
     if wanted.at is not None:
-        return "wall", wall + _allowed(wanted.at - wall, "at", config), None
+        return "wall", wall + _allowed(wanted.at - wall, f"at {wanted.at} (ms since 1970)", config), None
     assert wanted.schedule is not None
     try:
         again = Recurrence(wanted.schedule, wanted.timezone, config.shortest)
@@ -48,7 +48,7 @@ def due_at(wanted: When, steady: int, wall: int, config: SchedulesConfig) -> tup
 
 def _allowed(ms: int, field: str, config: SchedulesConfig) -> int:
     if ms < 0:
-        raise _wrong(f"{field}: is {-ms / 1000:g} s ago")
+        raise _wrong(f"{field}: is {-ms / 1000:.0f} s ago")
     if ms > config.ahead * 1000:
         raise _wrong(f"{field}: {ms / 1000:g} s ahead; at most {config.ahead:g} s are allowed")
     return ms

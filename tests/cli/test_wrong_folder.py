@@ -74,6 +74,8 @@ def test_a_wrong_argument_is_told_in_a_line(
         ["jobs", "run", "nothing", "-d", "wrong"],
         ["inspect", "conversations", "-d", "wrong"],
         ["inspect", "messages", "a"],
+        ["user", "list"],
+        ["user", "delete", "ann"],
     ],
 )
 def test_a_command_on_what_there_is_makes_nothing(tmp_path: Path, arguments: list[str]) -> None:

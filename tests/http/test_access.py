@@ -129,6 +129,8 @@ async def test_the_guard(tour: Site) -> None:
     assert plain.status_code == 415
     none = await http.post("/conversations/a/messages")
     assert none.status_code == 415
+    bare = await http.put("/conversations/a/position")  # no page of another site can send one without asking
+    assert bare.status_code == 422
     large = await http.post("/conversations/a/messages", json={"payload": "x" * (3 << 20)})
     assert large.status_code == 413
 

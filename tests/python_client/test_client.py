@@ -201,7 +201,9 @@ async def test_what_the_broker_refuses_stays_with_the_reason(broker: Site, tmp_p
         await until(lambda: phone.came == ["y"] and len(phone.refused) == 1)
         (refused,) = phone.refused
         assert phone.client.outbox() == [refused]
-        assert refused.reason
+        assert refused.reason == "tideline-receipt 'seen': must be delivered, acknowledged or read"
+        with pytest.raises(TypeError, match="a dict must be str or bytes"):
+            phone.client.send("chat/a", {"text": "x"})  # type: ignore[arg-type]
         phone.client.discard(refused.key)
         assert phone.client.outbox() == []
 

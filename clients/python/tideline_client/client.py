@@ -149,6 +149,7 @@ class Client:
     def _run(self) -> None:
         connecting = Properties(PacketTypes.CONNECT)
         connecting.SessionExpiryInterval = _FOR_EVER
+        connecting.RequestProblemInformation = 1  # else a refusal comes without words
         connecting.UserProperty = ("tideline-messages", "on")
         pause = _SOONEST
         while not self._stopping.is_set():
@@ -324,12 +325,14 @@ class Client:
 
     def send(self, topic: str, payload: str | bytes, *, receipt: Sequence[str] = ()) -> str:
         """Send a message, now or as soon as there is a connection; its key, which receipts name. Raises
-        `ValueError` where the topic is none.
+        `ValueError` where the topic is none, `TypeError` where the payload is neither text nor bytes.
 
         ``receipt``: of which states one wants to hear, ``delivered``, ``acknowledged``, ``read``.
         """
         check_topic(topic)
         data = payload.encode() if isinstance(payload, str) else payload
+        if not isinstance(data, bytes | bytearray):
+            raise TypeError(f"payload: a {type(data).__name__} must be str or bytes, such as json.dumps(…)")
         message = Outgoing(uuid.uuid4().hex, topic, data, tuple(receipt))
         self.store.put(message)
         self._sender.wake()
