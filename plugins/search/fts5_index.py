@@ -50,6 +50,8 @@ _FIRST_PLANE = 0xD700
 """Numbers that are characters of Unicode's first plane, below its surrogates."""
 _MERGED = 500
 """Pages that one step of `Generation.purge` writes."""
+_DUE, _UNDER_WAY = 1, 2
+"""Of ``purge_<g>`` in ``meta``: something was deleted, and a purge that began before that goes on."""
 _LISTED = "rowid IN (SELECT value FROM json_each(?))"
 
 _META = """
@@ -185,6 +187,7 @@ def drop_others(db: sqlite3.Connection, live: int) -> None:
             and int(generation) != live
         ):
             db.execute(f"DROP TABLE IF EXISTS {name}")
+    db.execute("DELETE FROM meta WHERE key LIKE 'purge%' AND key != ?", (f"purge_{live}",))
     db.execute("DELETE FROM positions WHERE generation != ?", (live,))
     db.execute("DELETE FROM generations WHERE id != ?", (live,))
 
@@ -200,6 +203,7 @@ class Generation:
         self._words: set[str] = set()
         self._docs = f"docs_{generation}"
         self._fts = f"fts_{generation}"
+        self._purge = f"purge_{generation}"
         self._last_rowid: int | None = None
         self._earlier = is_earlier(db, generation)
 
@@ -229,29 +233,35 @@ class Generation:
             words = {word for (body,) in bodies.fetchall() for word in body.split()}
             if self._remove(_LISTED, asked):
                 self._unlearn(words)
-                self.db.execute("INSERT OR REPLACE INTO meta VALUES ('purge', 1)")
+                due = "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value | excluded.value"
+                self.db.execute(due, (self._purge, _DUE))
 
     def purge(self) -> bool:
         """One step of merging all segments into one, which alone lets go of what was deleted; whether there is more to do.
 
-        At the end the log is cut, which has what the file had before.
+        At the end the log is cut, which has what the file had before. What was deleted meanwhile has its turn only then, so
+        that each comes to its end.
         """
-        due = self.db.execute("SELECT value FROM meta WHERE key = 'purge'").fetchone()
-        if due is None:
+        row = self.db.execute("SELECT value FROM meta WHERE key = ?", (self._purge,)).fetchone()
+        if row is None:
             return False
         changes = self.db.total_changes
         with _Transaction(self):
             # A negative number begins: every segment is to be merged, however few there are. A positive one goes on.
-            pages = -_MERGED if due[0] == 1 else _MERGED
+            pages, state = (_MERGED, row[0]) if row[0] & _UNDER_WAY else (-_MERGED, _UNDER_WAY)
             self.db.execute(f"INSERT INTO {self._fts}({self._fts}, rank) VALUES ('merge', ?)", (pages,))
             merged = self.db.total_changes - changes >= 2
-            self.db.execute("UPDATE meta SET value = 2 WHERE key = 'purge'")
+            self.db.execute("UPDATE meta SET value = ? WHERE key = ?", (state, self._purge))
         if merged:
             return True
         ((busy, _, _),) = self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        if not busy:
-            self.db.execute("DELETE FROM meta WHERE key = 'purge'")
-        return bool(busy)
+        if busy:
+            return True
+        if state & _DUE:
+            self.db.execute("UPDATE meta SET value = ? WHERE key = ?", (_DUE, self._purge))
+            return True
+        self.db.execute("DELETE FROM meta WHERE key = ?", (self._purge,))
+        return False
 
     def forget(self, topic: str, before_seq: int, limit: int) -> int:
         """Remove up to ``limit`` of a conversation's messages with seq < ``before_seq``; how many were removed."""

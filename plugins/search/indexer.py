@@ -19,7 +19,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import Protocol
 
@@ -342,21 +342,26 @@ class Indexer:
         notified = self._notified
         page, positions = await self._follower.read(self._batch, self._page_bytes)
         if page:
-            await self._engine.index(await asyncio.to_thread(documents, page), positions)
-            await self._take_out(recalled_by(page))
-            await self._delete(await self._superseded(page))
+            gone = {*await self._recalled(page), *await self._superseded(page)}
+            # Before the positions pass those that say so, or a crash between the two would leave it for ever.
+            await self._delete(gone)
+            shown = [message for message in page if message.id not in gone]
+            await self._engine.index(await asyncio.to_thread(documents, shown), positions)
             self._wake.set()  # only an empty page is the end
         if self._follower.take(positions):
             self._tell_moved()
         self._count(page, notified)
         return self._follower.more or len(page) == self._batch
 
-    async def _take_out(self, ids: list[int]) -> None:
-        """Remove those of the messages that the store has no more, or without their content."""
+    async def _recalled(self, page: list[Message]) -> list[int]:
+        """What the messages of a page have recalled: the store has it no more, or without its content."""
+        ids = recalled_by(page)
+        found: list[int] = []
         for start in range(0, len(ids), _LOOKED_AT):
             some = ids[start : start + _LOOKED_AT]
             kept = {message.id for message in await self._source.read_messages(some) if not message.recalled}
-            await self._delete([one for one in some if one not in kept])
+            found += [one for one in some if one not in kept]
+        return found
 
     async def _superseded(self, page: list[Message]) -> list[int]:
         """What the messages of a page have edited."""
@@ -366,7 +371,7 @@ class Indexer:
             found += await superseded(self._source, ids[start : start + _LOOKED_AT])
         return found
 
-    async def _delete(self, gone: list[int]) -> None:
+    async def _delete(self, gone: Collection[int]) -> None:
         if gone:
             await self._engine.delete(gone)
             if self._reindex is not None:
@@ -423,7 +428,9 @@ class Indexer:
             return False
         work = self._comparisons[0]
         try:
-            return await work.step(self.positions, self._batch) or len(self._comparisons) > 1
+            more = await work.step(self.positions, self._batch)
+            self._purges = True  # of what it may have removed
+            return more or len(self._comparisons) > 1
         except (SearchUnavailable, StorageUnavailable):
             raise  # goes on with the same page
         except Exception as error:
@@ -448,7 +455,7 @@ class Indexer:
             await self._abandon(error)
             raise
         self._follow_on(Follower(self._source, work.positions, self._known_ends))
-        self._reindex = None
+        self._reindex, self._purges = None, True
         work.finish()
         return bool(self._asked)
 

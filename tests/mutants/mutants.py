@@ -1001,10 +1001,18 @@ MUTANTS = (
         8,
         "the index's position ahead of its messages",
         "plugins/search/indexer.py",
-        "            await self._engine.index(await asyncio.to_thread(documents, page), positions)\n",
+        "            await self._engine.index(await asyncio.to_thread(documents, shown), positions)\n",
         "            await self._engine.index([], positions)\n"
-        "            await self._engine.index(await asyncio.to_thread(documents, page), positions)\n",
+        "            await self._engine.index(await asyncio.to_thread(documents, shown), positions)\n",
         "tests/search/test_indexer.py tests/search/test_crash.py",
+    ),
+    Mutant(
+        8,
+        "the index's position ahead of what it has to take out",
+        "plugins/search/indexer.py",
+        "            await self._delete(gone)\n",
+        "            await self._engine.index([], positions)\n            await self._delete(gone)\n",
+        "tests/search/test_recalled.py",
     ),
     Mutant(
         8,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
+import pytest
+
+import plugins.search.fts5_index as fts5_index
 from plugins.search.engine import Document, Engine, Query
 from plugins.search.fts5 import Fts5Engine
 from plugins.search.indexer import Indexer
@@ -50,6 +55,76 @@ async def test_the_words_of_deleted_messages_are_in_no_file(tmp_path: Path) -> N
     assert [hit.id for hit in (await engine.search(Query(word(150)))).hits] == [151]
     assert not await engine.purge()
     await engine.close()
+
+
+async def test_a_purge_comes_to_its_end_though_more_is_deleted_between_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fts5_index, "_MERGED", 4)
+    path = tmp_path / "search" / "search.db"
+    engine = Fts5Engine(path)
+    await engine.open()
+    documents = [Document(n + 1, "t", n + 1, "u/ann", "phone", 1000 + n, word(n)) for n in range(800)]
+    for start in range(0, 800, 40):
+        await engine.index(documents[start : start + 40], {0: start + 40})
+    deleted = 0
+    while not deleted or found_in(path, range(10)):
+        assert deleted < 700, "it begins again and again"
+        await engine.delete(range(deleted + 1, deleted + 11))
+        deleted += 10
+        await engine.purge()
+    while await engine.purge():
+        pass
+    assert found_in(path, range(deleted)) == []
+    await engine.close()
+
+
+async def test_what_was_deleted_while_an_index_is_built_is_not_in_it_either(tmp_path: Path) -> None:
+    """Though what was deleted before the new one is in use has left the old one's tables by then."""
+    path = tmp_path / "search" / "search.db"
+    engine = Fts5Engine(path)
+    await engine.open()
+    rebuild = await engine.rebuild()
+    for number in range(8):
+        document = Document(number + 1, "t", number + 1, "u/ann", "phone", 1000 + number, word(number))
+        for into in (engine, rebuild):
+            await into.index([document], {0: number + 1})
+    for into in (engine, rebuild):
+        await into.delete([1, 2, 3])
+    while await engine.purge():
+        pass
+    await rebuild.swap()
+    while await engine.purge():
+        pass
+    assert found_in(path, range(8)) == [3, 4, 5, 6, 7]
+    await engine.close()
+
+
+async def test_a_recall_is_not_passed_before_it_is_done(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the indexer ends between the two, as one that is killed does, the next one takes the message out."""
+    storage, make = MemoryStorage(), Maker()
+    secret = make.append("t", payload=b"the xylophonequartz secret")
+    await storage.commit([secret])
+    begun, never = asyncio.Event(), asyncio.Event()
+
+    async def broken_off(ids: Collection[int]) -> None:
+        begun.set()
+        await never.wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "delete", broken_off)
+        indexer = Indexer(storage, engine, gather=0.0, poll=0.01, yields=False)
+        indexer.start()
+        await until(lambda: indexer.positions.get(0) == secret.message.id)
+        named = b"\x26\x00\x10tideline-recalls\x00\x10%016x" % secret.message.id
+        await storage.commit([make.append("t", payload=b"", properties=named, recalls=[secret.message.id])])
+        await begun.wait()
+        await indexer.stop()
+    indexer = Indexer(storage, engine, gather=0.0, poll=0.01, yields=False)
+    indexer.start()
+    await until(lambda: indexer.positions.get(0) == make.id)
+    assert (await engine.search(Query("xylophonequartz"))).total == 0
+    await indexer.stop()
 
 
 async def test_a_recall_in_the_tail_takes_messages_out(engine: Engine) -> None:
