@@ -1,5 +1,6 @@
 """Topics that stand for others: a plugin gives those below a prefix of its own a meaning, and who may do something with one is
-who may do it with what it stands for. So `$delayed/5/chat/a` needs no access rule beside that of `chat/a`."""
+who may do it with what it stands for. So `$delayed/5/chat/a` needs no access rule beside that of `chat/a`, and neither does
+`$delayed/5/$typing/chat/a`."""
 
 from __future__ import annotations
 
@@ -24,5 +25,6 @@ class StandIns:
         """What access is asked about: the topic itself, where it stands for none."""
         for prefix, real in self._prefixes.items():
             if topic.startswith(prefix):
-                return real(action, topic)
+                stands_for = real(action, topic)
+                return stands_for if isinstance(stands_for, bool) else self.real(action, stands_for)
         return topic

@@ -50,7 +50,8 @@ class Counts:
         """The counts of a page."""
         counts = cls()
         for holder in holders:
-            counts._add(holder)
+            if holder.counted:
+                counts._add(holder)
         return counts
 
     def _add(self, holder: Holder) -> None:

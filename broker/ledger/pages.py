@@ -54,6 +54,10 @@ class DevicePlace(NamedTuple):
     acknowledged: Between | None = None
 
 
+_NEVER_ITS = ("filter", "since")
+"""Why a member of a channel never had what is in it."""
+
+
 @dataclass(slots=True)
 class Holder:
     """A user, or a group of a shared subscription, in whose inbox (or, of a user, in whose channel) a message is."""
@@ -69,6 +73,11 @@ class Holder:
     def group(self) -> bool:
         """Whether it is a shared subscription's."""
         return is_group(self.user)
+
+    @property
+    def counted(self) -> bool:
+        """Whether the user has it. A channel has it for all members, also for those whose filters don't match or came later."""
+        return not is_channel(self.inbox) or any(one.place.reason not in _NEVER_ITS for one in self.devices)
 
     @property
     def state(self) -> State:

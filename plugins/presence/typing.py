@@ -20,8 +20,9 @@ _BURST = 5.0
 
 
 def access(action: str, topic: str) -> str | bool:
-    """What access is asked about: the topic itself."""
-    return topic.removeprefix(TYPING) or False
+    """What access is asked about: the topic itself. Nobody types in one that is not said in, such as `$delayed/…`."""
+    real = topic.removeprefix(TYPING)
+    return real if real and not real.startswith("$") else False
 
 
 class Typing:

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from broker.packets import ReasonCode
+from plugins.schedules import SchedulesPlugin
 from storage.records import Operation, PutRow, Row
 from tests.conversations.conftest import ALICE, BOB, EVE, FAN_OUT, follows, group, say, told
 from tests.http.conftest import Site
+from tests.support.clocks import Clocks
+from tests.support.until import until
 
 
 async def test_members_get_it_on_all_devices_without_subscribing(talk: Site) -> None:
@@ -62,6 +65,39 @@ async def test_for_others_it_does_not_exist(talk: Site) -> None:
             ), name
     assert await listener.subscribe("conv/#", options=1) == [ReasonCode.NOT_AUTHORIZED]
     assert await told(talk.caller("bob"), topic) == ["secret"]
+
+
+async def test_who_is_no_member_does_not_type_there_neither_now_nor_later(
+    sites: Callable[..., AbstractAsyncContextManager[Site]],
+) -> None:
+    """Asked when it is published, and again when it is due."""
+    clocks = Clocks()
+    async with sites(plugins={"conversations": {}, "presence": {}, "schedules": {}}, time=clocks.time) as made:
+        plugin = made.server.api.plugin(SchedulesPlugin)
+        assert plugin is not None
+        alice = made.caller("alice")
+        topic = await group(alice, BOB)
+        typing = f"$typing/{topic}"
+        tablet, phone = await made.device("alice", "tablet", 5), await made.device("bob", "phone", 5)
+        ear = await made.device("eve", "ear", 5)
+        assert await phone.subscribe(typing) == [0]
+        for name in (
+            typing,
+            f"$delayed/0/{typing}",
+            f"$delayed/60/{typing}",
+            f"$typing/{typing}",
+            f"$typing/$delayed/0/{topic}",
+        ):
+            assert await ear.publish(name, b"eve", qos=1) == ReasonCode.NOT_AUTHORIZED, name
+            assert await ear.subscribe(name) == [ReasonCode.NOT_AUTHORIZED], name
+        assert (await alice.put(f"/conversations/{topic}/members/{EVE}", json={})).status_code == 200
+        assert await ear.publish(f"$delayed/60/{typing}", b"eve", qos=1) == 0
+        assert (await alice.delete(f"/conversations/{topic}/members/{EVE}")).status_code == 204
+        assert await tablet.publish(f"$delayed/60/{typing}", b"alice", qos=1) == 0
+        clocks.pass_by(60)
+        assert (await phone.message()).payload == b"alice"
+        await until(lambda: plugin.service.runner.denied == 1, "what she sent as a member was due")
+        await phone.quiet()
 
 
 async def test_who_is_removed_gets_nothing_more_and_who_leaves_too(talk: Site) -> None:

@@ -223,3 +223,25 @@ async def test_a_large_group_is_counted_in_pages_and_told_in_one(sites: Any, tmp
         page = (await http.get(f"/messages/{stored['message']}/ledger", params={"limit": 1})).json()
         (bob,) = page["holders"]
         assert (bob["user"], bob["channel"], len(bob["devices"])) == ("u/bob", "group/#", 2), "one's devices are on one page"
+
+
+async def test_in_a_large_group_those_are_counted_whom_it_is_due_to() -> None:
+    """The channel's other members are told with the reason, and the sender does not wait for them."""
+    policies = [{"filter": "group/#", "mode": "sync", "fanout": "read"}]
+    async with site(plugins={**RECEIPTS, "persistence": {"url": "memory://", "policies": policies}}) as made:
+        phone = await sender(made)
+        await reader(made, "bob", "group/a", "chat/a")
+        await reader(made, "eve", "group/b")
+        await phone.publish("group/a", b"to some", 1, properties=asking("delivered"))
+        message_id = (await told(phone))["message"]
+        delivered = await told(phone)
+        assert (delivered["count"], delivered["of"]) == (1, 1)
+        await reader(made, "later", "group/#")
+        page = await ledger(made, message_id)
+        reasons = {holder["user"]: holder["devices"][0]["reason"] for holder in page["holders"]}
+        assert reasons == {"c/bob": None, "c/eve": "filter", "c/later": "since"}
+        assert page["counts"] == {
+            "users": {"stored": 1, "delivered": 1, "acknowledged": 0, "read": 0},
+            "devices": {"due": 1, "delivered": 1, "acknowledged": 0, "not_due": 0},
+            "groups": {"stored": 0, "acknowledged": 0},
+        }
