@@ -20,6 +20,7 @@ from broker.cli.inspect_message import device_rows
 from broker.cli.logs import printable
 from broker.cli.place import address, place_options
 from broker.cli.settings import CANNOT_START, Failure
+from broker.config import without_password
 from broker.sessions import is_channel, is_group, is_shared, member_device
 from storage.errors import StorageError
 from storage.factory import open_url
@@ -159,7 +160,8 @@ def message(id: str, **source: Any) -> None:
     async def rows(storage: Storage) -> Rows:
         found = await storage.read_message(_message_id(id))
         if found is None:
-            raise Failure([f"there is no message {id}, or none any more"], 1)
+            place = without_password(_place(source["config"], source["data"], source["url"]))
+            raise Failure([f"there is no message {id}, or none any more, in {place}"], 1)
         if not source["as_json"]:
             click.echo(f"{printable(found.topic)} {found.seq}, {_time(found.time)}, of {printable(found.user)}", err=True)
         async for row in device_rows(storage, found):
@@ -255,11 +257,7 @@ def _show(
     as_json: bool,
 ) -> None:
     """Print the rows of a storage, as they come in JSON, aligned where people read them; where there are none, ``nothing``."""
-    above = click.get_current_context().obj
-    config = above["config"] if config is None else config
-    data = above["data"] if data is None else data
-    url = above["url"] if url is None else url  # an empty one was given, and is wrong
-    place = address(config, data, url)
+    place = _place(config, data, url)
     if place.startswith("memory:"):
         raise Failure(["memory:// keeps nothing that could be looked at without its broker"], CANNOT_START)
 
@@ -272,6 +270,14 @@ def _show(
             await storage.close()
 
     _run(work)
+
+
+def _place(config: Path | None, data: Path | None, url: str | None) -> str:
+    above = click.get_current_context().obj
+    config = above["config"] if config is None else config
+    data = above["data"] if data is None else data
+    url = above["url"] if url is None else url  # an empty one was given, and is wrong
+    return address(config, data, url)
 
 
 def _run(work: Callable[[], Awaitable[None]]) -> None:

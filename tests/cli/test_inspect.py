@@ -182,6 +182,7 @@ async def test_who_has_a_message(data: Path) -> None:
 
 def test_a_message_that_there_is_not(data: Path) -> None:
     none = inspect("message", f"{99:016x}", "--data", data)
-    assert (none.exit_code, "there is no message" in none.output) == (1, True)
+    told = f"there is no message {99:016x}, or none any more, in sqlite:///{data}"
+    assert (none.exit_code, told in none.output) == (1, True)
     wrong = inspect("message", "xyz", "--data", data)
     assert (wrong.exit_code, "16 hexadecimal digits" in wrong.output) == (2, True)
