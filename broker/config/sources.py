@@ -7,6 +7,7 @@ A `Path` here is a tuple of mapping keys and list indexes, such as ("listeners",
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -64,6 +65,8 @@ def shown(path: Path, value: object) -> str:
         return "'***'"
     if value and isinstance(value, dict | list | tuple):
         return "a mapping" if isinstance(value, dict) else "a list"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)  # as YAML and JSON spell it
     text = repr(without_password(value) if isinstance(value, str) else value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -7,6 +7,7 @@ import heapq
 import re
 from typing import Any, NamedTuple
 
+from broker.hooks import Refusal
 from broker.packets import Property
 from plugins.conversations.model import BETWEEN, MENTIONS, Membership, Outline
 from plugins.conversations.service import Conversations
@@ -21,7 +22,7 @@ OWN_COUNTED = 10_000
 MOST_MENTIONS = 100
 """Mentions of a user in one conversation that are counted."""
 _NAMED = 50
-"""Users that one message mentions at most; the others are not told."""
+"""Users that one message mentions at most."""
 _CURSOR = re.compile(r"(\d{1,18})\.(.+)", re.DOTALL)
 
 
@@ -121,11 +122,13 @@ class Listing:
         return len(unread)
 
     async def mentions(self, message: Message) -> list[PutRow]:
-        """What is to be stored with a message for those whom it mentions, and who are members."""
+        """What is to be stored with a message for those whom it mentions, and are members. Raises `Refusal` for too many."""
         pairs = message_properties(message).get(Property.USER_PROPERTY, ())
         named = dict.fromkeys(_user_of(value) for name, value in pairs if name == MENTIONED and value)
+        if len(named) > _NAMED:
+            raise Refusal(f"user property {MENTIONED}: {len(named)} users, a message mentions at most {_NAMED}")
         rows = []
-        for user in list(named)[:_NAMED]:
+        for user in named:
             member = None if user == message.user else await self._conversations.members.of(user, message.topic)
             if member is not None and not member.invited:
                 rows.append(PutRow(MENTIONS, user, f"{message.topic}{BETWEEN}{message.id:016x}", b""))

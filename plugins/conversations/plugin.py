@@ -11,7 +11,7 @@ from amqtt.plugins.base import BaseTopicPlugin
 
 from broker.access import RECEIVE
 from broker.amqtt import Services, TidelineContext, Undecided
-from broker.hooks import Group, GroupPlugin, SessionPlugin
+from broker.hooks import Group, GroupPlugin, Refusal, SessionPlugin
 from broker.packets import ProtocolViolation, topics
 from plugins.conversations import roles
 from plugins.conversations.erasing import Erasing
@@ -205,4 +205,7 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
                 if self.values.is_one(append.message.topic):
                     group.operations.extend(await self.values.changed(append, group.operations))
                 elif append.message.properties:
-                    group.operations.extend(await self.listing.mentions(append.message))
+                    try:
+                        group.operations.extend(await self.listing.mentions(append.message))
+                    except Refusal as refusal:
+                        append.error = refusal

@@ -15,7 +15,7 @@ from broker.amqtt import BROKER_USER, Services
 from broker.log_levels import LogLevels
 from broker.packets import ProtocolViolation, check_identifier
 from plugins.http.auth import Authenticator, acting_for
-from plugins.http.models import ProblemDocument
+from plugins.http.models import LONGEST_USER, ProblemDocument
 from plugins.http.rates import Rates
 from plugins.timelines import OPERATOR, Forbidden, Timelines, Unprocessable, Who
 from plugins.timelines.errors import TooMany
@@ -79,7 +79,7 @@ async def caller(request: Request) -> Who:
 async def acting(
     who: Annotated[Who, Depends(caller)],
     user: Annotated[
-        str | None, Query(max_length=1024, description="for operators: whom to act for, u/name or c/client-id")
+        str | None, Query(max_length=LONGEST_USER, description="for operators: whom to act for, u/name or c/client-id")
     ] = None,
 ) -> Who:
     return acting_for(who, checked_user(user))

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from broker.amqtt import Wanted
 from plugins.http.api import Api, ApiDep, Limit, Operator, checked_user, responses
-from plugins.http.models import MAX_FILTER, Client, Clients, Ended, Subscriptions
+from plugins.http.models import LONGEST_USER, MAX_FILTER, Client, Clients, Ended, Subscriptions
 from plugins.http.rendering import cursor_of, place_of, reply, tagged
 from plugins.http.strict import router_of
 from plugins.timelines import Conflict, NotFound
@@ -19,7 +19,7 @@ from plugins.timelines.publishing import check_name
 
 router = router_of("clients")
 
-User = Annotated[str | None, Query(max_length=1024, description="u/<user name> or c/<client id>")]
+User = Annotated[str | None, Query(max_length=LONGEST_USER, description="u/<user name> or c/<client id>")]
 After = Annotated[str, Query(max_length=200_000, description="`next` of the page before")]
 _VERSIONS = {3: "3.1", 4: "3.1.1", 5: "5"}
 _OF_CONNECTION = ("address", "listener", "keep_alive", "since", "inflight_in", "inflight_out")

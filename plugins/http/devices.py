@@ -10,13 +10,13 @@ from starlette.responses import Response
 
 from plugins.http.api import ApiDep, Caller, Limit, checked_user, device_key, responses
 from plugins.http.auth import acting_for
-from plugins.http.models import Device, Devices, Offset, OffsetBody, SubscriptionBody
+from plugins.http.models import LONGEST_USER, Device, Devices, Offset, OffsetBody, SubscriptionBody
 from plugins.http.rendering import cursor_of, place_of, reply, tagged
 from plugins.http.strict import router_of
 
 router = router_of("devices")
 
-User = Annotated[str | None, Query(max_length=1024, description="for operators: whose devices")]
+User = Annotated[str | None, Query(max_length=LONGEST_USER, description="for operators: whose devices")]
 
 
 @router.get("/devices", response_model=Devices, responses=responses())

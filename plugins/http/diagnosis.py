@@ -18,7 +18,7 @@ from broker.packets import ProtocolViolation, validate_filter
 from broker.trace import Trace
 from plugins.http.api import Api, ApiDep, Operator, checked_user, responses
 from plugins.http.auth import Lasting
-from plugins.http.models import MAX_FILTER, Body
+from plugins.http.models import LONGEST_USER, MAX_FILTER, Body
 from plugins.http.rendering import dumps, reply
 from plugins.http.strict import router_of
 from plugins.http.sync import CHECK, first_of
@@ -85,7 +85,7 @@ async def trace(
     api: ApiDep,
     who: Operator,
     client: Annotated[str, Query(max_length=65535, description="a client id")] = "",
-    user: Annotated[str | None, Query(max_length=1024, description="a user key, u/name or c/client-id")] = None,
+    user: Annotated[str | None, Query(max_length=LONGEST_USER, description="a user key, u/name or c/client-id")] = None,
     topic: Annotated[str, Query(max_length=MAX_FILTER, description="a topic filter")] = "",
     seconds: Annotated[float, Query(gt=0, le=3600, alias="for", description="seconds")] = 60,
     payloads: Annotated[bool, Query(description="show payloads too")] = False,

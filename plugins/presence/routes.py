@@ -14,6 +14,7 @@ from broker.access import RECEIVE, SUBSCRIBE
 from broker.amqtt import Services
 from broker.hooks import Request
 from plugins.http.api import Acting, Limit, checked_user, responses
+from plugins.http.models import LONGEST_USER
 from plugins.http.rendering import tagged
 from plugins.presence.record import PREFIX, topic_of
 from plugins.sync_fields import Asked
@@ -117,7 +118,9 @@ def make_router(reader: Reader) -> APIRouter:
 
     @router.get("/presence/{name:path}", response_model=UserPresence, responses=responses())
     async def read_presence(
-        request: HttpRequest, name: Annotated[str, Path(max_length=1024, description="u/name or c/client-id")], who: Acting
+        request: HttpRequest,
+        name: Annotated[str, Path(max_length=LONGEST_USER, description="u/name or c/client-id")],
+        who: Acting,
     ) -> Response:
         """Whether a user is online, since when, and by which devices."""
         user = checked_user(name)

@@ -10,18 +10,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from plugins.http.api import Caller, Limit, Operator, responses
-from plugins.http.models import Body, Milliseconds
+from plugins.http.models import LONGEST_USER, Body, Milliseconds
 from plugins.http.rendering import reply, tagged
 from plugins.recall.erasures import Erasures
 
 What = Annotated[Literal["user", "conversation"], Path(description="what is erased")]
-Name = Annotated[str, Path(max_length=65535, description="a user key, u/name or c/client-id, or a topic")]
+Name = Annotated[str, Path(max_length=LONGEST_USER, description="a user key, u/name or c/client-id, or a topic")]
 
 
 class NewErasure(Body):
     """What to erase: exactly one of the two."""
 
-    user: Annotated[str, Field(min_length=3, max_length=1024)] | None = None
+    user: Annotated[str, Field(min_length=3, max_length=LONGEST_USER)] | None = None
     """A user key: u/name, or c/client-id of an anonymous client."""
     conversation: Annotated[str, Field(min_length=1, max_length=65535)] | None = None
     """A topic."""

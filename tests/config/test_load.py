@@ -75,7 +75,7 @@ def test_the_files_plugins_replace_the_defaults_in_their_order(tmp_path: Path) -
         ("zebra:", "zebra (line 1): unknown; there is listeners, origins, mqtt, limits, hooks, log, plugins"),
         ("mqtt:\n\n  inflight_window: 0", "mqtt.inflight_window (line 3): 0 must be at least 1"),
         ("mqtt: {inflight_window: 70000}", "mqtt.inflight_window (line 1): 70000 must be at most 65535"),
-        ("mqtt: {inflight_window: true}", "mqtt.inflight_window (line 1): True must be a whole number"),
+        ("mqtt: {inflight_window: true}", "mqtt.inflight_window (line 1): true must be a whole number"),
         ("mqtt: {inflight_window: '5'}", "mqtt.inflight_window (line 1): '5' must be a whole number"),
         ("mqtt:\n  redirect: temporarily", "mqtt (line 1): redirect needs server_reference, the servers that clients use"),
         ("mqtt: {retain_available: 'maybe'}", "mqtt.retain_available (line 1): 'maybe' must be true or false"),

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from broker.packets import Property
 from plugins.conversations.model import MINE
 from storage.records import Message, PutRow
 from tests.conversations.conftest import ALICE, BOB, EVE, group, say
@@ -113,6 +114,20 @@ async def test_who_is_mentioned_is_told_until_it_has_read_that(talk: Site) -> No
     assert [one["mentions"] for one in await mine(eve)] == [0], "it was no member"
     wrong = await say(alice, topic, "x", mentions=["bob"])
     assert (wrong.status_code, "u/<user name>" in wrong.text) == (422, True)
+
+
+async def test_a_message_that_mentions_too_many_is_refused(talk: Site) -> None:
+    """Over MQTT as over HTTP, rather than that some of them are not told."""
+    alice = talk.caller("alice")
+    topic = await group(alice, BOB)
+    phone = await talk.device("alice", "phone", 5)
+    few = [("mentions", BOB), *(("mentions", f"user{number}") for number in range(49))]
+    many = {Property.USER_PROPERTY: [*few, ("mentions", "one more")]}
+    assert await phone.publish(topic, b"all of you", qos=1, properties=many) == 0x83
+    assert await phone.publish(topic, b"most of you", qos=1, properties={Property.USER_PROPERTY: few}) == 0
+    assert [one["mentions"] for one in await mine(talk.caller("bob"))] == [1]
+    wrong = await say(alice, topic, "x", properties=few[:2], mentions=[f"u/bob{number}" for number in range(49)])
+    assert (wrong.status_code, "51 users, a message mentions at most 50" in wrong.text) == (422, True)
 
 
 async def test_muting_is_the_members_own(talk: Site) -> None:

@@ -161,12 +161,16 @@ async def test_no_token_is_made_for_somebody_else_than_asked(tour: Site) -> None
         ),
         ("PUT", "/conversations/a/position", {"position": 1, "seq": 1}, "seq: unknown field; there is position, back"),
         ("POST", "/tokens", {"user": "u/alice"}, "user: unknown field; there is label, lifetime"),
+        ("PUT", "/conversations/a/position", {"position": None}, "position: null must be"),
+        ("PUT", "/conversations/a/position", {"position": True}, "position: true must be"),
         ("POST", "/jobs/retention/run", {"dry": True}, "dry: unknown field; this call takes none"),
         ("POST", "/search/reindex", {"conversation": "a"}, "conversation: unknown field; this call takes none"),
         ("DELETE", "/devices/phone", {"filter": "a"}, "filter: unknown field; this call takes none"),
     ],
 )
-async def test_an_unknown_field_is_refused_by_name(tour: Site, method: str, path: str, body: Any, told: str) -> None:
+async def test_a_field_is_refused_by_name_and_with_its_value_as_json_spells_it(
+    tour: Site, method: str, path: str, body: Any, told: str
+) -> None:
     answer = await tour.caller().request(method, path, json=body)
     assert answer.status_code == 422
     assert told in answer.json()["detail"]

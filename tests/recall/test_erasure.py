@@ -230,6 +230,16 @@ async def test_the_command_and_what_it_is_told(tmp_path: Path) -> None:
         assert (await caller.get("/erasures/user/c/ann")).status_code == 404
 
 
+async def test_whose_name_is_as_long_as_may_be(tmp_path: Path) -> None:
+    user = f"c/{'a' * 20_000}"
+    async with site(f"sqlite:///{tmp_path}/t.db", plugins={"recall": {}}) as made:
+        client = await made.client(user[2:], 5)
+        assert await client.publish("chat/a", b"said", qos=1) == 0x10  # stored, and nobody subscribes
+        assert len(await of(made, user)) == 1
+        await erased(made, user=user)
+        assert await of(made, user) == []
+
+
 async def test_a_user_erases_itself_where_it_may_and_nobody_else(sites: Sites, tmp_path: Path) -> None:
     async def asked(made: Site, who: str, **what: str) -> int:
         return (await made.caller(who).post("/erasures", json=what)).status_code
