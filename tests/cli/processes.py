@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from tests.support.preloaded import Preloaded
 from tests.support.until import wait_until
 
 T = TypeVar("T")
@@ -45,17 +46,22 @@ class Process:
 
     def __init__(self, folder: Path, *arguments: str, files: Any = None, **variables: str) -> None:
         self._log = folder / f"log-{time.monotonic_ns()}.txt"
+        env = environment(PYTHONPATH=str(Path(__file__).resolve().parents[2]), **variables)
+        self.process: Preloaded | subprocess.Popen[str]
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command("serve", *arguments),
-                cwd=folder,
-                env=environment(PYTHONPATH=str(Path(__file__).resolve().parents[2]), **variables),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, files)) if files else None,
-            )
+            if files is None:
+                self.process = Preloaded(("serve", *arguments), cwd=folder, env=env, log=log, piped=True)
+            else:
+                self.process = subprocess.Popen(
+                    command("serve", *arguments),
+                    cwd=folder,
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, files),
+                )
         self._lines: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 

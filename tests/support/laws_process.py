@@ -7,14 +7,13 @@ import os
 import resource
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from broker.cli.demo_parts import free_port as free_port  # for the tests that start a broker
+from tests.support.preloaded import Preloaded
 from tests.support.until import wait_until
 
 PATIENCE = 60.0
@@ -54,7 +53,7 @@ class BrokerProcess:
     ) -> None:
         self.port = free_port()
         self._arguments = arguments
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Preloaded | None = None
         self._folder = folder
         self._log = folder / f"broker-{self.port}.log"
         self._config = folder / f"broker-{self.port}.yaml"
@@ -69,14 +68,8 @@ class BrokerProcess:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("TIDELINE__")}
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "broker.cli", "serve", "--config", str(self._config), *self._arguments],
-                cwd=self._folder,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-            )
+            arguments = ("serve", "--config", str(self._config), *self._arguments)
+            self.process = Preloaded(arguments, cwd=self._folder, env=environ, log=log)
 
     def start(self) -> None:
         """Start the process; returns once it accepts connections."""
