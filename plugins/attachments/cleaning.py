@@ -1,7 +1,6 @@
 """The job that removes attachments which nobody needs: of messages that are gone, and what no message got in time.
 
-A record goes before its pieces. So what a run leaves behind that was killed are pieces that are nobody's, and a later run finds
-them.
+What a kill left of an upload are pieces that are nobody's. See `plugins.attachments.removal` for what it left of a removal.
 """
 
 from __future__ import annotations

@@ -66,14 +66,17 @@ class Directory:
         return await self._run(read)
 
     async def drop(self, names: Iterable[str]) -> None:
-        def remove() -> None:
-            for file in map(self._file, names):
-                file.unlink(missing_ok=True)
-                for folder in (file.parent, file.parent.parent):
-                    with contextlib.suppress(OSError):  # others are in it
-                        folder.rmdir()
+        await self._run(lambda: self._remove(map(self._file, names)))
 
-        await self._run(remove)
+    async def clear(self, id: str) -> None:
+        await self._run(lambda: self._remove([*self._file(id).glob("*")]))
+
+    def _remove(self, files: Iterable[Path]) -> None:
+        for file in files:
+            file.unlink(missing_ok=True)
+            for folder in (file.parent, file.parent.parent):
+                with contextlib.suppress(OSError):  # others are in it
+                    folder.rmdir()
 
     async def every(self) -> AsyncIterator[list[Found]]:
         folders = await self._run(lambda: sorted(place for place in self._path.glob("??/*") if place.is_dir()))

@@ -6,11 +6,13 @@ Those that a message has go when the erasure recalls it; what was missed then is
 from __future__ import annotations
 
 from broker.amqtt import Services
-from plugins.attachments.links import Links
+from plugins.attachments.pieces import Pieces, PiecesAway
 from plugins.attachments.record import Record
 from plugins.attachments.records import Records
+from plugins.attachments.removal import remove
 from plugins.recall.erasure import USER
 from plugins.timelines import Conflict
+from plugins.timelines.errors import Away
 
 PAGE = 100
 
@@ -18,10 +20,10 @@ PAGE = 100
 class Erasing:
     """See the module."""
 
-    def __init__(self, server: Services, records: Records, links: Links) -> None:
+    def __init__(self, server: Services, records: Records, pieces: Pieces) -> None:
         self._server = server
         self._records = records
-        self._links = links
+        self._pieces = pieces
 
     async def __call__(self, what: str, name: str, after: str) -> str | None:
         if what == USER:
@@ -38,8 +40,13 @@ class Erasing:
     async def _remove(self, id: str, record: Record | None, user: str) -> None:
         if record is None:
             await self._records.forget(user, id)  # what a killed node left
-        elif not await self._wanted(record) and not await self._links.remove(record):
-            raise Conflict(f"attachment {id} has changed meanwhile")
+        elif not await self._wanted(record):
+            try:
+                removed = await remove(self._records, self._pieces, record)
+                if not removed and await self._records.find(id) is not None:
+                    raise Conflict(f"attachment {id} has changed meanwhile")
+            except PiecesAway as error:
+                raise Away(str(error)) from error
 
     async def _wanted(self, record: Record) -> bool:
         if not record.message:

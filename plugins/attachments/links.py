@@ -13,6 +13,7 @@ from broker.publication import Publication
 from plugins.attachments.pieces import Pieces, PiecesAway
 from plugins.attachments.record import Record, is_id
 from plugins.attachments.records import Linked, Records, link
+from plugins.attachments.removal import remove
 from plugins.timelines.messages import hex_id, message_properties
 from storage.errors import StorageError
 from storage.records import Append, Message
@@ -130,14 +131,12 @@ class Links:
         return await self.remove(record)
 
     async def remove(self, record: Record) -> bool:
-        """Remove an attachment, first the record; whether that was still the one that was read."""
-        if not await self._records.drop(record):
-            return False
+        """Remove an attachment, where the record is still the one that was read; whether it is gone."""
         try:
-            await self._pieces.drop([name for name, _ in record.pieces])
+            return await remove(self._records, self._pieces, record)
         except PiecesAway as error:
-            log.debug("pieces stay until the job attachments finds them: %s", error)
-        return True
+            log.debug("the job attachments removes it later: %s", error)
+            return False
 
 
 def named(message: Message) -> list[str]:

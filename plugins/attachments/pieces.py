@@ -32,6 +32,9 @@ class Pieces(Protocol):
     async def drop(self, names: Iterable[str]) -> None:
         """Remove them; those that are not there are passed over."""
 
+    async def clear(self, id: str) -> None:
+        """Remove all of one attachment, also what a kill left of an upload."""
+
     def every(self) -> AsyncIterator[list[Found]]:
         """All that are there, some at a time."""
 

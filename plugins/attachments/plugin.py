@@ -54,7 +54,7 @@ class AttachmentsPlugin(GroupPlugin):
         add_router(context, make_router(self), streamed=PATH, documented=paths(PATH))
         add_router(context, list_router(self.shelf))
         add_requests(context, kinds(self.shelf))
-        add_eraser(context, "attachments", Erasing(server, records, self._links))
+        add_eraser(context, "attachments", Erasing(server, records, pieces))
         add_job(context, CleaningJob(server, records, pieces, self._links, self.config.seconds_kept), self.config.scheduled)
         add_metrics(context, self._metrics)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from broker.amqtt import Services
@@ -108,17 +109,20 @@ class Records:
         record.revision = put.revision
         return True
 
-    async def drop(self, record: Record) -> bool:
-        """Forget a record and what points to it, where the row is still the one that was read; whether it was."""
-        gone = DropRow(RECORDS, _part(record.id), record.id, record.revision)
-        await self._server.commit([gone], TIMEOUT)
-        if gone.error is not None:
-            return False
-        rest: list[Operation] = [DropRow(USERS, record.user, record.id)]
+    async def expire(self, record: Record) -> bool:
+        """Have it be no message's, and nobody's to read or change, where the row is still the one that was read; whether it
+        was."""
+        expired = replace(record, message="", expires=0)
+        put = PutRow(RECORDS, _part(record.id), record.id, expired.encoded(), record.revision)
+        await self._server.commit([put], TIMEOUT)
+        return put.error is None
+
+    async def drop(self, record: Record) -> None:
+        """Forget a record that has expired, and what points to it."""
+        rows: list[Operation] = [DropRow(RECORDS, _part(record.id), record.id), DropRow(USERS, record.user, record.id)]
         if record.message:
-            rest.append(DropRow(MESSAGES, record.topic, f"{record.message}:{record.id}"))
-        await self._server.commit(rest, TIMEOUT)
-        return True
+            rows.append(DropRow(MESSAGES, record.topic, f"{record.message}:{record.id}"))
+        await self._server.commit(rows, TIMEOUT)
 
     async def unlink(self, one: Linked) -> None:
         """Forget that a message has an attachment that is not there."""

@@ -60,8 +60,15 @@ class S3:
             with suppress(FileNotFoundError):
                 await _asked(obstore.delete_async(self._store, name))
 
-    async def every(self) -> AsyncIterator[list[Found]]:
-        pages = obstore.list(self._store, chunk_size=_PAGE).__aiter__()
+    async def clear(self, id: str) -> None:
+        async for page in self._below(id):
+            await self.drop(one.name for one in page)
+
+    def every(self) -> AsyncIterator[list[Found]]:
+        return self._below(None)
+
+    async def _below(self, folder: str | None) -> AsyncIterator[list[Found]]:
+        pages = obstore.list(self._store, folder, chunk_size=_PAGE).__aiter__()
         while True:
             try:
                 page = await _asked(pages.__anext__())

@@ -23,6 +23,7 @@ from plugins.attachments.config import Config
 from plugins.attachments.pieces import Pieces, PiecesAway
 from plugins.attachments.record import MOST_PIECES, PIECE, SMALL, Record, is_id, new_id
 from plugins.attachments.records import Records
+from plugins.attachments.removal import remove
 from plugins.attachments.tus import Checksum
 from plugins.attachments.writing import Writing, patient
 from plugins.timelines import Who
@@ -115,9 +116,11 @@ class Uploads:
         """Remove one that no message has. Raises `Conflict`."""
         if record.message:
             raise Conflict("a message has this attachment; it goes with the message")
-        if not await self._records.drop(record):
-            raise Conflict("the attachment has changed meanwhile")
-        await self._forget([name for name, _ in record.pieces])
+        try:
+            if not await remove(self._records, self._pieces, record):
+                raise Conflict("the attachment has changed meanwhile")
+        except PiecesAway as error:
+            log.debug("the job attachments removes it later: %s", error)
 
     # --- bytes -----------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ from tests.http.conftest import Site
 
 TUS = {"Tus-Resumable": "1.0.0"}
 BYTES = {**TUS, "Content-Type": "application/offset+octet-stream"}
+NOBODY = {"tests.support.laws_auth.NameIsPassword": False, "tests.support.laws_auth.ForbiddenTopics": False}
+"""Plugins that broker processes have by default, and here not."""
 JSON = {"Content-Type": "application/json"}
 CONTENT = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(60_000))
 """1.9 MB."""

@@ -161,6 +161,24 @@ async def test_an_erasure_takes_also_what_no_message_has(tmp_path: Path) -> None
         await until(lambda: len(files(tmp_path)) == 3)
 
 
+async def test_an_erasure_waits_until_the_bytes_can_be_removed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with site(url_of(tmp_path), plugins={"attachments": {}, "recall": {}}) as made:
+        caller = made.caller(params={"user": "c/ann"})
+        assert (await published(caller, "chat/1", await whole(caller, "chat/1", b"bytes"))).status_code == 201
+        (file,) = files(tmp_path)
+        in_the_way = file.with_name("folder")
+        in_the_way.mkdir()
+        erasing = asyncio.create_task(erased(made, user="c/ann"))
+        try:
+            await until(lambda: "erasing waits: the directory of attachments: " in caplog.text)
+            assert not erasing.done()
+        finally:
+            in_the_way.rmdir()
+            await erasing
+        assert files(tmp_path) == []
+        assert await plugin_of(made)._records.ids_of_user("c/ann", "", 9) == []
+
+
 async def _there(made: Broker, paths: dict[str, str]) -> set[str]:
     """Of which of these there is a record."""
     records = plugin_of(made)._records

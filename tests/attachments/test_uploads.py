@@ -16,7 +16,7 @@ import pytest
 from plugins.attachments import AttachmentsPlugin
 from plugins.attachments.record import PIECE
 from tests.accounts.test_users import ACCOUNTS, CHEAP, users_of
-from tests.attachments.parts import BYTES, CONTENT, TUS, begun, files, metadata, sent, stock, url_of, whole
+from tests.attachments.parts import BYTES, CONTENT, NOBODY, TUS, begun, files, metadata, sent, stock, url_of, whole
 from tests.http.conftest import site
 from tests.support.broker import ANONYMOUS
 from tests.support.laws_process import broker_process, free_port
@@ -24,8 +24,6 @@ from tests.support.storages import url
 from tests.support.until import until
 
 __all__ = ["url"]
-
-NOBODY = {"tests.support.laws_auth.NameIsPassword": False, "tests.support.laws_auth.ForbiddenTopics": False}
 
 
 async def test_a_stock_client_uploads_and_what_it_uploaded_is_given_as_it_is(tmp_path: Path) -> None:
