@@ -88,7 +88,7 @@ async def test_an_app_that_was_away_has_what_it_missed_and_what_it_had(broker: S
     async with app(broker, tmp_path, "phone") as phone:
         await until(lambda: phone.came == ["two"])
         assert [message.text for message in phone.client.store.history("chat/a", 9)] == ["one", "two"]
-        await until(lambda: phone.client.store.offset == 2)  # it may come before the app has gone back, and once more after
+        await until(lambda: phone.client.store.offset == 2)
 
 
 async def test_without_its_session_the_app_goes_on_from_its_own_offset(broker: Site, tmp_path: Path) -> None:

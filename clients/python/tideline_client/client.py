@@ -318,7 +318,9 @@ class Client:
             return
         sender, seq, time = about["tideline-sender"], int(about["tideline-seq"]), int(about["tideline-time"])
         message = Message(about["tideline-id"], packet.topic, seq, sender, time, bytes(packet.payload))
-        if self.store.take(message, int(about.get("tideline-inbox-seq", 0)) if self._settled else 0):
+        at = int(about.get("tideline-inbox-seq", 0))
+        known = self._settled or at == self.store.offset + 1  # nothing lies between
+        if self.store.take(message, at if known else 0):
             self._call(self.on_message, message)
 
     # --- messages out --------------------------------------------------------------------------------------------------
