@@ -17,7 +17,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from storage.errors import StorageUnusable
+from storage.errors import StorageUnavailable, StorageUnusable
 from storage.sqlite import queries
 from storage.sqlite.connection import connect_reader, translate
 
@@ -64,19 +64,25 @@ class StructureCheck:
     def _run(self) -> None:
         if sys.platform == "linux":  # where a thread has a priority of its own
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        damage = ""
         try:
             damage = self._look()
+            self.passed = not damage and not self._stopping
         except sqlite3.Error as error:
-            damage = str(translate(error, str(self._path)))
-        if self._stopping:  # which may be why it ended as it did
-            log.info("%s: the look at its structure was ended, and begins anew at the next start", self._path)
-        elif damage:
-            self._damage = damage
-            log.error("%s", damage)
-        else:
-            self.passed = True
-            log.info("%s: its structure is whole", self._path)
-        self._ended.set()
+            why = translate(error, str(self._path))
+            if isinstance(why, StorageUnavailable):  # which says nothing of the file
+                log.warning("its structure could not be looked at, which begins anew at the next start: %s", why)
+            else:
+                damage = str(why)
+        finally:
+            if self._stopping:  # which may be why it ended as it did
+                log.info("%s: the look at its structure was ended, and begins anew at the next start", self._path)
+            elif damage:
+                self._damage = damage
+                log.error("%s", damage)
+            elif self.passed:
+                log.info("%s: its structure is whole", self._path)
+            self._ended.set()
 
     def _look(self) -> str:
         self._connection = connect_reader(self._path, self._busy_timeout)

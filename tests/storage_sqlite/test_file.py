@@ -19,6 +19,7 @@ from storage.errors import MessageRefused, StorageInUse, StorageUnavailable, Sto
 from storage.records import DeviceKey, PutRow
 from storage.sqlite import SqliteStorage, queries
 from storage.sqlite.connection import connect_checkpointer
+from storage.sqlite.structure import StructureCheck
 from tests.storage.samples import Maker, opened
 from tests.storage_sqlite.filler import LOW_WATER
 from tests.storage_sqlite.writer import COMMITS
@@ -315,3 +316,15 @@ async def test_a_file_that_another_program_holds_is_waited_for_and_told(path: Pa
     assert message.message.seq == 1
     assert [row.key for row in await storage.rows("t", "p")] == ["kept"]
     await storage.close()
+
+
+def test_a_file_that_cannot_be_looked_at_for_a_moment_is_not_called_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "t.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    for statement in ("PRAGMA locking_mode=EXCLUSIVE", "PRAGMA journal_mode=WAL", "CREATE TABLE one (number INTEGER)"):
+        other.execute(statement).fetchall()
+    check = StructureCheck(path, 0.0)
+    check.wait(60)
+    check.refuse_damage()
+    assert not check.passed
+    other.close()
