@@ -1,8 +1,8 @@
 // One connection of a device, from CONNECT to its end: it subscribes, goes back to where the local copy is, and then messages come and go.
 //
 // It does not matter what the broker believes the device to have: each connection begins by going back to the offset of the
-// local copy. So what is not here comes, and what comes twice is known by its id. Until then no offset is kept, for what comes
-// may lie behind a gap.
+// local copy. So what is not here comes, and what comes twice is known by its id. Until then an offset is kept only
+// of what follows the last one directly: what else comes may lie behind a gap.
 
 import { NoAnswer, RequestFailed } from "./errors.js";
 import { Link } from "./link.js";
@@ -107,8 +107,9 @@ export class Line {
     }
     const message = Message.ofPacket(topic, payload, about);
     if (!message) return; // of a topic that the broker does not keep
-    const offset = this.#settled ? Number(last(about["tideline-inbox-seq"])) : 0;
-    if (await this.#store.take(message, offset)) this.#told.message(message);
+    const at = Number(last(about["tideline-inbox-seq"]));
+    const known = this.#settled || at === (await this.#store.mark()).offset + 1; // nothing lies between
+    if (await this.#store.take(message, known ? at : 0)) this.#told.message(message);
   }
 
   /** @param {string | undefined} kind @param {Record<string, any>} said */

@@ -73,12 +73,12 @@ class Site:
 def site(folder: Path, **more: Any) -> Iterator[Site]:
     http, ws = free_port(), free_port()
     plugins = {
-        **more,
         "http": {"bind": f"127.0.0.1:{http}", "operator_file": str(folder / "operator.json")},
         "requests": {},
         "conversations": {},
         "recall": {},
         "receipts": {"resolution_seconds": 0.05},
+        **more,
     }
     listeners = [{"name": "ws", "type": "ws", "bind": f"127.0.0.1:{ws}"}]
     with broker_process(folder, f"sqlite:///{folder}/t.db", listeners=listeners, plugins=plugins, origins=["*"]) as broker:

@@ -6,7 +6,7 @@ import random
 import shutil
 from pathlib import Path
 
-from tests.interop.javascript.conftest import Apps, Site
+from tests.interop.javascript.conftest import Apps, Site, site
 from tests.interop.programs import Program, needs, npm_needs
 from tests.support.laws_process import ROOT
 from tests.support.until import wait_until
@@ -70,6 +70,22 @@ def test_without_its_session_the_app_goes_on_from_its_own_offset(shared: Site, a
     moved = other.call("request", {"op": "set-offset", "device": "a4", "offset": head})
     assert moved["offset"] == head
     assert apps(shared, "a4", "n4/#").message() == "three"
+
+
+def test_the_offset_of_what_follows_is_kept_also_before_the_app_has_gone_back(apps: Apps, tmp_path: Path) -> None:
+    with site(tmp_path) as at:
+        app = apps(at, "a16", "n16/#")
+        at.say("bob", "n16/a", "one")
+        assert app.message() == "one"
+        wait_until(lambda: app.call("store.mark")["offset"] == 1, "the offset is kept")
+        app.end()
+        at.say("bob", "n16/a", "two")
+    with site(tmp_path, requests=False) as at:  # nobody answers where the app is to go back to
+        app = apps(at, "a16", "n16/#", connect=False)
+        app.ask("start")
+        assert app.message() == "two"
+        assert app.call("store.mark")["offset"] == 2
+        assert app.events("connected") == []
 
 
 def test_a_copy_of_other_data_begins_anew_and_the_outbox_stays(shared: Site, apps: Apps) -> None:
