@@ -108,6 +108,6 @@ $(TEST): requirements/test.txt $(CORE)
 # What drives the console's browser (Debian's chromium), and the clients that come from npm. Where there is no npm, or it finds nothing, the tests that need one say so.
 $(INTEROP): tests/interop/npm/package-lock.json tests/interop/node-red/package-lock.json | $(TEST)
 	@for name in npm node-red; do mkdir -p $(VENV)/interop/$$name && cp tests/interop/$$name/package*.json $(VENV)/interop/$$name/; done
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python 'playwright>=1.49' 'axe-core-python>=0.1' || echo "PyPI is missing: the console is not tried in a browser"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python 'playwright>=1.49' 'axe-core-python>=0.1' 'standardwebhooks>=1.0' || echo "PyPI is missing: neither a browser nor the library of webhooks is tried"
 	@npm ci --silent --no-audit --no-fund --ignore-scripts --prefix $(VENV)/interop/node-red || echo "npm is missing, or could not install Node-RED"
 	@npm ci --silent --no-audit --no-fund --ignore-scripts --prefix $(VENV)/interop/npm && touch $@ || echo "npm is missing, or could not install the clients"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -85,4 +86,10 @@ async def _asked(answer: Awaitable[T]) -> T:
     try:
         return await answer
     except BaseError as error:
-        raise PiecesAway(f"the bucket of attachments: {str(error).splitlines()[0][:200]}") from error
+        raise PiecesAway(f"the bucket of attachments: {_reason(str(error))}") from error
+
+
+def _reason(text: str) -> str:
+    """What the service says is wrong, where it says so in its XML; else the first line."""
+    said = [found[1] for name in ("Code", "Message") if (found := re.search(f"<{name}>([^<]*)</{name}>", text))]
+    return (": ".join(said) or (text.splitlines() or [""])[0])[:200]

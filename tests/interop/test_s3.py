@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
+import yaml
 
+from broker.errors import StartError
 from plugins.attachments import AttachmentsPlugin
 from plugins.attachments.cleaning import CleaningJob
 from plugins.jobs import Work
-from tests.attachments.parts import CONTENT, TUS, begun, published, sent, stock, url_of
+from tests.attachments.parts import CONTENT, TUS, begun, published, sent, stock, url_of, whole
 from tests.http.conftest import site
-from tests.support.laws_process import free_port
+from tests.support.laws_process import ROOT, free_port
 from tests.support.until import until, wait_until
 
+PAGE = ROOT / "docs" / "attachments.md"
 MOTO = os.environ.get("TIDELINE_TEST_MOTO") or shutil.which("moto_server")
 
 
@@ -36,12 +42,14 @@ class Service:
         return {"s3": {"bucket": "files", "prefix": "tideline", "endpoint": self.url, "timeout": 5, **keys}}
 
 
-@pytest.fixture
-def service() -> Iterator[Service]:
+@contextmanager
+def serving(**environment: str) -> Iterator[Service]:
     if MOTO is None:
         pytest.skip("moto_server is missing: uv tool install 'moto[s3,server]'")
     port = free_port()
-    with subprocess.Popen([MOTO, "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    nowhere = subprocess.DEVNULL
+    env = {**os.environ, **environment}
+    with subprocess.Popen([MOTO, "-p", str(port)], env=env, stdout=nowhere, stderr=nowhere) as process:
         try:
             made = Service(process, port)
             wait_until(lambda: _answers(f"{made.url}/files"), "the S3 server answers")
@@ -49,6 +57,12 @@ def service() -> Iterator[Service]:
         finally:
             process.send_signal(signal.SIGCONT)
             process.kill()
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    with serving() as made:
+        yield made
 
 
 def _answers(bucket: str) -> bool:
@@ -96,3 +110,41 @@ async def test_while_the_service_is_away_nothing_is_confirmed(service: Service, 
         answer = await sent(caller, path, 500, b"x" * 500)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert (await caller.head(path, headers=TUS)).headers["upload-offset"] == "500"
+
+
+def keys(service: Service) -> tuple[str, str]:
+    """A new user's, who may do everything. These are the last calls that the server takes without a signature."""
+
+    def asked(action: str, **more: str) -> str:
+        form = urlencode({"Action": action, "Version": "2010-05-08", "UserName": "tideline", **more})
+        unsigned = "AWS4-HMAC-SHA256 Credential=AKIA/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=0"
+        headers = {"Authorization": unsigned, "Content-Type": "application/x-www-form-urlencoded"}
+        answer = httpx.post(service.url, content=form, headers=headers)
+        assert answer.is_success, answer.text
+        return answer.text
+
+    asked("CreateUser")
+    everything = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}'
+    asked("PutUserPolicy", PolicyName="all", PolicyDocument=everything)
+    made = asked("CreateAccessKey")
+    id, secret = (re.search(f"<{name}>(.*?)</{name}>", made) for name in ("AccessKeyId", "SecretAccessKey"))
+    assert id
+    assert secret
+    return id[1], secret[1]
+
+
+async def test_the_configuration_of_the_page_works(tmp_path: Path) -> None:
+    """With an endpoint and keys of our own, as the page says. The server looks at each signature: others' keys don't do."""
+    (text,) = re.findall(r"```yaml\n(plugins:\n  attachments:\n    s3:\n.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    with serving(INITIAL_NO_AUTH_ACTION_COUNT="4") as service:
+        id, secret = keys(service)
+        shown = yaml.safe_load(text)["plugins"]
+        shown["attachments"]["s3"] |= {"endpoint": service.url, "access_key": id}
+        with pytest.raises(StartError, match="SignatureDoesNotMatch"):
+            async with site(url_of(tmp_path), plugins=shown):
+                pass
+        shown["attachments"]["s3"]["secret_key"] = secret
+        async with site(url_of(tmp_path), plugins=shown) as made:
+            caller = made.caller()
+            path = await whole(caller, "chat/1", CONTENT)
+            assert (await caller.get(path)).content == CONTENT

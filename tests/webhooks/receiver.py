@@ -17,7 +17,10 @@ SECRET = "whsec_" + base64.b64encode(KEY).decode()
 class Receiver:
     """``events`` are those that were taken, ``answers`` the statuses of the next requests; after these all are taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, secret: str = SECRET) -> None:
+        self._key = base64.b64decode(secret.removeprefix("whsec_"))
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+        """Headers and body of each request whose signature was right."""
         self.events: list[dict[str, Any]] = []
         self.ids: list[str] = []
         """Of every request, also of those that were not taken."""
@@ -42,18 +45,19 @@ class Receiver:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head.splitlines()[1:])}
                 body = await reader.readexactly(int(headers["content-length"]))
-                status = self._take(headers, body)
+                status = self.take(headers, body)
                 more = "Location: http://127.0.0.1:1/\r\n" if status == 302 else ""
                 writer.write(f"HTTP/1.1 {status} X\r\n{more}Content-Length: 2\r\n\r\nok".encode())
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
-    def _take(self, headers: dict[str, str], body: bytes) -> int:
+    def take(self, headers: dict[str, str], body: bytes) -> int:
         signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
-        right = "v1," + base64.b64encode(hmac.digest(KEY, signed, "sha256")).decode()
+        right = "v1," + base64.b64encode(hmac.digest(self._key, signed, "sha256")).decode()
         self.ids.append(headers["webhook-id"])
         if right not in headers["webhook-signature"].split():
             return 401
+        self.requests.append((headers, body))
         status = 503 if self.down else self.answers.pop(0) if self.answers else 200
         if status == 200:
             told = json.loads(body)
