@@ -88,8 +88,8 @@ class Client:
         self._present = False
         """The broker has a session of this device."""
         self._settled = False
-        """The broker has gone back to the store's offset. What comes before may lie behind a gap: its offset is kept only where it
-        follows the store's directly."""
+        """The broker has gone back to the store's offset. What comes before may lie behind a gap: its offset is kept only where
+        it follows the store's directly."""
         self._last: int | None = 0
         """The number of the SUBSCRIBE behind which messages come and go."""
         self._lock = threading.RLock()

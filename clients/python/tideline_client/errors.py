@@ -1,4 +1,4 @@
-"""What a request may raise."""
+"""What a client may raise."""
 
 from __future__ import annotations
 
@@ -14,3 +14,7 @@ class RequestFailed(Exception):
 
 class NoAnswer(Exception):
     """The client is not connected, or the broker did not answer in time. What was asked may still happen."""
+
+
+class StoreInUse(Exception):
+    """Another client, of this process or another one, has the file of the local copy open. Nothing in it was changed."""

@@ -1,6 +1,8 @@
 """The local copy, in one SQLite file: messages, read positions, and the outbox.
 
-Each method is one transaction. Several threads may call them.
+Each method is one transaction. Several threads may call them. Two clients on one file would both move the offset, and each
+would miss what the other got: so SQLite locks the file for as long as it is open. The system ends that lock with the process,
+however that ends.
 """
 
 from __future__ import annotations
@@ -10,8 +12,11 @@ import sqlite3
 import threading
 from pathlib import Path
 
+from tideline_client.errors import StoreInUse
 from tideline_client.model import Message, Outgoing
 
+_PATIENCE = 1.0
+"""Seconds to wait for whoever has the file open: a backup may look at it for a moment."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS messages (id TEXT PRIMARY KEY, topic TEXT NOT NULL, seq INTEGER NOT NULL, sender TEXT NOT NULL,
     time INTEGER NOT NULL, payload BLOB NOT NULL) WITHOUT ROWID;
@@ -25,12 +30,20 @@ _FIELDS = "id, topic, seq, sender, time, payload"
 
 
 class Store:
-    """``path``: a file, or ``:memory:``."""
+    """``path``: a file, or ``:memory:``. Raises `StoreInUse` where another client has it open."""
 
     def __init__(self, path: str | Path) -> None:
         self._lock = threading.RLock()
-        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._connection.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {_SCHEMA}")
+        self._connection = sqlite3.connect(path, _PATIENCE, check_same_thread=False, isolation_level=None)
+        settings = "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL"
+        try:
+            self._connection.executescript(f"{settings}; {_SCHEMA}")
+        except sqlite3.OperationalError as error:
+            self._connection.close()
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            what = "another client has it open: stop that one, or give this one a file of its own"
+            raise StoreInUse(f"store {str(path)!r}: {what}") from error
 
     def close(self) -> None:
         """Close the file."""
