@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -132,8 +132,26 @@ describe("a FileStore", () => {
     await assert.rejects(keys(file), (error) => error instanceof StoreInUse && error.message.includes(`process ${child.pid} has it open`));
     await child.kill();
     await opened(file, async () => assert.rejects(keys(file), /is open in this process already/));
-    await writeFile(`${file}.lock`, `${process.ppid} 12`); // the number is another process's by now
+    await mkdir(`${file}.lock`);
+    await writeFile(`${file}.lock/${process.ppid}-12`, ""); // the number is another process's by now
     if (process.platform === "linux") await keys(file);
+  });
+
+  it("stays one process's while others want it at once", async () => {
+    const file = path();
+    await opened(file, async () => same(await Promise.all([1, 2, 3].map(() => said(file, 100))), Array(3).fill(["had it 0 times"])));
+  });
+
+  it("goes to one process at a time of those that want it at once, also when the last one was killed", async () => {
+    const file = path();
+    for (let round = 0; round < 3; round += 1) {
+      for (const lines of await Promise.all([1, 2, 3].map(() => said(file, 50)))) {
+        assert.match(lines.join(", "), /^had it [0-9]+ times$/);
+      }
+    }
+    assert.deepEqual((await readdir(folder)).filter((name) => name.startsWith(`${number}.`)).sort(), [`${number}.log`, `${number}.log.lock`]);
+    await opened(file, async () => {});
+    assert.deepEqual((await readdir(folder)).filter((name) => name.startsWith(`${number}.`)), [`${number}.log`]);
   });
 
   it("has what it said it has, when its process was killed in the midst of writing", async () => {
@@ -160,11 +178,21 @@ describe("a FileStore", () => {
   });
 });
 
+/** What a process says that tries to open a file so many times. @param {string} file @param {number} times @returns {Promise<string[]>} */
+const said = async (file, times) => {
+  const child = spawn(process.execPath, [program("opener.js"), file, String(times)], { stdio: ["ignore", "pipe", "inherit"] });
+  const lines = [];
+  for await (const line of createInterface({ input: child.stdout })) lines.push(line);
+  return lines;
+};
+
+/** @param {string} name */
+const program = (name) => join(import.meta.dirname ?? new URL(".", import.meta.url).pathname, name);
+
 /** A process that puts messages into a file, and says the key of each that is there for good. @param {string} file @param {string} kind */
 const writer = (file, kind = "") => {
-  const program = join(import.meta.dirname ?? new URL(".", import.meta.url).pathname, "writer.js");
   const command = kind ? `ulimit -f 64; trap '' XFSZ; exec "$0" "$@"` : `exec "$0" "$@"`;
-  const child = spawn("bash", ["-c", command, process.execPath, program, file], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn("bash", ["-c", command, process.execPath, program("writer.js"), file], { stdio: ["ignore", "pipe", "inherit"] });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   return {
     pid: child.pid,

@@ -1,7 +1,11 @@
-// That one process at a time has a file: beside it stands one that names the process. What a killed process left does not count.
+// That one process at a time has a file: beside it stands a folder in which one entry names the process. What a killed process left does not count.
+//
+// A folder with its entry takes its place by a rename, which fails where another one stands that is not empty. What a process that is
+// gone left is taken away by its own name, so never what another one has put there meanwhile.
 
-import { link, readFile, rename, unlink, writeFile } from "node:fs/promises";
+import { mkdir, readdir, rename, rm, rmdir, unlink, writeFile } from "node:fs/promises";
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
 
 import { StoreInUse } from "../errors.js";
 
@@ -24,12 +28,15 @@ const lives = (pid) => {
   }
 };
 
-/** Whether what a lock says is of a process that goes on, other than this one. @param {string} said */
-const holds = (said) => {
-  const [pid = "", since = ""] = said.split(" ");
+/** Whether an entry is of a process that goes on. @param {string} entry */
+const holds = (entry) => {
+  const [pid = "", since = ""] = entry.split("-");
   const number = Number(pid);
-  return Boolean(number) && number !== process.pid && lives(number) && since === began(number);
+  if (!number || !lives(number) || since !== began(number)) return false;
+  return number !== process.pid || since !== ""; // else this process has the number of one that is gone
 };
+
+const own = () => `${process.pid}-${began(process.pid)}`;
 
 /** @type {Set<string>} */
 const ours = new Set();
@@ -49,40 +56,46 @@ export const lock = async (file) => {
 
 /** @param {string} file @param {string} path @param {string} mine */
 const taken = async (file, path, mine) => {
-  await writeFile(mine, `${process.pid} ${began(process.pid)}`, { mode: 0o600 });
+  await rm(mine, { recursive: true, force: true });
+  await mkdir(mine, { mode: 0o700 });
   try {
-    for (;;) {
-      try {
-        return await link(mine, path); // it comes whole, and to one process only
-      } catch (error) {
-        if (code(error) !== "EEXIST") throw error;
-      }
-      await clear(file, path, `${mine}.old`);
-    }
+    await writeFile(join(mine, own()), "");
+    while (!(await unless(["EEXIST", "ENOTEMPTY", "EPERM"], rename(mine, path)))) await clear(file, path); // EPERM: Windows, where any folder stands
   } finally {
-    await unlink(mine);
+    await rm(mine, { recursive: true, force: true });
   }
 };
 
-/** Take away the lock of a process that is gone. @param {string} file @param {string} path @param {string} aside */
-const clear = async (file, path, aside) => {
-  try {
-    await rename(path, aside); // of several that want it away, one looks at it
-  } catch (error) {
-    if (code(error) === "ENOENT") return;
-    throw error;
+/** Take away what a process left that is gone. @param {string} file @param {string} path */
+const clear = async (file, path) => {
+  const entries = await readdir(path).catch((error) => {
+    if (error.code !== "ENOENT") throw error;
+    return [];
+  });
+  for (const entry of entries) {
+    if (holds(entry)) throw new StoreInUse(`${file}: process ${entry.split("-")[0]} has it open; one process for each file (${path} says so)`);
+    await unless(["ENOENT"], unlink(join(path, entry)));
   }
-  const said = await readFile(aside, "utf8");
-  if (holds(said)) await link(aside, path);
-  await unlink(aside);
-  if (holds(said)) throw new StoreInUse(`${file}: process ${said.split(" ")[0]} has it open; one process for each file (${path} says so)`);
+  await empty(path);
 };
 
-/** @param {unknown} error */
-const code = (error) => /** @type {NodeJS.ErrnoException} */ (error).code;
+/** Take the folder away, unless there is something in it. @param {string} path */
+const empty = (path) => unless(["ENOENT", "ENOTEMPTY", "EEXIST"], rmdir(path));
+
+/** Whether something was done: false where it failed in one of these ways. @param {string[]} codes @param {Promise<void>} step */
+const unless = (codes, step) =>
+  step.then(() => true, (error) => {
+    if (!codes.includes(error.code)) throw error;
+    return false;
+  });
 
 /** @param {string} file */
 export const unlock = async (file) => {
-  ours.delete(`${file}.lock`);
-  await unlink(`${file}.lock`);
+  const path = `${file}.lock`;
+  try {
+    await unlink(join(path, own()));
+    await empty(path);
+  } finally {
+    ours.delete(path);
+  }
 };
