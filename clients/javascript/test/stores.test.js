@@ -178,11 +178,13 @@ describe("a FileStore", () => {
   });
 });
 
-/** What a process says that tries to open a file so many times. @param {string} file @param {number} times @returns {Promise<string[]>} */
+/** What a process says that tries to open a file so many times, once it is gone. @param {string} file @param {number} times @returns {Promise<string[]>} */
 const said = async (file, times) => {
   const child = spawn(process.execPath, [program("opener.js"), file, String(times)], { stdio: ["ignore", "pipe", "inherit"] });
+  const gone = once(child, "exit");
   const lines = [];
   for await (const line of createInterface({ input: child.stdout })) lines.push(line);
+  await gone;
   return lines;
 };
 
