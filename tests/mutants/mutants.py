@@ -1338,6 +1338,6 @@ MUTANTS = (
         "storage/mongo/commit.py",
         "                self._patience(run, run.progress or moved)\n",
         "                self._patience(run, run.progress)\n",
-        "tests/storage_mongo/test_writers.py -k many_writers",
+        "tests/storage_mongo/test_writers.py -k always_too_late",
     ),
 )

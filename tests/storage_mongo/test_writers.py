@@ -203,6 +203,26 @@ async def test_many_writers_go_on(database: str, count: int, apart: bool) -> Non
     await asyncio.gather(*(storage.close() for storage in writers))
 
 
+async def test_who_is_always_too_late_goes_on_while_others_do(database: str) -> None:
+    """However often the place of its entry is taken: that is no key which cannot be seen."""
+    async with _proxied(database) as (one, through), _proxied(database) as (other, _):
+        mine, theirs = Maker(), Maker()
+        theirs.id = 1_000_000
+        tries, late = 0, False
+
+        def count(command: Command) -> bool:
+            nonlocal tries, late
+            late = command == ("insert", "sync") and tries < 45
+            tries += late
+            return True
+
+        through.pass_on = count
+        through.held = lambda: other.commit([theirs.append("b", ["u/ann"], device="other")]) if late else None
+        await one.commit([mine.append("a", ["u/ann"], device="one")])
+        assert tries == 45
+        assert await check_laws(other) == 46
+
+
 async def test_two_that_have_met_in_an_inbox_look_before_they_write(database: str) -> None:
     """And say in their entries whose turn is next, so that no insert comes too late any more."""
     async with _proxied(database) as (one, through), _proxied(database) as (other, _):
