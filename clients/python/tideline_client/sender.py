@@ -15,11 +15,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties, VariableByteIntegers
 from paho.mqtt.reasoncodes import ReasonCode
 
+from tideline_client.link import Link
 from tideline_client.model import Outgoing
 from tideline_client.store import Store
 
@@ -80,7 +80,7 @@ class Sender:
         self._answers.clear()
         self._largest, self._end, self._place, self._again = 0, None, 0, None
 
-    def run(self, line: mqtt.Client) -> None:
+    def run(self, link: Link) -> None:
         """Send over a connection until that ends."""
         while self._end is None:
             self._word.wait(None if self._again is None else max(0.0, self._again - time.monotonic()))
@@ -89,7 +89,7 @@ class Sender:
                 self._again, self._place = None, 0
             self._settle()
             if self._largest:
-                self._pump(line)
+                self._pump(link)
         self._settle()
         code, words = self._end
         if len(self._sending) == 1 and code in _BLAME:
@@ -114,7 +114,7 @@ class Sender:
             del self._sending[mid]
             self._doubtful = max(0, self._doubtful - 1)
 
-    def _pump(self, line: mqtt.Client) -> None:
+    def _pump(self, link: Link) -> None:
         """Send what is there, as far as the window has room."""
         while (room := (1 if self._doubtful else _WINDOW) - len(self._sending)) > 0:
             found = self._store.unsent(self._place, room)
@@ -123,9 +123,9 @@ class Sender:
             under_way = {message.key for message in self._sending.values()}
             for self._place, message in found:
                 if message.key not in under_way:
-                    self._publish(line, message)
+                    self._publish(link, message)
 
-    def _publish(self, line: mqtt.Client, message: Outgoing) -> None:
+    def _publish(self, link: Link, message: Outgoing) -> None:
         properties = Properties(PacketTypes.PUBLISH)
         asked = [("tideline-receipt", ",".join(message.receipt))] if message.receipt else []
         properties.UserProperty = [("message-id", message.key), *asked]
@@ -134,11 +134,11 @@ class Sender:
             size = 1 + len(VariableByteIntegers.encode(rest)) + rest
             if size > self._largest:
                 raise ValueError(f"the message makes a packet of {size} bytes: the broker takes {self._largest} at most")
-            info = line.publish(message.topic, message.payload, qos=1, properties=properties)
+            number = link.publish(message.topic, message.payload, properties)
         except ValueError as error:  # also of a topic, or a length, that MQTT does not have
             self._refuse(message, str(error))
         else:
-            self._sending[info.mid] = message
+            self._sending[number] = message
 
     def _refuse(self, message: Outgoing, reason: str) -> None:
         self._store.refused(message.key, reason)
