@@ -105,9 +105,11 @@ $(TEST): requirements/test.txt $(CORE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/test.txt
 	@touch $@
 
-# What drives the console's browser (Debian's chromium), and the clients that come from npm. Where there is no npm, or it finds nothing, the tests that need one say so.
-$(INTEROP): tests/interop/npm/package-lock.json tests/interop/node-red/package-lock.json | $(TEST)
+# What drives the console's browser (Debian's chromium), Home Assistant, and the clients that come from npm. Where there is no npm, or it finds nothing, the tests that need one say so.
+$(INTEROP): tests/interop/npm/package-lock.json tests/interop/node-red/package-lock.json tests/interop/home-assistant/requirements.txt | $(TEST)
 	@for name in npm node-red; do mkdir -p $(VENV)/interop/$$name && cp tests/interop/$$name/package*.json $(VENV)/interop/$$name/; done
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python 'playwright>=1.49' 'axe-core-python>=0.1' 'standardwebhooks>=1.0' || echo "PyPI is missing: neither a browser nor the library of webhooks is tried"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/interop/home-assistant && \
+	$(BIN)/uv pip install --quiet --python $(VENV)/interop/home-assistant/bin/python -r tests/interop/home-assistant/requirements.txt || echo "PyPI is missing, or has no Home Assistant for this Python"
 	@npm ci --silent --no-audit --no-fund --ignore-scripts --prefix $(VENV)/interop/node-red || echo "npm is missing, or could not install Node-RED"
 	@npm ci --silent --no-audit --no-fund --ignore-scripts --prefix $(VENV)/interop/npm && touch $@ || echo "npm is missing, or could not install the clients"
