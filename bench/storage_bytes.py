@@ -1,7 +1,8 @@
-"""What a message takes of the disk: `python -m bench.storage_bytes [--messages 200000] [--bytes 68]`.
+"""What a message takes of the disk: `python -m bench.storage_bytes [--messages 200000] [--bytes 68] [--parts]`.
 
 Made-up chat messages, each for one inbox, as a broker leaves them in SQLite's file, and the embedded index in its own, after
-both were closed. Tables and their indexes are counted by whole pages, free ones among the rest.
+both were closed. Tables and their indexes are counted by whole pages, free ones among the rest. With ``--parts`` each table and
+index is told by itself: its rows, and what SQLite adds.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.drive import Cell
 from bench.search import Corpus
@@ -47,6 +49,16 @@ def _append(document: Document) -> Append:
     return Append(message, recipients=(f"u/{document.id % 4999}",))
 
 
+class Part(NamedTuple):
+    """A table or index of a file, in bytes of a message: its rows, room that is left in its pages, and all of its pages."""
+
+    file: str
+    name: str
+    rows: float
+    room: float
+    all: float
+
+
 async def _fill(folder: Path, messages: int, length: int) -> None:
     storage, engine = open_url(f"sqlite:///{folder}/tideline.db"), Fts5Engine(folder / "search.db")
     await storage.open()
@@ -75,13 +87,30 @@ def _stored(path: Path) -> dict[str, float]:
     return found
 
 
-def measure(messages: int, length: int = PAYLOAD) -> dict[str, float]:
-    """Bytes of a message in each, and in all."""
+def _parts(path: Path, messages: int) -> list[Part]:
+    """The largest first; at the end what no message's part is worth naming, and pages that are free."""
+    database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        sql = "SELECT name, sum(payload), sum(unused), sum(pgsize) FROM dbstat GROUP BY name ORDER BY 4 DESC"
+        parts = [Part(path.name, name, *(used / messages for used in each)) for name, *each in database.execute(sql)]
+    finally:
+        database.close()
+    small = [part for part in parts if part.all < 1]
+    named = [part for part in parts if part.all >= 1]
+    others = Part(path.name, "others", *(sum(column) for column in list(zip(*small, strict=True))[2:])) if small else None
+    free = path.stat().st_size / messages - sum(part.all for part in parts)
+    return [*named, *([others] if others else []), Part(path.name, "free pages", 0.0, free, free)]
+
+
+def measure(messages: int, length: int = PAYLOAD, parts: list[Part] | None = None) -> dict[str, float]:
+    """Bytes of a message in each, and in all. ``parts`` is given every table and index."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         asyncio.run(_fill(folder, messages, length))
         found = _stored(folder / "tideline.db")
         found["index"] = float(sum(file.stat().st_size for file in folder.glob("search.db*")))
+        if parts is not None:
+            parts += _parts(folder / "tideline.db", messages) + _parts(folder / "search.db", messages)
     each = {kind: used / messages for kind, used in found.items()}
     return {**each, "all": sum(each.values())}
 
@@ -98,13 +127,24 @@ def table(found: dict[str, float], messages: int, length: int = PAYLOAD) -> str:
     return f"{title}\n\n{columns(rows)}"
 
 
+def parts_table(parts: list[Part]) -> str:
+    """A row for each."""
+    rows = [["file", "table or index", "its rows", "room left in its pages", "in all"]]
+    rows += [[part.file, part.name, *(f"{used:.1f}" for used in part[2:])] for part in parts]
+    return columns(rows)
+
+
 def main() -> None:
     """Print it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--bytes", type=int, default=PAYLOAD, help="of payload (default %(default)s)")
+    parser.add_argument("--parts", action="store_true", help="each table and index by itself")
     given = parser.parse_args()
-    print(table(measure(given.messages, given.bytes), given.messages, given.bytes))
+    parts: list[Part] | None = [] if given.parts else None
+    print(table(measure(given.messages, given.bytes, parts), given.messages, given.bytes))
+    if parts:
+        print(f"\n{parts_table(parts)}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from plugins.search.engine import Document, Positions, Query, Results, SearchError, SearchUnavailable, SearchUnusable
-from plugins.search.fts5_index import Generation, connect, drop_others, live_generation, made_by, maker_of, new_generation
+from plugins.search.fts5_index import Generation, connect, drop_others, live_generation, new_generation
+from plugins.search.fts5_layout import made_by, maker_of
 from plugins.search.fts5_search import Reader
 from plugins.search.write_lock import WriteLock
 from storage.private import make_folder

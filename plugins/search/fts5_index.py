@@ -3,17 +3,17 @@
 A *generation* is a set of tables that one tokeniser filled; ``meta`` names the live one. A rebuild fills the next
 generation beside it, and a swap is one small transaction, so that a crash leaves the old index or the new one.
 
-- ``docs_<g>``: a row per message. ``rowid`` is the time in ms x 4096 plus a number that makes it unique, so that time
-  order and time ranges are rowid order and rowid ranges; ``late`` is by how many ms the message's time is another. Rows are
-  kept small, for filters look at very many of them: where ``id`` is null, it follows from ``rowid`` (`rowid_of`), as it
-  does of nearly every message of a broker that is no cluster's.
-- ``bodies_<g>``: a message's tokens, which FTS5 must be told again to remove it.
+- ``docs_<g>``: a row per message. ``rowid`` is where its time is, so that time order and time ranges are rowid order and rowid
+  ranges; ``late`` is by how many ms the message's time is another. Rows are kept small, for filters look at very many of
+  them; what ``id`` has is in `plugins.search.fts5_layout`.
+- ``bodies_<g>``: a message's tokens (`plugins.search.fts5_body`), which FTS5 must be told again to remove it.
 - ``fts_<g>``: the inverted index, contentless: ``body``, and conversation and sender as terms (`term`), so that
   filtering by a few of them is an intersection of lists. Beginnings of words are merged when they are asked for, from those
   of two characters: each further list of them took as much of the disk as the words themselves.
 - ``positions``: how far each writer's messages are indexed, for each generation; ``generations.position`` is the one id for
   all that earlier versions kept.
-- ``conversations_<g>``, ``senders_<g>``: numbers for names. ``words_<g>``: words by first letter and length, where typos look.
+- ``conversations_<g>``, ``senders_<g>``, ``devices_<g>``: numbers for names. ``words_<g>``: words by first letter and length,
+  where typos look.
 
 Over 300 lines: all that writes to these tables.
 """
@@ -24,30 +24,21 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from broker.ids import EPOCH, time_of
+from broker.ids import time_of
 from plugins.search.engine import EARLIER, Document, Positions
+from plugins.search.fts5_body import packed, unpacked
+from plugins.search.fts5_layout import AHEAD, KINDS, TABLES, first_slot, kept_id, layout_of, made_by, overrun_of, term
 from plugins.search.terms import ONE_TYPO
-from plugins.search.text import TOKENISER, solitary, tokens
+from plugins.search.text import solitary, tokens
 from storage.cluster import number_of
 from storage.private import make_file
 
 SCHEMA = 1
-LAYOUT = 1
-"""Of the tables of a generation. Where it is an earlier one's, the generation is in use until another one is built."""
-SLOTS = 4096
-"""Rowids per millisecond: as many as a broker has ids."""
-OVERRUN = 1000
-"""Milliseconds by which a row may be early or late in rowid order: its id's time is not quite the message's, or its own ms was
-full."""
-
 _KNOWN = 50_000
 _CHECKPOINT = 4000
 """Pages of log after which it is moved into the file, with an fsync; what several commits changed is written once."""
 _LONGEST_WORD = 32
-_FIRST_PLANE = 0xD700
-"""Numbers that are characters of Unicode's first plane, below its surrogates."""
 _MERGED = 500
 """Pages that one step of `Generation.purge` writes."""
 _DUE, _UNDER_WAY = 1, 2
@@ -61,18 +52,6 @@ CREATE TABLE IF NOT EXISTS generations(
 CREATE TABLE IF NOT EXISTS positions(
     generation INTEGER NOT NULL, number INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY(generation, number)) WITHOUT ROWID;
 """
-_TABLES = (
-    """CREATE TABLE docs_{g}(rowid INTEGER PRIMARY KEY, id INTEGER, conversation INTEGER NOT NULL,
-    sender INTEGER NOT NULL, seq INTEGER NOT NULL, late INTEGER NOT NULL, device TEXT NOT NULL)""",
-    "CREATE UNIQUE INDEX docs_{g}_id ON docs_{g}(id) WHERE id IS NOT NULL",
-    "CREATE TABLE bodies_{g}(rowid INTEGER PRIMARY KEY, body TEXT NOT NULL)",
-    "CREATE INDEX docs_{g}_seq ON docs_{g}(conversation, seq)",
-    """CREATE VIRTUAL TABLE fts_{g} USING fts5(body, conversation, sender, content='', columnsize=0, tokenize='ascii',
-    prefix='2')""",
-    "CREATE TABLE conversations_{g}(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)",
-    "CREATE TABLE senders_{g}(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)",
-    "CREATE TABLE words_{g}(first TEXT, length INTEGER, word TEXT, PRIMARY KEY(first, length, word)) WITHOUT ROWID",
-)
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -119,59 +98,11 @@ def live_generation(db: sqlite3.Connection) -> int:
     return int(generation)
 
 
-class Columns(NamedTuple):
-    """How a message's id and time are read from the row ``d`` of ``docs_<g>``."""
-
-    id: str
-    time: str
-
-
-def made_by() -> int:
-    """The versions of the tables and of the tokeniser, as one number."""
-    return LAYOUT * 1000 + TOKENISER
-
-
-def maker_of(db: sqlite3.Connection, generation: int) -> int:
-    """What `made_by` was when a generation was begun."""
-    (maker,) = db.execute("SELECT tokeniser FROM generations WHERE id = ?", (generation,)).fetchone()
-    return int(maker)
-
-
-def is_earlier(db: sqlite3.Connection, generation: int) -> bool:
-    """Whether a generation has the tables of before there were layouts: each row with its id and its time."""
-    return maker_of(db, generation) < 1000
-
-
-def columns_of(db: sqlite3.Connection, generation: int) -> Columns:
-    """How to read the rows of a generation."""
-    if is_earlier(db, generation):
-        return Columns("d.id", "d.time")
-    following = f"(d.rowid / {SLOTS} - {EPOCH}) << 22 | d.rowid % {SLOTS}"
-    return Columns(f"coalesce(d.id, {following})", f"(d.rowid / {SLOTS} + d.late)")
-
-
-def term(kind: str, number: int, earlier: bool) -> str:
-    """The number of a conversation (``c``) or a sender (``s``) as a term: of one character, so that it is in no list of
-    beginnings, or, of a number beyond a million, of two. With `is_earlier` tables it was written out."""
-    if earlier:
-        return f"{kind}{number}"
-    if number < _FIRST_PLANE:
-        return chr(0x100 + number)
-    higher, number = divmod(number - _FIRST_PLANE, 0x100000)
-    return chr(0x10000 + number) + (chr(0x100 + higher) if higher else "")
-
-
-def rowid_of(id: int, time: int) -> int | None:
-    """The rowid from which the id of a message follows; None where that would be too far from its time."""
-    given = time_of(id)
-    return given * SLOTS + id % SLOTS if number_of(id) == 0 and abs(time - given) <= OVERRUN else None
-
-
 def new_generation(db: sqlite3.Connection) -> int:
     """Create the tables of a generation; the caller holds the transaction."""
     generation = db.execute("INSERT INTO generations(tokeniser, position) VALUES (?, 0)", (made_by(),)).lastrowid
     assert generation is not None
-    for statement in _TABLES:
+    for statement in TABLES:
         db.execute(statement.format(g=generation))
     return generation
 
@@ -181,13 +112,10 @@ def drop_others(db: sqlite3.Connection, live: int) -> None:
     names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
     for name in names:
         kind, _, generation = name.partition("_")
-        if (
-            kind in ("docs", "bodies", "fts", "conversations", "senders", "words")
-            and generation.isdigit()
-            and int(generation) != live
-        ):
+        if kind in KINDS and generation.isdigit() and int(generation) != live:
             db.execute(f"DROP TABLE IF EXISTS {name}")
-    db.execute("DELETE FROM meta WHERE key LIKE 'purge%' AND key != ?", (f"purge_{live}",))
+    for key in ("purge", "overrun"):
+        db.execute("DELETE FROM meta WHERE key LIKE ? AND key != ?", (f"{key}%", f"{key}_{live}"))
     db.execute("DELETE FROM positions WHERE generation != ?", (live,))
     db.execute("DELETE FROM generations WHERE id != ?", (live,))
 
@@ -200,12 +128,15 @@ class Generation:
         self.number = generation
         self._conversations: dict[str, int] = {}
         self._senders: dict[str, int] = {}
+        self._devices: dict[str, int] = {}
         self._words: set[str] = set()
         self._docs = f"docs_{generation}"
         self._fts = f"fts_{generation}"
         self._purge = f"purge_{generation}"
-        self._last_rowid: int | None = None
-        self._earlier = is_earlier(db, generation)
+        self._last: tuple[int, int] | None = None
+        """Rowid and time of the last row in rowid order; None where it is to be looked up."""
+        self._overrun: int | None = None
+        self._layout = layout_of(db, generation)
 
     def positions(self) -> Positions:
         """The positions that were committed last."""
@@ -230,7 +161,7 @@ class Generation:
             bodies = self.db.execute(
                 f"SELECT body FROM {self._docs} JOIN bodies_{self.number} USING (rowid) WHERE {_LISTED}", asked
             )
-            words = {word for (body,) in bodies.fetchall() for word in body.split()}
+            words = {word for (body,) in bodies.fetchall() for word in unpacked(body).split()}
             if self._remove(_LISTED, asked):
                 self._unlearn(words)
                 due = "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value | excluded.value"
@@ -282,79 +213,104 @@ class Generation:
         """Forget what a transaction that was rolled back may have put there."""
         self._conversations.clear()
         self._senders.clear()
+        self._devices.clear()
         self._words.clear()
-        self._last_rowid = None
+        self._last = self._overrun = None
 
     def _there(self, ids: Collection[int]) -> dict[int, int]:
         """The rowids of those of the messages that are there, by id."""
-        sql = f"SELECT id, rowid FROM {self._docs} WHERE id IN (SELECT value FROM json_each(?))"
+        sql = f"SELECT id, rowid FROM {self._docs} WHERE id >= 0 AND id IN (SELECT value FROM json_each(?))"
         found = dict(self.db.execute(sql, (json.dumps(list(ids)),)).fetchall())
-        if not self._earlier:
-            following = {rowid: id for id in ids if (rowid := rowid_of(id, time_of(id))) is not None}
-            sql = f"SELECT rowid FROM {self._docs} WHERE id IS NULL AND {_LISTED}"
-            for (rowid,) in self.db.execute(sql, (json.dumps(list(following)),)):
-                found[following[rowid]] = rowid
+        if not self._layout.earlier:
+            wanted = frozenset(ids)
+            sql = f"""SELECT {self._layout.id}, d.rowid FROM {self._docs} d
+                WHERE d.rowid BETWEEN ? AND ? AND (d.id IS NULL OR d.id < 0)"""
+            for first, last in self._ranges(ids):
+                found.update((id, rowid) for id, rowid in self.db.execute(sql, (first, last)) if id in wanted)
         return found
+
+    def _ranges(self, ids: Iterable[int]) -> Iterable[tuple[int, int]]:
+        """Where in rowid order messages are whose rows tell their ids, if they are there."""
+        slots, (end, _) = self._layout.slots, self._end()
+        low, high = -1, -1
+        for time in sorted({time_of(id) for id in ids if number_of(id) == 0}):
+            if time * slots > end:
+                break
+            if time * slots > high + 1:
+                if high >= 0:
+                    yield low, high
+                low = time * slots
+            high = (time + AHEAD) * slots
+        if high >= 0:
+            yield low, high
 
     def _insert(self, batch: Sequence[Document]) -> None:
         there = set(self._there([document.id for document in batch]))
         docs: list[tuple[object, ...]] = []
-        rows, words, earlier = [], set(), self._earlier
+        rows, bodies, words, earlier = [], [], set(), self._layout.earlier
+        slots, latest = self._layout.slots, 0
         for document in batch:
             if document.id in there:
                 continue
             there.add(document.id)
             found = tokens(document.text)
-            body = " ".join(found)
             words.update(found)
-            conversation = self._number(f"conversations_{self.number}", self._conversations, document.topic)
-            sender = self._number(f"senders_{self.number}", self._senders, document.sender)
-            id, rowid = self._place(document, docs)
-            time = document.time if self._earlier else document.time - rowid // SLOTS
-            docs.append((rowid, id, conversation, sender, document.seq, time, document.device))
-            rows.append((rowid, body, term("c", conversation, earlier), term("s", sender, earlier)))
+            conversation = self._number("conversations", self._conversations, document.topic)
+            sender = self._number("senders", self._senders, document.sender)
+            device = document.device if self._layout.number < 2 else self._number("devices", self._devices, document.device)
+            rowid = self._place(document, docs)
+            late = document.time - rowid // slots
+            latest = max(latest, -late)
+            time = document.time if earlier else late
+            docs.append((rowid, kept_id(self._layout, document.id, rowid), conversation, sender, document.seq, time, device))
+            bodies.append((rowid, packed(found)))
+            rows.append((rowid, " ".join(found), term("c", conversation, earlier), term("s", sender, earlier)))
         self._insert_docs(docs)
-        self.db.executemany(f"INSERT INTO bodies_{self.number} VALUES (?, ?)", [row[:2] for row in rows])
+        self._note_overrun(latest)
+        self.db.executemany(f"INSERT INTO bodies_{self.number} VALUES (?, ?)", bodies)
         self.db.executemany(f"INSERT INTO {self._fts}(rowid, body, conversation, sender) VALUES (?, ?, ?, ?)", rows)
         self._learn(words)
 
-    def _place(self, document: Document, docs: list[tuple[object, ...]]) -> tuple[int | None, int]:
-        """(id as it is stored, rowid) of a message. ``docs`` are not inserted yet."""
-        if self._last_rowid is None:
-            (self._last_rowid,) = self.db.execute(f"SELECT coalesce(max(rowid), 0) FROM {self._docs}").fetchone()
-        rowid = None if self._earlier else rowid_of(document.id, document.time)
-        if rowid is not None and rowid > self._last_rowid:
-            self._last_rowid = rowid
-            return None, rowid
-        following = max(max(0, document.time) * SLOTS, self._last_rowid + 1)
-        if rowid is None and following < (document.time + 1) * SLOTS:
-            self._last_rowid = following
-            return document.id, following
-        self._insert_docs(docs)  # where it looks, they must be
-        docs.clear()
-        if rowid is not None and self._is_free(rowid):
-            return None, rowid
-        return document.id, self._free_rowid(document.time)
+    def _note_overrun(self, latest: int) -> None:
+        """Have who looks for a time look that far."""
+        if self._overrun is None:
+            self._overrun = overrun_of(self.db, self.number)
+        if latest > self._overrun:
+            self._overrun = latest
+            self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"overrun_{self.number}", latest))
+
+    def _place(self, document: Document, docs: list[tuple[object, ...]]) -> int:
+        """The rowid of a message. ``docs`` are not inserted yet."""
+        rowid, (last, last_time) = first_slot(self._layout, document.id, document.time), self._end()
+        if rowid <= last and document.time >= last_time:
+            rowid = last + 1
+        elif rowid <= last:
+            self._insert_docs(docs)  # where it looks, they must be
+            docs.clear()
+            rowid = self._free_from(rowid)
+        if rowid > last:
+            self._last = rowid, document.time
+        return rowid
+
+    def _end(self) -> tuple[int, int]:
+        if self._last is None:
+            sql = f"SELECT d.rowid, {self._layout.time} FROM {self._docs} d ORDER BY d.rowid DESC LIMIT 1"
+            self._last = self.db.execute(sql).fetchone() or (0, 0)
+        return self._last
 
     def _insert_docs(self, docs: Sequence[tuple[object, ...]]) -> None:
         self.db.executemany(f"INSERT INTO {self._docs} VALUES (?, ?, ?, ?, ?, ?, ?)", docs)
 
-    def _is_free(self, rowid: int) -> bool:
-        return self.db.execute(f"SELECT 1 FROM {self._docs} WHERE rowid = ?", (rowid,)).fetchone() is None
-
-    def _free_rowid(self, time: int) -> int:
-        """A free rowid for a time: the one after the last that its millisecond has."""
-        first = max(0, time) * SLOTS
-        taken = f"SELECT max(rowid) FROM {self._docs} WHERE rowid BETWEEN ? AND ?"
-        (highest,) = self.db.execute(taken, (first, first + SLOTS - 1)).fetchone()
-        rowid = first if highest is None else highest + 1
-        while not self._is_free(rowid):  # it ran over
+    def _free_from(self, rowid: int) -> int:
+        """The first free rowid from there on, which is behind the others of its time that are in their place."""
+        for (taken,) in self.db.execute(f"SELECT rowid FROM {self._docs} WHERE rowid >= ? ORDER BY rowid", (rowid,)):
+            if taken != rowid:
+                break
             rowid += 1
-        self._last_rowid = max(self._last_rowid or 0, rowid)
         return rowid
 
-    def _number(self, table: str, cache: dict[str, int], name: str) -> int:
-        number = cache.get(name)
+    def _number(self, kind: str, cache: dict[str, int], name: str) -> int:
+        table, number = f"{kind}_{self.number}", cache.get(name)
         if number is None:
             row = self.db.execute(f"SELECT id FROM {table} WHERE name = ?", (name,)).fetchone()
             if row is None:
@@ -385,8 +341,9 @@ class Generation:
 
     def _remove(self, where: str, parameters: Sequence[object]) -> int:
         source = f"{self._docs} JOIN bodies_{self.number} USING (rowid)"
+        earlier = self._layout.earlier
         rows = [
-            (rowid, body, term("c", conversation, self._earlier), term("s", sender, self._earlier))
+            (rowid, unpacked(body), term("c", conversation, earlier), term("s", sender, earlier))
             for rowid, body, conversation, sender in self.db.execute(
                 f"SELECT rowid, body, conversation, sender FROM {source} WHERE {where}", parameters
             ).fetchall()
@@ -395,7 +352,7 @@ class Generation:
         self.db.executemany(delete, rows)
         for table in (self._docs, f"bodies_{self.number}"):
             self.db.executemany(f"DELETE FROM {table} WHERE rowid = ?", [row[:1] for row in rows])
-        self._last_rowid = None
+        self._last = None
         return len(rows)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from plugins.search.engine import Query
-from plugins.search.fts5_index import is_earlier, term
+from plugins.search.fts5_layout import Layout, term
 
 TERMS = 128
 """Conversations that are filtered by as terms; more are joined, which from about 200 on is faster."""
@@ -33,7 +33,7 @@ class Scope(NamedTuple):
     no_match: str = ""
     looks_up: bool = False
     earlier: bool = False
-    """Whether the generation is an `is_earlier` one."""
+    """Whether the generation's tables are (`Layout`)."""
 
     def without(self, numbers: Sequence[int], matched: bool) -> Scope:
         """The same without some conversations. ``matched``: whether there is an FTS expression to take them from."""
@@ -46,9 +46,9 @@ class Scope(NamedTuple):
         return self._replace(join=join, parameters=(*self.parameters, json.dumps(list(numbers))))
 
 
-def scope_of(db: sqlite3.Connection, generation: int, query: Query) -> Scope:
+def scope_of(db: sqlite3.Connection, generation: int, layout: Layout, query: Query) -> Scope:
     """Where a query looks, by its filters and what it permits."""
-    sender, earlier = "", is_earlier(db, generation)
+    sender, earlier = "", layout.earlier
     if query.sender:
         row = db.execute(f"SELECT id FROM senders_{generation} WHERE name = ?", (query.sender,)).fetchone()
         if row is None:

@@ -18,7 +18,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from plugins.search.engine import MAX_TOTAL, Hit, Query, Results, SearchUnavailable, decode_cursor, encode_cursor
-from plugins.search.fts5_index import OVERRUN, SLOTS, Columns, columns_of, live_generation
+from plugins.search.fts5_body import unpacked
+from plugins.search.fts5_index import live_generation
+from plugins.search.fts5_layout import OVERRUN, Layout, layout_of, overrun_of
 from plugins.search.fts5_match import expression, ranked
 from plugins.search.fts5_scope import Scope, scope_of
 from plugins.search.terms import Term, parse
@@ -55,7 +57,7 @@ class Reader:
         self._deadline = 0.0
         self._permitted: Callable[[int], bool] = lambda number: False
         self._generation = 0
-        self._columns: Columns
+        self._layout: Layout
         self._db = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA query_only = ON")
         self._db.execute("PRAGMA cache_size = -16000")
@@ -77,9 +79,8 @@ class Reader:
         """Ids of up to ``limit`` messages of a stretch of a conversation."""
         with _Snapshot(self) as g:
             conversation = f"(SELECT id FROM conversations_{g} WHERE name = ?)"
-            sql = (
-                f"SELECT {self._columns.id} FROM docs_{g} d WHERE conversation = {conversation} AND seq BETWEEN ? AND ? LIMIT ?"
-            )
+            where = f"conversation = {conversation} AND seq BETWEEN ? AND ?"
+            sql = f"SELECT {self._layout.id} FROM docs_{g} d WHERE {where} LIMIT ?"
             return [id for (id,) in self._db.execute(sql, (topic, first_seq, last_seq, limit))]
 
     def count(self) -> int:
@@ -218,8 +219,9 @@ class Reader:
     ) -> Iterable[tuple[int, ...]]:
         """Rowids of matches in time order, or columns of ``d``."""
         g = self._generation
-        low = max(0, query.since - OVERRUN) * SLOTS
-        high = min(top, (query.until + OVERRUN) * SLOTS if query.until else top)
+        slots = self._layout.slots
+        low = max(0, query.since - OVERRUN) * slots
+        high = min(top, (query.until + overrun_of(self._db, g)) * slots if query.until else top)
         if after >= 0:
             low, high = (max(low, after + 1), high) if ascending else (low, min(high, after - 1))
         timed = query.since or query.until
@@ -236,7 +238,7 @@ class Reader:
             where.append(scope.join)
             parameters += scope.parameters
         if timed:
-            where.append(f"{self._columns.time} >= ? AND (? = 0 OR {self._columns.time} < ?)")
+            where.append(f"{self._layout.time} >= ? AND (? = 0 OR {self._layout.time} < ?)")
             parameters += [query.since, query.until, query.until]
         source = f"docs_{g} d"
         if match:
@@ -249,7 +251,7 @@ class Reader:
 
     def _hits(self, rowids: Sequence[int]) -> list[Hit]:
         g = self._generation
-        columns = f"{self._columns.id}, c.name, d.seq, s.name, d.device, {self._columns.time}"
+        columns = f"{self._layout.id}, c.name, d.seq, s.name, {self._layout.device}, {self._layout.time}"
         tables = f"docs_{g} d JOIN conversations_{g} c ON c.id = d.conversation JOIN senders_{g} s ON s.id = d.sender"
         sql = f"SELECT {columns} FROM {tables} WHERE d.rowid = ?"
         return [Hit(*self._db.execute(sql, (rowid,)).fetchone()) for rowid in rowids]
@@ -280,7 +282,7 @@ class Reader:
 
     def _bodies(self, rowids: Sequence[int]) -> list[tuple[int, str]]:
         sql = f"SELECT rowid, body FROM bodies_{self._generation} WHERE rowid IN (SELECT value FROM json_each(?))"
-        return self._db.execute(sql, (json.dumps(rowids),)).fetchall()
+        return [(rowid, unpacked(body)) for rowid, body in self._db.execute(sql, (json.dumps(rowids),)).fetchall()]
 
     # --- terms -------------------------------------------------------------------------------------------------------
 
@@ -295,7 +297,7 @@ class Reader:
         return expression(self._db, self._generation, terms, typos)
 
     def _scope(self, query: Query) -> Scope:
-        scope = scope_of(self._db, self._generation, query)
+        scope = scope_of(self._db, self._generation, self._layout, query)
         if scope.looks_up:
             self._permitted = self._rule(query)
         return scope
@@ -316,7 +318,7 @@ class Reader:
         self._deadline = time.monotonic() + self._seconds
         self._db.execute("BEGIN")
         self._generation = live_generation(self._db)
-        self._columns = columns_of(self._db, self._generation)
+        self._layout = layout_of(self._db, self._generation)
         return self._generation
 
     def end(self) -> None:

@@ -12,7 +12,11 @@ KNOWN = {(shape.name, row.figure) for shape in APART for row in shape.rows}
 
 
 def test_bytes_on_disk_are_counted_whole() -> None:
-    found = storage_bytes.measure(500)
+    parts: list[storage_bytes.Part] = []
+    found = storage_bytes.measure(500, parts=parts)
+    assert sum(part.all for part in parts if part.file == "search.db") == pytest.approx(found["index"], abs=1)  # its lock
+    assert sum(part.all for part in parts) == pytest.approx(found["all"], abs=1)
+    assert next(part for part in parts if part.name == "store").rows > storage_bytes.PAYLOAD
     assert found["all"] == pytest.approx(sum(found.values()) - found["all"])
     assert found["store"] > storage_bytes.PAYLOAD
     assert found["inbox"] > 0

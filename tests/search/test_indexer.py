@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import plugins.search.fts5_index as fts5_index
+import plugins.search.fts5_layout as fts5_layout
 import plugins.search.indexer as indexer_module
 from plugins.search.engine import Document, Engine, Positions, Query, SearchError, SearchUnavailable
 from plugins.search.fts5 import Fts5Engine
@@ -372,7 +372,7 @@ async def test_another_tokeniser_starts_a_rebuild_by_itself(
     tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as other:
-        other.setattr(fts5_index, "TOKENISER", 999)
+        other.setattr(fts5_layout, "TOKENISER", 999)
         old = Fts5Engine(tmp_path / "search.db")
         await old.open()
         await old.index([], {0: 100})
