@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from storage.records import Message, PutRow, Row
+from storage.records import Append, Message, PutRow, Row
 
 TABLE = "versions"
 MOST = 50
@@ -27,9 +27,9 @@ class Rows(Protocol):
     ) -> list[Row]: ...
 
 
-def edit_row(topic: str, seq: int, edit: int) -> PutRow:
-    """That a message is an edit of the one with this sequence."""
-    return PutRow(TABLE, topic, f"{seq:016d} {edit:016x}", b"")
+def edit_row(seq: int, edit: Append) -> PutRow:
+    """That a message is an edit of the one with this sequence, in its topic."""
+    return PutRow(TABLE, edit.message.topic, f"{seq:016d} {edit.message.id:016x}", b"", of=edit)
 
 
 async def edits_of(storage: Rows, topic: str, seq: int) -> list[int]:

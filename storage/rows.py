@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from storage.messages import Append
+
 MAX_ROW = 1 << 20
 """Bytes of a row's value, at most."""
 MAX_ROW_NAME = 65_535
@@ -43,6 +45,9 @@ class PutRow:
 
     ``purges``: what was removed by then, by other commits too, is to leave the backend's own files soon.
 
+    ``of``: a message that the same group stores, and that this row says something of. Whatever is killed meanwhile: where the
+    message is stored, the row is written too.
+
     Filled by commit: ``revision``, which the row has now.
     """
 
@@ -54,11 +59,12 @@ class PutRow:
     revision: int = 0
     error: Exception | None = None
     purges: bool = False
+    of: Append | None = None
 
 
 @dataclass(slots=True, eq=False)
 class DropRow:
-    """Forget a row; one that is not there is passed over, whatever was expected.
+    """Forget a row; one that is not there is passed over, whatever was expected. ``of`` is as in `PutRow`.
 
     Filled by commit: ``revision``, that of this removal; 0 where there was nothing to remove.
     """
@@ -69,3 +75,4 @@ class DropRow:
     expected: int | None = None
     revision: int = 0
     error: Exception | None = None
+    of: Append | None = None

@@ -52,7 +52,7 @@ class Links:
                     hex_id(append.message.id),
                     self._server.now(),
                 )
-                group.operations += link(record)
+                group.operations += link(record, append)
 
     async def _checked(self, append: Append) -> list[Record] | Refusal:
         """The attachments that a message is to have; those that another one has are left with that."""
@@ -110,7 +110,7 @@ class Links:
                     await self._records.unlink(was)
         elif not mine and await self._server.storage.read_message(int(record.message, 16)) is None:
             record.message, record.topic = hex_id(message.id), message.topic
-            await self._records.save(record, link(record)[1:])
+            await self._records.save(record, link(record, append)[1:])
 
     # --- when a message goes ---------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from broker.amqtt import Services
 from plugins.attachments.record import Record
-from storage.records import DropRow, Operation, PutRow
+from storage.records import Append, DropRow, Operation, PutRow
 
 RECORDS, USERS, MESSAGES = "attachments", "attachments.users", "attachments.messages"
 _PAGE = 500
@@ -129,10 +129,10 @@ class Records:
         await self._server.commit([DropRow(MESSAGES, one.topic, f"{one.message}:{one.id}")], TIMEOUT)
 
 
-def link(record: Record) -> list[Operation]:
+def link(record: Record, of: Append) -> list[Operation]:
     """What stores that a message has an attachment, for the message's own commit."""
-    pointer = PutRow(MESSAGES, record.topic, f"{record.message}:{record.id}", b"{}")
-    return [PutRow(RECORDS, _part(record.id), record.id, record.encoded(), record.revision), pointer]
+    pointer = PutRow(MESSAGES, record.topic, f"{record.message}:{record.id}", b"{}", of=of)
+    return [PutRow(RECORDS, _part(record.id), record.id, record.encoded(), record.revision, of=of), pointer]
 
 
 async def _parts(server: Services, table: str) -> AsyncIterator[str]:

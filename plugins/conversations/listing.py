@@ -13,7 +13,7 @@ from plugins.conversations.model import BETWEEN, MENTIONS, Membership, Outline
 from plugins.conversations.service import Conversations
 from plugins.timelines import Unprocessable, Who
 from plugins.timelines.messages import MENTIONED, message_properties, parse_id, rendered
-from storage.records import DropRow, Message, PutRow
+from storage.records import Append, DropRow, PutRow
 
 _AT_ONCE = 500
 """Conversations whose ends are read together."""
@@ -121,8 +121,9 @@ class Listing:
             await self._conversations.members.store.write(read)
         return len(unread)
 
-    async def mentions(self, message: Message) -> list[PutRow]:
+    async def mentions(self, append: Append) -> list[PutRow]:
         """What is to be stored with a message for those whom it mentions, and are members. Raises `Refusal` for too many."""
+        message = append.message
         pairs = message_properties(message).get(Property.USER_PROPERTY, ())
         named = dict.fromkeys(_user_of(value) for name, value in pairs if name == MENTIONED and value)
         if len(named) > _NAMED:
@@ -131,7 +132,7 @@ class Listing:
         for user in named:
             member = None if user == message.user else await self._conversations.members.of(user, message.topic)
             if member is not None and not member.invited:
-                rows.append(PutRow(MENTIONS, user, f"{message.topic}{BETWEEN}{message.id:016x}", b""))
+                rows.append(PutRow(MENTIONS, user, f"{message.topic}{BETWEEN}{message.id:016x}", b"", of=append))
         return rows
 
 

@@ -206,6 +206,6 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
                     group.operations.extend(await self.values.changed(append, group.operations))
                 elif append.message.properties:
                     try:
-                        group.operations.extend(await self.listing.mentions(append.message))
+                        group.operations.extend(await self.listing.mentions(append))
                     except Refusal as refusal:
                         append.error = refusal

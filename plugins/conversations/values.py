@@ -94,7 +94,7 @@ class Values:
             append.error = Refusal(f"a value cannot be kept: {error}", ReasonCode.PAYLOAD_FORMAT_INVALID)
             return []
         if value is None:
-            return [DropRow(VALUES, message.user, key)]
+            return [DropRow(VALUES, message.user, key, of=append)]
         try:
             room = await self._room(message.user, key, others)
         except StorageError:
@@ -104,7 +104,7 @@ class Values:
             text = f"{message.user[:80]} has {self._most} values, as many as it may: forget one first"
             append.error = Refusal(text, ReasonCode.QUOTA_EXCEEDED)
             return []
-        return [PutRow(VALUES, message.user, key, _json(value))]
+        return [PutRow(VALUES, message.user, key, _json(value), of=append)]
 
     async def _room(self, user: str, key: str, others: Iterable[Operation]) -> bool:
         """Whether the user may have one of this key: it has one, or not yet as many as it may."""

@@ -171,29 +171,33 @@ class RecallPlugin(GroupPlugin):
             await self._check(append, ids, known)
             versions = await all_versions(storage, known, ids)
             append.recalls = list(versions)
-            await self._forget_reactions(message.topic, known, versions, reacting)
+            await self._forget_reactions(append, known, versions, reacting)
         elif one := edited(message):
             first = self._editable(append, one, (await known_of(storage, group, [one])).get(one))
             if len(await edits_of(storage, message.topic, first.seq)) >= MOST_VERSIONS:
                 raise Refusal(f"message {hex_id(one)} was edited {MOST_VERSIONS} times, as often as it may")
-            group.operations.append(edit_row(message.topic, first.seq, message.id))
+            group.operations.append(edit_row(first.seq, append))
         elif given := reaction(message):
             found = self._first(append, given.message, (await known_of(storage, group, [given.message])).get(given.message))
             change = reacting.remove if given.back else reacting.add
-            await change(message.topic, found.seq, Given(message.user, given.text))
+            await change(append, found.seq, Given(message.user, given.text))
 
     async def _forget_reactions(
-        self, topic: str, known: dict[int, Known], versions: dict[int, int], reacting: Reacting
+        self, by: Append, known: dict[int, Known], versions: dict[int, int], reacting: Reacting
     ) -> None:
         """Those to what is recalled, and those that are recalled."""
         for seq in filter(None, versions.values()):
-            await reacting.clear(topic, seq)
+            await reacting.clear(by, seq)
         given = {one: known[one] for one in versions if one in known and known[one].reacts is not None}
         targets = {found.reacts.message for found in given.values() if found.reacts is not None and not found.reacts.back}
         firsts = await known_of(self.recalls.server.storage, Group([]), targets)
         for found in given.values():
-            if found.reacts is not None and (first := firsts.get(found.reacts.message)) is not None and first.topic == topic:
-                await reacting.remove(topic, first.seq, Given(found.user, found.reacts.text))
+            if (
+                found.reacts is not None
+                and (first := firsts.get(found.reacts.message)) is not None
+                and first.topic == by.message.topic
+            ):
+                await reacting.remove(by, first.seq, Given(found.user, found.reacts.text))
 
     def _first(self, append: Append, one: int, found: Known | None) -> Known:
         """The message that others react to: a first version, with its content."""

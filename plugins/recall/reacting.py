@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from broker.hooks import Refusal
 from plugins.reaction_rows import GIVEN, MOST, MOST_KINDS, Given, Rows, counts_row, given_key, given_to
-from storage.records import DropRow, Operation, PutRow
+from storage.records import Append, DropRow, Operation, PutRow
 
 
 class Reacting:
-    """Each message's reactions are read once, and its counts written once, for all of a group."""
+    """Each message's reactions are read once, and its counts written once, for all of a group. ``by`` is the message of the
+    group that adds or removes: what it does to rows belongs to it."""
 
     def __init__(self, storage: Rows) -> None:
         self._storage = storage
         self._given: dict[tuple[str, int], set[Given]] = {}
-        self._changed: dict[tuple[str, int], None] = {}
+        self._changed: dict[tuple[str, int], Append] = {}
         self._rows: list[Operation] = []
 
-    async def add(self, topic: str, seq: int, one: Given) -> None:
+    async def add(self, by: Append, seq: int, one: Given) -> None:
         """A user reacts; once is enough. Raises `Refusal` beyond a limit."""
-        given = await self._of(topic, seq)
+        given = await self._of(by.message.topic, seq)
         if one in given:
             return
         if len(given) >= MOST:
@@ -27,28 +28,32 @@ class Reacting:
         if one.reaction not in kinds and len(kinds) >= MOST_KINDS:
             raise Refusal(f"the message has {MOST_KINDS} different reactions, as many as it may")
         given.add(one)
-        self._change(topic, seq, PutRow(GIVEN, topic, given_key(seq, one), b""))
+        self._change(by, seq, PutRow(GIVEN, by.message.topic, given_key(seq, one), b"", of=by))
 
-    async def remove(self, topic: str, seq: int, one: Given) -> None:
+    async def remove(self, by: Append, seq: int, one: Given) -> None:
         """A user takes a reaction back; where there is none, nothing happens."""
-        given = await self._of(topic, seq)
+        given = await self._of(by.message.topic, seq)
         if one in given:
             given.remove(one)
-            self._change(topic, seq, DropRow(GIVEN, topic, given_key(seq, one)))
+            self._change(by, seq, DropRow(GIVEN, by.message.topic, given_key(seq, one), of=by))
 
-    async def clear(self, topic: str, seq: int) -> None:
+    async def clear(self, by: Append, seq: int) -> None:
         """The message is recalled: nobody has reacted to it."""
-        for one in sorted(await self._of(topic, seq)):
-            await self.remove(topic, seq, one)
+        for one in sorted(await self._of(by.message.topic, seq)):
+            await self.remove(by, seq, one)
 
     async def operations(self) -> list[Operation]:
         """What is to be committed with the group."""
-        counts = [await counts_row(self._storage, topic, seq, self._given[topic, seq]) for topic, seq in self._changed]
+        counts = []
+        for (topic, seq), by in self._changed.items():
+            row = await counts_row(self._storage, topic, seq, self._given[topic, seq])
+            row.of = by
+            counts.append(row)
         return [*self._rows, *counts]
 
-    def _change(self, topic: str, seq: int, row: Operation) -> None:
+    def _change(self, by: Append, seq: int, row: Operation) -> None:
         self._rows.append(row)
-        self._changed[topic, seq] = None
+        self._changed[by.message.topic, seq] = by
 
     async def _of(self, topic: str, seq: int) -> set[Given]:
         found = self._given.get((topic, seq))

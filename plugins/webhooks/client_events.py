@@ -79,7 +79,8 @@ class ClientEvents:
                 node, _, number = event["data"]["connection"].partition("/")
                 came = event["type"] == CONNECTED
                 value = json.dumps(event["data"]).encode()
-                group.operations.append(PutRow(_TABLE, node, number, value) if came else DropRow(_TABLE, node, number))
+                here = PutRow(_TABLE, node, number, value, of=append) if came else DropRow(_TABLE, node, number, of=append)
+                group.operations.append(here)
 
     async def run(self, done: Callable[[], int | None]) -> None:
         """Until it is cancelled: on the node that runs the hooks, which are all ``done`` with the events up to that sequence

@@ -18,7 +18,18 @@ from storage.errors import Superseded
 from storage.memory.database import MemoryDatabase
 from storage.memory.shared import Half
 from storage.memory.shared_inboxes import Gate
-from storage.records import Announce, Append, DeviceKey, DropSetting, OpenSession, Operation, SaveSetting, Subscribe
+from storage.records import (
+    Announce,
+    Append,
+    DeviceKey,
+    DropRow,
+    DropSetting,
+    OpenSession,
+    Operation,
+    PutRow,
+    SaveSetting,
+    Subscribe,
+)
 
 Rematch = Callable[[Sequence[Append]], Awaitable[None]]
 
@@ -112,6 +123,10 @@ class GroupCommit:
                 half = self._storage.halves.get(op.message.id)
                 if half is not None and half.message is op.message:
                     self._appends.append((op, half))
+        halves = {id(append): half for append, half in self._appends}
+        for op in self.group:
+            if isinstance(op, PutRow | DropRow) and (of := halves.get(id(op.of))) is not None:
+                of.rows.append(op)
         self._storage.opened.clear()
 
     async def _match_again(self, rematch: Rematch | None) -> None:
@@ -148,7 +163,10 @@ class GroupCommit:
         keys = {key: None for op in self.group if (key := getattr(op, "device", None)) is not None}
         before = {key: storage.standing(key) for key in keys}
         halves = {id(append): half for append, half in self._appends}
+        finished = {id(append) for append, half in self._appends if half.message.id not in storage.halves}  # by another node
         for place, op in enumerate(self.group):
+            if isinstance(op, PutRow | DropRow) and id(op.of) in finished:
+                continue
             if not isinstance(op, Append):
                 storage.apply_one(op, self._heads.get(place))
             elif (half := halves.get(id(op))) is not None:

@@ -18,9 +18,11 @@ from storage.records import (
     CloseSession,
     Device,
     DeviceKey,
+    DropRow,
     Message,
     OpenSession,
     Operation,
+    PutRow,
     Release,
     Subscribe,
     Unsubscribe,
@@ -35,12 +37,14 @@ KEPT_LEASES = 4
 
 @dataclass(slots=True)
 class Half:
-    """A message that is in the store, and what is to follow. ``entries``: those that it has, as (user, sequence)."""
+    """A message that is in the store, and what is to follow. ``entries``: those that it has, as (user, sequence); ``rows``:
+    what is written for it."""
 
     message: Message
     recipients: list[str]
     received: tuple[DeviceKey, int] | None
     entries: list[tuple[str, int]] = field(default_factory=list)
+    rows: list[PutRow | DropRow] = field(default_factory=list)
 
 
 class SharedStorage(MemoryStorage):
@@ -171,6 +175,9 @@ class SharedStorage(MemoryStorage):
     def complete(self, half: Half) -> int:
         """Do all that a stored message still lacks; how many inbox entries that were."""
         made = self.enter(half, half.recipients)
+        if half.message.id in self.halves:
+            for op in half.rows:
+                self._apply_one(op)
         self.received(half)
         return made
 

@@ -73,6 +73,8 @@ class Store(Published):
     """The digest of what its publisher sent, where that is another than the message's."""
     recalls = ListField(LongField())
     """The messages that it takes the content out of."""
+    rows = ListField()
+    """What is written for it: table, part and key of a row, its revisions before and after, its value or nothing."""
 
 
 class Sync(Document):  # type: ignore[misc]

@@ -19,6 +19,7 @@ from storage.mongo.fanout import fan_out, whole
 from storage.mongo.intents import Adopted, announced, true_ones
 from storage.mongo.late import tell as tell_late
 from storage.mongo.recalls import recall
+from storage.mongo.rows import finish_rows
 from storage.mongo.state import State, batches
 from storage.mongo.view import NO_FLOOR, Write
 from storage.mongo.writes import write_state
@@ -102,6 +103,7 @@ async def apply_state(state: State, pending: Sequence[Raw]) -> None:
     for document in pending:
         if recalls := document.get("recalls"):
             await recall(state, document["topic"], recalls, document["mid"], 0)
+    await finish_rows(state, pending)
 
 
 async def _receive(state: State, key: DeviceKey, packet_id: int, mid: int) -> None:

@@ -115,6 +115,7 @@ class Plan:
                     op.error = error
         self.sessions.applied()
         self.participants.applied()
+        self.rows.tell(self.store)
         self.topics.update({topic: Head(*end) for topic, end in self._ends.items()})
 
     # --- messages --------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ async def recall(state: State, topic: str, ids: Sequence[int], by: int, version:
         stored = [document for document in found if document["topic"] == topic]
         if new := await _not_recalled(state, stored):
             # By its ids alone, which have an index; `topic` is part of what a sharded database is spread by.
-            bare = {"$set": {"payload": b"", "properties": recalled_mark(by)}}
+            bare = {"$set": {"payload": b"", "properties": recalled_mark(by)}, "$unset": {"rows": ""}}
             await bulk_write(state.collections.store, [UpdateMany({"mid": {"$in": new}, "topic": {"$eq": topic}}, bare)])
         cleared = {"$set": {"gone": 1, "gone_at": now, "payload": b"", "properties": b""}}
         await bulk_write(state.collections.retained, [UpdateMany({"_id": topic, "mid": {"$in": some}}, cleared)])

@@ -3,12 +3,17 @@
 Each write names the revision that it saw, so that of several writers one is first and the others look again. It leaves the
 version of its group in ``recent``: whose answer was lost finds its own write there, also beneath a few later ones of others. A
 removal leaves a mark for a day, so that what comes late finds it, and what is put anew has a higher revision.
+
+What says something of a message (`storage.rows.PutRow.of`) is in the store with that, as the row's revision before, the one
+after, and the value. Who finishes for a dead node writes it where the row is still at the first: else that node has written it,
+or somebody else has since, behind whom it must not come.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pymongo import UpdateOne
 
@@ -48,6 +53,8 @@ class PlannedRows:
         self._view = view
         self._after: dict[RowKey, StoredRow] = {}
         self._revisions: list[tuple[PutRow | DropRow, int]] = []
+        self._told: dict[int, list[list[Any]]] = {}
+        """By message id: what is in the store with it."""
 
     def apply(self, op: PutRow | DropRow) -> None:
         """See `storage.records.PutRow` and `DropRow`."""
@@ -60,28 +67,39 @@ class PlannedRows:
         value = bytes(op.value) if isinstance(op, PutRow) else None
         self._after[key] = StoredRow(revision, value)
         self._revisions.append((op, revision))
+        if op.of is not None:
+            self._told.setdefault(op.of.message.id, []).append([*key, before.revision, revision, value])
+
+    def tell(self, store: Iterable[Raw]) -> None:
+        """Have it stored with the messages what is written for them."""
+        if self._told:
+            for document in store:
+                if told := self._told.get(document["mid"]):
+                    document["rows"] = told
 
     def writes(self) -> dict[RowKey, UpdateOne]:
         """One for each row that is another one after the group, and that is not written yet."""
         return {key: self._write(key, after) for key, after in self._after.items() if key not in self._view.rows_written}
 
     def _write(self, key: RowKey, after: StoredRow) -> UpdateOne:
-        view = self._view
-        before = view.rows[key]
-        query: Raw = {"_id": row_id(key), **row_fields(key)}
-        fields: Raw = {"revision": after.revision, "recent": [*before.recent, view.version][-_RECENT:], "v": view.version}
-        if after.value is None:
-            fields |= {"value": b"", "gone": 1, "gone_at": view.now}
-            change: Raw = {"$set": fields}
-        else:
-            change = {"$set": {**fields, "value": after.value}, "$unset": {"gone": "", "gone_at": ""}}
-        seen = before.revision
-        return UpdateOne({**query, "revision": seen or {"$lt": 0}}, change, upsert=not seen)
+        return _write(key, self._view.rows[key], after, self._view.version, self._view.now)
 
     def fill(self) -> None:
         """Fill in the results."""
         for op, revision in self._revisions:
             op.revision = revision
+
+
+def _write(key: RowKey, before: StoredRow, after: StoredRow, version: int, now: int) -> UpdateOne:
+    query: Raw = {"_id": row_id(key), **row_fields(key)}
+    fields: Raw = {"revision": after.revision, "recent": [*before.recent, version][-_RECENT:], "v": version}
+    if after.value is None:
+        fields |= {"value": b"", "gone": 1, "gone_at": now}
+        change: Raw = {"$set": fields}
+    else:
+        change = {"$set": {**fields, "value": after.value}, "$unset": {"gone": "", "gone_at": ""}}
+    seen = before.revision
+    return UpdateOne({**query, "revision": seen or {"$lt": 0}}, change, upsert=not seen)
 
 
 async def load_rows(state: State, view: View, group: Iterable[Operation]) -> None:
@@ -114,6 +132,19 @@ async def write_rows(state: State, view: View, writes: dict[RowKey, UpdateOne]) 
     view.rows_written |= mine
     view.rows.update({key: row for key, row in found.items() if key not in mine})
     return len(mine) == len(writes)
+
+
+async def finish_rows(state: State, pending: Iterable[Raw]) -> None:
+    """Write what messages of the store say of rows, in the order of the messages, where it is not written. May be repeated, by
+    several at once."""
+    now = await state.now()
+    for document in pending:
+        for table, part, name, seen, revision, value in document.get("rows", ()):
+            key = RowKey(table, part, name)
+            before = (await _find(state, [key]))[key]
+            if before.revision == seen:
+                after = StoredRow(revision, value if value is None else bytes(value))
+                await bulk_write(state.collections.rows, [_write(key, before, after, document["v"], now)])
 
 
 # --- reads ---------------------------------------------------------------------------------------------------------

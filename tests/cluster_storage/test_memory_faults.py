@@ -10,7 +10,7 @@ import pytest
 from storage.cluster import Node, Parcel
 from storage.errors import FencedOut, StorageUnavailable
 from storage.memory import MemoryDatabase, MemoryNode, MemoryStorage
-from storage.records import Append, DeviceKey, Operation
+from storage.records import Append, DeviceKey, DropRow, Operation, PutRow
 from tests.cluster_storage.backends import part_of
 from tests.storage.samples import Maker, opened, subscribe
 from tests.support.until import until
@@ -104,6 +104,20 @@ async def test_what_a_node_has_stored_and_not_fanned_out_is_finished_by_another(
     one.faults.thaw()
     await committing
     assert (list(message.inbox_seqs), await other.inbox_head("u/bob")) == ([1, 1], 1)
+
+
+async def test_rows_of_a_message_that_is_stored_are_written_by_another_and_once(make: Maker) -> None:
+    one, other = await two()
+    message = make.append("a")
+    put, alone = PutRow("t", "p", "of it", b"1", of=message), PutRow("t", "p", "of nothing", b"2")
+    committing = await stopped_at(one, "commit devices", [message, put, alone])
+    for _ in range(2):
+        await part_of(other).finish(part_of(one).me.token)
+    assert [row.key for row in await other.rows("t", "p")] == ["of it"]
+    await other.commit([DropRow("t", "p", "of it")])
+    one.faults.thaw()
+    await committing
+    assert [row.key for row in await other.rows("t", "p")] == ["of nothing"]
 
 
 async def test_a_node_that_is_marked_dead_in_the_middle_of_a_commit_makes_the_write_that_is_on_its_way_and_no_other(

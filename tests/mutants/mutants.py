@@ -1243,6 +1243,14 @@ MUTANTS = (
         '        if recalls := document.get("recalled"):\n',
         "tests/storage_mongo/test_recovery.py -k dead_node_recalled",
     ),
+    Mutant(
+        1,
+        "what is written for a dead node's messages is not finished",
+        "storage/mongo/finish.py",
+        "    await finish_rows(state, pending)\n",
+        "",
+        "tests/storage_mongo/test_crash.py -k 2-unsent",
+    ),
     # --- the points that the cluster's first sketch left open: docs/decisions/0011, "Holes" ------------------------------
     Mutant(
         3,

@@ -21,7 +21,7 @@ LEASE = "tideline_lease_ms=400"
 
 
 async def check_state(storage: MongoStorage) -> None:
-    """Retained messages, packet ids and keys are those of the stored messages: nothing of a message was left out."""
+    """Retained messages, packet ids, keys and rows are those of the stored messages: nothing of a message was left out."""
     stored = list(await storage.read_tail(0, 1_000_000, 1 << 40))
     retained = {message.topic: message.id for message in await all_retained(storage)}
     assert retained == {message.topic: message.id for message in stored if message.retain}
@@ -30,6 +30,15 @@ async def check_state(storage: MongoStorage) -> None:
     assert {packet_id for device in await collect(storage.devices()) for packet_id in device.received} == packet_ids
     done = await storage.collections.idempotency.find({"done": 1}).to_list(None)  # others are claimed, and never were stored
     keys = {d["_id"]: (d["digest"], d["mid"], d["seq"]) for d in done}
+    own = [row for topic in {m.topic for m in stored} for row in await storage.rows("own", topic, limit=100_000)]
+    assert {int(row.key, 16): row.value for row in own} == {message.id: message.payload for message in stored}
+    for topic, last in {m.topic: m.id for m in sorted(stored, key=lambda m: m.seq)}.items():
+        row = await storage.row("last", topic, "last")
+        assert row is not None
+        assert row.value == b"%016x" % last, topic
+    if stored:
+        odd = max(message.id for message in stored) >> 22 & 1
+        assert (await storage.row("odd", "", "odd") is not None) == bool(odd)
     by_id = {message.id: message for message in stored}
     assert keys == {d["once"]: (content_digest(by_id[d["mid"]]), d["mid"], d["seq"]) for d in documents if "once" in d}
     assert {topic for topic, _, _ in await collect(storage.conversations())} == {message.topic for message in stored}

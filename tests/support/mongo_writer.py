@@ -11,7 +11,7 @@ import sys
 
 from storage.errors import StorageUnavailable
 from storage.mongo import MongoStorage
-from storage.records import Append, DeviceKey, Message, OpenSession, Operation
+from storage.records import Append, DeviceKey, DropRow, Message, OpenSession, Operation, PutRow
 from tests.storage.samples import numbered
 
 TOPICS, USERS = 4, 5
@@ -19,8 +19,10 @@ FAR = 1 << 50
 
 
 def make_group(name: str, number: int, first: int, step: int, chance: random.Random) -> list[Operation]:
-    """Some messages with recipients, packet ids, retained messages and keys."""
+    """Some messages with recipients, packet ids, retained messages, keys, and rows: each message has one of its own, one that
+    says which of its topic was last, and one that comes with every other message and goes with the next."""
     group: list[Operation] = []
+    rows: list[Operation] = []
     device = DeviceKey(f"u/{name}", name)
     for n in range(chance.choice((1, 2, 7, 20))):
         count = first + n * step
@@ -33,7 +35,10 @@ def make_group(name: str, number: int, first: int, step: int, chance: random.Ran
         if n % 3 == 0:
             append.idempotency_key, append.idempotency_until = f"k{id}", FAR
         group.append(append)
-    return group
+        rows.append(PutRow("own", message.topic, f"{id:016x}", payload, 0, of=append))
+        rows.append(PutRow("last", message.topic, "last", b"%016x" % id, of=append))
+        rows.append(PutRow("odd", "", "odd", b"", of=append) if count // step % 2 else DropRow("odd", "", "odd", of=append))
+    return [*group, *rows]
 
 
 async def _again(storage: MongoStorage, group: list[Operation]) -> None:
@@ -72,7 +77,7 @@ async def main(url: str, name: str, first: int, step: int, groups: int, seed: in
     print("ready", flush=True)
     for _ in range(groups):
         group = make_group(name, number, first, step, chance)
-        first += len(group) * step
+        first += sum(isinstance(op, Append) for op in group) * step
         await _again(storage, group)
         print("acked", *(op.message.id for op in group if isinstance(op, Append)), flush=True)
     await storage.close()
