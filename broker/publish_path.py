@@ -133,8 +133,9 @@ class PublishPath:
             return None
         batch = self._match(items, since)
         pipeline.leave(items[batch.taken :])
-        if batch.publications and self._hooks.any_before:
-            await self._hooks.before_ack(batch.group)
+        seen = batch.publications and self._hooks.any_before
+        if seen and not await self._hooks.before_ack(batch.group, self._commits.until_done):
+            return None
         operations = _durable(batch.group.operations)
         batch.committing = perf_counter()
         if operations and not await self._commits.commit(operations):

@@ -1,7 +1,8 @@
 """The hooks around a group's commit, called so that a plugin that fails costs as little as it may.
 
 Kept true (docs/laws.md, 7): a hook that fails before the commit withholds the acks of the messages that it fails for, and of no
-others. One that fails or hangs after the acks delays nothing. Both have a time limit.
+others. One that fails or hangs after the acks delays nothing. Both have a time limit. While storage is away nothing fails: what
+a plugin needs of it is waited for, as the commit behind it would be.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from time import perf_counter
 
 from broker.counters import Counters
@@ -18,9 +19,13 @@ from broker.hooks.plugins import Group, GroupPlugin, Refusal
 from broker.packets import ReasonCode
 from broker.plugin_call import answer_of, called
 from broker.publication import Publication
+from storage.errors import FencedOut, StorageUnavailable
 from storage.records import Append
 
 log = logging.getLogger(__name__)
+
+UntilDone = Callable[[Callable[[], Coroutine[object, object, None]]], Awaitable[bool]]
+"""As `broker.commits.Commits.until_done`."""
 
 
 class HookFailed(Refusal):
@@ -62,31 +67,51 @@ class GroupHooks:
             if publication.error is not None:
                 return
 
-    async def before_ack(self, group: Group) -> None:
-        """Let the plugins see the group. What they refused is not among its ``operations`` any more."""
+    async def before_ack(self, group: Group, until_done: UntilDone) -> bool:
+        """Let the plugins see the group. What they refused is not among its ``operations`` any more.
+
+        A plugin for which storage is away is called again until it is back, as a commit is (`Commits.until_done`). False where
+        this node may not write any more.
+        """
         for plugin in self._before:
             ours, began = len(group.operations), perf_counter()
-            well = await self._call(plugin, group)
+            well = await self._call_until_done(plugin, group, until_done)
+            if well is None:
+                return False
             self._counters.hook_seconds[type(plugin).__name__].observe(perf_counter() - began)
             if well:
                 continue
             # Somebody in the group makes the plugin fail: find out who, so that the others are acknowledged.
             del group.operations[ours:]  # what it added before it failed, it adds again
             for append in group.appends:
-                if append.error is None:
-                    await self._call_alone(plugin, append, group)
+                if append.error is None and not await self._call_alone(plugin, append, group, until_done):
+                    return False
         refused = [a for a in group.appends if a.error is not None]
         if refused:
             gone = set(map(id, refused))
             group.operations[:] = [op for op in group.operations if id(op) not in gone]
+        return True
 
-    async def _call_alone(self, plugin: GroupPlugin, append: Append, group: Group) -> None:
-        """Call the plugin with one message of the group; what it adds then is the group's."""
+    async def _call_alone(self, plugin: GroupPlugin, append: Append, group: Group, until_done: UntilDone) -> bool:
+        """Call the plugin with one message of the group; what it adds then is the group's. False as in `before_ack`."""
         alone = Group([append], [append])
-        if await self._call(plugin, alone):
+        well = await self._call_until_done(plugin, alone, until_done)
+        if well:
             group.operations += [operation for operation in alone.operations if operation is not append]
-        else:
+        elif well is not None:
             append.error = HookFailed(f"plugin {type(plugin).__name__} failed before the ack")
+        return well is not None
+
+    async def _call_until_done(self, plugin: GroupPlugin, group: Group, until_done: UntilDone) -> bool | None:
+        """Whether it went well; None where this node may not write any more."""
+        ours, well = len(group.operations), False
+
+        async def call() -> None:
+            nonlocal well
+            del group.operations[ours:]  # what it added before storage went away, it adds again
+            well = await self._call(plugin, group)
+
+        return well if await until_done(call) else None
 
     async def _call(self, plugin: GroupPlugin, group: Group) -> bool:
         try:
@@ -94,6 +119,8 @@ class GroupHooks:
             if waits is not None:
                 async with asyncio.timeout(self._timeout):
                     await answer_of(waits)
+        except (StorageUnavailable, FencedOut):
+            raise
         except TimeoutError:
             log.error("plugin %s took longer than %g s before the ack", type(plugin).__name__, self._timeout)
         except Exception:

@@ -76,9 +76,12 @@ class GroupPlugin(BasePlugin[BrokerContext]):
         """Called before the group is committed, with every message of it; nobody has been acknowledged. May be ``async``; where
         it need not wait for anything, a plain function costs each group less.
 
-        Raising, or running longer than ``hooks.timeout``, withholds the acks. What was added to ``operations`` is then dropped,
-        and the broker calls again with each message on its own: one that still fails is refused alone, with what was added
-        for it; what was added for the others is committed with them.
+        Raising `storage.errors.StorageUnavailable` says that storage is away: what was added to ``operations`` is dropped, and
+        the same is called again until storage is back.
+
+        Raising anything else, or running longer than ``hooks.timeout``, withholds the acks. What was added to ``operations`` is
+        then dropped, and the broker calls again with each message on its own: one that still fails is refused alone, with what
+        was added for it; what was added for the others is committed with them.
         """
 
     async def after_ack(self, group: Group) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from broker.amqtt import Services, Undecided
 from broker.hooks import Group, Refusal
-from broker.packets import Property, ReasonCode
+from broker.packets import Property
 from broker.publication import Publication
 from plugins.attachments.pieces import Pieces, PiecesAway
 from plugins.attachments.record import Record, is_id
@@ -59,10 +59,7 @@ class Links:
         ids = named(append.message)
         if len(ids) > _MOST:
             return Refusal(f"{len(ids)} attachments: a message has at most {_MOST}")
-        try:
-            found = [await self._records.find(id) if is_id(id) else None for id in ids]
-        except StorageError:
-            return Refusal("storage does not answer: try again later", ReasonCode.QUOTA_EXCEEDED)
+        found = [await self._records.find(id) if is_id(id) else None for id in ids]
         user = append.message.user
         if user.startswith("b/") and all(record is None or record.user != user for record in found):
             return []  # a copy, by a rule or a bridge: they stay with the message that it is of

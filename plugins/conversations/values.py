@@ -19,7 +19,6 @@ from plugins.conversations.model import MINE, OWN, VALUES
 from plugins.timelines import OPERATOR, Timelines, Unprocessable, Who
 from plugins.timelines.messages import json_value
 from plugins.timelines.publishing import Draft, Receipt
-from storage.errors import StorageError
 from storage.records import Append, DropRow, Operation, PutRow
 
 MAX_KEY = 200
@@ -95,12 +94,7 @@ class Values:
             return []
         if value is None:
             return [DropRow(VALUES, message.user, key, of=append)]
-        try:
-            room = await self._room(message.user, key, others)
-        except StorageError:
-            append.error = Refusal("storage does not answer: try again later", ReasonCode.QUOTA_EXCEEDED)
-            return []
-        if not room:
+        if not await self._room(message.user, key, others):
             text = f"{message.user[:80]} has {self._most} values, as many as it may: forget one first"
             append.error = Refusal(text, ReasonCode.QUOTA_EXCEEDED)
             return []

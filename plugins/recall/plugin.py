@@ -156,8 +156,6 @@ class RecallPlugin(GroupPlugin):
                 await self._look_at(append, group, reacting)
             except Refusal as refusal:
                 append.error = refusal
-            except StorageError:
-                append.error = Refusal("storage does not answer: try again later", ReasonCode.QUOTA_EXCEEDED)
         group.operations += await reacting.operations()
 
     async def after_ack(self, group: Group) -> None:

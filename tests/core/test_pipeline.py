@@ -426,6 +426,39 @@ async def test_a_hook_that_fails_withholds_the_ack_of_the_culprit_alone(kind: st
     await bench.stop()
 
 
+async def test_a_hook_for_which_storage_is_away_is_called_again_until_it_is_back() -> None:
+    """The whole group waits, nobody is refused, and what it added before counts for nothing."""
+    calls = 0
+
+    async def before_ack(self: object, group: Group) -> None:
+        nonlocal calls
+        group.operations.append(Release(DeviceKey("u/a", "d"), 1))
+        calls += 1
+        if calls < 3:
+            assert bench.recorder.acked == []
+            raise StorageUnavailable("the test says so")
+
+    bench = Bench(plugin(before_ack=before_ack))
+    for name in ("a", "b"):
+        bench.pipeline.submit(bench.message(name))
+    await bench.settled()
+    await bench.stop()
+    assert (bench.recorder.acked, bench.recorder.refused, bench.counters.hook_errors) == (["a", "b"], {}, 0)
+    assert [type(op) for op in bench.store.committed] == [Publication, Publication, Release]
+    assert (calls, bench.counters.storage_errors) == (3, 2)
+
+
+async def test_a_hook_of_a_node_that_may_not_write_any_more_stops_it() -> None:
+    def before_ack(self: object, group: Group) -> None:
+        raise FencedOut("another node")
+
+    bench = Bench(plugin(before_ack=before_ack))
+    bench.pipeline.submit(bench.message("a"))
+    await until(lambda: bench.fenced)
+    assert (bench.recorder.acked, bench.recorder.refused, bench.store.tried) == ([], {}, [])
+    await bench.stop()
+
+
 async def test_a_hook_sees_the_group_before_the_commit_and_may_add_to_it() -> None:
     extra = Release(("u/a", "d"), 9)  # type: ignore[arg-type]
 

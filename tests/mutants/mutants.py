@@ -871,7 +871,7 @@ MUTANTS = (
         7,
         "a hook's failure acknowledges all the same",
         "broker/hooks/group_hooks.py",
-        "        if await self._call(plugin, alone):\n            group.operations +=",
+        "        if well:\n            group.operations +=",
         "        if True:\n            group.operations +=",
         PIPELINE,
     ),
@@ -879,7 +879,7 @@ MUTANTS = (
         7,
         "a hook's failure takes the group along",
         "broker/hooks/group_hooks.py",
-        "        if await self._call(plugin, alone):\n            group.operations +=",
+        "        if well:\n            group.operations +=",
         "        if False:\n            group.operations +=",
         PIPELINE,
     ),
@@ -1250,6 +1250,14 @@ MUTANTS = (
         "    await finish_rows(state, pending)\n",
         "",
         "tests/storage_mongo/test_crash.py -k 2-unsent",
+    ),
+    Mutant(
+        6,
+        "a message is refused for which a plugin finds storage away",
+        "broker/hooks/group_hooks.py",
+        "        except (StorageUnavailable, FencedOut):\n",
+        "        except FencedOut:\n",
+        "tests/core/test_pipeline.py -k storage_is_away_is_called_again",
     ),
     # --- the points that the cluster's first sketch left open: docs/decisions/0011, "Holes" ------------------------------
     Mutant(
