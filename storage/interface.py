@@ -189,6 +189,9 @@ class DeviceIndex(Protocol):
     async def devices_from(self, key: DeviceKey, limit: int) -> list[Device]:
         """Up to ``limit`` devices from a key on, by user and client id (as UTF-8 bytes). Costs what it gives."""
 
+    async def devices_named(self, client_id: str, user: str, limit: int) -> list[Device]:
+        """Up to ``limit`` devices with this client id, from a user on, by user (as UTF-8 bytes). Costs what it gives."""
+
     async def lowest_offset(self, user: str) -> int | None:
         """The lowest offset of the devices that read an inbox; None where none does."""
 

@@ -8,13 +8,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from broker.amqtt.stored_sessions import stored_from, stored_named
 from broker.connection import Connection, NoDevice, end_connections
 from broker.packets import ReasonCode, matches, parse_share
-from broker.sessions import SHARED_END, is_shared
 from storage.errors import StorageUnavailable
 from storage.records import Device, DeviceKey, Subscription
 
@@ -29,8 +29,6 @@ Row = dict[str, Any]
 _LIST, _KICK = "clients", "kick"
 _LOOK = 1000
 """Sessions that are looked at in one step."""
-_READ = 500
-"""Devices that are read at once."""
 _MOST = 100_000
 """And for one page; it may then be short, or empty, and have a ``next``."""
 
@@ -110,8 +108,7 @@ class Clients:
         return Listed(rows, wanted.after, list(silent))
 
     async def named(self, client: str, user: str = "", most: int = 2) -> Listed:
-        """The clients of an id, of all users or of one; of more than ``most`` so many. Without a user all sessions are looked
-        through."""
+        """The clients of an id, of all users or of one; of more than ``most`` so many."""
         wanted = Wanted(user, client, limit=most)
         found = page = await self.listed(wanted)
         while page.next and len(found.rows) < most:
@@ -140,7 +137,10 @@ class Clients:
     def _connected(self, wanted: Wanted) -> _Part:
         """Those of this node."""
         rows: list[Row] = []
-        for looked, session in enumerate(self._server.sessions.since(_begin(wanted))):
+        begin, sessions = _begin(wanted), self._server.sessions
+        named = wanted.client and not wanted.user
+        found = sessions.named_since(wanted.client, begin.user) if named else sessions.since(begin)
+        for looked, session in enumerate(found):
             key, connection = session.key, session.connection
             if _past(wanted, key):
                 break
@@ -153,7 +153,10 @@ class Clients:
     async def _stored(self, wanted: Wanted) -> _Part:
         rows: list[Row] = []
         looked = 0
-        async for device in stored_from(self._server, _begin(wanted), wanted.limit + 2):  # one may be behind us
+        begin, page = _begin(wanted), wanted.limit + 2  # one may be behind us
+        named = wanted.client and not wanted.user
+        found = stored_named(self._server, wanted.client, begin.user, page) if named else stored_from(self._server, begin, page)
+        async for device in found:
             key = device.key
             if _past(wanted, key):
                 break
@@ -200,21 +203,6 @@ class Clients:
             with suppress(NoDevice):  # a clean session ended with its connection
                 await self._api.readers.forget(key)
         return Kicked(sorted(keys), kicked.silent)
-
-
-async def stored_from(server: Node, key: DeviceKey, page: int) -> AsyncIterator[Device]:
-    """The stored devices from a key on, by key, read in pages. A session that has just ended is none."""
-    limit = min(page, _READ)
-    while True:
-        found = await server.storage.devices_from(key, limit)
-        for device in found:
-            if not is_shared(device.key.user) and not server.sessions.ending(device.key):
-                yield device
-        if len(found) < limit:
-            return
-        last = found[-1].key
-        key = DeviceKey(SHARED_END, "") if is_shared(last.user) else DeviceKey(last.user, f"{last.client_id}\0")
-        limit = _READ
 
 
 def _past(wanted: Wanted, key: DeviceKey) -> bool:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from broker.access import Bans, Identity, session_info
 from broker.amqtt import standings
 from broker.amqtt.api import ConnectedDevices, DeviceState, ServerStatus, SessionState, Undecided
-from broker.amqtt.clients import Clients, stored_from
+from broker.amqtt.clients import Clients
 from broker.amqtt.connected import connected_devices
 from broker.amqtt.following import Following
 from broker.amqtt.standings import LiveStandings
+from broker.amqtt.stored_sessions import stored_from
 from broker.amqtt.stored_settings import StoredSettings, Watcher
 from broker.config import Reloaded
 from broker.connection import NodeState, NoDevice, SessionReaders, end_connections

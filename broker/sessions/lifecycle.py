@@ -60,20 +60,27 @@ class Read(NamedTuple):
 
 
 class _ByDevice(dict[DeviceKey, Session]):
-    """Sessions by device, and their keys in order."""
+    """Sessions by device, and their keys in order: by user and client id, and the other way round."""
 
     def __init__(self) -> None:
         super().__init__()
         self.keys_in_order = Ordered()
+        self.by_client = Ordered()
 
     def __setitem__(self, key: DeviceKey, session: Session) -> None:
         if key not in self:
             self.keys_in_order.add(key)
+            self.by_client.add(_turned(key))
         super().__setitem__(key, session)
 
     def __delitem__(self, key: DeviceKey) -> None:
         super().__delitem__(key)
         self.keys_in_order.remove(key)
+        self.by_client.remove(_turned(key))
+
+
+def _turned(key: DeviceKey) -> DeviceKey:
+    return DeviceKey(key.client_id, key.user)
 
 
 class Sessions:
@@ -110,7 +117,14 @@ class Sessions:
 
     def named(self, client_id: str) -> list[Session]:
         """The sessions in memory with this client id, one per user that has one."""
-        return [session for key, session in self._sessions.items() if key.client_id == client_id]
+        return list(self.named_since(client_id, ""))
+
+    def named_since(self, client_id: str, user: str) -> Iterator[Session]:
+        """The same from a user on, by user. None may come or go meanwhile."""
+        for client, of in self._sessions.by_client.since(DeviceKey(client_id, user)):
+            if client != client_id:
+                return
+            yield self._sessions[DeviceKey(of, client)]
 
     def of(self, user: str) -> list[Session]:
         """The sessions in memory of one user."""

@@ -547,6 +547,11 @@ class MemoryStorage:
         found = nsmallest(limit, (one for one in self._devices if one >= key))
         return [copied(self._devices[one]) for one in found]
 
+    async def devices_named(self, client_id: str, user: str, limit: int) -> list[Device]:
+        """See `storage.interface.DeviceIndex`."""
+        found = nsmallest(limit, (one for one in self._devices if one.client_id == client_id and one.user >= user))
+        return [copied(self._devices[one]) for one in found]
+
     async def entries_of(self, message: Message, users: Sequence[str]) -> list[int]:
         """See `storage.interface.Recipients`."""
         return [self._entry_of(message.id, user) for user in users]

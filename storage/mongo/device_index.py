@@ -77,6 +77,14 @@ async def devices_from(state: State, key: DeviceKey, limit: int) -> list[Device]
     return await with_subscriptions(state, page) if page else []
 
 
+async def devices_named(state: State, client_id: str, user: str, limit: int) -> list[Device]:
+    """See `storage.interface.DeviceIndex`."""
+    query: Raw = {"client": {"$eq": client_id}, "user": {"$gte": user}, **KEPT}
+    with storage_errors():
+        page = await state.collections.devices.find(query).sort("user", 1).limit(limit).to_list(None)
+    return await with_subscriptions(state, page) if page else []
+
+
 async def lowest_offset(state: State, user: str) -> int | None:
     """See `storage.interface.DeviceIndex`."""
     lowest: int | None = None

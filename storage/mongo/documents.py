@@ -101,7 +101,7 @@ class Devices(Document):  # type: ignore[misc]
     ``gone`` 1 marks one that was deleted, at ``gone_at``: it is there for what may still come, and for nobody else.
     """
 
-    meta = _meta("devices", ["expires_at"], ["will_at"], ["node"], {"fields": ["gone_at"], "sparse": True})
+    meta = _meta("devices", ["client", "user"], ["expires_at"], ["will_at"], ["node"], {"fields": ["gone_at"], "sparse": True})
     key = StringField(primary_key=True)
     revision = LongField()
     node = LongField()

@@ -288,6 +288,10 @@ class MongoStorage:
         """See `storage.interface.DeviceIndex`."""
         return await device_index.devices_from(self._state, key, limit)
 
+    async def devices_named(self, client_id: str, user: str, limit: int) -> list[Device]:
+        """See `storage.interface.DeviceIndex`."""
+        return await device_index.devices_named(self._state, client_id, user, limit)
+
     async def lowest_offset(self, user: str) -> int | None:
         """See `storage.interface.DeviceIndex`."""
         return await device_index.lowest_offset(self._state, user)

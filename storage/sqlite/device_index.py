@@ -78,6 +78,12 @@ def devices_from(connection: sqlite3.Connection, key: DeviceKey, limit: int) -> 
     return [device for _, device in queries.devices_where(connection, condition, (*key, limit))]
 
 
+def devices_named(connection: sqlite3.Connection, client_id: str, user: str, limit: int) -> list[Device]:
+    """A page of the devices with a client id, by user."""
+    condition = "d.client = ? AND d.user >= ? ORDER BY d.user LIMIT ?"
+    return [device for _, device in queries.devices_where(connection, condition, (client_id, user, limit))]
+
+
 def lowest_offset(connection: sqlite3.Connection, user: str) -> int | None:
     """The lowest offset in an inbox."""
     ((lowest,),) = connection.execute("SELECT min(position) FROM devices WHERE user = ?", (user,)).fetchall()

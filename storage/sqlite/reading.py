@@ -184,6 +184,10 @@ class Reading:
         """See `storage.interface.DeviceIndex`."""
         return await self._read(partial(device_index.devices_from, key=key, limit=limit))
 
+    async def devices_named(self, client_id: str, user: str, limit: int) -> list[Device]:
+        """See `storage.interface.DeviceIndex`."""
+        return await self._read(partial(device_index.devices_named, client_id=client_id, user=user, limit=limit))
+
     async def lowest_offset(self, user: str) -> int | None:
         """See `storage.interface.DeviceIndex`."""
         return await self._read(partial(device_index.lowest_offset, user=user))

@@ -179,7 +179,14 @@ _VERSION_9 = """
 CREATE INDEX participants_topic ON participants (topic, user) WHERE joined = 1;
 """
 
-MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7, _VERSION_8, _VERSION_9)
+_VERSION_10 = """
+CREATE INDEX devices_client ON devices (client, user);
+"""
+
+MIGRATIONS = (
+    *(_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5),
+    *(_VERSION_6, _VERSION_7, _VERSION_8, _VERSION_9, _VERSION_10),
+)
 """Item n makes version n + 1 of version n. Append only."""
 
 

@@ -77,14 +77,20 @@ async def test_a_page_costs_a_page_however_many_sessions_there_are(tmp_path: Pat
     keys.sort()
     async with site(url, plugins={}) as made:
         read: list[int] = []
-        read_from = made.server.storage.devices_from
+        read_from, read_named = made.server.storage.devices_from, made.server.storage.devices_named
 
         async def counted(key: DeviceKey, limit: int) -> list[Device]:
             found = await read_from(key, limit)
             read.append(len(found))
             return found
 
+        async def counted_named(client: str, user: str, limit: int) -> list[Device]:
+            found = await read_named(client, user, limit)
+            read.append(len(found))
+            return found
+
         monkeypatch.setattr(made.server.storage, "devices_from", counted)
+        monkeypatch.setattr(made.server.storage, "devices_named", counted_named)
         http = made.caller()
         await made.durable("here")
         everybody = sorted([*keys, DeviceKey("c/here", "here")])
@@ -105,6 +111,8 @@ async def test_a_page_costs_a_page_however_many_sessions_there_are(tmp_path: Pat
         read.clear()
         assert (await http.get("/devices/d0077", params={"user": "u/eve"})).json()["device"] == "d0077"
         assert (await http.get("/clients/d0077", params={"user": "u/eve"})).json()["client"] == "d0077"
+        for client, user in (("d0077", "u/eve"), ("d0078", "c/d0078"), ("here", "c/here")):
+            assert (await http.get(f"/clients/{client}")).json()["user"] == user
         page = (await http.get("/clients", params={"user": "u/eve", "limit": 5})).json()
         assert [row["client"] for row in page["clients"]] == names[1:11:2]
         assert sum(read) <= 20

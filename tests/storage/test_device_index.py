@@ -91,6 +91,20 @@ async def test_devices_from_a_key_on(storage: Storage) -> None:
         assert [device.key for device in await storage.devices_from(behind, 3)] == wanted[place + 1 : place + 4]
 
 
+async def test_devices_with_a_client_id(storage: Storage) -> None:
+    users = ("c/b", "r/#", "u/a", "u/ab", "u/ä", "u/😀")
+    await storage.commit([opened(DeviceKey(user, client)) for user in reversed(users) for client in ("x", "xy", "X")])
+    await storage.commit([subscribe(DeviceKey("u/a", "x"), "a", "b"), CloseSession(DeviceKey("u/ab", "x"), 1, True)])
+    wanted = sorted(user for user in users if user != "u/ab")
+    found = await storage.devices_named("x", "", 100)
+    assert [device.key for device in found] == [DeviceKey(user, "x") for user in wanted]
+    assert [list(device.subscriptions) for device in found if device.subscriptions] == [["a", "b"]]
+    for place, user in enumerate(wanted):
+        assert [device.key.user for device in await storage.devices_named("x", user, 2)] == wanted[place : place + 2]
+        assert [device.key.user for device in await storage.devices_named("x", f"{user}\0", 9)] == wanted[place + 1 :]
+    assert await storage.devices_named("y", "", 9) == []
+
+
 async def test_lowest_offsets(storage: Storage) -> None:
     await storage.commit(Maker().appends(9, to=["u/ann", "u/bob"]))
     many = [DeviceKey(f"u/c{n}", "d") for n in range(1203)]
