@@ -18,7 +18,7 @@ from broker.cli.clients import key_of, pages, time_of
 from broker.cli.erase import erase_conversation, sure
 from broker.cli.inspect import print_block
 from broker.cli.logs import printable
-from broker.cli.settings import config_option, data_option
+from broker.cli.settings import Failure, config_option, data_option
 
 Answer = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,8 +61,14 @@ def create(
     data: Path | None,
 ) -> None:
     """Begin a conversation of this KIND, and print its topic. Who is named by --as owns it; one of kind direct needs that."""
-    body = {"kind": kind, "name": name, "topic": topic, "history": history, "members": [_key(user) for user in members]}
-    made = ask(config, data, lambda broker: broker.post(f"/conversations{_for(actor)}", body))
+    body: Answer = {"kind": kind, "name": name, "topic": topic, "history": history, "members": [_key(user) for user in members]}
+
+    def begun(broker: RunningBroker) -> Answer:
+        made: Answer = broker.post(f"/conversations{_for(actor)}", body)
+        _warn_of_unknown(broker, body["members"])
+        return made
+
+    made = ask(config, data, begun)
     click.echo(printable(made["topic"]))
 
 
@@ -162,8 +168,8 @@ def join(topic: str, user: str, config: Path | None, data: Path | None) -> None:
 @_as
 @_options
 def role(topic: str, user: str, role: str, actor: str | None, config: Path | None, data: Path | None) -> None:
-    """Give the member USER another ROLE."""
-    member = _put(config, data, topic, user, actor, {"role": role})
+    """Give the member USER another ROLE. Who is no member is invited, or added, by a command of its own."""
+    member = _put(config, data, topic, user, actor, {"role": role, "existing": True})
     click.echo(f"{printable(member['user'])} is {member['role']}")
 
 
@@ -210,8 +216,30 @@ def erase(topic: str, yes: bool, config: Path | None, data: Path | None) -> None
 
 def _put(config: Path | None, data: Path | None, topic: str, user: str, actor: str | None, body: Answer) -> Answer:
     given = {name: value for name, value in body.items() if value is not None}
-    member: Answer = ask(config, data, lambda broker: broker.put(_path(topic, _member(user), actor), given))
-    return member
+
+    def put(broker: RunningBroker) -> Answer:
+        member: Answer = broker.put(_path(topic, _member(user), actor), given)
+        if "existing" not in given:
+            _warn_of_unknown(broker, [_key(user)])
+        return member
+
+    return ask(config, data, put)
+
+
+def _warn_of_unknown(broker: RunningBroker, users: list[str]) -> None:
+    """Say who is none of the users in storage, where there are any. No error: another plugin may let them in."""
+    try:
+        if not broker.get("/users?limit=1")["users"]:
+            return
+    except Failure:  # the plugin accounts is not there
+        return
+    for user in users:
+        if user.startswith("u/"):
+            try:
+                broker.get(f"/users/{quote(user[2:], safe='')}")
+            except Failure:
+                text = "is no user in storage (tideline user list): unless another plugin lets it in, nobody reads this"
+                click.echo(f"tideline: warning: {printable(user)} {text}", err=True)
 
 
 def _key(user: str) -> str:

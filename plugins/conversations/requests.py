@@ -31,7 +31,7 @@ class Requests:
             "conversation-change": Kind(self._change, ("topic", "name", "history")),
             "conversation-list": Kind(self._list, ("after", "limit")),
             "conversation-members": Kind(self._members, ("topic", "after", "limit")),
-            "conversation-member": Kind(self._member, ("topic", "user", "role", "invite")),
+            "conversation-member": Kind(self._member, ("topic", "user", "role", "invite", "existing")),
             "conversation-join": Kind(self._join, ("topic",)),
             "conversation-remove": Kind(self._remove, ("topic", "user")),
             "conversation-leave": Kind(self._leave, ("topic",)),
@@ -70,7 +70,12 @@ class Requests:
 
     async def _member(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         return await self._conversations.put(
-            who, asked.text("topic"), asked.text("user"), asked.text("role", ""), invite=asked.flag("invite")
+            who,
+            asked.text("topic"),
+            asked.text("user"),
+            asked.text("role", ""),
+            invite=asked.flag("invite"),
+            existing=asked.flag("existing"),
         )
 
     async def _join(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:

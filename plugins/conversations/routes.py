@@ -56,6 +56,8 @@ class MemberChange(Body):
     """Left out: as it is; of a new member `member`, in a channel `read-only`."""
     invite: bool = False
     """Whether a new member has to accept before it is one."""
+    existing: bool = False
+    """Whether nobody is added: who is neither a member nor invited is a 404."""
 
 
 class Mute(Body):
@@ -197,7 +199,7 @@ def make_router(conversations: Conversations, listing: Listing, values: Values) 
     @router.put("/conversations/{topic:path}/members/{member:path}", response_model=MemberState, responses=responses())
     async def put_member(topic: str, member: Member, body: MemberChange, who: Acting) -> Response:
         """Add a member, invite one, or give one another role. For owners and admins."""
-        return reply(await conversations.put(who, topic, member, body.role or "", invite=body.invite))
+        return reply(await conversations.put(who, topic, member, body.role or "", invite=body.invite, existing=body.existing))
 
     @router.delete(
         "/conversations/{topic:path}/members/{member:path}", status_code=204, response_class=Response, responses=responses()

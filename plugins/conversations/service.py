@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -172,8 +173,11 @@ class Conversations:
 
     # --- members ---------------------------------------------------------------------------------------------------------
 
-    async def put(self, who: Who, topic: str, user: str, role: str = "", *, invite: bool = False) -> dict[str, Any]:
-        """Add a member, or ``invite`` one, or give one another role."""
+    async def put(
+        self, who: Who, topic: str, user: str, role: str = "", *, invite: bool = False, existing: bool = False
+    ) -> dict[str, Any]:
+        """Add a member, or ``invite`` one, or give one another role. ``existing``: the last alone; raises `NotFound` for who
+        is neither a member nor invited."""
         check_user(user)
         if role and role not in ROLES:
             raise Unprocessable(f"role {role[:40]!r}: must be {', '.join(ROLES)}")
@@ -181,6 +185,9 @@ class Conversations:
         before = await self.members.store.member(topic, user)
         wanted = role or (before.role if before is not None else roles.first_role(about.kind))
         roles.may_change(actor, about.kind, before, wanted)
+        if before is None and existing:
+            asked = shlex.join(["tideline", "conversation", "invite", topic, user])
+            raise NotFound(f"{user[:80]} is no member of {topic[:80]!r}: invite it first ({asked})")
         if before is None:
             await self._add(about, user, wanted, by=who.user, invited=invite)
         elif before.role != wanted:

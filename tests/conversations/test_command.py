@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.accounts.test_users import ACCOUNTS, CHEAP, users_of
 from tests.cli.test_commands import tideline
 from tests.http.conftest import Site, site
 from tests.support.laws_process import ROOT
@@ -75,6 +76,7 @@ async def test_it_lists_shows_changes_adds_and_removes(talk: Site, config: Path)
         (["show", "conv/none"], 1, "conversation 'conv/none': there is none"),
         (["add", "conv/none", "bob"], 1, "there is none"),
         (["role", "conv/none", "bob", "king"], 2, "'king' is not one of"),
+        (["role", "conv/none", "bob", "admin"], 1, "there is none"),
         (["leave", "conv/none", "c/bob"], 1, "there is none"),
         (["change", "conv/none"], 2, "give --name, --history or both"),
         (["list", ""], 2, "must be u/<user name> or c/<client id>"),
@@ -83,6 +85,36 @@ async def test_it_lists_shows_changes_adds_and_removes(talk: Site, config: Path)
 )
 async def test_what_cannot_be_is_told(talk: Site, config: Path, words: list[str], code: int, told: str) -> None:
     assert told in await run(config, *words, code=code)
+
+
+async def test_a_role_is_given_to_who_is_a_member_or_invited_and_to_nobody_else(talk: Site, config: Path) -> None:
+    topic = (await run(config, "create", "group", "--as", "c/ann", "--member", "bob", "--topic", "conv/our room")).strip()
+    told = await run(config, "role", topic, "eve", "admin", code=1)
+    assert "u/eve is no member of 'conv/our room': invite it first (tideline conversation invite 'conv/our room' u/eve)" in told
+    assert [m["user"] for m in json.loads(await run(config, "show", topic, "--json"))["members"]] == ["c/ann", "u/bob"]
+    await run(config, "invite", topic, "eve")
+    assert await run(config, "role", topic, "eve", "admin") == "u/eve is admin\n"
+    refused = await talk.caller().put(f"/conversations/{topic}/members/u/dan", json={"role": "admin", "existing": True})
+    assert (refused.status_code, "u/dan is no member" in refused.json()["detail"]) == (404, True)
+    phone = await talk.durable("ann", 4)
+    await phone.subscribe("$sync/reply/ann", options=1)
+    asked = {"op": "conversation-member", "topic": topic, "user": "u/dan", "role": "admin", "existing": True}
+    await phone.publish("$sync/request", json.dumps(asked).encode(), qos=1)
+    assert json.loads((await phone.message()).payload)["error"]["status"] == 404
+
+
+async def test_who_is_no_user_in_storage_is_told_of(config: Path) -> None:
+    http = {"bind": "127.0.0.1:0", "operator_file": str(config.with_name("operator.json"))}
+    async with site(plugins={"http": http, "conversations": {}, **ACCOUNTS}) as made:
+        assert "warning" not in await run(config, "create", "group", "--member", "ghost"), "there are no users at all"
+        await users_of(made).add("bob", CHEAP.hash("bob-password"))
+        told = await run(config, "create", "group", "--member", "bob", "--member", "ghost", "--member", "c/sensor")
+        assert told.count("warning") == 1
+        assert "u/ghost is no user in storage (tideline user list)" in told
+        topic = told.splitlines()[-1]
+        for command in ("add", "invite"):
+            assert "warning: u/wraith is no user" in await run(config, command, topic, "wraith")
+            assert "warning" not in await run(config, command, topic, "bob")
 
 
 async def test_who_has_no_such_plugin_is_told_which(config: Path) -> None:
