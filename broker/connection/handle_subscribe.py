@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
-from broker.packets import Property, ReasonCode, SubAck, Subscribe, UnsubAck, Unsubscribe
+from broker.packets import EMPTY, Property, ReasonCode, SubAck, Subscribe, UnsubAck, Unsubscribe
+from broker.routing import why_reserved
 from storage.records import Subscription
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ def subscribe(connection: Connection, packet: Subscribe) -> None:
             server.gate.log.warning("%s: filters refused, max_subscriptions %d", connection.name, most, key=session)
         if not connection.closed:
             answer = codes if connection.version >= 5 else [min(code, 0x80) for code in codes]
-            connection.send(SubAck(packet.packet_id, answer))
+            denied = (
+                one for (one, _), code in zip(packet.subscriptions, codes, strict=True) if code == ReasonCode.NOT_AUTHORIZED
+            )
+            why = next(filter(None, (why_reserved(session.key.client_id, one) for one in denied)), "")
+            connection.send(SubAck(packet.packet_id, answer, connection.reason(why) if why else EMPTY))
 
     subscriptions = connection.server.subscriptions
     asking = subscriptions.subscribe(session, wanted, connection.info, lambda: not connection.closed, answer)

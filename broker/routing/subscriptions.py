@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Protocol
 from amqtt.contexts import Action
 
 from broker.access import OWN
-from broker.packets import SHARE, ProtocolViolation, ReasonCode, parse_share, validate_filter
+from broker.hooks import DELAYED
+from broker.packets import SHARE, ProtocolViolation, ReasonCode, parse_share, shown, validate_filter
 from broker.pipeline import Step
 from broker.sessions import NOT_YET, member_of
 from storage import records
@@ -235,9 +236,7 @@ class Subscriptions:
             parse_share(filter_)
         except ProtocolViolation as violation:
             return violation.code
-        if OWN in filter_ and not _own(client_id, filter_):
-            return ReasonCode.NOT_AUTHORIZED
-        return 0
+        return ReasonCode.NOT_AUTHORIZED if why_reserved(client_id, filter_) else 0
 
     async def _ask(self, request: _Request, info: SessionInfo) -> None:
         for place, subscription in enumerate(request.wanted):
@@ -492,6 +491,14 @@ def _inner(filter_: str) -> str:
 _OWN_KINDS = ("reply", "events", "receipts")
 
 
-def _own(client_id: str, filter_: str) -> bool:
-    """Whether a filter is not below `$sync/`, or names one of the topics there that are this device's own (docs/sync.md)."""
-    return not _inner(filter_).startswith(OWN) or filter_ in [f"{OWN}{kind}/{client_id}" for kind in _OWN_KINDS]
+def why_reserved(client_id: str, filter_: str) -> str:
+    """Why nobody, or not this client, may subscribe to a valid filter, whatever an ACL says; empty where that is not so."""
+    if OWN not in filter_ and DELAYED not in filter_:
+        return ""
+    inner = _inner(filter_)
+    own = [f"{OWN}{kind}/{client_id}" for kind in _OWN_KINDS]  # docs/sync.md
+    if inner.startswith(OWN) and filter_ not in own:
+        return f"filter {shown(filter_)}: below {OWN} there are {', '.join(map(shown, own))}"
+    if inner.startswith(DELAYED):
+        return f"filter {shown(filter_)}: what is below {DELAYED} waits; subscribe to the topic that it is published to later"
+    return ""

@@ -57,6 +57,29 @@ async def test_everything_but_dollar_topics(broker: Broker, version: int) -> Non
     assert await got(reader, sender) == ["a", "/", "a/$b"]
 
 
+@pytest.mark.parametrize(
+    ("filter_", "told"),
+    [
+        (
+            "$delayed/#",
+            "filter '$delayed/#': what is below $delayed/ waits; subscribe to the topic that it is published to",
+        ),
+        ("$delayed/+/a", "filter '$delayed/+/a': what is below $delayed/ waits"),
+        ("$share/g/$delayed/#", "filter '$share/g/$delayed/#': what is below $delayed/ waits"),
+        ("$sync/#", "filter '$sync/#': below $sync/ there are '$sync/reply/c', '$sync/events/c', '$sync/receipts/c'"),
+    ],
+)
+async def test_what_nobody_may_subscribe_to_is_refused_in_words(broker: Broker, filter_: str, told: str) -> None:
+    """Without any plugin that gives it a meaning, or rules."""
+    client = await broker.client("c", 5, properties={Property.REQUEST_PROBLEM_INFORMATION: 1})
+    client.send(Subscribe(1, [("a", 0), (filter_, 1)]))
+    ack = await client.expect(SubAck)
+    assert ack.reasons == [0, ReasonCode.NOT_AUTHORIZED]
+    assert ack.properties[Property.REASON_STRING].startswith(told)
+    old = await broker.client("old", 4)
+    assert await old.subscribe(filter_) == [0x80]
+
+
 async def test_suback_has_a_code_for_each_filter_in_order(stored: Broker, version: int) -> None:
     """[MQTT-3.8.4-4, -5; 3.9.3-1]"""
     client = await stored.durable("c", version)

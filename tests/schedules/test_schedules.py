@@ -56,7 +56,7 @@ async def test_a_delayed_message_is_published_as_it_was_given(url: str) -> None:
     """With QoS, retain and properties, in the order in which messages are due, once; what it costs in storage goes with it."""
     async with broker(url) as made:
         reader = await made.durable("reader", 5)
-        assert await reader.subscribe("home/#", "$delayed/#", options=2) == [2, 2]
+        assert await reader.subscribe("home/#", "$delayed/#", options=2) == [2, ReasonCode.NOT_AUTHORIZED]
         writer = await made.client("writer", 5)
         properties: Properties = {
             Property.CONTENT_TYPE: "text/plain",
