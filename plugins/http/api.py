@@ -112,7 +112,8 @@ def checked_sender(sender: str) -> str:
 def _user_key(kind: str, text: str) -> str:
     if not text.startswith(("u/", "c/")) or len(text) < 3:
         raise Unprocessable(f"{kind} {text[:40]!r}: must be u/<user name> or c/<client id>")
-    return _checked(kind, text)
+    _checked(kind, text[2:])  # a name may be as long as it is on the wire
+    return text
 
 
 def device_key(who: Who, device: str, user: str | None) -> tuple[Who, DeviceKey]:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from broker.access import KIND, Ban, network
 from plugins.http.api import Api, ApiDep, Limit, Operator, checked_user, responses
-from plugins.http.models import Body, Milliseconds
+from plugins.http.models import LONGEST_CLIENT, LONGEST_USER, Body, Milliseconds
 from plugins.http.rendering import reply, tagged
 from plugins.http.strict import router_of
 from plugins.timelines import NotFound, Unprocessable
@@ -20,14 +20,15 @@ from storage.records import DropSetting, Operation, SaveSetting
 router = router_of("bans")
 
 MOST = 100_000
+_LONGEST_ID = LONGEST_USER + len("user:")
 
 
 class NewBan(Body):
     """Whom to keep out: exactly one of user, client and address."""
 
-    user: Annotated[str | None, Field(min_length=3, max_length=1024)] = None
+    user: Annotated[str | None, Field(min_length=3, max_length=LONGEST_USER)] = None
     """A user key: u/<user name> or c/<client id>."""
-    client: Annotated[str | None, Field(min_length=1, max_length=1024)] = None
+    client: Annotated[str | None, Field(min_length=1, max_length=LONGEST_CLIENT)] = None
     """A client id, of whichever user."""
     address: Annotated[str | None, Field(min_length=1, max_length=64)] = None
     """An IP address, or a network: 192.0.2.0/24."""
@@ -61,7 +62,7 @@ async def list_bans(
     request: Request,
     api: ApiDep,
     who: Operator,
-    after: Annotated[str, Query(max_length=2048)] = "",
+    after: Annotated[str, Query(max_length=_LONGEST_ID)] = "",
     limit: Limit = 100,
 ) -> Response:
     """Who is kept out, by id. A page may be short, or empty, and have a `next`. For the operator."""
@@ -84,7 +85,7 @@ async def add_ban(body: NewBan, api: ApiDep, who: Operator) -> Response:
 
 
 @router.delete("/bans/{ban:path}", status_code=204, response_class=Response, responses=responses())
-async def remove_ban(ban: Annotated[str, Path(max_length=2048)], api: ApiDep, who: Operator) -> Response:
+async def remove_ban(ban: Annotated[str, Path(max_length=_LONGEST_ID)], api: ApiDep, who: Operator) -> Response:
     """Let somebody in again, by the ban's id. For the operator."""
     if api.server.bans.get(ban) is None:
         raise NotFound(f"ban {ban[:80]!r}: there is none")

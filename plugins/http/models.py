@@ -17,6 +17,7 @@ MAX_INT = (1 << 62) - 1
 MAX_FILTER = 65535
 LONGEST_USER = 65537
 """Characters of a user key: as much as a user name or client id has on the wire, and what says which of the two."""
+LONGEST_CLIENT = LONGEST_USER - len("c/")
 Sequence = Annotated[int, Field(ge=0, le=MAX_INT)]
 Milliseconds = Annotated[int, Field(description="milliseconds since 1970")]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -16,7 +17,10 @@ from plugins.http import HttpPlugin
 from storage.records import SaveSetting
 from tests.support.broker import Broker, running
 from tests.support.cluster import cluster
+from tests.support.storages import url
 from tests.support.wire import Client
+
+__all__ = ["url"]
 
 HTTP = {"http": {"bind": "127.0.0.1:0", "operator_file": ""}}
 
@@ -64,6 +68,26 @@ async def test_a_ban_ends_connections_and_refuses_new_ones_until_it_is_removed(t
         assert await ended(good) == [ReasonCode.ADMINISTRATIVE_ACTION]
         assert await refused(broker, "good", 5) == ReasonCode.BANNED
         assert (await http.get("/me")).json()["operator"]
+
+
+@pytest.mark.parametrize("url", ["sqlite", "mongodb"], indirect=True)
+async def test_whose_name_is_as_long_as_may_be_is_banned_and_let_in_again(url: str) -> None:
+    names = ["a" * 60_000, "ä" * 10_000]  # what the client takes in a URL; the broker takes all that MQTT can say
+    async with running(url, plugins=HTTP) as broker, caller(broker) as http:
+        for kind, name in (("user", f"c/{names[0]}"), ("client", names[0]), ("client", names[1])):
+            client = await broker.client(name.removeprefix("c/"), 5)
+            made = await http.post("/bans", json={kind: name})
+            assert made.status_code == 201, made.text[:500]
+            assert made.json()["what"] == name
+            assert await ended(client) == [ReasonCode.ADMINISTRATIVE_ACTION]
+            assert await refused(broker, name.removeprefix("c/"), 5) == ReasonCode.BANNED
+            page = (await http.get("/bans", params={"limit": 1})).json()
+            assert [ban["id"] for ban in page["bans"]] == [f"{kind}:{name}"]
+            assert (await http.get("/bans", params={"after": f"{kind}:{name}"})).json()["bans"] == []
+            assert (await http.delete(f"/bans/{quote(f'{kind}:{name}')}")).status_code == 204
+            assert await refused(broker, name.removeprefix("c/"), 5) == 0
+        assert (await http.post("/bans", json={"user": f"c/{'a' * 65_535}"})).status_code == 201
+        assert (await http.post("/bans", json={"user": f"c/{'a' * 65_536}"})).status_code == 422
 
 
 async def test_a_ban_of_one_node_holds_on_the_others() -> None:
