@@ -1,4 +1,4 @@
-"""Which messages are later versions of which: rows of storage, one for each edit.
+"""Which messages are later versions of which: rows of storage, one for each edit, and one for each recall of such.
 
 A row's part is the topic. Its key is the sequence of the first version, and the id of the edit; its value is empty. So two
 nodes that store edits of one message do not meet, and what belongs to a page of a conversation is a stretch of rows.
@@ -6,12 +6,15 @@ nodes that store edits of one message do not meet, and what belongs to a page of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from storage.records import Append, Message, PutRow, Row
 
 TABLE = "versions"
+TAKEN = "recalled versions"
+"""The table of what a message recalls beside those that it names: the other versions of these. A row's key is the id of the
+message that recalls, its value the ids."""
 MOST = 50
 """Edits of one message."""
 _PAGE = 1000
@@ -30,6 +33,19 @@ class Rows(Protocol):
 def edit_row(seq: int, edit: Append) -> PutRow:
     """That a message is an edit of the one with this sequence, in its topic."""
     return PutRow(TABLE, edit.message.topic, f"{seq:016d} {edit.message.id:016x}", b"", of=edit)
+
+
+def taken_row(by: Append, ids: Iterable[int]) -> PutRow:
+    """That a message recalls these, too."""
+    value = b"".join(id.to_bytes(8, "big") for id in ids)
+    return PutRow(TAKEN, by.message.topic, f"{by.message.id:016x}", value, of=by)
+
+
+async def taken_by(storage: Rows, topic: str, by: int) -> list[int]:
+    """The ids of what a message recalls beside those that it names."""
+    found = await storage.rows(TAKEN, topic, prefix=f"{by:016x}", limit=1)
+    value = found[0].value if found else b""
+    return [int.from_bytes(value[at : at + 8], "big") for at in range(0, len(value), 8)]
 
 
 async def edits_of(storage: Rows, topic: str, seq: int) -> list[int]:

@@ -13,7 +13,7 @@ from broker.config import parse_duration
 from broker.hooks import Group, GroupPlugin, Refusal, Request
 from broker.packets import ReasonCode
 from plugins.edit_rows import MOST as MOST_VERSIONS
-from plugins.edit_rows import edit_row, edits_of
+from plugins.edit_rows import edit_row, edits_of, taken_row
 from plugins.http import add_router
 from plugins.reaction_rows import Given
 from plugins.recall.asked import asked, concerns, edited, reaction
@@ -169,6 +169,8 @@ class RecallPlugin(GroupPlugin):
             await self._check(append, ids, known)
             versions = await all_versions(storage, known, ids)
             append.recalls = list(versions)
+            if others := versions.keys() - set(ids):  # the message does not name them
+                group.operations.append(taken_row(append, sorted(others)))
             await self._forget_reactions(append, known, versions, reacting)
         elif one := edited(message):
             first = self._editable(append, one, (await known_of(storage, group, [one])).get(one))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.amqtt import Services
-from plugins.edit_rows import TABLE
+from plugins.edit_rows import TABLE, TAKEN
 from plugins.reaction_rows import COUNTS, GIVEN
 from storage.records import DropRow, Operation
 
@@ -18,6 +18,20 @@ async def tidy(server: Services) -> int:
         async for topics in server.storage.parts(table):
             for topic in topics:
                 dropped += await _tidy_topic(server, table, topic)
+    async for topics in server.storage.parts(TAKEN):
+        for topic in topics:
+            dropped += await _tidy_taken(server, topic)
+    return dropped
+
+
+async def _tidy_taken(server: Services, topic: str) -> int:
+    """These are by the id of the message that recalls."""
+    first = await server.storage.read_conversation(topic, limit=1)
+    kept = f"{first[0].id:016x}" if first else "g"  # which is behind all of them
+    dropped = 0
+    while old := [row.key for row in await server.storage.rows(TAKEN, topic, limit=PAGE) if row.key < kept]:
+        await server.commit([DropRow(TAKEN, topic, key) for key in old], _TIMEOUT)
+        dropped += len(old)
     return dropped
 
 

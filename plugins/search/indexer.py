@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import Protocol
 
-from plugins.edit_rows import Rows
+from plugins.edit_rows import Rows, taken_by
 from plugins.follower import Follower, next_move, passed
 from plugins.search.compare import HIGHEST, Comparison, documents
 from plugins.search.engine import EARLIER, Engine, Positions, SearchError, SearchUnavailable
@@ -355,7 +355,10 @@ class Indexer:
 
     async def _recalled(self, page: list[Message]) -> list[int]:
         """What the messages of a page have recalled: the store has it no more, or without its content."""
-        ids = recalled_by(page)
+        ids: list[int] = []
+        for message in page:
+            if named := recalled_by(message):
+                ids += [*named, *await taken_by(self._source, message.topic, message.id)]
         found: list[int] = []
         for start in range(0, len(ids), _LOOKED_AT):
             some = ids[start : start + _LOOKED_AT]

@@ -1,4 +1,4 @@
-"""What messages of the store's tail say of earlier ones: those are to leave the index. No I/O.
+"""What a message of the store's tail says of earlier ones: those are to leave the index. No I/O.
 
 The name and the id are found in the properties as they are on the wire, which the process that indexes need not decode.
 """
@@ -6,13 +6,12 @@ The name and the id are found in the properties as they are on the wire, which t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from storage.records import Message
 
 _NAMED = re.compile(rb"\x26\x00\x10tideline-recalls\x00\x10([0-9a-f]{16})")
 
 
-def recalled_by(messages: Iterable[Message]) -> list[int]:
-    """The ids of those that messages recall. Whether they were recalled is for the store to say."""
-    return [int(found, 16) for message in messages for found in _NAMED.findall(message.properties)]
+def recalled_by(message: Message) -> list[int]:
+    """The ids of those that a message says to recall. Whether they were recalled is for the store to say."""
+    return [int(found, 16) for found in _NAMED.findall(message.properties)]

@@ -12,7 +12,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties as PahoProperties
 
 from broker.packets.properties import Property
-from plugins.edit_rows import MOST, TABLE
+from plugins.edit_rows import MOST, TABLE, TAKEN
 from plugins.recall import RecallPlugin
 from plugins.recall.tidying import tidy
 from plugins.search import SearchPlugin
@@ -175,3 +175,11 @@ async def test_what_retention_removed_leaves_no_rows(chat: Site) -> None:
     assert await chat.server.storage.prune_conversation(TOPIC, 2, now=far) == 1
     assert await tidy(chat.server.api) == 2
     assert [row.key[:16] for row in await chat.server.storage.rows(TABLE, TOPIC)] == [f"{2:016d}"]
+    assert (await chat.caller().post(f"/messages/{two:016x}/recall", json={})).is_success
+    assert len(await chat.server.storage.rows(TAKEN, TOPIC)) == 1
+    assert await tidy(chat.server.api) == 0
+    _, last = await chat.server.storage.conversation_bounds(TOPIC)
+    while await chat.server.storage.prune_conversation(TOPIC, last + 1, now=far):
+        pass
+    assert await tidy(chat.server.api) == 2
+    assert await chat.server.storage.rows(TAKEN, TOPIC) == []

@@ -63,6 +63,22 @@ async def test_of_a_conversation(chat: Site, tmp_path: Path) -> None:
     assert await finds(chat, "annbsecret2")
 
 
+@pytest.mark.parametrize("named", ["first", "second"])
+async def test_of_all_versions_of_a_message_of_which_one_is_named(chat: Site, tmp_path: Path, named: str) -> None:
+    """Also what was said after it stays."""
+    caller = chat.caller()
+    first = await say(chat, "ann", "chat/a", "xylophonequartz")
+    ids = {"first": first}
+    for version, text in (("second", "violaquartz"), ("third", "zitherquartz")):
+        answer = await caller.post(f"/messages/{first}/versions", json={"payload": text}, params={"user": "c/ann"})
+        ids[version] = answer.json()["id"]
+    await until(lambda: finds(chat, "zitherquartz"))
+    assert (await caller.post(f"/messages/{ids[named]}/recall", json={})).is_success
+    await gone(tmp_path, b"xylophonequartz", b"violaquartz", b"zitherquartz")
+    assert not await finds(chat, "zitherquartz")
+    assert await finds(chat, "annasecret2")
+
+
 async def test_of_one_message(chat: Site, tmp_path: Path) -> None:
     id = await say(chat, "ann", "chat/a", "xylophonequartz")
     assert (await chat.caller().post(f"/messages/{id}/recall", json={})).is_success
