@@ -53,13 +53,14 @@ async def list_subscriptions(
     filter: Annotated[str, Query(max_length=MAX_FILTER, description="only of this very filter")] = "",
     topic: Annotated[str, Query(max_length=MAX_FILTER, description="only of filters that match this topic")] = "",
     user: User = None,
+    client: Annotated[str, Query(max_length=65535, description="only of this client id; name the user too")] = "",
     after: After = "",
     limit: Limit = 100,
 ) -> Response:
     """Who subscribed to what, by user, client id and filter."""
     if topic:
         check_name(topic)
-    wanted = Wanted(checked_user(user) or "", "", -1, place_of(after), limit, 1, filter, topic)
+    wanted = Wanted(checked_user(user) or "", client, -1, place_of(after), limit, 1, filter, topic)
     found = await api.timelines.carried_out(api.server.clients.listed(wanted))
     rows = [{name: row[name] for name in ("user", "client", "connected", "filter", "qos")} for row in found.rows]
     return tagged(request, {"subscriptions": rows, "next": cursor_of(found.next), "silent": found.silent})

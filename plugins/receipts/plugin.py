@@ -21,7 +21,7 @@ from plugins.recall.records import add_eraser
 from plugins.receipts.look import look
 from plugins.receipts.recorder import Recorder
 from plugins.receipts.routes import make_router
-from plugins.receipts.service import MOST_COUNTED, MOST_SHOWN, LedgerService
+from plugins.receipts.service import DEVICES, MOST_COUNTED, MOST_DEVICES, MOST_SHOWN, LedgerService
 from plugins.receipts.tracker import Event, Tracker
 from plugins.receipts.wanted import levels_of
 from plugins.sync_fields import Asked
@@ -78,7 +78,7 @@ class ReceiptsPlugin(GroupPlugin):
         add_router(context, make_router(self.service))
         fields = ("message", "after", "limit")
         add_eraser(context, "receipts", self._erase)
-        add_requests(context, {"counts": Kind(self._counts, fields), "ledger": Kind(self._ledger, fields)})
+        add_requests(context, {"counts": Kind(self._counts, fields), "ledger": Kind(self._ledger, (*fields, "devices"))})
 
     @property
     def _server(self) -> Services:
@@ -94,8 +94,9 @@ class ReceiptsPlugin(GroupPlugin):
         )
 
     async def _ledger(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
+        devices = asked.number("devices", DEVICES, MOST_DEVICES)
         return await self._asked_by_device.devices(
-            who, asked.text("message"), asked.text("after", ""), asked.limit(MOST_SHOWN, 100)
+            who, asked.text("message"), asked.text("after", ""), asked.limit(MOST_SHOWN, 100), devices
         )
 
     @property

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from plugins.http.api import ApiDep, Caller, responses
 from plugins.http.models import Milliseconds
 from plugins.http.rendering import tagged
-from plugins.receipts.service import MOST_COUNTED, MOST_SHOWN, LedgerService
+from plugins.receipts.service import DEVICES, MOST_COUNTED, MOST_DEVICES, MOST_SHOWN, LedgerService
 from plugins.timelines import Timelines
 
 After = Annotated[str, Query(max_length=200_000, description="`next` of the page before")]
@@ -87,7 +87,8 @@ class DeviceRow(BaseModel):
 
 
 class HolderRow(BaseModel):
-    """A user, or the group of a shared subscription. ``entry`` is the sequence in the inbox, or in a large group's channel."""
+    """A user, or the group of a shared subscription. ``entry`` is the sequence in the inbox, or in a large group's channel.
+    ``more_devices`` is how many there are beside those that are listed."""
 
     user: str
     channel: str | None
@@ -96,6 +97,7 @@ class HolderRow(BaseModel):
     read: bool
     read_at: Times | None
     devices: list[DeviceRow]
+    more_devices: int
 
 
 class MessageLedger(MessageCounts):
@@ -128,8 +130,9 @@ def make_router(service: Callable[[Timelines], LedgerService]) -> APIRouter:
         who: Caller,
         after: After = "",
         limit: Annotated[int, Query(ge=1, le=MOST_SHOWN)] = 100,
+        devices: Annotated[int, Query(ge=0, le=MOST_DEVICES, description="of each user, at most")] = DEVICES,
     ) -> Response:
         """Who has a message, was given it, has acknowledged and read it, device by device. For its sender and the operator."""
-        return tagged(request, await service(api.timelines).devices(who, message_id, after, limit))
+        return tagged(request, await service(api.timelines).devices(who, message_id, after, limit, devices))
 
     return router

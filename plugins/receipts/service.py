@@ -20,6 +20,8 @@ from storage.records import Message
 
 MOST_SHOWN = 500
 """Users of a page with their devices."""
+DEVICES, MOST_DEVICES = 50, 10_000
+"""Devices of each of them, unless more or fewer are asked for, and at most."""
 MOST_COUNTED = 1000
 """Of one that only counts."""
 
@@ -34,14 +36,16 @@ class LedgerService:
     async def counts(self, who: Who, message_id: str, after: str = "", limit: int = MOST_COUNTED) -> dict[str, Any]:
         """How many of a page's users and devices have it, were given it, have acknowledged and read it."""
         message, _ = await self._message(who, message_id)
-        return await self._page(message, after, limit, shown=False)
+        return await self._page(message, after, limit)
 
-    async def devices(self, who: Who, message_id: str, after: str = "", limit: int = 100) -> dict[str, Any]:
-        """The same, with each user and device. Raises `Forbidden` for who may only know the counts."""
+    async def devices(
+        self, who: Who, message_id: str, after: str = "", limit: int = 100, devices: int = DEVICES
+    ) -> dict[str, Any]:
+        """The same, with each user and up to so many ``devices`` of each. Raises `Forbidden` for who may know counts only."""
         message, whole = await self._message(who, message_id)
         if not whole:
             raise Forbidden(f"message {message_id[:40]!r}: only its sender and the operator see who has it; ask for the counts")
-        return await self._page(message, after, limit, shown=True)
+        return await self._page(message, after, limit, devices)
 
     async def _message(self, who: Who, message_id: str) -> tuple[Message, bool]:
         """The message, and whether the caller may see all of its ledger. Raises `NotFound`."""
@@ -53,9 +57,10 @@ class LedgerService:
             raise NotFound(f"message {message_id[:40]!r}: there is none, or you may not read it")
         return message, False
 
-    async def _page(self, message: Message, after: str, limit: int, *, shown: bool) -> dict[str, Any]:
+    async def _page(self, message: Message, after: str, limit: int, devices: int | None = None) -> dict[str, Any]:
+        """``devices``: of each user; None counts only."""
         standings = self._server.standings()
-        page = await Ledger(self._server.storage, standings, times=shown).page(message, _place(after), limit)
+        page = await Ledger(self._server.storage, standings, times=devices is not None).page(message, _place(after), limit)
         answer: dict[str, Any] = {
             "message": hex_id(message.id),
             "topic": message.topic,
@@ -66,8 +71,8 @@ class LedgerService:
             "silent": sorted(standings.silent),
             "next": base64.urlsafe_b64encode(page.next.encode()).decode() if page.next else None,
         }
-        if shown:
-            answer["holders"] = [rendered_holder(holder) for holder in page.holders]
+        if devices is not None:
+            answer["holders"] = [rendered_holder(holder, devices) for holder in page.holders]
         return answer
 
 
@@ -78,8 +83,8 @@ def _place(after: str) -> str:
         raise Unprocessable(f"after {after[:40]!r}: must be the `next` of the page before") from None
 
 
-def rendered_holder(holder: Holder) -> dict[str, Any]:
-    """A user, or a shared subscription's group, as JSON."""
+def rendered_holder(holder: Holder, devices: int) -> dict[str, Any]:
+    """A user, or a shared subscription's group, as JSON; with so many of the devices."""
     return {
         "user": holder.user,
         "channel": channel_filter(holder.inbox) if is_channel(holder.inbox) else None,
@@ -87,7 +92,8 @@ def rendered_holder(holder: Holder) -> dict[str, Any]:
         "state": holder.state.name.lower(),
         "read": holder.read,
         "read_at": _between(holder.read_at),
-        "devices": [_device(device) for device in holder.devices],
+        "devices": [_device(device) for device in holder.devices[:devices]],
+        "more_devices": max(0, len(holder.devices) - devices),
     }
 
 

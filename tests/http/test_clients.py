@@ -60,6 +60,11 @@ async def test_clients_are_listed_as_they_are(tour: Site) -> None:
     rows = await pages(http, "/subscriptions", "subscriptions", limit=1, topic="a/b")
     assert [(row["client"], row["filter"], row["qos"]) for row in rows] == [("away", "a/+", 2), ("sensor", "a/#", 1)]
     assert [row["client"] for row in await pages(http, "/subscriptions", "subscriptions", filter="a/#")] == ["sensor"]
+    for client, filters in (("sensor", ["a/#"]), ("nobody", [])):
+        of = {"user": "c/sensor", "client": client}
+        assert [row["filter"] for row in await pages(http, "/subscriptions", "subscriptions", limit=1, **of)] == filters
+        of = {"client": client}
+        assert [row["filter"] for row in await pages(http, "/subscriptions", "subscriptions", limit=1, **of)] == filters
     assert (await http.get("/clients/nobody")).status_code == 404
     assert (await http.get("/clients", params={"after": "??"})).status_code == 422
 

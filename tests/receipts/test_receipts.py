@@ -102,6 +102,22 @@ async def test_the_ledger_tells_each_device_and_since_when(broker: Site) -> None
     assert [h["user"] for h in first["holders"] + rest["holders"]] == ["c/bob", "c/eve"]
 
 
+async def test_of_a_user_with_many_devices_some_are_told_and_all_are_counted(sites: Any) -> None:
+    async with sites(plugins={"receipts": {}}) as site:
+        for number in range(52):
+            await (await site.device("bob", f"sensor-{number:02}", 4)).subscribe("chat/#", options=1)
+        said = (await site.caller("alice").post("/conversations/chat/a/messages", json={"payload": "x"})).json()["id"]
+        for asked, told in (({}, 50), ({"devices": 2}, 2), ({"devices": 60}, 52)):
+            page = (await site.caller("alice").get(f"/messages/{said}/ledger", params=asked)).json()
+            (holder,) = page["holders"]
+            assert (len(holder["devices"]), holder["more_devices"]) == (told, 52 - told)
+            assert page["counts"]["devices"]["due"] == 52
+        phone = await site.device("alice", "phone", 5)
+        await phone.subscribe("$sync/reply/phone", options=1)
+        await phone.publish("$sync/request", json.dumps({"op": "ledger", "message": said, "devices": 3}).encode(), 1)
+        assert json.loads((await phone.message()).payload)["holders"][0]["more_devices"] == 49
+
+
 async def test_a_device_that_it_is_not_due_to_is_told_with_the_reason(sites: Any) -> None:
     async with sites(plugins={"receipts": {}}) as site:
         phone = await site.device("alice", "phone", 5)

@@ -93,6 +93,7 @@ export const followFigures = (signal, failed) =>
     strange = 0;
     if (before && now.node !== before.node) forgetFigures();
     if (before && now.time > before.time) {
+      if (history.length) history.at(-1).answer = null; // only the last one's is looked at, and each is some hundred objects
       history.push(point(now, before));
       if (history.length > KEPT) history.shift();
       for (const told of heard) told();

@@ -78,6 +78,12 @@ export const table = ({ caption, columns, key, empty = "Nothing here.", visible 
   return { element, update };
 };
 
+// A page of a list that came as a whole, and the cursor of the next one.
+export const cut = (list, at, limit) => {
+  const first = Number(at || 0);
+  return { page: list.slice(first, first + limit), next: first + limit < list.length ? String(first + limit) : null };
+};
+
 // Earlier and later pages of a list that goes by cursors; `turn(cursor)` loads one.
 export const pager = (turn) => {
   let before = [];

@@ -3,19 +3,23 @@
 import { get, post, remove } from "../lib/api.js";
 import { h, show } from "../lib/dom.js";
 import { badge, button, card, code, confirm, doing, done, field, heading, select, trouble } from "../lib/parts.js";
-import { table } from "../lib/table.js";
+import { cut, pager, table } from "../lib/table.js";
 
 const ACTIONS = ["publish", "subscribe", "receive", "history", "search"];
+const LIMIT = 50;
 const words = (text) => text.split(/[\s,]+/).filter(Boolean);
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean); // names may hold spaces and commas
 
 export const access = (place, _, signal) => {
   const wrong = trouble();
+  const pages = pager(() => load().catch(wrong.tell));
   const file = h("p", { class: "faint", hidden: true });
 
   const load = async () => {
     const found = await get("/acl/rules", {}, signal);
-    rows.update(found.rules);
+    const { page, next } = cut(found.rules, pages.at, LIMIT);
+    rows.update(page);
+    pages.update(next);
     file.hidden = !found.acl_file;
     file.textContent = `Beside them holds Mosquitto's file ${found.acl_file}.`;
   };
@@ -37,7 +41,7 @@ export const access = (place, _, signal) => {
     ],
   });
   show(place, heading("Access rules", "What one denies is denied. Once there is a rule, what none allows is denied."), wrong.element,
-    h("div", { class: "columns" }, tester(signal), adder(wrong, load)), rows.element, file);
+    h("div", { class: "columns" }, tester(signal), adder(wrong, load)), rows.element, pages.element, file);
   load().catch(wrong.tell);
 };
 

@@ -70,6 +70,7 @@ const one = (place, client, user, signal) => {
     caption: "Subscriptions", empty: "It has no subscription.", key: (row) => row.filter,
     columns: [{ name: "Filter", cell: (row) => code(row.filter) }, { name: "QoS", number: true, cell: (row) => row.qos }],
   });
+  const pages = pager(() => load().catch(wrong.tell));
   let row = null;
 
   const end = async (forget) => {
@@ -94,7 +95,7 @@ const one = (place, client, user, signal) => {
     button("Disconnect", doing(wrong, () => end(false))),
     button("End the session", doing(wrong, () => end(true)), { class: "danger" }),
     button("Ban for an hour", doing(wrong, ban), { class: "danger" }));
-  const body = h("div", { class: "columns", hidden: true }, card("Client", about, buttons), card("Subscriptions", filters.element));
+  const body = h("div", { class: "columns", hidden: true }, card("Client", about, buttons), card("Subscriptions", filters.element, pages.element));
   show(place, heading(client || "(empty)", "A client, and its session.", h("a", { href: "#/clients" }, "All clients")), wrong.element, body);
 
   const load = async () => {
@@ -115,8 +116,9 @@ const one = (place, client, user, signal) => {
       ["Session expires", row.expires_at && time(row.expires_at)],
       ["Timeline", row.durable && link("its inbox", "timeline", row.user)],
     ]));
-    const page = await get("/subscriptions", { user: row.user, limit: 500 }, signal);
-    filters.update(page.subscriptions.filter((each) => each.client === client));
+    const page = await get("/subscriptions", { user: row.user, client, after: pages.at, limit: LIMIT }, signal);
+    filters.update(page.subscriptions.filter((each) => each.client === client)); // an empty id is asked for as any
+    pages.update(page.next);
     body.hidden = false;
   };
   every(2000, signal, load, (error) => {

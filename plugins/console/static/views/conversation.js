@@ -8,10 +8,11 @@ import { concerns, line, list, marks, payload } from "../lib/message.js";
 import { button, code, doing, done, facts, field, link, select, trouble } from "../lib/parts.js";
 import { every } from "../lib/refresh.js";
 import { me } from "../lib/session.js";
-import { table } from "../lib/table.js";
+import { pager, table } from "../lib/table.js";
 import { members } from "./members.js";
 
 const PAGE = 20;
+const SUBSCRIBERS = 100;
 const WINDOW = 30_000;
 
 const newestOne = (message) =>
@@ -33,6 +34,7 @@ export const conversation = (place, topic, signal) => {
       { name: "QoS", number: true, cell: (row) => row.qos },
     ],
   });
+  const pages = pager(() => subscribers().catch(wrong.tell));
   let cursor = null;
   let began = false;
   let head = 0;
@@ -73,8 +75,12 @@ export const conversation = (place, topic, signal) => {
   };
 
   show(place, h("h2", {}, code(topic)), wrong.element, state, members(topic, signal), publisher(topic, path, wrong), newest, older, more,
-    me.operator && h("details", { ontoggle: (event) => event.target.open && subscribers().catch(wrong.tell) }, h("summary", {}, "Who is subscribed"), readers.element));
-  const subscribers = async () => readers.update((await get("/subscriptions", { topic, limit: 200 }, signal)).subscriptions);
+    me.operator && h("details", { ontoggle: (event) => event.target.open && subscribers().catch(wrong.tell) }, h("summary", {}, "Who is subscribed"), readers.element, pages.element));
+  const subscribers = async () => {
+    const page = await get("/subscriptions", { topic, after: pages.at, limit: SUBSCRIBERS }, signal);
+    readers.update(page.subscriptions);
+    pages.update(page.next);
+  };
   every(2000, signal, latest, wrong.tell);
 };
 

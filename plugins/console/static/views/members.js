@@ -7,10 +7,10 @@ import { line } from "../lib/message.js";
 import { badge, button, confirm, doing, done, field, link, select, trouble } from "../lib/parts.js";
 import { every } from "../lib/refresh.js";
 import { me } from "../lib/session.js";
-import { table } from "../lib/table.js";
+import { pager, table } from "../lib/table.js";
 
 const ROLES = ["member", "admin", "owner", "read-only"];
-const LIMIT = 100;
+const LIMIT = 50;
 
 const key = (name) => (/^[uc]\//.test(name) ? name : `u/${name}`);
 
@@ -29,6 +29,7 @@ const where = (place, signal, wrong, load) => {
 
 export const ownConversations = (signal) => {
   const wrong = trouble();
+  const pages = pager(() => load().catch(wrong.tell));
   const join = (row) => doing(wrong, async () => {
     await post(`/conversations/${part(row.topic)}/join`);
     done(`You are a member of ${row.name || row.topic}.`);
@@ -46,8 +47,12 @@ export const ownConversations = (signal) => {
       { name: "My role", cell: (row) => (row.invited ? button("Accept the invitation", join(row), { "aria-label": `Accept the invitation to ${row.name || row.topic}` }) : row.role) },
     ],
   });
-  const place = h("section", { "aria-label": "With members" }, h("h2", {}, "With members, what was active last first"), wrong.element, rows.element);
-  const load = async () => rows.update((await get("/me/conversations", { limit: LIMIT }, signal)).conversations);
+  const place = h("section", { "aria-label": "With members" }, h("h2", {}, "With members, what was active last first"), wrong.element, rows.element, pages.element);
+  const load = async () => {
+    const page = await get("/me/conversations", { after: pages.at, limit: LIMIT }, signal);
+    rows.update(page.conversations);
+    pages.update(page.next);
+  };
   where(place, signal, wrong, load);
   return place;
 };
@@ -55,6 +60,7 @@ export const ownConversations = (signal) => {
 export const members = (topic, signal) => {
   const wrong = trouble();
   const path = `/conversations/${part(topic)}`;
+  const pages = pager(() => load().catch(wrong.tell));
   const about = h("p", { class: "faint" });
   const name = h("input", { required: true, placeholder: "alice", spellcheck: "false", autocapitalize: "none" });
   const role = select(ROLES.map((one) => [one, one]));
@@ -81,12 +87,14 @@ export const members = (topic, signal) => {
       { name: "Actions", cell: (row) => button(row.user === me.user ? "Leave" : "Remove", drop(row), { class: "danger", "aria-label": `Remove ${person(row.user)}` }) },
     ],
   });
-  const place = h("details", {}, h("summary", {}, "Members"), wrong.element, about, add, rows.element);
+  const place = h("details", {}, h("summary", {}, "Members"), wrong.element, about, add, rows.element, pages.element);
   const load = async () => {
     const known = await get(`${path}/about`, {}, signal);
     about.textContent = `${known.kind}${known.name ? `, “${known.name}”` : ""}, begun ${time(known.created)} by ${person(known.creator)}`;
     add.hidden = !(me.operator || ["owner", "admin"].includes(known.mine?.role));
-    rows.update((await get(`${path}/members`, { limit: LIMIT }, signal)).members);
+    const page = await get(`${path}/members`, { after: pages.at, limit: LIMIT }, signal);
+    rows.update(page.members);
+    pages.update(page.next);
   };
   where(place, signal, wrong, load);
   return place;

@@ -8,7 +8,8 @@ import { every } from "../lib/refresh.js";
 import { me } from "../lib/session.js";
 import { pager, table } from "../lib/table.js";
 
-const PAGE = 100;
+const PAGE = 50;
+const DEVICES = 10; // of each user
 const COUNTED = 1000;
 const PAGES = 10;
 
@@ -38,7 +39,7 @@ const state = (row) =>
 const columns = [
   { name: "User", cell: (row) => [row.channel ? `${person(row.user)}, in the channel ` : person(row.user), row.channel && code(row.channel)].filter(Boolean) },
   { name: "Entry", number: true, cell: (row) => number(row.entry) },
-  { name: "Device", cell: (row) => (row.device === undefined ? h("span", { class: "faint" }, "no device") : me.operator ? link(row.device || "(empty)", "clients", row.device, row.user) : row.device) },
+  { name: "Device", cell: (row) => (row.device === undefined ? h("span", { class: "faint" }, row.more ? `${number(row.more)} more devices` : "no device") : me.operator ? link(row.device || "(empty)", "clients", row.device, row.user) : row.device) },
   { name: "Now", cell: (row) => (row.device === undefined ? "–" : connected(row.connected)) },
   { name: "State", cell: state },
   { name: "Delivered", cell: (row) => between(row.delivered) },
@@ -46,9 +47,11 @@ const columns = [
   { name: "Read by user", cell: (row) => (row.read ? [badge("read", "good"), " ", row.read_at ? between(row.read_at) : ""] : "no") },
 ];
 
-// A row for each device, and one for who has none.
+// A row for each device that is told of, one for those beside them, and one for who has none.
 const flat = (holders) =>
-  holders.flatMap(({ devices, ...holder }) => (devices.length ? devices.map((device) => ({ ...holder, ...device })) : [holder]));
+  holders.flatMap(({ devices, more_devices: more, ...holder }) => [
+    ...(devices.length ? devices.map((device) => ({ ...holder, ...device })) : [holder]), ...(more ? [{ ...holder, more }] : []),
+  ]);
 
 const steps = () => {
   const found = STEPS.map(([name, words]) => ({ name, value: h("strong", {}, "–"), of: h("span", {}), bar: h("i", { class: "filled" }), words }));
@@ -71,7 +74,7 @@ export const ledger = (message, signal) => {
   const tiles = steps();
   const more = h("p", { class: "faint" });
   const silent = h("p", { class: "trouble", hidden: true });
-  const rows = table({ caption: "Who has it, device by device", columns, key: (row) => `${row.user}\n${row.channel}\n${row.device}`, empty: "It is in nobody's inbox." });
+  const rows = table({ caption: "Who has it, device by device", columns, key: (row) => `${row.user}\n${row.channel}\n${row.device}\n${Boolean(row.more)}`, empty: "It is in nobody's inbox." });
   const pages = pager(() => page().catch(wrong.tell));
   const count = button("Count again", doing(wrong, () => counted()), { hidden: true });
   const off = h("p", { class: "empty", hidden: true }, "Who has a message is told by the plugin receipts, which is not on (docs/receipts.md).");
@@ -109,7 +112,7 @@ export const ledger = (message, signal) => {
     } while (after && left);
   };
   const page = async () => {
-    const found = await get(`${path}/ledger`, { after: pages.at, limit: PAGE }, signal);
+    const found = await get(`${path}/ledger`, { after: pages.at, limit: PAGE, devices: DEVICES }, signal);
     rows.update(flat(found.holders));
     pages.update(found.next);
     unanswered(found.silent);

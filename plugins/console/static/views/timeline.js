@@ -6,13 +6,20 @@ import { number } from "../lib/format.js";
 import { badge, card, connected, field, heading, link, trouble } from "../lib/parts.js";
 import { every } from "../lib/refresh.js";
 import { me } from "../lib/session.js";
-import { table } from "../lib/table.js";
+import { pager, table } from "../lib/table.js";
 import { lanes } from "./timeline_lanes.js";
 
 const USERS = 100;
+const DEVICES = 12; // lanes of the picture, and rows below it
+const FILTERS = 10;
 
 // A user key as it is typed: u/alice is alice.
 const plain = (user) => (user.startsWith("u/") ? user.slice(2) : user);
+
+const filters = (row) => {
+  const rest = row.subscriptions.length - FILTERS;
+  return [h("code", {}, row.subscriptions.slice(0, FILTERS).map((one) => one.filter).join("  ")), rest > 0 && h("small", {}, ` and ${number(rest)} more`)].filter(Boolean);
+};
 
 export const timeline = (place, [asked], signal) => {
   const wrong = trouble();
@@ -25,9 +32,10 @@ export const timeline = (place, [asked], signal) => {
       { name: "Offset", number: true, cell: (row) => number(row.offset) },
       { name: "Inbox head", number: true, cell: (row) => number(row.head) },
       { name: "Lag", number: true, cell: (row) => (row.lag ? badge(number(row.lag), "warn") : row.lag === null ? "–" : "0") },
-      { name: "Filters", cell: (row) => h("code", {}, row.subscriptions.map((one) => one.filter).join("  ")) },
+      { name: "Filters", cell: filters },
     ],
   });
+  const turning = h("div");
   let following = new AbortController();
   signal.addEventListener("abort", () => following.abort());
 
@@ -38,11 +46,16 @@ export const timeline = (place, [asked], signal) => {
     show(picture, drawn.element);
     if (me.operator) history.replaceState(null, "", `#/timeline/${encodeURIComponent(user)}`);
     const of = me.operator ? { user } : {};
-    every(1000, following.signal, async () => {
-      const [inbox, devices] = await Promise.all([get("/inbox", { ...of, limit: drawn.shown }, following.signal), get("/devices", of, following.signal)]);
+    const { signal: followed } = following;
+    const load = async () => {
+      const [inbox, devices] = await Promise.all([get("/inbox", { ...of, limit: drawn.shown }, followed), get("/devices", { ...of, after: pages.at, limit: DEVICES }, followed)]);
       drawn.update(inbox, devices.devices.filter((one) => one.offset !== null));
       rows.update(devices.devices);
-    }, wrong.tell);
+      pages.update(devices.next);
+    };
+    const pages = pager(() => load().catch((error) => error.name === "AbortError" || wrong.tell(error)));
+    show(turning, pages.element);
+    every(1000, followed, load, wrong.tell);
   };
 
   const names = h("datalist", { id: unique("users") });
@@ -53,7 +66,7 @@ export const timeline = (place, [asked], signal) => {
   show(place,
     heading("Timelines", "A publish is appended to its conversation in the store, and to the inbox of each user that it is due to. Each device reads the inbox from its own offset.",
       me.operator && h("form", { onsubmit: (event) => { event.preventDefault(); chosen(); } }, field("User", who), names)),
-    wrong.element, picture, card("Devices", rows.element));
+    wrong.element, picture, card("Devices", rows.element, turning));
   if (!me.operator) {
     follow(me.user);
     return;
