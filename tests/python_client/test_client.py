@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +15,8 @@ import pytest
 from tideline_client import Client, Message, Outgoing, Receipt, RequestFailed
 
 from tests.http.conftest import Site, site
-from tests.support.until import until
+from tests.support.laws_process import ROOT
+from tests.support.until import PATIENCE, until
 
 PLUGINS: dict[str, Any] = {"receipts": {"resolution_seconds": 0.05}}
 
@@ -242,12 +246,15 @@ async def test_what_the_broker_ends_the_connection_for_is_found_and_the_rest_goe
             phone.client.subscribe("a/#/b")
 
 
-async def test_the_example_in_the_readme_runs(broker: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (Path(__file__).parents[2] / "clients" / "python" / "README.md").read_text(encoding="utf-8")
-    program = text.split("```python\n")[1].split("```")[0].replace("1883", str(broker.address[1]))
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    await asyncio.to_thread(exec, program, names)
-    client: Client = names["client"]
-    await until(lambda: [message.text for message in client.store.history("chat/kitchen", 5)] == ["dinner is ready"])
-    await asyncio.to_thread(client.stop)
+async def test_the_example_in_the_readme_runs(broker: Site, tmp_path: Path) -> None:
+    text = (ROOT / "clients/python/README.md").read_text(encoding="utf-8")
+    (tmp_path / "app.py").write_text(text.split("```python\n")[1].split("```")[0].replace("1883", str(broker.address[1])))
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "clients/python"), "PYTHONUNBUFFERED": "1"}
+    pipe = subprocess.PIPE
+    run = await asyncio.create_subprocess_exec(sys.executable, "app.py", cwd=tmp_path, env=environ, stdin=pipe, stdout=pipe)
+    assert run.stdout is not None
+    while (line := await asyncio.wait_for(run.stdout.readline(), PATIENCE)) != b"c/phone dinner is ready\n":
+        assert line, "it ended before its message came"  # else it is a receipt, or the history
+    await asyncio.wait_for(run.communicate(b"\n"), PATIENCE)
+    assert run.returncode == 0
+    assert await broker.server.storage.conversation_bounds("chat/kitchen") == (1, 1)

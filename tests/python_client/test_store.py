@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,12 @@ def test_the_file_is_one_client_s_within_a_process(tmp_path: Path) -> None:
     second = Store(path)
     assert [message.key for message in second.waiting()] == ["key"]
     second.close()
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    diary = tmp_path / "diary.txt"
+    diary.write_text("dear diary")
+    for path, words in ((tmp_path / "nowhere" / "phone.db", "unable to open database file"), (diary, "file is not a database")):
+        with pytest.raises(sqlite3.DatabaseError, match=f"^{re.escape(f'store {str(path)!r}: {words}')}$"):
+            Store(path)
+    assert diary.read_text() == "dear diary"

@@ -30,20 +30,24 @@ _FIELDS = "id, topic, seq, sender, time, payload"
 
 
 class Store:
-    """``path``: a file, or ``:memory:``. Raises `StoreInUse` where another client has it open."""
+    """``path``: a file, or ``:memory:``. Raises `StoreInUse` where another client has it open, and
+    `sqlite3.DatabaseError` where it cannot be opened, or is another kind of file."""
 
     def __init__(self, path: str | Path) -> None:
         self._lock = threading.RLock()
-        self._connection = sqlite3.connect(path, _PATIENCE, check_same_thread=False, isolation_level=None)
         settings = "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL"
         try:
-            self._connection.executescript(f"{settings}; {_SCHEMA}")
-        except sqlite3.OperationalError as error:
-            self._connection.close()
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            self._connection = sqlite3.connect(path, _PATIENCE, check_same_thread=False, isolation_level=None)
+            try:
+                self._connection.executescript(f"{settings}; {_SCHEMA}")
+            except BaseException:
+                self._connection.close()
                 raise
-            what = "another client has it open: stop that one, or give this one a file of its own"
-            raise StoreInUse(f"store {str(path)!r}: {what}") from error
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                what = "another client has it open: stop that one, or give this one a file of its own"
+                raise StoreInUse(f"store {str(path)!r}: {what}") from error
+            raise type(error)(f"store {str(path)!r}: {error}") from error
 
     def close(self) -> None:
         """Close the file."""
