@@ -210,7 +210,7 @@ def test_every_number_has_a_term_of_its_own_that_fts5_takes_whole() -> None:
     db.close()
 
 
-@pytest.mark.parametrize(("layout", "tables"), enumerate(EARLIER_TABLES))
+@pytest.mark.parametrize(("layout", "tables"), list(enumerate(EARLIER_TABLES)))
 async def test_an_index_with_earlier_tables_is_in_use_until_it_is_rebuilt(
     path: Path, monkeypatch: pytest.MonkeyPatch, layout: int, tables: tuple[str, ...]
 ) -> None:
@@ -339,7 +339,7 @@ async def test_a_burst_that_stands_seconds_behind_its_time(path: Path, monkeypat
     check_file(path)
 
 
-async def test_messages_on_two_devices_of_one_name_tell_it(engine: Fts5Engine) -> None:
+async def test_a_hit_tells_the_device_that_sent_it(engine: Fts5Engine) -> None:
     sent = [_document(n)._replace(sender=f"u/{n % 2}", device=("phone", "")[n % 3 == 0]) for n in range(1, 9)]
     await engine.index(sent, {0: 8})
     found = (await engine.search(Query(q="common"))).hits
