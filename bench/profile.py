@@ -131,7 +131,9 @@ def innermost(stacks: Stacks, top: int) -> str:
 def main() -> None:
     """The command."""
     known = {
-        shape.name: shape for shape in SHAPES if any(row.figure == "rate" for row in shape.rows) or shape.load == "latency"
+        shape.name: shape
+        for shape in SHAPES
+        if any(row.figure == "rate" for row in shape.rows) or shape.load in ("latency", "many")
     }
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__)
     parser.add_argument("shape", choices=known)
