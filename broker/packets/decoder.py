@@ -60,6 +60,9 @@ _FROM_SERVER: Final = frozenset(
     }
 )
 
+_LARGE: Final = 4096
+"""Bytes of a piece that is worth an object of its own."""
+
 _known_topics: Final[dict[bytes, str]] = {}
 """Topic names that were decoded and validated, by their bytes. One for all connections, so that a topic is one str object in
 the process and an idle connection pays nothing for it. Emptying it costs only time."""
@@ -87,7 +90,7 @@ class Decoder:
     stream.
     """
 
-    __slots__ = ("_from_client", "_partial", "_wanted", "error", "max_packet_size", "role", "version")
+    __slots__ = ("_from_client", "_kept", "_more", "_partial", "_wanted", "error", "max_packet_size", "role", "version")
 
     def __init__(
         self, role: Literal["server", "client"] = "server", *, version: int = 0, max_packet_size: int = MAX_PACKET_SIZE
@@ -97,27 +100,29 @@ class Decoder:
         self.max_packet_size = max_packet_size
         self.error: ProtocolViolation | None = None
         self._from_client = role == "server"
-        self._partial: bytes | bytearray = b""
+        self._partial = b""
+        self._more: list[bytes | bytearray] | None = None
+        """What came of a packet behind its first piece: None for most, so that an idle connection pays nothing for it."""
+        self._kept = 0
         self._wanted = 0
 
     @property
     def buffered(self) -> int:
         """Bytes kept of a packet that is not complete."""
-        return len(self._partial)
+        return self._kept
 
     def feed(self, data: bytes) -> list[Packet]:
         """The packets that ``data`` completes, in order; [] for ever once ``error`` is set."""
         if self.error is not None:
             return []
-        if self._partial:
-            if len(self._partial) + len(data) < self._wanted:
-                # A bytearray, because it grows in place: a large packet in small pieces costs its own size once.
-                if isinstance(self._partial, bytes):
-                    self._partial = bytearray(self._partial)
-                self._partial += data
+        if self._kept:
+            self._kept += len(data)
+            if self._kept < self._wanted:
+                self._keep(data)
                 return []
-            data = b"".join((self._partial, data))
-            self._partial = b""
+            more = self._more
+            data = self._partial + data if more is None else b"".join((self._partial, *more, data))
+            self._partial, self._more, self._kept = b"", None, 0
         packets: list[Packet] = []
         try:
             at = self._decode(data, packets)
@@ -126,7 +131,20 @@ class Decoder:
         else:
             if at < len(data):
                 self._partial = data[at:]
+                self._kept = len(data) - at
         return packets
+
+    def _keep(self, data: bytes) -> None:
+        """One more piece of a packet. Large ones stay as they are until all are there; small ones go to one that grows in
+        place, or a packet in many of them would cost many times its size."""
+        if self._more is None:
+            self._more = []
+        if len(data) >= _LARGE:
+            self._more.append(data)
+        elif self._more and isinstance(last := self._more[-1], bytearray):
+            last += data
+        else:
+            self._more.append(bytearray(data))
 
     def _decode(self, data: bytes, packets: list[Packet]) -> int:
         """Append the complete packets in ``data``; returns where the first incomplete one starts.

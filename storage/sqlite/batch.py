@@ -7,7 +7,7 @@ fill both tables, took twice SQLite's time for each message.
 
 The driver hands integers, text and `bytearray` to SQLite as they are. For `bytes` and None it first looks for an adapter,
 which costs more than all other values of the row together (1.3 microseconds a row, so 0.65): the rows of messages and
-inboxes have neither.
+inboxes have neither, but for payloads that are so large that a copy costs more.
 
 So that it could take back a statement that fails half-way, SQLite copies each page before the statement changes it. Nobody
 needs that here: whoever writes rolls back all of the transaction, or to a savepoint. ``OR FAIL`` does without, which is a tenth

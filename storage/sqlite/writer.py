@@ -71,6 +71,8 @@ _RECALL = """
 """
 _UNRETAIN = "DELETE FROM retained WHERE id IN (SELECT value FROM json_each(?)) AND topic = ?"
 _NOTHING: Final = bytearray()
+_LARGE: Final = 8192
+"""Bytes of a payload whose copy costs more than what the driver does for a value that is `bytes` (`storage.sqlite.batch`)."""
 
 ROW: Final = 256
 """Bytes counted for a message beside its payload, and for an inbox entry, with their places in the indexes."""
@@ -410,7 +412,7 @@ class GroupWriter:
             1 if message.retain else 0,
             message.expires,
             bytearray(message.properties) if message.properties else _NOTHING,
-            bytearray(message.payload),
+            bytearray(message.payload) if len(message.payload) < _LARGE else message.payload,
         )
         recipients = op.recipients
         if not recipients:
