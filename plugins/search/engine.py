@@ -149,6 +149,11 @@ class Results:
 class Writer(Protocol):
     """The writing half of an engine, and an index that is being rebuilt."""
 
+    @property
+    def ahead(self) -> int:
+        """How many calls of `index` may be under way at once. They are carried out in their order, and end so; where one fails,
+        those after it fail too, and nothing else may be called before all of them have ended."""
+
     async def positions(self) -> Positions:
         """How far each writer's messages are indexed; of a writer that is not named, none are. Maybe `EARLIER` alone."""
 

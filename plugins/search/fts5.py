@@ -201,6 +201,11 @@ class Fts5Engine(Fts5Searcher):
         self._db = self._live = self._rebuild = None
         self._lock.release()
 
+    @property
+    def ahead(self) -> int:
+        """One after the other: they'd wait for the same thread."""
+        return 1
+
     async def positions(self) -> Positions:
         """The positions of the live index."""
         return await self._write(lambda: self._generation().positions())
@@ -272,6 +277,11 @@ class _Fts5Rebuild:
         if self._filling is None:
             raise SearchError("the rebuild is over")
         return self._filling
+
+    @property
+    def ahead(self) -> int:
+        """One after the other: they'd wait for the same thread."""
+        return 1
 
     async def positions(self) -> Positions:
         """The positions of the new index."""

@@ -4,6 +4,8 @@
   crash leaves no hole, and a message that comes again is not added again.
 - It is only ever woken (`Indexer.notify`): commits never wait for it. It gathers for a moment, reads a bounded page, lets
   the engine's thread do the work, and then rests for as long as its share of the time allows (`plugins.search.pace`).
+- An engine that is a server is given the next pages while it works on one (`plugins.search.feed`). Everything but a page waits
+  until none is under way.
 - Removals take their place between two pages, because a page that was read before the removal must be
   indexed before it.
 - A comparison with the store goes page by page too, between the others.
@@ -24,9 +26,10 @@ from contextlib import suppress
 from typing import Protocol
 
 from plugins.edit_rows import Rows, taken_by
-from plugins.follower import Follower, next_move, passed
+from plugins.follower import Read, next_move, passed
 from plugins.search.compare import HIGHEST, Comparison, documents
 from plugins.search.engine import EARLIER, Engine, Positions, SearchError, SearchUnavailable
+from plugins.search.feed import Feed
 from plugins.search.pace import Pace
 from plugins.search.recalled import recalled_by
 from plugins.search.reindex import Reindex, Report, watched
@@ -89,7 +92,7 @@ class Indexer:
         self._opened = opened
         self._follows = follow
         self._on_moved = moved
-        self._follower: Follower | None = None
+        self._feed: Feed | None = None
         self._known_ends: dict[int, int] = {}
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -129,7 +132,7 @@ class Indexer:
     @property
     def positions(self) -> Positions:
         """How far each writer's messages are searchable; nothing before it has begun."""
-        return {} if self._follower is None else self._follower.positions
+        return {} if self._feed is None else self._feed.positions
 
     def notify(self, messages: int = 1, through: int = 0) -> None:
         """Messages were committed. Costs next to nothing and never waits.
@@ -238,6 +241,8 @@ class Indexer:
             for comparison in self._comparisons:
                 comparison.done.cancel()
             await self._abandon()
+            if self._feed is not None:
+                await self._feed.end()
 
     def _failed(self, error: Exception, wait: float) -> None:
         self.errors += 1
@@ -265,10 +270,12 @@ class Indexer:
         """One page of each thing that is to be done; whether there is more."""
         if not self.writes and not await self._turn():
             return False
-        if self._follower is None:
+        if self._feed is None:
             await self._begin()
         started = time.monotonic()
         more = await self._follow() if self._follows else False
+        if self._feed is not None and self._has_other_work():
+            await self._feed.settle()
         await self._remove()
         more = await self._reconcile() or more
         more = await self._compare() or more
@@ -279,20 +286,23 @@ class Indexer:
             await self._pause(self._pace.rest(now, now - started, self._batch))
         return more
 
+    def _has_other_work(self) -> bool:
+        return bool(self._removals or self._comparisons or self._asked or self._reindex) or self._reconcile_after is not None
+
     async def _turn(self) -> bool:
         """Whether it is this indexer's turn from now on; else take the other one's positions over."""
         assert self._may is not None
         if await self._may():
             # What the other one has indexed since this one opened the index is read anew.
-            self.writes, self._follower, self._opened = True, None, False
+            self.writes, self._feed, self._opened = True, None, False
             return True
         if not self._opened:
             await self._engine.open()
             self._opened = True
         self._notified = 0
-        follower = Follower(self._source, await self._engine.positions(), self._known_ends)
-        if self._follower is None or follower.positions != self._follower.positions:
-            self._follow_on(follower)
+        positions = await self._engine.positions()
+        if self._feed is None or positions != self._feed.positions:
+            self._follow_on(positions)
         return False
 
     async def _begin(self) -> None:
@@ -308,7 +318,7 @@ class Indexer:
             self._rebuild_unasked("is ahead of the store, which was replaced")
         elif self._engine.stale:
             self._rebuild_unasked("was made by another tokeniser")
-        self._follow_on(Follower(self._source, positions, self._known_ends))
+        self._follow_on(positions)
         if any(end > positions.get(number, 0) for number, end in tails.items()):
             self.notify()
 
@@ -326,9 +336,9 @@ class Indexer:
         done.add_done_callback(lambda done: None if done.cancelled() else done.exception())  # already logged
         self._asked.append((done, lambda progress: None))
 
-    def _follow_on(self, follower: Follower) -> None:
-        """Go on with other positions, and tell who waits for them."""
-        self._follower = follower
+    def _follow_on(self, positions: Positions) -> None:
+        """Go on behind other positions, with no page under way, and tell who waits for them."""
+        self._feed = Feed(self._source, self._engine, positions, self._known_ends, taken=self._taken, ended=self._wake.set)
         self._tell_moved()
 
     def _tell_moved(self) -> None:
@@ -338,20 +348,33 @@ class Indexer:
 
     async def _follow(self) -> bool:
         """Index the next page of the writers' tails."""
-        assert self._follower is not None
+        assert self._feed is not None
+        await self._feed.room()
         notified = self._notified
-        page, positions = await self._follower.read(self._batch, self._page_bytes)
-        if page:
-            gone = {*await self._recalled(page), *await self._superseded(page)}
+        page = await self._feed.read(self._batch, self._page_bytes)
+        messages = page.read.messages
+        if messages:
+            gone = {*await self._recalled(messages), *await self._superseded(messages)}
             # Before the positions pass those that say so, or a crash between the two would leave it for ever.
             await self._delete(gone)
-            shown = [message for message in page if message.id not in gone]
-            await self._engine.index(await asyncio.to_thread(documents, shown), positions)
+            shown = [message for message in messages if message.id not in gone]
+            self._feed.give(page, await asyncio.to_thread(documents, shown))
             self._wake.set()  # only an empty page is the end
-        if self._follower.take(positions):
-            self._tell_moved()
-        self._count(page, notified)
-        return self._follower.more or len(page) == self._batch
+            await self._feed.room()
+        elif self._feed.idle:  # else looked at again behind those under way
+            if self._feed.pass_over(page):
+                self._tell_moved()
+            # Whatever was announced before a page that came back empty is in the index.
+            self._notified -= notified
+            self._oldest = _now()
+            self._on_moved()
+        return self._feed.more or len(messages) == self._batch
+
+    def _taken(self, read: Read) -> None:
+        """The engine has a page."""
+        self._notified = max(1, self._notified - len(read.messages))
+        self._oldest = read.messages[-1].time
+        self._tell_moved()
 
     async def _recalled(self, page: list[Message]) -> list[int]:
         """What the messages of a page have recalled: the store has it no more, or without its content."""
@@ -376,6 +399,8 @@ class Indexer:
 
     async def _delete(self, gone: Collection[int]) -> None:
         if gone:
+            assert self._feed is not None
+            await self._feed.settle()
             await self._engine.delete(gone)
             if self._reindex is not None:
                 await self._reindex.delete(gone)
@@ -386,16 +411,6 @@ class Indexer:
         if self._purges:
             self._purges = await self._engine.purge()
         return self._purges
-
-    def _count(self, page: list[Message], notified: int) -> None:
-        """Keep the lag. Whatever was announced before a page that came back empty is in the index."""
-        if page:
-            self._notified = max(1, self._notified - len(page))
-            self._oldest = page[-1].time
-        else:
-            self._notified -= notified
-            self._oldest = _now()
-            self._on_moved()
 
     async def _remove(self) -> None:
         while self._removals:
@@ -457,7 +472,7 @@ class Indexer:
         except Exception as error:
             await self._abandon(error)
             raise
-        self._follow_on(Follower(self._source, work.positions, self._known_ends))
+        self._follow_on(work.positions)
         self._reindex, self._purges = None, True
         work.finish()
         return bool(self._asked)
@@ -468,8 +483,7 @@ class Indexer:
         if not self._asked:
             return None
         rebuild = await self._engine.rebuild()
-        follower = Follower(self._source, {}, self._known_ends)
-        self._reindex = Reindex(follower, rebuild, self._superseded, *self._asked.popleft())
+        self._reindex = Reindex(self._source, self._known_ends, rebuild, self._superseded, *self._asked.popleft())
         return self._reindex
 
     async def _abandon(self, error: BaseException | None = None) -> None:

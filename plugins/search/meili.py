@@ -30,6 +30,7 @@ from plugins.search.engine import (
     decode_cursor,
     encode_cursor,
 )
+from plugins.search.meili_chain import AHEAD
 from plugins.search.meili_index import Index, digest, quoted
 from plugins.search.meili_server import MeiliServer, Refused
 from plugins.search.meili_text import needs_a_look, query_text, sent
@@ -66,6 +67,11 @@ class MeiliEngine:
     def away(self) -> str:
         """Why the server does not answer; empty while it does."""
         return self._server.away
+
+    @property
+    def ahead(self) -> int:
+        """The server is never without a task while there is something to do."""
+        return AHEAD
 
     async def open(self) -> None:
         """Make what is missing, apply the settings, read the conversations."""
@@ -247,6 +253,11 @@ class _MeiliRebuild:
         if self._filled is None:
             raise SearchError("the rebuild is over")
         return self._filled
+
+    @property
+    def ahead(self) -> int:
+        """As for the live index."""
+        return AHEAD
 
     async def positions(self) -> Positions:
         """The positions of the new index."""

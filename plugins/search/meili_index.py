@@ -1,15 +1,18 @@
 """One index of a Meilisearch server: its settings, its messages, and our own documents in it.
 
-Beside the messages an index has documents of our own, which no search finds: ``state`` has the positions and the tokeniser's
-version, and one for each conversation its name. They live beside what they describe, so that a server that lost its data is
-filled again, and they come in one task with the messages, which the server carries out as a whole: after a crash of either side
-the positions say what is there. Messages carry ids, so one that comes again replaces itself.
+Beside the messages an index has documents of our own, which no search finds: some have the positions and the tokeniser's
+version (`plugins.search.meili_chain`), and one for each conversation its name. They live beside what they describe, so that a
+server that lost its data is filled again, and they come in one task with the messages, which the server carries out as a whole:
+after a crash of either side the positions say what is there. Messages carry ids, so one that comes again replaces itself.
+
+Tasks are queued one at a time, so that the server has them in the order of the calls, in which it carries them out.
 
 Names of topics and users may be too long to filter by, so filters use digests of them.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import json
@@ -20,7 +23,8 @@ from typing import Any
 import meilisearch
 from meilisearch.models.task import TaskInfo
 
-from plugins.search.engine import EARLIER, MAX_TOTAL, Document, Positions
+from plugins.search.engine import MAX_TOTAL, Document, Positions
+from plugins.search.meili_chain import AHEAD, IDS, Chain, Link, stand
 from plugins.search.meili_server import MeiliServer, Refused
 from plugins.search.meili_text import grams
 from plugins.search.terms import ONE_TYPO, TWO_TYPOS
@@ -30,7 +34,7 @@ log = logging.getLogger("tideline.search")
 
 SETTINGS: dict[str, Any] = {
     "searchableAttributes": ["grams"],
-    "displayedAttributes": ["id", "topic", "seq", "user", "device", "ts", "grams", "position", "tokeniser"],
+    "displayedAttributes": ["id", "topic", "seq", "user", "device", "ts", "grams", "position", "run", "task", "tokeniser"],
     "filterableAttributes": ["id", "conversation", "sender", "seq", "ts", "own"],
     "sortableAttributes": ["ts"],
     # What is found as written comes before what is found through typos, also when sorted by time; recency breaks ties.
@@ -64,7 +68,10 @@ class Index:
         self.tokeniser = TOKENISER
         self.topics: set[str] = set()
         self.unsaved: set[str] = set()
-        """Topics whose document is not known to be there."""
+        """Topics whose document was not sent, or may not have come to be there."""
+        self._chain = Chain()
+        self._turn = asyncio.Lock()
+        self._room = asyncio.Semaphore(AHEAD)
 
     async def create(self) -> None:
         """Make the index where it is missing, and apply the settings."""
@@ -91,52 +98,76 @@ class Index:
             asked = {"filter": "own = 1", "offset": offset, "limit": _PAGE}
             page = await self._server.call(lambda client, asked=asked: client.index(self.uid).get_documents(asked))  # type: ignore[misc]
             for document in map(dict, page.results):
-                if document["id"] == "state":
-                    self.tokeniser = int(document["tokeniser"])
-                else:
+                if "topic" in document:
                     self.topics.add(document["topic"])
+                elif "tokeniser" in document:
+                    self.tokeniser = int(document["tokeniser"])
             offset += _PAGE
             if offset >= page.total:
                 return
 
     async def positions(self) -> Positions:
-        """What ``state`` says now. The numbers are text, since the server would round them."""
-        asked = {"filter": 'id = "state"', "limit": 1}
+        """How far everything is indexed, as our documents tell now."""
+        asked = {"filter": f"id IN [{quoted(IDS)}]", "limit": len(IDS)}
         page = await self._server.call(lambda client: client.index(self.uid).get_documents(asked))
-        for document in map(dict, page.results):
-            said = json.loads(document["position"])
-            if isinstance(said, dict):
-                return {int(number): id for number, id in said.items()}
-            return {EARLIER: said} if said else {}
-        return {}
+        return stand(map(dict, page.results))
 
     async def index(self, batch: Sequence[Document], positions: Positions) -> None:
-        """Add messages, new conversations and the positions, in one task where the server takes them all."""
+        """Add messages, new conversations and the positions, in one task where the server takes them all.
+
+        May be called again before it has returned. Calls end in their order, and fail where one before them has.
+        """
         # Known before their messages can be found: nobody is asked about a conversation too late.
         fresh = {document.topic for document in batch} - self.topics
         self.topics |= fresh
-        self.unsaved |= fresh
-        unsaved = sorted(self.unsaved)
-        own: list[dict[str, Any]] = [{"id": f"t{digest(topic)}", "own": 1, "topic": topic} for topic in unsaved]
-        own.append({"id": "state", "own": 1, "position": json.dumps(dict(positions)), "tokeniser": self.tokeniser})
+        unsaved, self.unsaved = sorted(self.unsaved | fresh), set()
+        named = [{"id": f"t{digest(topic)}", "own": 1, "topic": topic} for topic in unsaved]
         try:
-            await self._send(batch, own)
-        except Refused as error:
-            if not batch:
-                raise
-            await self._apart(batch, error)
-            await self._send([], own)
-        self.unsaved -= set(unsaved)
+            async with self._room:
+                await self._linked(batch, named, positions)
+        except BaseException:
+            self.unsaved.update(unsaved)
+            raise
 
-    async def _send(self, batch: Sequence[Document], own: Sequence[dict[str, Any]]) -> None:
-        """One task. Documents become lines in the worker thread, one at a time, so that the event loop goes on meanwhile."""
+    async def _linked(self, batch: Sequence[Document], named: Sequence[dict[str, Any]], positions: Positions) -> None:
+        link: Link | None = None
+        succeeded = False
+        try:
+            try:
+                async with self._turn:
+                    link = self._chain.begin(positions)
+                    task = await self._queue(batch, [*named, *self._stand(link)])
+                await self._chain.before(link)
+                await self._server.finish(task)
+            except Refused as error:
+                if link is None or not batch:
+                    raise
+                await self._apart(batch, error)
+                await self._send([], [*named, *self._stand(link)])
+            await self._chain.before(link)
+            succeeded = True
+        finally:
+            if link is not None:
+                self._chain.end(link, succeeded)
+
+    def _stand(self, link: Link) -> list[dict[str, Any]]:
+        return [{**document, "tokeniser": self.tokeniser} for document in self._chain.documents(link)]
+
+    async def _queue(self, batch: Sequence[Document], own: Sequence[dict[str, Any]]) -> int:
+        """Queue one task; its id. Documents become lines in the worker thread, one at a time: the event loop goes on."""
 
         def add(client: meilisearch.Client) -> TaskInfo:
             made = itertools.chain(map(_fields, batch), own)
             lines = [json.dumps(document, ensure_ascii=False) for document in made]
             return client.index(self.uid).add_documents_ndjson("\n".join(lines).encode(), "id")
 
-        await self._server.run(add)
+        return (await self._server.call(add)).task_uid
+
+    async def _send(self, batch: Sequence[Document], own: Sequence[dict[str, Any]]) -> None:
+        """One task, to its end."""
+        async with self._turn:
+            task = await self._queue(batch, own)
+        await self._server.finish(task)
 
     async def _apart(self, batch: Sequence[Document], error: Refused) -> None:
         """One message that cannot be indexed must not keep out the others: halve the batch until it is alone."""
@@ -165,7 +196,9 @@ class Index:
             await self._delete(old)
 
     async def _delete(self, what: str) -> None:
-        await self._server.run(lambda client: client.index(self.uid).delete_documents(filter=what))
+        async with self._turn:
+            info = await self._server.call(lambda client: client.index(self.uid).delete_documents(filter=what))
+        await self._server.finish(info.task_uid)
 
 
 def _fields(document: Document) -> dict[str, Any]:

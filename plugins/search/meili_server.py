@@ -28,6 +28,8 @@ T = TypeVar("T")
 log = logging.getLogger("tideline.search")
 
 _FIRST_LOOK, _SELDOM_LOOK = 0.01, 0.5
+_LATE = 0.1
+"""How much later than it ended a task is seen to have, as a part of what it took."""
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 1.0, 30.0
 _SEARCHING, _WRITING = 4, 2
 _WAITING = 64
@@ -92,10 +94,10 @@ class MeiliServer:
 
         Raises `Refused` where its contents made it fail, and `SearchUnavailable` where it ended in any other way but success.
         """
-        wait = _FIRST_LOOK
+        began = time.monotonic()
         while (task := await self._look(uid)) is None or task.status in ("enqueued", "processing"):
-            await asyncio.sleep(wait if task is not None else _FIRST_BACKOFF)
-            wait = min(_SELDOM_LOOK, wait * 1.5)
+            waited = time.monotonic() - began
+            await asyncio.sleep(min(_SELDOM_LOOK, max(_FIRST_LOOK, waited * _LATE)) if task is not None else _FIRST_BACKOFF)
         if task.status == "succeeded":
             return
         error = task.error or {}

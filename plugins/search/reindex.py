@@ -7,13 +7,15 @@ store, it takes the live one's place.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
-from plugins.follower import Follower
+from plugins.follower import Read
 from plugins.search.compare import documents
 from plugins.search.engine import Positions, Rebuild, SearchError
+from plugins.search.feed import Feed
+from storage.interface import Tails
 from storage.records import Message
 
 
@@ -65,7 +67,8 @@ class Reindex:
 
     def __init__(
         self,
-        follower: Follower,
+        source: Tails,
+        known_ends: Mapping[int, int],
         rebuild: Rebuild,
         superseded: Callable[[list[Message]], Awaitable[list[int]]],
         done: asyncio.Future[int],
@@ -73,34 +76,46 @@ class Reindex:
     ) -> None:
         self.done = done
         self._superseded = superseded
-        self._follower = follower
+        self._feed = Feed(source, rebuild, {}, known_ends, taken=self._taken)
         self._rebuild = rebuild
         self._report = report
         self._first = 0
-        self._messages = 0
+        self._messages = self._told = 0
 
     @property
     def positions(self) -> Positions:
-        """Up to where each writer's messages were read."""
-        return self._follower.positions
+        """Up to where each writer's messages are in the new index."""
+        return self._feed.positions
 
     async def step(self, limit: int, max_bytes: int) -> bool:
         """Read one page; whether there is more. With none left, the new index is in use."""
-        messages, positions = await self._follower.read(limit, max_bytes)
-        if messages or positions != self.positions:
-            await self._rebuild.index(await asyncio.to_thread(documents, messages), positions)
-        if messages:
-            await self._rebuild.delete(await self._superseded(messages))
-        self._follower.take(positions)
-        if messages:
-            self._first = min(self._first or messages[0].id, messages[0].id)
-            self._messages += len(messages)
-            self._tell(await self._follower.tails())
-            return True
-        await self._rebuild.swap()
-        return False
+        page = await self._feed.read(limit, max_bytes)
+        if not page.read.messages:
+            await self._feed.settle()
+            if page.read.positions != self.positions:
+                self._feed.give(page, [])
+                await self._feed.settle()
+            await self._tell()
+            await self._rebuild.swap()
+            return False
+        old = {*await self._superseded(page.read.messages)}
+        await self.delete(old)
+        shown = [message for message in page.read.messages if message.id not in old]
+        self._feed.give(page, await asyncio.to_thread(documents, shown))
+        await self._feed.room()
+        await self._tell()
+        return True
 
-    def _tell(self, tails: Positions) -> None:
+    def _taken(self, read: Read) -> None:
+        if read.messages:
+            self._first = min(self._first or read.messages[0].id, read.messages[0].id)
+            self._messages += len(read.messages)
+
+    async def _tell(self) -> None:
+        if self._messages == self._told:
+            return
+        self._told = self._messages
+        tails = await self._feed.tails()
         way = sum(max(0, end - self._first) for end in tails.values())
         gone = sum(max(0, self.positions.get(number, 0) - self._first) for number in tails)
         self._report(Progress(self._messages, min(1.0, gone / max(1, way))))
@@ -112,11 +127,14 @@ class Reindex:
 
     async def forget(self, topic: str, before_seq: int) -> None:
         """Remove a conversation's messages with seq < ``before_seq`` from what is built."""
+        await self._feed.settle()
         await self._rebuild.forget(topic, before_seq)
 
     async def delete(self, ids: Collection[int]) -> None:
         """Remove messages from what is built."""
-        await self._rebuild.delete(ids)
+        if ids:
+            await self._feed.settle()
+            await self._rebuild.delete(ids)
 
     async def abandon(self, error: BaseException | None = None) -> None:
         """Discard what was built, and tell who waits for it why."""
@@ -125,5 +143,6 @@ class Reindex:
                 self.done.set_exception(error)
             else:
                 self.done.cancel()
+        await self._feed.end()
         with suppress(SearchError):
             await self._rebuild.discard()

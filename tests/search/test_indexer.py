@@ -89,7 +89,7 @@ async def test_what_is_published_is_found(engine: Engine, storage: MemoryStorage
 
 async def test_it_looks_by_itself_where_nobody_wakes_it(engine: Engine, storage: MemoryStorage, start: Start) -> None:
     indexer = start(storage, engine, poll=0.02)
-    await until(lambda: indexer._follower is not None)
+    await until(lambda: indexer._feed is not None)
     await Publisher(storage).publish("unannounced")
     await until(lambda: indexer.lag().position == 1)
 
@@ -120,7 +120,7 @@ async def test_a_backlog_is_read_in_pages(tmp_path: Path, start: Start) -> None:
 async def test_lag_counts_what_was_announced_and_ends_at_zero(engine: Engine, start: Start) -> None:
     store = MadeUpStore(0)
     indexer = start(store, engine)
-    await until(lambda: indexer._follower is not None)
+    await until(lambda: indexer._feed is not None)
     gate = asyncio.Event()
     read = store.read_tail
 
@@ -163,7 +163,7 @@ async def test_a_page_read_before_a_removal_does_not_bring_it_back(
 ) -> None:
     publisher = Publisher(storage)
     indexer = start(storage, engine)
-    await until(lambda: indexer._follower is not None)
+    await until(lambda: indexer._feed is not None)
     held, gate = asyncio.Event(), asyncio.Event()
     index = engine.index
 
@@ -395,7 +395,7 @@ async def test_a_store_that_was_replaced_by_an_older_one_is_indexed_anew(
     await first.stop()
     restored = MadeUpStore(60)
     indexer = start(restored, engine)
-    await until(lambda: indexer._follower is not None and not indexer._asked and indexer._reindex is None)
+    await until(lambda: indexer._feed is not None and not indexer._asked and indexer._reindex is None)
     assert await _ids(engine) == {number for number in range(1, 61) if made_up(number).payload != b"\xff\xfe"}
     restored.size = 90
     indexer.notify(30)

@@ -176,7 +176,7 @@ async def test_what_this_node_committed_does_not_wait_for_its_beat(index: Engine
     node = Behind(MemoryDatabase())
     await node.open()
     indexer = start(node, index)
-    await until(lambda: indexer._follower is not None)
+    await until(lambda: indexer._feed is not None)
     mine = await _commit(node, [100, 101])
     indexer.notify(2, mine[-1])
     assert await indexer.wait_indexed(mine[-1], SOON)
@@ -184,7 +184,7 @@ async def test_what_this_node_committed_does_not_wait_for_its_beat(index: Engine
     assert await _ids(index) == set(mine)
     await indexer.stop()
     restarted = start(node, index)
-    await until(lambda: restarted._follower is not None)
+    await until(lambda: restarted._feed is not None)
     assert not restarted._asked, "a tail that is a moment old is no store that was replaced"
     await restarted.stop()
     await node.close()
