@@ -30,6 +30,7 @@ from bench import (
     revoke,
     schedules,
     search,
+    search_meilisearch,
     search_publish,
     start,
     storage_bytes,
@@ -178,6 +179,7 @@ def main(argv: list[str] | None = None) -> None:
         parts.append(search_publish.table(published))
         cells += search_publish.cells(published)
         parts.append(search.report(given.messages or (50_000 if given.quick else 1_000_000), 50 if given.quick else 200))
+        parts.append(search_meilisearch.report(10_000 if given.quick else 100_000, 5 if given.quick else 20))
     if "start" in given.only and "tideline" in given.peers:
         messages = given.messages or (100_000 if given.quick else start.MESSAGES)
         sessions = given.sessions if given.sessions is not None else (10_000 if given.quick else start.SESSIONS)

@@ -10,6 +10,7 @@ Removals must not overtake a page, nor a page that comes again bring back what t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from plugins.search.engine import Document, Writer
 from storage.ending import end
 from storage.interface import Tails
 
+_SPACES = 16
 _LARGE = 1.0
 """Full pages that may be under way when one more is given. A server then always has the next one, and no more is kept."""
 
@@ -28,6 +30,12 @@ class Page(NamedTuple):
 
     read: Read
     full: float
+
+
+class _Given(NamedTuple):
+    task: asyncio.Task[None]
+    page: Page
+    at: float
 
 
 class Feed:
@@ -55,7 +63,8 @@ class Feed:
         self._taken = taken
         self._ended = ended
         self._follower = Follower(source, positions, known_ends)
-        self._under_way: deque[tuple[asyncio.Task[None], Page]] = deque()
+        self._under_way: deque[_Given] = deque()
+        self._took = 0.0
         self._careful = False
         """Something has failed and nothing was taken since: one page at a time."""
 
@@ -68,6 +77,11 @@ class Feed:
     def idle(self) -> bool:
         """Whether the engine has all that was read."""
         return not self._under_way
+
+    @property
+    def space(self) -> float:
+        """Seconds to leave between two pages: so that those that fit under way last, and the next one is soon there."""
+        return 0.0 if self.idle else self._took / _SPACES
 
     async def tails(self) -> dict[int, int]:
         """How far each writer's messages are complete now."""
@@ -82,7 +96,7 @@ class Feed:
     def give(self, page: Page, documents: Sequence[Document]) -> None:
         """Give the engine what is searchable of a page. It is under way from now on: make `room` before the next."""
         task = asyncio.get_running_loop().create_task(self._writer.index(documents, page.read.positions), name="index a page")
-        self._under_way.append((task, page))
+        self._under_way.append(_Given(task, page, time.monotonic()))
         self._follower.take(page.read.positions)
         task.add_done_callback(self._look)
 
@@ -104,26 +118,26 @@ class Feed:
 
     async def end(self) -> None:
         """Leave what is under way to itself."""
-        tasks = [task for task, _ in self._under_way]
+        tasks = [given.task for given in self._under_way]
         self._under_way.clear()
         await end(tasks)
 
     def _full(self) -> float:
-        return sum(page.full for _, page in self._under_way)
+        return sum(given.page.full for given in self._under_way)
 
     async def _until(self, enough: Callable[[], bool]) -> None:
         self._look()
         while self._under_way and not enough():
-            first = self._under_way[0][0]
+            first = self._under_way[0].task
             await asyncio.wait([first])
             self._look()
-            if self._under_way and self._under_way[0][0] is first:
+            if self._under_way and self._under_way[0].task is first:
                 await self._fail(first)
 
     async def _fail(self, first: asyncio.Task[None]) -> None:
         """A page was not taken: once none is under way any more, go back to behind what was."""
-        await asyncio.wait([task for task, _ in self._under_way])
-        tasks = [task for task, _ in self._under_way]
+        tasks = [given.task for given in self._under_way]
+        await asyncio.wait(tasks)
         self._under_way.clear()
         self._careful = True
         self._follower = Follower(self._source, self.positions, self._known_ends)
@@ -134,11 +148,12 @@ class Feed:
         """Take what the engine has, up to the first page that it has not."""
         if not self._under_way:
             return
-        while self._under_way and _succeeded(self._under_way[0][0]):
-            page = self._under_way.popleft()[1]
-            self.positions, self._careful = dict(page.read.positions), False
-            self._taken(page.read)
-        if not self._under_way or self._under_way[0][0].done():
+        while self._under_way and _succeeded(self._under_way[0].task):
+            given = self._under_way.popleft()
+            self._took = time.monotonic() - given.at
+            self.positions, self._careful = dict(given.page.read.positions), False
+            self._taken(given.page.read)
+        if not self._under_way or self._under_way[0].task.done():
             self._ended()
 
 

@@ -256,6 +256,8 @@ class Indexer:
             async with asyncio.timeout(self._poll):
                 await self._wake.wait()
         self._wake.clear()
+        if self._feed is not None and (space := self._feed.space):
+            await asyncio.sleep(space)
         await self._pause(self._gather)
 
     async def _pause(self, seconds: float) -> None:

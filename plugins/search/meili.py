@@ -79,6 +79,11 @@ class MeiliEngine:
         await self._live.load()
         self._opened = True
 
+    async def remove(self) -> None:
+        """Delete the index on the server. The engine must be opened again then."""
+        self._opened = False
+        await self._live.remove()
+
     async def close(self) -> None:
         """Stop asking the server."""
         self._opened = False

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from meilisearch.errors import MeilisearchApiError, MeilisearchError, Meilisearc
 from meilisearch.models.task import Task, TaskInfo
 
 from plugins.search.engine import SearchError, SearchUnavailable, SearchUnusable, ServerAway
+from storage.ending import end
 
 T = TypeVar("T")
 
@@ -59,10 +60,15 @@ class MeiliServer:
         """Why the server does not answer; empty since it last did."""
         self._backoff = _FIRST_BACKOFF
         self._closed = False
+        self._awaited: dict[int, asyncio.Future[Task]] = {}
+        self._watching: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
         """Let requests under way end; tasks that are waited for are left to the server."""
         self._closed = True
+        for ended in self._awaited.values():
+            _fail(ended, _closed())
+        await end([self._watching])
         await asyncio.to_thread(self._writers.shutdown, cancel_futures=True)
         await asyncio.to_thread(self._searchers.shutdown, cancel_futures=True)
 
@@ -94,10 +100,18 @@ class MeiliServer:
 
         Raises `Refused` where its contents made it fail, and `SearchUnavailable` where it ended in any other way but success.
         """
-        began = time.monotonic()
-        while (task := await self._look(uid)) is None or task.status in ("enqueued", "processing"):
-            waited = time.monotonic() - began
-            await asyncio.sleep(min(_SELDOM_LOOK, max(_FIRST_LOOK, waited * _LATE)) if task is not None else _FIRST_BACKOFF)
+        if self._closed:
+            raise _closed()
+        ended = self._awaited[uid] = asyncio.get_running_loop().create_future()
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.get_running_loop().create_task(self._watch(), name="meilisearch tasks")
+        try:
+            await asyncio.wait([ended, self._watching], return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                self._watching.result()  # a bug ended it
+            task = await ended
+        finally:
+            del self._awaited[uid]
         if task.status == "succeeded":
             return
         error = task.error or {}
@@ -105,21 +119,47 @@ class MeiliServer:
             raise Refused(str(error.get("code")), str(error.get("message")))
         raise SearchUnavailable(f"meilisearch task {uid} {task.status}: {error.get('message', 'no reason given')}")
 
-    async def _look(self, uid: int) -> Task | None:
-        """A task as it stands; None while the server is away."""
-        try:
-            return await self.call(lambda client: client.get_task(uid))
-        except SearchUnavailable as error:
-            if self._closed:
-                raise
-            log.debug("task %d: %s", uid, error)
-            return None
-        except Refused as error:
-            raise SearchUnavailable(f"meilisearch lost task {uid}: {error}") from error
+    async def _watch(self) -> None:
+        """Ask about all tasks that are waited for, at once, until none is; seldom while none of them ends."""
+        moved = time.monotonic()
+        while self._awaited:
+            uids = sorted(self._awaited)
+            wait = _FIRST_BACKOFF
+            try:
+                tasks = await self._look(uids)
+            except SearchUnavailable as error:
+                log.debug("tasks %s: %s", uids, error)  # the server is away: it still has them
+            except SearchError as error:
+                for ended in self._awaited.values():
+                    _fail(ended, error)
+            else:
+                if self._tell(uids, tasks):
+                    moved = time.monotonic()
+                wait = min(_SELDOM_LOOK, max(_FIRST_LOOK, (time.monotonic() - moved) * _LATE))
+            await asyncio.sleep(wait)
+
+    async def _look(self, uids: list[int]) -> dict[int, Task]:
+        asked = {"uids": ",".join(map(str, uids)), "limit": len(uids)}
+        answer = await self.call(lambda client: client.get_tasks(asked))
+        return {task.uid: task for task in answer.results}
+
+    def _tell(self, uids: list[int], tasks: Mapping[int, Task]) -> bool:
+        """Pass on what has ended; whether anything has."""
+        told = False
+        for uid in uids:
+            ended = self._awaited.get(uid)
+            if ended is None or ended.done():
+                continue
+            if (task := tasks.get(uid)) is None:
+                _fail(ended, SearchUnavailable(f"meilisearch lost task {uid}"))
+            elif task.status not in ("enqueued", "processing"):
+                ended.set_result(task)
+            told = told or ended.done()
+        return told
 
     def _submit(self, threads: ThreadPoolExecutor, ask: Callable[[meilisearch.Client], T]) -> asyncio.Future[T]:
         if self._closed:
-            raise SearchUnavailable("the connection to meilisearch is closed")
+            raise _closed()
         return asyncio.get_running_loop().run_in_executor(threads, self._ask, ask)
 
     def _ask(self, ask: Callable[[meilisearch.Client], T]) -> T:
@@ -174,3 +214,12 @@ class MeiliServer:
         self._backoff = min(_LONGEST_BACKOFF, self._backoff * 2)
         self.away = why
         return ServerAway(why)
+
+
+def _closed() -> SearchUnavailable:
+    return SearchUnavailable("the connection to meilisearch is closed")
+
+
+def _fail(ended: asyncio.Future[Task], error: Exception) -> None:
+    if not ended.done():
+        ended.set_exception(error)

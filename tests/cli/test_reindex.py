@@ -179,7 +179,7 @@ def test_a_meilisearch_that_goes_away_on_the_way_is_waited_for_aloud(
         meilisearch.flowing.clear()  # its first task waits
         asking = _command(filled, **variables)
         held = len(meilisearch.requests)
-        wait_until(lambda: any(request.startswith("GET /tasks/") for request in meilisearch.requests[held:]))
+        wait_until(lambda: any(request.startswith("GET /tasks?") for request in meilisearch.requests[held:]))
         meilisearch.unavailable = True
         assert _line(asking, "waiting: ") == f"waiting: Meilisearch at {meilisearch.url} answers 503: look into its log\n"
         meilisearch.unavailable = False

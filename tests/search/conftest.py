@@ -48,5 +48,5 @@ async def engine(make_engine: Callable[[], Engine]) -> AsyncIterator[Engine]:
     await engine.close()
     cleaner = make_engine()
     if isinstance(cleaner, MeiliEngine):
-        await cleaner._live.remove()  # a real server keeps nothing of ours
+        await cleaner.remove()  # a real server keeps nothing of ours
     await cleaner.close()

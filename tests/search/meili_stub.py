@@ -5,17 +5,22 @@ content type, a wrong key, fields and settings that do not exist, filters over u
 Writes are tasks, done one after the other by a thread, each after a moment; neighbours that add to one index are done as one.
 A test can hold them, and make them fail, end cancelled or be forgotten. A total counts further than hits are given.
 Search knows what the adapter relies on: words, typos, a prefix at the end, quoted phrases, filters, sort and pages.
+
+``python -m tests.search.meili_stub <seconds of a task> <seconds of a document>`` serves until its input ends, for
+`bench.search_meilisearch`: with a made-up cost, and so for comparing one adapter with another alone.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs
 
 from plugins.search.terms import near
 
@@ -81,6 +86,8 @@ class MeiliStub:
         """Per task of a type to come: (type, ``failed`` or ``canceled``, error). The first that fits is used up."""
         self.task_seconds = 0.01
         """What a task takes, however small, and however many are done as one: 0.1 to 0.4 s were seen on a server."""
+        self.document_seconds = 0.0
+        """What each document that is added takes more."""
         self.batches: list[list[int]] = []
         """The tasks that were done as one."""
         self.flowing = threading.Event()
@@ -137,7 +144,7 @@ class MeiliStub:
         raw = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         path, _, query = request.path.partition("?")
         with self._lock:
-            self.requests.append(f"{request.command} {path}")
+            self.requests.append(f"{request.command} {request.path if path == '/tasks' else path}")
         if self.unavailable:
             raise Refusal(503, "service_unavailable", "the server is going away", "internal")
         authorization = request.headers.get("Authorization")
@@ -163,8 +170,8 @@ class MeiliStub:
         match [method, *parts]:
             case ["GET", "health"]:
                 return 200, {"status": "available"}
-            case ["GET", "tasks", uid]:
-                return 200, self._task(uid)
+            case ["GET", "tasks"]:
+                return 200, self._listed(query)
             case ["POST", "indexes"]:
                 return 202, self._queue("indexCreation", body["uid"], lambda: self._create(body))
             case ["DELETE", "indexes", uid]:
@@ -176,7 +183,9 @@ class MeiliStub:
                 return 202, self._queue("settingsUpdate", uid, lambda: self._get_or_make(uid).settings.update(body))
             case ["POST", "indexes", uid, "documents"]:
                 key = query.partition("primaryKey=")[2] or None
-                return 202, self._queue("documentAdditionOrUpdate", uid, lambda: self._add(uid, body, key))
+                answer = self._queue("documentAdditionOrUpdate", uid, lambda: self._add(uid, body, key))
+                self.tasks[-1]["details"] = {"receivedDocuments": len(body), "indexedDocuments": None}
+                return 202, answer
             case ["POST", "indexes", uid, "documents", "delete"]:
                 if not isinstance(body.get("filter"), str) or not body["filter"]:
                     raise Refusal(400, "missing_document_filter", "Missing field `filter`")
@@ -191,11 +200,13 @@ class MeiliStub:
                 return 202, self._queue("indexSwap", None, lambda: self._swap(body))
         raise Refusal(404, "not_found", f"no route {method} /{'/'.join(parts)}")
 
-    def _task(self, uid: str) -> dict[str, Any]:
-        for task in self.tasks:
-            if str(task["uid"]) == uid:
-                return task
-        raise Refusal(404, "task_not_found", f"Task `{uid}` not found.")
+    def _listed(self, query: str) -> dict[str, Any]:
+        asked = parse_qs(query, strict_parsing=True)
+        if unknown := set(asked) - {"uids", "limit"}:
+            raise Refusal(400, "bad_request", f"Unknown parameter {unknown}")
+        uids = [int(uid) for uid in asked["uids"][0].split(",")]
+        found = [task for task in reversed(self.tasks) if task["uid"] in uids][: int(asked["limit"][0])]
+        return {"results": found, "total": len(found), "limit": len(uids), "from": None, "next": None}
 
     def _get(self, uid: str) -> _Index:
         if uid not in self.indexes:
@@ -231,7 +242,8 @@ class MeiliStub:
             self.flowing.wait()
             with self._lock:
                 batch = self._next_batch()
-                self._lock.wait_for(lambda: self._ended, timeout=self.task_seconds)
+                added = sum(task["details"]["receivedDocuments"] for task, _ in batch if "details" in task)
+                self._lock.wait_for(lambda: self._ended, timeout=self.task_seconds + added * self.document_seconds)
                 for task, work in batch:
                     self._perform(task, work)
 
@@ -426,3 +438,10 @@ def _word(words: list[str], wanted: str, prefix: bool) -> tuple[int, int]:
             if (near(wanted, word, cost) if cost else word == wanted) or (prefix and not cost and word.startswith(wanted)):
                 return at, cost
     return -1, 0
+
+
+if __name__ == "__main__":
+    with MeiliStub() as served:
+        served.task_seconds, served.document_seconds = float(sys.argv[1]), float(sys.argv[2])
+        print(served.url, served.key, flush=True)
+        sys.stdin.read()

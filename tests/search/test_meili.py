@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -41,8 +42,9 @@ async def _asked_about_a_task(stub: MeiliStub) -> None:
     """Wait until the adapter has asked about a task that is not done."""
 
     def asked() -> bool:
-        waiting = [f"GET /tasks/{task['uid']}" for task in stub.tasks if task["status"] == "enqueued"]
-        return any(request in waiting for request in stub.requests[-5:])
+        waiting = {str(task["uid"]) for task in stub.tasks if task["status"] == "enqueued"}
+        about = [parse_qs(request.partition("?")[2]) for request in stub.requests[-5:] if request.startswith("GET /tasks?")]
+        return any(waiting & set(asked["uids"][0].split(",")) for asked in about)
 
     await until(asked)
 
