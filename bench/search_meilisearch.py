@@ -124,7 +124,7 @@ async def _found(stream: Stream, indexer: Indexer, engine: MeiliEngine, number: 
     await stream.publish(1, word)
     await _searchable(indexer, stream.last)
     taken = time.perf_counter() - began
-    found = await engine.search(Query(q=f"{word} "))
+    found = await engine.search(Query(q=f'"{word}"'))
     if found.total != 1:
         raise SystemExit(f"{word} is said to be searchable, and is found {found.total} times")
     return taken

@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
 
+import plugins.search.indexer as indexer_module
 import plugins.search.meili_server as meili_server
 from plugins.search.engine import Document, Query, SearchError, SearchUnavailable, SearchUnusable
+from plugins.search.indexer import Indexer
 from plugins.search.meili import MeiliEngine
 from plugins.search.meili_text import grams, query_text
 from plugins.search.plugin import SearchPlugin, make_indexer
 from plugins.search.terms import parse
 from storage.memory import MemoryStorage
+from storage.records import Message
 from tests.search.corpus import START, documents
 from tests.search.meili_stub import MeiliStub
-from tests.search.stores import Publisher
+from tests.search.stores import MadeUpStore, Publisher, made_up
+from tests.support.seeds import seeds
 from tests.support.until import until
 
 
@@ -348,3 +353,103 @@ async def test_what_waits_is_one_task(stub: MeiliStub) -> None:
     await indexer.stop()
     await engine.close()
     await storage.close()
+
+
+# --- several tasks under way -----------------------------------------------------------------------------------------
+
+
+async def _doing(*coroutines: Coroutine[Any, Any, None]) -> list[BaseException | None]:
+    return await asyncio.gather(*coroutines, return_exceptions=True)
+
+
+async def test_the_next_batches_are_queued_while_one_is_worked_on(engine: MeiliEngine, stub: MeiliStub) -> None:
+    stub.flowing.clear()
+    writing = asyncio.ensure_future(_doing(*(engine.index([_document(n)], {0: n}) for n in range(1, 6))))
+    await until(lambda: len(_added(stub)) == 5)
+    assert await engine.positions() == {}
+    stub.flowing.set()
+    assert await writing == [None] * 5
+    assert await engine.positions() == {0: 5}
+    assert [hit.id for hit in (await engine.search(Query(q="common", sort="oldest"))).hits] == [1, 2, 3, 4, 5]
+    assert any(len(batch) > 1 for batch in stub.batches), "the server does neighbours at once"
+
+
+async def test_a_batch_that_failed_is_not_passed_by_those_behind_it(engine: MeiliEngine, stub: MeiliStub) -> None:
+    stub.flowing.clear()
+    stub.endings.append(("documentAdditionOrUpdate", "canceled", None))
+    writing = asyncio.ensure_future(_doing(*(engine.index([_document(n)], {0: n}) for n in (2, 3, 4))))
+    await until(lambda: len(_added(stub)) == 3)
+    stub.flowing.set()
+    errors = await writing
+    assert all(isinstance(error, SearchUnavailable) for error in errors), "the first failed, and the others with it"
+    assert {int(id) for id in stub.indexes["tideline"].documents if id.isdigit()} == {3, 4}
+    assert await engine.positions() == {}, "the server has what was behind it; the positions don't say so"
+    again = MeiliEngine(stub.url, stub.key)
+    await again.open()
+    assert await again.positions() == {}
+    await again.close()
+    assert await _doing(*(engine.index([_document(n)], {0: n}) for n in (2, 3, 4))) == [None] * 3
+    assert await engine.positions() == {0: 4}
+
+
+async def test_one_bad_message_among_batches_under_way_is_left_out_alone(engine: MeiliEngine, stub: MeiliStub) -> None:
+    bad = Document(2, "t", 1 << 60, "u/a", "d", START, "common")
+    stub.flowing.clear()
+    batches = [[_document(1)], [bad, _document(3)], [_document(4)], [_document(5)]]
+    writing = asyncio.ensure_future(_doing(*(engine.index(batch, {0: batch[-1].id}) for batch in batches)))
+    await until(lambda: len(_added(stub)) == 4)
+    stub.flowing.set()
+    assert await writing == [None] * 4
+    assert {hit.id for hit in (await engine.search(Query(q="common"))).hits} == {1, 3, 4, 5}
+    assert await engine.positions() == {0: 5}
+
+
+async def test_a_deletion_is_queued_behind_what_was_sent_before_it(engine: MeiliEngine, stub: MeiliStub) -> None:
+    stub.flowing.clear()
+    writing = asyncio.ensure_future(_doing(engine.index([_document(1), _document(2)], {0: 2}), engine.delete([1])))
+    await until(lambda: any(task["type"] == "documentDeletion" for task in stub.tasks))
+    stub.flowing.set()
+    assert await writing == [None, None]
+    assert {hit.id for hit in (await engine.search(Query(q="common"))).hits} == {2}
+
+
+class _Pruned(MadeUpStore):
+    """A store that loses the old ends of its conversations."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.gone: set[int] = set()
+
+    async def read_tail(self, after_id: int, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
+        return [message for message in await super().read_tail(after_id, limit, max_bytes) if message.id not in self.gone]
+
+
+@pytest.mark.parametrize("seed", seeds(1, 2, more=range(3, 40)))
+async def test_what_fails_under_way_comes_again_and_what_was_removed_does_not(
+    stub: MeiliStub, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(indexer_module, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(indexer_module, "_LONGEST_WAIT", 0.01)
+    rng = random.Random(seed)
+    for _ in range(12):
+        ending = rng.choice([("canceled", None), ("failed", {"type": "system", "code": "internal", "message": "full"})])
+        stub.endings.append(("documentAdditionOrUpdate", *ending))
+    stub.succeeding = 3  # of four
+    engine = MeiliEngine(stub.url, stub.key)
+    await engine.open()
+    store = _Pruned(400)
+    indexer = Indexer(store, engine, batch=rng.choice([3, 10]), gather=0, share=1)
+    indexer.start()
+    for removed in range(1, 60, 7):
+        await until(lambda removed=removed: indexer.positions.get(0, 0) >= 3 * removed)  # type: ignore[misc]
+        message = made_up(removed)
+        store.gone |= {number for number in range(1, removed + 1) if made_up(number).topic == message.topic}
+        indexer.forget(message.topic, message.seq + 1)
+    assert await indexer.wait_indexed(400, 60)
+    await until(lambda: not indexer._removals)
+    expected = {number for number in range(1, 401) if made_up(number).payload != b"\xff\xfe"} - store.gone
+    assert {int(id) for id in stub.indexes["tideline"].documents if id.isdigit()} == expected
+    assert not stub.endings
+    assert await engine.positions() == {0: 400}
+    await indexer.stop()
+    await engine.close()
