@@ -20,7 +20,8 @@ from plugins.search.engine import Document, Writer
 from storage.ending import end
 from storage.interface import Tails
 
-_SPACES = 16
+_SPACES = 4
+"""Pages given in the time that one takes, about: more would cost requests, fewer would leave a server without the next one."""
 _LARGE = 1.0
 """Full pages that may be under way when one more is given. A server then always has the next one, and no more is kept."""
 
@@ -80,7 +81,7 @@ class Feed:
 
     @property
     def space(self) -> float:
-        """Seconds to leave between two pages: so that those that fit under way last, and the next one is soon there."""
+        """Seconds to leave between two pages while any is under way."""
         return 0.0 if self.idle else self._took / _SPACES
 
     async def tails(self) -> dict[int, int]:

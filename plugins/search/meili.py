@@ -51,6 +51,8 @@ class MeiliEngine:
     Conversation names are kept in memory, about 150 bytes each. Only one process may index under one ``name``.
     """
 
+    ahead = AHEAD
+
     def __init__(self, url: str, key: str = "", *, name: str = "tideline", timeout: int = 10) -> None:
         self._server = MeiliServer(url, key, timeout)
         self._live = Index(self._server, name)
@@ -67,11 +69,6 @@ class MeiliEngine:
     def away(self) -> str:
         """Why the server does not answer; empty while it does."""
         return self._server.away
-
-    @property
-    def ahead(self) -> int:
-        """The server is never without a task while there is something to do."""
-        return AHEAD
 
     async def open(self) -> None:
         """Make what is missing, apply the settings, read the conversations."""
@@ -250,6 +247,8 @@ def _filters(query: Query, until: int) -> list[str]:
 class _MeiliRebuild:
     """An index that fills beside the live one."""
 
+    ahead = AHEAD
+
     def __init__(self, engine: MeiliEngine, index: Index) -> None:
         self._engine = engine
         self._filled: Index | None = index
@@ -258,11 +257,6 @@ class _MeiliRebuild:
         if self._filled is None:
             raise SearchError("the rebuild is over")
         return self._filled
-
-    @property
-    def ahead(self) -> int:
-        """As for the live index."""
-        return AHEAD
 
     async def positions(self) -> Positions:
         """The positions of the new index."""

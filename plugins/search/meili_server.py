@@ -29,7 +29,7 @@ T = TypeVar("T")
 log = logging.getLogger("tideline.search")
 
 _FIRST_LOOK, _SELDOM_LOOK = 0.01, 0.5
-_LATE = 0.1
+_LATE = 0.2
 """How much later than it ended a task is seen to have, as a part of what it took."""
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 1.0, 30.0
 _SEARCHING, _WRITING = 4, 2
