@@ -1001,17 +1001,25 @@ MUTANTS = (
         8,
         "the index's position ahead of its messages",
         "plugins/search/indexer.py",
-        "            await self._engine.index(await asyncio.to_thread(documents, shown), positions)\n",
-        "            await self._engine.index([], positions)\n"
-        "            await self._engine.index(await asyncio.to_thread(documents, shown), positions)\n",
+        "            self._feed.give(page, await asyncio.to_thread(documents, shown))\n",
+        "            await self._engine.index([], page.read.positions)\n"
+        "            self._feed.give(page, await asyncio.to_thread(documents, shown))\n",
         "tests/search/test_indexer.py tests/search/test_crash.py",
+    ),
+    Mutant(
+        8,
+        "a task's position ahead of the tasks before it",
+        "plugins/search/meili_chain.py",
+        "        if self._under_way[0] is link:\n",
+        "        if True:\n",
+        "tests/search/test_meili_chain.py",
     ),
     Mutant(
         8,
         "the index's position ahead of what it has to take out",
         "plugins/search/indexer.py",
         "            await self._delete(gone)\n",
-        "            await self._engine.index([], positions)\n            await self._delete(gone)\n",
+        "            await self._engine.index([], page.read.positions)\n            await self._delete(gone)\n",
         "tests/search/test_recalled.py",
     ),
     Mutant(
