@@ -21,6 +21,8 @@ def main() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can read again, nothing has to be read again
     with importing():
         from broker.cli.main import main as command
+    if sys.argv[1:2] == ["serve"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # most of its modules are still to be imported
     if sys.stdout is not None:
         given = sys.stdout
         sys.stdout = Output(given.buffer, given.encoding, given.errors, line_buffering=bool(given.line_buffering))

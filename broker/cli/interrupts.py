@@ -8,13 +8,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_NOT_IGNORED = (signal.default_int_handler, signal.SIG_DFL)
+
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Let a ^C end the process at once meanwhile, unless the shell said to ignore it."""
-    ours = (
-        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
+    """Let a ^C end the process at once meanwhile, unless the shell said to ignore it; afterwards one is raised."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) in _NOT_IGNORED
     if ours:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:

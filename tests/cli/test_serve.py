@@ -204,7 +204,7 @@ def test_uvloop_is_used_where_it_is_installed() -> None:
     assert loop_factory() is uvloop.new_event_loop
 
 
-@pytest.mark.parametrize("imported", ["click.core", "pydantic", "storage.interface"])
+@pytest.mark.parametrize("imported", ["click.core", "broker.cli.main", "pydantic", "storage.interface"])
 def test_an_interrupt_while_modules_are_imported_ends_it_quietly(tmp_path: Path, imported: str) -> None:
     """Python says of each module when it was imported, on standard error; the interrupt comes in the middle of that."""
     program, *arguments = command("serve")

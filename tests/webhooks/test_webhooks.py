@@ -250,6 +250,7 @@ async def test_one_node_tells_and_another_goes_on_when_it_dies() -> None:
         away, here = await one.durable("away"), await other.durable("here")
         for client in (away, here):
             await client.subscribe("t", options=1)
+        await until(lambda: other.server.cluster is not None and other.server.cluster.has("c/away"))
         await one.lose(away, "away")
         await until(lambda: "c/away" in set(other.server.api.users_away("t")))
         publisher = await other.client("publisher")
