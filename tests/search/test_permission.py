@@ -247,9 +247,10 @@ async def _crowd(engine: Fts5Engine) -> None:
 
 
 @pytest.fixture
-async def crowded(crowded_file: Path) -> AsyncIterator[Fts5Engine]:
-    """The engine with so many topics."""
-    engine = Fts5Engine(crowded_file)
+async def crowded(crowded_file: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fts5Engine]:
+    """The engine with so many topics, on a machine that may be slow."""
+    monkeypatch.setattr(permission, "ASKING_SECONDS", 600.0)
+    engine = Fts5Engine(crowded_file, seconds=60.0)
     await engine.open()
     yield engine
     await engine.close()
