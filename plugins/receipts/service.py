@@ -21,7 +21,7 @@ from storage.records import Message
 MOST_SHOWN = 500
 """Users of a page with their devices."""
 DEVICES, MOST_DEVICES = 50, 10_000
-"""Devices of each of them, unless more or fewer are asked for, and at most."""
+"""Devices of each of them, unless more or fewer are asked for; and at most, of one and of all of a page together."""
 MOST_COUNTED = 1000
 """Of one that only counts."""
 
@@ -72,7 +72,11 @@ class LedgerService:
             "next": base64.urlsafe_b64encode(page.next.encode()).decode() if page.next else None,
         }
         if devices is not None:
-            answer["holders"] = [rendered_holder(holder, devices) for holder in page.holders]
+            left = MOST_DEVICES
+            answer["holders"] = holders = []
+            for holder in page.holders:
+                holders.append(rendered_holder(holder, min(devices, left)))
+                left -= len(holders[-1]["devices"])
         return answer
 
 

@@ -6,6 +6,8 @@ import json
 import time
 from typing import Any
 
+import pytest
+
 from broker.clock import ServerTime
 from broker.packets.model import PubAck
 from broker.packets.properties import Property
@@ -116,6 +118,18 @@ async def test_of_a_user_with_many_devices_some_are_told_and_all_are_counted(sit
         await phone.subscribe("$sync/reply/phone", options=1)
         await phone.publish("$sync/request", json.dumps({"op": "ledger", "message": said, "devices": 3}).encode(), 1)
         assert json.loads((await phone.message()).payload)["holders"][0]["more_devices"] == 49
+
+
+async def test_a_page_lists_so_many_devices_of_all_its_users_together(sites: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugins.receipts.service.MOST_DEVICES", 5)
+    async with sites(plugins={"receipts": {}}) as site:
+        for user in ("alice", "bob", "eve"):
+            for number in range(4):
+                await (await site.device(user, f"{user}-{number}", 4)).subscribe("chat/#", options=1)
+        said = (await site.caller("alice").post("/conversations/chat/a/messages", json={"payload": "x"})).json()["id"]
+        page = (await site.caller("alice").get(f"/messages/{said}/ledger")).json()
+        assert [(len(holder["devices"]), holder["more_devices"]) for holder in page["holders"]] == [(4, 0), (1, 3), (0, 4)]
+        assert page["counts"]["devices"]["due"] == 12
 
 
 async def test_a_device_that_it_is_not_due_to_is_told_with_the_reason(sites: Any) -> None:
