@@ -53,7 +53,7 @@ async def list_subscriptions(
     filter: Annotated[str, Query(max_length=MAX_FILTER, description="only of this very filter")] = "",
     topic: Annotated[str, Query(max_length=MAX_FILTER, description="only of filters that match this topic")] = "",
     user: User = None,
-    client: Annotated[str, Query(max_length=65535, description="only of this client id; name the user too")] = "",
+    client: Annotated[str, Query(max_length=65535, description="only of this client id, of whichever user")] = "",
     after: After = "",
     limit: Limit = 100,
 ) -> Response:

@@ -21,6 +21,7 @@ Over 300 lines: all that writes to these tables.
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -28,11 +29,25 @@ from pathlib import Path
 from broker.ids import time_of
 from plugins.search.engine import EARLIER, Document, Positions
 from plugins.search.fts5_body import packed, unpacked
-from plugins.search.fts5_layout import AHEAD, KINDS, TABLES, first_slot, kept_id, layout_of, made_by, overrun_of, term
+from plugins.search.fts5_layout import (
+    AHEAD,
+    KINDS,
+    LAYOUT,
+    TABLES,
+    first_slot,
+    kept_id,
+    layout_of,
+    made_by,
+    maker_of,
+    overrun_of,
+    term,
+)
 from plugins.search.terms import ONE_TYPO
 from plugins.search.text import solitary, tokens
 from storage.cluster import number_of
 from storage.private import make_file
+
+log = logging.getLogger("tideline.search")
 
 SCHEMA = 1
 _KNOWN = 50_000
@@ -79,6 +94,8 @@ def _prepare(db: sqlite3.Connection) -> None:
     db.execute("BEGIN IMMEDIATE")
     try:
         if not _known(db):
+            if db.execute("SELECT 1 FROM meta WHERE key = 'live'").fetchone():
+                log.warning("the search index has tables of another, maybe a newer version: a new one begins")
             db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?), ('live', ?)", (SCHEMA, new_generation(db)))
         db.execute("COMMIT")
     except BaseException:
@@ -89,7 +106,7 @@ def _prepare(db: sqlite3.Connection) -> None:
 
 def _known(db: sqlite3.Connection) -> bool:
     found = dict(db.execute("SELECT key, value FROM meta"))
-    return "live" in found and found.get("schema") == SCHEMA
+    return "live" in found and found.get("schema") == SCHEMA and maker_of(db, found["live"]) < (LAYOUT + 1) * 1000
 
 
 def live_generation(db: sqlite3.Connection) -> int:
@@ -136,6 +153,8 @@ class Generation:
         self._last: tuple[int, int] | None = None
         """Rowid and time of the last row in rowid order; None where it is to be looked up."""
         self._overrun: int | None = None
+        self._taken = 0, 0
+        """Rowids of which none is free, from the first up to before the second: where it was looked last."""
         self._layout = layout_of(db, generation)
 
     def positions(self) -> Positions:
@@ -216,6 +235,7 @@ class Generation:
         self._devices.clear()
         self._words.clear()
         self._last = self._overrun = None
+        self._taken = 0, 0
 
     def _there(self, ids: Collection[int]) -> dict[int, int]:
         """The rowids of those of the messages that are there, by id."""
@@ -302,12 +322,19 @@ class Generation:
         self.db.executemany(f"INSERT INTO {self._docs} VALUES (?, ?, ?, ?, ?, ?, ?)", docs)
 
     def _free_from(self, rowid: int) -> int:
-        """The first free rowid from there on, which is behind the others of its time that are in their place."""
-        for (taken,) in self.db.execute(f"SELECT rowid FROM {self._docs} WHERE rowid >= ? ORDER BY rowid", (rowid,)):
-            if taken != rowid:
+        """The first free rowid from there on, which is behind the others of its time that are in their place. It is taken.
+
+        Where a burst stands, all are taken for seconds: what comes behind it one by one is not to go through it each time.
+        """
+        first, end = self._taken
+        if not first <= rowid <= end:
+            first = end = rowid
+        for (taken,) in self.db.execute(f"SELECT rowid FROM {self._docs} WHERE rowid >= ? ORDER BY rowid", (end,)):
+            if taken != end:
                 break
-            rowid += 1
-        return rowid
+            end += 1
+        self._taken = first, end + 1
+        return end
 
     def _number(self, kind: str, cache: dict[str, int], name: str) -> int:
         table, number = f"{kind}_{self.number}", cache.get(name)
@@ -352,7 +379,7 @@ class Generation:
         self.db.executemany(delete, rows)
         for table in (self._docs, f"bodies_{self.number}"):
             self.db.executemany(f"DELETE FROM {table} WHERE rowid = ?", [row[:1] for row in rows])
-        self._last = None
+        self._last, self._taken = None, (0, 0)
         return len(rows)
 
 

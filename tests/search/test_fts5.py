@@ -250,6 +250,26 @@ async def test_another_schema_begins_anew(path: Path) -> None:
     assert len(_tables(path)) == 1
 
 
+async def test_an_index_of_a_newer_version_begins_anew(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What its rows say is not known here: ids that were guessed would be other messages'."""
+    engine = Fts5Engine(path)
+    await engine.open()
+    await engine.index(documents(), {0: 29})
+    await engine.close()
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE generations SET tokeniser = ?", ((fts5_layout.LAYOUT + 1) * 1000 + 1,))
+    db.close()
+    await engine.open()
+    assert "newer version" in caplog.text
+    assert not engine.stale
+    assert await engine.positions() == {}
+    assert await engine.count() == 0
+    await engine.index(documents(), {0: 29})
+    await engine.close()
+    assert len(_tables(path)) == 1
+    check_file(path)
+
+
 async def test_a_rebuild_whose_old_tables_cannot_be_removed_is_in_use(
     engine: Fts5Engine, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +355,29 @@ async def test_a_burst_that_stands_seconds_behind_its_time(path: Path, monkeypat
     assert (await engine.search(Query(q="common", since=START + 1, until=START + 501))).total == 1
     await engine.delete([burst[n].id for n in (0, 255, 256)])
     assert await engine.count() == 1298
+    await engine.close()
+    check_file(path)
+
+
+async def test_what_comes_behind_a_burst_does_not_go_through_it_each_time(engine: Fts5Engine, path: Path) -> None:
+    """As where the clock was set back: an hour's messages would have kept the index busy for longer than that."""
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1000
+        return 0
+
+    burst = [_document(n, time=START) for n in range(1, 3001)]
+    await engine.index([*burst, _document(3001, time=START + 3_600_000)], {0: 1})
+    await engine._write(lambda: engine._generation().db.set_progress_handler(count, 1000))
+    await engine.index([_document(n, time=START + n % 2) for n in range(3002, 3202)], {0: 1})
+    assert steps < 500_000, "what SQLite does for one message behind the burst is some hundred steps"
+    assert await engine.count() == 3201
+    await engine.delete([7, 3001, 3100])
+    await engine.index([_document(3300, time=START), _document(3301, time=START), _document(7, time=START)], {0: 1})
+    assert (await engine.search(Query(q="common", until=START + 2))).total == 1000
+    assert set(await engine.held("t", 1, 9999, 9999)) == {*range(1, 3202), 3300, 3301} - {3001, 3100}
     await engine.close()
     check_file(path)
 
