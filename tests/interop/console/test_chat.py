@@ -166,3 +166,32 @@ def test_a_file_goes_with_a_message(home: House, tabs: Tabs, tmp_path: Path) -> 
     assert download.value.suggested_filename == photo.name.replace("<", "_").replace(">", "_")
     assert Path(download.value.path()).read_bytes() == photo.read_bytes()
     assert phone.get_by_role("button", name="Attach").filter(visible=True).count() == 0  # the page uploads as alice
+
+
+def test_a_chat_that_goes_on_keeps_the_last_messages_and_their_elements(home: House, tabs: Tabs) -> None:
+    tab, topic = tabs(home), "chat/long"
+    tab.operate(home.secret)
+    tab.open("chat/chat%2Flong")
+    laptop = connect(tab, "laptop", "alice")
+    items = laptop.locator(".log li")
+    for first in range(0, 400, 100):
+        said = [{"topic": topic, "payload": f"word {number}."} for number in range(first, first + 100)]
+        home.http.post("/messages", params={"user": "u/alice"}, json=said).raise_for_status()
+    items.filter(has_text="word 399.").wait_for()
+    assert items.count() == 300
+    laptop.get_by_role("button", name="Earlier messages").click()
+    items.filter(has_text="word 50.").wait_for()
+    tab.page.evaluate("document.querySelectorAll('.log li').forEach((item) => { item.dataset.early = 'yes'; })")
+    home.say("alice", topic, "while you read")
+    items.filter(has_text="while you read").wait_for()
+    assert items.count() == 350  # what was asked for stays, until its reader is back at the end
+    assert tab.page.locator(".log li[data-early]").count() == 349
+    tab.page.evaluate("document.querySelectorAll('.log').forEach((log) => log.scrollTo(0, log.scrollHeight))")
+    home.say("alice", topic, "and one more")
+    items.filter(has_text="and one more").wait_for()
+    assert items.count() == 300
+    assert items.first.locator(".words").inner_text() == "word 102."
+    assert tab.page.locator(".log li[data-early]").count() == 298
+    laptop.get_by_role("button", name="Earlier messages").click()
+    items.filter(has_text="word 52.").wait_for()
+    assert items.nth(50).locator(".words").inner_text() == "word 102."

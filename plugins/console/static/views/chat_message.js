@@ -45,6 +45,9 @@ export const bubble = (message, { me, readTo, receipt, open, does, signal }) => 
     bar);
 };
 
+// Mostly it is the very same object.
+const same = (told, other) => told.every((part, at) => part === other[at] || JSON.stringify(part) === JSON.stringify(other[at]));
+
 // The messages as list items that stay the same elements until something of theirs is another, so that focus stays where it is.
 export const log = (list) => {
   let shown = new Map();
@@ -53,9 +56,9 @@ export const log = (list) => {
     let at = list.firstElementChild;
     for (const message of messages) {
       const context = how(message);
-      const told = JSON.stringify([message, context.me, context.readTo, context.receipt, context.open]);
+      const told = [message, context.me, context.readTo, context.receipt, context.open];
       let one = shown.get(message.seq);
-      if (one?.told !== told) {
+      if (!one || !same(one.told, told)) {
         const element = bubble(message, context);
         const focused = one?.element.contains(document.activeElement);
         if (one) {
@@ -63,8 +66,9 @@ export const log = (list) => {
           one.element.replaceWith(element);
           if (focused) element.querySelector("button")?.focus();
         }
-        one = { told, element };
+        one = { element };
       }
+      one.told = told;
       if (one.element === at) at = at.nextElementSibling;
       else list.insertBefore(one.element, at);
       next.set(message.seq, one);

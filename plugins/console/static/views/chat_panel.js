@@ -53,18 +53,23 @@ export const panel = (name, url, topic, signal) => {
     edit: async (message) => edit(message),
   };
   const fill = log(list);
+  let drawing = 0;
   const draw = () => {
+    cancelAnimationFrame(drawing);
+    drawing = 0;
     const down = place.scrollHeight - place.scrollTop - place.clientHeight < 60;
     const open = Boolean(device?.open);
+    if (down) talk.trim();
     fill(talk.list, (message) => ({
       me: own, readTo: message.seq === talk.position && talk.position < talk.last, receipt: talk.receipts.get(message.id), open, does, signal,
     }));
     unread.textContent = talk.unread ? `${number(talk.unread)} unread` : "all read";
     read.disabled = !talk.unread || !open;
-    earlier.hidden = !talk.cursor || !open;
+    earlier.hidden = !talk.older || !open;
     present.follow([...talk.list].reverse().map((one) => one.sender));
     if (down) place.scrollTop = place.scrollHeight;
   };
+  const soon = () => { drawing ||= requestAnimationFrame(draw); }; // once for however much comes meanwhile
 
   const told = (news) => {
     if (news.event === "closed") {
@@ -90,7 +95,7 @@ export const panel = (name, url, topic, signal) => {
     await device.subscribe(...["reply", "events", "receipts"].map((one) => `$sync/${one}/${id.value}`));
     own = (await device.ask({ op: "device" })).user;
     const begun = device;
-    talk = new Talk(device, topic(), own, draw, (error) => begun.open && wrong.tell(error));
+    talk = new Talk(device, topic(), own, soon, (error) => begun.open && wrong.tell(error));
     present = new Present(device, talk.topic, own);
     await device.subscribe(talk.topic);
     show(around, present.element);
@@ -98,6 +103,7 @@ export const panel = (name, url, topic, signal) => {
     receipts = await device.ask({ op: "counts", message: NO_ID }).then(() => true, (error) => error.status === 404);
     await present.begin();
     await talk.load();
+    draw();
     place.scrollTop = place.scrollHeight;
     await files.offer(me.operator || me.user === own); // they go over HTTP, as who is signed in here
   };

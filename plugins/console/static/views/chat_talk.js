@@ -3,13 +3,14 @@
 import { concerns } from "../lib/message.js";
 
 const PAGE = 50;
+const KEPT = 300; // messages, and receipts, that the page holds while more come; older ones can be asked for again
 const SOON = 150;
 const ASKED = 8; // requests at once; a device may have 32 that wait
 
 // `me` is the user whose device it is. `changed()` is told that something is another; `failed(error)` what went wrong.
 export class Talk {
   constructor(device, topic, me, changed, failed) {
-    Object.assign(this, { device, topic, me, changed, failed, messages: new Map(), seqs: new Map(), receipts: new Map(), last: 0, position: 0, unread: 0, cursor: null });
+    Object.assign(this, { device, topic, me, changed, failed, messages: new Map(), seqs: new Map(), receipts: new Map(), last: 0, position: 0, unread: 0, older: false, first: Infinity, earlier: 0 });
     this.stale = new Set();
     this.timer = 0;
     this.counting = 0;
@@ -19,11 +20,13 @@ export class Talk {
 
   // The last messages, or those before what is there. Where nothing was said, or this user takes no part, there are none.
   async load(earlier = false) {
-    const asked = { op: "history", topic: this.topic, limit: PAGE, ...(earlier ? { cursor: this.cursor } : {}) };
+    const asked = { op: "history", topic: this.topic, limit: PAGE, ...(earlier ? { before: this.first } : {}) };
     try {
       const page = await this.device.ask(asked);
-      this.cursor = page.next;
+      this.older = page.next !== null;
       for (const message of page.messages) this.take(message);
+      if (earlier) this.earlier += page.messages.length;
+      if (page.messages.length) this.first = Math.min(this.first, page.messages.at(-1).seq);
       if (!earlier) this.reached(await this.device.ask({ op: "position", topic: this.topic }));
     } catch (error) {
       if (error.status !== 404) throw error;
@@ -38,6 +41,21 @@ export class Talk {
     this.seqs.set(message.id, message.seq);
   }
 
+  // What is long ago makes room for what comes: also what was asked for, once its reader is back at the end.
+  trim(back = true) {
+    if (back) this.earlier = 0;
+    const most = KEPT + this.earlier;
+    if (this.messages.size <= most) return;
+    const all = this.list;
+    for (const { seq, id } of all.slice(0, -most)) {
+      this.messages.delete(seq);
+      this.seqs.delete(id);
+      this.receipts.delete(id);
+    }
+    this.first = all.at(-most).seq;
+    this.older = true;
+  }
+
   // A message as it comes over MQTT. One without its place (a broker with message_properties: never) says no more than its words.
   arrived({ user, pairs, payload }) {
     if (!user["tideline-seq"]) {
@@ -49,6 +67,7 @@ export class Talk {
       recalled: user["tideline-recalled"] || null, edited: null, reactions: {}, encoding: "text", payload,
     };
     this.take(message);
+    this.trim(false);
     const about = concerns(message);
     if (about?.does === "recalls") this.recalled(pairs.filter(([name]) => name === "tideline-recalls").map(([, id]) => id));
     else if (about) this.again(about.to);
@@ -75,7 +94,9 @@ export class Talk {
       while (this.stale.size && this.device.open) {
         const ids = [...this.stale].slice(0, ASKED);
         ids.forEach((id) => this.stale.delete(id));
-        for (const { message } of await Promise.all(ids.map((id) => this.device.ask({ op: "message", message: id })))) this.messages.set(message.seq, message);
+        for (const { message } of await Promise.all(ids.map((id) => this.device.ask({ op: "message", message: id })))) {
+          if (this.seqs.has(message.id)) this.messages.set(message.seq, message);
+        }
         this.changed();
       }
     } finally {
@@ -99,6 +120,7 @@ export class Talk {
 
   // A receipt (docs/receipts.md): how many of the others have a message of this device's so far.
   receipt({ message, state, count, of }) {
+    if (this.receipts.size >= KEPT && !this.receipts.has(message)) this.receipts.delete(this.receipts.keys().next().value);
     this.receipts.set(message, { ...this.receipts.get(message), [state]: count, of });
     this.changed();
   }
