@@ -64,7 +64,7 @@ export const panel = (name, url, topic, signal) => {
       me: own, readTo: message.seq === talk.position && talk.position < talk.last, receipt: talk.receipts.get(message.id), open, does, signal,
     }));
     unread.textContent = talk.unread ? `${number(talk.unread)} unread` : "all read";
-    read.disabled = !talk.unread || !open;
+    read.disabled = !talk.behind || !open;
     earlier.hidden = !talk.older || !open;
     present.follow([...talk.list].reverse().map((one) => one.sender));
     if (down) place.scrollTop = place.scrollHeight;
@@ -92,6 +92,7 @@ export const panel = (name, url, topic, signal) => {
     talk?.end();
     present?.end();
     edit(null);
+    read.disabled = true;
     await device.subscribe(...["reply", "events", "receipts"].map((one) => `$sync/${one}/${id.value}`));
     own = (await device.ask({ op: "device" })).user;
     const begun = device;

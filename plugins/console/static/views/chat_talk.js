@@ -10,7 +10,7 @@ const ASKED = 8; // requests at once; a device may have 32 that wait
 // `me` is the user whose device it is. `changed()` is told that something is another; `failed(error)` what went wrong.
 export class Talk {
   constructor(device, topic, me, changed, failed) {
-    Object.assign(this, { device, topic, me, changed, failed, messages: new Map(), seqs: new Map(), receipts: new Map(), last: 0, position: 0, unread: 0, older: false, first: Infinity, earlier: 0 });
+    Object.assign(this, { device, topic, me, changed, failed, messages: new Map(), seqs: new Map(), receipts: new Map(), last: 0, position: 0, unread: 0, older: false, first: Infinity, earlier: 0, ended: false });
     this.stale = new Set();
     this.timer = 0;
     this.counting = 0;
@@ -116,6 +116,9 @@ export class Talk {
     this.changed();
   }
 
+  // Whether there is something to be read that this knows: not before it was asked for.
+  get behind() { return this.unread > 0 && this.last > 0 && !this.ended; }
+
   async read() { this.reached(await this.device.ask({ op: "read", topic: this.topic, position: this.last })); }
 
   // A receipt (docs/receipts.md): how many of the others have a message of this device's so far.
@@ -137,6 +140,7 @@ export class Talk {
   edit(message, payload) { return this.device.ask({ op: "edit", message: message.id, payload }); }
 
   end() {
+    this.ended = true;
     clearTimeout(this.timer);
     clearTimeout(this.counting);
   }
