@@ -132,6 +132,9 @@ def test_a_message_is_taken_back_on_the_side_that_sent_it(home: House, tabs: Tab
     phone.get_by_label("Actions for message 1").click()
     assert phone.get_by_role("button", name="Take message 1 back").count() == 0
     laptop.get_by_label("Actions for message 1").click()
+    message = home.http.get("/conversations/chat/oops/messages").json()["messages"][0]["id"]
+    home.http.put(f"/messages/{message}/reactions/👍?user=u/bob", json={}).raise_for_status()
+    laptop.get_by_role("button", name="👍 1").wait_for()  # it is another now, with its actions still open
     laptop.get_by_role("button", name="Take message 1 back").click()
     tab.page.get_by_role("dialog").get_by_role("button", name="Take it back").click()
     phone.get_by_role("log").get_by_text("taken back").wait_for()

@@ -64,6 +64,7 @@ export const log = (list) => {
         if (one) {
           if (one.element === at) at = element;
           one.element.replaceWith(element);
+          if (one.element.querySelector(".opener[aria-expanded=true]")) element.querySelector(".opener")?.click();
           if (focused) element.querySelector("button")?.focus();
         }
         one = { element };
