@@ -45,10 +45,10 @@ class PutRow:
 
     ``purges``: what was removed by then, by other commits too, is to leave the backend's own files soon.
 
-    ``of``: a message that the same group stores, and that this row says something of. Whatever is killed meanwhile: where the
-    message is stored, the row is written too.
+    ``of``: a message that the same group stores before this, and that this row says something of. Whatever is killed meanwhile:
+    where the message is stored, the row is written too. Where it is refused, or a repeat of another, the row stays as it is.
 
-    Filled by commit: ``revision``, which the row has now.
+    Filled by commit: ``revision``, which the row has now; 0 where it stays as it is.
     """
 
     table: str

@@ -236,10 +236,13 @@ def refuse_large_setting(op: SaveSetting) -> None:
 
 
 def changes_row(op: PutRow | DropRow, revision: int) -> bool:
-    """Whether an operation changes its row, which is at ``revision`` (0: is not there).
+    """Whether an operation changes its row, which is at ``revision`` (0: is not there). What it says of a message that was
+    refused, or is a repeat, changes nothing.
 
     Raises `MessageRefused` for what cannot be stored, and `RowChanged` where another revision was expected.
     """
+    if op.of is not None and (op.of.error is not None or op.of.original is not None):
+        return False
     if isinstance(op, PutRow):
         _refuse_unstorable_row(op)
     elif not revision:

@@ -34,7 +34,8 @@ class MemoryRows:
 
     def _put(self, op: PutRow) -> None:
         found = self._find(op.table, op.part, op.key)
-        rules.changes_row(op, found.revision if found else 0)
+        if not rules.changes_row(op, found.revision if found else 0):
+            return
         self._revision += 1
         op.revision = self._revision
         part = self._tables.setdefault(op.table, {}).setdefault(op.part, _Part())

@@ -81,7 +81,6 @@ class Plan:
         self.recalling: list[Append] = []
         """Those that take the content out of others."""
         self._announced: list[Announce] = []
-        self._originals: list[tuple[Append, tuple[int, int]]] = []
         self._pinned = view.entries
         self._written = self._entries_written()
         self._numbered: list[tuple[str, int, int]] = []
@@ -227,11 +226,8 @@ class Plan:
     def _repeated(self, op: Append) -> bool:
         key = once_key(op.message.user, op.idempotency_key)
         found = self._once.get(key) or self.view.once.get(key)
-        original = rules.repeated(op, once_of(found) if found else None)
-        if original is None:
-            return False
-        self._originals.append((op, original))
-        return True
+        op.original = rules.repeated(op, once_of(found) if found else None)
+        return op.original is not None
 
     def _remember(self, op: Append, seq: int) -> None:
         self._once[once_key(op.message.user, op.idempotency_key)] = once_document(rules.used_now(op, seq), done=True)
@@ -265,8 +261,6 @@ class Plan:
         """Fill in the results of every operation."""
         for op, seq, time, entries in self._appends:
             op.message.seq, op.message.time, op.inbox_seqs = seq, time, entries
-        for op, original in self._originals:
-            op.original = original
         self.sessions.fill()
         self.participants.fill()
         self.rows.fill()

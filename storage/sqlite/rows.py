@@ -79,8 +79,8 @@ class RowBatch:
         """Add or replace a row. Raises as `rules.changes_row`."""
         op.revision = 0
         names = _names(op)
-        rules.changes_row(op, self._there.get(names, 0))
-        self._there[names] = self._change(op, names, op.value)
+        if rules.changes_row(op, self._there.get(names, 0)):
+            self._there[names] = self._change(op, names, op.value)
 
     def drop(self, op: DropRow) -> None:
         """Remove a row. Raises as `rules.changes_row`."""

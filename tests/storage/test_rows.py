@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from storage.errors import MessageRefused, RowChanged, StorageUnavailable
+from storage.errors import IdempotencyConflict, MessageRefused, RowChanged, StorageUnavailable
 from storage.interface import Storage
-from storage.records import MAX_ROW, MAX_ROW_NAME, DropRow, PutRow, Row
+from storage.records import MAX_ROW, MAX_ROW_NAME, Append, DropRow, Operation, PutRow, Row
 from storage.sqlite import SqliteStorage
 from storage.sqlite.schema import APPLICATION_ID, MIGRATIONS
 from tests.storage.backends import Backend
-from tests.storage.samples import Maker, all_rows, collect
+from tests.storage.samples import START, Maker, all_rows, collect
 
 NAMES = ["\U0001f600", "\uffff", "ann", "é", "b/#", "b", "b\x01"]
 
@@ -64,6 +64,31 @@ async def test_the_parts_of_a_table_are_told_once_each(storage: Storage) -> None
     pages = await collect(storage.parts("many"))
     assert len(pages) > 1
     assert [part for page in pages for part in page] == sorted(map(str, range(1234)))
+
+
+async def test_what_is_said_of_a_message_is_not_written_where_that_is_refused_or_repeats(storage: Storage, make: Maker) -> None:
+    """Nothing but what the message is stored with: what a resend would write anew may have changed since."""
+
+    def said(append: Append) -> list[Operation]:
+        key = f"{append.message.id:016x}"
+        return [append, PutRow("t", "p", key, b"", 0, of=append), PutRow("t", "p", "last", append.message.payload, of=append)]
+
+    until = START + 1_000_000
+    first, second = make.append(payload=b"1", idempotency_key="k", idempotency_until=until), make.append(payload=b"2")
+    await storage.commit([*said(first), *said(second)])
+    kept = await all_rows(storage)
+    assert {row.key: row.value for row in kept}["last"] == b"2"
+    repeat, conflict = (make.append(payload=text, idempotency_key="k", idempotency_until=until) for text in (b"1", b"3"))
+    refused = make.append(payload=b"4")
+    refused.error = MessageRefused("by a plugin")
+    dropped = [DropRow("t", "p", "last", of=one) for one in (repeat, conflict, refused)]
+    group = [*said(repeat), *said(conflict), *said(refused), *dropped]
+    await storage.commit(group)
+    assert repeat.original == (first.message.id, first.message.seq)
+    assert isinstance(conflict.error, IdempotencyConflict)
+    assert await all_rows(storage) == kept
+    rows = [op for op in group if isinstance(op, PutRow | DropRow)]
+    assert [(op.revision, op.error) for op in rows] == [(0, None)] * 9
 
 
 async def test_an_expected_revision_decides_and_what_is_refused_names_what_it_found(storage: Storage, make: Maker) -> None:
