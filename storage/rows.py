@@ -47,6 +47,8 @@ class PutRow:
 
     ``of``: a message that the same group stores before this, and that this row says something of. Whatever is killed meanwhile:
     where the message is stored, the row is written too. Where it is refused, or a repeat of another, the row stays as it is.
+    Where it turns out to be one that another node began with, by its name, it has that one's id: then the row names that id in
+    its key and value, as 16 hexadecimal digits each, where it named the other.
 
     Filled by commit: ``revision``, which the row has now; 0 where it stays as it is.
     """

@@ -44,7 +44,7 @@ from storage.mongo.load import (
 )
 from storage.mongo.plan import Plan
 from storage.mongo.recalls import recall
-from storage.mongo.rows import write_rows
+from storage.mongo.rows import Saying, forget_told, load_rows, told_bytes, write_rows
 from storage.mongo.sessions import corrections, draft
 from storage.mongo.state import State, batches
 from storage.mongo.sweep import sweep
@@ -91,6 +91,7 @@ class _Run:
         self.group = group
         self.appends = [op for op in group if isinstance(op, Append)]
         self.others = [op for op in group if not isinstance(op, Append)] if len(self.appends) < len(group) else []
+        self.saying = Saying(self.others)
         self.step = 0
         self.begun = False
         """Whether a first write was tried."""
@@ -236,6 +237,8 @@ class Writer:
         run.begun = True
         await claim(state, view, run.appends, run.adopted)
         if run.adopted:
+            run.saying.follow()
+            await load_rows(state, view, run.others)
             await announce(state, (), _adopted(run))
             await find_stored(state, view, run.group, run.adopted)
 
@@ -421,6 +424,7 @@ class Writer:
             await self._look_again(run, {key for key in run.plan.sessions.devices if device_id(key) in missed})
             await self._sync(run)
         await self._write_rows(run)
+        await forget_told(state, run.saying.messages)
         for op in run.plan.recalling:
             await recall(state, op.message.topic, op.recalls, op.message.id, version)
         writes: list[Write] = [*run.plan.sessions.writes_behind(), *run.plan.writes()]
@@ -515,7 +519,7 @@ def _chunk(plan: Plan, at: int) -> list[Raw]:
         return documents[at : at + CHUNK]
     size, end = 0, at
     for document in documents[at : at + CHUNK]:
-        size += len(document.get("payload", b"")) + len(document.get("properties", b""))
+        size += len(document.get("payload", b"")) + len(document.get("properties", b"")) + told_bytes(document)
         if size > CHUNK_BYTES and end > at:
             break
         end += 1

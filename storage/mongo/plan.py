@@ -61,7 +61,7 @@ class Plan:
         self.sync: list[Raw] = []
         self.sync_keys: list[tuple[int, int]] = []
         self.bytes = 0
-        """Of payloads and properties."""
+        """Of payloads, properties and what is said of rows."""
         self.mids: set[int] = set()
         """Ids of the messages that this group stores."""
         self.topics = dict(view.topics)
@@ -88,7 +88,7 @@ class Plan:
         """Whether anybody looks at what was numbered."""
         self.sessions = Sessions(view, self._entry, self._head, self._numbered)
         self.participants = Participants(view, self._last)
-        self.rows = PlannedRows(view)
+        self.rows = PlannedRows(group, view)
         apply: dict[type, Callable[[Any], None]] = {
             **self.sessions.apply(),
             Join: self.participants.join,
@@ -133,9 +133,9 @@ class Plan:
             seq = end[0] + 1
             if end[1] > time:
                 time = end[1]
-        size = len(message.payload)
-        if size + len(message.properties) > _MAYBE_TOO_LARGE or len(op.recipients) > _FEW:
-            _refuse_too_large(op, view.version)
+        size, beside = len(message.payload), self.rows.beside(op)
+        if size + len(message.properties) + beside > _MAYBE_TOO_LARGE or len(op.recipients) > _FEW:
+            _refuse_too_large(op, view.version, beside)
         known = mid in self.mids or (op.idempotency_key and self._repeated(op))
         if op.received is not None:
             self.sessions.received(*op.received, stored=pinned is not None or mid in self.mids)
@@ -143,7 +143,7 @@ class Plan:
             self.sessions.published(DeviceKey(message.user, message.device), op.epoch)
         if known:
             return
-        self.bytes += size + len(message.properties)
+        self.bytes += size + len(message.properties) + beside
         entries: list[int] = []
         for user in op.recipients:
             entries.append(self._entry(len(entries), user, mid, size, time))
@@ -266,10 +266,11 @@ class Plan:
         self.rows.fill()
 
 
-def _refuse_too_large(op: Append, version: int) -> None:
+def _refuse_too_large(op: Append, version: int, beside: int) -> None:
     message = op.message
-    if len(message.payload) + len(message.properties) <= _MAYBE_TOO_LARGE and sum(map(len, op.recipients)) <= 1 << 20:
+    content = len(message.payload) + len(message.properties) + beside
+    if content <= _MAYBE_TOO_LARGE and sum(map(len, op.recipients)) <= 1 << 20:
         return
-    size = len(encode(store_document(op, 1 << 40, op.message.time, version, [0] * len(op.recipients))))
+    size = len(encode(store_document(op, 1 << 40, op.message.time, version, [0] * len(op.recipients)))) + beside
     if size > MAX_DOCUMENT:
-        raise MessageRefused(f"message of {size} bytes with its recipients: mongodb stores at most {MAX_DOCUMENT}")
+        raise MessageRefused(f"message of {size} bytes with its recipients and rows: mongodb stores at most {MAX_DOCUMENT}")

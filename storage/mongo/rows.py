@@ -6,7 +6,8 @@ removal leaves a mark for a day, so that what comes late finds it, and what is p
 
 What says something of a message (`storage.rows.PutRow.of`) is in the store with that, as the row's revision before, the one
 after, and the value. Who finishes for a dead node writes it where the row is still at the first: else that node has written it,
-or somebody else has since, behind whom it must not come.
+or somebody else has since, behind whom it must not come. Once it is written it goes from the store: it may have the words of
+others, whose erasure would not find them there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pymongo import UpdateOne
+from pymongo import UpdateMany, UpdateOne
 
 from storage import rules
 from storage.mongo.connection import storage_errors
@@ -25,11 +26,13 @@ from storage.mongo.state import State, batches
 from storage.mongo.view import View
 from storage.mongo.writes import CHUNK, bulk_write
 from storage.names import PARTS, pages_of_names
-from storage.records import DropRow, Operation, PutRow, Row, RowKey
+from storage.records import Append, DropRow, Operation, PutRow, Row, RowKey
 
 _RECENT = 8
 """Writes of a row that others may make before one whose answer was lost no longer finds its own."""
 _PAGE = 256
+_TOLD = 100
+"""Bytes of a row in the store beside its names and value, at most."""
 
 
 @dataclass(slots=True)
@@ -49,8 +52,13 @@ class StoredRow:
 class PlannedRows:
     """The part of a plan that is about rows. No I/O."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, group: Iterable[Operation], view: View) -> None:
         self._view = view
+        self._sizes: dict[int, int] = {}
+        """By the `id` of an append: what its rows add to its document at most, in bytes."""
+        for op in group:
+            if isinstance(op, (PutRow, DropRow)) and op.of is not None:
+                self._sizes[id(op.of)] = self._sizes.get(id(op.of), 0) + _told_bytes(op)
         self._after: dict[RowKey, StoredRow] = {}
         self._revisions: list[tuple[PutRow | DropRow, int]] = []
         self._told: dict[int, list[list[Any]]] = {}
@@ -70,6 +78,10 @@ class PlannedRows:
         if op.of is not None:
             self._told.setdefault(op.of.message.id, []).append([*key, before.revision, revision, value])
 
+    def beside(self, of: Append) -> int:
+        """Bytes that a message's rows add to its document in the store, at most."""
+        return self._sizes.get(id(of), 0) if self._sizes else 0
+
     def tell(self, store: Iterable[Raw]) -> None:
         """Have it stored with the messages what is written for them."""
         if self._told:
@@ -88,6 +100,19 @@ class PlannedRows:
         """Fill in the results."""
         for op, revision in self._revisions:
             op.revision = revision
+
+
+def _told_bytes(op: PutRow | DropRow) -> int:
+    return (
+        _TOLD + len(f"{op.table}{op.part}{op.key}".encode(errors="replace")) + (len(op.value) if isinstance(op, PutRow) else 0)
+    )
+
+
+def told_bytes(document: Raw) -> int:
+    """What a document of the store says of rows: bytes of their values and names, about."""
+    return sum(
+        len(table) + len(part) + len(name) + len(value or b"") for table, part, name, _, _, value in document.get("rows", ())
+    )
 
 
 def _write(key: RowKey, before: StoredRow, after: StoredRow, version: int, now: int) -> UpdateOne:
@@ -134,7 +159,36 @@ async def write_rows(state: State, view: View, writes: dict[RowKey, UpdateOne]) 
     return len(mine) == len(writes)
 
 
-async def finish_rows(state: State, pending: Iterable[Raw]) -> None:
+async def forget_told(state: State, ids: Iterable[int]) -> None:
+    """What these messages say of rows is written: the store needs it no more."""
+    for some in batches(dict.fromkeys(ids), CHUNK):
+        await bulk_write(state.collections.store, [UpdateMany({"mid": {"$in": some}}, {"$unset": {"rows": ""}})])
+
+
+class Saying:
+    """The rows of a group that say something of its messages, which may turn out to be another node's by their names."""
+
+    def __init__(self, group: Iterable[Operation]) -> None:
+        self._rows = [(op, op.of) for op in group if isinstance(op, (PutRow, DropRow)) and op.of is not None]
+        self._ids = {id(of): of.message.id for _, of in self._rows}
+
+    @property
+    def messages(self) -> set[int]:
+        """Their ids."""
+        return {of.message.id for _, of in self._rows if of.error is None}
+
+    def follow(self) -> None:
+        """Have the rows name the ids that the messages have by now."""
+        for op, of in self._rows:
+            was, now = (f"{mid:016x}" for mid in (self._ids[id(of)], of.message.id))
+            if was != now:
+                op.key = op.key.replace(was, now)
+                if isinstance(op, PutRow):
+                    op.value = op.value.replace(was.encode(), now.encode())
+        self._ids = {id(of): of.message.id for _, of in self._rows}
+
+
+async def finish_rows(state: State, pending: Sequence[Raw]) -> None:
     """Write what messages of the store say of rows, in the order of the messages, where it is not written. May be repeated, by
     several at once."""
     now = await state.now()
@@ -145,6 +199,7 @@ async def finish_rows(state: State, pending: Iterable[Raw]) -> None:
             if before.revision == seen:
                 after = StoredRow(revision, value if value is None else bytes(value))
                 await bulk_write(state.collections.rows, [_write(key, before, after, document["v"], now)])
+    await forget_told(state, (document["mid"] for document in pending if document.get("rows")))
 
 
 # --- reads ---------------------------------------------------------------------------------------------------------

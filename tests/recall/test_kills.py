@@ -38,6 +38,11 @@ async def edit(http: Http, id: str) -> httpx.Response:
     return await http.post(f"/messages/{id}/versions", json={"payload": "new"}, params=ANN)
 
 
+async def edit_by_name(http: Http, id: str) -> httpx.Response:
+    body = {"topic": TOPIC, "payload": "new", "properties": [["tideline-edits", id]], "message_id": f"edits {id}"}
+    return await http.post("/messages", json=body, params=ANN)
+
+
 async def react(http: Http, id: str) -> httpx.Response:
     return await http.put(f"/messages/{id}/reactions/{HEART}", json={}, params=BOB)
 
@@ -65,6 +70,11 @@ async def is_edited(http: Http, id: str) -> bool:
     return bool(message["payload"] == "new")
 
 
+async def is_edited_once(http: Http, id: str) -> bool:
+    assert (await shown(http, id))["versions"] <= 2
+    return await is_edited(http, id)
+
+
 async def has_reaction(http: Http, id: str) -> bool:
     return bool((await shown(http, id))["reactions"])
 
@@ -82,12 +92,13 @@ async def is_recalled(http: Http, id: str) -> bool:
 
 SAYS: dict[str, tuple[Act, Callable[[Http, str], Awaitable[bool]]]] = {
     "edit": (edit, is_edited),
+    "edit-by-name": (edit_by_name, is_edited_once),
     "react": (react, has_reaction),
     "react-back": (react_back, has_none),
     "recall": (recall, is_recalled),
 }
 EVERY = [(kind, what, 0) for kind in ("sqlite", "mongodb") for what in (*SAYS, "attach")]
-ALWAYS = [("sqlite", "edit", 2), ("mongodb", "react", 3), ("mongodb", "attach", 2)]
+ALWAYS = [("sqlite", "edit", 2), ("mongodb", "edit-by-name", 2), ("mongodb", "react", 3), ("mongodb", "attach", 2)]
 
 
 @pytest.mark.parametrize(("kind", "what", "only"), [*ALWAYS, *(pytest.param(*one, marks=pytest.mark.slow) for one in EVERY)])
