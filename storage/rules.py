@@ -241,7 +241,7 @@ def changes_row(op: PutRow | DropRow, revision: int) -> bool:
 
     Raises `MessageRefused` for what cannot be stored, and `RowChanged` where another revision was expected.
     """
-    if op.of is not None and (op.of.error is not None or op.of.original is not None):
+    if is_of_none(op):
         return False
     if isinstance(op, PutRow):
         _refuse_unstorable_row(op)
@@ -250,6 +250,11 @@ def changes_row(op: PutRow | DropRow, revision: int) -> bool:
     if op.expected is not None and op.expected != revision:
         raise RowChanged(op.table, op.part, op.key, op.expected, revision)
     return True
+
+
+def is_of_none(op: PutRow | DropRow) -> bool:
+    """Whether it says something of a message that was refused, or is a repeat."""
+    return op.of is not None and (op.of.error is not None or op.of.original is not None)
 
 
 def _refuse_unstorable_row(op: PutRow) -> None:

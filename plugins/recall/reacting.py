@@ -15,12 +15,16 @@ class Reacting:
         self._storage = storage
         self._given: dict[tuple[str, int], set[Given]] = {}
         self._changed: dict[tuple[str, int], Append] = {}
+        self._said: set[tuple[str, int, Given]] = set()
+        """What the group has changed."""
         self._rows: list[Operation] = []
 
     async def add(self, by: Append, seq: int, one: Given) -> None:
         """A user reacts; once is enough. Raises `Refusal` beyond a limit."""
         given = await self._of(by.message.topic, seq)
         if one in given:
+            if (by.message.topic, seq, one) in self._said:  # by what may be refused yet, or be a repeat
+                self._change(by, seq, one, PutRow(GIVEN, by.message.topic, given_key(seq, one), b"", of=by))
             return
         if len(given) >= MOST:
             raise Refusal(f"the message has {MOST} reactions, as many as it may")
@@ -28,14 +32,14 @@ class Reacting:
         if one.reaction not in kinds and len(kinds) >= MOST_KINDS:
             raise Refusal(f"the message has {MOST_KINDS} different reactions, as many as it may")
         given.add(one)
-        self._change(by, seq, PutRow(GIVEN, by.message.topic, given_key(seq, one), b"", of=by))
+        self._change(by, seq, one, PutRow(GIVEN, by.message.topic, given_key(seq, one), b"", of=by))
 
     async def remove(self, by: Append, seq: int, one: Given) -> None:
         """A user takes a reaction back; where there is none, nothing happens."""
         given = await self._of(by.message.topic, seq)
-        if one in given:
-            given.remove(one)
-            self._change(by, seq, DropRow(GIVEN, by.message.topic, given_key(seq, one), of=by))
+        if one in given or (by.message.topic, seq, one) in self._said:
+            given.discard(one)
+            self._change(by, seq, one, DropRow(GIVEN, by.message.topic, given_key(seq, one), of=by))
 
     async def clear(self, by: Append, seq: int) -> None:
         """The message is recalled: nobody has reacted to it."""
@@ -51,7 +55,8 @@ class Reacting:
             counts.append(row)
         return [*self._rows, *counts]
 
-    def _change(self, by: Append, seq: int, row: Operation) -> None:
+    def _change(self, by: Append, seq: int, one: Given, row: Operation) -> None:
+        self._said.add((by.message.topic, seq, one))
         self._rows.append(row)
         self._changed[by.message.topic, seq] = by
 

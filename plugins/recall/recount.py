@@ -1,4 +1,5 @@
-"""Counting reactions anew where another node wrote a message's counts at the same moment."""
+"""Counting reactions anew: where another node wrote a message's counts at the same moment, or where a reaction that was counted
+was refused behind that, or is a repeat."""
 
 from __future__ import annotations
 
@@ -7,10 +8,11 @@ import logging
 
 from broker.amqtt import Services, Undecided
 from broker.hooks import Group
-from plugins.reaction_rows import COUNTS, counts_row, given_to
+from plugins.reaction_rows import COUNTS, GIVEN, counts_row, given_to, place
 from storage.ending import end
 from storage.errors import StorageError
 from storage.records import DropRow, PutRow
+from storage.rules import is_of_none
 
 log = logging.getLogger("tideline.recall")
 
@@ -32,8 +34,10 @@ class Recount:
     def look_at(self, group: Group) -> None:
         """A group is committed: note whose counts were not taken."""
         for op in group.operations:
-            if isinstance(op, PutRow | DropRow) and op.table == COUNTS and op.error is not None and len(self._wrong) < MOST:
-                self._wrong[op.part, op.key] = None
+            if not isinstance(op, PutRow | DropRow) or len(self._wrong) == MOST:
+                continue
+            if (op.table == COUNTS and op.error is not None) or (op.table == GIVEN and is_of_none(op)):
+                self._wrong[op.part, op.key[: len(place(0))]] = None
         if self._wrong and self._task is None:
             self._task = asyncio.create_task(self._run(), name="counting of reactions")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -63,6 +65,35 @@ async def test_reactions_are_counted_once_for_each_user(chat: Site) -> None:
     assert await ann.publish(TOPIC, properties=recall) == NO_SUBSCRIBERS
     assert await counts(chat, limit=2) == [{}, {THUMB: 1}]
     assert (await caller.get(f"/messages/{two:016x}")).json()["reactions"] == {THUMB: 1}
+
+
+async def _is(shown: Callable[[], Awaitable[Any]], expected: Any) -> bool:
+    return bool(await shown() == expected)
+
+
+async def test_a_repeat_gives_nothing_and_counts_for_nothing(chat: Site) -> None:
+    """Also where it comes together with others, that are counted."""
+    http = chat.caller()
+
+    def named(name: str, text: str, says: str = "tideline-reacts") -> dict[str, Any]:
+        return {"topic": TOPIC, "payload": text, "properties": [[says, id]], "message_id": name}
+
+    async def shown() -> tuple[dict[str, int], set[str]]:
+        given = (await http.get(f"/messages/{id}/reactions")).json()["reactions"]
+        return (await http.get(f"/messages/{id}")).json()["reactions"], {one["reaction"] for one in given}
+
+    id = (await http.post("/messages", json={"topic": TOPIC, "payload": "one"})).json()["id"]
+    for one in (named("a", HEART), named("b", HEART, "tideline-unreacts")):
+        assert (await http.post("/messages", json=one)).status_code == 201
+    for together, expected in (
+        ([named("a", HEART), named("c", THUMB)], {THUMB}),
+        ([named("a", HEART), named("d", HEART)], {THUMB, HEART}),
+        ([named("b", HEART, "tideline-unreacts"), named("e", "1")], {THUMB, HEART, "1"}),
+        ([named("b", HEART, "tideline-unreacts"), named("f", HEART, "tideline-unreacts")], {THUMB, "1"}),
+    ):
+        assert (await http.post("/messages", json=together)).is_success
+        counted = dict.fromkeys(expected, 1)
+        await until(partial(_is, shown, (counted, expected)))
 
 
 async def test_what_is_recalled_or_removed_has_none(chat: Site) -> None:
