@@ -12,8 +12,8 @@ SOURCES := $(shell find broker plugins storage -name '*.py' 2>/dev/null)
 HAVE_COMPILED := $(wildcard $(COMPILED_STAMP))
 LOCK := $(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11
 LOCK_NOTE := '\# Made by make lock from pyproject.toml; do not edit.'
-# Many tests wait, for a process, a disk or a clock: twice as many at once as the smallest machine has cores. Each goes to whoever is idle.
-AT_ONCE := -n 4 --dist worksteal
+# Many tests wait, for a process, a disk or a clock: more at once than twice the cores of the smallest machine. Each goes to whoever is idle.
+AT_ONCE := -n 5 --dist worksteal
 # Else each of those that begin at once would do so by itself.
 COMPILED_ONCE := broker plugins storage tests bench clients/python
 INTEROP := $(VENV)/interop/.stamp

@@ -184,6 +184,16 @@ async def test_history_fetches_what_is_missing(broker: Site, tmp_path: Path) -> 
             await asyncio.to_thread(phone.client.history, "secret/b")
 
 
+async def test_a_conversation_whose_first_message_is_going_out_has_a_history(broker: Site, tmp_path: Path) -> None:
+    async with app(broker, tmp_path, "phone") as phone:
+        phone.client.send("chat/a", "before")
+        await until(lambda: not phone.client.outbox())
+        phone.client.store.put(Outgoing("key", "chat/new", b"first", ()))  # and nobody is woken to send it
+        assert await asyncio.to_thread(phone.client.history, "chat/new") == []
+        with pytest.raises(RequestFailed):
+            await asyncio.to_thread(phone.client.history, "chat/other")
+
+
 async def test_history_is_as_long_as_was_asked_for(broker: Site, tmp_path: Path) -> None:
     """Also where the broker ends a page at 1 MiB, and where it gives no page of that many messages."""
     writer = await broker.durable("phone", 5)

@@ -4,7 +4,7 @@
 // - What is sent is kept locally before it goes out, under a key that the broker stores once: it is sent again, in order, until
 //   the broker says that it has it, also by the next start of the app.
 
-import { NoAnswer } from "./errors.js";
+import { NoAnswer, RequestFailed } from "./errors.js";
 import { Line } from "./line.js";
 import { Message, bytesOf, conversationOfJson } from "./model.js";
 import { checkFilter, checkTopic } from "./topics.js";
@@ -235,6 +235,7 @@ export class Client {
 
   /** @param {string} topic @param {number} limit @param {number} before */
   async #fetch(topic, limit, before) {
+    const begins = (await this.store.waiting()).some((message) => message.topic === topic && !message.reason);
     try {
       let [cursor, left] = [{}, limit];
       while (left > 0) {
@@ -245,6 +246,7 @@ export class Client {
         cursor = { cursor: page.next };
       }
     } catch (error) {
+      if (begins && error instanceof RequestFailed && error.status === 404) return; // its first message is just going out
       if (!(error instanceof NoAnswer)) throw error;
       this.#trouble(`the history of ${topic} is what is here`, error);
     }

@@ -13,10 +13,11 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from tideline_client.errors import NoAnswer
+from tideline_client.errors import NoAnswer, RequestFailed
 from tideline_client.line import Line, Told
 from tideline_client.link import Settings
 from tideline_client.model import Message, Outgoing, Receipt
@@ -189,17 +190,21 @@ class Client:
 
     def history(self, topic: str, limit: int = 50, before: int = 0) -> list[Message]:
         """The newest messages of a conversation (with a lower sequence than ``before``), the oldest first: those that are here,
-        after those that are missing were fetched, where there is a connection. Raises `RequestFailed` where one may not read
-        it, and `ValueError`."""
+        after those that are missing were fetched, where there is a connection. Raises `ValueError`, and `RequestFailed` where
+        there is no such conversation, or one may not read it: but for one to which a message is just going out."""
         check_topic(topic)
         for name, value in (("limit", limit), ("before", before)):
             if value < 0:
                 raise ValueError(f"{name} {value}: must be a whole number from 0 on")
         if self._ready.is_set():
+            begins = any(message.topic == topic and not message.reason for message in self.store.waiting())
             try:
                 self._fetch(topic, limit, before)
             except NoAnswer as error:
                 log.info("history of %s is what is here: %s", topic, error)
+            except RequestFailed as error:
+                if not begins or error.status != HTTPStatus.NOT_FOUND:
+                    raise
         return self.store.history(topic, limit, before)
 
     def _fetch(self, topic: str, limit: int, before: int) -> None:
