@@ -60,6 +60,8 @@ class BrokerProcess:
         plugins = {"persistence": {"url": url, **(persistence or {})}, "sync": {}, **_NAMES, **sections.pop("plugins", {})}
         listener = {"name": "mqtt", "type": "tcp", "bind": f"127.0.0.1:{self.port}"}
         listeners = [listener, *sections.pop("listeners", [])]
+        binds = [*(one["bind"] for one in listeners), plugins.get("http", {}).get("bind", "")]
+        self._ports = [int(port) for host, _, port in (bind.rpartition(":") for bind in binds) if host == "127.0.0.1"]
         self._config.write_text(json.dumps({"listeners": listeners, "plugins": plugins, **sections}))  # JSON is YAML
 
     def spawn(self) -> None:
@@ -72,7 +74,7 @@ class BrokerProcess:
             self.process = Preloaded(arguments, cwd=self._folder, env=environ, log=log)
 
     def start(self) -> None:
-        """Start the process; returns once it accepts connections."""
+        """Start the process; returns once it accepts connections, over MQTT and HTTP."""
         self.spawn()
         self.ready()
 
@@ -84,8 +86,7 @@ class BrokerProcess:
         assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"the broker ended with {self.process.returncode}; its log:\n{self.log[-3000:]}")
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        return all(map(_accepts, filter(None, self._ports)))
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -133,6 +134,11 @@ class BrokerProcess:
     def complaints(self) -> list[str]:
         """The log's tracebacks, and its lines about bugs of ours."""
         return [line for line in self.log.splitlines() if "Traceback" in line or "internal error" in line]
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
