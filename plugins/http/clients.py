@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from broker.amqtt import Wanted
 from plugins.http.api import Api, ApiDep, Limit, Operator, checked_user, responses
-from plugins.http.models import LONGEST_USER, MAX_FILTER, Client, Clients, Ended, Subscriptions
+from plugins.http.models import LONGEST_CLIENT, LONGEST_USER, MAX_FILTER, Client, Clients, Ended, Subscriptions
 from plugins.http.rendering import cursor_of, place_of, reply, tagged
 from plugins.http.strict import router_of
 from plugins.timelines import Conflict, NotFound
@@ -53,7 +53,7 @@ async def list_subscriptions(
     filter: Annotated[str, Query(max_length=MAX_FILTER, description="only of this very filter")] = "",
     topic: Annotated[str, Query(max_length=MAX_FILTER, description="only of filters that match this topic")] = "",
     user: User = None,
-    client: Annotated[str, Query(max_length=65535, description="only of this client id, of whichever user")] = "",
+    client: Annotated[str, Query(max_length=LONGEST_CLIENT, description="only of this client id, of whichever user")] = "",
     after: After = "",
     limit: Limit = 100,
 ) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 
 import pytest
@@ -65,12 +66,29 @@ def test_a_large_packet_in_tiny_pieces_costs_its_size_once() -> None:
     decoder = open_decoder(len(frame))
     for at in range(0, len(frame) - 2, 2):
         assert decoder.feed(frame[at : at + 2]) == []
-    held = sys.getsizeof(decoder._partial)
+    pieces = [decoder._partial, *(decoder._more or ())]
+    held = sum(map(sys.getsizeof, [pieces, *pieces]))
     assert decoder.buffered <= len(frame)
     assert held < 1.25 * len(frame)  # a list of pieces would hold about 20 times as much
     (found,) = decoder.feed(frame[decoder.buffered :])
     assert isinstance(found, Publish)
     assert len(found.payload) == 300_000
+
+
+def test_pieces_of_any_size_come_together_in_their_order() -> None:
+    """Large ones are kept apart until all are there, small ones are not."""
+    payload = bytes(range(256)) * 400
+    frame = encode(Publish("a", payload, 1, packet_id=7), 4)
+    decoder = open_decoder(len(frame))
+    found, at = [], 0
+    for size in itertools.cycle((1, 5000, 3, 2, 4096, 20_000, 4095, 9000)):
+        found += decoder.feed(frame[at : at + size])
+        at += size
+        if at >= len(frame):
+            break
+        assert decoder.buffered == at
+    assert [packet.payload for packet in found if isinstance(packet, Publish)] == [payload]
+    assert decoder.buffered == 0
 
 
 @pytest.mark.inside

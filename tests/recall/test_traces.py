@@ -106,18 +106,10 @@ def found_in(look: Look, folder: Path, url: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("phase", [*PHASES[USER], BEHIND])
+@pytest.mark.parametrize(("what", "phase"), [(what, phase) for what in NAMES for phase in (*PHASES[what], BEHIND)])
 @pytest.mark.parametrize("kind", ["sqlite", "mongodb"])
-async def test_of_a_user_whatever_is_killed(tmp_path: Path, kept: Any, kind: str, phase: str) -> None:
-    await no_trace(await kept(kind), tmp_path, USER, phase, itertools.count(1, EVERY[kind]))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("phase", [*PHASES[CONVERSATION], BEHIND])
-@pytest.mark.parametrize("kind", ["sqlite", "mongodb"])
-async def test_of_a_conversation_whatever_is_killed(tmp_path: Path, kept: Any, kind: str, phase: str) -> None:
-    await no_trace(await kept(kind), tmp_path, CONVERSATION, phase, itertools.count(1, EVERY[kind]))
+async def test_whatever_is_killed(tmp_path: Path, kept: Any, kind: str, what: str, phase: str) -> None:
+    await no_trace(await kept(kind), tmp_path, what, phase, itertools.count(1, EVERY[kind]))
 
 
 async def test_of_a_user_after_a_kill(tmp_path: Path, kept: Any) -> None:
