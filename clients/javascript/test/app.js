@@ -29,6 +29,7 @@ for (const filter of filters) client.subscribe(filter);
 
 for await (const line of createInterface({ input: process.stdin })) {
   const { id, call, with: values = [] } = JSON.parse(line);
+  if (call === "store.put") values[0].payload = new TextEncoder().encode(values[0].payload);
   const on = /** @type {any} */ (call.startsWith("store.") ? store : client);
   Promise.resolve()
     .then(() => on[call.replace("store.", "")](...values))

@@ -133,6 +133,16 @@ def test_what_was_read_offline_is_told_later(shared: Site, apps: Apps) -> None:
     wait_until(lambda: app.call("store.untold") == [], "it is known to know")
 
 
+def test_a_conversation_whose_first_message_is_going_out_has_a_history(shared: Site, apps: Apps) -> None:
+    app = apps(shared, "a21", "n21/#")
+    app.call("send", "n21/a", "before")
+    wait_until(lambda: app.call("outbox") == [], "the broker has it")
+    app.call("store.put", {"key": "k", "topic": "forbidden/new", "payload": "first", "receipt": []})  # not sent
+    assert app.call("history", "forbidden/new") == []
+    assert app.fails("history", "forbidden/other")["code"] == "not-found"
+    app.kill()
+
+
 def test_history_fetches_what_is_missing_page_by_page(shared: Site, apps: Apps) -> None:
     for number in range(4):
         shared.say("a8", "n8/a", str(number))
