@@ -31,10 +31,12 @@ from broker.access.rules import (
     stored_place,
 )
 from broker.access.scram import ITERATIONS, METHOD, Credential, prepared
+from broker.access.stand_ins import DELAYED
 
 __all__ = [
     "ACTIONS",
     "BEGUN",
+    "DELAYED",
     "HISTORY",
     "ITERATIONS",
     "KIND",

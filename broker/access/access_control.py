@@ -45,7 +45,7 @@ from broker.access.identity import AuthRequest, CannotTell, Identity, SessionInf
 from broker.access.logins import Busy, Logins
 from broker.access.rules import HISTORY, PUBLISH, RECEIVE, SEARCH, SUBSCRIBE, Verdict
 from broker.access.stand_ins import StandIns
-from broker.packets import shown
+from broker.packets import reserved, shown
 from broker.plugin_call import answer_of
 from broker.rate_limited_log import RateLimitedLog
 
@@ -394,6 +394,10 @@ class AccessControl:
         )
 
     # --- may it ----------------------------------------------------------------------------------------------------
+
+    def closed(self, topic: str) -> str:
+        """Why nobody may publish to a topic, whatever the rules say: what follows its name. Empty where that is not so."""
+        return "is reserved for the broker" if reserved(topic) else self.stand_ins.missing(topic)
 
     def cached(self, session: SessionInfo, action: str, topic: str) -> bool | None:
         """The answer, if it can be had without waiting; None: ask `allowed`."""

@@ -6,6 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+DELAYED = "$delayed/"
+"""What is published below it waits (`plugins.schedules`)."""
+
 Real = Callable[[str, str], str | bool]
 """Given an action and a topic or filter below the prefix: what access is asked about in its place; or True where everybody may,
 and False where nobody may."""
@@ -28,3 +31,7 @@ class StandIns:
                 stands_for = real(action, topic)
                 return stands_for if isinstance(stands_for, bool) else self.real(action, stands_for)
         return topic
+
+    def missing(self, topic: str) -> str:
+        """What a topic needs that is not there: only a plugin can do what it promises. Empty where nothing is missing."""
+        return "needs the plugin schedules" if topic.startswith(DELAYED) and DELAYED not in self._prefixes else ""

@@ -19,7 +19,7 @@ from amqtt.contexts import Action
 from broker.access import AuthRequest, Ban, Busy, CannotTell, Identity, SessionInfo
 from broker.connection import handle_auth
 from broker.connection.handle_publish import unacceptable
-from broker.packets import EMPTY, ConnAck, Connect, Properties, Property, ReasonCode, reserved, shown
+from broker.packets import EMPTY, ConnAck, Connect, Properties, Property, ReasonCode, shown
 from broker.sessions import ConnectOptions, wills
 from storage.errors import FencedOut
 from storage.records import DeviceKey
@@ -223,9 +223,9 @@ async def _check_will(connection: Connection, packet: Connect) -> tuple[int, str
     problem = unacceptable(connection.server.settings.mqtt, will.topic, will.retain)
     if problem:
         return problem
-    if reserved(will.topic):
-        return ReasonCode.NOT_AUTHORIZED, f"will topic {shown(will.topic)} is reserved for the broker"
     access = connection.server.access
+    if why := access.closed(will.topic):
+        return ReasonCode.NOT_AUTHORIZED, f"will topic {shown(will.topic)} {why}"
     if not access.open and not await access.allowed(connection.info, Action.PUBLISH, will.topic):
         access.log_refusal(connection.info, Action.PUBLISH, will.topic)
         return ReasonCode.NOT_AUTHORIZED, f"publishing a will to {shown(will.topic)} is not allowed"

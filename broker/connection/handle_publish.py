@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, cast
 
 from amqtt.contexts import Action
 
-from broker.hooks import DELAYED, REQUEST_TOPIC, Refusal, Request
+from broker.access import DELAYED
+from broker.hooks import REQUEST_TOPIC, Refusal, Request
 from broker.packets import (
     EMPTY,
     FORWARDED,
@@ -27,7 +28,6 @@ from broker.packets import (
     ack_frame,
     encode,
     encode_property_body,
-    reserved,
     shown,
 )
 from broker.publication import Outgoing, Publication
@@ -211,11 +211,11 @@ def received(connection: Connection, packet: Publish) -> None:
             return
         connection.inbound += 1
     error = None
-    if packet.topic.startswith("$") and reserved(packet.topic):
+    if packet.topic.startswith("$") and (why := server.access.closed(packet.topic)):
         if packet.topic == REQUEST_TOPIC and server.requests is not None:
             _submit_request(connection, session, packet)
             return
-        error = NotAuthorized(f"topic {shown(packet.topic)} is reserved for the broker")
+        error = NotAuthorized(f"topic {shown(packet.topic)} {why}")
     elif not server.access.open:
         allowed = server.access.cached(connection.info, Action.PUBLISH, packet.topic)
         if allowed is None:
@@ -250,8 +250,8 @@ def _submit(connection: Connection, session: Session, packet: Publish, error: Ex
             publication.received = (session.key, packet.packet_id)
     if error is not None:
         server.counters.acl_denied += 1
-        why = "the broker's own" if reserved(packet.topic) else ""
-        server.access.log_refusal(connection.info, Action.PUBLISH, packet.topic, why)
+        why = server.access.closed(packet.topic)
+        server.access.log_refusal(connection.info, Action.PUBLISH, packet.topic, why and f"it {why}")
         publication.error = error
     if server.spans is not None:
         server.spans.received(publication, packet.properties.get(Property.USER_PROPERTY, ()))

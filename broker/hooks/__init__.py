@@ -5,7 +5,6 @@ Kept true: a hook that fails before the acknowledgement withholds it, and one th
 
 from broker.hooks.group_hooks import GroupHooks, HookFailed
 from broker.hooks.plugins import (
-    DELAYED,
     ONLY_ONE,
     REQUEST_TOPIC,
     Accepted,
@@ -32,7 +31,6 @@ from broker.hooks.plugins import (
 from broker.hooks.users import Imported, NoSuchUser, UserExists, Users
 
 __all__ = [
-    "DELAYED",
     "ONLY_ONE",
     "REQUEST_TOPIC",
     "Accepted",

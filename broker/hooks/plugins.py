@@ -190,8 +190,6 @@ class EnhancedAuthPlugin(BasePlugin[BrokerContext]):
 # --- requests --------------------------------------------------------------------------------------------------------
 
 REQUEST_TOPIC = "$sync/request"
-DELAYED = "$delayed/"
-"""What is published below it waits (`plugins.schedules`)."""
 
 
 @dataclass(frozen=True, slots=True)

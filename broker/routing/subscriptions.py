@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from amqtt.contexts import Action
 
-from broker.access import OWN
-from broker.hooks import DELAYED
+from broker.access import DELAYED, OWN
 from broker.packets import SHARE, ProtocolViolation, ReasonCode, parse_share, shown, validate_filter
 from broker.pipeline import Step
 from broker.sessions import NOT_YET, member_of

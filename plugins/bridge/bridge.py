@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from broker.amqtt import Services, Undecided
-from broker.packets import ProtocolViolation, ReasonCode, reserved, validate_name
+from broker.packets import ProtocolViolation, ReasonCode, validate_name
 from broker.publication import Outgoing, Publication
 from plugins.bridge.config import Bridge
 from plugins.bridge.link import Come, Link
@@ -193,8 +193,8 @@ class BridgeRunner:
             if topic is None:
                 raise ProtocolViolation(f"no route has {message.topic[:80]!r}")
             validate_name(topic)
-            if reserved(topic):
-                raise ProtocolViolation(f"{topic[:80]!r} is reserved for the broker")
+            if why := self._server.access.closed(topic):
+                raise ProtocolViolation(f"{topic[:80]!r} {why}")
         except ProtocolViolation as violation:
             self._refuse(f"what came is passed by: {violation.text}")
             return None

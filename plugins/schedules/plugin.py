@@ -8,8 +8,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, cast
 
+from broker.access import DELAYED
 from broker.amqtt import Services, TidelineContext
-from broker.hooks import DELAYED, Group, GroupPlugin, Refusal
+from broker.hooks import Group, GroupPlugin, Refusal
 from broker.publication import Publication
 from broker.routing import NOBODY
 from plugins.http import add_router

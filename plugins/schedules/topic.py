@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from broker.access import PUBLISH
-from broker.hooks import DELAYED, Refusal
+from broker.access import DELAYED, PUBLISH
+from broker.hooks import Refusal
 from broker.packets import ProtocolViolation, ReasonCode, reserved, shown, validate_name
 
 _SECONDS = re.compile(r"\d{1,10}(\.\d{1,3})?", re.ASCII)

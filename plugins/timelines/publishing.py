@@ -102,8 +102,8 @@ class Publisher:
         if draft.response_topic is not None:
             check_name(draft.response_topic, "response_topic")
         mqtt = self._server.settings.mqtt
-        if topics.reserved(draft.topic):
-            raise Forbidden(f"topic {draft.topic[:80]!r} is reserved for the broker")
+        if why := self._server.access.closed(draft.topic):
+            raise Forbidden(f"topic {draft.topic[:80]!r} {why}")
         if draft.topic.count("/") >= mqtt.max_topic_levels:
             raise Unprocessable(f"topic: more than {mqtt.max_topic_levels} levels")
         if draft.retain and not mqtt.retain_available:

@@ -136,7 +136,7 @@ async def test_what_a_client_may_not_is_in_the_log(
         assert line.startswith("client 'pad' at 127.0.0.1:")
         assert f", user 'bob': may not {what}: {plugin}" in line
     await asyncio.to_thread(bob.publish, "$SYS/x", b"x")
-    assert "may not publish to '$SYS/x': the broker's own" in caplog.text
+    assert "may not publish to '$SYS/x': it is reserved for the broker" in caplog.text
 
 
 async def test_a_refused_login_is_in_the_log_with_user_and_plugin(

@@ -15,7 +15,7 @@ import pytest
 from broker.config import checked
 from broker.errors import StartError
 from broker.packets.codes import ReasonCode
-from broker.packets.model import PubAck, Publish
+from broker.packets.model import PubAck, Publish, PubRec, Will
 from broker.packets.properties import Properties, Property
 from plugins.schedules import SchedulesPlugin
 from plugins.schedules.entry import DUE, OF
@@ -116,6 +116,29 @@ async def test_what_cannot_be_is_refused_with_a_reason(topic: str, code: int) ->
         writer = await made.client("writer", 5)
         assert await refused(writer, topic) == code
         assert await left(made.server.storage) == []
+
+
+@pytest.mark.parametrize("version", [4, 5])
+async def test_without_the_plugin_nothing_is_taken_for_later(version: int, caplog: pytest.LogCaptureFixture) -> None:
+    """And whoever publishes is told what is missing, as far as the protocol can: it must not look as if it will come."""
+    topic, why = "$delayed/60/a", "needs the plugin schedules"
+    async with site("memory://", plugins={}, mqtt={"reason_strings": "always"}) as made:
+        writer = await made.client("writer", version)
+        for qos in (1, 2):
+            writer.send(Publish(topic, b"x", qos, packet_id=qos))
+            ack = await writer.expect(PubAck if qos == 1 else PubRec)
+            if version == 5:
+                assert ack.reason == ReasonCode.NOT_AUTHORIZED
+                assert ack.properties[Property.REASON_STRING] == f"topic '{topic}' {why}"
+        assert await writer.publish(topic, b"x", 0) == 0
+        assert f"may not publish to '{topic}': it {why}" in caplog.text
+        newcomer = await made.socket(version)
+        refusal = await newcomer.connect("c", will=Will(topic, b""))
+        assert refusal.reason == (ReasonCode.NOT_AUTHORIZED if version == 5 else 5)
+        http = made.caller()
+        answer = await http.post("/messages", json={"topic": topic, "payload": "x"})
+        assert (answer.status_code, answer.json()["detail"]) == (403, f"topic '{topic}' {why}")
+        assert (await http.get("/topics")).json()["topics"] == []
 
 
 async def test_limits_have_reason_codes_and_errors(url: str) -> None:
