@@ -125,7 +125,7 @@ class RecallPlugin(GroupPlugin):
             raise Unprocessable(f"encoding {encoding[:20]!r}: must be text or base64")
         payload = payload_bytes(asked.text("payload"), encoding)
         edit = Edit(payload, asked.text("content_type", "") or None, encoding == "text")
-        return await self.recalls.edit(who, asked.text("message"), edit, request.device.client_id)
+        return (await self.recalls.edit(who, asked.text("message"), edit, request.device.client_id))[0]
 
     async def _react(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         text, back = asked.text("reaction"), asked.flag("back")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Header, Path
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from plugins.http.api import Acting, responses
 from plugins.http.models import Body
+from plugins.http.publishing import key_of
 from plugins.http.rendering import reply, tagged
 from plugins.recall.service import Edit, Recalls
 from plugins.timelines.messages import payload_bytes
@@ -96,13 +97,29 @@ def make_router(recalls: Recalls) -> APIRouter:
         """
         return reply(await recalls.recall(who, message_id))
 
-    @router.post("/messages/{message_id}/versions", response_model=Edited, status_code=201, responses=responses())
-    async def edit(message_id: str, who: Acting, body: NewVersion) -> Response:
-        """Edit a message of mine: whoever subscribes to the topic gets the new version, and the history shows its content."""
+    @router.post(
+        "/messages/{message_id}/versions",
+        response_model=Edited,
+        status_code=201,
+        responses={**responses(), 200: {"model": Edited, "description": "stored earlier under this key"}},
+    )
+    async def edit(
+        message_id: str,
+        who: Acting,
+        body: NewVersion,
+        idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    ) -> Response:
+        """Edit a message of mine: whoever subscribes to the topic gets the new version, and the history shows its content.
+
+        With an `Idempotency-Key` (per user, for a day unless configured otherwise) a repeat stores nothing and answers 200 with
+        the first one's place; the same key with another content is a conflict. 503 may mean that storage was given it and has
+        not answered; ask again with the same key.
+        """
+        key = key_of(idempotency_key)
         payload = payload_bytes(body.payload, body.encoding)
         content_type = body.content_type or ("application/json" if body.encoding == "json" else None)
-        made = await recalls.edit(who, message_id, Edit(payload, content_type, body.encoding != "base64"))
-        return reply(made, 201, {"Location": f"/v1/messages/{made['id']}"})
+        made, repeated = await recalls.edit(who, message_id, Edit(payload, content_type, body.encoding != "base64"), key=key)
+        return reply(made, 200 if repeated else 201, {"Location": f"/v1/messages/{made['id']}"})
 
     @router.get("/messages/{message_id}/versions", response_model=VersionList, responses=responses())
     async def versions(request: Request, message_id: str, who: Acting) -> Response:

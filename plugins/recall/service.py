@@ -10,7 +10,7 @@ from plugins.recall.asked import REACTS, RECALLS, UNREACTS
 from plugins.timelines import OPERATOR, Problem, Timelines, Unprocessable, Who
 from plugins.timelines.errors import Away
 from plugins.timelines.messages import EDITS, hex_id
-from plugins.timelines.publishing import Draft
+from plugins.timelines.publishing import Draft, Receipt
 
 _TIMEOUT = 10.0
 
@@ -39,11 +39,12 @@ class Recalls:
         draft = Draft(message.topic, b"", properties=((RECALLS, hex_id(message.id)),), device=device)
         if who.operator:  # who may recall what others sent is one of the broker's own
             who = Who(OPERATOR, None, operator=True)
-        shown = await self._published(who, draft, "the message may still be recalled")
+        shown = (await self._published(who, draft, "the message may still be recalled")).shown
         return {"recalled": message_id, "again": False, "by": shown["id"], "seq": shown["seq"], "time": shown["time"]}
 
-    async def edit(self, who: Who, message_id: str, edit: Edit, device: str = "") -> dict[str, Any]:
-        """Publish a later version of a message of the caller's: where that stands. Raises a `plugins.timelines.Problem`."""
+    async def edit(self, who: Who, message_id: str, edit: Edit, device: str = "", key: str = "") -> tuple[dict[str, Any], bool]:
+        """Publish a later version of a message of the caller's: where that stands, and whether one under this ``key`` stood
+        there before. Raises a `plugins.timelines.Problem`."""
         message = await self._timelines.message(who, message_id)
         named = ((EDITS, hex_id(message.id)),)
         draft = Draft(
@@ -54,9 +55,11 @@ class Recalls:
             text=edit.text,
             retain=message.retain,
             device=device,
+            key=key,
         )
-        shown = await self._published(who, draft, "the message may still be edited")
-        return {"edited": message_id, "id": shown["id"], "seq": shown["seq"], "time": shown["time"]}
+        found = await self._published(who, draft, "the message may still be edited")
+        shown = found.shown
+        return {"edited": message_id, "id": shown["id"], "seq": shown["seq"], "time": shown["time"]}, found.repeated
 
     async def react(self, who: Who, message_id: str, text: str, *, back: bool = False, device: str = "") -> dict[str, Any]:
         """React to a message that the caller may read, or take that back: where the message that says so stands."""
@@ -67,7 +70,7 @@ class Recalls:
             raise Unprocessable("reaction: not valid Unicode") from error
         named = ((UNREACTS if back else REACTS, hex_id(message.id)),)
         draft = Draft(message.topic, payload, properties=named, text=True, device=device)
-        shown = await self._published(who, draft, "the reaction may still count")
+        shown = (await self._published(who, draft, "the reaction may still count")).shown
         return {"message": message_id, "reaction": text, "id": shown["id"], "seq": shown["seq"], "time": shown["time"]}
 
     async def reactions(self, who: Who, message_id: str) -> list[dict[str, str]]:
@@ -80,10 +83,10 @@ class Recalls:
         """See `plugins.timelines.Timelines.versions`."""
         return await self._timelines.versions(who, message_id)
 
-    async def _published(self, who: Who, draft: Draft, undecided: str) -> dict[str, Any]:
+    async def _published(self, who: Who, draft: Draft, undecided: str) -> Receipt:
         (found,) = await self._timelines.publisher.publish_all(who, [draft])
         if isinstance(found, Problem):
             raise found
         if isinstance(found, Undecided):
             raise Away(f"storage does not answer; {undecided}", retry_after=5) from found
-        return found.shown
+        return found

@@ -134,6 +134,29 @@ async def test_stock_clients_and_http_edit(tour: Site) -> None:
         await asyncio.to_thread(client.close)
 
 
+async def test_an_edit_that_is_sent_again_is_one_version(chat: Site) -> None:
+    """Over HTTP, by its key, as any message is."""
+    caller, as_sender = chat.caller(), {"user": "c/sender"}
+    sender = await chat.client("sender", 5)
+    await sender.publish(TOPIC, b"before")
+    (one,) = await ids_of(chat)
+
+    async def edit(text: str, key: bytes) -> Any:
+        path, headers = f"/messages/{one:016x}/versions", {b"Idempotency-Key": key}
+        return await caller.post(path, json={"payload": text}, params=as_sender, headers=headers)
+
+    first = await edit("after", "kä".encode())
+    again = await edit("after", "kä".encode())
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.json() == first.json()
+    assert again.headers["location"] == first.headers["location"]
+    assert (await edit("other", "kä".encode())).status_code == 409
+    assert (await edit("after", b"\xff")).status_code == 422
+    assert len((await caller.get(f"/messages/{one:016x}/versions")).json()["versions"]) == 2
+    assert (await edit("after", b"another")).status_code == 201
+    assert len(await ids_of(chat)) == 3
+
+
 async def test_search_finds_the_new_text_and_not_the_old(tmp_path: Path) -> None:
     """Live, after the index was built anew, and after it was compared with the store."""
     search = {"engine": "embedded", "path": str(tmp_path / "search" / "search.db"), "gather": 0.0}

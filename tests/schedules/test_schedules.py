@@ -126,7 +126,7 @@ async def test_without_the_plugin_nothing_is_taken_for_later(version: int, caplo
         writer = await made.client("writer", version)
         for qos in (1, 2):
             writer.send(Publish(topic, b"x", qos, packet_id=qos))
-            ack = await writer.expect(PubAck if qos == 1 else PubRec)
+            ack = await (writer.expect(PubAck) if qos == 1 else writer.expect(PubRec))
             if version == 5:
                 assert ack.reason == ReasonCode.NOT_AUTHORIZED
                 assert ack.properties[Property.REASON_STRING] == f"topic '{topic}' {why}"
