@@ -39,6 +39,14 @@ class Gone(Exception):
     """Nobody listens where the broker was."""
 
 
+class Refused(Failure):
+    """The broker says no. ``status`` is that of its answer; 0 where it has no such call, as the plugin for it is not there."""
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__([reason], USAGE if status == 422 else _REFUSED)
+        self.status = status
+
+
 @dataclass(frozen=True, slots=True)
 class RunningBroker:
     """The API of a broker on this machine. Blocking, for commands."""
@@ -50,7 +58,7 @@ class RunningBroker:
     """The file of the Unix socket where it listens; empty for ``url``'s port."""
 
     def get(self, path: str, timeout: float = 30.0) -> Any:
-        """The answer's JSON. Raises `Gone`, and `Failure` with what the broker says against it."""
+        """The answer's JSON. Raises `Gone`, and `Refused` with what the broker says against it."""
         return self._ask("GET", path, None, timeout)
 
     def post(self, path: str, body: object = None, timeout: float = 30.0) -> Any:
@@ -95,12 +103,12 @@ class RunningBroker:
         try:
             return opener.open(request, timeout=timeout)
         except urllib.error.HTTPError as error:
-            reason = _reason(error)
+            reason, status = _reason(error), error.code
             # Each plugin has its calls below its own name.
             if error.code == 405 or (error.code == 404 and reason.startswith("no such path")):
                 name = path.split("/")[1].partition("?")[0]
-                reason = f"{_PLUGINS.get(name, name)} is not among the plugins of the running broker at {self.url}"
-            raise Failure([reason], USAGE if error.code == 422 else _REFUSED) from None
+                reason, status = f"{_PLUGINS.get(name, name)} is not among the plugins of the running broker at {self.url}", 0
+            raise Refused(reason, status) from None
         except (OSError, urllib.error.URLError) as error:
             raise Gone(f"nobody answers at {self.socket or self.url}: {getattr(error, 'reason', error)}") from error
 

@@ -13,12 +13,12 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from broker.cli.ask import RunningBroker, ask
+from broker.cli.ask import Gone, Refused, RunningBroker, ask
 from broker.cli.clients import key_of, pages, time_of
 from broker.cli.erase import erase_conversation, sure
 from broker.cli.inspect import print_block
 from broker.cli.logs import printable
-from broker.cli.settings import Failure, config_option, data_option
+from broker.cli.settings import config_option, data_option
 
 Answer = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -227,19 +227,27 @@ def _put(config: Path | None, data: Path | None, topic: str, user: str, actor: s
 
 
 def _warn_of_unknown(broker: RunningBroker, users: list[str]) -> None:
-    """Say who is none of the users in storage, where there are any. No error: another plugin may let them in."""
+    """Say who is none of the users in storage, where there are any. No error: another plugin may let them in. Neither is one
+    what keeps this from being known: what the command is for is done."""
     try:
-        if not broker.get("/users?limit=1")["users"]:
-            return
-    except Failure:  # the plugin accounts is not there
-        return
-    for user in users:
-        if user.startswith("u/"):
-            try:
-                broker.get(f"/users/{quote(user[2:], safe='')}")
-            except Failure:
-                text = "is no user in storage (tideline user list): unless another plugin lets it in, nobody reads this"
-                click.echo(f"tideline: warning: {printable(user)} {text}", err=True)
+        if broker.get("/users?limit=1")["users"]:
+            for user in users:
+                if user.startswith("u/") and not _is_user(broker, user):
+                    text = "is no user in storage (tideline user list): unless another plugin lets it in, nobody reads this"
+                    click.echo(f"tideline: warning: {printable(user)} {text}", err=True)
+    except (Refused, Gone) as error:
+        if not isinstance(error, Refused) or error.status:  # else the plugin accounts is not there
+            click.echo(f"tideline: warning: whether all of these are users is not known: {printable(str(error))}", err=True)
+
+
+def _is_user(broker: RunningBroker, user: str) -> bool:
+    try:
+        broker.get(f"/users/{quote(user[2:], safe='')}")
+    except Refused as refused:
+        if refused.status != 404:
+            raise
+        return False
+    return True
 
 
 def _key(user: str) -> str:

@@ -8,9 +8,11 @@ import re
 import shlex
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from storage.errors import StorageUnavailable
 from tests.accounts.test_users import ACCOUNTS, CHEAP, users_of
 from tests.cli.test_commands import tideline
 from tests.http.conftest import Site, site
@@ -115,6 +117,24 @@ async def test_who_is_no_user_in_storage_is_told_of(config: Path) -> None:
         for command in ("add", "invite"):
             assert "warning: u/wraith is no user" in await run(config, command, topic, "wraith")
             assert "warning" not in await run(config, command, topic, "bob")
+
+
+async def test_who_could_not_be_looked_up_is_not_called_unknown(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command is for is done, and said; what went wrong is, too."""
+
+    class Away(dict[str, Any]):
+        def get(self, name: str, default: object = None) -> Any:
+            raise StorageUnavailable("the disk is away")
+
+    http = {"bind": "127.0.0.1:0", "operator_file": str(config.with_name("operator.json"))}
+    async with site(plugins={"http": http, "conversations": {}, **ACCOUNTS}) as made:
+        users = users_of(made)
+        await users.add("bob", CHEAP.hash("bob-password"))
+        monkeypatch.setattr(users, "accounts", Away(vars(users)["accounts"]))
+        warned, topic = (await run(config, "create", "group", "--member", "bob", "--member", "ghost")).splitlines()
+        assert "is no user" not in warned
+        assert re.fullmatch("tideline: warning: whether all of these are users is not known: .*the disk is away.*", warned)
+        assert topic.startswith("conv/")
 
 
 async def test_who_has_no_such_plugin_is_told_which(config: Path) -> None:
