@@ -44,7 +44,7 @@ from storage.mongo.load import (
 )
 from storage.mongo.plan import Plan
 from storage.mongo.recalls import recall
-from storage.mongo.rows import Saying, forget_told, load_rows, told_bytes, write_rows
+from storage.mongo.rows import Saying, forget_told, load_rows, write_rows
 from storage.mongo.sessions import corrections, draft
 from storage.mongo.state import State, batches
 from storage.mongo.sweep import sweep
@@ -519,7 +519,7 @@ def _chunk(plan: Plan, at: int) -> list[Raw]:
         return documents[at : at + CHUNK]
     size, end = 0, at
     for document in documents[at : at + CHUNK]:
-        size += len(document.get("payload", b"")) + len(document.get("properties", b"")) + told_bytes(document)
+        size += len(document.get("payload", b"")) + len(document.get("properties", b"")) + plan.rows.beside(document["mid"])
         if size > CHUNK_BYTES and end > at:
             break
         end += 1

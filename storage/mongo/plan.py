@@ -133,7 +133,7 @@ class Plan:
             seq = end[0] + 1
             if end[1] > time:
                 time = end[1]
-        size, beside = len(message.payload), self.rows.beside(op)
+        size, beside = len(message.payload), self.rows.beside(mid)
         if size + len(message.properties) + beside > _MAYBE_TOO_LARGE or len(op.recipients) > _FEW:
             _refuse_too_large(op, view.version, beside)
         known = mid in self.mids or (op.idempotency_key and self._repeated(op))

@@ -26,7 +26,7 @@ from storage.mongo.state import State, batches
 from storage.mongo.view import View
 from storage.mongo.writes import CHUNK, bulk_write
 from storage.names import PARTS, pages_of_names
-from storage.records import Append, DropRow, Operation, PutRow, Row, RowKey
+from storage.records import DropRow, Operation, PutRow, Row, RowKey
 
 _RECENT = 8
 """Writes of a row that others may make before one whose answer was lost no longer finds its own."""
@@ -55,10 +55,11 @@ class PlannedRows:
     def __init__(self, group: Iterable[Operation], view: View) -> None:
         self._view = view
         self._sizes: dict[int, int] = {}
-        """By the `id` of an append: what its rows add to its document at most, in bytes."""
+        """By message id: what its rows add to its document at most, in bytes."""
         for op in group:
             if isinstance(op, (PutRow, DropRow)) and op.of is not None:
-                self._sizes[id(op.of)] = self._sizes.get(id(op.of), 0) + _told_bytes(op)
+                mid = op.of.message.id
+                self._sizes[mid] = self._sizes.get(mid, 0) + _told_bytes(op)
         self._after: dict[RowKey, StoredRow] = {}
         self._revisions: list[tuple[PutRow | DropRow, int]] = []
         self._told: dict[int, list[list[Any]]] = {}
@@ -78,9 +79,9 @@ class PlannedRows:
         if op.of is not None:
             self._told.setdefault(op.of.message.id, []).append([*key, before.revision, revision, value])
 
-    def beside(self, of: Append) -> int:
+    def beside(self, mid: int) -> int:
         """Bytes that a message's rows add to its document in the store, at most."""
-        return self._sizes.get(id(of), 0) if self._sizes else 0
+        return self._sizes.get(mid, 0) if self._sizes else 0
 
     def tell(self, store: Iterable[Raw]) -> None:
         """Have it stored with the messages what is written for them."""
@@ -105,13 +106,6 @@ class PlannedRows:
 def _told_bytes(op: PutRow | DropRow) -> int:
     return (
         _TOLD + len(f"{op.table}{op.part}{op.key}".encode(errors="replace")) + (len(op.value) if isinstance(op, PutRow) else 0)
-    )
-
-
-def told_bytes(document: Raw) -> int:
-    """What a document of the store says of rows: bytes of their values and names, about."""
-    return sum(
-        len(table) + len(part) + len(name) + len(value or b"") for table, part, name, _, _, value in document.get("rows", ())
     )
 
 
