@@ -235,7 +235,7 @@ export class Client {
 
   /** @param {string} topic @param {number} limit @param {number} before */
   async #fetch(topic, limit, before) {
-    const begins = (await this.store.waiting()).some((message) => message.topic === topic && !message.reason);
+    const begins = await this.store.sending(topic);
     try {
       let [cursor, left] = [{}, limit];
       while (left > 0) {

@@ -197,7 +197,7 @@ class Client:
             if value < 0:
                 raise ValueError(f"{name} {value}: must be a whole number from 0 on")
         if self._ready.is_set():
-            begins = any(message.topic == topic and not message.reason for message in self.store.waiting())
+            begins = self.store.sending(topic)
             try:
                 self._fetch(topic, limit, before)
             except NoAnswer as error:

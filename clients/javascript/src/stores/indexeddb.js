@@ -7,6 +7,8 @@ import { Message } from "../model.js";
 /** @typedef {import("./store.js").Store} Store */
 
 const PATIENCE = 3000;
+/** Of what is in the database: 2 has an index of the outbox by topic. */
+const VERSION = 2;
 
 /** @template T @param {IDBRequest<T>} request @returns {Promise<T>} */
 const answer = (request) =>
@@ -58,13 +60,16 @@ export class IndexedDbStore {
 
   /** @returns {Promise<IDBDatabase>} */
   #opened() {
-    const request = indexedDB.open(this.#name, 1);
-    request.onupgradeneeded = () => {
+    const request = indexedDB.open(this.#name, VERSION);
+    request.onupgradeneeded = ({ oldVersion }) => {
       const database = request.result;
-      database.createObjectStore("messages", { keyPath: "id" }).createIndex("place", ["topic", "seq"]);
-      database.createObjectStore("positions", { keyPath: "topic" });
-      database.createObjectStore("outbox", { keyPath: "place", autoIncrement: true }).createIndex("key", "key", { unique: true });
-      database.createObjectStore("meta");
+      if (oldVersion < 1) {
+        database.createObjectStore("messages", { keyPath: "id" }).createIndex("place", ["topic", "seq"]);
+        database.createObjectStore("positions", { keyPath: "topic" });
+        database.createObjectStore("outbox", { keyPath: "place", autoIncrement: true }).createIndex("key", "key", { unique: true });
+        database.createObjectStore("meta");
+      }
+      request.transaction?.objectStore("outbox").createIndex("topic", ["topic", "reason"]);
     };
     return answer(request);
   }
@@ -187,6 +192,11 @@ export class IndexedDbStore {
   /** @returns {Promise<Outgoing[]>} */
   waiting(after = 0, limit = Infinity) {
     return answer(this.#read("outbox").getAll(IDBKeyRange.lowerBound(after, true), limit === Infinity ? undefined : limit));
+  }
+
+  /** @param {string} topic */
+  async sending(topic) {
+    return (await answer(this.#read("outbox").index("topic").getKey([topic, ""]))) !== undefined;
   }
 
   /** @param {string} key */

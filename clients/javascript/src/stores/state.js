@@ -24,6 +24,8 @@ export class State {
   #positions = new Map();
   /** @type {Map<string, Outgoing>} in order */
   #outbox = new Map();
+  /** @type {Map<string, number>} by topic, how many of those are not refused; none where there are none */
+  #sending = new Map();
   #place = 0;
   offset = 0;
   dataEpoch = "";
@@ -34,7 +36,7 @@ export class State {
       case "take": return this.#take(change);
       case "read": return this.#read(change);
       case "put": return this.#put(change);
-      case "sent": return this.#outbox.delete(change.key);
+      case "sent": return this.#sent(change);
       case "refused": return this.#refused(change);
       case "begin":
         this.offset = change.offset;
@@ -115,15 +117,36 @@ export class State {
   /** @param {Put} change */
   #put({ message, place = this.#place + 1 }) {
     this.#place = place;
-    this.#outbox.set(message.key, { ...message, place });
+    this.#set({ ...message, place });
     return true;
   }
 
   /** @param {Refused} change */
   #refused({ key, reason }) {
     const had = this.#outbox.get(key);
-    if (had) this.#outbox.set(key, { ...had, reason });
+    if (had) this.#set({ ...had, reason });
     return Boolean(had);
+  }
+
+  /** @param {Sent} change */
+  #sent({ key }) {
+    this.#count(this.#outbox.get(key), -1);
+    return this.#outbox.delete(key);
+  }
+
+  /** @param {Outgoing} message */
+  #set(message) {
+    this.#count(this.#outbox.get(message.key), -1);
+    this.#count(message, 1);
+    this.#outbox.set(message.key, message);
+  }
+
+  /** @param {Outgoing | undefined} message @param {1 | -1} more */
+  #count(message, more) {
+    if (!message || message.reason) return;
+    const count = (this.#sending.get(message.topic) ?? 0) + more;
+    if (count) this.#sending.set(message.topic, count);
+    else this.#sending.delete(message.topic);
   }
 
   /** @param {string} topic @param {number} limit @param {number} before */
@@ -161,6 +184,11 @@ export class State {
       if (one.place > after) found.push(one);
     }
     return found;
+  }
+
+  /** @param {string} topic */
+  sending(topic) {
+    return this.#sending.has(topic);
   }
 
   /** Changes that make this of nothing. @returns {Generator<Change>} */
