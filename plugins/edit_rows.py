@@ -32,13 +32,13 @@ class Rows(Protocol):
 
 def edit_row(seq: int, edit: Append) -> PutRow:
     """That a message is an edit of the one with this sequence, in its topic."""
-    return PutRow(TABLE, edit.message.topic, f"{seq:016d} {edit.message.id:016x}", b"", of=edit)
+    return PutRow.naming(edit, TABLE, edit.message.topic, lambda id: (f"{seq:016d} {id:016x}", b""))
 
 
 def taken_row(by: Append, ids: Iterable[int]) -> PutRow:
     """That a message recalls these, too."""
     value = b"".join(id.to_bytes(8, "big") for id in ids)
-    return PutRow(TAKEN, by.message.topic, f"{by.message.id:016x}", value, of=by)
+    return PutRow.naming(by, TAKEN, by.message.topic, lambda id: (f"{id:016x}", value))
 
 
 async def taken_by(storage: Rows, topic: str, by: int) -> list[int]:

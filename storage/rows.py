@@ -6,6 +6,7 @@ is read in pages, by key. What administrators keep is little, and is held in mem
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ MAX_ROW = 1 << 20
 """Bytes of a row's value, at most."""
 MAX_ROW_NAME = 65_535
 """Bytes of each of a row's names, at most: any topic can be one."""
+
+
+Named = Callable[[int], tuple[str, bytes]]
 
 
 class RowKey(NamedTuple):
@@ -47,8 +51,10 @@ class PutRow:
 
     ``of``: a message that the same group stores before this, and that this row says something of. Whatever is killed meanwhile:
     where the message is stored, the row is written too. Where it is refused, or a repeat of another, the row stays as it is.
-    Where it turns out to be one that another node began with, by its name, it has that one's id: then the row names that id in
-    its key and value, as 16 hexadecimal digits each, where it named the other.
+    Where it turns out to be one that another node began with, by its name, it has that one's id by then. A row that has the id
+    in it is to be made by `naming`; any other stays as it is, whatever digits are in it.
+
+    ``named``: given the message's id, what ``key`` and ``value`` are; None where they do not depend on it.
 
     Filled by commit: ``revision``, which the row has now; 0 where it stays as it is.
     """
@@ -62,11 +68,23 @@ class PutRow:
     error: Exception | None = None
     purges: bool = False
     of: Append | None = None
+    named: Named | None = None
+
+    @classmethod
+    def naming(cls, of: Append, table: str, part: str, named: Named, expected: int | None = None) -> PutRow:
+        """One that says something of a message, whose id is in its key or value."""
+        return cls(table, part, *named(of.message.id), expected, of=of, named=named)
+
+    def name(self, id: int) -> None:
+        """Its message has this id by now."""
+        if self.named is not None:
+            self.key, self.value = self.named(id)
 
 
 @dataclass(slots=True, eq=False)
 class DropRow:
-    """Forget a row; one that is not there is passed over, whatever was expected. ``of`` is as in `PutRow`.
+    """Forget a row; one that is not there is passed over, whatever was expected. ``of`` is as in `PutRow`; its key may not
+    depend on the message's id.
 
     Filled by commit: ``revision``, that of this removal; 0 where there was nothing to remove.
     """

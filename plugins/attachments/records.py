@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from broker.amqtt import Services
 from plugins.attachments.record import Record
+from plugins.timelines.messages import hex_id
 from storage.records import Append, DropRow, Operation, PutRow
 
 RECORDS, USERS, MESSAGES = "attachments", "attachments.users", "attachments.messages"
@@ -130,9 +131,14 @@ class Records:
 
 
 def link(record: Record, of: Append) -> list[Operation]:
-    """What stores that a message has an attachment, for the message's own commit."""
-    pointer = PutRow(MESSAGES, record.topic, f"{record.message}:{record.id}", b"{}", of=of)
-    return [PutRow(RECORDS, _part(record.id), record.id, record.encoded(), record.revision, of=of), pointer]
+    """What stores that a message has an attachment, as its record says by now, for the message's own commit."""
+    record = record.copy()
+    pointer = PutRow.naming(of, MESSAGES, record.topic, lambda id: (f"{hex_id(id)}:{record.id}", b"{}"))
+
+    def named(id: int) -> tuple[str, bytes]:
+        return record.id, replace(record, message=hex_id(id)).encoded()
+
+    return [PutRow.naming(of, RECORDS, _part(record.id), named, record.revision), pointer]
 
 
 async def _parts(server: Services, table: str) -> AsyncIterator[str]:

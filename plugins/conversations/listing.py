@@ -132,7 +132,8 @@ class Listing:
         for user in named:
             member = None if user == message.user else await self._conversations.members.of(user, message.topic)
             if member is not None and not member.invited:
-                rows.append(PutRow(MENTIONS, user, f"{message.topic}{BETWEEN}{message.id:016x}", b"", of=append))
+                row = PutRow.naming(append, MENTIONS, user, lambda id: (f"{message.topic}{BETWEEN}{id:016x}", b""))
+                rows.append(row)
         return rows
 
 

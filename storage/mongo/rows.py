@@ -174,11 +174,8 @@ class Saying:
     def follow(self) -> None:
         """Have the rows name the ids that the messages have by now."""
         for op, of in self._rows:
-            was, now = (f"{mid:016x}" for mid in (self._ids[id(of)], of.message.id))
-            if was != now:
-                op.key = op.key.replace(was, now)
-                if isinstance(op, PutRow):
-                    op.value = op.value.replace(was.encode(), now.encode())
+            if isinstance(op, PutRow) and self._ids[id(of)] != of.message.id:
+                op.name(of.message.id)
         self._ids = {id(of): of.message.id for _, of in self._rows}
 
 

@@ -1281,7 +1281,7 @@ MUTANTS = (
         "storage/mongo/commit.py",
         "            run.saying.follow()\n",
         "",
-        "tests/recall/test_kills.py -k mongodb-edit-by-name-2",
+        "tests/storage_mongo/test_claims.py -k rows_name",
     ),
     Mutant(
         6,

@@ -9,7 +9,7 @@ import pytest
 
 from storage.errors import Superseded
 from storage.mongo import MongoStorage
-from storage.records import Append, CloseSession, DeviceKey, Release
+from storage.records import Append, CloseSession, DeviceKey, PutRow, Release
 from tests.storage.samples import START, Maker, opened
 from tests.storage_mongo.groups import check_laws
 from tests.support import mongo_server
@@ -103,6 +103,32 @@ async def test_sent_again_through_another_node(
             assert (first.original[0] if first.original else first.message.id) == stored
         await slow.close()
         await other.close()
+
+
+async def test_rows_name_the_message_that_another_node_began_with_and_nothing_else_becomes_another(
+    database: str, proxy: MongoProxy, make: Maker
+) -> None:
+    """Who keeps a row says where in it the id is. Words in which the same digits happen to be are somebody's own."""
+    async with asyncio.timeout(90):
+        slow, other = await _pair(database, proxy)
+        until = START + 1_000_000
+        first, again = (make.append("a", payload=b"same", idempotency_key="k", idempotency_until=until) for _ in range(2))
+        digits = f"{again.message.id:016x}"
+        frozen = Frozen(slow, proxy, 2, first)
+        await frozen.reached()
+        named = PutRow.naming(again, "t", "named", lambda id: (f"{id:x}/{id}", b"%d" % id))
+        words = PutRow("t", "words", f"my {digits}", f"{digits}, I said".encode(), of=again)
+        await other.commit([again, named, words])
+        rows = [row for part in ("named", "words") for row in await other.rows("t", part)]
+        await frozen.thaw()
+        await slow.close()
+        await other.close()
+    id = again.message.id
+    assert id == first.message.id != int(digits, 16)
+    assert [(row.key, row.value) for row in rows] == [
+        (f"{id:x}/{id}", b"%d" % id),
+        (f"my {digits}", f"{digits}, I said".encode()),
+    ]
 
 
 async def test_a_packet_id_that_was_released_is_free(database: str, proxy: MongoProxy, make: Maker) -> None:

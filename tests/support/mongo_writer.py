@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+from functools import partial
 
 from storage.errors import StorageUnavailable
 from storage.mongo import MongoStorage
@@ -35,10 +36,14 @@ def make_group(name: str, number: int, first: int, step: int, chance: random.Ran
         if n % 3 == 0:
             append.idempotency_key, append.idempotency_until = f"k{id}", FAR
         group.append(append)
-        rows.append(PutRow("own", message.topic, f"{id:016x}", payload, 0, of=append))
-        rows.append(PutRow("last", message.topic, "last", b"%016x" % id, of=append))
+        rows.append(PutRow.naming(append, "own", message.topic, partial(_own, payload), 0))
+        rows.append(PutRow.naming(append, "last", message.topic, lambda id: ("last", b"%016x" % id)))
         rows.append(PutRow("odd", "", "odd", b"", of=append) if count // step % 2 else DropRow("odd", "", "odd", of=append))
     return [*group, *rows]
+
+
+def _own(payload: bytes, id: int) -> tuple[str, bytes]:
+    return f"{id:016x}", payload
 
 
 async def _again(storage: MongoStorage, group: list[Operation]) -> None:
