@@ -12,8 +12,8 @@ generation beside it, and a swap is one small transaction, so that a crash leave
   of two characters: each further list of them took as much of the disk as the words themselves.
 - ``positions``: how far each writer's messages are indexed, for each generation; ``generations.position`` is the one id for
   all that earlier versions kept.
-- ``conversations_<g>``, ``senders_<g>``, ``devices_<g>``: numbers for names. ``words_<g>``: words by first letter and length,
-  where typos look.
+- ``conversations_<g>``, ``senders_<g>``, ``devices_<g>``: numbers for names; `plugins.search.fts5_names` says when
+  they go. ``words_<g>``: words by first letter and length, where typos look.
 
 Over 300 lines: all that writes to these tables.
 """
@@ -42,6 +42,7 @@ from plugins.search.fts5_layout import (
     overrun_of,
     term,
 )
+from plugins.search.fts5_names import Names
 from plugins.search.terms import ONE_TYPO
 from plugins.search.text import solitary, tokens
 from storage.cluster import number_of
@@ -131,7 +132,7 @@ def drop_others(db: sqlite3.Connection, live: int) -> None:
         kind, _, generation = name.partition("_")
         if kind in KINDS and generation.isdigit() and int(generation) != live:
             db.execute(f"DROP TABLE IF EXISTS {name}")
-    for key in ("purge", "overrun"):
+    for key in ("purge", "overrun", "names"):
         db.execute("DELETE FROM meta WHERE key LIKE ? AND key != ?", (f"{key}%", f"{key}_{live}"))
     db.execute("DELETE FROM positions WHERE generation != ?", (live,))
     db.execute("DELETE FROM generations WHERE id != ?", (live,))
@@ -156,6 +157,10 @@ class Generation:
         self._taken = 0, 0
         """Rowids of which none is free, from the first up to before the second: where it was looked last."""
         self._layout = layout_of(db, generation)
+        kinds = {"conversations": "conversation", "senders": "sender", "devices": "device"}
+        if self._layout.number < 2:
+            del kinds["devices"]  # those rows have the name itself
+        self._names = Names(db, generation, kinds)
 
     def positions(self) -> Positions:
         """The positions that were committed last."""
@@ -187,14 +192,15 @@ class Generation:
                 self.db.execute(due, (self._purge, _DUE))
 
     def purge(self) -> bool:
-        """One step of merging all segments into one, which alone lets go of what was deleted; whether there is more to do.
+        """One step of merging all segments into one, which alone lets go of what was deleted, and behind that of removing the
+        names that no message has any more; whether there is more to do.
 
         At the end the log is cut, which has what the file had before. What was deleted meanwhile has its turn only then, so
         that each comes to its end.
         """
         row = self.db.execute("SELECT value FROM meta WHERE key = ?", (self._purge,)).fetchone()
         if row is None:
-            return False
+            return self._remove_names()
         changes = self.db.total_changes
         with _Transaction(self):
             # A negative number begins: every segment is to be merged, however few there are. A positive one goes on.
@@ -211,7 +217,16 @@ class Generation:
             self.db.execute("UPDATE meta SET value = ? WHERE key = ?", (_DUE, self._purge))
             return True
         self.db.execute("DELETE FROM meta WHERE key = ?", (self._purge,))
-        return False
+        return self._names.due
+
+    def _remove_names(self) -> bool:
+        if not self._names.under_way and not self._names.due:
+            return False
+        with _Transaction(self):
+            if not self._names.under_way:
+                self._forget_numbers()
+                self._names.begin()
+            return self._names.step()
 
     def forget(self, topic: str, before_seq: int, limit: int) -> int:
         """Remove up to ``limit`` of a conversation's messages with seq < ``before_seq``; how many were removed."""
@@ -230,12 +245,16 @@ class Generation:
 
     def reset_caches(self) -> None:
         """Forget what a transaction that was rolled back may have put there."""
-        self._conversations.clear()
-        self._senders.clear()
-        self._devices.clear()
+        self._forget_numbers()
+        self._names.abandon()
         self._words.clear()
         self._last = self._overrun = None
         self._taken = 0, 0
+
+    def _forget_numbers(self) -> None:
+        self._conversations.clear()
+        self._senders.clear()
+        self._devices.clear()
 
     def _there(self, ids: Collection[int]) -> dict[int, int]:
         """The rowids of those of the messages that are there, by id."""
@@ -345,6 +364,8 @@ class Generation:
             if len(cache) >= _KNOWN:
                 cache.clear()
             number = cache[name] = int(row[0])
+            if self._names.under_way:
+                self._names.used(kind, number)
         return number
 
     def _learn(self, words: Iterable[str]) -> None:
@@ -379,6 +400,8 @@ class Generation:
         self.db.executemany(delete, rows)
         for table in (self._docs, f"bodies_{self.number}"):
             self.db.executemany(f"DELETE FROM {table} WHERE rowid = ?", [row[:1] for row in rows])
+        if rows:
+            self._names.removed()
         self._last, self._taken = None, (0, 0)
         return len(rows)
 

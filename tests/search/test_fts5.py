@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 import plugins.search.fts5 as fts5
 import plugins.search.fts5_index as fts5_index
 import plugins.search.fts5_layout as fts5_layout
+import plugins.search.fts5_names as fts5_names
 from broker.ids import EPOCH
 from plugins.search.engine import Document, Query, SearchUnavailable, SearchUnusable
 from plugins.search.fts5 import Fts5Engine
@@ -98,6 +100,49 @@ async def test_a_file_that_is_no_database_is_set_aside(path: Path, notes: bytes)
     assert (await engine.search(Query(q="common"))).total == 1
     await engine.close()
     assert await asyncio.to_thread((path.parent / "search.db.broken").read_bytes) == notes
+
+
+async def test_names_of_which_no_message_is_left_go(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the purge of what was deleted, some rows a step; also where it is closed between two, and where messages come or
+    go meanwhile."""
+    monkeypatch.setattr(fts5_names, "_AT_ONCE", 3)
+
+    def said(number: int, topic: str, who: str) -> Document:
+        return Document(number, topic, number, f"u/{who}", f"{who}'s", number, "text")
+
+    def names() -> dict[str, list[str]]:
+        with closing(sqlite3.connect(path)) as db:
+            (live,) = db.execute("SELECT value FROM meta WHERE key = 'live'").fetchone()
+            kinds = ("conversations", "senders", "devices")
+            return {kind: [name for (name,) in db.execute(f"SELECT name FROM {kind}_{live} ORDER BY name")] for kind in kinds}
+
+    def people(*who: str) -> dict[str, list[str]]:
+        return {"senders": [f"u/{one}" for one in who], "devices": [f"{one}'s" for one in who]}
+
+    engine = Fts5Engine(path)
+    await engine.open()
+    await engine.index([said(n, "a", "ann") for n in range(1, 4)] + [said(4, "a", "bob"), said(5, "a", "eve")], {0: 5})
+    await engine.index([said(n, "b", "cat") for n in range(6, 16)], {0: 15})
+    await engine.forget("a", 6)
+    assert names() == {"conversations": ["b"], **people("ann", "bob", "cat", "eve")}
+    assert await engine.purge()
+    await engine.close()
+    engine = Fts5Engine(path)
+    await engine.open()
+    assert await engine.purge()
+    await engine.index([said(16, "b", "ann"), said(17, "c", "bob")._replace(time=1)], {0: 17})
+    while await engine.purge():
+        pass
+    assert names() == {"conversations": ["b", "c"], **people("ann", "bob", "cat")}
+    await engine.delete([17])
+    while await engine.purge():
+        pass
+    assert names() == {"conversations": ["b"], **people("ann", "cat")}
+    assert not await engine.purge()
+    await engine.index([said(18, "c", "bob")], {0: 18})
+    for who, ids in (("bob", [18]), ("ann", [16]), ("eve", [])):
+        assert [hit.id for hit in (await engine.search(Query("text", sender=f"u/{who}"))).hits] == ids
+    await engine.close()
 
 
 async def test_a_path_that_cannot_be_made_is_told(tmp_path: Path) -> None:
