@@ -1,8 +1,8 @@
-"""What search costs: ``python -m bench.search [--messages 1000000]``.
+"""What search costs: ``python -m bench.search [--messages 1000000] [--engine tantivy]``.
 
-Fills the embedded engine with made-up chat messages (half Chinese, 40% English, the rest mixed; words by Zipf's law) of 20,000
-conversations, and prints the index rate, the size on disk, and p50 and p99 of each kind of query, each asked with many
-different words, through the engine as the HTTP API asks it: with totals and 20 hits.
+Fills the embedded engine, or tantivy, with made-up chat messages (half Chinese, 40% English, the rest mixed; words by Zipf's
+law) of 20,000 conversations, and prints the index rate, the size on disk, and p50 and p99 of each kind of query, each asked
+with many different words, through the engine as the HTTP API asks it: with totals and 20 hits.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from pathlib import Path
 
 from bench.table import columns
 from broker.ids import EPOCH
-from plugins.search.engine import Document, Query
+from plugins.search.engine import Document, Engine, Query
 from plugins.search.fts5 import Fts5Engine
+from plugins.search.own_files import own_engine
+from storage.memory import MemoryStorage
 
 AIM = 50.0
 """Milliseconds that the 99th percentile of each kind of query should stay under."""
@@ -115,7 +117,7 @@ def kinds(corpus: Corpus, messages: int) -> dict[str, Callable[[], Query]]:
     }
 
 
-async def fill(engine: Fts5Engine, corpus: Corpus, messages: int, batch: int) -> tuple[float, float]:
+async def fill(engine: Engine, corpus: Corpus, messages: int, batch: int) -> tuple[float, float]:
     """Index the messages; seconds by the clock and of processor time, without making them up."""
     wall = own = 0.0
     documents = corpus.documents(messages)
@@ -127,7 +129,7 @@ async def fill(engine: Fts5Engine, corpus: Corpus, messages: int, batch: int) ->
     return wall, own
 
 
-async def ask(engine: Fts5Engine, make: Callable[[], Query], times: int) -> tuple[list[float], list[float], float]:
+async def ask(engine: Engine, make: Callable[[], Query], times: int) -> tuple[list[float], list[float], float]:
     """Milliseconds of each query by the clock and of processor time, and the mean of totals."""
     taken, spent, totals = [], [], 0
     for _ in range(times):
@@ -145,16 +147,17 @@ def percentile(values: list[float]) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[98]
 
 
-async def run(messages: int, queries: int, batch: int, path: Path) -> str:
+async def run(messages: int, queries: int, batch: int, path: Path, kind: str = "embedded") -> str:
     """The figures as text, on a new index or on the one that is in the file."""
     corpus = Corpus(1)
-    engine = Fts5Engine(path, seconds=60)
+    engine: Engine = own_engine(kind, str(path), MemoryStorage()) if kind != "embedded" else Fts5Engine(path, seconds=60)
     parts = [f"Search in {messages:,} messages: {queries} queries of each kind, one after the other"]
     await engine.open()
     try:
         if not await engine.positions():
             wall, own = await fill(engine, corpus, messages, batch)
-            size = sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
+            files = [file for one in path.parent.glob(path.stem + ".*") for file in (one, *one.rglob("*"))]
+            size = sum(file.stat().st_size for file in files if file.is_file())
             rate = f"{messages / wall:,.0f} messages/s, {own / messages * 1e6:.1f} us of CPU each, {size / 1e6:,.0f} MB on disk"
             parts.append(f"indexed in batches of {batch}: {rate}")
         rows = [["query", "p50 ms", "p99 ms", "max ms", "p99 ms of CPU", "mean total", f"p99 under {AIM:g} ms"]]
@@ -169,10 +172,10 @@ async def run(messages: int, queries: int, batch: int, path: Path) -> str:
     return "\n\n".join(parts)
 
 
-def report(messages: int, queries: int, batch: int = 2000) -> str:
+def report(messages: int, queries: int, batch: int = 2000, kind: str = "embedded") -> str:
     """The same on an index that is made for it and removed."""
     with tempfile.TemporaryDirectory() as directory:
-        return asyncio.run(run(messages, queries, batch, Path(directory) / "search.db"))
+        return asyncio.run(run(messages, queries, batch, Path(directory) / "search.db", kind))
 
 
 def main() -> None:
@@ -182,11 +185,12 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=200, help="of each kind")
     parser.add_argument("--batch", type=int, default=2000, help="messages of one index transaction")
     parser.add_argument("--keep", type=Path, help="a file to keep the index in, and to use again")
+    parser.add_argument("--engine", choices=["embedded", "tantivy"], default="embedded")
     options = parser.parse_args()
     if options.keep:
-        print(asyncio.run(run(options.messages, options.queries, options.batch, options.keep)))
+        print(asyncio.run(run(options.messages, options.queries, options.batch, options.keep, options.engine)))
     else:
-        print(report(options.messages, options.queries, options.batch))
+        print(report(options.messages, options.queries, options.batch, options.engine))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What a message takes of the disk: `python -m bench.storage_bytes [--messages 200000] [--bytes 68] [--parts]`.
 
-Made-up chat messages, each for one inbox, as a broker leaves them in SQLite's file, and the embedded index in its own, after
-both were closed. Tables and their indexes are counted by whole pages, free ones among the rest. With ``--parts`` each table and
-index is told by itself: its rows, and what SQLite adds.
+Made-up chat messages, each for one inbox, as a broker leaves them in SQLite's file, and the index in its own, after both were
+closed; with ``--engine tantivy`` that one. Tables and their indexes are counted by whole pages, free ones among the rest. With
+``--parts`` each table and index is told by itself: its rows, and what SQLite adds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench.shapes import BYTES
 from bench.table import OURS, columns
 from broker.ids import EPOCH
 from plugins.search.engine import Document
-from plugins.search.fts5 import Fts5Engine
+from plugins.search.own_files import own_engine
 from storage.factory import open_url
 from storage.records import Append, Message
 
@@ -59,8 +59,9 @@ class Part(NamedTuple):
     all: float
 
 
-async def _fill(folder: Path, messages: int, length: int) -> None:
-    storage, engine = open_url(f"sqlite:///{folder}/tideline.db"), Fts5Engine(folder / "search.db")
+async def _fill(folder: Path, messages: int, length: int, index: str) -> None:
+    storage = open_url(f"sqlite:///{folder}/tideline.db")
+    engine = own_engine(index, f"{folder}/search.db", storage)
     await storage.open()
     await engine.open()
     try:
@@ -102,15 +103,25 @@ def _parts(path: Path, messages: int) -> list[Part]:
     return [*named, *([others] if others else []), Part(path.name, "free pages", 0.0, free, free)]
 
 
-def measure(messages: int, length: int = PAYLOAD, parts: list[Part] | None = None) -> dict[str, float]:
+def _endings(folder: Path, messages: int) -> list[Part]:
+    """Of tantivy's files by what their names end in."""
+    found: dict[str, float] = {}
+    for file in (folder / "search.tantivy").rglob("*.*"):
+        found[file.suffix] = found.get(file.suffix, 0.0) + file.stat().st_size / messages
+    return [Part("search.tantivy", name, used, 0.0, used) for name, used in sorted(found.items(), key=lambda one: -one[1])]
+
+
+def measure(messages: int, length: int = PAYLOAD, parts: list[Part] | None = None, index: str = "embedded") -> dict[str, float]:
     """Bytes of a message in each, and in all. ``parts`` is given every table and index."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        asyncio.run(_fill(folder, messages, length))
+        asyncio.run(_fill(folder, messages, length, index))
         found = _stored(folder / "tideline.db")
-        found["index"] = float(sum(file.stat().st_size for file in folder.glob("search.db*")))
+        files = [file for path in folder.glob("search.*") for file in (path, *path.rglob("*"))]
+        found["index"] = float(sum(file.stat().st_size for file in files if file.is_file()))
         if parts is not None:
-            parts += _parts(folder / "tideline.db", messages) + _parts(folder / "search.db", messages)
+            parts += _parts(folder / "tideline.db", messages)
+            parts += _parts(folder / "search.db", messages) if index == "embedded" else _endings(folder, messages)
     each = {kind: used / messages for kind, used in found.items()}
     return {**each, "all": sum(each.values())}
 
@@ -120,10 +131,10 @@ def cells(found: dict[str, float], length: int = PAYLOAD) -> list[Cell]:
     return [Cell(BYTES.name, OURS, dict(found)), Cell(BYTES.name, "payload", dict.fromkeys(found, float(length)))]
 
 
-def table(found: dict[str, float], messages: int, length: int = PAYLOAD) -> str:
+def table(found: dict[str, float], messages: int, length: int = PAYLOAD, index: str = "embedded") -> str:
     """A column for each."""
     rows = [["bytes on disk", *found], [f"a message of {length}", *(f"{used:.0f}" for used in found.values())]]
-    title = f"What a message takes of the disk: {messages:,} chat messages, an inbox entry each, SQLite, embedded index"
+    title = f"What a message takes of the disk: {messages:,} chat messages, an inbox entry each, SQLite, {index} index"
     return f"{title}\n\n{columns(rows)}"
 
 
@@ -140,9 +151,11 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--bytes", type=int, default=PAYLOAD, help="of payload (default %(default)s)")
     parser.add_argument("--parts", action="store_true", help="each table and index by itself")
+    parser.add_argument("--engine", choices=["embedded", "tantivy"], default="embedded", help="of the index")
     given = parser.parse_args()
     parts: list[Part] | None = [] if given.parts else None
-    print(table(measure(given.messages, given.bytes, parts), given.messages, given.bytes))
+    found = measure(given.messages, given.bytes, parts, given.engine)
+    print(table(found, given.messages, given.bytes, given.engine))
     if parts:
         print(f"\n{parts_table(parts)}")
 

@@ -58,7 +58,11 @@ def files_of(settings: Settings) -> Iterator[tuple[str, Path]]:
         ("http", "operator_file", "data/operator.json"),
     ):
         options = settings.plugins.get(name)
-        if options is not None and options.get("engine", "embedded") == "embedded" and (path := options.get(option, default)):
+        if (
+            options is not None
+            and options.get("engine", "embedded") != "meilisearch"
+            and (path := options.get(option, default))
+        ):
             yield f"plugins.{name}.{option}", Path(str(path))
     if folder := (settings.plugins.get("attachments") or {}).get("directory"):
         yield "plugins.attachments.directory", Path(str(folder)) / "attachment"

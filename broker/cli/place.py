@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,13 +42,15 @@ def forget_index(config: Path | None, data: Path | None, url: str | None) -> Non
     options = None if url is not None else read_settings(config, data).plugins.get("search")
     if url is None and options is None:
         return
-    if options is None or str(options.get("engine", "embedded")) != "embedded":
+    if options is None or str(options.get("engine", "embedded")) == "meilisearch":
         click.echo("the search index is of the data that was there: run tideline reindex")
         return
     path = Path(str(options.get("path", "data/search.db")))
     try:
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
+        if (folder := path.with_suffix(".tantivy")).is_dir():
+            shutil.rmtree(folder)
     except OSError as error:
         problem = f"the data is in place, but {path}, the search index of what was there, cannot be removed: {error.strerror}"
         raise Failure([problem, "remove it, or run tideline reindex, as a user who may"], 1) from None

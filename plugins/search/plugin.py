@@ -21,8 +21,8 @@ from broker.amqtt import Services
 from broker.hooks import Group, GroupPlugin
 from plugins.persistence import PersistencePlugin
 from plugins.search.engine import Engine, Query, Searcher, SearchError, SearchUnavailable
-from plugins.search.fts5 import Fts5Engine, Fts5Searcher
 from plugins.search.indexer import Indexer, Source
+from plugins.search.own_files import own_engine, own_searcher
 from plugins.search.permission import search_permitted
 from plugins.search.process import IndexerProcess
 from plugins.search.reindex import Progress, watched
@@ -37,6 +37,8 @@ from storage.records import Message
 log = logging.getLogger("tideline.search")
 
 BATCH = 2000
+_GATHER, _GATHER_LONGER = 0.05, 0.25
+"""tantivy takes 10 ms of the processor for each page, however small."""
 SERVER_BATCH, SERVER_BYTES = 10_000, 8 << 20
 """A server takes a time for each task, however small, so that one has all that waits, within these bounds."""
 
@@ -57,9 +59,10 @@ class SearchPlugin(GroupPlugin, Search):
         """What config.yaml may set; a bad value is refused at start."""
 
         engine: str = "embedded"
-        """``embedded`` (SQLite, nothing to install) or ``meilisearch`` (version 1.10 or later)."""
+        """``embedded`` (SQLite, nothing to install), ``tantivy`` (an extra) or ``meilisearch`` (version 1.10 or later)."""
         path: str = "data/search.db"
-        """The embedded engine's file. It is derived: removing it costs the time to make it again."""
+        """The embedded engine's file; tantivy's folder is beside it: ``search.tantivy``. It is derived: removing it
+        costs the time to make it again."""
         url: str = "http://127.0.0.1:7700"
         """Meilisearch's address, without credentials."""
         key: str = field(default="", repr=False)
@@ -70,8 +73,8 @@ class SearchPlugin(GroupPlugin, Search):
         """Seconds that one request to Meilisearch may take."""
         batch: int = 0
         """Messages of one index transaction at most, 1 to 10000; 0 is 2000, and 10000 with Meilisearch."""
-        gather: float = 0.05
-        """Seconds that the indexer waits for more messages before it writes."""
+        gather: float | None = None
+        """Seconds that the indexer waits for more messages before it writes: 0.05, and 0.25 with tantivy."""
         share: float = 0.0
         """The part of the time, 0.01 to 1, that the indexer may work while there is a backlog; 0 is all of it in a process of
         its own and with Meilisearch, and half of it in the broker's process."""
@@ -79,8 +82,10 @@ class SearchPlugin(GroupPlugin, Search):
         """Seconds after which the indexer looks at the store without being woken."""
 
         def __post_init__(self) -> None:
-            if self.engine not in ("embedded", "meilisearch"):
-                raise ValueError(f"engine {self.engine!r}: must be embedded or meilisearch")
+            if self.engine not in ("embedded", "tantivy", "meilisearch"):
+                raise ValueError(f"engine {self.engine!r}: must be embedded, tantivy or meilisearch")
+            if self.gather is None:
+                self.gather = _GATHER_LONGER if self.engine == "tantivy" else _GATHER
             if not 0 <= self.batch <= 10_000:
                 raise ValueError(f"batch {self.batch}: must be 1 to 10000, or 0")
             if self.share and not 0.01 <= self.share <= 1:
@@ -117,14 +122,15 @@ class SearchPlugin(GroupPlugin, Search):
         config = self.config
         indexer: Indexer | IndexerProcess
         searcher: Searcher
-        if config.engine == "embedded" and url:
-            searcher = Fts5Searcher(config.path)
+        if config.engine != "meilisearch" and url:
+            searcher = own_searcher(config.engine, config.path)
             await searcher.open()
             measures = {"batch": config.batch or BATCH, "share": config.share or 1.0, "poll": config.poll}
-            indexer = IndexerProcess({"storage": url, "path": config.path, **measures}, gather=config.gather)
+            settings = {"storage": url, "engine": config.engine, "path": config.path, **measures}
+            indexer = IndexerProcess(settings, gather=config.gather or 0.0)
         else:
-            searcher = engine = make_engine(config)
-            if config.engine == "embedded":
+            searcher = engine = make_engine(config, storage)
+            if config.engine != "meilisearch":
                 await engine.open()
             indexer = make_indexer(storage, engine, config, self._may if config.engine == "meilisearch" else None)
         self._storage, self._searcher, self._indexer = storage, searcher, indexer
@@ -278,7 +284,7 @@ class SearchPlugin(GroupPlugin, Search):
         ``source`` is an open storage, ``options`` are the plugin's. Raises `SearchError` and `storage.errors.StorageError`.
         """
         config = cls.Config(**options)
-        engine = make_engine(config)
+        engine = make_engine(config, source)
 
         def tell(progress: Progress) -> None:
             report(progress.messages, progress.fraction, progress.waiting)
@@ -308,14 +314,14 @@ class SearchPlugin(GroupPlugin, Search):
         return self._indexer
 
 
-def make_engine(config: SearchPlugin.Config) -> Engine:
+def make_engine(config: SearchPlugin.Config, source: Source) -> Engine:
     """The engine that a configuration names, not opened yet."""
     if config.engine == "meilisearch":
         from plugins.search.meili import MeiliEngine
 
         key = config.key or os.environ.get(KEY_VARIABLE, "")
         return MeiliEngine(config.url, key, name=config.index, timeout=config.timeout)
-    return Fts5Engine(config.path)
+    return own_engine(config.engine, config.path, source)
 
 
 def make_indexer(
@@ -327,8 +333,8 @@ def make_indexer(
     else:
         measures = {"batch": BATCH, "share": 0.5}
     chosen = {name: value for name, value in (("batch", config.batch), ("share", config.share)) if value}
-    embedded = config.engine == "embedded"
-    return Indexer(source, engine, gather=config.gather, poll=config.poll, opened=embedded, may=may, **measures | chosen)
+    opened = config.engine != "meilisearch"
+    return Indexer(source, engine, gather=config.gather or 0.0, poll=config.poll, opened=opened, may=may, **measures | chosen)
 
 
 def _highlighted(messages: list[Message], q: str) -> list[FoundMessage]:

@@ -44,7 +44,8 @@ class _Asked(NamedTuple):
 class IndexerProcess:
     """Has the methods of `plugins.search.indexer.Indexer` that others call, and its promises.
 
-    ``settings`` is what `worker` begins with: storage, path, batch, share, poll. ``gather``: seconds between two wake-ups.
+    ``settings`` is what `worker` begins with: storage, engine, path, batch, share, poll. ``gather``: seconds between two
+    wake-ups.
     """
 
     def __init__(self, settings: dict[str, Any], *, gather: float = 0.05) -> None:

@@ -1,4 +1,4 @@
-"""The process that indexes for the embedded engine: ``python -m plugins.search.worker``, started by `process.IndexerProcess`.
+"""The process that indexes into files of this machine: ``python -m plugins.search.worker``, of `IndexerProcess`.
 
 Turning text into tokens is work for Python, and within the broker's process it would take turns with the event loop. Here it
 has an interpreter of its own, at a lower priority, which reads the store beside the broker and is the index's only writer.
@@ -22,9 +22,9 @@ from contextlib import suppress
 from dataclasses import astuple
 from typing import Any
 
-from plugins.search.engine import SearchError, SearchUnavailable
-from plugins.search.fts5 import Fts5Engine
+from plugins.search.engine import Engine, SearchError, SearchUnavailable
 from plugins.search.indexer import Indexer
+from plugins.search.own_files import own_engine
 from plugins.search.write_lock import BeingWritten
 from storage.errors import StorageError, StorageUnavailable
 from storage.factory import open_url
@@ -58,7 +58,7 @@ def tell(kind: str, *values: object) -> None:
 class Worker:
     """An indexer that does what the lines say."""
 
-    def __init__(self, storage: Storage, engine: Fts5Engine, settings: dict[str, Any]) -> None:
+    def __init__(self, storage: Storage, engine: Engine, settings: dict[str, Any]) -> None:
         measures = {name: settings[name] for name in ("batch", "share", "poll")}
         self._indexer = Indexer(storage, engine, gather=0.0, moved=self._moved, **measures)
         self._heard = 0
@@ -127,7 +127,7 @@ class Worker:
             del self._working[number]
 
 
-async def _opened(storage: Storage, engine: Fts5Engine) -> None:
+async def _opened(storage: Storage, engine: Engine) -> None:
     """Open both, each as often as it takes while it is away."""
     await _open(storage.open)
     await _open(engine.open)
@@ -157,7 +157,12 @@ async def main() -> None:
     lines = asyncio.StreamReader(limit=1 << 20)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     settings = json.loads(await lines.readline())
-    storage, engine = open_url(settings["storage"], read_only=True), Fts5Engine(settings["path"])
+    storage = open_url(settings["storage"], read_only=True)
+    try:
+        engine = own_engine(settings.get("engine", "embedded"), settings["path"], storage)
+    except SearchError as error:
+        tell("unusable", str(error))
+        return
     opening = asyncio.ensure_future(_opened(storage, engine))
     first = asyncio.ensure_future(lines.readline())
     try:

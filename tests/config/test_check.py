@@ -248,7 +248,7 @@ plugins:
         "plugins.http.max_waiting (line 15): must be a whole number, not a list",
         f"plugins.http.bind (line 14): 'nowhere' {bind}",
         "plugins.search.key (line 18): must be text, not a list",
-        "plugins.search.engine (line 17): 'elastic' must be embedded or meilisearch",
+        "plugins.search.engine (line 17): 'elastic' must be embedded, tantivy or meilisearch",
         f"plugins.mine.acl (line 21): {acl}",
     ]
 
@@ -306,7 +306,7 @@ def test_what_a_plugin_says_of_its_values_is_told_at_their_line(tmp_path: Path) 
     path.write_text("plugins:\n  http:\n    max_wait: 5\n    bind: nowhere\n  search:\n    path: x\n    engine: elastic\n")
     bind, engine = plugin_problems(load(path, {}))
     assert bind.startswith("plugins.http.bind (line 4): 'nowhere' must be host:port")
-    assert engine == "plugins.search.engine (line 7): 'elastic' must be embedded or meilisearch"
+    assert engine == "plugins.search.engine (line 7): 'elastic' must be embedded, tantivy or meilisearch"
 
 
 def test_a_secret_is_not_shown(tmp_path: Path) -> None:

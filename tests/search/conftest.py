@@ -12,6 +12,8 @@ import pytest
 from plugins.search.engine import Engine
 from plugins.search.fts5 import Fts5Engine
 from plugins.search.meili import MeiliEngine
+from plugins.search.tantivy_engine import TantivyEngine
+from storage.memory import MemoryStorage
 from tests.search.meili_stub import MeiliStub
 
 REAL = "TIDELINE_TEST_MEILISEARCH"
@@ -24,11 +26,14 @@ def stub() -> Iterator[MeiliStub]:
         yield stub
 
 
-@pytest.fixture(params=["embedded", "meilisearch-stub", "meilisearch-real"])
+@pytest.fixture(params=["embedded", "tantivy", "meilisearch-stub", "meilisearch-real"])
 def make_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Engine]:
     """Makes engines over one and the same index, not opened."""
     if request.param == "embedded":
         return lambda: Fts5Engine(tmp_path / "search.db")
+    if request.param == "tantivy":
+        store = request.getfixturevalue("storage") if "storage" in request.fixturenames else MemoryStorage()
+        return lambda: TantivyEngine(tmp_path / "search.tantivy", store)
     if request.param == "meilisearch-stub":
         stub: MeiliStub = request.getfixturevalue("stub")
         return lambda: MeiliEngine(stub.url, stub.key)

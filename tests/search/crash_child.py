@@ -10,9 +10,9 @@ import asyncio
 import sys
 
 from plugins.search.engine import Engine
-from plugins.search.fts5 import Fts5Engine
 from plugins.search.indexer import Indexer
 from plugins.search.meili import MeiliEngine
+from plugins.search.own_files import own_engine
 from plugins.search.reindex import Progress
 from tests.search.stores import MadeUpStore
 from tests.support.until import until
@@ -24,7 +24,8 @@ def _tell(text: str) -> None:
 
 async def main(kind: str, where: str, size: int, kept: int, reindex: bool) -> None:
     """Index ``size`` messages of which those below ``kept`` are removed meanwhile, and rebuild if asked to."""
-    engine: Engine = Fts5Engine(where) if kind == "embedded" else MeiliEngine(where, "a-secret-key")
+    store = MadeUpStore(size, kept)
+    engine: Engine = MeiliEngine(where, "a-secret-key") if kind == "meilisearch" else own_engine(kind, where, store)
     await engine.open()
     _tell("open")
     index = engine.index
@@ -34,7 +35,7 @@ async def main(kind: str, where: str, size: int, kept: int, reindex: bool) -> No
         _tell("page")
 
     engine.index = told  # type: ignore[method-assign, assignment]
-    indexer = Indexer(MadeUpStore(size, kept), engine, batch=25, gather=0, share=1)
+    indexer = Indexer(store, engine, batch=25, gather=0, share=1)
     indexer.start()
     if reindex:
 

@@ -1,4 +1,4 @@
-"""SIGKILL at any instant leaves neither hole nor double, in both engines."""
+"""SIGKILL at any instant leaves neither hole nor double, in any engine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import pytest
 from plugins.search.engine import Engine, Query
 from plugins.search.fts5 import Fts5Engine
 from plugins.search.meili import MeiliEngine
+from plugins.search.own_files import own_engine
 from tests.search.meili_stub import MeiliStub
-from tests.search.stores import made_up
+from tests.search.stores import MadeUpStore, made_up
 from tests.search.test_fts5 import check_file
 from tests.support.seeds import seeds
 
@@ -87,6 +88,21 @@ async def test_the_embedded_index_survives_kills(tmp_path: Path, seed: int) -> N
     with sqlite3.connect(path) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     db.close()
+
+
+async def test_the_index_on_tantivy_survives_kills(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    path, kept = tmp_path / "search.db", 1
+
+    def engine() -> Engine:
+        return own_engine("tantivy", str(path), MadeUpStore(SIZE, kept))
+
+    for round in range(ROUNDS):
+        await _run_and_kill("tantivy", str(path), kept, reindex=round % 3 == 2, rng=rng)
+        await _check(engine(), kept, whole=False)
+        kept += rng.choice([0, 40])
+    assert await _run_and_kill("tantivy", str(path), kept, reindex=False, rng=None)
+    assert await _check(engine(), kept, whole=True) == SIZE
 
 
 async def test_meilisearch_is_filled_without_hole_or_double_over_kills(stub: MeiliStub) -> None:

@@ -1,0 +1,333 @@
+"""The index on tantivy as folders, and what writes to them. Runs in the engine's writer thread.
+
+``<folder>/<g>/`` is a *generation*: an index of tantivy's, and ``tideline.json`` with the positions and what made it. The file
+``<folder>/live`` names the one that is searched, so that a rebuild fills the next one beside it and a swap is one rename. The
+positions are written after the commit that they tell of: what a crash lets come again is not added again.
+
+A message has its tokens, of which only the inverted index is kept, and: ``key``, by which it is in the order of time; ``id``,
+``seq`` and ``size`` (its tokens) as columns; its topic and sender, to look for and to tell; its device, to tell.
+
+tantivy forgets a message by a mark, and its words with it only when the segment that has them is merged. It does that when it
+likes, which for a large segment is never, and its Python package has no way to ask for it. So what is left of a segment that a
+message was deleted from is taken out of it and added again, from the texts of the store, until it is empty (`Generation.due`).
+What retention removed (`Generation.forget`) has no such hurry.
+
+Over 300 lines: all that writes to these folders.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import tantivy
+
+from plugins.search.engine import Document, Positions
+from plugins.search.text import TOKENISER, tokens
+from storage.private import make_folder
+
+log = logging.getLogger("tideline.search")
+
+LAYOUT = 1
+_HEAP = 32_000_000
+"""Bytes of a page that are gathered before a segment is made of them; a page has less."""
+_LOW_BITS = 21
+_LATEST = (1 << 43) - 1
+_LOOKED_AT = 4000
+_REWRITTEN = 2000
+"""Messages that one step of a purge adds again."""
+_AT_ONCE = 200
+
+Query = tantivy.Query
+_UNSIGNED = tantivy.FieldType.Unsigned
+
+
+def made_by() -> int:
+    """The versions of the fields and of the tokeniser, as one number."""
+    return LAYOUT * 1000 + TOKENISER
+
+
+def key_of(id: int, time: int) -> int:
+    """Where a message is in the order of time; no two have the same."""
+    return min(max(0, time), _LATEST) << _LOW_BITS | id & (1 << _LOW_BITS) - 1
+
+
+def first_key(time: int) -> int:
+    """The lowest key of a time."""
+    return min(time, _LATEST) << _LOW_BITS
+
+
+def time_of_key(key: int) -> int:
+    """The time of a message, by its key."""
+    return key >> _LOW_BITS
+
+
+def halves(key: int) -> tuple[int, int]:
+    """A key as two numbers that a cursor has room for."""
+    return key >> _LOW_BITS, key & (1 << _LOW_BITS) - 1
+
+
+def whole(high: int, low: int) -> int:
+    """The key again."""
+    return high << _LOW_BITS | low
+
+
+def between(schema: tantivy.Schema, field: str, low: int, high: int) -> Query:
+    """Messages of which a column is in a range, both ends included."""
+    return Query.range_query(schema, field, _UNSIGNED, low, high)
+
+
+def opened(folder: Path) -> tantivy.Index:
+    """The index of a generation; made where there is none."""
+    builder = tantivy.SchemaBuilder()
+    builder.add_text_field("body", index_option="position", tokenizer_name="tokens")
+    builder.add_text_field("topic", stored=True, index_option="basic", tokenizer_name="raw")
+    builder.add_text_field("sender", stored=True, index_option="basic", tokenizer_name="raw")
+    builder.add_bytes_field("device", stored=True)
+    for column in ("key", "id", "seq", "size"):
+        builder.add_unsigned_field(column, fast=True)
+    index = tantivy.Index(builder.build(), path=str(folder))
+    index.register_tokenizer("tokens", tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build())
+    index.config_reader("manual")
+    return index
+
+
+def live_generation(folder: Path) -> int:
+    """The generation that is searched; 0 where there is none."""
+    try:
+        return int((folder / "live").read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def make_live(folder: Path, number: int) -> None:
+    """Have a generation be the one that is searched, whatever crashes: the old one or this one."""
+    _replace(folder / "live", str(number))
+
+
+def new_generation(folder: Path) -> int:
+    """Make a generation that is newer than any; its number."""
+    number = 1 + max([live_generation(folder), *_numbers(folder)])
+    make_folder(folder / str(number))
+    _replace(folder / str(number) / "tideline.json", json.dumps({"maker": made_by(), "positions": {}}))
+    return number
+
+
+def drop_others(folder: Path, live: int) -> None:
+    """Remove every generation but the live one."""
+    for number in _numbers(folder):
+        if number != live:
+            shutil.rmtree(folder / str(number))
+
+
+def _numbers(folder: Path) -> list[int]:
+    return [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+
+
+def _replace(path: Path, content: str) -> None:
+    """Write a file as one. What a power cut takes of it is read as nothing, and then all of the store is read again."""
+    other = path.with_name(path.name + ".new")
+    other.write_text(content)
+    os.replace(other, path)
+
+
+class Generation:
+    """Writes to one generation. A method is one commit. A writer that failed is thrown away, and what it had not committed."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.number = number
+        self._folder = folder / str(number)
+        self._index = opened(self._folder)
+        self._schema = self._index.schema
+        self._writer: tantivy.IndexWriter | None = None
+        self._from = 0
+        """The id from which on a purge looks."""
+        try:
+            state = json.loads((self._folder / "tideline.json").read_text())
+        except (FileNotFoundError, ValueError):
+            state = {}
+        self.maker = int(state.get("maker", 0))
+        self._positions = {int(number): int(id) for number, id in state.get("positions", {}).items()}
+        self._due: set[str] = set(state.get("due", ()))
+        """Segments that messages were deleted from. What they are merged into has nothing of those."""
+
+    def close(self) -> None:
+        """Break off what is merged, and let go of the files."""
+        self._writer = None
+
+    def positions(self) -> Positions:
+        """The positions that were written last."""
+        return dict(self._positions)
+
+    def index(self, batch: Sequence[Document], positions: Positions) -> None:
+        """Add messages, then set the positions."""
+        there = self._there(self._searcher(), [document.id for document in batch])
+        new = {document.id: document for document in batch if document.id not in there}
+        if new:
+            with _Commit(self) as writer:
+                for document in new.values():
+                    writer.add_document(_kept(document))
+        if positions != self._positions:
+            self._positions = dict(positions)
+            self._keep()
+
+    def delete(self, ids: Collection[int]) -> None:
+        """Remove messages by id. What the files still have of them is for `due` and `rewrite`."""
+        if not self._there(self._searcher(), ids):
+            return
+        self.writer.wait_merging_threads()  # or what is merged meanwhile would have them still
+        self._writer = None
+        searcher, segments = self._look()
+        there = self._there(searcher, ids)
+        self._due |= {segments[address.segment_ord] for address in there.values()}
+        self._keep()
+        with _Commit(self) as writer:
+            for some in _some(sorted(there)):
+                writer.delete_documents_by_query(self._each(some))
+
+    def forget(self, topic: str, before_seq: int) -> None:
+        """Remove a conversation's messages with seq < ``before_seq``."""
+        if before_seq <= 0:
+            return
+        old = _all_of(Query.term_query(self._schema, "topic", topic), between(self._schema, "seq", 0, before_seq - 1))
+        if self._searcher().search(old, 1).hits:
+            with _Commit(self) as writer:
+                writer.delete_documents_by_query(old)
+
+    def due(self) -> list[int]:
+        """Ids of the next messages, in order, that are in a segment with words of deleted ones; all there are between the first
+        and the last. None where no file has any such word any more."""
+        if not self._due:
+            return []
+        passes = 0
+        while passes < 2:
+            searcher, segments = self._look()
+            marked = {at for at, segment in enumerate(segments) if segment in self._due}
+            if not marked:
+                self.writer.garbage_collect_files()
+                self._due.clear()
+                self._keep()
+                return []
+            behind = between(self._schema, "id", self._from, (1 << 64) - 1)
+            hits = searcher.search(behind, _LOOKED_AT, order_by_field="id", order=tantivy.Order.Asc).hits
+            if not hits:
+                self._from, passes = 0, passes + 1
+                continue
+            first = next((at for at, (_, address) in enumerate(hits) if address.segment_ord in marked), len(hits))
+            some = hits[first : first + _REWRITTEN]
+            while some and some[-1][1].segment_ord not in marked:
+                some.pop()
+            self._from = (some or hits)[-1][0] + 1
+            if some:
+                return [id for id, _ in some]
+        log.error("segments of the search index that have nothing but deleted messages do not go away: %s", self._folder)
+        return []
+
+    def rewrite(self, ids: Sequence[int], documents: Sequence[Document]) -> None:
+        """Take out what `due` told, and add again what is left of it."""
+        with _Commit(self) as writer:
+            if ids:
+                writer.delete_documents_by_query(between(self._schema, "id", ids[0], ids[-1]))
+            wanted = frozenset(ids)
+            for document in documents:
+                if document.id in wanted:
+                    writer.add_document(_kept(document))
+
+    @property
+    def writer(self) -> tantivy.IndexWriter:
+        """The writer, which one that failed leaves to another."""
+        if self._writer is None:
+            self._writer = self._index.writer(_HEAP, 1)
+        return self._writer
+
+    def broken(self) -> None:
+        """Throw away the writer, and what it had not committed."""
+        self._writer = None
+
+    def _keep(self) -> None:
+        state = {"maker": self.maker, "positions": self._positions, "due": sorted(self._due)}
+        _replace(self._folder / "tideline.json", json.dumps(state))
+
+    def _searcher(self) -> tantivy.Searcher:
+        self._index.reload()
+        return self._index.searcher()
+
+    def _there(self, searcher: tantivy.Searcher, ids: Collection[int]) -> dict[int, tantivy.DocAddress]:
+        """Those of the messages that are there, and where."""
+        wanted = set(ids)
+        found: dict[int, tantivy.DocAddress] = {}
+        around = between(self._schema, "id", min(wanted, default=0), max(wanted, default=0))
+        count: int = searcher.search(around, 1).count  # type: ignore[attr-defined]
+        if not count:
+            return found
+        queries = [around] if count <= _AT_ONCE + 4 * len(wanted) else [self._each(some) for some in _some(sorted(wanted))]
+        for query in queries:
+            addresses = [address for _, address in searcher.search(query, count).hits]
+            placed = zip(_column(searcher, "id", addresses), addresses, strict=True)
+            found.update((id, address) for id, address in placed if id in wanted)
+        return found
+
+    def _each(self, ids: Sequence[int]) -> Query:
+        return Query.boolean_query([(tantivy.Occur.Should, between(self._schema, "id", id, id)) for id in ids])
+
+    def _look(self) -> tuple[tantivy.Searcher, list[str]]:
+        """What is there, and its segments in the order in which it numbers them, which is that of tantivy's own list."""
+        while True:
+            before = self._segments()
+            searcher = self._searcher()
+            if before == self._segments():  # else something was merged in between
+                return searcher, before
+
+    def _segments(self) -> list[str]:
+        return [segment["segment_id"] for segment in json.loads((self._folder / "meta.json").read_text())["segments"]]
+
+
+def _all_of(*queries: Query) -> Query:
+    return Query.boolean_query([(tantivy.Occur.Must, query) for query in queries])
+
+
+def _column(searcher: tantivy.Searcher, field: str, addresses: list[tantivy.DocAddress]) -> list[int]:
+    return searcher.fast_field_values(field, addresses)  # type: ignore[return-value]
+
+
+def _some(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    for at in range(0, len(ids), _AT_ONCE):
+        yield ids[at : at + _AT_ONCE]
+
+
+def _kept(document: Document) -> tantivy.Document:
+    found = tokens(document.text)
+    kept = tantivy.Document()
+    kept.add_text("body", " ".join(found))
+    kept.add_text("topic", document.topic)
+    kept.add_text("sender", document.sender)
+    kept.add_bytes("device", document.device.encode())
+    kept.add_unsigned("key", key_of(document.id, document.time))
+    kept.add_unsigned("id", document.id)
+    kept.add_unsigned("seq", document.seq)
+    kept.add_unsigned("size", len(found))
+    return kept
+
+
+class _Commit:
+    """What is done within is committed as one, or not at all."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+
+    def __enter__(self) -> tantivy.IndexWriter:
+        return self._generation.writer
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            if kind is None:
+                self._generation.writer.commit()
+                return
+        except BaseException:
+            self._generation.broken()
+            raise
+        self._generation.broken()
