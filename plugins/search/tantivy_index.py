@@ -23,8 +23,10 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import tantivy
+from tantivy import Query
 
 from plugins.search.engine import Document, Positions
 from plugins.search.text import TOKENISER, tokens
@@ -42,7 +44,6 @@ _REWRITTEN = 2000
 """Messages that one step of a purge adds again."""
 _AT_ONCE = 200
 
-Query = tantivy.Query
 _UNSIGNED = tantivy.FieldType.Unsigned
 
 
@@ -261,7 +262,8 @@ class Generation:
         wanted = set(ids)
         found: dict[int, tantivy.DocAddress] = {}
         around = between(self._schema, "id", min(wanted, default=0), max(wanted, default=0))
-        count: int = searcher.search(around, 1).count  # type: ignore[attr-defined]
+        first: Any = searcher.search(around, 1)  # its type says nothing of its count
+        count = int(first.count)
         if not count:
             return found
         queries = [around] if count <= _AT_ONCE + 4 * len(wanted) else [self._each(some) for some in _some(sorted(wanted))]
@@ -291,7 +293,7 @@ def _all_of(*queries: Query) -> Query:
 
 
 def _column(searcher: tantivy.Searcher, field: str, addresses: list[tantivy.DocAddress]) -> list[int]:
-    return searcher.fast_field_values(field, addresses)  # type: ignore[return-value]
+    return cast("list[int]", searcher.fast_field_values(field, addresses))
 
 
 def _some(ids: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import tantivy
+from tantivy import Query
 
 from plugins.search.terms import Term
-
-Query = tantivy.Query
 
 MUST, SHOULD, MUST_NOT = tantivy.Occur.Must, tantivy.Occur.Should, tantivy.Occur.MustNot
 

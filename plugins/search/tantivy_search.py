@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import tantivy
 
@@ -84,7 +85,7 @@ class Snapshot:
 
     def count(self) -> int:
         """How many messages there are."""
-        return self._searcher.num_docs
+        return int(self._searcher.num_docs)
 
     def search(self, query: Query) -> Results:
         """Answer a query that was checked."""
@@ -197,8 +198,8 @@ class Snapshot:
             names = tantivy.Query.term_set_query(self._schema, "topic", list(without))
             wanted = tantivy.Query.boolean_query([(MUST, wanted), (MUST_NOT, names)])
         order = tantivy.Order.Asc if ascending else tantivy.Order.Desc
-        found = self._searcher.search(wanted, limit, order_by_field="key", order=order)
-        return found.hits, found.count  # type: ignore[attr-defined]
+        found: Any = self._searcher.search(wanted, limit, order_by_field="key", order=order)  # its type lacks the count
+        return found.hits, found.count
 
     def _wanted(self, query: Query, terms: Sequence[Term], typos: bool, low: int, high: int) -> tantivy.Query:
         parts = [matching(self._searcher, self._schema, term, typos) for term in terms]
@@ -220,13 +221,13 @@ class Snapshot:
         addresses = [address for _, address in page]
         hits = []
         for (key, address), id, seq in zip(page, self._column("id", addresses), self._column("seq", addresses), strict=True):
-            kept = self._searcher.doc(address)
+            kept: Any = self._searcher.doc(address)
             topic, sender, device = (kept.get_first(field) for field in ("topic", "sender", "device"))
-            hits.append(Hit(id, topic, seq, sender, device.decode(), time_of_key(key)))  # type: ignore[arg-type, union-attr]
+            hits.append(Hit(id, topic, seq, sender, device.decode(), time_of_key(key)))
         return hits
 
     def _column(self, field: str, addresses: list[tantivy.DocAddress]) -> list[int]:
-        return self._searcher.fast_field_values(field, addresses)  # type: ignore[return-value]
+        return cast("list[int]", self._searcher.fast_field_values(field, addresses))
 
     def topic(self, match: Match) -> str:
         """The conversation of a match."""

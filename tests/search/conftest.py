@@ -12,7 +12,6 @@ import pytest
 from plugins.search.engine import Engine
 from plugins.search.fts5 import Fts5Engine
 from plugins.search.meili import MeiliEngine
-from plugins.search.tantivy_engine import TantivyEngine
 from storage.memory import MemoryStorage
 from tests.search.meili_stub import MeiliStub
 
@@ -32,6 +31,9 @@ def make_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], 
     if request.param == "embedded":
         return lambda: Fts5Engine(tmp_path / "search.db")
     if request.param == "tantivy":
+        pytest.importorskip("tantivy")
+        from plugins.search.tantivy_engine import TantivyEngine
+
         store = request.getfixturevalue("storage") if "storage" in request.fixturenames else MemoryStorage()
         return lambda: TantivyEngine(tmp_path / "search.tantivy", store)
     if request.param == "meilisearch-stub":

@@ -91,6 +91,7 @@ async def test_the_embedded_index_survives_kills(tmp_path: Path, seed: int) -> N
 
 
 async def test_the_index_on_tantivy_survives_kills(tmp_path: Path) -> None:
+    pytest.importorskip("tantivy")
     rng = random.Random(4)
     path, kept = tmp_path / "search.db", 1
 
