@@ -34,7 +34,8 @@ def documents(messages: Sequence[Message]) -> list[Document]:
     """What of the messages is searchable: those with text."""
     found = []
     for message in messages:
-        if any(sign in message.properties for sign in _REACTIONS):
+        properties = message.properties
+        if properties and any(sign in properties for sign in _REACTIONS):
             continue  # what somebody gives a message is no message to look for
         text = payload_text(message.payload)
         if text:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from plugins.search.engine import Document, Positions, Query, Results, SearchError, SearchUnavailable, SearchUnusable
-from plugins.search.fts5_index import Generation, connect, drop_others, live_generation, new_generation
+from plugins.search.fts5_index import Generation, connect, drop_others, live_generation, new_generation, set_merging
 from plugins.search.fts5_layout import made_by, maker_of
 from plugins.search.fts5_search import Reader
 from plugins.search.write_lock import WriteLock
@@ -183,6 +183,7 @@ class Fts5Engine(Fts5Searcher):
             self._lock.take()
             live = live_generation(db)
             drop_others(db, live)
+            set_merging(db, live)
             self._stale = maker_of(db, live) != made_by()
         except BaseException:
             db.close()

@@ -9,18 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_MARK = "\x01"
-_RUN = re.compile(r"(?<!\S)\S(?: \S)+(?!\S)")
-_MARKED = re.compile(f"{_MARK}(\\S+)")
+from plugins.search.text import RUN
+
+_RUNS = re.compile(f"{RUN}(\\S+)")
 
 
-def packed(tokens: Sequence[str]) -> str | bytes:
-    """The tokens as they are kept."""
-    body = " ".join(tokens)
+def packed(parts: Sequence[str]) -> str | bytes:
+    """The tokens as they are kept, from their parts (`plugins.search.text.cut`)."""
+    body = " ".join(parts)
     if body.isascii():
         return body
-    alone = len(body) == 2 * len(tokens) - 1 > 1
-    body = _MARK + "".join(tokens) if alone else _RUN.sub(_joined, body)
     wide = body.encode("utf-16-le")
     return wide if len(wide) < len(body.encode()) else body
 
@@ -28,11 +26,7 @@ def packed(tokens: Sequence[str]) -> str | bytes:
 def unpacked(kept: str | bytes) -> str:
     """The tokens with spaces between them, also of what earlier versions kept, which was just that."""
     body = kept if isinstance(kept, str) else kept.decode("utf-16-le")
-    return _MARKED.sub(_spaced, body) if _MARK in body else body
-
-
-def _joined(run: re.Match[str]) -> str:
-    return _MARK + run[0][::2]
+    return _RUNS.sub(_spaced, body) if RUN in body else body
 
 
 def _spaced(run: re.Match[str]) -> str:

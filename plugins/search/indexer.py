@@ -382,7 +382,7 @@ class Indexer:
         """What the messages of a page have recalled: the store has it no more, or without its content."""
         ids: list[int] = []
         for message in page:
-            if named := recalled_by(message):
+            if message.properties and (named := recalled_by(message)):
                 ids += [*named, *await taken_by(self._source, message.topic, message.id)]
         found: list[int] = []
         for start in range(0, len(ids), _LOOKED_AT):

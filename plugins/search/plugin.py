@@ -36,7 +36,7 @@ from storage.records import Message
 
 log = logging.getLogger("tideline.search")
 
-BATCH = 2000
+BATCH = 5000
 _GATHER, _GATHER_LONGER = 0.05, 0.25
 """tantivy takes 10 ms of the processor for each page, however small."""
 SERVER_BATCH, SERVER_BYTES = 10_000, 8 << 20
@@ -72,7 +72,7 @@ class SearchPlugin(GroupPlugin, Search):
         timeout: int = 10
         """Seconds that one request to Meilisearch may take."""
         batch: int = 0
-        """Messages of one index transaction at most, 1 to 10000; 0 is 2000, and 10000 with Meilisearch."""
+        """Messages of one index transaction at most, 1 to 10000; 0 is 5000, and 10000 with Meilisearch."""
         gather: float | None = None
         """Seconds that the indexer waits for more messages before it writes: 0.05, and 0.25 with tantivy."""
         share: float = 0.0

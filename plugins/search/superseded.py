@@ -22,7 +22,7 @@ class Source(Rows, Protocol):
 
 def edited_by(messages: Iterable[Message]) -> set[int]:
     """The ids of those that messages say to edit."""
-    return {int(found, 16) for message in messages for found in _NAMED.findall(message.properties)}
+    return {int(found, 16) for message in messages if message.properties for found in _NAMED.findall(message.properties)}
 
 
 async def superseded(source: Source, ids: Sequence[int]) -> list[int]:

@@ -1026,7 +1026,7 @@ MUTANTS = (
         8,
         "a message twice in the index",
         "plugins/search/fts5_index.py",
-        "            if document.id in there:\n                continue\n",
+        "            if id in there:\n                continue\n",
         "",
         "tests/search/test_indexer.py tests/search/test_fts5.py",
     ),

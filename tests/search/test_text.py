@@ -10,8 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from plugins.search.fts5_body import packed, unpacked
 from plugins.search.terms import MAX_TERMS, Term, highlight, matches, near, parse, typos_allowed
-from plugins.search.text import BREAK, MAX_TOKENS, MAX_WORD, fold, payload_text, scrub, solitary, spans, tokens
+from plugins.search.text import BREAK, MAX_TOKENS, MAX_WORD, cut, fold, payload_text, scrub, solitary, spans, tokens
 
 WRITTEN = st.text(
     st.one_of(
@@ -125,7 +126,41 @@ def test_a_phrase_of_characters_is_a_substring(text: str, word: str) -> None:
     assert (f" {' '.join(tokens(word))} " in joined) == (word in text)
 
 
+_WORDS_OF_FTS5 = re.compile(r"[A-Za-z0-9\x80-\U0010ffff]+")
+"""As its tokeniser "ascii" finds them."""
+
+
+def cut_alike(text: str) -> None:
+    """A text cut for the index has the tokens that `spans` finds one by one, in either form."""
+    expected = [span.token for span in spans(text)]
+    spaced, parts = cut(text)
+    assert _WORDS_OF_FTS5.findall(spaced) == expected
+    assert unpacked(packed(parts)) == " ".join(expected)
+
+
+@given(
+    st.text(
+        st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("会议aé+#*\u20e3🇩🇪 ，_\ue000\x00\x01\x03\x1f\n")),
+        max_size=20,
+    )
+)
+@example("会+议 + 会")
+@example("a" * 65 + "议" * 70)
+@example("é" * 65)
+@example("C++ a")
+@example("1\ufe0f\u20e3 🇩🇪🇩")
+def test_a_text_is_cut_at_once_as_it_is_token_by_token(text: str) -> None:
+    cut_alike(text)
+
+
+def test_every_character_is_cut_as_it_is_alone() -> None:
+    for code in (*range(0x3100), *range(0xA000, 0xAC10), *range(0xF900, 0x10000), *range(0x1F000, 0x1FB00)):
+        cut_alike(f"会{chr(code)}议a{chr(code)}b {chr(code)}{chr(code)} +{chr(code)}+")
+
+
 def test_bounds_of_tokens() -> None:
+    assert cut("会" * (MAX_TOKENS + 10))[0].count("会") == MAX_TOKENS
+    assert unpacked(packed(cut("a " * (MAX_TOKENS + 10))[1])) == " ".join("a" * MAX_TOKENS)
     assert len(tokens("a " * (MAX_TOKENS + 10))) == MAX_TOKENS
     assert tokens("x" * 100) == ["x" * MAX_WORD]
     assert fold("ABC") == "abc"
