@@ -129,11 +129,22 @@ def _numbers(folder: Path) -> list[int]:
     return [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
 
 
-def _replace(path: Path, content: str) -> None:
-    """Write a file as one. What a power cut takes of it is read as nothing, and then all of the store is read again."""
+def _replace(path: Path, content: str, *, durable: bool = False) -> None:
+    """Write a file as one. What a power cut takes of it is read as nothing, and then all of the store is read again; of what is
+    ``durable`` it takes nothing."""
     other = path.with_name(path.name + ".new")
-    other.write_text(content)
+    with other.open("w") as file:
+        file.write(content)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(other, path)
+    if durable:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 class Generation:
@@ -185,7 +196,7 @@ class Generation:
         searcher, segments = self._look()
         there = self._there(searcher, ids)
         self._due |= {segments[address.segment_ord] for address in there.values()}
-        self._keep()
+        self._keep(durable=True)  # or a power cut behind the commit would leave the words, and nobody who looks for them
         with _Commit(self) as writer:
             for some in _some(sorted(there)):
                 writer.delete_documents_by_query(self._each(some))
@@ -249,9 +260,9 @@ class Generation:
         """Throw away the writer, and what it had not committed."""
         self._writer = None
 
-    def _keep(self) -> None:
+    def _keep(self, *, durable: bool = False) -> None:
         state = {"maker": self.maker, "positions": self._positions, "due": sorted(self._due)}
-        _replace(self._folder / "tideline.json", json.dumps(state))
+        _replace(self._folder / "tideline.json", json.dumps(state), durable=durable)
 
     def _searcher(self) -> tantivy.Searcher:
         self._index.reload()

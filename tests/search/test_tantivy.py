@@ -100,6 +100,31 @@ async def test_a_segment_of_deleted_messages_alone_goes(tmp_path: Path) -> None:
     await engine.close()
 
 
+async def test_where_words_are_left_is_durable_before_their_messages_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut could leave the words, and nobody who looks for them."""
+    storage, folder = MemoryStorage(), tmp_path / "search.tantivy"
+    publisher, engine = Publisher(storage), TantivyEngine(folder, storage)
+    await engine.open()
+    await _filled(engine, publisher, 10, 10)
+    (generation,) = (path for path in folder.iterdir() if path.is_dir())
+    committed = (generation / "meta.json").read_text()
+    synced: list[tuple[int, bool]] = []
+    fsync = os.fsync
+
+    def noted(file: int) -> None:
+        fsync(file)
+        synced.append((os.fstat(file).st_ino, (generation / "meta.json").read_text() == committed))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    await engine.delete([3])
+    assert json.loads((generation / "tideline.json").read_text())["due"]
+    assert synced == [((generation / "tideline.json").stat().st_ino, True), (generation.stat().st_ino, True)]
+    assert (generation / "meta.json").read_text() != committed
+    await engine.close()
+
+
 async def test_the_indexer_has_recalled_words_leave(tmp_path: Path) -> None:
     storage, folder = MemoryStorage(), tmp_path / "search.tantivy"
     publisher, engine = Publisher(storage), TantivyEngine(folder, storage)
