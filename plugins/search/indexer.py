@@ -274,7 +274,7 @@ class Indexer:
             return False
         if self._feed is None:
             await self._begin()
-        started = time.monotonic()
+        started, computed = time.monotonic(), time.process_time()
         more = await self._follow() if self._follows else False
         if self._feed is not None and self._has_other_work():
             await self._feed.settle()
@@ -285,7 +285,7 @@ class Indexer:
         more = await self._purge() or more
         if more:
             now = time.monotonic()
-            await self._pause(self._pace.rest(now, now - started, self._batch))
+            await self._pause(self._pace.rest(now, now - started, time.process_time() - computed, self._batch))
         return more
 
     def _has_other_work(self) -> bool:

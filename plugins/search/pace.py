@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-_HOPELESS = 2.0
-"""Messages stored in the time in which one is indexed, from which on working harder does not keep the index near."""
+_HOPELESS = 1.0
+"""Messages stored in the processor time in which one is indexed, from which on working harder does not keep the index near: a
+core of its own would be too slow. The clock would not tell: who waits for a processor takes as long as who works."""
 _YIELDING = 0.5
 """The share of the time that is left to it then: the processors are better used for publishing, and the burst will end."""
 
@@ -24,11 +25,11 @@ class Pace:
         """So many messages were committed."""
         self._stored += messages
 
-    def rest(self, now: float, worked: float, indexed: int) -> float:
-        """Seconds to rest at ``now``, after ``indexed`` messages took ``worked`` seconds."""
+    def rest(self, now: float, worked: float, computed: float, indexed: int) -> float:
+        """Seconds to rest at ``now``, after ``indexed`` messages took ``worked`` seconds, and ``computed`` of a processor's."""
         stored, elapsed = self._stored, now - self._looked
         self._stored, self._looked = 0, now
         share = self._share
-        if self._yields and stored * worked > _HOPELESS * indexed * elapsed:
+        if self._yields and stored * computed > _HOPELESS * indexed * elapsed:
             share = min(share, _YIELDING)
         return worked * (1 / share - 1)

@@ -47,8 +47,7 @@ class SqliteStorage(Reading):
         busy_timeout: float = 1.0,
         patience: float = PATIENCE,
     ) -> None:
-        super().__init__(Path(path).expanduser(), busy_timeout)
-        self._read_only = read_only
+        super().__init__(Path(path).expanduser(), busy_timeout, read_only=read_only)
         self._space = FreeSpace(self._path, low_water_bytes)
         self._lock = ServingLock(self._path)
         self._write_worker: Worker | None = None

@@ -32,8 +32,9 @@ T = TypeVar("T")
 class Reading:
     """Queries beside a writer. Each thread has a connection, and holds no transaction between two queries."""
 
-    def __init__(self, path: Path, busy_timeout: float) -> None:
+    def __init__(self, path: Path, busy_timeout: float, *, read_only: bool = False) -> None:
         self._path = path
+        self._read_only = read_only
         self._busy_timeout = busy_timeout
         self._read_worker: Worker | None = None
         self._readers = threading.local()
@@ -125,7 +126,8 @@ class Reading:
 
     async def read_tail(self, after_id: int, limit: int, max_bytes: int = 1 << 20) -> list[Message]:
         """See `storage.interface.Tail`."""
-        return await self._read(lambda connection: pages.tail(connection, after_id, limit, max_bytes))
+        read = pages.tail_by_rows if self._read_only else pages.tail
+        return await self._read(lambda connection: read(connection, after_id, limit, max_bytes))
 
     async def tails(self) -> dict[int, int]:
         """See `storage.interface.Tails`."""

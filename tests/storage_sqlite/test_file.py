@@ -20,7 +20,7 @@ from storage.records import DeviceKey, PutRow
 from storage.sqlite import SqliteStorage, queries
 from storage.sqlite.connection import connect_checkpointer
 from storage.sqlite.structure import StructureCheck
-from tests.storage.samples import Maker, opened
+from tests.storage.samples import Maker, fields_of, opened
 from tests.storage_sqlite.filler import LOW_WATER
 from tests.storage_sqlite.writer import COMMITS
 from tests.support.until import until
@@ -91,6 +91,20 @@ async def test_a_file_has_one_broker(path: Path) -> None:
     await first.close()
     await second.open()
     await second.close()
+
+
+async def test_who_only_reads_is_given_the_same_tail(path: Path) -> None:
+    """It asks for rows, where a broker, whose threads share an interpreter's lock, asks for pages."""
+    make, storage = Maker(), SqliteStorage(path)
+    await storage.open()
+    await storage.commit([make.append(f"t/{n % 3}", payload=b"\0\xff" * n, properties=b"p" * (n % 2)) for n in range(40)])
+    reader = SqliteStorage(path, read_only=True)
+    await reader.open()
+    for after, limit, max_bytes in ((0, 100, 9999), (0, 7, 9999), (35, 100, 9999), (0, 100, 1), (0, 100, 6), (0, 100, 7)):
+        pages = [await one.read_tail(after, limit, max_bytes) for one in (storage, reader)]
+        assert [fields_of(m) for m in pages[1]] == [fields_of(m) for m in pages[0]]
+    await reader.close()
+    await storage.close()
 
 
 # --- what can be wrong ----------------------------------------------------------------------------------------------
