@@ -39,12 +39,13 @@ def _where(file: str, line: int, name: str) -> str:
 
 
 def _checked(cell: Cell) -> float:
-    """How many messages were delivered in the cell."""
+    """How many messages were delivered in the cell; of a storm, how many clients connected."""
     if cell.trouble:
         say(f"! {cell.trouble}")
-    if not cell.figures.get("delivered"):
+    done = cell.figures.get("delivered") or cell.figures.get("connections")
+    if not done:
         raise SystemExit(f"nothing was delivered: {cell.trouble}")
-    return cell.figures["delivered"]
+    return done
 
 
 def threads(kind: type[Tideline], shape: Shape, options: Options) -> tuple[dict[str, float], str]:
