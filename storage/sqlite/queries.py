@@ -45,6 +45,11 @@ _DEVICE_COLUMNS = """
         (SELECT json_group_array(place & 65535) FROM received WHERE place BETWEEN d.id << 16 AND d.id << 16 | 65535)
     FROM devices AS d
 """
+_DEVICES_OF_KEYS = f"""
+    {_DEVICE_COLUMNS} WHERE d.id IN (
+        SELECT kept.id FROM json_each(?) AS asked CROSS JOIN devices AS kept
+        ON kept.user = json_extract(asked.value, '$[0]') AND kept.client = json_extract(asked.value, '$[1]'))
+"""
 _CONVERSATIONS = f"""
     SELECT c.topic, c.floor + 1, {CONVERSATION_HEAD} FROM conversations AS c
     WHERE c.topic > ? AND c.topic >= ? ORDER BY c.topic LIMIT ?
@@ -111,10 +116,14 @@ def data_epoch(connection: sqlite3.Connection) -> DataEpoch:
     return DataEpoch(f"{found['epoch']:016x}" if found else "", found.get("restored", 0))
 
 
-def device(connection: sqlite3.Connection, key: DeviceKey) -> Device | None:
-    """One device."""
-    found = connection.execute(f"{_DEVICE_COLUMNS} WHERE d.user = ? AND d.client = ?", key).fetchall()
-    return _device(found[0])[1] if found else None
+def devices_of_keys(connection: sqlite3.Connection, keys: Sequence[DeviceKey]) -> dict[DeviceKey, Device]:
+    """Those of the devices that are kept."""
+    if len(keys) == 1:
+        found = devices_where(connection, "d.user = ? AND d.client = ?", keys[0])
+    else:
+        rows = connection.execute(_DEVICES_OF_KEYS, (json.dumps(keys),)).fetchall()
+        found = [_device(row) for row in rows]
+    return {device.key: device for _, device in found}
 
 
 def devices(connection: sqlite3.Connection, after: int, limit: int) -> list[tuple[int, Device]]:

@@ -18,6 +18,7 @@ from storage.records import DataEpoch, Device, DeviceKey, InboxEntry, JobState, 
 from storage.sqlite import device_index, pages, participation, queries, recipients, retention, rows
 from storage.sqlite.connection import REOPEN, connect_reader, primary_code, translate
 from storage.sqlite.database_file import refuse_empty
+from storage.sqlite.gathering import Gathering
 from storage.sqlite.schema import check_version
 from storage.sqlite.threads import Worker
 
@@ -39,6 +40,7 @@ class Reading:
         self._read_worker: Worker | None = None
         self._readers = threading.local()
         self._reading: list[sqlite3.Connection] = []
+        self._devices = Gathering(self._look_up_devices)
 
     async def _start_reading(self) -> None:
         refuse_empty(self._path)
@@ -144,7 +146,10 @@ class Reading:
 
     async def device(self, key: DeviceKey) -> Device | None:
         """See `storage.interface.State`."""
-        return await self._read(lambda connection: queries.device(connection, key))
+        return await self._devices.get(key)
+
+    async def _look_up_devices(self, keys: Sequence[DeviceKey]) -> dict[DeviceKey, Device]:
+        return await self._read(lambda connection: queries.devices_of_keys(connection, keys))
 
     async def devices(self) -> AsyncIterator[Device]:
         """See `storage.interface.State`."""
