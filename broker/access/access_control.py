@@ -264,7 +264,8 @@ class AccessControl:
             generation = self.generation
             session = session_of(request)
             auth = self._takers(session) or self._auth
-            answers: list[Any] = await asyncio.gather(*(self._ask_auth(plugin, ask, session) for plugin, ask in auth))
+            asking = [self._ask_auth(plugin, ask, session) for plugin, ask in auth]
+            answers: list[Any] = [await asking[0]] if len(asking) == 1 else await asyncio.gather(*asking)
         answers = self._without_strangers(request.username, auth, answers)
         request.username = session.username  # without a token that was there
         if not any(answer is False for answer in answers):

@@ -40,6 +40,7 @@ class Acceptor:
         self._again: asyncio.TimerHandle | None = None
         self._spare = os.open(os.devnull, os.O_RDONLY)  # given up for the moment that it takes to turn a client away
         self._most = descriptors()
+        self._local = listening.family == socket.AF_UNIX
         listening.setblocking(False)
         self._listen()
 
@@ -88,7 +89,7 @@ class Acceptor:
             self._out_of_descriptors()
             return
         client.setblocking(False)
-        if client.family == socket.AF_UNIX:
+        if self._local:
             stream = self._make(peer_of(client))
         else:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
