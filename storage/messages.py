@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from storage.errors import MessageRefused
+
 RECALLED = "tideline-recalled"
 """The user property of a message whose content is gone; its value is the id of the message that recalled it."""
 
@@ -165,6 +167,9 @@ class Append:
     ``content`` is the digest of what its publisher sent (`storage.rules.content_digest`), where the broker has changed that: a
     repeat is known by it. Empty: the message is as it was sent.
 
+    ``refusal`` is why the message may not be stored, where it has a key: it is then taken only as the repeat that it may be,
+    and gets this as its ``error`` where it is none. Nothing of it is stored either way, nor is its key.
+
     ``recalls`` are ids of earlier messages of the same topic whose content goes as this one comes, in the same commit: of each
     the payload and the properties, where it is stored (`recalled_mark` takes their place) and where it is retained (the topic
     then has none). Ids that the topic has not, and what was recalled before, are passed over.
@@ -187,6 +192,7 @@ class Append:
         "recalls",
         "received",
         "recipients",
+        "refusal",
         "retain",
         "store",
     )
@@ -215,6 +221,7 @@ class Append:
         self.idempotency_at = idempotency_at
         self.recalls: Sequence[int] = ()
         self.inbox_seqs: Sequence[int] = ()
+        self.refusal: MessageRefused | None = None
         self.original: tuple[int, int] | None = None
         self.error = error
 

@@ -77,9 +77,12 @@ def repeated(op: Append, known: Once | None) -> tuple[int, int] | None:
     """The message that an append with a key repeats, as id and sequence; None for a first use.
 
     A key is free again from its ``until`` on. A message that meets its own key is one that is tried again, and no repeat.
-    Raises `IdempotencyConflict` where the key was used for another content; such an append changes nothing at all.
+    Raises `IdempotencyConflict` where the key was used for another content, and its `Append.refusal` for one that may only be a
+    repeat, and is none; such an append changes nothing at all.
     """
     if known is None or known.until <= asked_at(op) or known.message == op.message.id:
+        if op.refusal is not None:
+            raise op.refusal
         return None
     if known.digest != content_of(op):
         raise IdempotencyConflict(f"idempotency key {op.idempotency_key!r} was used for another message")

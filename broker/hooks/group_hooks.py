@@ -19,7 +19,7 @@ from broker.hooks.plugins import Group, GroupPlugin, Refusal
 from broker.packets import ReasonCode
 from broker.plugin_call import answer_of, called
 from broker.publication import Publication
-from storage.errors import FencedOut, StorageUnavailable
+from storage.errors import FencedOut, MessageRefused, StorageUnavailable
 from storage.records import Append
 
 log = logging.getLogger(__name__)
@@ -68,13 +68,14 @@ class GroupHooks:
                 return
 
     async def before_ack(self, group: Group, until_done: UntilDone) -> bool:
-        """Let the plugins see the group. What they refused is not among its ``operations`` any more.
+        """Let the plugins see the group. What they refused is not among its ``operations`` any more; or, where it may have been
+        stored before, under its name, it is there to be taken as that repeat, or refused behind that (`Append.refusal`).
 
         A plugin for which storage is away is called again until it is back, as a commit is (`Commits.until_done`). False where
         this node may not write any more.
         """
         for plugin in self._before:
-            ours, began = len(group.operations), perf_counter()
+            had, began = len(group.operations), perf_counter()
             well = await self._call_until_done(plugin, group, until_done)
             if well is None:
                 return False
@@ -82,13 +83,14 @@ class GroupHooks:
             if well:
                 continue
             # Somebody in the group makes the plugin fail: find out who, so that the others are acknowledged.
-            del group.operations[ours:]  # what it added before it failed, it adds again
+            del group.operations[had:]  # what it added before it failed, it adds again
             for append in group.appends:
                 if append.error is None and not await self._call_alone(plugin, append, group, until_done):
                     return False
         refused = [a for a in group.appends if a.error is not None]
         if refused:
-            gone = set(map(id, refused))
+            ours = set(map(id, group.operations))
+            gone = {id(append) for append in refused if id(append) not in ours or not _may_repeat(append)}
             group.operations[:] = [op for op in group.operations if id(op) not in gone]
         return True
 
@@ -139,6 +141,15 @@ class GroupHooks:
         """Let each plugin finish the group that it has, and drop the rest."""
         for hook in self._after:
             await hook.close()
+
+
+def _may_repeat(append: Append) -> bool:
+    """Have storage say whether what a plugin refuses is a repeat, where it can be one: who had no answer is told then what came
+    of the message, and not what would come of it now."""
+    if not append.idempotency_key or not append.store or not isinstance(append.error, MessageRefused):
+        return False
+    append.refusal, append.error = append.error, None
+    return True
 
 
 class _AfterHook:

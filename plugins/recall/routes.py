@@ -41,12 +41,13 @@ class NewVersion(Body):
 
 
 class Edited(BaseModel):
-    """``edited`` is the message; the rest is where its new version stands."""
+    """``edited`` is the message; the rest is where its new version stands. ``time`` is null for a repeat of what is
+    gone by now."""
 
     edited: str
     id: str
     seq: int
-    time: int
+    time: int | None
 
 
 class Version(BaseModel):

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from broker.amqtt import Services, Undecided
 from plugins.reaction_rows import given_to
 from plugins.recall.asked import REACTS, RECALLS, UNREACTS
+from plugins.recall.known import Known
 from plugins.timelines import OPERATOR, Problem, Timelines, Unprocessable, Who
-from plugins.timelines.errors import Away
+from plugins.timelines.errors import Away, Conflict
 from plugins.timelines.messages import EDITS, hex_id
 from plugins.timelines.publishing import Draft, Receipt
 
@@ -44,7 +45,7 @@ class Recalls:
 
     async def edit(self, who: Who, message_id: str, edit: Edit, device: str = "", key: str = "") -> tuple[dict[str, Any], bool]:
         """Publish a later version of a message of the caller's: where that stands, and whether one under this ``key`` stood
-        there before. Raises a `plugins.timelines.Problem`."""
+        there before. Raises a `plugins.timelines.Problem`; `Conflict` where that one is an edit of another message."""
         message = await self._timelines.message(who, message_id)
         named = ((EDITS, hex_id(message.id)),)
         draft = Draft(
@@ -59,6 +60,10 @@ class Recalls:
         )
         found = await self._published(who, draft, "the message may still be edited")
         shown = found.shown
+        if found.repeated:
+            first = await self.server.storage.read_message(int(shown["id"], 16))
+            if first is not None and not first.recalled and Known.of(first).edits != message.id:
+                raise Conflict(f"idempotency key {key!r} was used for another message")
         return {"edited": message_id, "id": shown["id"], "seq": shown["seq"], "time": shown["time"]}, found.repeated
 
     async def react(self, who: Who, message_id: str, text: str, *, back: bool = False, device: str = "") -> dict[str, Any]:

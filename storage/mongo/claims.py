@@ -35,16 +35,24 @@ def needs_claims(appends: Sequence[Append]) -> bool:
 async def claim(state: State, view: View, appends: Sequence[Append], adopted: list[int]) -> None:
     """Claim what a group's messages need.
 
-    The ids of those that stand for a message of another node, and have its id by now, are added to ``adopted``.
+    The ids of those that stand for a message of another node, and have its id by now, are added to ``adopted``. For one that is
+    taken only as a repeat (`Append.refusal`) nothing is claimed; of what another node has begun and not finished it is none.
     """
     packets: dict[str, Append] = {}
     keys: dict[str, Append] = {}
+    asked: list[str] = []
     for op in appends:
         if op.error is None and op.message.id not in view.stored:
+            if op.refusal is not None:
+                asked.append(once_key(op.message.user, op.idempotency_key))
+                continue
             if op.received is not None and op.store and _held(view, op.received[0]):
                 packets[claim_id(*op.received)] = op
             if op.idempotency_key:
                 keys.setdefault(once_key(op.message.user, op.idempotency_key), op)
+    if asked:
+        used = await by_id(state.collections.idempotency, asked)
+        view.once.update({document["_id"]: document for document in used if document.get("done", 1)})
     if packets:
         await _claim_packets(state, view, packets, adopted)
     if keys:

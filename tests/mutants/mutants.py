@@ -1268,6 +1268,14 @@ MUTANTS = (
         "tests/storage/test_rows.py -k refused_or_repeats",
     ),
     Mutant(
+        1,
+        "what a plugin refuses is stored where it is no repeat",
+        "storage/rules.py",
+        "            raise op.refusal\n",
+        "            pass\n",
+        "tests/storage/test_append.py -k plugin_refuses",
+    ),
+    Mutant(
         3,
         "what a message says of rows stays in the store",
         "storage/mongo/commit.py",

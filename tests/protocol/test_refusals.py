@@ -21,10 +21,12 @@ MEMORY = 1 << 20
 
 
 class Bouncer(GroupPlugin):
-    """Does with a message what its payload says."""
+    """Does with a message what its payload says, unless it is lenient."""
+
+    lenient = False
 
     async def before_ack(self, group: Group) -> None:
-        for append in group.appends:
+        for append in () if self.lenient else group.appends:
             if append.message.payload == b"quota":
                 append.error = Refusal("alice has sent enough for today", R.QUOTA_EXCEEDED)
             elif append.message.payload == b"format":
@@ -110,6 +112,26 @@ async def test_the_reason_code(broker: Broker, qos: int, topic: str, payload: by
     assert session.received == {}
     assert isinstance(session.connection, Connection)
     assert (session.connection.inbound, session.connection.unstored) == (0, 0)
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_who_sends_again_what_was_stored_is_told_so_whatever_a_plugin_says_by_now(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, qos: int
+) -> None:
+    """Access control comes first."""
+    sender = await broker.client("sender", 5)
+    sent = [("t", b"quota"), ("t", b"crash"), ("forbidden/t", b"x")]
+    with monkeypatch.context() as patch:
+        patch.setattr(Bouncer, "lenient", True)
+        patch.setattr(broker.server.access, "open", True)
+        for topic, payload in sent:
+            assert await sender.publish(topic, payload, qos, properties=named(f"{topic} {payload!r}")) < 0x80
+    codes = [await sender.publish(*message, qos, properties=named(f"{message[0]} {message[1]!r}")) for message in sent]
+    assert codes == [R.SUCCESS, R.SUCCESS, R.NOT_AUTHORIZED]
+    assert await sender.publish("t", b"quota", qos, properties=named("new")) == R.QUOTA_EXCEEDED
+    assert await sender.publish("t", b"quota", qos) == R.QUOTA_EXCEEDED
+    stored = await broker.server.storage.read_conversation("t")
+    assert [message.payload for message in stored] == [b"quota", b"crash"]
 
 
 async def test_the_words_of_a_plugin_and_none_of_a_crash(broker: Broker) -> None:

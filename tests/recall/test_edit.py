@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
+import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties as PahoProperties
 
@@ -155,6 +156,70 @@ async def test_an_edit_that_is_sent_again_is_one_version(chat: Site) -> None:
     assert len((await caller.get(f"/messages/{one:016x}/versions")).json()["versions"]) == 2
     assert (await edit("after", b"another")).status_code == 201
     assert len(await ids_of(chat)) == 3
+
+
+@pytest.mark.parametrize("limit", ["number", "age", "recall"])
+async def test_an_edit_that_was_stored_is_known_where_it_would_be_refused_by_now(
+    chat: Site, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who got no answer sends it again, over MQTT 5 or HTTP, and is told where it stands. Nothing new comes in that way."""
+    caller = chat.caller()
+    sender = await chat.client("sender", 5)
+    await sender.publish(TOPIC, b"before")
+    (one,) = await ids_of(chat)
+
+    async def by_http(text: str, key: str) -> Any:
+        path, headers = f"/messages/{one:016x}/versions", {"Idempotency-Key": key}
+        return await caller.post(path, json={"payload": text}, params={"user": "c/sender"}, headers=headers)
+
+    async def by_mqtt(text: bytes, name: str) -> int:
+        named: dict[int, Any] = {Property.USER_PROPERTY: [*editing(one)[Property.USER_PROPERTY], ("message-id", name)]}
+        return await sender.publish(TOPIC, text, properties=named)
+
+    assert await by_mqtt(b"one", "1") == NO_SUBSCRIBERS
+    first = await by_http("two", "2")
+    assert first.status_code == 201
+    plugin = chat.server.api.plugin(RecallPlugin)
+    assert plugin is not None
+    if limit == "number":
+        monkeypatch.setattr("plugins.recall.plugin.MOST_VERSIONS", 2)
+    elif limit == "age":
+        plugin.config.edit_within = 1e-6
+        await until(lambda: chat.server.time.wall() > (one >> 22))
+    else:
+        recalling: dict[int, Any] = {Property.USER_PROPERTY: [("tideline-recalls", f"{one:016x}")]}
+        await sender.publish(TOPIC, properties=recalling)
+    had = await ids_of(chat)
+    assert await by_mqtt(b"one", "1") == 0
+    again = await by_http("two", "2")
+    assert (again.status_code, again.json()) == (200, first.json())
+    assert await by_mqtt(b"three", "3") == (NOT_AUTHORIZED if limit == "age" else SPECIFIC)
+    assert (await by_http("four", "4")).status_code == (403 if limit == "age" else 422)
+    assert await by_mqtt(b"other", "1") == SPECIFIC
+    assert (await by_http("other", "2")).status_code == 409
+    assert await ids_of(chat) == had
+    if limit == "age":
+        plugin.config.edit_within = 0
+        assert await by_mqtt(b"three", "3") == NO_SUBSCRIBERS
+        assert (await by_http("four", "4")).status_code == 201
+
+
+async def test_a_key_of_another_message_s_edit_is_a_conflict(chat: Site) -> None:
+    """The text may be the same: it is another message that would look edited."""
+    caller = chat.caller()
+    sender = await chat.client("sender", 5)
+    for text in (b"one", b"two"):
+        await sender.publish(TOPIC, text)
+    one, two = await ids_of(chat)
+
+    async def edit(id: int) -> Any:
+        path, headers = f"/messages/{id:016x}/versions", {"Idempotency-Key": "k"}
+        return await caller.post(path, json={"payload": "ok"}, params={"user": "c/sender"}, headers=headers)
+
+    assert [(await edit(id)).status_code for id in (one, two, one)] == [201, 409, 200]
+    recalling: dict[int, Any] = {Property.USER_PROPERTY: [("tideline-recalls", f"{one:016x}")]}
+    await sender.publish(TOPIC, properties=recalling)
+    assert (await edit(one)).status_code == 200
 
 
 async def test_search_finds_the_new_text_and_not_the_old(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from storage.errors import IdempotencyConflict, MessageRefused
 from storage.interface import Storage
-from storage.records import Append, DeviceKey, Release
+from storage.records import Append, DeviceKey, PutRow, Release
 from tests.storage.backends import Backend
 from tests.storage.samples import START, Maker, all_retained, collect, fields_of, opened, whole_conversation, whole_inbox
 
@@ -290,6 +290,34 @@ async def test_a_repeat_of_what_the_broker_changed_is_known_by_what_was_sent(sto
     await storage.commit([again, other])
     assert again.original == (first.message.id, 1)
     assert isinstance(other.error, IdempotencyConflict)
+
+
+async def test_what_a_plugin_refuses_is_taken_where_it_is_a_repeat(storage: Storage, make: Maker) -> None:
+    """And else it is as if it had never come: also its key is free."""
+    first = _keyed(make)
+    await storage.commit([opened(ANN), first])
+    again, within = _keyed(make, received=(ANN, 5)), _keyed(make, "two")
+    new, other, twice = _keyed(make, "new", received=(ANN, 6)), _keyed(make, payload=b"y"), _keyed(make, "two")
+    late = _keyed(make, time=START + 1000, until=2000)
+    for append in (again, new, other, twice, late):
+        append.refusal = MessageRefused("by a plugin")
+    said = [PutRow("t", "p", f"{one.message.id}", b"", of=one) for one in (again, new, other, twice, late)]
+    await storage.commit([again, new, other, within, twice, late, after := make.append(), *said])
+    assert (again.error, again.original, again.message.seq) == (None, (first.message.id, 1), 0)
+    assert (twice.error, twice.original) == (None, (within.message.id, 2))
+    assert isinstance(other.error, IdempotencyConflict)
+    for append in (new, late):
+        assert append.error is append.refusal
+        assert (append.original, append.message.seq, list(append.inbox_seqs)) == (None, 0, [])
+    assert after.message.seq == 3
+    assert await storage.inbox_head("u/ann") == 2
+    assert await storage.rows("t", "p") == []
+    device = await storage.device(ANN)
+    assert device is not None
+    assert device.received == {5}
+    taken = _keyed(make, "new", b"another", received=(ANN, 6))
+    await storage.commit([taken])
+    assert (taken.error, taken.original, taken.message.seq) == (None, None, 4)
 
 
 async def test_keys_are_scoped_to_the_user(storage: Storage, make: Maker) -> None:

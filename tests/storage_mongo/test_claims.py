@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 
 import pytest
 
-from storage.errors import Superseded
+from storage.errors import MessageRefused, Superseded
 from storage.mongo import MongoStorage
 from storage.records import Append, CloseSession, DeviceKey, PutRow, Release
 from tests.storage.samples import START, Maker, opened
@@ -101,6 +101,28 @@ async def test_sent_again_through_another_node(
         else:
             stored = again.original[0] if again.original else again.message.id
             assert (first.original[0] if first.original else first.message.id) == stored
+        await slow.close()
+        await other.close()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+async def test_what_may_only_be_a_repeat_brings_nothing_to_its_end(
+    database: str, proxy: MongoProxy, make: Maker, number: int
+) -> None:
+    """What another node has begun is no repeat yet: it is refused, and the other node goes on."""
+    async with asyncio.timeout(90):
+        slow, other = await _pair(database, proxy)
+        until = START + 1_000_000
+        first, again, late = (make.append("a", ["u/ann"], b"same", idempotency_key="k", idempotency_until=until) for _ in "abc")
+        again.refusal = late.refusal = MessageRefused("by a plugin")
+        frozen = Frozen(slow, proxy, number, first)
+        await frozen.reached()
+        await other.commit([again])
+        await frozen.thaw()
+        await other.commit([late])
+        assert again.error is again.refusal
+        assert (first.error, late.error, late.original) == (None, None, (first.message.id, 1))
+        assert await check_laws(other) == 1
         await slow.close()
         await other.close()
 
