@@ -171,6 +171,8 @@ class Generation:
         if self._layout.number < 2:
             del kinds["devices"]  # those rows have the name itself
         self._names = Names(db, generation, kinds)
+        self._uncut = False
+        """Whether names that were removed may be in the file, or the log, until that is cut."""
 
     def positions(self) -> Positions:
         """The positions that were committed last."""
@@ -220,8 +222,7 @@ class Generation:
             self.db.execute("UPDATE meta SET value = ? WHERE key = ?", (state, self._purge))
         if merged:
             return True
-        ((busy, _, _),) = self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        if busy:
+        if not self._cut_log():
             return True
         if state & _DUE:
             self.db.execute("UPDATE meta SET value = ? WHERE key = ?", (_DUE, self._purge))
@@ -230,13 +231,23 @@ class Generation:
         return self._names.due
 
     def _remove_names(self) -> bool:
-        if not self._names.under_way and not self._names.due:
-            return False
-        with _Transaction(self):
-            if not self._names.under_way:
-                self._forget_numbers()
-                self._names.begin()
-            return self._names.step()
+        if self._names.under_way or self._names.due:
+            with _Transaction(self):
+                if not self._names.under_way:
+                    self._forget_numbers()
+                    self._names.begin()
+                more = self._names.step()
+            if more:
+                return True
+            self._uncut = True
+        if self._uncut:
+            self._uncut = not self._cut_log()
+        return self._uncut
+
+    def _cut_log(self) -> bool:
+        """Whether the log is moved into the file, and empty; not where somebody reads."""
+        ((busy, _, _),) = self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return not busy
 
     def forget(self, topic: str, before_seq: int, limit: int) -> int:
         """Remove up to ``limit`` of a conversation's messages with seq < ``before_seq``; how many were removed."""

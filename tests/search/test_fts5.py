@@ -145,6 +145,25 @@ async def test_names_of_which_no_message_is_left_go(path: Path, monkeypatch: pyt
     await engine.close()
 
 
+async def test_names_leave_the_file_with_the_last_step(path: Path) -> None:
+    """Also while nothing else is written, and the file stays open."""
+
+    def there() -> bool:
+        return any(b"forgetme" in file.read_bytes() for file in path.parent.glob("search.db*"))
+
+    engine = Fts5Engine(path)
+    await engine.open()
+    await engine.index(
+        [Document(1, "a", 1, "u/forgetme", "phone", 1, "text"), Document(2, "a", 2, "u/b", "b", 2, "text")], {0: 2}
+    )
+    await engine.delete([1])
+    assert there()
+    while await engine.purge():
+        pass
+    assert not there()
+    await engine.close()
+
+
 async def test_a_path_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     engine = Fts5Engine(tmp_path / "file" / "search.db")
