@@ -126,6 +126,8 @@ def make_router(find: Callable[[Services], Acl | None]) -> APIRouter:
         _check_topic(action, topic)
         if action == PUBLISH and reserved(topic):
             verdict = Verdict(False, None, "the topic is the broker's own")
+        elif action == PUBLISH and (why := api.server.access.closed(topic)):
+            verdict = Verdict(False, None, f"the topic {why}")
         else:
             identity = Identity(f"u/{user}" if user else f"c/{client}", user or None, not user)
             info = SessionInfo(identity, AuthRequest(client, user or None, over_http=not client))
