@@ -47,10 +47,10 @@ def forget_index(config: Path | None, data: Path | None, url: str | None) -> Non
         return
     path = Path(str(options.get("path", "data/search.db")))
     try:
+        if (folder := path.with_suffix(".tantivy")).is_dir():  # which may be the path itself
+            shutil.rmtree(folder)
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
-        if (folder := path.with_suffix(".tantivy")).is_dir():
-            shutil.rmtree(folder)
     except OSError as error:
         problem = f"the data is in place, but {path}, the search index of what was there, cannot be removed: {error.strerror}"
         raise Failure([problem, "remove it, or run tideline reindex, as a user who may"], 1) from None

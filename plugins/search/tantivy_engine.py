@@ -33,7 +33,9 @@ T = TypeVar("T")
 _READERS = 4
 _WAITING = 64
 """Searches under way or waiting for a thread; more are refused as `SearchUnavailable`."""
-_READ_AT_ONCE = 500
+_READ_AT_ONCE = 50
+_REWRITTEN_BYTES = 4 << 20
+"""About as much is read of the store for one step of a purge."""
 
 
 class Texts(Protocol):
@@ -168,6 +170,8 @@ class TantivyEngine(TantivySearcher):
             try:
                 live = self._begin()
             except ValueError as error:
+                if "os error" in str(error):  # no right, no room, too many files: that is not the index's fault
+                    raise
                 self._set_aside(error)
                 live = self._begin()
             drop_others(self._folder, live.number)
@@ -223,10 +227,14 @@ class TantivyEngine(TantivySearcher):
         if not ids:
             return False
         messages: list[Message] = []
-        for at in range(0, len(ids), _READ_AT_ONCE):
-            messages += await self._texts.read_messages(ids[at : at + _READ_AT_ONCE])
-        again = await asyncio.to_thread(documents, [message for message in messages if not message.recalled])
-        await self._write(lambda: self._generation().rewrite(ids, again))
+        read = size = 0
+        while read < len(ids) and size < _REWRITTEN_BYTES:
+            page = await self._texts.read_messages(ids[read : read + _READ_AT_ONCE])
+            messages += [message for message in page if not message.recalled]
+            size += sum(len(message.payload) for message in page)
+            read += _READ_AT_ONCE
+        again = await asyncio.to_thread(documents, messages)
+        await self._write(lambda: self._generation().rewrite(ids[:read], again))
         return True
 
     async def rebuild(self) -> _TantivyRebuild:
@@ -294,7 +302,10 @@ class _TantivyRebuild:
             old, engine._live, engine._stale, self.filling = engine._live, filled, False, None
             if old is not None:
                 old.close()
-            drop_others(engine._folder, filled.number)
+            try:
+                drop_others(engine._folder, filled.number)
+            except OSError as error:  # the new one is in use all the same
+                log.warning("the old search index takes up room until the next start: %s", error)
 
         await self._engine._write(swap)
         self._engine._rebuild = None

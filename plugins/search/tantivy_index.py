@@ -10,7 +10,8 @@ A message has its tokens, of which only the inverted index is kept, and: ``key``
 tantivy forgets a message by a mark, and its words with it only when the segment that has them is merged. It does that when it
 likes, which for a large segment is never, and its Python package has no way to ask for it. So what is left of a segment that a
 message was deleted from is taken out of it and added again, from the texts of the store, until it is empty (`Generation.due`).
-What retention removed (`Generation.forget`) has no such hurry.
+What retention removed (`Generation.forget`) has no such hurry, until it is recalled too. A segment may have words of one that
+is not in it any more, or was added again elsewhere: a deletion looks for those too (`Generation._worn`).
 
 Over 300 lines: all that writes to these folders.
 """
@@ -39,6 +40,8 @@ _HEAP = 32_000_000
 """Bytes of a page that are gathered before a segment is made of them; a page has less."""
 _LOW_BITS = 21
 _LATEST = (1 << 43) - 1
+_ALL = (1 << 64) - 1
+_SPANS = 1000
 _LOOKED_AT = 4000
 _REWRITTEN = 2000
 """Messages that one step of a purge adds again."""
@@ -53,7 +56,7 @@ def made_by() -> int:
 
 
 def key_of(id: int, time: int) -> int:
-    """Where a message is in the order of time; no two have the same."""
+    """Where a message is in the order of time. Some of one millisecond may have the same: then their ids tell."""
     return min(max(0, time), _LATEST) << _LOW_BITS | id & (1 << _LOW_BITS) - 1
 
 
@@ -166,6 +169,8 @@ class Generation:
         self._positions = {int(number): int(id) for number, id in state.get("positions", {}).items()}
         self._due: set[str] = set(state.get("due", ()))
         """Segments that messages were deleted from. What they are merged into has nothing of those."""
+        self._spans: dict[str, tuple[int, int]] = {}
+        """What `_span` found, by segment."""
 
     def close(self) -> None:
         """Break off what is merged, and let go of the files."""
@@ -189,17 +194,20 @@ class Generation:
 
     def delete(self, ids: Collection[int]) -> None:
         """Remove messages by id. What the files still have of them is for `due` and `rewrite`."""
-        if not self._there(self._searcher(), ids):
+        if not ids or not (self._there(self._searcher(), ids) or any(segment.get("deletes") for segment in self._listed())):
             return
-        self.writer.wait_merging_threads()  # or what is merged meanwhile would have them still
-        self._writer = None
+        writer, self._writer = self.writer, None
+        writer.wait_merging_threads()  # or what is merged meanwhile would have them still
         searcher, segments = self._look()
         there = self._there(searcher, ids)
-        self._due |= {segments[address.segment_ord] for address in there.values()}
-        self._keep(durable=True)  # or a power cut behind the commit would leave the words, and nobody who looks for them
-        with _Commit(self) as writer:
-            for some in _some(sorted(there)):
-                writer.delete_documents_by_query(self._each(some))
+        self._due |= {segments[address.segment_ord]["segment_id"] for address in there.values()}
+        self._due |= self._worn(searcher, segments, ids)
+        if self._due:
+            self._keep(durable=True)  # or a power cut behind the commit would leave the words, and nobody who looks for them
+        if there:
+            with _Commit(self) as writer:
+                for some in _some(sorted(there)):
+                    writer.delete_documents_by_query(self._each(some))
 
     def forget(self, topic: str, before_seq: int) -> None:
         """Remove a conversation's messages with seq < ``before_seq``."""
@@ -218,36 +226,38 @@ class Generation:
         passes = 0
         while passes < 2:
             searcher, segments = self._look()
-            marked = {at for at, segment in enumerate(segments) if segment in self._due}
+            marked = {at for at, segment in enumerate(segments) if segment["segment_id"] in self._due}
             if not marked:
                 self.writer.garbage_collect_files()
                 self._due.clear()
                 self._keep()
                 return []
-            behind = between(self._schema, "id", self._from, (1 << 64) - 1)
-            hits = searcher.search(behind, _LOOKED_AT, order_by_field="id", order=tantivy.Order.Asc).hits
-            if not hits:
+            spans = [self._span(searcher, at, segments[at]) for at in marked]
+            first_id, last_id = min(low for low, _ in spans), max(high for _, high in spans)
+            if self._from > last_id:
                 self._from, passes = 0, passes + 1
                 continue
+            behind = between(self._schema, "id", max(self._from, first_id), last_id)
+            hits = searcher.search(behind, _LOOKED_AT, order_by_field="id", order=tantivy.Order.Asc).hits
             first = next((at for at, (_, address) in enumerate(hits) if address.segment_ord in marked), len(hits))
             some = hits[first : first + _REWRITTEN]
             while some and some[-1][1].segment_ord not in marked:
                 some.pop()
-            self._from = (some or hits)[-1][0] + 1
             if some:
                 return [id for id, _ in some]
+            self._from = 1 + (hits[-1][0] if hits else last_id)
         log.error("segments of the search index that have nothing but deleted messages do not go away: %s", self._folder)
         return []
 
     def rewrite(self, ids: Sequence[int], documents: Sequence[Document]) -> None:
-        """Take out what `due` told, and add again what is left of it."""
+        """Take out what `due` told, or the first of it, and add again what is left of that."""
         with _Commit(self) as writer:
-            if ids:
-                writer.delete_documents_by_query(between(self._schema, "id", ids[0], ids[-1]))
+            writer.delete_documents_by_query(between(self._schema, "id", ids[0], ids[-1]))
             wanted = frozenset(ids)
             for document in documents:
                 if document.id in wanted:
                     writer.add_document(_kept(document))
+        self._from = ids[-1] + 1
 
     @property
     def writer(self) -> tantivy.IndexWriter:
@@ -287,16 +297,47 @@ class Generation:
     def _each(self, ids: Sequence[int]) -> Query:
         return Query.boolean_query([(tantivy.Occur.Should, between(self._schema, "id", id, id)) for id in ids])
 
-    def _look(self) -> tuple[tantivy.Searcher, list[str]]:
+    def _look(self) -> tuple[tantivy.Searcher, list[dict[str, Any]]]:
         """What is there, and its segments in the order in which it numbers them, which is that of tantivy's own list."""
         while True:
-            before = self._segments()
+            before = self._listed()
             searcher = self._searcher()
-            if before == self._segments():  # else something was merged in between
+            if before == self._listed():  # else something was merged in between
                 return searcher, before
 
-    def _segments(self) -> list[str]:
-        return [segment["segment_id"] for segment in json.loads((self._folder / "meta.json").read_text())["segments"]]
+    def _listed(self) -> list[dict[str, Any]]:
+        """tantivy's own list of segments. One has ``deletes`` where a message is no longer in it whose words are."""
+        return list(json.loads((self._folder / "meta.json").read_text())["segments"])
+
+    def _worn(self, searcher: tantivy.Searcher, segments: Sequence[dict[str, Any]], ids: Collection[int]) -> set[str]:
+        """Segments with words of messages that are not in them any more: forgotten, or added again elsewhere."""
+        wanted, worn = frozenset(ids), set()
+        for at, segment in enumerate(segments):
+            if not segment.get("deletes") or segment["segment_id"] in self._due:
+                continue
+            first, last = self._span(searcher, at, segment)
+            near = any(first <= id <= last for id in wanted)
+            if near and not all(wanted.isdisjoint(some) for some in self._ever(searcher, at, segment)):
+                worn.add(segment["segment_id"])
+        return worn
+
+    def _span(self, searcher: tantivy.Searcher, at: int, segment: dict[str, Any]) -> tuple[int, int]:
+        """The lowest and the highest id of those that are or were in a segment."""
+        found = self._spans.get(segment["segment_id"])
+        if found is None:
+            low, high = _ALL, 0
+            for some in self._ever(searcher, at, segment):
+                low, high = min(low, *some), max(high, *some)
+            if len(self._spans) >= _SPANS:
+                self._spans.clear()
+            found = self._spans[segment["segment_id"]] = low, high
+        return found
+
+    def _ever(self, searcher: tantivy.Searcher, at: int, segment: dict[str, Any]) -> Iterator[list[int]]:
+        """The ids of all that are or were in a segment, some thousands at a time: a column has them until it is merged."""
+        for start in range(0, segment["max_doc"], _LOOKED_AT):
+            end = min(start + _LOOKED_AT, segment["max_doc"])
+            yield _column(searcher, "id", [tantivy.DocAddress(at, place) for place in range(start, end)])
 
 
 def _all_of(*queries: Query) -> Query:

@@ -51,10 +51,12 @@ def ranked(
     terms: Sequence[Term],
 ) -> list[tuple[int, tantivy.DocAddress]]:
     """Matches by key and address, given by falling key, the best first: terms often in a short text, whole words before
-    prefixes, words together before words apart. ``matches`` finds these and no others.
+    prefixes, words together before words apart.
 
     Rarity of a term plays no part: every match has every term, and statistics of the whole index would tell of messages that
     the caller may not read. So tantivy's own order is not used, only how often it says that a word is there.
+
+    ``matches`` finds these, and others only of the last one's key.
     """
     sizes: list[Any] = searcher.fast_field_values("size", [address for _, address in found])
     places = {(address.segment_ord, address.doc): at for at, (_, address) in enumerate(found)}
@@ -65,7 +67,8 @@ def ranked(
         together = Term(tuple(token for term in terms for token in term.tokens), terms[-1].prefix)
         query = all_of(matches, matching(searcher, schema, together, False))
         for _, address in searcher.search(query, len(found)).hits:
-            scores[places[address.segment_ord, address.doc]] = 1.0
+            if (at := places.get((address.segment_ord, address.doc))) is not None:
+                scores[at] = 1.0
     for term in terms:
         often = _frequencies(searcher, matches, _phrase(schema, term.tokens), places, sizes)
         for at, (whole, damping) in enumerate(zip(often, dampings, strict=True)):
@@ -86,7 +89,9 @@ def _frequencies(
     known: dict[tuple[float, int], float] = {}
     found = [0.0] * len(sizes)
     for score, address in searcher.search(both, len(sizes)).hits:
-        at = places[address.segment_ord, address.doc]
+        at = places.get((address.segment_ord, address.doc))
+        if at is None:
+            continue
         often = known.get((score, sizes[at]))
         if often is None:
             often = known[score, sizes[at]] = _frequency(json.loads(query.explain(searcher, address).to_json()))

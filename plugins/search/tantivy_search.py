@@ -1,6 +1,8 @@
 """Queries over the index on tantivy. Runs in the engine's reader threads; each query sees one snapshot.
 
 Filters and permission are part of the search itself, so that nothing else is ever counted, ranked or paged over.
+
+Over 300 lines: each kind of question, all of which are answered from one snapshot.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any, cast
 
 import tantivy
 
-from plugins.search.engine import MAX_TOTAL, Hit, Query, Results, SearchUnavailable, decode_cursor, encode_cursor
+from plugins.search.engine import MAX_TOTAL, BadQuery, Hit, Query, Results, SearchUnavailable, decode_cursor, encode_cursor
 from plugins.search.tantivy_index import between, first_key, halves, live_generation, opened, time_of_key, whole
 from plugins.search.tantivy_match import MUST, MUST_NOT, all_of, matching, ranked
 from plugins.search.terms import Term, parse
@@ -26,9 +28,14 @@ RANKED = MAX_TOTAL
 _LOOKED_AT = 256
 """Matches whose conversations are looked at before those that were met are left out of the matches."""
 _END = (1 << 64) - 1
+_BY_TIME, _BY_RELEVANCE = 7, 4
+"""Numbers of a cursor: the newest match, the last one's key and id, in halves, and typos; how many, the newest, typos."""
 
 Match = tuple[int, tantivy.DocAddress]
 """A key, and where the message is."""
+
+Place = tuple[int, int]
+"""A key, and the id of a message that has it: several may have one key."""
 
 
 class Reader:
@@ -62,6 +69,13 @@ class Reader:
                 self._index.reload()
                 self._seen = seen
             return Snapshot(self._index.searcher(), self._index.schema)
+
+
+def _again(two: Sequence[int]) -> int:
+    """The number whose halves are in a cursor."""
+    if (number := whole(*two)) > _END:
+        raise BadQuery("the cursor is not one of ours")
+    return number
 
 
 class Snapshot:
@@ -101,7 +115,7 @@ class Snapshot:
     def _by_time(self, query: Query, terms: list[Term]) -> Results:
         """Pages by key: a page goes on after the last key of the one before, below the newest that the first one saw."""
         ascending = query.sort == "oldest"
-        cursor = decode_cursor(query, 5)
+        cursor = decode_cursor(query, _BY_TIME)
         if cursor is None:
             page, counted, typos = self._with_typos(query, terms, ascending, query.limit + 1)
             top = page[0][0] if page else 0
@@ -109,24 +123,25 @@ class Snapshot:
                 # Later pages go up to it, and not to the newest message of the index: cursors can be read.
                 top = self._matches(query, terms, typos, False, 1)[0][0][0]
         else:
-            top, last, typos = whole(*cursor[:2]), whole(*cursor[2:4]), bool(cursor[4])
+            top, last, typos = _again(cursor[:2]), (_again(cursor[2:4]), _again(cursor[4:6])), bool(cursor[6])
             _, counted = self._matches(query, terms, typos, ascending, 1, top)
-            page, _ = self._matches(query, terms, typos, ascending, query.limit + 1, top, last)
+            page, _ = self._ordered(query, terms, typos, ascending, query.limit + 1, top, last)
         more = len(page) > query.limit
         del page[query.limit :]
-        following = encode_cursor(query, *halves(top), *halves(page[-1][0]), int(typos)) if more else ""
-        return Results(self._hits(page), min(counted, MAX_TOTAL), following, counted <= MAX_TOTAL)
+        hits = self._hits(page)
+        following = encode_cursor(query, *halves(top), *halves(page[-1][0]), *halves(hits[-1].id), int(typos)) if more else ""
+        return Results(hits, min(counted, MAX_TOTAL), following, counted <= MAX_TOTAL)
 
     # --- by relevance ------------------------------------------------------------------------------------------------
 
     def _by_relevance(self, query: Query, terms: list[Term]) -> Results:
         """Pages by number, over the same messages as the first page saw."""
-        cursor = decode_cursor(query, 4)
+        cursor = decode_cursor(query, _BY_RELEVANCE)
         if cursor is None:
             offset, (found, counted, typos) = 0, self._with_typos(query, terms, False, RANKED)
         else:
             offset, typos = cursor[0], bool(cursor[3])
-            found, counted = self._matches(query, terms, typos, False, RANKED, whole(*cursor[1:3]))
+            found, counted = self._ordered(query, terms, typos, False, RANKED, _again(cursor[1:3]))
         top = found[0][0] if found else 0
         order = found
         if len(found) > 1:
@@ -147,10 +162,10 @@ class Snapshot:
         everything = replace(query, allowed=None)
         by_time = query.sort != "relevance" or not terms
         ascending = query.sort == "oldest"
-        cursor = decode_cursor(query, 5 if by_time else 4)
+        cursor = decode_cursor(query, _BY_TIME if by_time else _BY_RELEVANCE)
         top = _END
         if cursor is not None:
-            top = whole(*cursor[:2]) if by_time else whole(*cursor[1:3])
+            top = _again(cursor[:2] if by_time else cursor[1:3])
         noted: dict[str, None] = {}
         for typos in (False, True) if cursor is None else (bool(cursor[-1]),):
             if typos and not any(term.typos for term in terms):
@@ -158,7 +173,7 @@ class Snapshot:
             walk = _Walk(self, query, everything, terms, typos, denied, noted, limit, top)
             found = walk.note(ascending, MAX_TOTAL + 1)
             if cursor is not None and by_time:
-                walk.note(ascending, query.limit + 1, whole(*cursor[2:4]))
+                walk.note(ascending, query.limit + 1, (_again(cursor[2:4]), _again(cursor[4:6])))
             elif ascending and found > query.limit:
                 walk.note(False, 1)  # where the pages will end
             if found or noted:
@@ -169,10 +184,31 @@ class Snapshot:
 
     def _with_typos(self, query: Query, terms: list[Term], ascending: bool, limit: int) -> tuple[list[Match], int, bool]:
         """What matches as written, or, only where nothing does, what matches with typos; how many; and whether the latter."""
-        found, counted = self._matches(query, terms, False, ascending, limit)
+        found, counted = self._ordered(query, terms, False, ascending, limit)
         if found or not any(term.typos for term in terms):
             return found, counted, False
-        return *self._matches(query, terms, True, ascending, limit), True
+        return *self._ordered(query, terms, True, ascending, limit), True
+
+    def _ordered(
+        self,
+        query: Query,
+        terms: Sequence[Term],
+        typos: bool,
+        ascending: bool,
+        limit: int,
+        top: int = _END,
+        after: Place | None = None,
+    ) -> tuple[list[Match], int]:
+        """`_matches`, where those of one key are in the order of their ids, also where the page ends among them."""
+        found, counted = self._matches(query, terms, typos, ascending, limit, top, after)
+        if len({key for key, _ in found}) == len(found):
+            return found, counted
+        if len(found) == limit and (last := found[-1][0]) == found[-2][0]:
+            found = [match for match in found if match[0] != last]
+            found += self._matches(query, terms, typos, ascending, MAX_TOTAL, last, after, bottom=last)[0]
+        ids = self._column("id", [address for _, address in found])
+        order = sorted(range(len(found)), key=lambda at: (found[at][0], ids[at]), reverse=not ascending)
+        return [found[at] for at in order[:limit]], counted
 
     def _matches(
         self,
@@ -182,21 +218,27 @@ class Snapshot:
         ascending: bool,
         limit: int,
         top: int = _END,
-        after: int = -1,
+        after: Place | None = None,
         without: Sequence[str] = (),
+        bottom: int = 0,
     ) -> tuple[list[Match], int]:
-        """Matches in the order of time, not above ``top``, behind ``after``, in none of ``without``; and how many."""
-        low, high = first_key(query.since), top
+        """Matches by key, from ``bottom`` to ``top``, behind ``after``, in none of ``without``; and how many."""
+        low, high = max(bottom, first_key(query.since)), top
         if query.until:
             high = min(high, first_key(query.until) - 1)
-        if after >= 0:
-            low, high = (max(low, after + 1), high) if ascending else (low, min(high, after - 1))
-        if low > high or high < 0:
+        others = []
+        if after is not None:
+            key, id = after
+            low, high = (max(low, key), high) if ascending else (low, min(high, key))
+            ids = between(self._schema, "id", 0, id) if ascending else between(self._schema, "id", id, _END)
+            others.append(all_of(between(self._schema, "key", key, key), ids))
+        if without:
+            others.append(tantivy.Query.term_set_query(self._schema, "topic", list(without)))
+        if low > high:
             return [], 0
         wanted = self._wanted(query, terms, typos, low, high)
-        if without:
-            names = tantivy.Query.term_set_query(self._schema, "topic", list(without))
-            wanted = tantivy.Query.boolean_query([(MUST, wanted), (MUST_NOT, names)])
+        if others:
+            wanted = tantivy.Query.boolean_query([(MUST, wanted), *((MUST_NOT, other) for other in others)])
         order = tantivy.Order.Asc if ascending else tantivy.Order.Desc
         found: Any = self._searcher.search(wanted, limit, order_by_field="key", order=order)  # its type lacks the count
         return found.hits, found.count
@@ -259,7 +301,7 @@ class _Walk:
         self._limit = limit
         self._top = top
 
-    def note(self, ascending: bool, enough: int, after: int = -1) -> int:
+    def note(self, ascending: bool, enough: int, after: Place | None = None) -> int:
         """Up to where ``enough`` are permitted; how many are."""
         matches, terms, typos = self._snapshot._matches, self._terms, self._typos
         permitted, _ = matches(self._mine, terms, typos, ascending, enough, self._top, after)
@@ -278,5 +320,5 @@ class _Walk:
             if len(page) < _LOOKED_AT or not met:
                 break
             self._known |= met.keys()
-            after = page[-1][0]
+            after = page[-1][0], 0 if ascending else _END  # with all that have its key: those met are left out by name
         return len(permitted)

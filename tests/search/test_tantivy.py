@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 pytest.importorskip("tantivy")
 
+import plugins.search.tantivy_engine as tantivy_engine
 import plugins.search.tantivy_index as tantivy_index
+import plugins.search.tantivy_search as tantivy_search
+from broker.cli.place import forget_index
 from plugins.search.compare import documents
-from plugins.search.engine import Document, Query, SearchUnavailable, SearchUnusable
+from plugins.search.engine import BadQuery, Document, Query, SearchUnavailable, SearchUnusable, encode_cursor
 from plugins.search.indexer import Indexer
 from plugins.search.own_files import own_engine
+from plugins.search.permission import search_permitted
 from plugins.search.plugin import SearchPlugin
 from plugins.search.process import IndexerProcess
 from plugins.search.tantivy_engine import TantivyEngine
 from storage.memory import MemoryStorage
+from storage.records import Message
 from storage.sqlite import SqliteStorage
 from tests.search.corpus import START
 from tests.search.stores import Publisher
@@ -248,3 +256,227 @@ async def test_two_never_write(tmp_path: Path) -> None:
     await one.close()
     await other.open()
     await other.close()
+
+
+async def _kept(publisher: Publisher, numbers: Iterable[int]) -> list[Document]:
+    return documents(await publisher.storage.read_messages(list(numbers)))
+
+
+async def test_words_leave_also_where_a_message_was_added_again(tmp_path: Path) -> None:
+    """As what stands between messages of a segment with deleted ones is, which leaves its words in a segment of its own."""
+    storage, folder = MemoryStorage(), tmp_path / "search.tantivy"
+    publisher, engine = Publisher(storage), TantivyEngine(folder, storage)
+    await engine.open()
+    await publisher.publish(*(word(n) for n in range(6)))
+    await engine.index(await _kept(publisher, [1, 2, 4]), {0: 6})
+    await engine.index(await _kept(publisher, [3, 5, 6]), {0: 6})
+    await engine.delete([1])
+    await _purged(engine)
+    assert await engine.count() == 5
+    await engine.delete([3])
+    await _purged(engine)
+    assert words_of(folder) == {word(n - 1) for n in (2, 4, 5, 6)}
+    assert await engine.count() == 4
+    await engine.close()
+
+
+async def test_words_leave_also_where_retention_had_removed_the_message(tmp_path: Path) -> None:
+    """It goes first, and the recall of it is read then; also where the note could not be written at first."""
+    storage, folder = MemoryStorage(), tmp_path / "search.tantivy"
+    publisher, engine = Publisher(storage), TantivyEngine(folder, storage)
+    await engine.open()
+    await _filled(engine, publisher, 5, 5)
+    await engine.forget("chat/a", 3)
+    await _purged(engine)
+    assert word(0) in words_of(folder), "else tantivy forgets by itself"
+    generation = engine._generation()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", _full)
+        with pytest.raises(SearchUnavailable):
+            await engine.delete([2])
+    await engine.delete([2])
+    assert json.loads((folder / str(generation.number) / "tideline.json").read_text())["due"]
+    await _purged(engine)
+    assert words_of(folder) == {*(word(n) for n in (2, 3, 4)), "common", "words", "here"}
+    await engine.delete([1, 77])  # nothing is left of them, and nothing is due for them
+    assert not await engine.purge()
+    await engine.close()
+
+
+def _full(*paths: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("sort", ["newest", "oldest", "relevance"])
+async def test_pages_have_all_that_came_in_one_millisecond(
+    tmp_path: Path, sort: Literal["newest", "oldest", "relevance"]
+) -> None:
+    """The clock of the ids is another than that of the times, so that the end of a key may be the same."""
+    engine = TantivyEngine(tmp_path / "search.tantivy", MemoryStorage())
+    await engine.open()
+    ids = [n << 22 for n in range(1, 8)]
+    for some in (ids[4:], ids[:4]):
+        batch = [Document(id, f"t/{id >> 22}", 1, "u/a", "d", START, "common") for id in some]
+        await engine.index(batch, {0: ids[-1]})
+    wanted = ids if sort == "oldest" else ids[::-1]
+
+    async def may_read(topic: str) -> bool:
+        return topic != "t/3"
+
+    for allowed in (False, True):
+        found: list[int] = []
+        query = Query("common", sort=sort, limit=2)
+        while True:
+            page = await (search_permitted(engine, query, may_read) if allowed else engine.search(query))
+            found += [hit.id for hit in page.hits]
+            if not page.next:
+                break
+            query = replace(query, cursor=page.next)
+        assert found == [id for id in wanted if not allowed or id >> 22 != 3]
+    await engine.close()
+
+
+async def test_relevance_looks_at_some_of_one_millisecond(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tantivy_search, "RANKED", 3)
+    engine = TantivyEngine(tmp_path / "search.tantivy", MemoryStorage())
+    await engine.open()
+    batch = [Document(n << 22, "t", n, "u/a", "d", START, "two words") for n in range(1, 8)]
+    await engine.index(batch, {0: 7 << 22})
+    found = await engine.search(Query("two words"))
+    assert ([hit.seq for hit in found.hits], found.total, found.exact) == ([7, 6, 5], 3, False)
+    await engine.close()
+
+
+@pytest.mark.parametrize("sort", ["newest", "relevance"])
+async def test_a_cursor_that_somebody_made_up_is_refused(tmp_path: Path, sort: Literal["newest", "relevance"]) -> None:
+    engine = TantivyEngine(tmp_path / "search.tantivy", MemoryStorage())
+    await engine.open()
+    await engine.index([Document(1, "t", 1, "u/a", "d", START, "common")], {0: 1})
+    query = Query("common", sort=sort)
+    high = (1 << 62) - 1
+    query = replace(query, cursor=encode_cursor(query, *[high] * (4 if sort == "relevance" else 7)))
+    with pytest.raises(BadQuery, match="not one of ours"):
+        await engine.search(query)
+    with pytest.raises(BadQuery, match="not one of ours"):
+        await engine.unasked(query, set(), 10)
+    await engine.close()
+
+
+async def test_a_new_index_is_in_use_though_the_old_one_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on NFS, while somebody reads it."""
+    engine = TantivyEngine(tmp_path / "search.tantivy", MemoryStorage())
+    await engine.open()
+    rebuild = await engine.rebuild()
+    await rebuild.index([Document(1, "t", 1, "u/a", "d", START, "common")], {0: 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", _full)
+        await rebuild.swap()
+    assert "takes up room until the next start" in caplog.text
+    assert (await engine.count(), await engine.positions()) == (1, {0: 1})
+    await engine.close()
+    await engine.open()
+    assert [path.name for path in engine._folder.iterdir() if path.is_dir()] == ["2"]
+    assert await engine.count() == 1
+    await engine.close()
+
+
+async def test_a_step_of_a_purge_reads_no_more_than_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large messages it adds fewer again."""
+    monkeypatch.setattr(tantivy_engine, "_READ_AT_ONCE", 2)
+    monkeypatch.setattr(tantivy_engine, "_REWRITTEN_BYTES", 50)
+    storage, folder = MemoryStorage(), tmp_path / "search.tantivy"
+    publisher, engine = Publisher(storage), TantivyEngine(folder, storage)
+    await engine.open()
+    await _filled(engine, publisher, 20, 20)
+    await engine.delete([5])
+    read: list[int] = []
+    read_messages = storage.read_messages
+
+    async def noted(ids: Sequence[int]) -> list[Message]:
+        read.extend(ids)
+        return await read_messages(ids)
+
+    monkeypatch.setattr(storage, "read_messages", noted)
+    assert await engine.purge()
+    assert read == [1, 2]
+    await _purged(engine)
+    assert read == sorted(set(read)), "each once, until the segment is empty or merged"
+    assert word(4) not in words_of(folder)
+    assert await engine.count() == 19
+    await engine.close()
+
+
+async def test_a_deletion_goes_on_after_merging_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, folder = MemoryStorage(), tmp_path / "search.tantivy"
+    publisher, engine = Publisher(storage), TantivyEngine(folder, storage)
+    await engine.open()
+    await _filled(engine, publisher, 3, 3)
+    generation = engine._generation()
+    real = generation.writer
+
+    class Failing:
+        def wait_merging_threads(self) -> None:
+            real.wait_merging_threads()
+            raise ValueError("An error occurred in a thread: 'Failed to join merging thread.'")
+
+    monkeypatch.setattr(generation, "_writer", Failing())
+    with pytest.raises(SearchUnavailable, match="merging"):
+        await engine.delete([1])
+    await engine.delete([1])
+    assert await engine.count() == 2
+    await engine.close()
+
+
+async def test_a_purge_looks_only_where_the_segment_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what it looks at would grow with the square of the index."""
+    monkeypatch.setattr(tantivy_index, "_LOOKED_AT", 4)
+    storage, folder = MemoryStorage(), tmp_path / "search.tantivy"
+    publisher, engine = Publisher(storage), TantivyEngine(folder, storage)
+    await engine.open()
+    await _filled(engine, publisher, 200, 200)
+    await _filled(engine, publisher, 10, 10)
+    await engine.delete([205])
+    generation, looked = engine._generation(), 0
+    look = generation._look
+
+    def counted() -> Any:
+        nonlocal looked
+        looked += 1
+        return look()
+
+    monkeypatch.setattr(generation, "_look", counted)
+    assert await engine.purge()
+    assert looked == 1
+    await _purged(engine)
+    assert await engine.count() == 209
+    await engine.close()
+
+
+def test_the_index_of_other_data_goes_also_where_its_folder_is_the_path(tmp_path: Path) -> None:
+    folder, config = tmp_path / "search.tantivy", tmp_path / "config.yaml"
+    config.write_text(f"plugins:\n  search:\n    engine: tantivy\n    path: {folder}\n")
+    (folder / "1").mkdir(parents=True)
+    forget_index(config, None, None)
+    assert not folder.exists()
+
+
+async def test_an_index_is_not_set_aside_for_what_is_not_its_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "search.tantivy"
+    engine = TantivyEngine(folder, MemoryStorage())
+    await engine.open()
+    await engine.index([Document(1, "t", 1, "u/a", "d", START, "common")], {0: 1})
+    await engine.close()
+
+    def too_many(folder: Path) -> None:
+        raise ValueError("An IO error occurred: 'Too many open files (os error 24)'")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tantivy_index, "opened", too_many)
+        with pytest.raises(SearchUnusable, match="Too many open files"):
+            await engine.open()
+    assert not (tmp_path / "search.tantivy.broken").exists()
+    await engine.open()
+    assert await engine.count() == 1
+    await engine.close()
