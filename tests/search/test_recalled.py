@@ -127,9 +127,14 @@ async def test_a_recall_is_not_passed_before_it_is_done(engine: Engine, monkeypa
     await indexer.stop()
 
 
-async def test_a_recall_in_the_tail_takes_messages_out(engine: Engine) -> None:
+@pytest.fixture
+def storage() -> MemoryStorage:
+    """The store that an engine reads again, too."""
+    return MemoryStorage()
+
+
+async def test_a_recall_in_the_tail_takes_messages_out(storage: MemoryStorage, engine: Engine) -> None:
     """Of any engine: what the store says is recalled, and not what a message merely names."""
-    storage = MemoryStorage()
     await _recalled(storage, engine)
 
 
