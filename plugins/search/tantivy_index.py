@@ -30,6 +30,7 @@ import tantivy
 from tantivy import Query
 
 from plugins.search.engine import Document, Positions
+from plugins.search.tantivy_match import all_of
 from plugins.search.text import TOKENISER, tokens
 from storage.private import make_folder
 
@@ -213,7 +214,7 @@ class Generation:
         """Remove a conversation's messages with seq < ``before_seq``."""
         if before_seq <= 0:
             return
-        old = _all_of(Query.term_query(self._schema, "topic", topic), between(self._schema, "seq", 0, before_seq - 1))
+        old = all_of(Query.term_query(self._schema, "topic", topic), between(self._schema, "seq", 0, before_seq - 1))
         if self._searcher().search(old, 1).hits:
             with _Commit(self) as writer:
                 writer.delete_documents_by_query(old)
@@ -338,10 +339,6 @@ class Generation:
         for start in range(0, segment["max_doc"], _LOOKED_AT):
             end = min(start + _LOOKED_AT, segment["max_doc"])
             yield _column(searcher, "id", [tantivy.DocAddress(at, place) for place in range(start, end)])
-
-
-def _all_of(*queries: Query) -> Query:
-    return Query.boolean_query([(tantivy.Occur.Must, query) for query in queries])
 
 
 def _column(searcher: tantivy.Searcher, field: str, addresses: list[tantivy.DocAddress]) -> list[int]:
