@@ -34,6 +34,7 @@ class Gathering(Generic[K, V]):
         return await answer
 
     async def _run(self) -> None:
+        asked: dict[K, asyncio.Future[V | None]] = {}
         try:
             while asked := self._take():
                 try:
@@ -48,8 +49,9 @@ class Gathering(Generic[K, V]):
                             answer.set_result(found.get(key))
         finally:
             self._task = None
-            for _, answer in self._asked:  # the loop ends
-                answer.cancel()
+            for answer in [*asked.values(), *(answer for _, answer in self._asked)]:
+                answer.cancel()  # the loop ends: nobody is to wait for what does not come
+            self._asked.clear()
 
     def _take(self) -> dict[K, asyncio.Future[V | None]]:
         """The next keys. Who asks for one twice is given two objects, so that nobody's changes are another's."""

@@ -225,12 +225,13 @@ class GroupWriter:
         size = 0
         for op in group:
             if isinstance(op, Append) and op.error is None:
-                if op.store or op.retain:
-                    size += ROW + len(op.message.payload) + ROW * len(op.recipients)
-                if op.store:
-                    topics.add(op.message.topic)
-                    if op.recipients:
-                        users.update(op.recipients)
+                if op.refusal is None:  # else it is a repeat or nothing: no timeline is to begin for it
+                    if op.store or op.retain:
+                        size += ROW + len(op.message.payload) + ROW * len(op.recipients)
+                    if op.store:
+                        topics.add(op.message.topic)
+                        if op.recipients:
+                            users.update(op.recipients)
                 if op.idempotency_key:
                     keyed.append((op.message.user, op.idempotency_key))
             elif isinstance(op, PutRow | DropRow) and op.error is None:

@@ -20,7 +20,7 @@ from storage.records import DeviceKey, PutRow
 from storage.sqlite import SqliteStorage, queries
 from storage.sqlite.connection import connect_checkpointer
 from storage.sqlite.structure import StructureCheck
-from tests.storage.samples import Maker, fields_of, opened
+from tests.storage.samples import START, Maker, fields_of, opened
 from tests.storage_sqlite.filler import LOW_WATER
 from tests.storage_sqlite.writer import COMMITS
 from tests.support.until import until
@@ -247,6 +247,20 @@ async def test_below_the_low_water_mark_no_message_is_taken_and_devices_go_on(pa
     storage._space._low_water = 0  # as if room had been made
     await storage.commit([message])
     assert (message.message.seq, list(message.inbox_seqs)) == (1, [1])
+    await storage.close()
+
+
+async def test_what_a_plugin_refuses_takes_no_room(path: Path) -> None:
+    """It has a name, and so it comes as far as here: nothing begins with it, and it is refused also where room is low."""
+    make, storage = Maker(), SqliteStorage(path, low_water_bytes=1 << 60)
+    await storage.open()
+    refused = make.append("never/there", ["u/nobody"], idempotency_key="k", idempotency_until=START + 1000)
+    refused.refusal = MessageRefused("by a plugin")
+    await storage.commit([refused])
+    assert refused.error is refused.refusal
+    assert storage._writer is not None
+    for table in ("conversations", "users", "idempotency"):
+        assert storage._writer.connection.execute(f"SELECT count(*) FROM {table}").fetchall() == [(0,)]
     await storage.close()
 
 

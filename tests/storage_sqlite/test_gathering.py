@@ -83,6 +83,19 @@ async def test_who_waits_no_more_holds_nobody_up() -> None:
     assert source.asked in ([[2, 4, 6]], [[2], [6]])
 
 
+async def test_nobody_waits_for_what_was_broken_off() -> None:
+    """As where the loop ends: neither who is in the query under way, nor who is in the next one."""
+    source = Source()
+    gathering = Gathering(source.look_up)
+    tasks = [*await begun(gathering, 2), *await begun(gathering, 4)]
+    (work,) = (task for task in asyncio.all_tasks() if task.get_name() == "look-ups")
+    work.cancel()
+    async with asyncio.timeout(30):
+        assert [type(found) for found in await asyncio.gather(*tasks, return_exceptions=True)] == [asyncio.CancelledError] * 2
+    source.may.set()
+    assert await gathering.get(6) == [6], "and it begins again"
+
+
 async def test_many_devices_at_once_are_each_given_their_own(tmp_path: Path) -> None:
     """Also names that JSON has to escape, and devices that are not there."""
     names = ['"', "\\", "é", "会", "\U0001f600", *map(str, range(600))]
