@@ -105,6 +105,8 @@ class Server(Node):
         self.access.outsiders = any(listener.identity for listener in settings.listeners) or any(
             plugin not in self.plugin_host.plugins.auth_plugins for plugin in self.plugin_host.auth_methods.values()
         )
+        for group_plugin in self.plugin_host.group_plugins:
+            self.access.stand_ins.add(group_plugin.stand_ins)
         self.requests = self.plugin_host.request_plugin
         self.spans = self.plugin_host.span_plugin
         if self.plugin_host.storage_plugin is None:  # nothing is lost because nobody said where to keep it

@@ -31,7 +31,7 @@ from broker.access.rules import (
     stored_place,
 )
 from broker.access.scram import ITERATIONS, METHOD, Credential, prepared
-from broker.access.stand_ins import DELAYED
+from broker.access.stand_ins import DELAYED, StandIns, StandsFor, settled
 
 __all__ = [
     "ACTIONS",
@@ -69,6 +69,8 @@ __all__ = [
     "RuleSet",
     "SessionInfo",
     "Source",
+    "StandIns",
+    "StandsFor",
     "Verdict",
     "blame",
     "decide",
@@ -80,5 +82,6 @@ __all__ = [
     "prepared",
     "read",
     "session_info",
+    "settled",
     "stored_place",
 ]

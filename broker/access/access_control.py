@@ -44,8 +44,8 @@ from broker.access.amqtt_session import LightSession
 from broker.access.identity import AuthRequest, CannotTell, Identity, SessionInfo, session_of, settle
 from broker.access.logins import Busy, Logins
 from broker.access.rules import HISTORY, PUBLISH, RECEIVE, SEARCH, SUBSCRIBE, Verdict
-from broker.access.stand_ins import StandIns
-from broker.packets import reserved, shown
+from broker.access.stand_ins import StandIns, settled
+from broker.packets import shown
 from broker.plugin_call import answer_of
 from broker.rate_limited_log import RateLimitedLog
 
@@ -397,8 +397,8 @@ class AccessControl:
     # --- may it ----------------------------------------------------------------------------------------------------
 
     def closed(self, topic: str) -> str:
-        """Why nobody may publish to a topic, whatever the rules say: what follows its name. Empty where that is not so."""
-        return "is reserved for the broker" if reserved(topic) else self.stand_ins.missing(topic)
+        """See `StandIns.closed`."""
+        return self.stand_ins.closed(topic)
 
     def cached(self, session: SessionInfo, action: str, topic: str) -> bool | None:
         """The answer, if it can be had without waiting; None: ask `allowed`."""
@@ -452,7 +452,7 @@ class AccessControl:
         """The same, asked anew, with the rule that decides, or the plugin that said no. Raises `StorageError`."""
         real = self.stand_ins.real(action, topic)
         if isinstance(real, bool):
-            return Verdict(real, None, "such topics are everybody's" if real else "such topics are nobody's")
+            return settled(real)
         topic = real
         listed = await self.listed(session.identity.user_key, action, topic)
         if listed is False:

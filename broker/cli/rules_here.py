@@ -13,13 +13,27 @@ from typing import Any
 import click
 from amqtt.plugins.base import BaseTopicPlugin
 
-from broker.access import PUBLISH, RULE_KIND, SUBSCRIBE, AccessRule, Caller, MosquittoAcl, RuleSet, Source, decide, stored_place
+from broker.access import (
+    PUBLISH,
+    RULE_KIND,
+    SUBSCRIBE,
+    AccessRule,
+    Caller,
+    MosquittoAcl,
+    RuleSet,
+    Source,
+    StandIns,
+    decide,
+    settled,
+    stored_place,
+)
 from broker.cli.here import bare, kept_at, server_here
 from broker.cli.logs import configure
 from broker.cli.serve import loop_factory, one_line
 from broker.cli.settings import CANNOT_START, WRONG_CONFIGURATION, Failure
 from broker.config import ALIASES, Log, Settings, plugin_class, settings_problems
-from broker.packets import ProtocolViolation, parse_share, reserved, topics, validate_filter
+from broker.hooks import GroupPlugin
+from broker.packets import ProtocolViolation, parse_share, topics, validate_filter
 from storage.errors import NoDatabase, StorageError
 from storage.factory import open_url
 from storage.records import DropSetting, SaveSetting
@@ -49,6 +63,11 @@ class RulesHere:
             for number, rule in enumerate(options.get("rules", ()))
         ]
         self._file = str(options.get("acl_file", ""))
+        self._plugins = {key: plugin_class(ALIASES.get(key, key)) for key in settings.plugins}
+        self._stand_ins = StandIns()
+        for kind in self._plugins.values():
+            if issubclass(kind, GroupPlugin):
+                self._stand_ins.add(kind.stand_ins)
         self._stored = asyncio.run(_stored(settings)) if _PLUGIN in settings.plugins else {}
 
     @property
@@ -75,12 +94,15 @@ class RulesHere:
                 topics.validate_name(topic)
         except ProtocolViolation as violation:
             raise Failure([violation.text], 2) from None
-        if action == PUBLISH and reserved(topic):
-            return {"allowed": False, "why": "the topic is the broker's own"}
+        if action == PUBLISH and (why := self._stand_ins.closed(topic)):
+            return {"allowed": False, "why": f"the topic {why}"}
+        real = self._stand_ins.real(action, topic)
+        if isinstance(real, bool):
+            return {"allowed": real, "why": settled(real).why}
         self._name_others()
         rules = RuleSet([*self._configured, *((stored_place(key), rule) for key, rule in self._stored_rules())])
         sources: list[Source] = [rules, MosquittoAcl(Path(self._file))] if self._file else [rules]
-        verdict = decide(sources, Caller(user or None, client or None), action, topic)
+        verdict = decide(sources, Caller(user or None, client or None), action, real)
         return {"allowed": verdict.allowed, "why": verdict.why}
 
     def has(self, key: str) -> bool:
@@ -100,8 +122,8 @@ class RulesHere:
                 raise Failure([text], CANNOT_START) from None
 
     def _name_others(self) -> None:
-        for key in self._settings.plugins:
-            if key != _PLUGIN and issubclass(plugin_class(ALIASES.get(key, key)), BaseTopicPlugin):
+        for key, kind in self._plugins.items():
+            if key != _PLUGIN and issubclass(kind, BaseTopicPlugin):
                 click.echo(f"{key} was not asked: only a broker that runs can do that", err=True)
 
 

@@ -17,14 +17,14 @@ Their order in config.yaml is the order in which they are called.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 from amqtt.broker import BrokerContext
 from amqtt.plugins.base import BasePlugin
 
-from broker.access import SessionInfo
+from broker.access import SessionInfo, StandsFor
 from broker.packets import ReasonCode
 from broker.publication import Publication
 from storage.errors import MessageRefused
@@ -64,6 +64,9 @@ class Refusal(MessageRefused):
 
 class GroupPlugin(BasePlugin[BrokerContext]):
     """A plugin that sees every group of messages."""
+
+    stand_ins: ClassVar[Mapping[str, StandsFor]] = {}
+    """Topics that stand for others to it, by prefix (`broker.access.stand_ins`): access is asked about those."""
 
     def arrived(self, publication: Publication) -> None:
         """Called for each message that is not refused, at its place in the order, before it has an id and recipients.

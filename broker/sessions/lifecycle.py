@@ -378,9 +378,10 @@ class Sessions:
         """Whether a will's client may still publish it: rules may have changed since its CONNECT. What only somebody who has to
         be waited for can say is as it was then."""
         access, topic = self._server.access, wills.topic(will)
-        if access.cached(info, PUBLISH, topic) is not False:
+        why = access.closed(topic)  # as where the plugin is gone that the topic needs
+        if not why and access.cached(info, PUBLISH, topic) is not False:
             return True
-        access.log_refusal(info, PUBLISH, topic)
+        access.log_refusal(info, PUBLISH, topic, why and f"it {why}")
         return False
 
     def _detach(self, session: Session, connection: Link, *, lost: bool = False) -> None:

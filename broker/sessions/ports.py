@@ -87,7 +87,10 @@ class Access(Protocol):
     def cached(self, session: SessionInfo, action: str, topic: str) -> bool | None:
         """The answer, if it can be had without waiting."""
 
-    def log_refusal(self, session: SessionInfo, action: str, topic: str) -> None:
+    def closed(self, topic: str) -> str:
+        """Why nobody may publish to a topic, whatever the rules say; empty where that is not so."""
+
+    def log_refusal(self, session: SessionInfo, action: str, topic: str, why: str = "") -> None:
         """Tell whoever writes the rules that a client was refused something."""
 
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from broker.access import PUBLISH, RULE_KIND, AccessRule, AuthRequest, Identity, SessionInfo, Verdict, stored_place
 from broker.amqtt import Services
-from broker.packets import ProtocolViolation, parse_share, reserved, topics, validate_filter
+from broker.packets import ProtocolViolation, parse_share, topics, validate_filter
 from plugins.http.api import ApiDep, Operator, responses
 from plugins.http.models import MAX_FILTER, Body
 from plugins.http.rendering import reply, tagged
@@ -124,9 +124,7 @@ def make_router(find: Callable[[Services], Acl | None]) -> APIRouter:
     ) -> Response:
         """Whether a user may do something, and which rule decides, all topic plugins asked. For the operator."""
         _check_topic(action, topic)
-        if action == PUBLISH and reserved(topic):
-            verdict = Verdict(False, None, "the topic is the broker's own")
-        elif action == PUBLISH and (why := api.server.access.closed(topic)):
+        if action == PUBLISH and (why := api.server.access.closed(topic)):
             verdict = Verdict(False, None, f"the topic {why}")
         else:
             identity = Identity(f"u/{user}" if user else f"c/{client}", user or None, not user)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from broker.access import SessionInfo
 from broker.amqtt import Services, TidelineContext, Undecided
@@ -59,6 +59,8 @@ class PresencePlugin(GroupPlugin, SessionPlugin):
 
     config: Config
     context: TidelineContext
+    stand_ins: ClassVar = {TYPING: access}
+    """Who may publish to a topic may tell that it types there."""
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
@@ -71,10 +73,6 @@ class PresencePlugin(GroupPlugin, SessionPlugin):
         add_router(context, make_router(self.reader))
         add_requests(context, kinds(self.reader))
         add_eraser(context, "presence", Erasing(cast(Services, self.context.server)))
-
-    async def on_broker_pre_start(self) -> None:
-        """Who may publish to a topic may tell that it types there."""
-        cast(Services, self.context.server).access.stand_ins.add(TYPING, access)
 
     async def on_broker_post_start(self) -> None:
         """Begin, where clients can connect."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from broker.access import DELAYED
 from broker.amqtt import Services, TidelineContext
@@ -40,6 +40,8 @@ class SchedulesPlugin(GroupPlugin):
 
     config: Config
     context: TidelineContext
+    stand_ins: ClassVar = {DELAYED: topic.access}
+    """Who may publish to a topic may do so later."""
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
@@ -52,10 +54,6 @@ class SchedulesPlugin(GroupPlugin):
         add_router(context, make_router(self.service))
         add_requests(context, kinds(self.service))
         add_eraser(context, "schedules", Erasing(cast(Services, self.context.server), self.service))
-
-    async def on_broker_pre_start(self) -> None:
-        """Who may publish to a topic may do so later."""
-        cast(Services, self.context.server).access.stand_ins.add(DELAYED, topic.access)
 
     async def on_broker_post_start(self) -> None:
         """Begin, where clients can connect."""

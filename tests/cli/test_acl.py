@@ -67,7 +67,8 @@ def in_a_process(path: Path, *arguments: str) -> subprocess.CompletedProcess[str
             "denied by plugins.acl.rules[2] (line 7): deny all on home/safe/# to bob",
         ),
         (["-", "receive", "home/safe/x"], 0, "allowed by plugins.acl.rules[1]"),
-        (["bob", "publish", "$sync/events/x"], 1, "denied: the topic is the broker's own"),
+        (["bob", "publish", "$sync/events/x"], 1, "denied: the topic is reserved for the broker"),
+        (["bob", "publish", "$delayed/5/up/x"], 1, "denied: the topic needs a plugin that publishes later, and there is none"),
         (["bob", "publish", "a/#"], 2, "topic name 'a/#' holds a wildcard"),
         (["bob", "subscribe", "a/#/b"], 2, "topic filter 'a/#/b': '#' must be the whole last level"),
         (["bob", "write", "a"], 2, "is not one of 'publish', 'subscribe', 'receive', 'history', 'search'"),
@@ -81,6 +82,22 @@ def test_check_of_a_configuration_alone(tmp_path: Path, asked: list[str], code: 
     assert said in shown.output.replace("\n", " ")
     assert shown.exit_code == code
     assert not (tmp_path / "none.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["publish", "$delayed/5/up/x"], "allowed by plugins.acl.rules[0]"),
+        (["publish", "$delayed/5/$typing/up/x"], "allowed by plugins.acl.rules[0]"),
+        (["publish", "$delayed/5/home/x"], "denied: no rule allows it"),
+        (["subscribe", "$delayed/5/up/x"], "denied: such topics are nobody's"),
+    ],
+)
+def test_check_of_a_topic_that_stands_for_another_without_a_broker(tmp_path: Path, asked: list[str], said: str) -> None:
+    path = write(tmp_path, {"acl": {"rules": RULES}, "schedules": {}, "presence": {}})
+    shown = tideline("acl", "check", "bob", *asked, "--client", "x", "-c", path)
+    assert said in shown.output.replace("\n", " ")
+    assert shown.exit_code == (0 if said.startswith("allowed") else 1)
 
 
 def test_what_is_wrong_with_rules_is_told_with_its_line(tmp_path: Path) -> None:

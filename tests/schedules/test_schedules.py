@@ -121,7 +121,7 @@ async def test_what_cannot_be_is_refused_with_a_reason(topic: str, code: int) ->
 @pytest.mark.parametrize("version", [4, 5])
 async def test_without_the_plugin_nothing_is_taken_for_later(version: int, caplog: pytest.LogCaptureFixture) -> None:
     """And whoever publishes is told what is missing, as far as the protocol can: it must not look as if it will come."""
-    topic, why = "$delayed/60/a", "needs the plugin schedules"
+    topic, why = "$delayed/60/a", "needs a plugin that publishes later, and there is none"
     async with site("memory://", plugins={}, mqtt={"reason_strings": "always"}) as made:
         writer = await made.client("writer", version)
         for qos in (1, 2):
@@ -138,7 +138,19 @@ async def test_without_the_plugin_nothing_is_taken_for_later(version: int, caplo
         http = made.caller()
         answer = await http.post("/messages", json={"topic": topic, "payload": "x"})
         assert (answer.status_code, answer.json()["detail"]) == (403, f"topic '{topic}' {why}")
-        assert (await http.get("/topics")).json()["topics"] == []
+
+
+async def test_a_will_of_before_the_plugin_went_is_not_taken_for_later_either(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"sqlite:///{tmp_path}/t.db"
+    later: Properties = {Property.WILL_DELAY: 3600}
+    async with broker(url) as made:
+        lost = await made.durable("c", 5, will=Will("$delayed/60/a", b"gone", 1, properties=later))
+        await made.lose(lost, "c")
+    async with site(url, plugins={}) as made:
+        await made.client("c", 5)  # a clean start: the session has ended, and its will is due
+        assert "may not publish to '$delayed/60/a': it needs a plugin that publishes later" in caplog.text
 
 
 async def test_limits_have_reason_codes_and_errors(url: str) -> None:
