@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from storage.cluster import number_of
-from storage.interface import Tails
+from storage.interface import Tails, TextPage, TextTails
 from storage.records import Message
 
 Positions = Mapping[int, int]
@@ -23,10 +23,16 @@ _ASK_AGAIN = 0.2
 
 
 class Read(NamedTuple):
-    """Messages, each writer's by rising id, and the positions behind them. Without messages: there are no more for now."""
+    """Messages, each writer's by rising id, the positions behind them, and how many were passed over as no text."""
 
     messages: list[Message]
     positions: Positions
+    passed: int = 0
+
+    @property
+    def ends(self) -> bool:
+        """Whether there are no more for now."""
+        return not self.messages and not self.passed
 
 
 def passed(positions: Positions, message_id: int) -> bool:
@@ -42,12 +48,14 @@ async def next_move(event: asyncio.Event) -> None:
 
 
 class Follower:
-    """Reads ``source`` on from ``positions``. ``told`` are ends that are known from elsewhere, before the source tells."""
+    """Reads ``source`` on from ``positions``. ``known_ends`` are known from elsewhere, before the source tells. ``texts``: what
+    is no text may be passed over, where the source can."""
 
-    def __init__(self, source: Tails, positions: Positions, known_ends: Mapping[int, int]) -> None:
+    def __init__(self, source: Tails, positions: Positions, known_ends: Mapping[int, int], *, texts: bool = False) -> None:
         self.positions = dict(positions)
         """Whose messages were taken over, up to where."""
         self._source = source
+        self._texts = source if texts and isinstance(source, TextTails) else None
         self._known_ends = known_ends
         self._ends: dict[int, int] = {}
         """Where the source was complete when it was last asked, of the writers who are not read up to there."""
@@ -71,16 +79,22 @@ class Follower:
         if not self._ends:
             self._ends = self._unread(await self.tails())
         messages: list[Message] = []
-        positions = dict(self.positions)
+        positions, passed = dict(self.positions), 0
         for number in sorted(self._ends, key=lambda number: positions.get(number, 0)):
             after, through = positions.get(number, 0), self._ends[number]
-            page, position = await self._source.read_tail_of(number, after, through, limit - len(messages), max_bytes)
+            page, position, left_out = await self._read(number, after, through, limit - len(messages), max_bytes)
             messages += page
             max_bytes -= sum(len(message.payload) for message in page)
             positions[number] = position
+            passed += left_out
             if len(messages) >= limit or max_bytes <= 0:
                 break
-        return Read(messages, positions)
+        return Read(messages, positions, passed)
+
+    async def _read(self, number: int, after: int, through: int, limit: int, max_bytes: int) -> TextPage:
+        if self._texts is not None:
+            return await self._texts.read_texts_of(number, after, through, limit, max_bytes)
+        return TextPage(*await self._source.read_tail_of(number, after, through, limit, max_bytes), 0)
 
     def take(self, positions: Positions) -> bool:
         """What was read is dealt with; whether the positions are others."""

@@ -141,6 +141,24 @@ class Tails(Protocol):
         messages it is the end, and its position is ``through``."""
 
 
+class TextPage(NamedTuple):
+    """Messages of a tail, the position behind them, and how many that are before it were passed over."""
+
+    messages: list[Message]
+    position: int
+    passed: int
+
+
+@runtime_checkable
+class TextTails(Protocol):
+    """What a store may have beside `Tails`, for whoever reads texts alone: most of the rest need not leave the store then."""
+
+    async def read_texts_of(self, number: int, after: int, through: int, limit: int, max_bytes: int = 1 << 20) -> TextPage:
+        """As `Tails.read_tail_of`, but messages are passed over that have no properties and a payload that is no UTF-8 text
+        without NUL: not all such, and nothing else; a few times ``limit`` at most. Without messages, and with none passed over,
+        it is the end."""
+
+
 class State(Protocol):
     """What a broker loads when it starts."""
 

@@ -63,7 +63,7 @@ class Feed:
         self._known_ends = known_ends
         self._taken = taken
         self._ended = ended
-        self._follower = Follower(source, positions, known_ends)
+        self._follower = Follower(source, positions, known_ends, texts=True)
         self._under_way: deque[_Given] = deque()
         self._took = 0.0
         self._careful = False
@@ -141,7 +141,7 @@ class Feed:
         await asyncio.wait(tasks)
         self._under_way.clear()
         self._careful = True
-        self._follower = Follower(self._source, self.positions, self._known_ends)
+        self._follower = Follower(self._source, self.positions, self._known_ends, texts=True)
         await asyncio.gather(*tasks, return_exceptions=True)  # looked at, so that none is told of as never retrieved
         first.result()
 

@@ -25,6 +25,7 @@ from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import Protocol
 
+from broker.ids import time_of
 from plugins.edit_rows import Rows, taken_by
 from plugins.follower import Read, next_move, passed
 from plugins.search.compare import HIGHEST, Comparison, documents
@@ -98,6 +99,8 @@ class Indexer:
         self._hurry = asyncio.Event()
         self._moved = asyncio.Event()
         self._notified = 0
+        self._went = 0
+        """Stored messages that the last page was made of."""
         self._oldest = 0
         self._waits_for = ""
         self._removals: dict[str, int] = {}
@@ -285,7 +288,8 @@ class Indexer:
         more = await self._purge() or more
         if more:
             now = time.monotonic()
-            await self._pause(self._pace.rest(now, now - started, time.process_time() - computed, self._batch))
+            indexed = self._went or self._batch
+            await self._pause(self._pace.rest(now, now - started, time.process_time() - computed, indexed))
         return more
 
     def _has_other_work(self) -> bool:
@@ -355,7 +359,8 @@ class Indexer:
         notified = self._notified
         page = await self._feed.read(self._batch, self._page_bytes)
         messages = page.read.messages
-        if messages:
+        self._went = len(messages) + page.read.passed
+        if not page.read.ends:
             gone = {*await self._recalled(messages), *await self._superseded(messages)}
             # Before the positions pass those that say so, or a crash between the two would leave it for ever.
             await self._delete(gone)
@@ -374,8 +379,8 @@ class Indexer:
 
     def _taken(self, read: Read) -> None:
         """The engine has a page."""
-        self._notified = max(1, self._notified - len(read.messages))
-        self._oldest = read.messages[-1].time
+        self._notified = max(1, self._notified - len(read.messages) - read.passed)
+        self._oldest = read.messages[-1].time if read.messages else time_of(max(read.positions.values()))
         self._tell_moved()
 
     async def _recalled(self, page: list[Message]) -> list[int]:

@@ -90,7 +90,7 @@ class Reindex:
     async def step(self, limit: int, max_bytes: int) -> bool:
         """Read one page; whether there is more. With none left, the new index is in use."""
         page = await self._feed.read(limit, max_bytes)
-        if not page.read.messages:
+        if page.read.ends:
             await self._feed.settle()
             if page.read.positions != self.positions:
                 self._feed.give(page, [])
@@ -109,7 +109,7 @@ class Reindex:
     def _taken(self, read: Read) -> None:
         if read.messages:
             self._first = min(self._first or read.messages[0].id, read.messages[0].id)
-            self._messages += len(read.messages)
+        self._messages += len(read.messages) + read.passed
 
     async def _tell(self) -> None:
         if self._messages == self._told:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from storage.interface import TextPage
 from storage.names import prefix_end
 from storage.records import InboxEntry, Message
 
@@ -59,6 +60,19 @@ _TAIL_ROWS = f"""
     SELECT m.id, c.topic, m.user, m.device, m.time, m.qos, m.payload, m.retain, m.expires, m.properties, m.seq
     FROM {_STORED} WHERE m.id > ? ORDER BY m.id LIMIT ?
 """
+_MAYBE_TEXT = """
+    (m.properties != x'' OR m.payload = x'' OR ((m.payload < x'80' OR m.payload BETWEEN x'c2' AND x'f5')
+    AND instr(substr(m.payload, 1, 256), x'00') = 0 AND instr(substr(m.payload, 1, 256), x'ff') = 0))
+"""
+"""What no payload begins with, or has, that is UTF-8 without NUL. SQLite sees that in a tenth of the time that a row takes."""
+_TEXTS = _page("m.id", f"{_STORED} WHERE m.id > :after AND m.id <= :end AND {_MAYBE_TEXT}", "ASC").format(
+    columns=_MESSAGE_COLUMNS, inner=_MESSAGE_INNER
+)
+_TEXT_ROWS = _TAIL_ROWS.replace("m.id > ?", f"m.id > ? AND m.id <= ? AND {_MAYBE_TEXT}")
+_SOME = "SELECT max(id) FROM (SELECT id FROM store WHERE id > ? AND id <= ? ORDER BY id LIMIT ?)"
+_BETWEEN = "SELECT count(*) FROM store WHERE id > ? AND id <= ?"
+_PASSED = 4
+"""Times the messages of a page, of which it is chosen: some milliseconds, in which a reader holds a snapshot."""
 _BY_ID = f"""
     SELECT {_MESSAGE_COLUMNS} FROM (SELECT {_MESSAGE_INNER} FROM {_STORED} WHERE m.id = :id) AS m
 """
@@ -118,15 +132,32 @@ def tail(connection: sqlite3.Connection, after: int, limit: int, max_bytes: int)
 
 def tail_by_rows(connection: sqlite3.Connection, after: int, limit: int, max_bytes: int) -> list[Message]:
     """The same, a row each: a third of the processor time, for a process in which nobody else wants the interpreter's lock."""
+    return _by_rows(connection.execute(_TAIL_ROWS, (after, limit)), max_bytes)
+
+
+def _by_rows(rows: Iterable[tuple[Any, ...]], max_bytes: int) -> list[Message]:
     page, size = [], 0
-    for id, topic, user, device, time, qos, payload, retain, expires, properties, seq in connection.execute(
-        _TAIL_ROWS, (after, limit)
-    ):
+    for id, topic, user, device, time, qos, payload, retain, expires, properties, seq in rows:
         if size >= max_bytes:
             break
         page.append(Message(id, topic, user, device, time, qos, payload, retain == 1, expires, properties, seq))
         size += len(payload)
     return page
+
+
+def texts(connection: sqlite3.Connection, after: int, through: int, limit: int, max_bytes: int, *, by_rows: bool) -> TextPage:
+    """What may be text of the next messages; as a page of `tail`, or of `tail_by_rows`."""
+    (end,) = connection.execute(_SOME, (after, through, _PASSED * limit)).fetchone()
+    if end is None:
+        return TextPage([], through, 0)
+    if by_rows:
+        page = _by_rows(connection.execute(_TEXT_ROWS, (after, end, limit)), max_bytes)
+    else:
+        page = _messages(connection, _TEXTS, after=after, end=end, limit=limit, max_bytes=max_bytes)
+    if len(page) == limit or sum(len(message.payload) for message in page) >= max_bytes:
+        end = page[-1].id
+    (stored,) = connection.execute(_BETWEEN, (after, end)).fetchone()
+    return TextPage(page, end, max(0, stored - len(page)))  # fewer, where some were removed meanwhile
 
 
 def message_by_id(connection: sqlite3.Connection, id: int) -> Message | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from storage.errors import StorageUnusable
-from storage.interface import Due, Membership, Newest, Pointer, Subscribed, TailPage, Volume, page_of_ids
+from storage.interface import Due, Membership, Newest, Pointer, Subscribed, TailPage, TextPage, Volume, page_of_ids
 from storage.records import DataEpoch, Device, DeviceKey, InboxEntry, JobState, Message, Row, Setting, Token
 from storage.sqlite import device_index, pages, participation, queries, recipients, retention, rows
 from storage.sqlite.connection import REOPEN, connect_reader, primary_code, translate
@@ -139,6 +139,11 @@ class Reading:
         """See `storage.interface.Tails`. All that is stored is this one writer's."""
         page = await self.read_tail(after, limit, max_bytes)
         return page_of_ids([message for message in page if message.id <= through], through)
+
+    async def read_texts_of(self, number: int, after: int, through: int, limit: int, max_bytes: int = 1 << 20) -> TextPage:
+        """See `storage.interface.TextTails`."""
+        by_rows = self._read_only
+        return await self._read(lambda connection: pages.texts(connection, after, through, limit, max_bytes, by_rows=by_rows))
 
     async def read_pointers(self, user: str, after: int, limit: int = 5000) -> list[Pointer]:
         """See `storage.interface.Pruner`."""

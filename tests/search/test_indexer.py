@@ -18,8 +18,10 @@ from plugins.search.indexer import Indexer, Source
 from plugins.search.reindex import Progress
 from plugins.search.service import Differences
 from storage.errors import StorageUnavailable
+from storage.interface import TextPage
 from storage.memory import MemoryStorage
 from storage.records import Message
+from storage.sqlite import SqliteStorage
 from tests.search.stores import MadeUpStore, Publisher, made_up
 from tests.support.until import until
 
@@ -85,6 +87,58 @@ async def test_what_is_published_is_found(engine: Engine, storage: MemoryStorage
     assert await engine.count() == 3, "a binary message has no text"
     await until(lambda: indexer.lag().messages == 0)
     assert indexer.lag() == (0, 0, 4)
+
+
+class ToldStore(SqliteStorage):
+    """Keeps what its texts were."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.came: list[bytes] = []
+
+    async def read_texts_of(self, number: int, after: int, through: int, limit: int, max_bytes: int = 1 << 20) -> TextPage:
+        page = await super().read_texts_of(number, after, through, limit, max_bytes)
+        self.came += [message.payload for message in page.messages]
+        return page
+
+
+async def test_what_is_no_text_does_not_leave_the_store(tmp_path: Path, start: Start) -> None:
+    storage, engine = ToldStore(tmp_path / "tideline.db"), Fts5Engine(tmp_path / "search.db")
+    await storage.open()
+    await engine.open()
+    publisher = Publisher(storage)
+    await publisher.publish(*[b"\xff\xd8"] * 100, "found", *[b"\x00"] * 50)
+    indexer = start(storage, engine, batch=5)
+    indexer.notify(151)
+    assert await indexer.wait_indexed(151, SOON)
+    assert storage.came == [b"found"]
+    assert await _ids(engine, q="found ") == {101}
+    assert await engine.positions() == {0: 151}, "durable, or all of it would be read again after a start"
+    await until(lambda: indexer.lag() == (0, 0, 151))
+    assert await indexer.reindex() == 151
+    assert await _ids(engine, q="found ") == {101}
+    await indexer.stop()
+    await engine.close()
+    await storage.close()
+
+
+async def test_a_message_that_is_no_text_still_waits(tmp_path: Path, start: Start) -> None:
+    """The lag counts what was passed over as gone by, page by page."""
+    storage, engine = SqliteStorage(tmp_path / "tideline.db"), Fts5Engine(tmp_path / "search.db")
+    await storage.open()
+    await engine.open()
+    publisher = Publisher(storage)
+    await publisher.publish(*[b"\xff\xd8"] * 100)
+    behind: list[int] = []
+    indexer = Indexer(storage, engine, batch=5, gather=0.0, share=1.0, moved=lambda: behind.append(indexer.lag().messages))
+    indexer.notify(100)
+    indexer.start()
+    await until(lambda: behind and not behind[-1])
+    assert behind == sorted(behind, reverse=True)
+    assert len(set(behind)) > 3
+    await indexer.stop()
+    await engine.close()
+    await storage.close()
 
 
 async def test_it_looks_by_itself_where_nobody_wakes_it(engine: Engine, storage: MemoryStorage, start: Start) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
-from storage.interface import Catalogue, Storage
-from storage.records import DropRetained
+from storage.interface import Catalogue, Storage, TextTails
+from storage.records import DropRetained, Message
+from storage.sqlite import SqliteStorage
 from tests.storage.samples import START, Maker, all_retained, collect, fields_of
 
 
@@ -184,6 +186,57 @@ async def test_the_tail_of_a_node_ends_where_it_is_complete(storage: Storage, ma
         page, position = await storage.read_tail_of(0, position, tails[0], 7)
         found += [message.id for message in page]
     assert found == [append.message.id for append in group]
+
+
+def _is_text(payload: bytes) -> bool:
+    try:
+        return "\0" not in payload.decode()
+    except UnicodeDecodeError:
+        return False
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_texts_are_read_past_what_is_none(storage: Storage, make: Maker, read_only: bool) -> None:
+    """No text is passed over, whatever it begins with, nor what has properties; most of the rest is."""
+    if not isinstance(storage, TextTails):
+        pytest.skip("reads all that is stored")
+    rng = random.Random(5)
+    first = [bytes([one]) + more for one in range(256) for more in (b"", b" text", bytes([one]) * 3)]
+    texts = ["é", "会议", "\U0001f600", "", "x" * 300, "x" * 300 + "\0", "\x7f"]
+    payloads = [*first, *(text.encode() for text in texts), *(rng.randbytes(rng.randrange(64)) for _ in range(500))]
+    group = [make.append("t", payload=payload) for payload in payloads]
+    group += [make.append("t", payload=b"\xff" * 64, properties=b"p")]
+    group += [make.append("t", payload=b"\xff" * 64) for _ in range(200)]
+    rng.shuffle(group)
+    group.append(make.append("t", payload=b"\0"))
+    group.sort(key=lambda append: append.message.id)
+    await storage.commit(group)
+    end = group[-2].message.id
+    store = SqliteStorage(storage._path, read_only=True) if read_only and isinstance(storage, SqliteStorage) else storage
+    assert isinstance(store, TextTails)
+    if store is not storage:
+        await store.open()
+    for limit, max_bytes in ((7, 1 << 20), (1000, 1 << 20), (1000, 100)):
+        found: list[Message] = []
+        position = passed = 0
+        while True:
+            page = await store.read_texts_of(0, position, end, limit, max_bytes)
+            assert len(page.messages) <= limit
+            assert sum(len(message.payload) for message in page.messages[:-1]) < max_bytes
+            found += page.messages
+            position, passed = page.position, passed + page.passed
+            if not page.messages and not page.passed:
+                break
+        assert position == end
+        assert passed + len(found) == len(group) - 1
+        assert passed > 500
+        wanted = {a.message.id for a in group[:-1] if a.message.properties or _is_text(a.message.payload)}
+        assert wanted <= {message.id for message in found}
+        stored = {append.message.id: fields_of(append.message) for append in group}
+        assert [fields_of(message) for message in found] == [stored[message.id] for message in found]
+        assert [message.id for message in found] == sorted(message.id for message in found)
+    if store is not storage:
+        await store.close()
 
 
 async def test_many_retained_messages(storage: Storage, make: Maker) -> None:

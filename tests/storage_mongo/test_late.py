@@ -49,10 +49,10 @@ async def new(follower: Follower) -> list[int]:
     """The ids of what came since the last time."""
     found: list[int] = []
     while True:
-        messages, positions = await follower.read(2, 1 << 20)
-        found += [message.id for message in messages]
-        follower.take(positions)
-        if not messages and not follower.more:
+        read = await follower.read(2, 1 << 20)
+        found += [message.id for message in read.messages]
+        follower.take(read.positions)
+        if read.ends and not follower.more:
             return found
 
 
