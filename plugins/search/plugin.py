@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,7 +33,7 @@ from plugins.search.text import payload_text
 from storage.cluster import number_of
 from storage.errors import StorageError
 from storage.interface import Storage
-from storage.records import Message
+from storage.records import Append, Message
 
 log = logging.getLogger("tideline.search")
 
@@ -45,6 +46,7 @@ SERVER_BATCH, SERVER_BYTES = 10_000, 8 << 20
 _LEASE = "work"
 """Of the nodes of a cluster the one that runs the jobs keeps an index on a server; an embedded one is each machine's own."""
 KEY_VARIABLE = "TIDELINE_MEILISEARCH_KEY"
+_ID: Callable[[Append], int] = attrgetter("message.id")
 
 
 class SearchPlugin(GroupPlugin, Search):
@@ -171,6 +173,9 @@ class SearchPlugin(GroupPlugin, Search):
         """
         cluster = None if self._storage is None else self._storage.cluster
         number = 0 if cluster is None else cluster.me.number
+        highest = max(map(_ID, group.appends), default=0)
+        if number_of(highest) == number:  # nearly always: each message of the broker waits for this
+            return highest
         return max((id for append in group.appends if number_of(id := append.message.id) == number), default=0)
 
     # --- what the API and the jobs ask -------------------------------------------------------------------------------
