@@ -7,6 +7,7 @@ StorageError
 │   └── NoDatabase        nothing is there, and this caller only looks at what is
 ├── FencedOut             this node lost its lease: stop serving at once
 ├── Superseded            a newer connection has the device: this one operation changed nothing
+├── Unfinished            another node is about to store this very message: its publisher is to ask again
 └── MessageRefused        this one message can never be stored; the rest of its group commits
     ├── IdempotencyConflict   the same key was used for another content
     └── RowChanged            a row is at another revision than was expected
@@ -40,6 +41,11 @@ class FencedOut(StorageError):
 class Superseded(StorageError):
     """An operation on a device came with an older epoch than the device has, and changed nothing. Only in a cluster: an
     `Operation.error`, never raised by a commit."""
+
+
+class Unfinished(StorageError):
+    """A message that is taken only as a repeat (`Append.refusal`) is one that another node has begun to store, under its key,
+    and may bring to its end or not. Only in a cluster: an `Append.error`, never raised by a commit."""
 
 
 class MessageRefused(StorageError):

@@ -27,7 +27,7 @@ class Committer(Protocol):
         An `Append` may be of a subclass; what that adds is of no concern here.
 
         An operation that can never be applied gets its ``error`` set (`MessageRefused`; in a cluster also `Superseded`, see
-        `storage.cluster`) and takes no sequence; the rest of the group commits.
+        `storage.cluster`, or `Unfinished`) and takes no sequence; the rest of the group commits.
 
         Raises `StorageUnavailable` when the outcome is not a durable commit, or is unknown. The caller keeps the group and
         calls again with the very same objects: messages that did get stored are found by id and are not

@@ -168,7 +168,8 @@ class Append:
     repeat is known by it. Empty: the message is as it was sent.
 
     ``refusal`` is why the message may not be stored, where it has a key: it is then taken only as the repeat that it may be,
-    and gets this as its ``error`` where it is none. Nothing of it is stored either way, nor is its key.
+    and gets this as its ``error`` where it is none. Nothing of it is stored either way, nor is its key. In a cluster the
+    ``error`` is `Unfinished` where another node is about to store what it repeats.
 
     ``recalls`` are ids of earlier messages of the same topic whose content goes as this one comes, in the same commit: of each
     the payload and the properties, where it is stored (`recalled_mark` takes their place) and where it is retained (the topic

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from pymongo import UpdateOne
 
-from storage.errors import StorageUnavailable
+from storage.cluster import UP
+from storage.errors import StorageUnavailable, Unfinished
 from storage.mongo.codec import Kept, claim_id, once_document, once_key
 from storage.mongo.connection import storage_errors
-from storage.mongo.documents import Collection, Raw
+from storage.mongo.documents import TOKEN_SHIFT, Collection, Raw
 from storage.mongo.load import by_id, load_devices
+from storage.mongo.node import node_key
 from storage.mongo.state import State
 from storage.mongo.view import View
 from storage.mongo.writes import bulk_write, insert_some
@@ -36,27 +39,51 @@ async def claim(state: State, view: View, appends: Sequence[Append], adopted: li
     """Claim what a group's messages need.
 
     The ids of those that stand for a message of another node, and have its id by now, are added to ``adopted``. For one that is
-    taken only as a repeat (`Append.refusal`) nothing is claimed; of what another node has begun and not finished it is none.
+    taken only as a repeat (`Append.refusal`) nothing is claimed; where another node has begun with it and not finished, nobody
+    knows whether it is one (`Unfinished`).
     """
     packets: dict[str, Append] = {}
     keys: dict[str, Append] = {}
-    asked: list[str] = []
+    repeats: list[Append] = []
     for op in appends:
         if op.error is None and op.message.id not in view.stored:
             if op.refusal is not None:
-                asked.append(once_key(op.message.user, op.idempotency_key))
+                repeats.append(op)
                 continue
             if op.received is not None and op.store and _held(view, op.received[0]):
                 packets[claim_id(*op.received)] = op
             if op.idempotency_key:
                 keys.setdefault(once_key(op.message.user, op.idempotency_key), op)
-    if asked:
-        used = await by_id(state.collections.idempotency, asked)
-        view.once.update({document["_id"]: document for document in used if document.get("done", 1)})
     if packets:
         await _claim_packets(state, view, packets, adopted)
     if keys:
         await _claim_keys(state, view, keys, adopted)
+    if repeats:
+        await _look_up(state, view, repeats, {op.message.id for op in appends})
+
+
+async def _look_up(state: State, view: View, ops: Sequence[Append], group: AbstractSet[int]) -> None:
+    """See what the keys of messages that may only be repeats were used for. Of which message of their own ``group`` they are
+    repeats, the plan says."""
+    names = [once_key(op.message.user, op.idempotency_key) for op in ops]
+    used = {document["_id"]: document for document in await by_id(state.collections.idempotency, list(set(names)))}
+    for name, op in zip(names, ops, strict=True):
+        if (document := used.get(name)) is None or document["mid"] in group:
+            continue
+        if document.get("done", 1):
+            view.once[name] = document
+        elif document["digest"] == content_of(op) and document["until"] > asked_at(op) and await _may_come(state, document):
+            op.error = Unfinished(f"another node is about to store what was sent as {op.idempotency_key!r}: send it again")
+
+
+async def _may_come(state: State, claim: Raw) -> bool:
+    """Whether a message that a node has begun with may be stored yet: by that node, or, where it is dead, with the rest of what
+    it has stored, by who finishes its work."""
+    with storage_errors():
+        node = await state.collections.nodes.find_one({"_id": node_key(claim["v"] >> TOKEN_SHIFT)}, {"state": 1})
+        if node is not None and node["state"] == UP:
+            return True
+        return await state.collections.store.find_one({"mid": claim["mid"]}, {"mid": 1}) is not None
 
 
 async def _claim_packets(state: State, view: View, ops: dict[str, Append], adopted: list[int]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 
 import pytest
 
-from storage.errors import MessageRefused, Superseded
+from storage.errors import FencedOut, MessageRefused, Superseded, Unfinished
 from storage.mongo import MongoStorage
 from storage.records import Append, CloseSession, DeviceKey, PutRow, Release
 from tests.storage.samples import START, Maker, opened
@@ -105,24 +106,82 @@ async def test_sent_again_through_another_node(
         await other.close()
 
 
+def _same(make: Maker) -> Append:
+    return make.append("a", ["u/ann"], b"same", idempotency_key="k", idempotency_until=START + 1_000_000)
+
+
+def _refused(make: Maker) -> Append:
+    """The same, which may only be a repeat."""
+    append = _same(make)
+    append.refusal = MessageRefused("by a plugin")
+    return append
+
+
 @pytest.mark.parametrize("number", [1, 2, 3])
 async def test_what_may_only_be_a_repeat_brings_nothing_to_its_end(
     database: str, proxy: MongoProxy, make: Maker, number: int
 ) -> None:
-    """What another node has begun is no repeat yet: it is refused, and the other node goes on."""
+    """Of what another node has begun nobody knows whether it is one: its publisher asks again, and the other node goes on."""
     async with asyncio.timeout(90):
         slow, other = await _pair(database, proxy)
-        until = START + 1_000_000
-        first, again, late = (make.append("a", ["u/ann"], b"same", idempotency_key="k", idempotency_until=until) for _ in "abc")
-        again.refusal = late.refusal = MessageRefused("by a plugin")
+        first, again, late, foreign = _same(make), _refused(make), _refused(make), _refused(make)
+        foreign.message.payload = b"another"
         frozen = Frozen(slow, proxy, number, first)
         await frozen.reached()
-        await other.commit([again])
+        await other.commit([again, foreign])
         await frozen.thaw()
         await other.commit([late])
-        assert again.error is again.refusal
+        if number == 1:  # nothing is known of it yet
+            assert again.error is again.refusal
+        else:
+            assert isinstance(again.error, Unfinished)
+        assert foreign.error is foreign.refusal
         assert (first.error, late.error, late.original) == (None, None, (first.message.id, 1))
         assert await check_laws(other) == 1
+        await slow.close()
+        await other.close()
+
+
+async def test_what_may_only_be_a_repeat_is_one_of_what_its_group_brings_to_its_end(
+    database: str, proxy: MongoProxy, make: Maker
+) -> None:
+    async with asyncio.timeout(90):
+        slow, other = await _pair(database, proxy)
+        first, taken, again = _same(make), _same(make), _refused(make)
+        frozen = Frozen(slow, proxy, 2, first)
+        await frozen.reached()
+        await other.commit([taken, again])
+        await frozen.thaw()
+        assert (again.error, again.original) == (None, (first.message.id, 1))
+        assert await check_laws(other) == 1
+        await slow.close()
+        await other.close()
+
+
+@pytest.mark.parametrize("number", [2, 3])
+async def test_what_a_dead_node_had_begun_is_a_repeat_where_it_was_stored(
+    database: str, proxy: MongoProxy, make: Maker, number: int
+) -> None:
+    """Else nobody will ever store it, and who sends it again is not to do so for ever."""
+    async with asyncio.timeout(90):
+        slow, other = await _pair(database, proxy)
+        frozen = Frozen(slow, proxy, number, first := _same(make))
+        await frozen.reached()
+        dead, cluster = slow._state.token, other.cluster
+        assert cluster is not None
+        (node,) = (node for node in await cluster.nodes() if node.token == dead)
+        assert await cluster.mark_dead(node)
+        again, late = _refused(make), _refused(make)
+        await other.commit([again])
+        await cluster.finish(dead)
+        await other.commit([late])
+        if number == 2:  # it had its name, and no more
+            assert (again.error, late.error) == (again.refusal, late.refusal)
+        else:
+            assert isinstance(again.error, Unfinished)
+            assert (late.error, late.original) == (None, (first.message.id, 1))
+        with suppress(FencedOut):  # as soon as it hears of it
+            await frozen.thaw()
         await slow.close()
         await other.close()
 
