@@ -1,7 +1,8 @@
 """This tree beside another one: `python -m bench.paired TREE`, such as a `git worktree` of the commit before a change.
 
 Processor time of the broker for each delivery, of the two in turn, and the ratio pair by pair: that holds where the machine is
-shared, as rates do not. Each is what its `make compile` made, where that was run, or with ``--pure`` its sources.
+shared, as rates do not. Of a storm: for each client, which connects and goes again. Each is what its `make compile` made, where
+that was run, or with ``--pure`` its sources.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def once(peer: Tideline, shape: Shape, options: Options) -> Times | None:
     """One round; None where something was not as it should be, which is said."""
     before = cpu_by_thread(peer.pid)
     cell = measure(shape, peer, options)
-    delivered = cell.figures.get("delivered")
+    delivered = cell.figures.get("delivered") or cell.figures.get("connections")
     if cell.trouble or not delivered:
         say(f"! {shape.name}: {cell.trouble}")
         return None
@@ -49,17 +50,33 @@ def once(peer: Tideline, shape: Shape, options: Options) -> Times | None:
 
 
 def compared(theirs: Tideline, ours: Tideline, shapes: list[Shape], rounds: int, options: Options) -> str:
-    """The table; both are started."""
+    """The table. Both are started, and once more for each other transport."""
     found: dict[str, list[tuple[Times, Times]]] = defaultdict(list)
-    for number in range(rounds):
-        for shape in shapes:
-            turn = (theirs, ours) if number % 2 == 0 else (ours, theirs)
-            times = {peer: once(peer, shape, options) for peer in turn}
-            that, this = times[theirs], times[ours]
-            if that is not None and this is not None:
-                found[shape.name].append((that, this))
+    for transport in dict.fromkeys(shape.transport for shape in shapes):
+        if transport != ours.transport:
+            for peer in (theirs, ours):
+                peer.stop()
+                peer.transport = transport
+                peer.start()
+        for number in range(rounds):
+            for shape in shapes:
+                if shape.transport != transport:
+                    continue
+                turn = (theirs, ours) if number % 2 == 0 else (ours, theirs)
+                times = {peer: once(peer, shape, options) for peer in turn}
+                that, this = times[theirs], times[ours]
+                if that is not None and this is not None:
+                    found[shape.name].append((that, this))
     rows = [
-        ["µs for each delivery", "loop before", "after", "other threads before", "after", "all, after / before", "of rounds"]
+        [
+            "µs for each delivery or client",
+            "loop before",
+            "after",
+            "other threads before",
+            "after",
+            "all, after / before",
+            "of rounds",
+        ]
     ]
     for name, pairs in found.items():
         ratios = sorted(sum(this) / sum(that) for that, this in pairs)
@@ -71,7 +88,7 @@ def compared(theirs: Tideline, ours: Tideline, shapes: list[Shape], rounds: int,
 
 def main() -> None:
     """The command."""
-    known = {shape.name: shape for shape in SHAPES if shape.load in ("stream", "latency", "drain")}
+    known = {shape.name: shape for shape in SHAPES if shape.load in ("stream", "latency", "drain", "storm")}
     parser = argparse.ArgumentParser(prog="python -m bench.paired", description=__doc__)
     parser.add_argument("tree", type=Path, help="where the other one is")
     parser.add_argument("--only", default="one,pairs,fan-out,latency", help=f"of {','.join(known)}")

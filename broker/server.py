@@ -244,6 +244,7 @@ class Server(Node):
         self._listeners = Listeners(
             max_packet_size=settings.mqtt.max_packet_size,
             connect_timeout=settings.mqtt.connect_timeout,
+            clock=self.clock,
             counters=self.counters,
             origins=self.origins,
             certificates=self.certificates,

@@ -32,7 +32,8 @@ class Expiry(NamedTuple):
 
 
 class Certificate:
-    """The certificates of one listener. ``context`` is what its sockets are made with: each handshake gets the latest.
+    """The certificates of one listener. Its handshakes begin with ``latest``; where sockets are made with one context for all
+    time, with ``context``, which gives each handshake the latest.
 
     Whether clients must show a certificate is fixed by the first. Raises `StartError` as `server_context` does.
     """
@@ -65,7 +66,7 @@ class Certificate:
             ends = [one.next_update_utc for one in lists if one.next_update_utc is not None]
             if ends:
                 expiries.append(Expiry(self.name, "crl", str(tls.crlfile), int(min(ends).timestamp() * 1000)))
-        self._latest, self.tls, self.expiries, self.revoked = latest, tls, expiries, revoked
+        self.latest, self.tls, self.expiries, self.revoked = latest, tls, expiries, revoked
 
     def renew_if_changed(self) -> bool:
         """The same, where the files are others than when they were last looked at. Raises `StartError` once for a change."""
@@ -77,7 +78,7 @@ class Certificate:
     def _choose(self, connection: ssl.SSLObject, name: str, context: ssl.SSLContext) -> None:
         """A handshake begins, with or without a server name. (Loading into the old context would keep an old key of another
         kind beside the new one, and serve it to clients that prefer it.)"""
-        connection.context = self._latest
+        connection.context = self.latest
 
 
 def server_context(where: str, tls: Tls, protocol: str) -> ssl.SSLContext:
@@ -90,6 +91,9 @@ def server_context(where: str, tls: Tls, protocol: str) -> ssl.SSLContext:
     context.set_ciphers(tls.ciphers or CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.set_alpn_protocols([protocol])
+    # TLS 1.3 gives each client two tickets by default, for two connections at once. A device has one, which each new
+    # connection replaces; one more costs a tenth of the handshake.
+    context.num_tickets = 1
     for problem in certificate_faults(context, where, tls):
         raise StartError(problem)
     if tls.cafile is not None:

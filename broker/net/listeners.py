@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_network
 from typing import Any
 
+from broker.clock import Wheel
 from broker.config import Certificate, CertificateWatch, Listener, Origins
 from broker.counters import Counters
 from broker.errors import StartError
@@ -22,7 +23,7 @@ from broker.net.admission import Admission, Total, descriptors
 from broker.net.client_certificates import NotAccepted, checked, read
 from broker.net.proxy import ProxyProtocol
 from broker.net.stream import Connection, Stream, shown
-from broker.net.tls import TlsProtocol
+from broker.net.tls import Tls, TlsProtocol
 from broker.net.unix_socket import Taken, listening
 from broker.net.websocket import Door, WebSocketProtocol
 
@@ -41,14 +42,15 @@ Serve = Callable[[Stream], Connection]
 
 
 class Listeners:
-    """All listeners of a server. ``max_packet_size`` is in bytes; ``connect_timeout``, in seconds, bounds handshakes;
-    ``max_connections`` bounds what all of them together have open (0: nothing does); ``pause`` see `Acceptor`."""
+    """All listeners of a server. ``max_packet_size`` is in bytes; ``connect_timeout``, in seconds by ``clock``, bounds
+    handshakes; ``max_connections`` bounds what all of them together have open (0: nothing does); ``pause`` see `Acceptor`."""
 
     def __init__(
         self,
         *,
         max_packet_size: int,
         connect_timeout: float,
+        clock: Wheel,
         counters: Counters | None = None,
         origins: Origins | None = None,
         max_connections: int = 0,
@@ -57,6 +59,7 @@ class Listeners:
     ) -> None:
         self._max_message = max(max_packet_size, _LEAST_MESSAGE)
         self._timeout = connect_timeout
+        self._clock = clock
         self._pause = pause
         self._counters = counters if counters is not None else Counters()
         self._origins = origins if origins is not None else Origins()
@@ -113,10 +116,10 @@ class Listeners:
         name = listener.name
         if listener.type != "ws":
             return lambda stream: make(name, stream.peer, stream.certified)
-        largest, timeout = self._max_message, self._timeout
+        largest, clock, timeout = self._max_message, self._clock, self._timeout
         door = Door(listener.path, self._origins, secure=listener.tls is not None)
         inside: Serve = lambda stream: make(name, stream.peer, stream.certified)  # noqa: E731
-        return lambda stream: WebSocketProtocol(stream, door, largest, timeout, inside)
+        return lambda stream: WebSocketProtocol(stream, door, largest, clock, timeout, inside)
 
     def _in_tls(self, listener: Listener, certificate: Certificate, inside: Serve) -> Serve:
         def accept(stream: Stream, tls: ssl.SSLObject) -> None:
@@ -130,7 +133,8 @@ class Listeners:
             stream.certificate = shown.key if certificate.tls.crlfile is not None else None
 
         looked_at = accept if listener.tls is not None and listener.tls.cafile is not None else None
-        return lambda stream: TlsProtocol(stream, certificate.context, self._timeout, inside, looked_at)
+        shared = Tls(certificate, self._clock, self._timeout, inside, looked_at)
+        return lambda stream: TlsProtocol(stream, shared)
 
     def _behind_proxy(self, listener: Listener, behind: Serve) -> Serve:
         # Whoever may open the file of a Unix socket is trusted.
@@ -141,7 +145,8 @@ class Listeners:
                 stream.certified = checked(stream.common_name, "cn")
             return behind(stream)
 
-        return lambda stream: ProxyProtocol(stream, trusted, self._timeout, named)
+        clock, timeout = self._clock, self._timeout
+        return lambda stream: ProxyProtocol(stream, trusted, clock, timeout, named)
 
     @property
     def connections(self) -> int:

@@ -12,6 +12,7 @@ import asyncio
 import ipaddress
 from collections.abc import Callable, Sequence
 
+from broker.clock import NO_SLOT, Wheel
 from broker.net.client_certificates import NotAccepted
 from broker.net.proxy_header import BadHeader, Header, read
 from broker.net.stream import Connection, Stream
@@ -20,12 +21,18 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ProxyProtocol:
-    """The first bytes of one socket. ``make`` makes what serves it once the header was read, within ``timeout`` seconds."""
+    """The first bytes of one socket. ``make`` makes what serves it once the header was read, within ``timeout`` seconds by
+    ``clock``."""
 
-    __slots__ = ("_data", "_ended", "_make", "_stream", "_timer", "_transport", "_trusted")
+    __slots__ = ("_clock", "_data", "_ended", "_make", "_stream", "_timeout", "_transport", "_trusted", "wheel_slot")
 
     def __init__(
-        self, stream: Stream, trusted: Sequence[Network] | None, timeout: float, make: Callable[[Stream], Connection]
+        self,
+        stream: Stream,
+        trusted: Sequence[Network] | None,
+        clock: Wheel,
+        timeout: float,
+        make: Callable[[Stream], Connection],
     ) -> None:
         self._stream = stream
         self._trusted = trusted
@@ -33,10 +40,13 @@ class ProxyProtocol:
         self._data = b""
         self._ended = False
         self._transport: asyncio.Transport
-        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(timeout, self._expired)
+        self._clock = clock
+        self._timeout = timeout
+        self.wheel_slot: int = NO_SLOT
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._transport = transport
+        self._clock.put(self, self._clock.now() + self._timeout)
         if self._trusted is not None:
             address = ipaddress.ip_address(self._stream.host.partition("%")[0])
             if not any(address in network for network in self._trusted):
@@ -56,7 +66,7 @@ class ProxyProtocol:
             self._go_on(*found)
 
     def _go_on(self, header: Header, rest: bytes) -> None:
-        self._stop_timer()
+        self._clock.forget(self)
         stream = self._stream
         if header.source is not None:
             stream.comes_from(header.source)
@@ -78,7 +88,7 @@ class ProxyProtocol:
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended = True
-        self._stop_timer()
+        self._clock.forget(self)
 
     def write_failed(self, rest: asyncio.Transport) -> None:
         rest.close()  # nothing was written
@@ -94,11 +104,6 @@ class ProxyProtocol:
         self._stream.handshake_failed(why)
         self._transport.abort()
 
-    def _expired(self) -> None:
-        self._timer = None
+    def fire(self) -> None:
+        """The header has taken too long."""
         self._fail("the PROXY header did not come in time")
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None

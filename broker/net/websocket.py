@@ -27,6 +27,7 @@ from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from broker.clock import NO_SLOT, Wheel
 from broker.config import Origins, refusal
 from broker.net.stream import Connection, Stream
 from broker.packets import protocol_of, shown
@@ -113,13 +114,14 @@ class WebSocketTransport(asyncio.Transport):
 
 
 class WebSocketProtocol:
-    """One socket. ``make`` makes the MQTT connection once the handshake is done, within ``timeout`` seconds.
+    """One socket. ``make`` makes the MQTT connection once the handshake is done, within ``timeout`` seconds by ``clock``.
 
     The handshake is read apart from the frames, because websockets' state for it would keep the request's headers, 3 KB,
     for as long as the connection lasts.
     """
 
     __slots__ = (
+        "_clock",
         "_connection",
         "_door",
         "_ended",
@@ -129,13 +131,19 @@ class WebSocketProtocol:
         "_make",
         "_max_message",
         "_stream",
-        "_timer",
         "_transport",
         "paused",
+        "wheel_slot",
     )
 
     def __init__(
-        self, stream: Stream, door: Door, max_message: int, timeout: float, make: Callable[[Stream], Connection]
+        self,
+        stream: Stream,
+        door: Door,
+        max_message: int,
+        clock: Wheel,
+        timeout: float,
+        make: Callable[[Stream], Connection],
     ) -> None:
         self._stream = stream
         self._door = door
@@ -145,7 +153,8 @@ class WebSocketProtocol:
         self._frames: Protocol | None = None
         self._connection: Connection | None = None
         self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._clock = clock
+        self.wheel_slot: int = NO_SLOT
         self._ended = False  # we closed, or broke off: nothing that comes counts
         self._ends_later = False  # the client closed; the MQTT connection is not done with what came before
         self.paused = False
@@ -179,7 +188,7 @@ class WebSocketProtocol:
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
+        self._clock.forget(self)
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.connection_lost(exc)
@@ -221,7 +230,7 @@ class WebSocketProtocol:
         if not self._accept(head + end, transport):
             self._end_stream(transport, failed=True)
             return b""
-        self._stop_timer()
+        self._clock.forget(self)
         self._frames = Protocol(Side.SERVER, max_size=self._max_message, logger=_quiet)
         self._connection = self._make(self._stream)
         self._connection.connection_made(WebSocketTransport(self, transport))
@@ -334,18 +343,13 @@ class WebSocketProtocol:
         elif self._ends_later:
             self._end_stream(transport, failed=False)
 
-    def _expired(self) -> None:
-        self._timer = None
+    def fire(self) -> None:
+        """What had to come has not come in time: the request, or the peer's answer to our Close."""
         if self._transport is not None:
             if self._frames is None and not self._ended:
                 self._refused("the WebSocket handshake was not completed in time")
             self._transport.abort()
 
     def _start_timer(self, seconds: float) -> None:
-        self._stop_timer()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._expired)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._clock.forget(self)
+        self._clock.put(self, self._clock.now() + seconds)

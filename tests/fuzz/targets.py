@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+from broker.clock import Wheel
 from broker.config.origins import Origins
 from broker.net.proxy_header import BadHeader, read
 from broker.net.websocket import Door, WebSocketProtocol
@@ -123,7 +124,7 @@ def websocket(data: bytes) -> None:
 
     async def feed() -> None:
         inside = cast(Any, _Inside())
-        protocol = WebSocketProtocol(inside, Door("/mqtt", Origins(), False), 1 << 16, 10.0, lambda _: inside)
+        protocol = WebSocketProtocol(inside, Door("/mqtt", Origins(), False), 1 << 16, Wheel(_LOOP), 10.0, lambda _: inside)
         protocol.connection_made(_Socket())
         for part in pieces(data):
             if part:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from broker.clock import Wheel
 from broker.config.settings import Listener
 from broker.counters import Counters
 from broker.net.listeners import Listeners
@@ -98,7 +99,9 @@ async def start(
 ) -> Running:
     """Open listeners on free ports of the loopback."""
     counters = Counters()
-    made = Listeners(max_packet_size=max_packet_size, connect_timeout=connect_timeout, counters=counters, **more)
+    clock = Wheel(asyncio.get_running_loop())
+    clock.start()
+    made = Listeners(max_packet_size=max_packet_size, connect_timeout=connect_timeout, clock=clock, counters=counters, **more)
     server = Running(made, counters)
     listeners = [
         Listener.model_validate({"name": f"l{index}", "bind": "127.0.0.1:0", **values}) for index, values in enumerate(settings)

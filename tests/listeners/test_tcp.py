@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from broker.clock import Wheel
 from broker.config.settings import Listener
 from broker.errors import StartError
 from broker.net.listeners import Listeners
@@ -115,7 +116,7 @@ class TestTcp:
 
 class TestBindErrors:
     async def fail(self, **values: object) -> str:
-        listeners = Listeners(max_packet_size=1024, connect_timeout=1)
+        listeners = Listeners(max_packet_size=1024, connect_timeout=1, clock=Wheel(asyncio.get_running_loop()))
         listener = Listener.model_validate({"name": "mine", **values})
         with pytest.raises(StartError) as caught:
             await listeners.open([listener], lambda name, peer, user: pytest.fail("made"))
@@ -136,7 +137,7 @@ class TestBindErrors:
         assert "use an address of this machine" in told
 
     async def test_all_or_none(self, running: Callable[..., Any]) -> None:
-        listeners = Listeners(max_packet_size=1024, connect_timeout=1)
+        listeners = Listeners(max_packet_size=1024, connect_timeout=1, clock=Wheel(asyncio.get_running_loop()))
         with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:
             port, address = taken.getsockname()[1], free.getsockname()
             free.close()
@@ -210,7 +211,7 @@ class TestTls:
     async def test_what_is_wrong_with_the_files_is_said(self, certificates: Certificates, change: Any, told: Any) -> None:
         values = self.settings(certificates)["tls"] | {k: v.format(**vars(certificates)) for k, v in change.items()}
         listener = Listener.model_validate({"name": "secure", "bind": "127.0.0.1:0", "tls": values})
-        listeners = Listeners(max_packet_size=1024, connect_timeout=1)
+        listeners = Listeners(max_packet_size=1024, connect_timeout=1, clock=Wheel(asyncio.get_running_loop()))
         with pytest.raises(StartError) as caught:
             await listeners.open([listener], lambda name, peer, user: pytest.fail("made"))
         assert str(caught.value).startswith("listener secure: tls.")
