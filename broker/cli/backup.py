@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from broker.cli.export import write_export
-from broker.cli.place import address, place_options
+from broker.cli.place import address, place_options, tell_of_attachments
 from broker.cli.progress import Progress
 from broker.cli.settings import CANNOT_START, Failure, PathType
 from storage.errors import StorageError
@@ -44,3 +44,4 @@ def backup(target: Path, **place: Any) -> None:
     except OSError as error:
         raise Failure([f"{target} cannot be written: {error.strerror or error}"], 1) from None
     click.echo(f"{file}: {file.stat().st_size:,} bytes")
+    tell_of_attachments(**place, coming=False)

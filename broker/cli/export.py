@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from broker.cli.place import address, place_options
+from broker.cli.place import address, place_options, tell_of_attachments
 from broker.cli.progress import Progress
 from broker.cli.settings import CANNOT_START, Failure, PathType
 from storage.errors import StorageError
@@ -36,6 +36,7 @@ def export(file: Path, **place: Any) -> None:
     except OSError as error:
         raise Failure([f"{file} cannot be written: {error.strerror or error}"], 1) from None
     click.echo(f"{file}: {said(counts)}")
+    tell_of_attachments(**place, coming=False)
 
 
 async def write_export(url: str, file: Path) -> dict[str, int]:

@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 from broker.cli.export import said
 from broker.cli.mosquitto import mosquitto
-from broker.cli.place import address, forget_index, place_options
+from broker.cli.place import address, forget_index, place_options, tell_of_attachments
 from broker.cli.progress import Progress
 from broker.cli.settings import CANNOT_START, Failure, PathType
 from storage.errors import StorageError, StorageUnusable
@@ -67,6 +67,7 @@ def import_file(file: Path, anew: bool, config: Path | None, data: Path | None, 
     except OSError as error:
         raise Failure([f"{error.filename or file}: {error.strerror or error}; nothing was imported"], 1) from None
     click.echo(f"imported {said(counts)}")
+    tell_of_attachments(config, data, url, coming=True)
     forget_index(config, data, url)
 
 

@@ -34,6 +34,24 @@ def address(config: Path | None, data: Path | None, url: str | None) -> str:
     return settings.storage_url
 
 
+def tell_of_attachments(config: Path | None, data: Path | None, url: str | None, *, coming: bool) -> None:
+    """Say where the bytes of attachments are, which no copy of the database has. With a URL it is not known.
+
+    ``coming``: the database comes from a copy. Else a copy was made of it.
+    """
+    options = None if url is not None else read_settings(config, data).plugins.get("attachments")
+    if options is None:
+        return
+    folder = options.get("directory") or Path(address(config, data, url).removeprefix("sqlite:///")).parent / "attachments"
+    where = "their bucket" if options.get("s3") else folder
+    told = (
+        "have those that belong to this data there before the broker starts, and keep a copy of others"
+        if coming
+        else "copy that as well, now that this is done"
+    )
+    click.echo(f"what was uploaded (attachments) is not in it, but in {where}: {told}", err=True)
+
+
 def forget_index(config: Path | None, data: Path | None, url: str | None) -> None:
     """Remove an embedded search index of the data that was there: the broker makes another one when it starts.
 

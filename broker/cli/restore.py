@@ -10,7 +10,7 @@ import click
 
 from broker.cli.export import said
 from broker.cli.import_ import read_export
-from broker.cli.place import address, forget_index, place_options
+from broker.cli.place import address, forget_index, place_options, tell_of_attachments
 from broker.cli.progress import Progress
 from broker.cli.settings import CANNOT_START, Failure, PathType
 from storage.errors import StorageError
@@ -40,6 +40,7 @@ def restore(file: Path, config: Path | None, data: Path | None, url: str | None)
         raise Failure([str(error), "the data is as it was"], 1) from None
     except OSError as error:
         raise Failure([f"{error.filename or file}: {error.strerror or error}", "the data is as it was"], 1) from None
+    tell_of_attachments(config, data, url, coming=True)
     forget_index(config, data, url)
 
 

@@ -44,11 +44,16 @@ class Failure(click.ClickException):
 
 
 class PathType(click.Path):
-    """A path that says something: an empty one, of a variable that was not set, would mean the current folder."""
+    """A path that says something: an empty one, of a variable that was not set, would mean the current folder.
+
+    A folder that is to be there, as a slash at its end says, is never made as a file of that name.
+    """
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         if value == "":
             self.fail("it is empty", parameter, context)
+        if self.file_okay and str(value).endswith("/") and not os.path.isdir(value):
+            self.fail(f"there is no folder {str(value)!r}.", parameter, context)
         if self.exists and (problem := unread(Path(value))):
             self.fail(f"{self.name.capitalize()} {str(value)!r} {problem}.", parameter, context)
         return super().convert(value, parameter, context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import AsyncIterator
 from typing import NamedTuple
@@ -10,9 +11,12 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from plugins.attachments.pieces import Pieces
+from plugins.attachments.pieces import Pieces, PiecesAway
 from plugins.attachments.record import Record
 from plugins.http.auth import Lasting
+from plugins.timelines.errors import Away
+
+log = logging.getLogger(__name__)
 
 _AT_ONCE = 1 << 20
 """Bytes that are read at once."""
@@ -28,8 +32,11 @@ class Span(NamedTuple):
     end: int
 
 
-def response(request: Request, record: Record, pieces: Pieces, caller: Lasting) -> Response:
-    """The attachment as this request wants it; broken off where its caller is shut out meanwhile."""
+async def response(request: Request, record: Record, pieces: Pieces, caller: Lasting) -> Response:
+    """The attachment as this request wants it; broken off where its caller is shut out meanwhile.
+
+    Raises `Away` where its first bytes cannot be had: once an answer has begun it can only break off.
+    """
     tag = f'"{record.id}"'
     headers = {
         "ETag": tag,
@@ -53,7 +60,13 @@ def response(request: Request, record: Record, pieces: Pieces, caller: Lasting) 
     if partial:
         headers["Content-Range"] = f"bytes {span.start}-{span.end - 1}/{record.length}"
     media_type = record.type if _TYPE.fullmatch(record.type) else _ANY
-    return StreamingResponse(_bytes(record, pieces, span, caller), 206 if partial else 200, headers, media_type)
+    body = _bytes(record, pieces, span, caller)
+    try:
+        first = await anext(body, b"")
+    except PiecesAway as error:
+        log.warning("attachment %s cannot be given: %s", record.id, error)
+        raise Away("where attachments are kept does not give this one now", retry_after=5) from error
+    return StreamingResponse(_after(first, body), 206 if partial else 200, headers, media_type)
 
 
 def span_of(header: str, length: int) -> Span | None:
@@ -78,10 +91,16 @@ async def _bytes(record: Record, pieces: Pieces, span: Span, caller: Lasting) ->
             await caller.check()
             data = await pieces.get(name, start, min(start + _AT_ONCE, end))
             if not data:
-                raise OSError(f"piece {name} is shorter than it was")
+                raise PiecesAway(f"piece {name} is shorter than it was")
             yield data
             start += len(data)
         at += size
+
+
+async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for data in rest:
+        yield data
 
 
 def _tags(header: str) -> list[str]:

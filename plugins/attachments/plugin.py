@@ -96,9 +96,9 @@ class AttachmentsPlugin(GroupPlugin):
         await self._pieces.close()
 
     async def download(self, request: Request, who: Who) -> Response:
-        """The attachment, for who may have it. Raises `NotFound`."""
+        """The attachment, for who may have it. Raises `NotFound` and `Away`."""
         record = await self.shelf.readable(who, request.path_params["id"])
-        return response(request, record, self._pieces, Lasting(api_of(request).authenticator, request, who))
+        return await response(request, record, self._pieces, Lasting(api_of(request).authenticator, request, who))
 
     def _metrics(self) -> Iterator[Metric]:
         uploads = self.uploads

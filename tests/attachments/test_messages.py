@@ -71,6 +71,25 @@ async def test_who_may_read_the_conversation_is_given_its_attachments(
         assert (await alice.delete(path, headers=TUS)).status_code == 409  # it goes with the message
 
 
+async def test_an_attachment_whose_bytes_are_away_is_told_and_given_once_they_are_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where only the database was restored: not an answer that breaks off after it has promised them."""
+    async with site(url_of(tmp_path), plugins={"attachments": {}}) as made:
+        caller = made.caller()
+        path = await whole(caller, "chat/1", b"bytes")
+        folder = tmp_path / "attachments"
+        folder.rename(tmp_path / "elsewhere")
+        answer = await caller.get(path)
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:tideline:unavailable")
+        assert f"attachment {path.rpartition('/')[2]} cannot be given" in caplog.text
+        (tmp_path / "elsewhere").rename(folder)
+        assert (await caller.get(path)).content == b"bytes"
+        (piece,) = files(tmp_path)
+        piece.write_bytes(b"")
+        assert (await caller.get(path)).status_code == 503
+
+
 async def test_a_message_names_what_it_may_have(tmp_path: Path) -> None:
     """Over MQTT 5: the rest of the group is stored. A message that is sent again is a repeat as any."""
     async with site(url_of(tmp_path), plugins={"attachments": {}, "jobs": {}}) as made:

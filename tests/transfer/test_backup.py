@@ -72,6 +72,31 @@ async def test_what_was_backed_up_is_there_again_and_what_was_there_is_kept(fold
     assert await conversations(aside) == NOW
 
 
+async def test_a_folder_that_is_not_there_is_not_made_a_file(folder: Path) -> None:
+    """Each later backup "into" it would fail, and what removes old ones there would find none."""
+    for command in ("backup", "export"):
+        code, said = await run(command, f"{folder}/backups/", "--data", folder / "data")
+        assert (code, "there is no folder" in said) == (2, True), said
+    assert not (folder / "backups").exists()
+    assert (await run("export", f"{folder}/e", "--data", f"{folder}/data/"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [("{}", "{data}/attachments"), ("{directory: files}", "files"), ("{s3: {bucket: files}}", "their bucket"), (None, "")],
+)
+async def test_who_copies_the_data_is_told_of_attachments(options: str | None, where: str, folder: Path) -> None:
+    """Their bytes are in no copy of the database."""
+    config = folder / "c.yaml"
+    config.write_text("plugins: {sys: {}}" if options is None else f"plugins: {{attachments: {options}}}")
+    place = ("--data", folder / "data", "--config", config)
+    for command in (("backup", folder / "c.db"), ("export", folder / "c.exp"), ("restore", folder / "c.exp")):
+        code, said = await run(*command, *place)
+        assert code == 0, said
+        assert (f"in {where.format(data=folder / 'data')}:" in said) == bool(where), said
+        assert ("attachments" in said) == bool(where)
+
+
 async def test_an_index_that_cannot_be_removed_is_told_and_the_data_is_in_place(folder: Path) -> None:
     (folder / "data" / "search.db").mkdir()
     code, said = await run("restore", folder / "b.db", "--data", folder / "data")
