@@ -9,6 +9,20 @@ they may not read.
 process of its own (``worker``, which ``process`` starts and watches); ``compare`` finds where the two differ.
 """
 
-from plugins.search.plugin import SearchPlugin
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from plugins.search.plugin import SearchPlugin
 
 __all__ = ["SearchPlugin"]
+
+
+def __getattr__(name: str) -> type[SearchPlugin]:
+    """The plugin, once it is asked for: it imports half of the broker, of which ``worker`` in its own process needs nothing."""
+    if name != "SearchPlugin":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from plugins.search.plugin import SearchPlugin
+
+    return SearchPlugin
