@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from storage.errors import MessageRefused, Superseded
 from storage.interface import Storage
 from storage.records import (
@@ -55,51 +53,40 @@ async def test_a_new_device_starts_at_the_head(storage: Storage, make: Maker) ->
     }
 
 
-@pytest.mark.parametrize(
-    ("start", "offset"),
-    [
-        ("latest", 10),
-        ("earliest", 0),
-        ("last:3", 7),
-        ("last:0", 10),
-        ("last:99", 0),
-        (f"since:{START + 4}", 3),
-        (f"since:{START}", 0),
-        (f"since:{START + 99}", 10),
-    ],
-)
-async def test_a_new_device_starts_where_it_is_told(storage: Storage, make: Maker, start: str, offset: int) -> None:
+async def test_a_new_device_starts_where_it_is_told(storage: Storage, make: Maker) -> None:
     await storage.commit(make.appends(10, to=["u/ann"]))
-    session = opened(ANN, start=start)
-    await storage.commit([session])
-    assert (session.created, session.head, session.offset) == (True, 10, offset)
-    fields = await read(storage)
-    assert (fields["offset"], fields["cursor"]) == (offset, offset)
+    told = {"latest": 10, "earliest": 0, "last:3": 7, "last:0": 10, "last:99": 0}
+    told |= {f"since:{START + 4}": 3, f"since:{START}": 0, f"since:{START + 99}": 10}
+    for start, offset in told.items():
+        key = DeviceKey("u/ann", start)
+        session = opened(key, start=start)
+        await storage.commit([session])
+        assert (session.created, session.head, session.offset) == (True, 10, offset), start
+        fields = await read(storage, key)
+        assert (fields["offset"], fields["cursor"]) == (offset, offset), start
 
 
-@pytest.mark.parametrize(
-    ("start", "offset"), [("latest", 10), ("earliest", 4), ("last:3", 7), ("last:9", 4), (f"since:{START}", 4)]
-)
-async def test_a_start_is_never_before_the_first_kept_entry(storage: Storage, make: Maker, start: str, offset: int) -> None:
+async def test_a_start_is_never_before_the_first_kept_entry(storage: Storage, make: Maker) -> None:
     await storage.commit(make.appends(10, to=["u/ann"]))
     await storage.prune_inbox("u/ann", 5)
-    session = opened(ANN, start=start)
-    await storage.commit([session])
-    assert session.offset == offset
+    for start, offset in {"latest": 10, "earliest": 4, "last:3": 7, "last:9": 4, f"since:{START}": 4}.items():
+        session = opened(DeviceKey("u/ann", start), start=start)
+        await storage.commit([session])
+        assert session.offset == offset, start
 
 
-@pytest.mark.parametrize("start", ["earliest", "last:2", f"since:{START + 1}"])
-async def test_a_start_sees_the_appends_before_it_in_the_group(storage: Storage, make: Maker, start: str) -> None:
-    session = opened(ANN, start=start)
-    await storage.commit([*make.appends(2, to=["u/ann"]), session, *make.appends(2, to=["u/ann"])])
-    assert (session.head, session.offset) == (2, 0)
+async def test_a_start_sees_the_appends_before_it_in_the_group(storage: Storage, make: Maker) -> None:
+    for user, start in (("u/ann", "earliest"), ("u/bob", "last:2"), ("u/eve", f"since:{START + 9}")):
+        session = opened(DeviceKey(user, "phone"), start=start)
+        await storage.commit([*make.appends(2, to=[user]), session, *make.appends(2, to=[user])])
+        assert (session.head, session.offset) == (2, 0), start
 
 
-@pytest.mark.parametrize("start", ["earliest", "last:2", f"since:{START}", "latest"])
-async def test_a_start_in_an_empty_inbox(storage: Storage, start: str) -> None:
-    session = opened(ANN, start=start)
-    await storage.commit([session])
-    assert (session.created, session.head, session.offset) == (True, 0, 0)
+async def test_a_start_in_an_empty_inbox(storage: Storage) -> None:
+    for start in ("earliest", "last:2", f"since:{START}", "latest"):
+        session = opened(DeviceKey("u/ann", start), start=start)
+        await storage.commit([session])
+        assert (session.created, session.head, session.offset) == (True, 0, 0), start
 
 
 async def test_an_unknown_start_is_refused_alone(storage: Storage, make: Maker) -> None:
