@@ -18,12 +18,13 @@ from typing import Any, TypeVar
 
 import httpx
 
-from tests.support.preloaded import Preloaded
+from tests.support.preloaded import Preloaded, completed
 from tests.support.until import wait_until
 
 T = TypeVar("T")
 
 PATIENCE = 60.0
+ROOT = str(Path(__file__).resolve().parents[2])
 FREE_PORTS = {
     "TIDELINE__LISTENERS__0__BIND": "127.0.0.1:0",
     "TIDELINE__LISTENERS__1__BIND": "127.0.0.1:0",
@@ -41,12 +42,17 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "broker.cli", *arguments]
 
 
+def ran(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """``tideline`` with these arguments in a folder, and nothing to read, once it has ended."""
+    return completed(arguments, cwd=folder, env=environment(PYTHONPATH=ROOT, **variables), timeout=PATIENCE)
+
+
 class Process:
     """``tideline serve``; its standard output as it comes, its log once it has ended. ``files``: its limits of open files."""
 
     def __init__(self, folder: Path, *arguments: str, files: Any = None, **variables: str) -> None:
         self._log = folder / f"log-{time.monotonic_ns()}.txt"
-        env = environment(PYTHONPATH=str(Path(__file__).resolve().parents[2]), **variables)
+        env = environment(PYTHONPATH=ROOT, **variables)
         self.process: Preloaded | subprocess.Popen[str]
         with self._log.open("wb") as log:
             if files is None:

@@ -17,7 +17,7 @@ from broker.packets.codes import ReasonCode
 from storage.records import SaveSetting
 from storage.sqlite import SqliteStorage
 from tests.access.test_live import publishes
-from tests.cli.processes import PATIENCE, command, environment
+from tests.cli.processes import ran
 from tests.cli.test_commands import tideline
 from tests.http.conftest import HTTP, site
 from tests.support.wire import Client
@@ -40,15 +40,7 @@ def write(folder: Path, plugins: dict[str, Any]) -> Path:
 
 def in_a_process(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """For what configures the log of its process."""
-    tree = str(Path(__file__).resolve().parents[2])
-    return subprocess.run(
-        command("acl", "-c", str(path), *arguments),
-        env=environment(PYTHONPATH=tree),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    return ran(path.parent, "acl", "-c", str(path), *arguments)
 
 
 @pytest.mark.parametrize(

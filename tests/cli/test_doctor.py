@@ -7,7 +7,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,12 @@ import pytest
 
 from broker.cli import doctor_checks
 from broker.config import load
-from tests.cli.processes import PATIENCE, command, environment, serving
+from tests.cli.processes import ran, serving
 from tests.support.certificates import Certificates
 
 
 def doctor(folder: Path, *arguments: str, **variables: str) -> tuple[int, list[dict[str, str]]]:
-    done = subprocess.run(
-        command("doctor", "--json", *arguments),
-        cwd=folder,
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = ran(folder, "doctor", "--json", *arguments, **variables)
     assert "Traceback" not in done.stderr
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 

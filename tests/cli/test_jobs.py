@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from storage.factory import open_url
 from storage.records import Append, Message
-from tests.cli.processes import PATIENCE, Process, command, environment, serving
-
-ROOT = str(Path(__file__).resolve().parents[2])
+from tests.cli.processes import PATIENCE, ROOT, Process, command, environment, ran, serving
 
 
 def configured(folder: Path, rules: list[dict[str, Any]], **persistence: str) -> None:
@@ -31,18 +28,6 @@ def configured(folder: Path, rules: list[dict[str, Any]], **persistence: str) ->
     (folder / "config.yaml").write_text(yaml.safe_dump({"plugins": plugins}))
 
 
-def tideline(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        cwd=folder,
-        env=environment(PYTHONPATH=ROOT),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-
-
 def published(broker: Process, count: int) -> None:
     client = mqtt.Client(CallbackAPIVersion.VERSION2, "publisher")
     client.connect("127.0.0.1", broker.port())
@@ -54,7 +39,7 @@ def published(broker: Process, count: int) -> None:
 
 
 def listed(folder: Path) -> dict[str, dict[str, Any]]:
-    shown = tideline(folder, "jobs", "--json")
+    shown = ran(folder, "jobs", "--json")
     assert shown.returncode == 0, shown.stderr
     return {job["name"]: job for job in map(json.loads, shown.stdout.splitlines())}
 
@@ -66,31 +51,31 @@ def test_beside_a_broker_and_without_one(tmp_path: Path) -> None:
         broker.line("storing ")
         assert listed(tmp_path)["retention"]["last"] is None
         assert listed(tmp_path)["retention"]["next_run"] > 0
-        run = tideline(tmp_path, "jobs", "run", "retention")
+        run = ran(tmp_path, "jobs", "run", "retention")
         assert run.returncode == 0, run.stderr
         assert run.stdout.startswith("retention: done after ")
         assert "removed 3" in run.stdout
         assert listed(tmp_path)["retention"]["last"]["outcome"] == "done"
-        table = tideline(tmp_path, "jobs").stdout
+        table = ran(tmp_path, "jobs").stdout
         assert table.splitlines()[0].split("  ")[0] == "job"
         assert "retention  1h " in table
-        wrong = tideline(tmp_path, "jobs", "run", "retnetion")
+        wrong = ran(tmp_path, "jobs", "run", "retnetion")
         assert (wrong.returncode, "did you mean 'retention'?" in wrong.stderr) == (1, True)
-        idle = tideline(tmp_path, "jobs", "cancel", "retention")
+        idle = ran(tmp_path, "jobs", "cancel", "retention")
         assert (idle.returncode, "not running" in idle.stderr) == (1, True)
-        begun = tideline(tmp_path, "jobs", "run", "sessions", "--no-wait")
+        begun = ran(tmp_path, "jobs", "run", "sessions", "--no-wait")
         assert begun.stdout == "sessions: begun\n"
     # The broker is gone, killed: its file is left, and nobody answers there.
-    shown = tideline(tmp_path, "jobs")
+    shown = ran(tmp_path, "jobs")
     assert "no running broker was found" in shown.stderr
     assert "retention" in shown.stdout
     configured(tmp_path, [{"filter": "chat/#", "max_messages": 0}])
-    run = tideline(tmp_path, "jobs", "run", "retention")
+    run = ran(tmp_path, "jobs", "run", "retention")
     assert (run.returncode, "removed 2" in run.stdout) == (0, True), run.stderr
     assert "Traceback" not in run.stderr
-    index = tideline(tmp_path, "jobs", "run", "index")
+    index = ran(tmp_path, "jobs", "run", "index")
     assert "messages 0, missing 0, surplus 0" in index.stdout
-    assert tideline(tmp_path, "inspect", "conversations", "--json").stdout.splitlines() == [
+    assert ran(tmp_path, "inspect", "conversations", "--json").stdout.splitlines() == [
         '{"topic": "chat/a", "first": 6, "last": 5, "kept": 0}'
     ]
 
@@ -99,7 +84,7 @@ def test_a_broker_that_cannot_be_asked_still_has_its_data_to_itself(tmp_path: Pa
     configured(tmp_path, [])
     with serving(tmp_path, TIDELINE__PLUGINS__HTTP__OPERATOR_FILE="elsewhere.json") as broker:
         broker.line("storing ")
-        run = tideline(tmp_path, "jobs", "run", "sessions")
+        run = ran(tmp_path, "jobs", "run", "sessions")
         assert run.returncode == 3
         assert "served by another broker" in run.stderr
         assert "operator_file" in run.stderr
@@ -109,7 +94,7 @@ def test_a_broker_without_the_plugin_is_named(tmp_path: Path) -> None:
     configured(tmp_path, [])
     with serving(tmp_path, TIDELINE__PLUGINS__JOBS="false") as broker:
         broker.line("storing")
-        asked = tideline(tmp_path, "jobs")
+        asked = ran(tmp_path, "jobs")
         assert asked.returncode == 1
         assert "jobs is not among the plugins of the running broker at http://127.0.0.1:" in asked.stderr
 
@@ -146,5 +131,5 @@ async def test_an_interrupt_ends_a_run_at_its_step(tmp_path: Path) -> None:
 def test_memory_has_no_jobs_without_its_broker(tmp_path: Path) -> None:
     configured(tmp_path, [], url="memory://")
     for arguments in (("jobs",), ("jobs", "run", "sessions")):
-        told = tideline(tmp_path, *arguments)
+        told = ran(tmp_path, *arguments)
         assert (told.returncode, "memory:// keeps nothing" in told.stderr) == (3, True)

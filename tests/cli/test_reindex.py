@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from storage.factory import open_url
-from tests.cli.processes import PATIENCE, Api, Process, command, environment, serving
+from tests.cli.processes import PATIENCE, ROOT, Api, Process, command, environment, ran, serving
 from tests.search.meili_stub import MeiliStub
 from tests.search.stores import Publisher
 from tests.support.until import wait_until
 
-ROOT = str(Path(__file__).resolve().parents[2])
 SMALL_PAGES = {"TIDELINE__PLUGINS__SEARCH__BATCH": "20"}
 
 
@@ -34,12 +33,16 @@ def _command(folder: Path, *arguments: str, **variables: str) -> subprocess.Pope
 
 def _done(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=PATIENCE * 2)
-    assert "Traceback" not in err
-    return process.returncode, out, err
+    return _told(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+
+
+def _told(done: subprocess.CompletedProcess[str]) -> tuple[int, str, str]:
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout, done.stderr
 
 
 def _reindex(folder: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
-    return _done(_command(folder, *arguments, **variables))
+    return _told(ran(folder, "reindex", *arguments, **variables))
 
 
 @pytest.fixture

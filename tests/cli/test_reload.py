@@ -10,7 +10,7 @@ import paho.mqtt.client as mqtt
 import yaml
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.cli.processes import PATIENCE, Process, command, environment, serving
+from tests.cli.processes import Process, ran, serving
 from tests.cli.test_commands import tideline
 from tests.support.until import wait_until
 
@@ -43,16 +43,7 @@ def reason(port: int, name: str, password: str) -> int:
 
 
 def reload(folder: Path) -> subprocess.CompletedProcess[str]:
-    tree = str(Path(__file__).resolve().parents[2])
-    return subprocess.run(
-        command("reload"),
-        cwd=folder,
-        env=environment(PYTHONPATH=tree),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    return ran(folder, "reload")
 
 
 def test_sighup_reloads_and_says_so(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.processes import PATIENCE, Api, command, environment, serving
+from tests.cli.processes import PATIENCE, Api, command, environment, ran, serving
 
 CONNECT = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c"
 MEMORY = {"TIDELINE__PLUGINS__PERSISTENCE__URL": "memory://"}
@@ -61,9 +61,7 @@ def test_a_configuration_that_names_other_plugins_alone_keeps_everything(tmp_pat
         assert broker.line("storing") == "storing sqlite:///data/tideline.db"
         broker.signal(signal.SIGKILL)
         broker.wait()
-    shown = subprocess.run(
-        command("inspect", "messages", "a/b"), cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
-    )
+    shown = ran(tmp_path, "inspect", "messages", "a/b")
     assert "hi" in shown.stdout, shown.stderr
 
 
@@ -97,15 +95,7 @@ def test_a_broker_that_keeps_nothing_says_so(tmp_path: Path) -> None:
 
 def fails(tmp_path: Path, *arguments: str, **variables: str) -> tuple[int, str]:
     """(exit code, what `serve` said as an error); there is exactly one line of it and no traceback."""
-    done = subprocess.run(
-        command("serve", *arguments),
-        cwd=tmp_path,
-        env=environment(PYTHONPATH=str(Path(__file__).resolve().parents[2]), TIDELINE__LOG__LEVEL="error", **variables),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = ran(tmp_path, "serve", *arguments, TIDELINE__LOG__LEVEL="error", **variables)
     assert "Traceback" not in done.stderr
     (line,) = done.stderr.splitlines()
     assert done.stdout == ""
@@ -167,15 +157,7 @@ plugins:
   no.such.Plugin:
   tests.plugin_host.third_party.Second: {url: "memory://"}
 """)
-    done = subprocess.run(
-        command("serve", "-c", "c.yaml", "--data", "here", "--workers", "2"),
-        cwd=tmp_path,
-        env=environment(PYTHONPATH=str(Path(__file__).resolve().parents[2])),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = ran(tmp_path, "serve", "-c", "c.yaml", "--data", "here", "--workers", "2")
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     for part in (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,31 +15,16 @@ from click.testing import CliRunner, Result
 
 from broker.cli.user import user
 from tests.accounts.test_users import ACCOUNTS, CHEAP, PATIENT, login, phone, shut_out
-from tests.cli.processes import PATIENCE, command, environment, serving
+from tests.cli.processes import ran, serving
 from tests.http.conftest import HTTP
 from tests.support.broker import Broker, running
-
-ROOT = str(Path(__file__).resolve().parents[2])
-
-
-def tideline(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        cwd=folder,
-        env=environment(PYTHONPATH=ROOT),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
 
 
 def test_a_first_user_before_there_is_a_broker_and_a_secret_that_outlives_one(tmp_path: Path) -> None:
     plugins: dict[str, Any] = {"persistence": {}, "http": {}, "accounts": {}}
     anonymous: dict[str, Any] = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"plugins": {**plugins, **anonymous}}))
-    first = tideline(tmp_path, "user", "add", "ann", "--generate")
+    first = ran(tmp_path, "user", "add", "ann", "--generate")
     assert (first.returncode, "anonymous clients are refused" in first.stderr) == (0, True), first.stderr
     generated = first.stdout.strip()
     assert len(generated) > 40, "alone on standard output"
@@ -48,7 +32,7 @@ def test_a_first_user_before_there_is_a_broker_and_a_secret_that_outlives_one(tm
         broker.line("storing ")
         secret = (tmp_path / "data" / "operator.secret").read_text().strip()
         assert (tmp_path / "data" / "operator.secret").stat().st_mode & 0o777 == 0o600
-        assert tideline(tmp_path, "user", "list").stdout.splitlines()[1].startswith("ann ")
+        assert ran(tmp_path, "user", "list").stdout.splitlines()[1].startswith("ann ")
     with serving(tmp_path) as broker:
         broker.line("storing ")
         url = json.loads((tmp_path / "data" / "operator.json").read_text())["url"]

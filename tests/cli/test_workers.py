@@ -6,11 +6,9 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
@@ -19,7 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from broker.cli.supervisor import Supervisor
 from broker.cli.workers import Workers
-from tests.cli.processes import PATIENCE, Process, command, environment, serving
+from tests.cli.processes import PATIENCE, Process, ran, serving
 from tests.support import mongo_server
 from tests.support.until import until, wait_until
 
@@ -36,9 +34,7 @@ def workers(folder: Path, count: int) -> Iterator[tuple[Process, int]]:
 
 def nodes(folder: Path) -> list[dict[str, object]]:
     """What `tideline cluster` lists of who is up."""
-    run = partial(subprocess.run, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    done = run(command("cluster", "--json"), cwd=folder, env=environment())
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+    found = [json.loads(line) for line in ran(folder, "cluster", "--json").stdout.splitlines()]
     return [node for node in found if node["state"] == "up"]
 
 
@@ -91,7 +87,7 @@ def test_workers_are_one_system_on_one_port(tmp_path: Path) -> None:
             assert sorted(phone.got) == sorted(map(str, range(8)))
             phone.stop()
         leaves = str(nodes(tmp_path)[0]["number"])
-        subprocess.run(command("cluster", "leave", leaves), cwd=tmp_path, env=environment(), timeout=PATIENCE, check=True)
+        assert ran(tmp_path, "cluster", "leave", leaves).returncode == 0
         wait_until(lambda: " has left" in broker.log, "one of them has left")
         assert len(nodes(tmp_path)) == 1, "the other one is still found"
         broker.signal(signal.SIGTERM)
@@ -162,9 +158,7 @@ async def test_a_worker_that_cannot_be_started_again_costs_the_others_nothing(
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, value: str, says: str) -> None:
-    done = subprocess.run(
-        command("serve", "--workers", value), cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
-    )
+    done = ran(tmp_path, "serve", "--workers", value)
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
@@ -174,14 +168,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     url = mongo_server.url(mongo_server.new_database())
     with serving(tmp_path, TIDELINE__PERSISTENCE__URL="memory://") as other:
         bind = f"127.0.0.1:{other.port()}"
-        done = subprocess.run(
-            command("serve", "--workers", "2"),
-            cwd=tmp_path,
-            env=environment(TIDELINE__PERSISTENCE__URL=url, TIDELINE__LISTENERS__0__BIND=bind),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        told = {"TIDELINE__PERSISTENCE__URL": url, "TIDELINE__LISTENERS__0__BIND": bind}
+        done = ran(tmp_path, "serve", "--workers", "2", **told)
     assert done.returncode == 3
     assert f"listeners.mqtt: cannot listen on {bind}: address already in use" in done.stderr

@@ -15,22 +15,7 @@ from broker.cli.check import check
 from broker.cli.main import main
 from storage.errors import StorageUnusable
 from storage.sqlite.serving_lock import ServingLock
-from tests.cli.processes import PATIENCE, command, environment
-
-ROOT = str(Path(__file__).resolve().parents[2])
-
-
-def tideline(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        cwd=folder,
-        env=environment(PYTHONPATH=ROOT, **variables),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+from tests.cli.processes import PATIENCE, ROOT, command, environment, ran
 
 
 def left(folder: Path) -> list[str]:
@@ -79,7 +64,7 @@ def test_a_wrong_argument_is_told_in_a_line(
     ],
 )
 def test_a_command_on_what_there_is_makes_nothing(tmp_path: Path, arguments: list[str]) -> None:
-    done = tideline(tmp_path, *arguments)
+    done = ran(tmp_path, *arguments)
     assert done.returncode == 3, done.stdout + done.stderr
     assert "tideline.db: there is no database" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

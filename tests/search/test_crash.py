@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
-import signal
 import sqlite3
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from plugins.search.own_files import own_engine
 from tests.search.meili_stub import MeiliStub
 from tests.search.stores import MadeUpStore, made_up
 from tests.search.test_fts5 import check_file
+from tests.support.preloaded import ROOT, Preloaded
 from tests.support.seeds import seeds
 
 SIZE = 3000
@@ -30,20 +30,19 @@ def _expected(first: int, last: int) -> set[int]:
 
 async def _run_and_kill(kind: str, where: str, kept: int, reindex: bool, rng: random.Random | None) -> bool:
     """Start an indexing process and kill it some way on, or wait for its end; whether it came to the end."""
-    arguments = ("-m", "tests.search.crash_child", kind, where, str(SIZE), str(kept), "1" if reindex else "0")
-    process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
+    arguments = (kind, where, str(SIZE), str(kept), "1" if reindex else "0")
+    process = Preloaded(arguments, cwd=ROOT, env=os.environ, piped=True, module="tests.search.crash_child")
     assert process.stdout is not None
     lines = rng.randint(1, 8) if rng else 1 << 30
-    seen = b""
-    async with asyncio.timeout(90):
-        while lines and (line := await process.stdout.readline()):
+    seen = ""
+    with process.stdout:
+        while lines and (line := await asyncio.to_thread(process.stdout.readline)):
             seen, lines = line, lines - 1
         if rng:
             await asyncio.sleep(rng.random() * 0.02)  # not a wait: some instant within the work
-            if process.returncode is None:
-                process.send_signal(signal.SIGKILL)
-        await process.wait()
-    return seen.strip() == b"done"
+            process.kill()
+        await asyncio.to_thread(process.wait, 90)
+    return seen.strip() == "done"
 
 
 async def _ids(engine: Engine) -> list[int]:

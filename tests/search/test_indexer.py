@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -501,13 +502,13 @@ async def test_stopping_ends_although_storage_did_not_hear_of_it(engine: Engine,
 
 
 async def test_the_loop_is_never_held(engine: Engine, start: Start) -> None:
+    """It is this thread's processor time that counts: a machine may let the whole process wait."""
     indexer = start(MadeUpStore(3000), engine, batch=500)
     worst, done = 0.0, asyncio.ensure_future(indexer.wait_indexed(3000, SOON))
-    loop = asyncio.get_running_loop()
     while not done.done():
-        before = loop.time()
+        before = time.thread_time()
         await asyncio.sleep(0)
-        worst = max(worst, loop.time() - before)
+        worst = max(worst, time.thread_time() - before)
     assert await done
     assert worst < 0.5, "a page of work on the loop would show"
 

@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from asyncio.subprocess import PIPE, Process
-from contextlib import suppress
+import os
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
-ROOT = Path(__file__).parents[2]
+from tests.support.preloaded import ROOT, Preloaded
 
 
 @dataclass
 class Writer:
     """A running `tests.support.mongo_writer` and what it has acknowledged."""
 
-    process: Process
+    process: Preloaded
     acked: set[int] = field(default_factory=set)
 
     @classmethod
     async def start(
         cls, url: str, name: str = "w", first: int = 1, step: int = 1, groups: int = 10_000, seed: int = 0
     ) -> Writer:
-        arguments = (url, name, first, step, groups, seed)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.support.mongo_writer", *map(str, arguments), stdout=PIPE, cwd=ROOT
-        )
-        return cls(process)
+        arguments = [str(argument) for argument in (url, name, first, step, groups, seed)]
+        start = partial(Preloaded, arguments, cwd=ROOT, env=os.environ, piped=True, module="tests.support.mongo_writer")
+        return cls(await asyncio.to_thread(start))
 
     async def line(self) -> bool:
         """Wait for the next line; False where there is none any more."""
         assert self.process.stdout is not None
-        line = await self.process.stdout.readline()
-        if not line.endswith(b"\n"):
+        line = await asyncio.to_thread(self.process.stdout.readline)
+        if not line.endswith("\n"):
             return False
-        if line.startswith(b"acked"):
+        if line.startswith("acked"):
             self.acked.update(map(int, line.split()[1:]))
         return True
 
@@ -48,7 +44,7 @@ class Writer:
         """Read to the end."""
         while await self.line():
             pass
-        await self.process.wait()
+        await asyncio.to_thread(self.process.wait)
 
     async def kill(self) -> None:
         """SIGKILL."""
@@ -56,5 +52,4 @@ class Writer:
         await self.finish()
 
     def kill_now(self) -> None:
-        with suppress(ProcessLookupError):
-            self.process.kill()
+        self.process.kill()

@@ -1,5 +1,5 @@
-"""``tideline`` as a process of its own, forked from one that has imported it: hundreds of tests start one, and the imports
-are most of what a start costs.
+"""``tideline``, or another module, as a process of its own, forked from one that has imported it: hundreds of tests start one,
+and the imports are most of what a start costs.
 
 Everything else is a start's own: arguments, environment, folder, files, and whatever is done to it by signals. Starts from
 nothing are in `tests/cli/test_serve.py`, `tests/deploy` and wherever a limit of the process matters.
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import select
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,14 +27,40 @@ ROOT = Path(__file__).resolve().parents[2]
 _LONGEST = 1 << 20
 
 
-class Preloaded:
-    """A process of ``tideline`` with `arguments`; what tests use of `subprocess.Popen`, by the same names.
+def completed(
+    arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """``tideline`` with `arguments`, and nothing to read, once it has ended: as `subprocess.run` tells it."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = Preloaded(arguments, cwd=cwd, env=env, log=err, out=out)
+        try:
+            code = process.wait(timeout)
+        finally:
+            process.kill()
+        told = []
+        for file in (out, err):
+            file.seek(0)
+            told.append(file.read().decode())
+    return subprocess.CompletedProcess(arguments, code, *told)
 
-    ``stdout`` is what it writes, line by line, where `piped`; otherwise it goes nowhere. Standard error goes to `log`.
+
+class Preloaded:
+    """A process of ``tideline``, or of another `module`; what tests use of `subprocess.Popen`, by the same names.
+
+    ``stdout`` is what it writes, line by line, where `piped`; otherwise it goes to `out`, or nowhere. Standard error goes to
+    `log`, and without one to that of the tests.
     """
 
     def __init__(
-        self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: IO[bytes], piped: bool = False
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        log: IO[bytes] | None = None,
+        piped: bool = False,
+        out: IO[bytes] | None = None,
+        module: str = "broker.cli",
     ) -> None:
         self.returncode: int | None = None
         self.stdout: IO[str] | None = None
@@ -42,8 +70,10 @@ class Preloaded:
             reads, writes = os.pipe()
             self.stdout = os.fdopen(reads, encoding="utf-8")
         with open(os.devnull, "r+b") as nowhere:
-            files = [nowhere.fileno(), nowhere.fileno() if writes is None else writes, log.fileno()]
-            self.pid = self._parent.start({"arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}, files)
+            told = writes if writes is not None else (out or nowhere).fileno()
+            files = [nowhere.fileno(), told, log.fileno() if log is not None else 2]
+            request = {"module": module, "arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}
+            self.pid = self._parent.start(request, files)
         if writes is not None:
             os.close(writes)
 
@@ -166,15 +196,16 @@ def _tell_ends(given: socket.socket) -> None:
 
 
 def _import() -> None:
-    """What a broker with the plugins that are there by default imports."""
+    """What a broker with the plugins that are there by default imports, over any storage."""
     import plugins.console
     import plugins.http.plugin
     import plugins.jobs.plugin
     import plugins.search.plugin  # noqa: F401
+    import storage.mongo  # noqa: F401
 
 
 def _become(request: dict[str, object], files: list[int]) -> NoReturn:
-    """Go on as ``python -m broker.cli`` does, and never come back."""
+    """Go on as ``python -m`` does with a module, and never come back."""
     for number, file in enumerate(files):
         os.dup2(file, number)
     for file in files:
@@ -183,16 +214,15 @@ def _become(request: dict[str, object], files: list[int]) -> NoReturn:
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for as long as it lives
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.chdir(str(request["cwd"]))
-    given, arguments = request["env"], request["arguments"]
+    given, arguments, module = request["env"], request["arguments"], request["module"]
     assert isinstance(given, dict)
     assert isinstance(arguments, list)
+    assert isinstance(module, str)
     os.environ.clear()
     os.environ.update(given)
     sys.path[0] = str(request["cwd"])
-    sys.argv = ["tideline", *arguments]
-    from broker.cli.entry import main
-
-    main()
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
     sys.exit(0)
 
 
