@@ -16,7 +16,7 @@ from broker.hooks import JobPlugin
 from storage.interface import Storage
 from tests.support import mongo_server
 from tests.support.broker import Broker, running
-from tests.support.until import until
+from tests.support.until import PATIENCE, until
 
 QUIET = {"schedule": "never"}
 LEASE_MS = 200
@@ -48,7 +48,7 @@ class House(Broker):
         if name in ("retention", "inboxes"):
             await self.let_age()
         self.jobs.run(name)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             last = (await self.jobs.ended(name))["last"]
         assert last["outcome"] == "done", last
         return dict(last["detail"])

@@ -334,7 +334,7 @@ async def test_the_search_index_forgets_what_is_removed(house: MakeHouse, tmp_pa
         await fill(made, "chat/a", 4)
         search = made.server.api.plugin(Search)
         assert search is not None
-        assert await search.wait_sequence("chat/a", 4, 10.0)
+        assert await search.wait_sequence("chat/a", 4, 60.0)
         assert (await made.run("retention"))["removed"] == 3
         assert await made.run("index") == {"conversations": 1, "messages": 1, "missing": 0, "surplus": 0}
         page = await search.search(Query())

@@ -25,7 +25,7 @@ from storage.factory import open_url
 from tests.cli.processes import Api, serving
 from tests.http.conftest import Site, passwords, site, sites
 from tests.support.storages import storage_url
-from tests.support.until import until, wait_until
+from tests.support.until import PATIENCE, until, wait_until
 
 __all__ = ["passwords", "sites"]
 
@@ -192,7 +192,11 @@ def killed(folder: Path, url: str, rounds: int, kills: int) -> None:
             broker.wait()
     with serving(folder, **variables) as broker:
         api = Api(broker, folder)
-        done = wait_until(lambda: (state := api.client.get("/erasures/user/u/ann").json())["state"] == "done" and state)
+        done = wait_until(
+            lambda: (state := api.client.get("/erasures/user/u/ann").json())["state"] == "done" and state,
+            "it is done",
+            3 * PATIENCE,
+        )
         assert done["failed"] == 0
         files = [folder / "data" / f"t.db{end}" for end in ("", "-wal")]
         wait_until(lambda: not any(b"secret-0" in file.read_bytes() for file in files if file.exists()), "gone from the files")

@@ -54,7 +54,8 @@ async def test_the_recipe_works(tmp_path: Path) -> None:
     operator = tmp_path / "data" / "operator.json"
     operator.parent.mkdir()
     http: dict[str, Any] = {"bind": "127.0.0.1:0", "operator_file": str(operator)}
-    async with site(f"sqlite:///{tmp_path}/t.db", plugins={"recall": {}, "accounts": {}, "http": http}) as made:
+    plugins: dict[str, Any] = {"recall": {}, "accounts": {}, "http": http}
+    async with site(f"sqlite:///{tmp_path}/t.db", plugins=plugins, hooks={"timeout": 60}) as made:
         await said(made, "u/alice", "chat/alice", counts[0])
         await said(made, "u/bob", "chat/room", counts[1])
         assert (await made.caller().post("/users", json={"name": "alice", "password": "correct horse"})).status_code == 201

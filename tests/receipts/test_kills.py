@@ -65,7 +65,9 @@ async def connected(port: int, name: str) -> Client:
 
 
 def caller(http: int, name: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{http}/v1", auth=(name, name), timeout=60)
+    """A new connection for each request: the broker closes one that is idle for seconds, and a busy machine lets it be idle."""
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{http}/v1", auth=(name, name), timeout=60, limits=limits)
 
 
 async def whole(http: httpx.AsyncClient, id: str) -> tuple[dict[str, int], dict[str, Any], set[str]]:

@@ -61,7 +61,7 @@ async def _publish(
 async def test_a_published_message_is_found_whole_and_highlighted(plugin: SearchPlugin, storage: MemoryStorage) -> None:
     publisher = Publisher(storage)
     await _publish(plugin, storage, publisher, "Let's <b>meet</b> at noon", '{"note": "明天会议", "n": 3}')
-    assert await plugin.wait_indexed(2, 10)
+    assert await plugin.wait_indexed(2, 60)
     (hit,) = (await plugin.search(Query(q="noon"))).hits
     assert hit.message.payload == b"Let's <b>meet</b> at noon"
     assert hit.highlight == "Let&#x27;s &lt;b&gt;meet&lt;/b&gt; at <mark>noon</mark>"
@@ -73,7 +73,7 @@ async def test_a_published_message_is_found_whole_and_highlighted(plugin: Search
 async def test_what_the_store_has_no_longer_is_not_shown(plugin: SearchPlugin, storage: MemoryStorage) -> None:
     publisher = Publisher(storage)
     await _publish(plugin, storage, publisher, "common 1", "common 2", "common 3")
-    assert await plugin.wait_indexed(3, 10)
+    assert await plugin.wait_indexed(3, 60)
     await storage.prune_conversation("chat/a", 3)
     assert [hit.message.seq for hit in (await plugin.search(Query(q="common "))).hits] == [3]
     plugin.forget("chat/a", 3)
@@ -86,7 +86,7 @@ async def test_what_the_store_has_no_longer_is_not_shown(plugin: SearchPlugin, s
 
 async def test_a_writer_can_wait_for_its_own_sequence(plugin: SearchPlugin, storage: MemoryStorage) -> None:
     publisher = Publisher(storage)
-    waiting = asyncio.ensure_future(plugin.wait_sequence("chat/a", 2, 10))
+    waiting = asyncio.ensure_future(plugin.wait_sequence("chat/a", 2, 60))
     await _publish(plugin, storage, publisher, "one", "two", "three")
     assert await waiting
     assert not await plugin.wait_sequence("chat/a", 4, 0.05)
@@ -98,7 +98,7 @@ async def test_a_writer_can_wait_for_its_own_sequence(plugin: SearchPlugin, stor
 async def test_lag_and_reindex(plugin: SearchPlugin, storage: MemoryStorage) -> None:
     publisher = Publisher(storage)
     await _publish(plugin, storage, publisher, *[f"common {n}" for n in range(50)])
-    assert await plugin.wait_indexed(50, 10)
+    assert await plugin.wait_indexed(50, 60)
     seen: list[Progress] = []
     assert await plugin.reindex(seen.append) == 50
     assert seen[-1] == Progress(50, 1.0)
@@ -122,7 +122,7 @@ async def test_what_has_expired_is_not_shown(plugin: SearchPlugin, storage: Memo
     for number, expires in ((1, now - 1000), (2, now + 60_000), (3, 0)):
         message = Message(number, "chat/a", "u/ann", "phone", now, 1, b"common", expires=expires)
         await storage.commit([Append(message)])
-    assert await plugin.wait_indexed(3, 10)
+    assert await plugin.wait_indexed(3, 60)
     assert {hit.message.id for hit in (await plugin.search(Query(q="common"))).hits} == {2, 3}
 
 
@@ -135,7 +135,7 @@ async def test_over_meilisearch(stub: MeiliStub, storage: MemoryStorage, monkeyp
         await plugin.search(Query(q="x"))
     stub.unavailable = False
     await _publish(plugin, storage, Publisher(storage), "明天会议 with a meeting")
-    assert await plugin.wait_indexed(1, 20)
+    assert await plugin.wait_indexed(1, 60)
     (hit,) = (await plugin.search(Query(q="会议 meeting"))).hits
     assert hit.highlight == "明天<mark>会议</mark> with a <mark>meeting</mark>"
     await plugin.close()

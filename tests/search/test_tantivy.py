@@ -140,7 +140,7 @@ async def test_the_indexer_has_recalled_words_leave(tmp_path: Path) -> None:
     await publisher.publish("the xylophonequartz secret", "the other one")
     indexer = Indexer(storage, engine, gather=0.0, poll=0.01, yields=False)
     indexer.start()
-    assert await indexer.wait_indexed(2, 10)
+    assert await indexer.wait_indexed(2, 60)
     await engine.delete([1])
     indexer._purges = True
     await until(lambda: not indexer._purges and "xylophonequartz" not in words_of(folder))

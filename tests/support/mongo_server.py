@@ -156,7 +156,7 @@ def address() -> tuple[str, int]:
     return host, int(port or "27017")
 
 
-_NEVER_AWAY = "serverSelectionTimeoutMS=30000&connectTimeoutMS=30000"
+_NEVER_AWAY = "serverSelectionTimeoutMS=30000&connectTimeoutMS=30000&socketTimeoutMS=120000"
 """A machine that does ten things at once may need longer than the backend gives a server that may be away."""
 
 
