@@ -70,8 +70,9 @@ def test_packages_know_each_other_in_no_circle() -> None:
 
 
 def test_a_circle_would_be_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, text in (("one", "from storage import two"), ("two", "def later():\n    import storage.one")):
-        path = tmp_path / f"{name}.py"
-        path.write_text(text)
-        monkeypatch.setitem(MODULES, f"storage.{name}", path)
+    made = {f"storage.{name}": tmp_path / f"{name}.py" for name in ("one", "two", "three")}
+    monkeypatch.setattr(f"{__name__}.MODULES", made)
+    made["storage.one"].write_text("from storage import two")
+    made["storage.two"].write_text("def later():\n    import storage.one")
+    made["storage.three"].write_text("import storage.one")
     assert set(circle(graph(types=False))) == {"storage.one", "storage.two"}

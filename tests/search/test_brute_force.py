@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -121,9 +122,32 @@ def _by_hand(written: list[str], whole: bool) -> re.Pattern[str]:
 @pytest.mark.parametrize("seed", seeds(0, more=[1, 2]))
 async def test_what_is_written_joined_is_found_side_by_side(engine: Engine, seed: int) -> None:
     rng = random.Random(seed)
-    texts = {number: "".join(_written(rng, rng.randint(2, 7), GAPS)) for number in range(1, 401)}
+    texts = _texts(rng)
     await engine.index([Document(n, "t", n, "u/a", "d", START + n, text) for n, text in texts.items()], {0: 400})
     found_some = 0
+    for q, expected in _asked(rng, texts):
+        results = await engine.search(Query(q=q, limit=100, sort=rng.choice(["relevance", "newest", "oldest"])))
+        assert results.total == len(expected), q
+        assert {hit.id for hit in results.hits} <= expected, q
+        found_some += bool(expected)
+    assert found_some > 25
+
+
+@pytest.mark.parametrize("seed", seeds(0, more=[1, 2]))
+def test_what_is_written_joined_matches_side_by_side(seed: int) -> None:
+    """Where no index is asked."""
+    rng = random.Random(seed)
+    texts = _texts(rng)
+    for q, expected in _asked(rng, texts):
+        assert {number for number, text in texts.items() if matches(text, parse(q))} == expected, q
+
+
+def _texts(rng: random.Random) -> dict[int, str]:
+    return {number: "".join(_written(rng, rng.randint(2, 7), GAPS)) for number in range(1, 401)}
+
+
+def _asked(rng: random.Random, texts: dict[int, str]) -> Iterator[tuple[str, set[int]]]:
+    """Queries, and which of the texts each must find."""
     for _ in range(120):
         written = _written(rng, rng.randint(1, 3), [gap for gap in GAPS if " " not in gap])
         if rng.random() < 0.5:
@@ -131,10 +155,4 @@ async def test_what_is_written_joined_is_found_side_by_side(engine: Engine, seed
         end = rng.choice(["", " "])
         q = "".join(written) + end
         hand = _by_hand(written, whole=bool(end) or q.endswith(("'t", "'d", "'s", "'m", "'ll", "'re", "'ve")))
-        expected = {number for number, text in texts.items() if hand.search(text)}
-        results = await engine.search(Query(q=q, limit=100, sort=rng.choice(["relevance", "newest", "oldest"])))
-        assert results.total == len(expected), q
-        assert {hit.id for hit in results.hits} <= expected, q
-        assert {number for number, text in texts.items() if matches(text, parse(q))} == expected, q
-        found_some += bool(expected)
-    assert found_some > 25
+        yield q, {number for number, text in texts.items() if hand.search(text)}

@@ -18,6 +18,14 @@ __all__ = ["every_write_names_its_shard_key"]
 KINDS = [pytest.param(name, marks=[pytest.mark.slow] if kind.repeats else []) for name, kind in sorted(backends().items())]
 
 
+LARGE = pytest.mark.parametrize(
+    "backend",
+    [pytest.param(kind.values[0], marks=[pytest.mark.slow]) if kind.values[0] == "mongo-two" else kind for kind in KINDS],
+    indirect=True,
+)
+"""For a test of very many rows, which `make test` does not ask two writers about: what they do is what one does."""
+
+
 @pytest.fixture(params=KINDS)
 async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
     backend = backends()[request.param](tmp_path)

@@ -10,6 +10,7 @@ from storage.errors import IdempotencyConflict, MessageRefused
 from storage.interface import Storage
 from storage.records import Append, DeviceKey, PutRow, Release
 from tests.storage.backends import Backend
+from tests.storage.conftest import LARGE
 from tests.storage.samples import START, Maker, all_retained, collect, fields_of, opened, whole_conversation, whole_inbox
 
 ANN = DeviceKey("u/ann", "phone")
@@ -119,6 +120,7 @@ async def test_a_message_reaches_many_recipients_once_each(storage: Storage, mak
     assert [s for s, _, _ in await whole_inbox(storage, "u/499")] == [1]
 
 
+@LARGE
 async def test_very_many_timelines_in_one_group(storage: Storage, make: Maker) -> None:
     group = [make.append(f"t/{n}", [f"u/{n}"]) for n in range(1500)]
     await storage.commit(group)

@@ -14,6 +14,7 @@ from storage.records import (
     Subscription,
     Unsubscribe,
 )
+from tests.storage.conftest import LARGE
 from tests.storage.samples import Maker, opened, subscribe
 
 PHONE, TABLET, OTHER = DeviceKey("u/ann", "phone"), DeviceKey("u/ann", "tablet"), DeviceKey("u/bob", "phone")
@@ -24,6 +25,7 @@ def closed(key: DeviceKey, *, expiry: int = 3600, at: int = 0, will: bytes | Non
     return CloseSession(key, 1, False, expiry, at, will, will_at)
 
 
+@LARGE
 async def test_every_subscription_is_told(storage: Storage) -> None:
     many = [DeviceKey(f"u/{n}", f"d{n}") for n in range(1203)]
     group: list[Operation] = [op for key in many for op in (opened(key), subscribe(key, f"t/{key.client_id}"))]
@@ -105,6 +107,7 @@ async def test_devices_with_a_client_id(storage: Storage) -> None:
     assert await storage.devices_named("y", "", 9) == []
 
 
+@LARGE
 async def test_lowest_offsets(storage: Storage) -> None:
     await storage.commit(Maker().appends(9, to=["u/ann", "u/bob"]))
     many = [DeviceKey(f"u/c{n}", "d") for n in range(1203)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from storage.interface import Pointer, Storage
 from storage.records import DeviceKey, Subscribe, Subscription
 from tests.storage.backends import Backend
+from tests.storage.conftest import LARGE
 from tests.storage.samples import Maker, opened, whole_inbox
 
 
@@ -70,6 +71,7 @@ async def test_pruning_an_inbox_leaves_the_conversation(storage: Storage, make: 
     assert len(await whole_inbox(storage, "u/bob")) == 3
 
 
+@LARGE
 async def test_more_than_one_step_of_pruning(storage: Storage, make: Maker) -> None:
     for _ in range(5):
         await storage.commit(make.appends(700, to=["u/ann"]))

@@ -15,6 +15,7 @@ from storage.records import (
     Subscription,
     Unsubscribe,
 )
+from tests.storage.conftest import LARGE
 from tests.storage.samples import START, Maker, collect, device_fields, fields_of, opened, subscribe, whole_inbox
 
 ANN = DeviceKey("u/ann", "phone")
@@ -317,6 +318,7 @@ async def test_an_entry_of_an_unstored_retained_message(storage: Storage, make: 
     assert await whole_inbox(storage, "u/ann") == [(1, None, "phone")]
 
 
+@LARGE
 async def test_devices_of_many_pages_come_each_with_its_own_subscriptions(storage: Storage) -> None:
     """Also those whose names begin with another one's, and those of one user beside many others'."""
     names = [f"{n:03}" + end for n in range(150) for end in ("", "\x01", "a")]
