@@ -13,7 +13,7 @@ generation beside it, and a swap is one small transaction, so that a crash leave
 - ``positions``: how far each writer's messages are indexed, for each generation; ``generations.position`` is the one id for
   all that earlier versions kept.
 - ``conversations_<g>``, ``senders_<g>``, ``devices_<g>``: numbers for names; `plugins.search.fts5_names` says when
-  they go. ``words_<g>``: words by first letter and length, where typos look.
+  they go. ``words_<g>``: words by first letter and length, where typos look; they go by `plugins.search.fts5_vocabulary`.
 
 Over 300 lines: all that writes to these tables.
 """
@@ -43,6 +43,7 @@ from plugins.search.fts5_layout import (
     term,
 )
 from plugins.search.fts5_names import Names
+from plugins.search.fts5_vocabulary import Vocabulary
 from plugins.search.terms import ONE_TYPO
 from plugins.search.text import cut, solitary
 from storage.cluster import number_of
@@ -57,8 +58,9 @@ _CHECKPOINT = 4000
 _LONGEST_WORD = 32
 _MERGED = 500
 """Pages that one step of `Generation.purge` writes."""
-_DUE, _UNDER_WAY = 1, 2
-"""Of ``purge_<g>`` in ``meta``: something was deleted, and a purge that began before that goes on."""
+_DUE, _UNDER_WAY, _FORGOTTEN = 1, 2, 4
+"""Of ``purge_<g>`` in ``meta``: something was deleted; a purge that began before that goes on; retention has removed something,
+which has no hurry until it is deleted too."""
 _MERGED_AT = 8
 """Segments of one size at which FTS5 begins to make one of them. With its own 4, merging took twice the processor time."""
 _LISTED = "rowid IN (SELECT value FROM json_each(?))"
@@ -142,7 +144,7 @@ def drop_others(db: sqlite3.Connection, live: int) -> None:
         kind, _, generation = name.partition("_")
         if kind in KINDS and generation.isdigit() and int(generation) != live:
             db.execute(f"DROP TABLE IF EXISTS {name}")
-    for key in ("purge", "overrun", "names"):
+    for key in ("purge", "overrun", "names", "vocabulary"):
         db.execute("DELETE FROM meta WHERE key LIKE ? AND key != ?", (f"{key}%", f"{key}_{live}"))
     db.execute("DELETE FROM positions WHERE generation != ?", (live,))
     db.execute("DELETE FROM generations WHERE id != ?", (live,))
@@ -171,8 +173,9 @@ class Generation:
         if self._layout.number < 2:
             del kinds["devices"]  # those rows have the name itself
         self._names = Names(db, generation, kinds)
+        self._vocabulary = Vocabulary(db, generation, self._unlearn)
         self._uncut = False
-        """Whether names that were removed may be in the file, or the log, until that is cut."""
+        """Whether names and words that were removed may be in the file, or the log, until that is cut."""
 
     def positions(self) -> Positions:
         """The positions that were committed last."""
@@ -193,26 +196,34 @@ class Generation:
     def delete(self, ids: Collection[int]) -> None:
         """Remove messages by id, and the words that no other has. What FTS5 still holds of them is for `purge`."""
         with _Transaction(self):
-            asked = (json.dumps(list(self._there(ids).values())),)
+            there = self._there(ids)
+            asked = (json.dumps(list(there.values())),)
             bodies = self.db.execute(
                 f"SELECT body FROM {self._docs} JOIN bodies_{self.number} USING (rowid) WHERE {_LISTED}", asked
             )
             words = {word for (body,) in bodies.fetchall() for word in unpacked(body).split()}
             if self._remove(_LISTED, asked):
                 self._unlearn(words)
-                due = "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value | excluded.value"
-                self.db.execute(due, (self._purge, _DUE))
+                self._note(_DUE)
+            if not there.keys() >= set(ids):  # retention may have been there before
+                self.db.execute(
+                    "UPDATE meta SET value = value | ? WHERE key = ? AND value & ?", (_DUE, self._purge, _FORGOTTEN)
+                )
+
+    def _note(self, what: int) -> None:
+        sql = "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value | excluded.value"
+        self.db.execute(sql, (self._purge, what))
 
     def purge(self) -> bool:
         """One step of merging all segments into one, which alone lets go of what was deleted, and behind that of removing the
-        names that no message has any more; whether there is more to do.
+        names and words that no message has any more; whether there is more to do.
 
         At the end the log is cut, which has what the file had before. What was deleted meanwhile has its turn only then, so
         that each comes to its end.
         """
         row = self.db.execute("SELECT value FROM meta WHERE key = ?", (self._purge,)).fetchone()
-        if row is None:
-            return self._remove_names()
+        if row is None or row[0] == _FORGOTTEN:
+            return self._remove_unused()
         changes = self.db.total_changes
         with _Transaction(self):
             # A negative number begins: every segment is to be merged, however few there are. A positive one goes on.
@@ -224,22 +235,23 @@ class Generation:
             return True
         if not self._cut_log():
             return True
-        if state & _DUE:
-            self.db.execute("UPDATE meta SET value = ? WHERE key = ?", (_DUE, self._purge))
-            return True
-        self.db.execute("DELETE FROM meta WHERE key = ?", (self._purge,))
-        return self._names.due
+        if meanwhile := state & ~_UNDER_WAY:
+            self.db.execute("UPDATE meta SET value = ? WHERE key = ?", (meanwhile, self._purge))
+        else:
+            self.db.execute("DELETE FROM meta WHERE key = ?", (self._purge,))
+        return bool(meanwhile & _DUE) or self._names.due or self._vocabulary.due
 
-    def _remove_names(self) -> bool:
-        if self._names.under_way or self._names.due:
-            with _Transaction(self):
-                if not self._names.under_way:
-                    self._forget_numbers()
-                    self._names.begin()
-                more = self._names.step()
-            if more:
-                return True
-            self._uncut = True
+    def _remove_unused(self) -> bool:
+        for kind in (self._names, self._vocabulary):
+            if kind.under_way or kind.due:
+                with _Transaction(self):
+                    if not kind.under_way:
+                        self._forget_numbers()
+                        kind.begin()
+                    more = kind.step()
+                if more:
+                    return True
+                self._uncut = True
         if self._uncut:
             self._uncut = not self._cut_log()
         return self._uncut
@@ -262,12 +274,16 @@ class Generation:
             if self.db.execute(f"SELECT 1 FROM {self._docs} WHERE conversation = ? LIMIT 1", row).fetchone() is None:
                 self.db.execute(f"DELETE FROM conversations_{self.number} WHERE id = ?", row)
                 self._conversations.pop(topic, None)
+            if removed:
+                self._note(_FORGOTTEN)
+                self._vocabulary.removed()
         return removed
 
     def reset_caches(self) -> None:
         """Forget what a transaction that was rolled back may have put there."""
         self._forget_numbers()
         self._names.abandon()
+        self._vocabulary.abandon()
         self._words.clear()
         self._last = self._overrun = None
         self._taken = 0, 0
@@ -392,7 +408,7 @@ class Generation:
         return number
 
     def _learn(self, words: Iterable[str]) -> None:
-        """Remember the words that a typo could mean. They stay when their messages go: a word without hits does no harm."""
+        """Remember the words that a typo could mean. Those without hits do no harm until they go."""
         if len(self._words) > _KNOWN:
             self._words.clear()
         new = [word for word in words if word not in self._words and worth_learning(word)]

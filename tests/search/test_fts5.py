@@ -15,6 +15,7 @@ import plugins.search.fts5 as fts5
 import plugins.search.fts5_index as fts5_index
 import plugins.search.fts5_layout as fts5_layout
 import plugins.search.fts5_names as fts5_names
+import plugins.search.fts5_vocabulary as fts5_vocabulary
 from broker.ids import EPOCH
 from plugins.search.engine import Document, Query, SearchUnavailable, SearchUnusable
 from plugins.search.fts5 import Fts5Engine
@@ -142,6 +143,42 @@ async def test_names_of_which_no_message_is_left_go(path: Path, monkeypatch: pyt
     await engine.index([said(18, "c", "bob")], {0: 18})
     for who, ids in (("bob", [18]), ("ann", [16]), ("eve", [])):
         assert [hit.id for hit in (await engine.search(Query("text", sender=f"u/{who}"))).hits] == ids
+    await engine.close()
+
+
+async def test_words_of_which_retention_left_no_message_are_not_taken_for_a_typo(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They leave the vocabulary behind the names, some a step; also where it is closed between two, and where messages come or
+    go meanwhile."""
+    monkeypatch.setattr(fts5_vocabulary, "_AT_ONCE", 2)
+
+    def words() -> list[str]:
+        with closing(sqlite3.connect(path)) as db:
+            (live,) = db.execute("SELECT value FROM meta WHERE key = 'live'").fetchone()
+            return [word for (word,) in db.execute(f"SELECT word FROM words_{live} ORDER BY word")]
+
+    texts = ["apple apricot", "banana cherry", "damson", "elder", "figtree", "grape apple"]
+    documents = [_document(number, text) for number, text in enumerate(texts, 1)]
+    engine = Fts5Engine(path)
+    await engine.open()
+    await engine.index(documents, {0: 6})
+    await engine.forget("t", 5)
+    assert words() == ["apple", "apricot", "banana", "cherry", "damson", "elder", "figtree", "grape"]
+    while "apricot" in words():
+        assert await engine.purge()
+    assert words()[:2] == ["apple", "banana"]
+    await engine.close()
+    engine = Fts5Engine(path)
+    await engine.open()
+    assert await engine.purge()
+    await engine.index([_document(7, "apricot cherry")], {0: 7})
+    await engine.forget("t", 6)
+    while await engine.purge():
+        pass
+    assert words() == ["apple", "apricot", "cherry", "grape"]
+    await engine.index([_document(8, "banana")], {0: 8})
+    assert [hit.id for hit in (await engine.search(Query("bananna"))).hits] == [8]
     await engine.close()
 
 

@@ -57,6 +57,35 @@ async def test_the_words_of_deleted_messages_are_in_no_file(tmp_path: Path) -> N
     await engine.close()
 
 
+async def test_the_words_of_what_retention_removed_leave_once_it_is_deleted_too(tmp_path: Path) -> None:
+    """It goes first where the recall of it is read then, or where it was erased. Till then nothing is merged for it."""
+    path = tmp_path / "search" / "search.db"
+    engine = Fts5Engine(path)
+    await engine.open()
+    documents = [Document(n + 1, "t", n + 1, "u/ann", "phone", 1000 + n, word(n)) for n in range(20)]
+    for start in range(0, 20, 10):
+        await engine.index(documents[start : start + 10], {0: start + 10})
+    await engine.forget("t", 11)
+    await engine.delete([21])
+    while await engine.purge():
+        pass
+    assert found_in(path, range(20)) == list(range(10, 20))
+    await engine.forget("t", 12)
+    while await engine.purge():
+        pass
+    assert found_in(path, range(20)) == list(range(10, 20)), "else it is merged each time"
+    await engine.close()
+    engine = Fts5Engine(path)
+    await engine.open()
+    await engine.delete([11, 12])
+    while await engine.purge():
+        pass
+    assert found_in(path, range(20)) == list(range(12, 20))
+    await engine.delete([1])
+    assert not await engine.purge(), "nothing is left of what was removed"
+    await engine.close()
+
+
 async def test_a_purge_comes_to_its_end_though_more_is_deleted_between_its_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
