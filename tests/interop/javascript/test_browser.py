@@ -68,6 +68,29 @@ FOUND = """async () => {
   return (await store.waiting()).map(({ key }) => key);
 }"""
 
+EARLIER = """async () => {
+  const request = indexedDB.open("tideline:killed", 1);
+  request.onupgradeneeded = () => {
+    const database = request.result;
+    database.createObjectStore("messages", { keyPath: "id" }).createIndex("place", ["topic", "seq"]);
+    database.createObjectStore("positions", { keyPath: "topic" });
+    const outbox = database.createObjectStore("outbox", { keyPath: "place", autoIncrement: true });
+    outbox.createIndex("key", "key", { unique: true });
+    database.createObjectStore("meta");
+    for (const [key, reason] of [["one", ""], ["two", "too large"]]) {
+      outbox.add({ key, topic: `chat/${key}`, payload: new Uint8Array(3), receipt: [], reason });
+    }
+  };
+  await new Promise((resolve) => { request.onsuccess = resolve; });
+  window.held = request.result;
+}"""
+SENDING = """async () => {
+  const { IndexedDbStore } = await import("/sources/src/stores/indexeddb.js");
+  const store = new IndexedDbStore("killed");
+  await store.open();
+  return Promise.all(["chat/one", "chat/two"].map((topic) => store.sending(topic)));
+}"""
+
 
 @pytest.fixture(scope="module")
 def pages(project: Path) -> Iterator[str]:
@@ -120,6 +143,27 @@ def test_a_second_tab_is_told(pages: str, visit: Callable[..., Any]) -> None:
     assert other.evaluate(opens) == "StoreInUse: database tideline:killed: another tab has it open; one tab for each device"
     page.close()
     assert other.evaluate(opens) == ""
+
+
+def test_a_tab_with_what_an_earlier_version_opened_is_waited_for_and_told(pages: str, visit: Callable[..., Any]) -> None:
+    """As where the page came by plain HTTP: there are no locks there. Once that tab has gone, what it kept is there."""
+    page = visit(f"{pages}/sources/test/")
+    page.evaluate(EARLIER)
+    other = page.context.new_page()
+    other.goto(f"{pages}/sources/test/")
+    told = FOUND.replace(
+        "await store.open();", "return await store.open().then(() => '', (error) => `${error.name}: ${error.message}`);"
+    ).replace("async () => {", "async () => { Object.defineProperty(navigator, 'locks', { value: undefined });", 1)
+    wanted = "StoreInUse: database tideline:killed: another tab has it open; one tab for each device"
+    assert other.evaluate(told) == wanted
+    assert other.evaluate(told) == wanted, "and what was given up holds nobody up"
+    page.close()
+    wait_until(lambda: other.evaluate(told) == "", "it is open")
+    assert other.evaluate(FOUND) == ["one", "two"]
+    again = page.context.new_page()
+    again.goto(f"{pages}/sources/test/")
+    other.close()
+    assert again.evaluate(SENDING) == [True, False]
 
 
 def test_what_is_kept_outlives_a_killed_browser(pages: str, tmp_path: Path, chromium: Any) -> None:

@@ -9,6 +9,9 @@ import { Message } from "../model.js";
 const PATIENCE = 3000;
 /** Of what is in the database: 2 has an index of the outbox by topic. */
 const VERSION = 2;
+/** Names that this page has given up to open, while another tab has an earlier version open: behind a request that waits for that,
+ * the next one would wait without a word. @type {Set<string>} */
+const givenUp = new Set();
 
 /** @template T @param {IDBRequest<T>} request @returns {Promise<T>} */
 const answer = (request) =>
@@ -54,12 +57,17 @@ export class IndexedDbStore {
         resolve(undefined);
       });
       navigator.locks.request(this.#name, { signal: late }, held).catch((error) =>
-        reject(late.aborted ? new StoreInUse(`database ${this.#name}: another tab has it open; one tab for each device`) : error));
+        reject(late.aborted ? this.#inUse : error));
     });
   }
 
-  /** @returns {Promise<IDBDatabase>} */
-  #opened() {
+  get #inUse() {
+    return new StoreInUse(`database ${this.#name}: another tab has it open; one tab for each device`);
+  }
+
+  /** Without locks, a tab with an earlier version of it may go on for ever. @returns {Promise<IDBDatabase>} */
+  async #opened() {
+    if (givenUp.has(this.#name)) throw this.#inUse;
     const request = indexedDB.open(this.#name, VERSION);
     request.onupgradeneeded = ({ oldVersion }) => {
       const database = request.result;
@@ -71,7 +79,17 @@ export class IndexedDbStore {
       }
       request.transaction?.objectStore("outbox").createIndex("topic", ["topic", "reason"]);
     };
-    return answer(request);
+    const opened = answer(request);
+    const late = new Promise((_, reject) => {
+      request.onblocked = () => setTimeout(() => reject(this.#inUse), PATIENCE);
+    });
+    try {
+      return await Promise.race([opened, late]);
+    } catch (error) {
+      givenUp.add(this.#name);
+      opened.then((database) => database.close(), () => {}).finally(() => givenUp.delete(this.#name));
+      throw error;
+    }
   }
 
   async close() {
