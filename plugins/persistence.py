@@ -28,9 +28,14 @@ class PersistencePlugin(GroupPlugin, StoragePlugin):
         """What is kept of which topics (`plugins.policy`); without any, everything but ``$`` topics is stored and synced."""
 
         def __post_init__(self) -> None:
-            size = parse_size(self.low_water_bytes)
+            try:
+                size = parse_size(self.low_water_bytes)
+            except ValueError:
+                size = None
             if not isinstance(size, int) or size < 0:
-                raise ValueError('low_water_bytes must be a size in bytes, such as 65536 or "64 MiB"')
+                raise ValueError(
+                    f'low_water_bytes {self.low_water_bytes!r}: must be a size in bytes, such as 65536 or "64 MiB"'
+                )
             self.low_water_bytes = size
             try:
                 open_url(self.url)  # nothing is opened yet

@@ -42,7 +42,8 @@ def tell_of_attachments(config: Path | None, data: Path | None, url: str | None,
     options = None if url is not None else read_settings(config, data).plugins.get("attachments")
     if options is None:
         return
-    folder = options.get("directory") or Path(address(config, data, url).removeprefix("sqlite:///")).parent / "attachments"
+    beside = Path(address(config, data, url).removeprefix("sqlite://").removeprefix("/")).parent / "attachments"
+    folder = options.get("directory") or beside
     where = "their bucket" if options.get("s3") else folder
     told = (
         "have those that belong to this data there before the broker starts, and keep a copy of others"

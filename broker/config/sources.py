@@ -185,6 +185,19 @@ def overlay_environment(
         problem = _lay(sources, keys, variable, parse_scalar(environ[variable]), names)
         if problem:
             sources.problems.append(f"{variable}: {problem}")
+    for variable in sorted(environ):
+        if meant := _meant(variable):
+            sources.problems.append(f"{variable}: names no setting, did you mean {meant!r}?")
+
+
+def _meant(variable: str) -> str:
+    """What a variable was to be that has one underscore where two belong: it would be passed over, and the default hold.
+
+    One without any pair is not asked about: Kubernetes makes such names itself (``TIDELINE_MQTT_SERVICE_HOST``).
+    """
+    first = ENVIRONMENT_PREFIX[:-1]
+    rest = variable.removeprefix(first)
+    return ENVIRONMENT_PREFIX + rest if variable.startswith(first) and rest[:1] != "_" and "__" in rest else ""
 
 
 def _keys(variable: str, at_the_top: Collection[str]) -> list[str]:

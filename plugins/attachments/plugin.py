@@ -70,7 +70,7 @@ class AttachmentsPlugin(GroupPlugin):
             return Directory(Path(self.config.directory))
         if not url.startswith("sqlite://"):
             raise StartError("plugins.attachments: say where the bytes are: directory, or s3")
-        return Directory(Path(url.removeprefix("sqlite:///")).parent / "attachments")
+        return Directory(Path(url.removeprefix("sqlite://").removeprefix("/")).parent / "attachments")
 
     async def on_broker_post_start(self) -> None:
         """Refuse to start where the bytes could not be kept, or other nodes would not find them."""

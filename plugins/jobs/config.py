@@ -112,7 +112,11 @@ class Retention(Scheduled):
             if not (number.isascii() and number.isdigit() and int(number) <= 100):
                 raise ValueError(f'retention.keep_free {text!r}: must be 0% to 100%, or a size, such as "5 GiB"')
             return total * int(number) // 100
-        return _size("keep_free", text, '"10%" of the disk, or a size, such as "5 GiB"')
+        meant = '"10%" of the disk, or a size, such as "5 GiB"'
+        size = _size("keep_free", text, meant)
+        if 0 < size <= 100:  # a percentage without its sign would keep so many bytes free, and nobody is acknowledged by then
+            raise ValueError(f"retention.keep_free {text!r}: must be {meant}")
+        return size
 
     def rule(self, topic: str) -> Rule | None:
         """The rule of a topic."""

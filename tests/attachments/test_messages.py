@@ -90,6 +90,13 @@ async def test_an_attachment_whose_bytes_are_away_is_told_and_given_once_they_ar
         assert (await caller.get(path)).status_code == 503
 
 
+async def test_they_are_beside_the_database_however_its_url_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with site("sqlite://t.db", plugins={"attachments": {}}):
+        assert (tmp_path / "t.db").exists()
+        assert (tmp_path / "attachments").is_dir()
+
+
 async def test_a_message_names_what_it_may_have(tmp_path: Path) -> None:
     """Over MQTT 5: the rest of the group is stored. A message that is sent again is a repeat as any."""
     async with site(url_of(tmp_path), plugins={"attachments": {}, "jobs": {}}) as made:

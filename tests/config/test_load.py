@@ -148,6 +148,15 @@ def test_an_unreadable_file_is_one_line(tmp_path: Path) -> None:
 # --- environment ---------------------------------------------------------------------------------------------------
 
 
+def test_a_variable_that_lacks_an_underscore_is_refused_and_those_of_others_are_not() -> None:
+    others = {"TIDELINE_CONFIG": "x", "TIDELINE_MQTT_SERVICE_HOST": "10.0.0.1", "TIDELINE_PORT_1883_TCP": "x", "MY__VAR": "1"}
+    load(None, others)
+    with pytest.raises(ConfigError) as refused:
+        load(None, {**others, "TIDELINE_MQTT__INFLIGHT_WINDOW": "5"})
+    told = "TIDELINE_MQTT__INFLIGHT_WINDOW: names no setting, did you mean 'TIDELINE__MQTT__INFLIGHT_WINDOW'?"
+    assert refused.value.problems == [told]
+
+
 def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
     loaded = settings(
         tmp_path,

@@ -106,6 +106,8 @@ def test_a_limit_that_is_none_is_refused_by_name() -> None:
         ("max_bytes", "10%"),
         ("keep_free", "101%"),
         ("keep_free", "x%"),
+        ("keep_free", 10),
+        ("keep_free", "10"),
     ]:
         with pytest.raises(ValueError, match=f"retention.{field} {value!r}: must be "):
             Retention(**{field: value})  # type: ignore[arg-type]

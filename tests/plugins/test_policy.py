@@ -84,7 +84,7 @@ class TestPersistence:
 
     @pytest.mark.parametrize("given", [-1, "much", "0.3", 1.5])
     def test_a_bad_low_water_mark(self, given: Any) -> None:
-        with pytest.raises(ValueError, match="size in bytes"):
+        with pytest.raises(ValueError, match=f"^low_water_bytes {given!r}: must be a size in bytes"):
             PersistencePlugin.Config(low_water_bytes=given)
 
 
