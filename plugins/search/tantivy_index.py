@@ -268,8 +268,14 @@ class Generation:
         return self._writer
 
     def broken(self) -> None:
-        """Throw away the writer, and what it had not committed."""
-        self._writer = None
+        """Throw away the writer, and what it had not committed. It has a lock, and is to let go of that now, not when the last
+        one has gone who looks at the error, and so at who used it."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            try:
+                writer.wait_merging_threads()
+            except ValueError as error:  # it is given up with what it was at; the first error is told
+                log.debug("a writer of the search index ended badly: %s", error)
 
     def _keep(self, *, durable: bool = False) -> None:
         state = {"maker": self.maker, "positions": self._positions, "due": sorted(self._due)}

@@ -58,17 +58,25 @@ class Reader:
 
     def _snapshot(self) -> Snapshot:
         with self._lock:
-            number = live_generation(self._folder)
-            if not number:
-                raise SearchUnavailable("the search index is about to be made")
-            if self._index is None or number != self._number:
-                self._index, self._number, self._seen = opened(self._folder / str(number)), number, ()
-            status = os.stat(self._folder / str(number) / "meta.json")
-            seen = status.st_ino, status.st_mtime_ns, status.st_size
-            if seen != self._seen:
-                self._index.reload()
-                self._seen = seen
-            return Snapshot(self._index.searcher(), self._index.schema)
+            while True:
+                number = live_generation(self._folder)
+                if not number:
+                    raise SearchUnavailable("the search index is about to be made")
+                try:
+                    return self._at(number)
+                except (ValueError, OSError):
+                    if live_generation(self._folder) == number:
+                        raise  # else it was removed in between, as another is in use
+
+    def _at(self, number: int) -> Snapshot:
+        if self._index is None or number != self._number:
+            self._index, self._number, self._seen = opened(self._folder / str(number)), number, ()
+        status = os.stat(self._folder / str(number) / "meta.json")
+        seen = status.st_ino, status.st_mtime_ns, status.st_size
+        if seen != self._seen:
+            self._index.reload()
+            self._seen = seen
+        return Snapshot(self._index.searcher(), self._index.schema)
 
 
 def _again(two: Sequence[int]) -> int:
@@ -86,9 +94,15 @@ class Snapshot:
         self._schema = schema
 
     def topics(self, after: str, limit: int) -> list[str]:
-        """Conversation names > ``after``, by name."""
-        found = self._searcher.terms_with_prefix("topic", "", tantivy.Query.all_query())
-        return sorted(name for name, _ in found if name > after)[:limit]
+        """Conversation names > ``after``, by name: first those that begin as it does, then with ever less of it. To list all of
+        them for each page would take the square of their number."""
+        everything = tantivy.Query.all_query()
+        for end in range(len(after), -1, -1):
+            names = self._searcher.terms_with_prefix("topic", after[:end], everything)
+            found = sorted(name for name, _ in names if name > after)
+            if len(found) >= limit:
+                break
+        return found[:limit]
 
     def held(self, topic: str, first_seq: int, last_seq: int, limit: int) -> list[int]:
         """Ids of up to ``limit`` messages of a stretch of a conversation."""

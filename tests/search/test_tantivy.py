@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 
@@ -182,7 +182,8 @@ async def test_a_process_indexes_what_the_broker_searches(tmp_path: Path) -> Non
 
 
 async def test_what_a_commit_could_not_write_is_written_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk, say: neither the messages nor the position are there, and then both are, once."""
+    """A full disk, say: neither the messages nor the position are there, and then both are, once; also while somebody has the
+    error yet, and with it the writer that failed."""
     engine = TantivyEngine(tmp_path / "search.tantivy", MemoryStorage())
     await engine.open()
     batch = [Document(n, "t", n, "u/a", "d", START + n, "common") for n in range(1, 4)]
@@ -197,11 +198,60 @@ async def test_what_a_commit_could_not_write_is_written_by_the_next(tmp_path: Pa
 
     with monkeypatch.context() as patch:
         patch.setattr(tantivy_index.Generation, "writer", property(lambda self: Full(writer(self))))
-        with pytest.raises(SearchUnavailable, match="No space left"):
+        with pytest.raises(SearchUnavailable, match="No space left") as told:
             await engine.index(batch, {0: 3})
     assert (await engine.count(), await engine.positions()) == (0, {})
     await engine.index(batch, {0: 3})
     assert (await engine.count(), await engine.positions()) == (3, {0: 3})
+    assert told.tb is not None
+    await engine.close()
+
+
+async def test_pages_of_conversations_do_not_list_all_of_them_each_time(tmp_path: Path) -> None:
+    """A start goes through all of them, page by page."""
+    names = [*(f"home/{n}/x" for n in range(1000)), *(f"office/{n:05}" for n in range(1000))]
+    names += ["a", "home", "home/1", "home/é", "会议"]
+    engine = TantivyEngine(tmp_path / "search.tantivy", MemoryStorage())
+    await engine.open()
+    await engine.index([Document(n, name, 1, "u/a", "d", START + n, "x") for n, name in enumerate(names, 1)], {0: len(names)})
+    listed = 0
+
+    class Counted:
+        def __init__(self, real: Any) -> None:
+            self._real = real
+
+        def terms_with_prefix(self, *asked: Any) -> Any:
+            nonlocal listed
+            found = self._real.terms_with_prefix(*asked)
+            listed += len(found)
+            return found
+
+    def pages(snapshot: tantivy_search.Snapshot) -> list[str]:
+        counted = tantivy_search.Snapshot(cast(Any, Counted(snapshot._searcher)), snapshot._schema)
+        found: list[str] = []
+        while page := counted.topics(found[-1] if found else "", 10):
+            found += page
+        return found
+
+    assert await engine._read(pages) == sorted(names)
+    assert listed < 50 * len(names)
+    await engine.close()
+
+
+async def test_a_search_while_an_index_takes_the_place_of_another_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at which one is in use and the look into it."""
+    engine = TantivyEngine(tmp_path / "search.tantivy", MemoryStorage())
+    await engine.open()
+    assert await engine.count() == 0
+    rebuild = await engine.rebuild()
+    await rebuild.index([Document(1, "t", 1, "u/a", "d", START, "common")], {0: 1})
+    await rebuild.swap()
+    told = iter([1])
+    live = tantivy_index.live_generation
+    monkeypatch.setattr(tantivy_search, "live_generation", lambda folder: next(told, None) or live(folder))
+    assert await engine.count() == 1
     await engine.close()
 
 
