@@ -394,6 +394,19 @@ class AccessControl:
             about={"client": session.request.client_id, "user": user, "address": session.request.address, "topic": topic},
         )
 
+    def log_refused_message(self, session: SessionInfo, topic: str, why: str) -> None:
+        """Tell of a message that will not be stored, whoever may publish it; of many for one reason, one."""
+        user = session.identity.user_key
+        self.refusals.warning(
+            "%s, %s: message to %s refused: %s",
+            session.request.caller,
+            f"user {shown(session.identity.username)}" if session.identity.username is not None else "anonymous",
+            shown(topic),
+            why,
+            key=("message", why),
+            about={"client": session.request.client_id, "user": user, "address": session.request.address, "topic": topic},
+        )
+
     # --- may it ----------------------------------------------------------------------------------------------------
 
     def closed(self, topic: str) -> str:

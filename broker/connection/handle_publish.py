@@ -77,7 +77,7 @@ class Inbound:
             return
         if publication.error is not None:
             _write_ahead(connection, acks)
-            self._refused(connection, publication.error)
+            self._refused(connection, publication.message.topic, publication.error)
         elif self.qos:
             frames = acks.get(connection)
             if frames is None:
@@ -95,12 +95,15 @@ class Inbound:
         found = self.session.received.get(self.packet_id) if self.qos == 2 else None
         return self.connection if found is None else cast("Connection", found)
 
-    def _refused(self, connection: Connection, error: Exception) -> None:
+    def _refused(self, connection: Connection, topic: str, error: Exception) -> None:
         """Say so with a reason code. Version 3.1.1 has none: a denied topic is acknowledged and goes nowhere
-        [MQTT-3.3.5-2], and for anything else the connection is closed, so that the client keeps the message."""
+        [MQTT-3.3.5-2], and for anything else the connection is closed, so that the client keeps the message. The log
+        has why, as few clients show a code, at QoS 0 there is none, and words are only for those that ask for them."""
         if self.qos:
             connection.inbound_finished()
         if connection.version >= 5:
+            if not isinstance(error, NotAuthorized):  # which is logged where it is decided
+                connection.server.access.log_refused_message(connection.info, topic, str(error))
             if self.qos:
                 ack = PubAck if self.qos == 1 else PubRec
                 connection.send(ack(self.packet_id, refusal_code(error), connection.reason(str(error))))

@@ -76,6 +76,18 @@ async def watched(broker: Broker) -> Client:
     return reader
 
 
+async def test_the_log_says_which_message_was_refused_and_why(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """Also of QoS 0, where nobody is told; of many for one reason one line, and what is not authorized has its own."""
+    sender = await broker.client("sender", 5)
+    sender.send(Publish("t/0", b"format", 0), Publish("t/1", b"format", 0), Publish("forbidden/t", b"x", 0))
+    await sender.publish("t/2", b"quota")
+    told = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert [text.partition("sender")[2].partition(", ")[2] for text in told] == [
+        "anonymous: message to 't/0' refused: not JSON",
+        "anonymous: message to 't/2' refused: alice has sent enough for today (1 such lines were left out before this one)",
+    ]
+
+
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("qos", [1, 2])
 async def test_acks_keep_the_order_of_messages_where_some_are_refused(broker: Broker, version: int, qos: int) -> None:
