@@ -10,6 +10,7 @@ import sys
 from setuptools import setup
 
 CORE = [
+    "broker/begun.py",
     "broker/clock.py",
     "broker/commits.py",
     "broker/connection/connection.py",
@@ -44,8 +45,11 @@ CORE = [
     "broker/sessions/window.py",
     "storage/messages.py",
     "storage/sqlite/batch.py",
+    "storage/sqlite/checkpoint.py",
+    "storage/sqlite/free_space.py",
     "storage/sqlite/heads.py",
     "storage/sqlite/recent.py",
+    "storage/sqlite/threads.py",
     "storage/sqlite/writer.py",
 ]
 

@@ -1,8 +1,8 @@
 """This tree beside another one: `python -m bench.paired TREE`, such as a `git worktree` of the commit before a change.
 
 Processor time of the broker for each delivery, of the two in turn, and the ratio pair by pair: that holds where the machine is
-shared, as rates do not. Of a storm: for each client, which connects and goes again. Each is what its `make compile` made, where
-that was run, or with ``--pure`` its sources.
+shared, as rates do not. Of a storm: for each client, which connects and goes again. The ratio of the waits for a PUBACK (p50),
+too, where a shape measures those. Each is what its `make compile` made, where that was run, or with ``--pure`` its sources.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from bench.rounds import say
 from bench.shapes import SHAPES, Shape
 from bench.table import columns
 
-Times = tuple[float, float]
-"""Microseconds for each delivery: of the event loop's thread, and of all others."""
+Times = tuple[float, float, float]
+"""Microseconds for each delivery: of the event loop's thread, and of all others. How long a PUBACK took, or 0."""
 
 
 class Ours(Tideline):
@@ -46,7 +46,7 @@ def once(peer: Tideline, shape: Shape, options: Options) -> Times | None:
         return None
     used = {name: seconds - before.get(name, 0.0) for name, seconds in cpu_by_thread(peer.pid).items()}
     loop = sum(seconds for name, seconds in used.items() if name.split()[0] == str(peer.pid))
-    return loop / delivered * 1e6, (sum(used.values()) - loop) / delivered * 1e6
+    return loop / delivered * 1e6, (sum(used.values()) - loop) / delivered * 1e6, cell.figures.get("ack_p50", 0.0)
 
 
 def compared(theirs: Tideline, ours: Tideline, shapes: list[Shape], rounds: int, options: Options) -> str:
@@ -75,20 +75,26 @@ def compared(theirs: Tideline, ours: Tideline, shapes: list[Shape], rounds: int,
             "other threads before",
             "after",
             "all, after / before",
+            "PUBACK, after / before",
             "of rounds",
         ]
     ]
     for name, pairs in found.items():
-        ratios = sorted(sum(this) / sum(that) for that, this in pairs)
         middle = [statistics.median(pair[side][part] for pair in pairs) for part in (0, 1) for side in (0, 1)]
-        shown = f"{statistics.median(ratios):.3f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        rows.append([name, *(f"{value:.2f}" for value in middle), shown, str(len(ratios))])
+        used = _ratio([sum(this[:2]) / sum(that[:2]) for that, this in pairs])
+        waited = _ratio([this[2] / that[2] for that, this in pairs if that[2]])
+        rows.append([name, *(f"{value:.2f}" for value in middle), used, waited, str(len(pairs))])
     return columns(rows)
+
+
+def _ratio(found: list[float]) -> str:
+    """The median, and the range."""
+    return f"{statistics.median(found):.3f} ({min(found):.2f} to {max(found):.2f})" if found else ""
 
 
 def main() -> None:
     """The command."""
-    known = {shape.name: shape for shape in SHAPES if shape.load in ("stream", "latency", "drain", "storm")}
+    known = {shape.name: shape for shape in SHAPES if shape.load in ("stream", "latency", "many", "drain", "storm")}
     parser = argparse.ArgumentParser(prog="python -m bench.paired", description=__doc__)
     parser.add_argument("tree", type=Path, help="where the other one is")
     parser.add_argument("--only", default="one,pairs,fan-out,latency", help=f"of {','.join(known)}")

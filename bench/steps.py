@@ -19,7 +19,7 @@ _STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("SQLite: from its driver", ("batch.insert", "insert")),
     (
         "hand over between threads",
-        ("threads.Worker", "Worker.run", "Worker._run", "_answer", "call_soon_threadsafe", "lock_PyThread"),
+        ("threads.", "Worker.run", "Worker._run", "_tell", "call_soon_threadsafe", "lock_PyThread"),
     ),
     ("rows", ("writer.GroupWriter", "batch.Batch", "heads.Heads")),
     ("write to sockets", ("Connection._write", "Connection.write_frames", "uvloop.UVStream", "uv__write", "uv_try_write")),
@@ -35,7 +35,10 @@ _STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("positions saved", ("Delivery._save", "Delivery.save")),
     ("read from sockets", ("uv__read", "uv__stream_io", "recv", "__libc_recv", "uvloop._uv_stream")),
     ("read from storage", ("queries.", "reading.")),
-    ("the pipeline's task", ("Pipeline._run", "pipeline.Pipeline", "commits.Commits", "PublishPath.store", "task_step")),
+    (
+        "the pipeline's task",
+        ("Pipeline._run", "pipeline.Pipeline", "begun.Begun", "commits.Commits", "PublishPath.store", "task_step"),
+    ),
 )
 """The innermost frame that one of these begins, or is the end of, says what a sample was spent on."""
 

@@ -33,13 +33,9 @@ class Commits:
         """`time.monotonic()` of the first failure of the group under way; None while storage works."""
         self._last_error = ""
 
-    async def commit(self, operations: list[Operation]) -> bool:
+    def commit(self, operations: list[Operation]) -> Coroutine[object, object, bool]:
         """Commit until it works. False if this node may not write any more."""
-        began = time.perf_counter()
-        if not await self.until_done(lambda: self._storage.commit(operations)):
-            return False
-        self._counters.commit_seconds.observe(time.perf_counter() - began)
-        return True
+        return self.until_done(lambda: self._storage.commit(operations))
 
     async def until_done(self, work: Callable[[], Coroutine[object, object, None]]) -> bool:
         """Do some work of storage's until it works. False if this node may not write any more."""

@@ -133,18 +133,21 @@ class PublishPath:
             return None
         batch = self._match(items, since)
         pipeline.leave(items[batch.taken :])
-        seen = batch.publications and self._hooks.any_before
-        if seen and not await self._hooks.before_ack(batch.group, self._commits.until_done):
-            return None
+        if batch.publications:
+            waits = self._hooks.before_ack(batch.group, self._commits.until_done)
+            if waits is not None and not await waits:
+                return None
         operations = _durable(batch.group.operations)
         batch.committing = perf_counter()
         if operations and not await self._commits.commit(operations):
             return None
         self._decide()
+        batch.committed = perf_counter()
+        if operations:
+            self._counters.commit_seconds.observe(batch.committed - batch.committing)
         recalling = [p for p in batch.publications if p.recalls and p.error is None and p.original is None]
         for publication in recalling:
             self.forget(publication.message.topic, list(publication.recalls), publication.message.id)
-        batch.committed = perf_counter()
         if self.superseded is not None:
             self.superseded(operations)
         if others is not None and batch.publications and not await others.tell(batch.publications):

@@ -52,8 +52,6 @@ class GroupHooks:
         """The plugins that see messages before these have recipients."""
         for plugin in self._before:
             counters.hook_seconds[type(plugin).__name__] = Histogram()
-        self.any_before = bool(self._before)
-        """Whether `before_ack` has anybody to call."""
 
     def arrived(self, publication: Publication) -> None:
         """Let the plugins see a message before it has recipients; one that fails refuses it."""
@@ -67,16 +65,35 @@ class GroupHooks:
             if publication.error is not None:
                 return
 
-    async def before_ack(self, group: Group, until_done: UntilDone) -> bool:
+    def before_ack(self, group: Group, until_done: UntilDone) -> Coroutine[object, object, bool] | None:
         """Let the plugins see the group. What they refused is not among its ``operations`` any more; or, where it may have been
         stored before, under its name, it is there to be taken as that repeat, or refused behind that (`Append.refusal`).
 
-        A plugin for which storage is away is called again until it is back, as a commit is (`Commits.until_done`). False where
-        this node may not write any more.
+        A plugin for which storage is away is called again until it is back, as a commit is (`Commits.until_done`). None where
+        all of them have answered at once, else what is to be awaited; False of that where this node may not write any more.
         """
-        for plugin in self._before:
+        for place, plugin in enumerate(self._before):
             had, began = len(group.operations), perf_counter()
-            well = await self._call_until_done(plugin, group, until_done)
+            try:
+                waits = called(plugin.before_ack, group)
+            except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
+                waits = _failed(error)
+            if waits is not None:
+                return self._answers(place, waits, had, began, group, until_done)
+            self._counters.hook_seconds[type(plugin).__name__].observe(perf_counter() - began)
+        self._leave_out_refused(group)
+        return None
+
+    async def _answers(
+        self, place: int, waits: Awaitable[None], had: int, began: float, group: Group, until_done: UntilDone
+    ) -> bool:
+        """The same from a plugin on that has to be waited for, which was called when the group ``had`` so many operations."""
+        answer: Awaitable[None] | None = waits
+        for plugin in self._before[place:]:
+            if answer is None:
+                had, began = len(group.operations), perf_counter()
+            well = await self._call_until_done(plugin, group, until_done, had, answer)
+            answer = None
             if well is None:
                 return False
             self._counters.hook_seconds[type(plugin).__name__].observe(perf_counter() - began)
@@ -87,37 +104,45 @@ class GroupHooks:
             for append in group.appends:
                 if append.error is None and not await self._call_alone(plugin, append, group, until_done):
                     return False
+        self._leave_out_refused(group)
+        return True
+
+    def _leave_out_refused(self, group: Group) -> None:
         refused = [a for a in group.appends if a.error is not None]
         if refused:
             ours = set(map(id, group.operations))
             gone = {id(append) for append in refused if id(append) not in ours or not _may_repeat(append)}
             group.operations[:] = [op for op in group.operations if id(op) not in gone]
-        return True
 
     async def _call_alone(self, plugin: GroupPlugin, append: Append, group: Group, until_done: UntilDone) -> bool:
         """Call the plugin with one message of the group; what it adds then is the group's. False as in `before_ack`."""
         alone = Group([append], [append])
-        well = await self._call_until_done(plugin, alone, until_done)
+        well = await self._call_until_done(plugin, alone, until_done, 1)
         if well:
             group.operations += [operation for operation in alone.operations if operation is not append]
         elif well is not None:
             append.error = HookFailed(f"plugin {type(plugin).__name__} failed before the ack")
         return well is not None
 
-    async def _call_until_done(self, plugin: GroupPlugin, group: Group, until_done: UntilDone) -> bool | None:
-        """Whether it went well; None where this node may not write any more."""
-        ours, well = len(group.operations), False
+    async def _call_until_done(
+        self, plugin: GroupPlugin, group: Group, until_done: UntilDone, had: int, answer: Awaitable[None] | None = None
+    ) -> bool | None:
+        """Whether it went well; None where this node may not write any more. The ``answer`` to the first call may be there."""
+        well = False
 
         async def call() -> None:
-            nonlocal well
-            del group.operations[ours:]  # what it added before storage went away, it adds again
-            well = await self._call(plugin, group)
+            nonlocal well, answer
+            waits, answer = answer, None
+            if waits is None:
+                del group.operations[had:]  # what it added before storage went away, it adds again
+            well = await self._call(plugin, group, waits)
 
         return well if await until_done(call) else None
 
-    async def _call(self, plugin: GroupPlugin, group: Group) -> bool:
+    async def _call(self, plugin: GroupPlugin, group: Group, waits: Awaitable[None] | None) -> bool:
         try:
-            waits = called(plugin.before_ack, group)
+            if waits is None:
+                waits = called(plugin.before_ack, group)
             if waits is not None:
                 async with asyncio.timeout(self._timeout):
                     await answer_of(waits)
@@ -141,6 +166,10 @@ class GroupHooks:
         """Let each plugin finish the group that it has, and drop the rest."""
         for hook in self._after:
             await hook.close()
+
+
+async def _failed(error: Exception) -> None:
+    raise error
 
 
 def _may_repeat(append: Append) -> bool:

@@ -179,7 +179,7 @@ class SqliteStorage(Reading):
         """See `storage.interface.Committer`. Raises `StorageUnusable` where the file turns out to be damaged."""
         worker, writer = self._writing()
         try:
-            await worker.run(partial(self._commit, group))
+            await worker.run(partial(writer.serve, group, self._check, self._checkpointer))
         except asyncio.CancelledError:
             worker.post(partial(writer.abandoned, group))
             raise
@@ -188,20 +188,6 @@ class SqliteStorage(Reading):
         if self._write_worker is None or self._writer is None:
             raise StorageUnusable(f"{self._path} is opened read-only" if self._read_only else f"{self._path} is not open")
         return self._write_worker, self._writer
-
-    def _commit(self, group: Sequence[Operation]) -> None:
-        writer, checkpointer = self._writer, self._checkpointer
-        assert writer is not None
-        if self._check is not None:
-            self._check.refuse_damage()
-        writer.commit(group)
-        if checkpointer is None:
-            return
-        if writer.wiped:
-            writer.wiped = False
-            checkpointer.wipe()
-        if checkpointer.note(writer.work):
-            writer.work = 0
 
     def _end_checkpoint(self) -> None:
         """On the writing thread, between two groups."""

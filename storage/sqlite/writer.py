@@ -46,11 +46,13 @@ from storage.records import (
 from storage.rules import Once, asked_at, refuse_unstored, repeated, used_now
 from storage.sqlite import participation, rows
 from storage.sqlite.batch import Batch
+from storage.sqlite.checkpoint import Checkpointer
 from storage.sqlite.connection import MESSAGE_ERRORS, REOPEN, connect_writer, primary_code, translate
 from storage.sqlite.free_space import FreeSpace
 from storage.sqlite.heads import Head, conversation_heads, inbox_heads
 from storage.sqlite.rows import RowBatch
 from storage.sqlite.sessions import Sessions
+from storage.sqlite.structure import StructureCheck
 
 _ONCE = """
     SELECT json_group_array(json_array(i.user, i.key, hex(i.digest), i.message, i.seq, i.until))
@@ -155,6 +157,19 @@ class GroupWriter:
             self._connection = None
 
     # --- one group -------------------------------------------------------------------------------------------------
+
+    def serve(self, group: Sequence[Operation], check: StructureCheck | None, checkpointer: Checkpointer | None) -> None:
+        """`commit`, unless the file was found to be damaged, and have the log moved when it is time."""
+        if check is not None:
+            check.refuse_damage()
+        self.commit(group)
+        if checkpointer is None:
+            return
+        if self.wiped:
+            self.wiped = False
+            checkpointer.wipe()
+        if checkpointer.note(self.work):
+            self.work = 0
 
     def commit(self, group: Sequence[Operation]) -> None:
         """See `storage.interface.Committer.commit`."""

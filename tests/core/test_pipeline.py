@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.access import AccessControl, SessionInfo
+from broker.begun import Begun
 from broker.clock import ServerTime
 from broker.commits import Commits
 from broker.config import Limits
@@ -19,7 +20,7 @@ from broker.counters import Counters
 from broker.delivery import Delivery, SharedGroup
 from broker.hooks import Group, GroupHooks, GroupPlugin, HookFailed
 from broker.ids import Ids
-from broker.pipeline import OVERHEAD, Pipeline, Step
+from broker.pipeline import OVERHEAD, Batch, Pipeline, Step
 from broker.publication import Outgoing, Publication
 from broker.publish_path import PublishPath
 from broker.retained import Retained
@@ -65,6 +66,80 @@ async def test_since_when_the_oldest_of_a_group_waits() -> None:
     pipeline.submit(one)
     assert pipeline.take(1) == [one]
     assert pipeline.since >= now
+
+
+class Script:
+    """A way of groups on which each is durable when the test says so. Notes what is done, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.durable: list[asyncio.Future[None]] = []
+
+    async def store(self, pipeline: Pipeline) -> Batch:
+        items = pipeline.take(pipeline.pending)
+        pipeline.leave([])
+        self.events.append("store")
+        self.durable.append(asyncio.get_running_loop().create_future())
+        await self.durable[-1]
+        return Batch(Group([], []), [], [item for item in items if isinstance(item, Step)], len(items), pipeline.since)
+
+    def finish(self, batch: Batch) -> None:
+        self.events.append("finish")
+
+
+async def test_next_group_is_stored_before_the_last_is_finished_and_nothing_comes_between() -> None:
+    """From the very callback that brings the outcome of the last: each round of the loop would read from sockets first."""
+    script = Script()
+    pipeline = Pipeline(script, pending_bytes=1 << 20, failed=print)
+    pipeline.start()
+    pipeline.submit(Step())
+    await until(lambda: bool(script.durable))
+    pipeline.submit(Step())
+    script.durable[0].set_result(None)
+    asyncio.get_running_loop().call_soon(script.events.append, "what comes next to the loop")
+    await until(lambda: len(script.events) == 4)
+    assert script.events == ["store", "store", "finish", "what comes next to the loop"]
+    script.durable[1].set_result(None)
+    await pipeline.stop(TIMEOUT)
+    assert script.events[4:] == ["finish"]
+
+
+async def test_what_was_begun_is_limited_and_cancelled_by_the_task_that_awaits_it() -> None:
+    never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    seen: list[str] = []
+
+    async def limited() -> str:
+        seen.append("began")
+        try:
+            async with asyncio.timeout(0):
+                await never
+        except TimeoutError:
+            return "too late"
+        return "never"
+
+    async def cancelled() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            seen.append("cancelled")
+
+    async def at_once() -> int:
+        return 1
+
+    begun = Begun(limited())
+    assert seen == ["began"], "before anybody awaits it"
+    assert await begun == "too late"
+    assert await Begun(at_once()) == 1
+
+    async def awaits() -> None:
+        await Begun(cancelled())
+
+    task = asyncio.create_task(awaits())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert seen == ["began", "cancelled"]
 
 
 class Store:

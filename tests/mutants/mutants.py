@@ -602,9 +602,10 @@ MUTANTS = (
         4,
         "the next group overtakes",
         "broker/pipeline.py",
-        "                    durable = await stored\n",
-        "                    stored.add_done_callback(lambda task: self._path.finish(task.result()))\n"
-        "                    await asyncio.sleep(0)\n                    durable = None\n",
+        "            durable = None if stored is None else await stored\n",
+        "            durable = None\n            if stored is not None:\n"
+        "                asyncio.ensure_future(stored).add_done_callback(lambda task: self._path.finish(task.result()))\n"
+        "                await asyncio.sleep(0)\n",
         PIPELINE,
     ),
     Mutant(
@@ -1238,7 +1239,7 @@ MUTANTS = (
     Mutant(
         3,
         "sqlite keeps the bytes of what was recalled in its log",
-        "storage/sqlite/backend.py",
+        "storage/sqlite/writer.py",
         "            checkpointer.wipe()\n",
         "            pass\n",
         "tests/storage_sqlite/test_recalled.py -k in_no_file",
