@@ -38,7 +38,7 @@ class Store:
         self._lock = threading.RLock()
         settings = "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL"
         try:
-            self._connection = sqlite3.connect(path, _PATIENCE, check_same_thread=False, isolation_level=None)
+            self._connection = sqlite3.connect(path, timeout=_PATIENCE, check_same_thread=False, isolation_level=None)
             try:
                 self._connection.executescript(f"{settings}; {_SCHEMA}")
             except BaseException:
