@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 CORE := $(VENV)/.core.stamp
 DEMO := $(VENV)/.demo.stamp
 TEST := $(VENV)/.test.stamp
+OTHER := $(VENV)/other
 COMPILED := build/compiled
 COMPILED_STAMP := $(COMPILED)/.stamp
 SOURCES := $(shell find broker plugins storage -name '*.py' 2>/dev/null)
@@ -14,6 +15,8 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --no
 LOCK_NOTE := '\# Made by make lock from pyproject.toml; do not edit.'
 # Many tests wait, for a process, a disk or a clock: more at once than twice the cores of the smallest machine. Each goes to whoever is idle.
 AT_ONCE := -n 5 --dist worksteal
+# What another Python may break first: starting, stopping, publishing, SQLite; the client in Python.
+SHORT := tests/cli/test_serve.py tests/laws/test_lifecycle.py tests/protocol/test_publish.py tests/python_client
 # Else each of those that begin at once would do so by itself.
 COMPILED_ONCE := broker plugins storage tests bench clients/python
 INTEROP := $(VENV)/interop/.stamp
@@ -22,7 +25,7 @@ export PYTHONDONTWRITEBYTECODE :=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run compile test test-compiled test-all mutants fuzz audit lint format bench demo interop lock clean
+.PHONY: help run compile test test-compiled test-other test-all mutants fuzz audit lint format bench demo interop lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +42,12 @@ test: $(TEST) ## run the tests; ARGS='-k name' picks some
 test-compiled: $(COMPILED_STAMP) ## run the tests again on the compiled core, but for those that reach inside it
 	rm -rf $(COMPILED)/tests && cp -r tests bench clients deploy docs config.yaml pyproject.toml README.md Makefile .ci $(COMPILED)/
 	cd $(COMPILED) && $(CURDIR)/$(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not interop and not inside" $(ARGS)
+
+test-other: $(TEST) ## start on another Python, and run a short part of the tests there: PYTHON=/path/to/python3.13
+	$(BIN)/uv venv --quiet --clear --no-python-downloads --python $(PYTHON) $(OTHER)
+	$(BIN)/uv pip install --quiet --python $(OTHER)/bin/python -r requirements/test.txt
+	$(OTHER)/bin/python -m broker.cli check --config config.yaml
+	$(OTHER)/bin/python -m pytest -n 3 -m "not slow and not interop" -k "not mongo" $(SHORT) $(ARGS)
 
 test-all: $(TEST) ## run the tests, those that take minutes included
 	$(BIN)/python -m pytest -m "not interop" $(ARGS)
