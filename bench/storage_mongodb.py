@@ -2,12 +2,14 @@
 
 The server is the one that ``TIDELINE_TEST_MONGODB`` says (`bench.peers.mongo`); two databases are made on it and
 dropped. The bare side writes what the commits just wrote, into collections with the same indexes and write concern: for each
-group one ordered `insert_many` of the messages, then one of the inbox entries.
+group one ordered `insert_many` of the messages, then one of the inbox entries. Event loop and garbage collector are as in a
+broker.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import statistics
 import time
 import uuid
@@ -23,6 +25,7 @@ from bench.process import cpu_seconds
 from bench.rounds import say
 from bench.storage import appends
 from bench.table import columns
+from broker.cli.serve import GARBAGE_AFTER, loop_factory
 
 if TYPE_CHECKING:
     from storage.mongo import MongoStorage
@@ -60,10 +63,11 @@ class Pair(NamedTuple):
 def measure(rounds: int, options: Options) -> list[Pair] | str:
     """The pairs, or why there are none."""
     say("MongoDB: group commits beside a bare insert_many")
-    server = Mongo()
+    server = Mongo(in_memory=True)
     try:
         server.start()
-        return asyncio.run(_measure(server, rounds, options))
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(_measure(server, rounds, options))
     except (PeerError, ImportError) as error:
         return f"MongoDB: not measured: {error}"
     finally:
@@ -72,6 +76,7 @@ def measure(rounds: int, options: Options) -> list[Pair] | str:
 
 async def _measure(server: Mongo, rounds: int, options: Options) -> list[Pair]:
     pairs: list[Pair] = []
+    gc.set_threshold(GARBAGE_AFTER)
     async with _database(server) as ours, _database(server) as bare:
         first = 1
         for number in range(rounds + 1):  # the first one warms up
@@ -159,7 +164,7 @@ def table(pairs: list[Pair] | str) -> str:
         own = (statistics.median(cost(pair).own / pair.messages * 1e6 for pair in some) for cost in _SIDES)
         line = [str(size), *(f"{rate:,.0f}/s" for rate in rates), f"{share:.0%}", "reached" if share >= BOUND else "MISSED"]
         rows.append([*line, f"{busy:.0%}", *(f"{time:,.0f} us" for time in own)])
-    where = Mongo().version() + ("" if EXTERNAL else ", whose speed says nothing about MongoDB's")
+    where = Mongo(in_memory=True).version() + ("" if EXTERNAL else ", whose speed says nothing about MongoDB's")
     title = f"MongoDB backend: group commits beside a bare insert_many, on {where} (target: at least {BOUND:.0%})"
     note = "Own time: this process's processor time for a message; by processor time: with that of a server started here."
     return f"{title}\n\n{columns(rows)}\n\n{note}"

@@ -88,7 +88,7 @@ class Cell:
     @property
     def groups(self) -> int:
         """Groups that stored something."""
-        return self.tally.get("insert store", [0])[0]
+        return sum(self.tally.get(command, [0])[0] for command in ("insert store", "bulkWrite"))
 
     @property
     def asked(self) -> tuple[int, int, int, int]:

@@ -6,6 +6,8 @@
 4. The store; 5. retained messages, and who has subscribed to them meanwhile; 6. the inboxes; 7. the rest, devices first.
 8. Who is to get less is told the routes.
 
+Of a small group that has nothing in between, 4 and 6 are one command where the server has one for both.
+
 When something fails, the group is kept and goes on at its step. A key that is taken is this group's own, from an attempt whose
 answer was lost, or another writer's: what is not written yet is then numbered behind it. Nothing is given up once a first write
 was tried: a caller that comes with another group finds the earlier one finished first.
@@ -25,9 +27,10 @@ from storage.cluster import Change, number_of
 from storage.errors import MessageRefused, StorageUnavailable, Superseded
 from storage.mongo.claims import claim, needs_claims
 from storage.mongo.codec import device_id, pack_places
+from storage.mongo.commands import NotTaken, insert_in_turn
 from storage.mongo.connection import DUPLICATE_KEY, storage_errors
 from storage.mongo.documents import SETTINGS, Raw, timeline_key
-from storage.mongo.inboxes import write_entries
+from storage.mongo.inboxes import WORTH_PARTING, write_entries
 from storage.mongo.intents import Adopted, announce
 from storage.mongo.late import tell as tell_late
 from storage.mongo.load import (
@@ -99,6 +102,8 @@ class _Run:
         self.plan: Plan
         self.at = 0
         """How many documents of the store are written."""
+        self.entries_at = 0
+        """How many entries of the plan were written with them."""
         self.tried = False
         """Whether any was sent."""
         self.additions: list[Change] = []
@@ -137,7 +142,7 @@ class _Run:
         """Number the group, around what is written."""
         self.note()
         self.plan = Plan(self.group, self.view)
-        self.at = 0
+        self.at = self.entries_at = 0
 
 
 class Writer:
@@ -257,9 +262,10 @@ class Writer:
         while run.at < len(run.plan.store):
             await self._node.confirm()
             run.begun = run.tried = True
-            chunk = _chunk(run.plan, run.at)
-            written, code = await insert(self._state.collections.store, chunk)
+            written, code = await (self._store_and_sync(run) if self._in_turn(run) else self._store_some(run))
             run.at += written
+            if run.at == len(run.plan.store):
+                break  # what comes behind it is for `_sync`
             if code == DUPLICATE_KEY:
                 await self._resolve_store(run, written)
             elif code in _NEVER:
@@ -270,6 +276,33 @@ class Writer:
                 raise StorageUnavailable(f"mongodb: inserting into store failed with code {code}")
         if late := [mid for mid in run.adopted if mid in run.new]:
             await tell_late(self._state, late)
+
+    async def _store_some(self, run: _Run) -> tuple[int, int]:
+        return await insert(self._state.collections.store, _chunk(run.plan, run.at))
+
+    def _in_turn(self, run: _Run) -> bool:
+        """Whether the inboxes come right behind the store: it is no large group, with nothing to do between the two."""
+        state, plan = self._state, run.plan
+        if not state.in_turn or run.at or not 0 < len(plan.sync) <= WORTH_PARTING:
+            return False
+        if len(plan.store) > CHUNK or plan.bytes > CHUNK_BYTES:
+            return False
+        contended = state.contended and any(state.contended.get(user) is not None for user in plan.inboxes)
+        return not (plan.retained or run.adopted or contended)
+
+    async def _store_and_sync(self, run: _Run) -> tuple[int, int]:
+        """Store, and go on with the entries as far as their places are free. The rest is for `_sync`."""
+        state, plan = self._state, run.plan
+        c = state.collections
+        try:
+            written, code = await insert_in_turn(c.store, plan.store, c.sync, plan.sync)
+        except NotTaken:
+            state.in_turn = False
+            raise
+        stored = min(written, len(plan.store))
+        run.entries_at = written - stored
+        run.written.append((plan, range(run.entries_at)))
+        return stored, code
 
     async def _look_at_publishers(self, run: _Run) -> None:
         """Refuse what the clients of devices that are elsewhere by now have sent again there. Not once one was sent: that
@@ -330,7 +363,7 @@ class Writer:
         run.stuck = run.attempt = 0
         hot = {user for user in run.plan.inboxes if contended.get(user) is not None} if contended else set()
         busy = [place for place, entry in enumerate(run.plan.sync) if entry["user"] in hot] if hot else []
-        calm: Sequence[int] = range(len(run.plan.sync))
+        calm: Sequence[int] = range(run.entries_at, len(run.plan.sync))
         if hot:
             calm = [place for place in calm if run.plan.sync[place]["user"] not in hot]
         late = await self._write_entries(run, calm)

@@ -14,21 +14,22 @@ from storage.mongo.documents import Collection, Raw
 from storage.mongo.writes import CHUNK, insert_some
 
 _AT_ONCE = 4
-_WORTH_PARTING = 250
+WORTH_PARTING = 256
+"""More entries go in several commands, which a server can take side by side."""
 
 
 async def write_entries(collection: Collection, documents: Sequence[Raw]) -> set[int]:
     """Insert; the places of those that are durable. Of one inbox those are the first ones."""
     if len({document["user"] for document in documents}) == len(documents):
         return await _insert(collection, documents, range(len(documents)), ordered=False)
-    if len(documents) <= _WORTH_PARTING:
+    if len(documents) <= WORTH_PARTING:
         return await _insert(collection, documents, range(len(documents)), ordered=True)
     by_user: dict[str, list[int]] = {}
     for place, document in enumerate(documents):
         by_user.setdefault(document["user"], []).append(place)
     single = [places[0] for places in by_user.values() if len(places) == 1]
     waves: list[tuple[list[int], bool]] = [(single, False)] if single else []
-    size = max(_WORTH_PARTING, -(-(len(documents) - len(single)) // _AT_ONCE))
+    size = max(WORTH_PARTING, -(-(len(documents) - len(single)) // _AT_ONCE))
     wave: list[int] = []
     for places in by_user.values():
         if len(places) > 1:

@@ -69,6 +69,8 @@ class State:
     token: int = 0
     number: int | None = None
     """What is in the ids of its messages."""
+    in_turn: bool = False
+    """Whether the server takes writes to several collections by one command: MongoDB 8 does."""
     last_id: int = 0
     clock: int = 0
     topics: Recent[str, Head] = field(default_factory=lambda: Recent(HEADS))

@@ -16,6 +16,7 @@ from storage.interface import Due, Membership, Newest, Pointer, Subscribed, Tail
 from storage.mongo import device_index, participation, reads, recipients, rows
 from storage.mongo.clock import DatabaseClock
 from storage.mongo.cluster import MongoCluster
+from storage.mongo.commands import BULK_WRITE
 from storage.mongo.commit import Writer
 from storage.mongo.connection import Address, Connection, is_router, storage_errors
 from storage.mongo.documents import Collections
@@ -83,6 +84,7 @@ class MongoStorage:
                 f"database {self._address.database!r} has schema {version}, this version of tideline knows {SCHEMA}"
             )
         state = State(collections, DatabaseClock(connection.client))
+        state.in_turn = hello["maxWireVersion"] >= BULK_WRITE
         if self._read_only:
             if schema is None:
                 raise NoDatabase(f"database {self._address.database!r}: there is nothing of tideline's in it")

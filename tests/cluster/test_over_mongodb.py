@@ -230,6 +230,7 @@ def written(made: list[Node]) -> int:
     for node in made:
         bodies, node.proxy.bodies = node.proxy.bodies or [], []
         found += sum(1 for body in bodies if (body.get("insert") or body.get("update")) in PER_MESSAGE)
+        found += 2 * sum(1 for body in bodies if "bulkWrite" in body)  # to the store and to the inboxes
     return found
 
 

@@ -16,6 +16,7 @@ async def test_a_half_done_group_is_whole_before_a_client_may_publish() -> None:
     database, make = mongo_server.new_database(), Maker()
     proxy = MongoProxy(*mongo_server.address())
     await proxy.start()
+    proxy.older = True
     former = MongoStorage(mongo_server.url(database, through=proxy.port))
     await former.open()
     proxy.pass_on = lambda command: command != ("insert", "sync")

@@ -65,6 +65,7 @@ class Held:
 
 @asynccontextmanager
 async def two(database: str, proxy: MongoProxy) -> AsyncIterator[tuple[Held, MongoStorage]]:
+    proxy.older = True  # the inboxes are written by a command of their own
     slow = MongoStorage(mongo_server.url(database, through=proxy.port))
     other = MongoStorage(mongo_server.url(database))
     async with asyncio.timeout(90):

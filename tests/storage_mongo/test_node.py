@@ -85,6 +85,7 @@ async def test_a_node_that_was_cut_off_finds_itself_marked(database: str, proxy:
 
 async def test_a_node_that_sleeps_within_a_commit_does_not_acknowledge(database: str, proxy: MongoProxy, make: Maker) -> None:
     """Its message is in the store, and it is cut off before the inbox: who takes over finishes the fan-out."""
+    proxy.older = True
     old, new = await joined(database, through=proxy.port), await joined(database)
     await old.commit([opened(ANN), make.append("a", ["u/ann"])])
     cut = asyncio.Event()

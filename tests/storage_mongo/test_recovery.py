@@ -43,6 +43,8 @@ async def _crash(
 async def _open(database: str, proxy: MongoProxy | None = None) -> MongoStorage:
     """A node, which finds those before it dead."""
     options = LEASE + "&serverSelectionTimeoutMS=2000"
+    if proxy is not None:
+        proxy.older = True  # its group is cut between the store and the inboxes
     storage = MongoStorage(mongo_server.url(database, options, through=proxy.port if proxy else 0))
     await storage.open()
     await fail_over(storage)

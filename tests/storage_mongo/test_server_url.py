@@ -26,7 +26,7 @@ async def test_a_running_server_is_reached_through_the_proxy(
     await storage.commit([make.append("a", ["u/ann"])])
     await storage.close()
     await proxy.stop()
-    assert [body for body in proxy.bodies if body.get("insert") == "store"]
+    assert [body for body in proxy.bodies if body.get("insert") == "store" or "bulkWrite" in body]
     await mongo_server.drop(database)
 
 

@@ -72,6 +72,7 @@ async def test_processes_append_while_the_server_is_killed(killable: MongoServer
 
 async def test_an_answer_lost_while_another_writer_goes_on(database: str, proxy: MongoProxy) -> None:
     """Each attempt finds others' entries behind its own: those stay, and the rest is numbered after them."""
+    proxy.older = True  # two writes, of which either answer is lost
     one = MongoStorage(mongo_server.url(database, through=proxy.port))
     other = MongoStorage(mongo_server.url(database))
     await one.open()
@@ -94,9 +95,11 @@ async def test_an_answer_lost_while_another_writer_goes_on(database: str, proxy:
 
 
 @asynccontextmanager
-async def _proxied(database: str, options: str = "") -> AsyncIterator[tuple[MongoStorage, MongoProxy]]:
-    """A writer behind a proxy of its own; it may be closed, and its proxy stopped, before."""
+async def _proxied(database: str, options: str = "", *, older: bool = True) -> AsyncIterator[tuple[MongoStorage, MongoProxy]]:
+    """A writer behind a proxy of its own; it may be closed, and its proxy stopped, before. ``older``: what it writes to the
+    inboxes is a command of its own."""
     proxy = MongoProxy(*mongo_server.address())
+    proxy.older = older
     await proxy.start()
     storage = mongo_server.PatientStorage(mongo_server.url(database, options, through=proxy.port))
     await storage.open()
@@ -116,7 +119,7 @@ async def _crash_over(database: str, make: Maker, group: Callable[[], list[Appen
         left -= command.name in WRITES
         return left >= 0
 
-    async with _proxied(database, "serverSelectionTimeoutMS=1000") as (storage, proxy):
+    async with _proxied(database, "serverSelectionTimeoutMS=1000", older=bool(writes % 2)) as (storage, proxy):
         token, make.number = storage._state.token, storage._state.number
         proxy.pass_on = pass_on
         with suppress(StorageUnavailable):

@@ -20,7 +20,7 @@ class Command(NamedTuple):
     collection: str
 
 
-WRITES = {"insert", "update", "delete"}
+WRITES = {"insert", "update", "delete", "bulkWrite"}
 LOSABLE = set(Collections._fields) - {"lease", "nodes", "lanes", "leases", "announced", "divisions"}
 """What commits write, but for what they only announce."""
 
@@ -47,6 +47,11 @@ class MongoProxy:
         self._lost_writes: set[str] = set()
         self.router = False
         """The server passes itself off as a mongos, but for what only one can do."""
+        self.older = False
+        """The server passes itself off as one before MongoDB 8, which has no command for several collections: what a group
+        writes to the store and to the inboxes comes as two."""
+        self.unknown = ""
+        """A command that the server does not know."""
         self.bodies: list[dict[str, Any]] | None = None
         """Set to a list to have the body of every command, which has all but the documents of a write."""
 
@@ -126,6 +131,8 @@ class MongoProxy:
                         losing.add(request_id)
                 if (held := self.held()) is not None:
                     await held
+                if self.unknown and data.startswith(self.unknown.encode() + b"\0", 26):
+                    data = data[:26] + b"?" + data[27:]
                 server_writer.write(data)
                 await server_writer.drain()
 
@@ -134,7 +141,7 @@ class MongoProxy:
                 data, _, response_to = await _message(server_reader)
                 if response_to in losing:
                     return
-                writer.write(_as_router(data) if self.router else data)
+                writer.write(_as(data, self.router, self.older) if self.router or self.older else data)
                 await writer.drain()
 
         both = [asyncio.create_task(requests()), asyncio.create_task(answers())]
@@ -153,26 +160,32 @@ async def _message(reader: asyncio.StreamReader) -> tuple[bytes, int, int]:
     return header + await reader.readexactly(length - 16), request_id, response_to
 
 
-def _as_router(data: bytes) -> bytes:
-    """An answer to ``hello`` as a mongos gives it; any other as it is."""
+def _as(data: bytes, router: bool, older: bool) -> bytes:
+    """An answer to ``hello`` as a mongos gives it, or a server of MongoDB 7; any other as it is."""
     op_msg = int.from_bytes(data[12:16], "little") == 2013
     at = 21 if op_msg else 36  # the first ``hello`` of a connection may come and be answered in the old form
     body = decode(data[at:])
     if "maxWireVersion" not in body:
         return data
-    body["msg"] = "isdbgrid"
-    for name in ("setName", "setVersion", "hosts", "primary", "me"):
-        body.pop(name, None)
+    if older:
+        body["maxWireVersion"] = 21
+    if router:
+        body["msg"] = "isdbgrid"
+        for name in ("setName", "setVersion", "hosts", "primary", "me"):
+            body.pop(name, None)
     answer = data[16:at] + encode(body)
     return struct.pack("<i", len(answer) + 16) + data[4:16] + answer
 
 
 def _command(data: bytes) -> Command | None:
-    """The name and the string value of the first element of an OP_MSG's body."""
+    """The name and the string value of the first element of an OP_MSG's body. What inserts into the store and then into the
+    inboxes is an insert into the store."""
     if int.from_bytes(data[12:16], "little") != 2013 or data[20] != 0:
         return None
     end = data.index(b"\0", 26)
     name = data[26:end].decode()
+    if name == "bulkWrite":
+        return Command("insert", "store")
     if data[25] != 2:
         return Command(name, "")
     length = int.from_bytes(data[end + 1 : end + 5], "little")

@@ -19,6 +19,10 @@ from storage.mongo.sharding import SHARD_KEYS
 def unnamed(command: dict[str, Any]) -> list[str]:
     """The parts of a command that a mongos would refuse, in words."""
     name, collection = next(iter(command.items()))
+    if name == "bulkWrite":
+        collections = [one["ns"].partition(".")[2] for one in command["nsInfo"]]
+        inserts = [{"insert": collections[op["insert"]], "documents": [op["document"]]} for op in command["ops"]]
+        return [part for insert in inserts for part in unnamed(insert)]
     key = SHARD_KEYS.get(collection) if isinstance(collection, str) else None
     if key is None:
         return []
