@@ -49,7 +49,7 @@ Check = Callable[[Settings], Iterator[Finding]]
 
 
 def files_of(settings: Settings) -> Iterator[tuple[str, Path]]:
-    """(setting, path) of the files that the broker writes."""
+    """(setting, path) of the files that the broker writes, or of the folder of those."""
     scheme, _, rest = settings.storage_url.partition("://")
     if scheme == "sqlite":
         yield "persistence.url", Path(rest.removeprefix("/"))
@@ -63,7 +63,8 @@ def files_of(settings: Settings) -> Iterator[tuple[str, Path]]:
             and options.get("engine", "embedded") != "meilisearch"
             and (path := options.get(option, default))
         ):
-            yield f"plugins.{name}.{option}", Path(str(path))
+            path = Path(str(path))
+            yield f"plugins.{name}.{option}", path.with_suffix(".tantivy") if options.get("engine") == "tantivy" else path
     if folder := (settings.plugins.get("attachments") or {}).get("directory"):
         yield "plugins.attachments.directory", Path(str(folder)) / "attachment"
 
@@ -143,10 +144,11 @@ def folders(settings: Settings) -> Iterator[Finding]:
             continue
         if path.exists():
             mode = stat.S_IMODE(path.stat().st_mode)
-            if not os.access(path, os.R_OK | os.W_OK):
+            right, private = (os.R_OK | os.W_OK | os.X_OK, 700) if path.is_dir() else (os.R_OK | os.W_OK, 600)
+            if not os.access(path, right):
                 yield Finding("fail", name, f"{path} belongs to another user: run as the one who runs the broker")
             elif mode & 0o077:
-                yield Finding("warn", name, f"{path} can be read by others (mode {mode:04o}): chmod 600 {path}")
+                yield Finding("warn", name, f"{path} can be read by others (mode {mode:04o}): chmod {private} {path}")
         if folder in seen:
             continue
         seen.add(folder)

@@ -110,3 +110,18 @@ def test_what_a_machine_says(
         monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
     findings = list(check(load(None, {"TIDELINE__PLUGINS__HTTP__BIND": bind})))
     assert [finding for finding in findings if finding.level == level and says in finding.text], findings
+
+
+def test_the_folder_of_an_index_is_looked_at(tmp_path: Path) -> None:
+    """That of tantivy lies beside where the embedded engine has its file."""
+    config, folder = tmp_path / "config.yaml", tmp_path / "data" / "search.tantivy"
+    config.write_text(f"plugins: {{search: {{engine: tantivy, path: '{tmp_path}/data/search.db'}}}}\n")
+    folder.mkdir(parents=True, mode=0o700)
+    folder.chmod(0o700)
+
+    def said() -> list[str]:
+        return [f.text for f in doctor_checks.folders(load(config, {})) if f.subject == "plugins.search.path"]
+
+    assert not [text for text in said() if str(folder) in text]
+    folder.chmod(0o755)
+    assert f"{folder} can be read by others (mode 0755): chmod 700 {folder}" in said()
