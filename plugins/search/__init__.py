@@ -4,9 +4,10 @@ Kept true: the index trails the store, can be built again from it, and never hol
 they may not read.
 
 ``service`` is what the rest of the broker asks, whatever answers: others import nothing else. ``plugin`` answers. ``text`` and
-``terms`` say what matches; ``engine`` is what an engine promises, ``fts5*``, ``tantivy*`` and ``meili*`` are those there are;
-``permission`` searches for somebody who may not read everything; ``indexer`` feeds an engine from the store, where it can in a
-process of its own (``worker``, which ``process`` starts and watches); ``compare`` finds where the two differ.
+``terms`` say what matches; ``engine`` is what an engine promises, ``fts5*``, ``tantivy*`` and ``meili*`` are those there are,
+``file_engine`` what the first two have in common; ``permission`` searches for somebody who may not read everything; ``indexer``
+feeds an engine from the store, where it can in a process of its own (``worker``, which ``process`` starts and watches);
+``compare`` finds where the two differ.
 """
 
 from __future__ import annotations

@@ -6,12 +6,9 @@ What is shorter in UTF-16 than in UTF-8 is written so, as a BLOB: a Chinese char
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from plugins.search.text import RUN
-
-_RUNS = re.compile(f"{RUN}(\\S+)")
+from plugins.search.text import spread
 
 
 def packed(parts: Sequence[str]) -> str | bytes:
@@ -25,9 +22,4 @@ def packed(parts: Sequence[str]) -> str | bytes:
 
 def unpacked(kept: str | bytes) -> str:
     """The tokens with spaces between them, also of what earlier versions kept, which was just that."""
-    body = kept if isinstance(kept, str) else kept.decode("utf-16-le")
-    return _RUNS.sub(_spaced, body) if RUN in body else body
-
-
-def _spaced(run: re.Match[str]) -> str:
-    return " ".join(run[1])
+    return spread(kept if isinstance(kept, str) else kept.decode("utf-16-le"))

@@ -56,6 +56,8 @@ _KNOWN = 50_000
 _CHECKPOINT = 4000
 """Pages of log after which it is moved into the file, with an fsync; what several commits changed is written once."""
 _LONGEST_WORD = 32
+_FORGOTTEN_AT_ONCE = 500
+"""Messages that one step of `Generation.forget` removes."""
 _MERGED = 500
 """Pages that one step of `Generation.purge` writes."""
 _DUE, _UNDER_WAY, _FORGOTTEN = 1, 2, 4
@@ -169,6 +171,8 @@ class Generation:
         self._taken = 0, 0
         """Rowids of which none is free, from the first up to before the second: where it was looked last."""
         self._layout = layout_of(db, generation)
+        self.stale = maker_of(db, generation) != made_by()
+        """Whether another tokeniser, or tables of an earlier layout, made it."""
         kinds = {"conversations": "conversation", "senders": "sender", "devices": "device"}
         if self._layout.number < 2:
             del kinds["devices"]  # those rows have the name itself
@@ -176,6 +180,9 @@ class Generation:
         self._vocabulary = Vocabulary(db, generation, self._unlearn)
         self._uncut = False
         """Whether names and words that were removed may be in the file, or the log, until that is cut."""
+
+    def close(self) -> None:
+        """Nothing: the connection is the engine's."""
 
     def positions(self) -> Positions:
         """The positions that were committed last."""
@@ -261,23 +268,23 @@ class Generation:
         ((busy, _, _),) = self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return not busy
 
-    def forget(self, topic: str, before_seq: int, limit: int) -> int:
-        """Remove up to ``limit`` of a conversation's messages with seq < ``before_seq``; how many were removed."""
+    def forget(self, topic: str, before_seq: int) -> bool:
+        """Remove some hundred of a conversation's messages with seq < ``before_seq``; whether there may be more."""
         row = self.db.execute(f"SELECT id FROM conversations_{self.number} WHERE name = ?", (topic,)).fetchone()
         if row is None:
-            return 0
+            return False
         due = f"SELECT rowid FROM {self._docs} WHERE conversation = ? AND seq < ?"
         if self.db.execute(f"{due} LIMIT 1", (row[0], before_seq)).fetchone() is None:
-            return 0
+            return False
         with _Transaction(self):
-            removed = self._remove(f"rowid IN ({due} ORDER BY seq LIMIT ?)", (row[0], before_seq, limit))
+            removed = self._remove(f"rowid IN ({due} ORDER BY seq LIMIT ?)", (row[0], before_seq, _FORGOTTEN_AT_ONCE))
             if self.db.execute(f"SELECT 1 FROM {self._docs} WHERE conversation = ? LIMIT 1", row).fetchone() is None:
                 self.db.execute(f"DELETE FROM conversations_{self.number} WHERE id = ?", row)
                 self._conversations.pop(topic, None)
             if removed:
                 self._note(_FORGOTTEN)
                 self._vocabulary.removed()
-        return removed
+        return removed == _FORGOTTEN_AT_ONCE
 
     def reset_caches(self) -> None:
         """Forget what a transaction that was rolled back may have put there."""

@@ -31,7 +31,7 @@ from tantivy import Query
 
 from plugins.search.engine import Document, Positions
 from plugins.search.tantivy_match import all_of
-from plugins.search.text import TOKENISER, tokens
+from plugins.search.text import TOKENISER, joined
 from storage.private import make_folder
 
 log = logging.getLogger("tideline.search")
@@ -95,7 +95,15 @@ def opened(folder: Path) -> tantivy.Index:
     builder.add_bytes_field("device", stored=True)
     for column in ("key", "id", "seq", "size"):
         builder.add_unsigned_field(column, fast=True)
-    index = tantivy.Index(builder.build(), path=str(folder))
+    return _ready(tantivy.Index(builder.build(), path=str(folder)))
+
+
+def there(folder: Path) -> tantivy.Index:
+    """The index of a generation, for who only reads. Raises ValueError where there is none."""
+    return _ready(tantivy.Index.open(str(folder)))
+
+
+def _ready(index: tantivy.Index) -> tantivy.Index:
     index.register_tokenizer("tokens", tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build())
     index.config_reader("manual")
     return index
@@ -173,6 +181,11 @@ class Generation:
         self._spans: dict[str, tuple[int, int]] = {}
         """What `_span` found, by segment."""
 
+    @property
+    def stale(self) -> bool:
+        """Whether another tokeniser, or fields of an earlier layout, made it."""
+        return self.maker != made_by()
+
     def close(self) -> None:
         """Break off what is merged, and let go of the files."""
         self._writer = None
@@ -210,14 +223,15 @@ class Generation:
                 for some in _some(sorted(there)):
                     writer.delete_documents_by_query(self._each(some))
 
-    def forget(self, topic: str, before_seq: int) -> None:
-        """Remove a conversation's messages with seq < ``before_seq``."""
+    def forget(self, topic: str, before_seq: int) -> bool:
+        """Remove a conversation's messages with seq < ``before_seq``: all there are."""
         if before_seq <= 0:
-            return
+            return False
         old = all_of(Query.term_query(self._schema, "topic", topic), between(self._schema, "seq", 0, before_seq - 1))
         if self._searcher().search(old, 1).hits:
             with _Commit(self) as writer:
                 writer.delete_documents_by_query(old)
+        return False
 
     def due(self) -> list[int]:
         """Ids of the next messages, in order, that are in a segment with words of deleted ones; all there are between the first
@@ -357,16 +371,16 @@ def _some(ids: Sequence[int]) -> Iterator[Sequence[int]]:
 
 
 def _kept(document: Document) -> tantivy.Document:
-    found = tokens(document.text)
+    body = joined(document.text)
     kept = tantivy.Document()
-    kept.add_text("body", " ".join(found))
+    kept.add_text("body", body)
     kept.add_text("topic", document.topic)
     kept.add_text("sender", document.sender)
     kept.add_bytes("device", document.device.encode())
     kept.add_unsigned("key", key_of(document.id, document.time))
     kept.add_unsigned("id", document.id)
     kept.add_unsigned("seq", document.seq)
-    kept.add_unsigned("size", len(found))
+    kept.add_unsigned("size", body.count(" ") + 1 if body else 0)
     return kept
 
 

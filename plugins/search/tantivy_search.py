@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import Any, cast
 import tantivy
 
 from plugins.search.engine import MAX_TOTAL, BadQuery, Hit, Query, Results, SearchUnavailable, decode_cursor, encode_cursor
-from plugins.search.tantivy_index import between, first_key, halves, live_generation, opened, time_of_key, whole
+from plugins.search.tantivy_index import between, first_key, halves, live_generation, there, time_of_key, whole
 from plugins.search.tantivy_match import MUST, MUST_NOT, all_of, matching, ranked
 from plugins.search.terms import Term, parse
 
@@ -49,34 +50,34 @@ class Reader:
         self._seen: tuple[int, ...] = ()
 
     @contextmanager
-    def snapshot(self) -> Iterator[Snapshot]:
-        """What is committed now. tantivy's errors come out as `SearchUnavailable`."""
+    def snapshot(self, seconds: float) -> Iterator[Snapshot]:
+        """What is committed now, to be asked for so long. tantivy's errors come out as `SearchUnavailable`."""
         try:
-            yield self._snapshot()
+            yield self._snapshot(time.monotonic() + seconds)
         except (ValueError, OSError) as error:
             raise SearchUnavailable(f"search index: {error}") from error
 
-    def _snapshot(self) -> Snapshot:
+    def _snapshot(self, deadline: float) -> Snapshot:
         with self._lock:
             while True:
                 number = live_generation(self._folder)
                 if not number:
                     raise SearchUnavailable("the search index is about to be made")
                 try:
-                    return self._at(number)
+                    return self._at(number, deadline)
                 except (ValueError, OSError):
                     if live_generation(self._folder) == number:
                         raise  # else it was removed in between, as another is in use
 
-    def _at(self, number: int) -> Snapshot:
+    def _at(self, number: int, deadline: float) -> Snapshot:
         if self._index is None or number != self._number:
-            self._index, self._number, self._seen = opened(self._folder / str(number)), number, ()
+            self._index, self._number, self._seen = there(self._folder / str(number)), number, ()
         status = os.stat(self._folder / str(number) / "meta.json")
         seen = status.st_ino, status.st_mtime_ns, status.st_size
         if seen != self._seen:
             self._index.reload()
             self._seen = seen
-        return Snapshot(self._index.searcher(), self._index.schema)
+        return Snapshot(self._index.searcher(), self._index.schema, deadline)
 
 
 def _again(two: Sequence[int]) -> int:
@@ -87,11 +88,19 @@ def _again(two: Sequence[int]) -> int:
 
 
 class Snapshot:
-    """Answers of one moment."""
+    """Answers of one moment. Nothing breaks tantivy off, so time is looked at before each of its steps."""
 
-    def __init__(self, searcher: tantivy.Searcher, schema: tantivy.Schema) -> None:
-        self._searcher = searcher
+    def __init__(self, searcher: tantivy.Searcher, schema: tantivy.Schema, deadline: float) -> None:
+        self._whole = searcher
         self._schema = schema
+        self._deadline = deadline
+
+    @property
+    def _searcher(self) -> tantivy.Searcher:
+        """For one step. Raises where there is no more time."""
+        if time.monotonic() > self._deadline:
+            raise SearchUnavailable("the query took too long")
+        return self._whole
 
     def topics(self, after: str, limit: int) -> list[str]:
         """Conversation names > ``after``, by name: first those that begin as it does, then with ever less of it. To list all of

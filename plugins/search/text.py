@@ -149,14 +149,14 @@ _STAR_KEYCAP = ("*" + _moved(_KEYCAP), _moved("*") + _moved(_KEYCAP))
 
 def tokens(text: str) -> list[str]:
     """The tokens of a text in order, at most `MAX_TOKENS`."""
-    _, parts = cut(text)
-    return [token for part in parts for token in (part[1:] if part[0] == RUN else (part,))]
+    return joined(text).split()
 
 
 # --- many texts --------------------------------------------------------------------------------------------------------
 
 RUN = "\x01"
 """What a part of several tokens begins with. No token has any of these; `_END` and `_APART` are white space to Python."""
+_RUNS = re.compile(f"{RUN}(\\S+)")
 _LOOK = "\x00"
 """What cannot be told of one character alone is in the text: see `_looked_at`."""
 _END = "\x1f"
@@ -218,6 +218,20 @@ def cut(text: str) -> tuple[str, list[str]]:
         marked = " ".join(_looked_at(text))
         parts = _ALONE.sub(_run, marked).split()
     return marked, parts
+
+
+def joined(text: str) -> str:
+    """The tokens of a text, with a space between two."""
+    return spread(" ".join(cut(text)[1]))
+
+
+def spread(parts: str) -> str:
+    """The tokens of parts that have a space between two."""
+    return _RUNS.sub(_spaced, parts) if RUN in parts else parts
+
+
+def _spaced(run: re.Match[str]) -> str:
+    return " ".join(run[1])
 
 
 def _too_much(marked: str, parts: list[str]) -> bool:

@@ -1,7 +1,7 @@
 """The process that indexes into files of this machine: ``python -m plugins.search.worker``, of `IndexerProcess`.
 
 Turning text into tokens is work for Python, and within the broker's process it would take turns with the event loop. Here it
-has an interpreter of its own, at a lower priority, which reads the store beside the broker and is the index's only writer.
+has an interpreter of its own, which reads the store beside the broker and is the index's only writer.
 
 Both sides write JSON, a value a line. In: first the settings, then what `IndexerProcess` asks. Out: where the index stands,
 how rebuilds go, and log records. The process ends when its input does: with the broker, whatever ends that.
@@ -32,8 +32,9 @@ from storage.interface import Storage
 
 log = logging.getLogger("tideline.search")
 
-NICE = 10
-"""A tenth of a core is left to it where the broker and its clients want all of them."""
+_NICE = 10
+"""A tenth of the processor is left to it where there is one, and the broker wants all of it. Where there are two, a lower
+priority wins publishing nothing, as the broker uses one: the indexer waits on that one, and the other idles."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 _GARBAGE_AFTER = 20_000
 """New objects after which Python looks for cycles, of which indexing makes none; with its own 700 it looked all the time."""
@@ -152,6 +153,12 @@ async def _open(attempt: Callable[[], Awaitable[None]]) -> None:
         wait = min(_LONGEST_WAIT, wait * 2)
 
 
+def niceness() -> int:
+    """By how much its priority is lower than the broker's."""
+    processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return _NICE if processors == 1 else 0
+
+
 async def main() -> None:
     """Read the settings, then index for as long as the input lasts."""
     lines = asyncio.StreamReader(limit=1 << 20)
@@ -185,7 +192,7 @@ if __name__ == "__main__":
     # The broker says when to stop. What a terminal or a supervisor sends to both must not end this one first.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    os.nice(NICE)
+    os.nice(niceness())
     gc.freeze()
     gc.set_threshold(_GARBAGE_AFTER)
     logging.basicConfig(level=logging.INFO, handlers=[TellBroker()], format="%(message)s")

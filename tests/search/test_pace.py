@@ -12,7 +12,10 @@ from plugins.search.pace import Pace
     [
         (1.0, 0, 0.0),  # a backlog, and nothing new: all the time there is
         (1.0, 1990, 0.0),  # stored as fast as a processor indexes it
-        (1.0, 2010, 0.1),
+        (1.0, 2500, 0.025),  # a quarter more: a fifth of the time is publishing's
+        (1.0, 3000, 0.05),
+        (1.0, 4000, 0.1),
+        (1.0, 100_000, 0.1),  # hopeless, and half the time all the same
         (0.25, 0, 0.3),
         (0.25, 100_000, 0.3),  # rests longer than that anyway
     ],
@@ -42,4 +45,4 @@ def test_time_spent_waiting_for_a_processor_is_no_work() -> None:
     pace.stored(7000)
     assert pace.rest(100.4, 0.4, 0.1, 2000) == 0.0
     pace.stored(9000)
-    assert pace.rest(100.8, 0.4, 0.1, 2000) == pytest.approx(0.4)
+    assert pace.rest(100.8, 0.4, 0.1, 2000) == pytest.approx(0.05)

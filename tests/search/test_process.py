@@ -124,6 +124,17 @@ async def test_the_process_imports_nothing_of_the_plugin(storage: SqliteStorage,
     assert "_pydantic_core" not in mapped
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="processors cannot be taken away")
+def test_it_gives_way_where_there_is_one_processor() -> None:
+    mine = os.sched_getaffinity(0)
+    assert worker_module.niceness() == (0 if len(mine) > 1 else 10)
+    os.sched_setaffinity(0, list(mine)[:1])
+    try:
+        assert worker_module.niceness() == 10
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
 async def test_stopping_ends_the_process_and_frees_the_index(
     storage: SqliteStorage, indexer: IndexerProcess, path: Path
 ) -> None:

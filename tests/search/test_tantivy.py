@@ -65,7 +65,7 @@ async def _filled(engine: TantivyEngine, publisher: Publisher, count: int, page:
 async def _purged(engine: TantivyEngine) -> None:
     while await engine.purge():
         pass
-    assert strays(engine._folder) == []
+    assert strays(engine._path) == []
 
 
 @pytest.mark.parametrize("page", [20, 300])
@@ -227,7 +227,7 @@ async def test_pages_of_conversations_do_not_list_all_of_them_each_time(tmp_path
             return found
 
     def pages(snapshot: tantivy_search.Snapshot) -> list[str]:
-        counted = tantivy_search.Snapshot(cast(Any, Counted(snapshot._searcher)), snapshot._schema)
+        counted = tantivy_search.Snapshot(cast(Any, Counted(snapshot._searcher)), snapshot._schema, snapshot._deadline)
         found: list[str] = []
         while page := counted.topics(found[-1] if found else "", 10):
             found += page
@@ -427,7 +427,7 @@ async def test_a_new_index_is_in_use_though_the_old_one_cannot_be_removed(
     assert (await engine.count(), await engine.positions()) == (1, {0: 1})
     await engine.close()
     await engine.open()
-    assert [path.name for path in engine._folder.iterdir() if path.is_dir()] == ["2"]
+    assert [path.name for path in engine._path.iterdir() if path.is_dir()] == ["2"]
     assert await engine.count() == 1
     await engine.close()
 
@@ -529,4 +529,14 @@ async def test_an_index_is_not_set_aside_for_what_is_not_its_fault(tmp_path: Pat
     assert not (tmp_path / "search.tantivy.broken").exists()
     await engine.open()
     assert await engine.count() == 1
+    await engine.close()
+
+
+async def test_a_search_that_takes_too_long_ends_with_the_step_under_way(tmp_path: Path) -> None:
+    engine = TantivyEngine(tmp_path / "search.tantivy", MemoryStorage(), seconds=0.0)
+    await engine.open()
+    await engine.index([Document(1, "t", 1, "u/a", "d", START, "common")], {0: 1})
+    for ask in (engine.search(Query(q="common")), engine.unasked(Query(q="common"), set(), 10)):
+        with pytest.raises(SearchUnavailable, match="took too long"):
+            await ask
     await engine.close()
