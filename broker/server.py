@@ -395,8 +395,9 @@ class Server(Node):
         self.clients += 1
         self.clients_maximum = max(self.clients_maximum, self.clients)
         self.plugin_host.client_connected(connection.info)
-        user = shown(connection.info.identity.user_key)
-        log.debug("connected: %s as %s", connection.name, user, extra=connection.about)
+        if log.isEnabledFor(logging.DEBUG):
+            user = shown(connection.info.identity.user_key)
+            log.debug("connected: %s as %s", connection.name, user, extra=connection.about)
 
     def opening(self, connection: Link) -> None:
         """A client's session is submitted to be opened; its CONNACK follows when that is durable."""

@@ -4,7 +4,7 @@ Kept true: a user name counts only once a credential for it was verified; nothin
 plugin or a rule denies; an answer that does not come in time is a denial.
 """
 
-from broker.access.access_control import OWN, AccessControl, Decider, MembersOnly, blame
+from broker.access.access_control import OWN, AccessControl, Decider, MembersOnly, MustWait, blame
 from broker.access.accounts import BEGUN, USER, Account, name_problem
 from broker.access.amqtt_session import LightSession
 from broker.access.bans import KIND, Ban, Bans, network
@@ -64,6 +64,7 @@ __all__ = [
     "LightSession",
     "MembersOnly",
     "MosquittoAcl",
+    "MustWait",
     "Passwords",
     "Rule",
     "RuleSet",

@@ -35,7 +35,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from amqtt.contexts import Action
 from amqtt.plugins.authentication import AnonymousAuthPlugin
@@ -79,9 +79,23 @@ _IMMEDIATE = {
     ("amqtt.plugins.topic_checking", "TopicTabooPlugin"),
     ("amqtt.contrib.jwt", "TopicAuthJwtPlugin"),
 }
+# The same of who a client is.
+_IMMEDIATE_LOGINS = {("amqtt.plugins.authentication", "AnonymousAuthPlugin")}
 _VERIFIES_CLIENT_ID = {("amqtt.contrib.cert", "UserAuthCertPlugin")}
 
 Asker = Callable[..., Awaitable[Any]]
+
+
+class MustWait(Exception):
+    """The answer cannot be had on the spot."""
+
+
+class _Login(NamedTuple):
+    """How a plugin is asked who a client is. ``now`` answers without waiting, or raises `MustWait`; None where it cannot."""
+
+    plugin: Any
+    ask: Asker
+    now: Callable[[LightSession], Any] | None
 
 
 class _Failed(Exception):
@@ -221,7 +235,7 @@ class AccessControl:
         """Ask these plugins from now on, and remember nothing that others said."""
         self.generation += 1
         self._logins.forget()
-        self._auth = [(plugin, self._login_asker(plugin, number)) for number, plugin in enumerate(plugins.auth_plugins)]
+        self._auth = [self._login(plugin, number) for number, plugin in enumerate(plugins.auth_plugins)]
         self._deciders = [plugin for plugin in plugins.topic_plugins if isinstance(plugin, Decider)]
         self._lists = [plugin for plugin in plugins.topic_plugins if isinstance(plugin, MembersOnly)]
         others = [plugin for plugin in plugins.topic_plugins if not isinstance(plugin, Decider | MembersOnly)]
@@ -255,17 +269,30 @@ class AccessControl:
         Raises `Busy` where its password could not be looked at in time, and `CannotTell` where nobody knows at the moment.
         """
         if request.certified:
-            if self.bars(request.certified):
-                self._log_refused_login(request, (), (), "the user of its certificate is disabled")
-                return None
             return self._certified(request)
         generation = 0
         while generation != self.generation:  # other plugins meanwhile: what the old ones said counts for nothing
             generation = self.generation
             session = session_of(request)
             auth = self._takers(session) or self._auth
-            asking = [self._ask_auth(plugin, ask, session) for plugin, ask in auth]
+            asking = [self._ask_auth(login, session) for login in auth]
             answers: list[Any] = [await asking[0]] if len(asking) == 1 else await asyncio.gather(*asking)
+        return self._decided(request, session, auth, answers)
+
+    def authenticate_now(self, request: AuthRequest) -> Identity | None:
+        """The same on the spot: without a task, where many connect at once. Raises `MustWait` where somebody is to be asked who
+        may take a while; those who answered are asked again then."""
+        if request.certified:
+            return self._certified(request)
+        session = session_of(request)
+        auth = self._takers(session) or self._auth
+        if any(login.now is None for login in auth):
+            raise MustWait
+        return self._decided(request, session, auth, [self._login_now(login, session) for login in auth])
+
+    def _decided(
+        self, request: AuthRequest, session: LightSession, auth: Sequence[_Login], answers: list[Any]
+    ) -> Identity | None:
         answers = self._without_strangers(request.username, auth, answers)
         request.username = session.username  # without a token that was there
         if not any(answer is False for answer in answers):
@@ -280,7 +307,7 @@ class AccessControl:
         if not decided or not all(answer is True for answer in decided):
             self._log_refused_login(request, auth, answers)
             return None
-        verified = {_verifies(plugin) for (plugin, _), yes in zip(auth, answers, strict=True) if yes}
+        verified = {_verifies(login.plugin) for login, yes in zip(auth, answers, strict=True) if yes}
         identity = self._identity(request, verified, session, keep=keep or "attributes" in session.__dict__)
         if self.bars(identity.username):
             self._log_refused_login(request, auth, answers, "the user is disabled")
@@ -295,8 +322,11 @@ class AccessControl:
         settle(session, identity)
         return identity
 
-    def _certified(self, request: AuthRequest) -> Identity:
+    def _certified(self, request: AuthRequest) -> Identity | None:
         """A client whose certificate says who it is; what else it says counts for nothing."""
+        if self.bars(request.certified):
+            self._log_refused_login(request, (), (), "the user of its certificate is disabled")
+            return None
         request.password = None
         session = session_of(request) if self._topic else None
         identity = Identity(f"u/{request.certified}", request.certified, False, session)
@@ -306,12 +336,12 @@ class AccessControl:
 
     def bars(self, username: str | None) -> bool:
         """Whether a user is shut out, however it proves who it is."""
-        return username is not None and any(plugin.bars(username) for plugin, _ in self._auth if hasattr(plugin, "bars"))
+        return username is not None and any(plugin.bars(username) for plugin, *_ in self._auth if hasattr(plugin, "bars"))
 
     def gone(self, username: str | None) -> bool:
         """Whether a user is there no more: every plugin that verifies user names says that it knows none of this name. False
         where one cannot tell (a plugin without ``knows``, such as JWT), or there are `outsiders`."""
-        verifying = [plugin for plugin, _ in self._auth if _verifies(plugin) == "username"]
+        verifying = [plugin for plugin, *_ in self._auth if _verifies(plugin) == "username"]
         if username is None or self.outsiders or not verifying:
             return False
         return all(hasattr(plugin, "knows") and not plugin.knows(username) for plugin in verifying)
@@ -319,27 +349,27 @@ class AccessControl:
     @property
     def needs_identity(self) -> bool:
         """Whether who was verified by nobody is refused, whatever the listener allows."""
-        return any(getattr(plugin, "needs_identity", False) for plugin, _ in self._auth)
+        return any(getattr(plugin, "needs_identity", False) for plugin, *_ in self._auth)
 
     @property
     def verifies_client_ids(self) -> bool:
         """Whether a plugin does: then who has no user name may be verified all the same."""
-        return any(_verifies(plugin) == "client_id" for plugin, _ in self._auth)
+        return any(_verifies(plugin) == "client_id" for plugin, *_ in self._auth)
 
     @staticmethod
-    def _without_strangers(username: str | None, auth: Sequence[tuple[Any, Asker]], answers: list[Any]) -> list[Any]:
+    def _without_strangers(username: str | None, auth: Sequence[_Login], answers: list[Any]) -> list[Any]:
         """The answers without the no of those who do not know the user, where another plugin does."""
         asked = list(zip(auth, answers, strict=True))
-        if not username or not any(yes is True and _verifies(plugin) for (plugin, _), yes in asked):
+        if not username or not any(yes is True and _verifies(login.plugin) for login, yes in asked):
             return answers
-        return [None if yes is False and not _knows(plugin, username) else yes for (plugin, _), yes in asked]
+        return [None if yes is False and not _knows(login.plugin, username) else yes for login, yes in asked]
 
     def takes(self, request: AuthRequest) -> bool:
         """Whether a plugin takes what was sent as a token of its own."""
         return bool(self._takers(session_of(request)))
 
-    def _takers(self, session: LightSession) -> list[tuple[Any, Asker]]:
-        return [pair for pair in self._auth if hasattr(pair[0], "takes") and pair[0].takes(session)]
+    def _takers(self, session: LightSession) -> list[_Login]:
+        return [login for login in self._auth if hasattr(login.plugin, "takes") and login.plugin.takes(session)]
 
     def _identity(self, request: AuthRequest, verified: set[str | None], session: LightSession, *, keep: bool) -> Identity:
         kept, name = session if keep else None, session.verified_as or request.username
@@ -347,23 +377,36 @@ class AccessControl:
             return Identity(f"u/{name}", name, False, kept, session.valid_until, session.vouched_by)
         return Identity(f"c/{request.client_id}", None, verified <= {None, "username"}, kept, session.valid_until)
 
-    async def _ask_auth(self, plugin: object, ask: Asker, session: LightSession) -> bool | object | None:
+    async def _ask_auth(self, login: _Login, session: LightSession) -> bool | object | None:
         try:
-            answer = await ask(session=session)
+            answer = await login.ask(session=session)
         except Busy:
             return _BUSY
-        except CannotTell as error:
-            self.refusals.warning("nobody can log in by %s: %s", type(plugin).__name__, error, key=(type(plugin), str(error)))
-            return _CANNOT_TELL
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the client is refused, and hears no reason
-            logger.error("client %r refused: %s failed: %s", session.client_id, type(plugin).__name__, blame(error))
-            return False
+            return self._no_answer(login.plugin, session, error)
         return None if answer is None else bool(answer)
 
+    def _login_now(self, login: _Login, session: LightSession) -> bool | object | None:
+        assert login.now is not None
+        try:
+            answer = login.now(session)
+        except MustWait:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._no_answer(login.plugin, session, error)
+        return None if answer is None else bool(answer)
+
+    def _no_answer(self, plugin: object, session: LightSession, error: Exception) -> object:
+        if isinstance(error, CannotTell):
+            self.refusals.warning("nobody can log in by %s: %s", type(plugin).__name__, error, key=(type(plugin), str(error)))
+            return _CANNOT_TELL
+        logger.error("client %r refused: %s failed: %s", session.client_id, type(plugin).__name__, blame(error))
+        return False
+
     def _log_refused_login(
-        self, request: AuthRequest, auth: Sequence[tuple[Any, Asker]], answers: Sequence[object], why: str = ""
+        self, request: AuthRequest, auth: Sequence[_Login], answers: Sequence[object], why: str = ""
     ) -> None:
-        refusing = [type(plugin).__name__ for (plugin, _), yes in zip(auth, answers, strict=True) if yes is False]
+        refusing = [type(login.plugin).__name__ for login, yes in zip(auth, answers, strict=True) if yes is False]
         why = why or (f"{', '.join(refusing)} said no" if refusing else "no auth plugin knows it")
         user = "no user name" if request.username is None else f"user {shown(request.username)}"
         self.refusals.warning(
@@ -597,7 +640,7 @@ class AccessControl:
     def _is(plugin: object, method: str, attribute: str, known: set[tuple[str, str]]) -> bool:
         return bool(getattr(plugin, attribute, _origin(plugin, method) in known))
 
-    def _login_asker(self, plugin: Any, number: int) -> Asker:
+    def _login(self, plugin: Any, number: int) -> _Login:
         """How to ask a plugin who a client is: with the time limit, and by turns on a thread if it blocks.
 
         A plugin of your own that blocks and never awaits says so with a class attribute ``blocking = True``; one whose answer
@@ -605,29 +648,43 @@ class AccessControl:
         what the user is known by at the moment too, a method ``known_by(name)`` gives that, or None where it has no answer.
         """
         function = plugin.authenticate
+        if _origin(plugin, "authenticate") in _IMMEDIATE_LOGINS:
+            return _Login(plugin, self._limited(function), lambda session: _finish(function(session=session)))
         if not self._is(plugin, "authenticate", "blocking", _BLOCKING):
-            return self._limited(function)
+            return _Login(plugin, self._limited(function), None)
         logins = self._logins
         remember = self._is(plugin, "authenticate", "remember", _REMEMBER)
         known_by = getattr(plugin, "known_by", None)
+
+        def mark_of(session: LightSession) -> bytes | None:
+            """What the answer is remembered by; None where there is no answer."""
+            user = session.username
+            by = None if not user else known_by(user) if known_by is not None else ""
+            return None if not user or by is None else logins.mark(number, user, session.password, by)
+
+        def now(session: LightSession) -> bool | None:
+            mark = mark_of(session)
+            if mark is None:
+                return None
+            known = logins.known(mark, session.remote_address or "")
+            if known is None:
+                raise MustWait
+            return known
 
         async def ask(session: LightSession) -> Any:
             address, user = session.remote_address or "", session.username or ""
             mark = None
             if remember:
-                if not user:
+                mark = mark_of(session)
+                if mark is None:
                     return None
-                by = known_by(user) if known_by is not None else ""
-                if by is None:
-                    return None
-                mark = logins.mark(number, user, session.password, by)
                 known = logins.known(mark, address)
                 if known is not None:
                     return known
             login = not self._several or _knows(plugin, user)
             return await logins.ask(address, user, lambda: _finish(function(session=session)), mark, login=login)
 
-        return ask
+        return _Login(plugin, ask, now if remember else None)
 
     def _topic_asker(self, plugin: Any) -> Asker:
         """The same for a question about a topic."""

@@ -14,6 +14,7 @@ import os
 import re
 import ssl
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -91,6 +92,7 @@ def _as_path(value: object) -> object:
 FilePath = Annotated[Path, BeforeValidator(_as_path)]
 
 
+@lru_cache(maxsize=256)
 def split_bind(bind: str) -> tuple[str, int]:
     """(host, port) of ``host:port`` or ``[ipv6]:port``; raises ValueError."""
     host, colon, port = bind.rpartition(":")
@@ -139,6 +141,7 @@ def _network(value: str) -> str:
         raise ValueError("must be an address or a network, such as 10.0.0.7, 10.0.0.0/24 or fd00::/8") from None
 
 
+@lru_cache(maxsize=256)  # asked for each client that connects
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the host name or address."""
     if host == "localhost":

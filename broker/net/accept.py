@@ -11,7 +11,8 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from broker.net.admission import Admission, descriptors
 from broker.net.stream import Stream, shown
@@ -19,7 +20,8 @@ from broker.net.unix_socket import peer_of, remove, unix_path
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 2  # accepted before others have their turn; twice what then may connect (`broker.limits.turns`)
+_AT_ONCE = 4  # accepted before others have their turn: as many as then may connect (`broker.limits.turns`)
+_PACED = 2  # the same where there is a pause behind them: twice as many
 _PAUSE = 1.0  # seconds until the next try where not even turning away is possible
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -36,7 +38,6 @@ class Acceptor:
         self._make = make
         self._pause = pause
         self._loop = asyncio.get_running_loop()
-        self._starting: set[asyncio.Task[None]] = set()
         self._again: asyncio.TimerHandle | None = None
         self._spare = os.open(os.devnull, os.O_RDONLY)  # given up for the moment that it takes to turn a client away
         self._most = descriptors()
@@ -62,7 +63,8 @@ class Acceptor:
             self._give_up_spare()
 
     def _accept(self) -> None:
-        for _ in range(_AT_ONCE):
+        pause = self._pause()
+        for _ in range(_PACED if pause else _AT_ONCE):
             try:
                 client, address = self._listening.accept()
             except (BlockingIOError, InterruptedError):
@@ -76,7 +78,7 @@ class Acceptor:
                     return
                 continue
             self._serve(client, address)
-        if pause := self._pause():
+        if pause:
             self._rest(pause)
 
     def _serve(self, client: socket.socket, address: tuple[str, int]) -> None:
@@ -89,23 +91,30 @@ class Acceptor:
             self._out_of_descriptors()
             return
         client.setblocking(False)
-        if self._local:
-            stream = self._make(peer_of(client))
-        else:
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            stream = self._make(shown(address))
+        stream = self._make(peer_of(client) if self._local else shown(address))
         self._admission.admit(stream)
-        task = self._loop.create_task(self._start(client, stream))
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
-
-    async def _start(self, client: socket.socket, stream: Stream) -> None:
+        # The loop's coroutine makes the transport, and then waits until the stream knows of it. It is gone on with by hand: a
+        # task for each client would cost more than what it does.
+        opening = self._loop.connect_accepted_socket(lambda: stream, client)
         try:
-            await self._loop.connect_accepted_socket(lambda: stream, client)
-        except OSError as error:  # it went already
-            logger.debug("listener %s: %s: %s", self._admission.name, stream.peer, error)
-            client.close()
-            self._admission.leave(stream)
+            made = opening.send(None)
+        except OSError as error:
+            self._gone(client, stream, error)
+        else:
+            made.add_done_callback(lambda _: self._made(opening, client, stream))
+
+    def _made(self, opening: Coroutine[Any, Any, Any], client: socket.socket, stream: Stream) -> None:
+        try:
+            opening.send(None)
+        except StopIteration:
+            pass
+        except OSError as error:
+            self._gone(client, stream, error)
+
+    def _gone(self, client: socket.socket, stream: Stream, error: OSError) -> None:
+        logger.debug("listener %s: %s: %s", self._admission.name, stream.peer, error)
+        client.close()
+        self._admission.leave(stream)
 
     def _turn_one_away(self) -> bool:
         """Close the next client, with the descriptor that is kept for this; False where that does not work either."""

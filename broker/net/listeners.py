@@ -222,7 +222,7 @@ async def bound(host: str, port: int, *, reuse_port: bool = False) -> list[socke
 
 
 def _listening(family: int, address: tuple[Any, ...], reuse_port: bool) -> socket.socket:
-    one = socket.socket(family, socket.SOCK_STREAM)
+    one = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # by which an event loop knows whom to set TCP_NODELAY
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:

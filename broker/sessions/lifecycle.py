@@ -201,6 +201,13 @@ class Sessions:
             self._idle[key] = self._server.clock.now()
         return session
 
+    def known(self, key: DeviceKey) -> bool:
+        """Whether `get` says all there is of a device, so that `fetch` would read nothing: its session is in memory, or there
+        is none. In a cluster another node may have it."""
+        if key in self._ending or key in self._loading:
+            return False
+        return key in self._sessions or not self._absent
+
     async def latest(self, key: DeviceKey) -> Session | None:
         """The same, as storage has it now. In a cluster another node may have had the device, or have changed it, since it was
         read: where nobody is connected to it here, it is read again."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from typing import Any
 
 import pytest
 
 from broker.packets.codes import ReasonCode
 from broker.packets.encoder import encode
-from broker.packets.model import ConnAck, Connect, Disconnect, PingReq, PingResp, PubAck, Publish, SubAck, Subscribe
+from broker.packets.model import ConnAck, Connect, Disconnect, PingReq, PingResp, PubAck, Publish, SubAck, Subscribe, Will
 from broker.packets.properties import Properties, Property
+from broker.sessions import lifecycle
 from storage.errors import StorageUnavailable
 from storage.records import Device, DeviceKey
 from tests.support.broker import Broker, running
+from tests.support.until import until
 
 
 async def test_a_clean_session_is_never_present(broker: Broker, version: int) -> None:
@@ -79,10 +83,16 @@ async def test_a_connected_client_outlives_the_connect_timeout() -> None:
         await client.ping()
 
 
-async def test_a_client_that_waits_for_storage_is_told_so_in_time(version: int, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_that_waits_for_storage_is_told_so_in_time(
+    version: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is read of its session does not come. Not that its login was at fault: it was right."""
     caplog.set_level(logging.INFO, "broker")
+    monkeypatch.setattr(lifecycle, "IDLE", 0.0)
+    monkeypatch.setattr(lifecycle, "_LOOK", 0.0)
     async with running(mqtt={"connect_timeout": 0.2}) as broker:
+        await broker.lose(await broker.durable("c", version), "c")
+        await until(lambda: not broker.server.sessions.named("c"))  # storage alone has it
 
         async def device(key: DeviceKey) -> Device | None:
             raise StorageUnavailable("the test says so")
@@ -92,6 +102,37 @@ async def test_a_client_that_waits_for_storage_is_told_so_in_time(version: int, 
         client.send(Connect("c", version, False))
         assert (await client.expect(ConnAck)).reason == (ReasonCode.SERVER_UNAVAILABLE if version == 5 else 3)
         assert "refused: storage does not answer, try again" in caplog.text
+
+
+async def test_who_has_to_wait_for_nobody_costs_no_task(version: int) -> None:
+    """Nor a look into storage, where storage has no session of anybody that is not in memory."""
+    made: list[str] = []
+
+    def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **more: Any) -> asyncio.Task[Any]:
+        made.append(coroutine.cr_code.co_filename if hasattr(coroutine, "cr_code") else str(coroutine))
+        return asyncio.Task(coroutine, loop=loop, **more)
+
+    async with running() as broker:
+        await broker.client("first", version)
+        looked: list[DeviceKey] = []
+        look = broker.server.storage.device
+
+        async def device(key: DeviceKey) -> Device | None:
+            looked.append(key)
+            return await look(key)
+
+        broker.server.storage.device = device  # type: ignore[method-assign]
+        asyncio.get_running_loop().set_task_factory(factory)
+        clean = await broker.client("clean", version, will=Will("w", b"", 0, False))
+        durable = await broker.durable("durable", version)
+        await broker.lose(durable, "durable")
+        durable = await broker.durable("durable", version)  # it is in memory yet
+        asyncio.get_running_loop().set_task_factory(None)
+        await clean.ping()
+        await durable.ping()
+        of_each = [path for path in made if "/connection/" in path or "/net/" in path or "/sessions/" in path]
+        assert not of_each
+        assert not looked
 
 
 async def test_an_empty_client_id_with_a_clean_session_is_given_one(broker: Broker) -> None:
