@@ -73,6 +73,7 @@ def test_whether_a_conversation_has_something_to_send_costs_the_same_however_muc
         return found
 
     store.put(Outgoing("one", "chat/a", b"x", ()))
+    assert store.sending("chat/a")  # newer versions of SQLite count the steps of preparing a statement, too
     assert [asked("chat/a"), asked("chat/b")] == [True, False]
     for number in range(500):
         store.put(Outgoing(f"more {number}", "chat/c", b"x", ()))
