@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -19,7 +18,7 @@ from broker.cli.ask import Gone, RunningBroker, running_broker
 from broker.cli.inspect import print_block
 from broker.cli.logs import printable
 from broker.cli.rules_here import RulesHere, change_here, new_id
-from broker.cli.settings import CANNOT_START, Failure, config_option, data_option, with_settings
+from broker.cli.settings import CANNOT_START, Failure, settings_options, with_settings
 from broker.config import Settings
 
 Answer = dict[str, Any]
@@ -32,19 +31,10 @@ _FIRST = "this is the first rule: what no rule allows is denied from now on"
 _LAST = "no rule is left: everybody may do everything"
 
 
-def _options(command: F) -> F:
-    return config_option(data_option(command))
-
-
 @click.group(short_help="List, add, remove and try access rules.")
-@_options
-@click.pass_context
-def acl(context: click.Context, config: Path | None, data: Path | None) -> None:
-    """Access rules: those of the configuration, and those in storage, which are added and removed here (docs/access.md).
-
-    -c and -d stand before or after the subcommand.
-    """
-    context.obj = (config, data)
+@settings_options
+def acl(**_: object) -> None:
+    """Access rules: those of the configuration, and those in storage, which are added and removed here (docs/access.md)."""
 
 
 @acl.command("list")

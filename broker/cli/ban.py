@@ -14,12 +14,13 @@ from broker.cli.ask import RunningBroker, ask
 from broker.cli.clients import key_of, pages, time_of
 from broker.cli.inspect import print_block
 from broker.cli.logs import printable
-from broker.cli.settings import Failure, config_option, data_option
+from broker.cli.settings import Failure, settings_options
 from broker.config import parse_duration
 
 
 @click.group(short_help="Keep users, client ids and addresses out.")
-def ban() -> None:
+@settings_options
+def ban(**_: object) -> None:
     """Keep users, client ids and addresses out, on all nodes."""
 
 
@@ -29,8 +30,7 @@ def ban() -> None:
 @click.option("--address", help="An IP address, or a network such as 192.0.2.0/24.")
 @click.option("--for", "time", metavar="TIME", help="How long: 90s, 15min, 2h, 7d. Without it, for ever.")
 @click.option("--reason", default="", help="Why, for other administrators.")
-@config_option
-@data_option
+@settings_options
 def add(
     user: str | None,
     client: str | None,
@@ -53,8 +53,7 @@ def add(
 
 @ban.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with everything.")
-@config_option
-@data_option
+@settings_options
 def list_(as_json: bool, config: Path | None, data: Path | None) -> None:
     """List who is kept out."""
     found = ask(config, data, lambda broker: list(pages(broker, "/bans", "bans", {})))
@@ -70,8 +69,7 @@ def list_(as_json: bool, config: Path | None, data: Path | None) -> None:
 
 @ban.command()
 @click.argument("ban")
-@config_option
-@data_option
+@settings_options
 def remove(ban: str, config: Path | None, data: Path | None) -> None:
     """Let somebody in again: BAN is as `tideline ban list` names it, such as user:u/alice, or as `ban add` took it."""
 

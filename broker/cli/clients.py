@@ -14,14 +14,15 @@ import click
 from broker.cli.ask import RunningBroker, ask
 from broker.cli.inspect import print_block
 from broker.cli.logs import printable
-from broker.cli.settings import config_option, data_option
+from broker.cli.settings import settings_options
 
 Answer = dict[str, Any]
 _user = click.option("--user", help="Whose client: USER, u/USER or c/CLIENT. Needed where several users have one of this id.")
 
 
 @click.group(short_help="List clients, show one, end a connection.")
-def clients() -> None:
+@settings_options
+def clients(**_: object) -> None:
     """List clients, show one, or end its connection, on whichever node it is."""
 
 
@@ -29,8 +30,7 @@ def clients() -> None:
 @click.option("--user", help="Only this user's: USER, u/USER or c/CLIENT.")
 @click.option("--connected/--away", default=None, help="Only those that are connected, or are not.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with everything.")
-@config_option
-@data_option
+@settings_options
 def list_(user: str | None, connected: bool | None, as_json: bool, config: Path | None, data: Path | None) -> None:
     """List clients that are connected, and durable sessions that wait for theirs."""
     asked = {"user": key_of(user), "connected": None if connected is None else str(connected).lower()}
@@ -47,8 +47,7 @@ def list_(user: str | None, connected: bool | None, as_json: bool, config: Path 
 @clients.command()
 @click.argument("client")
 @_user
-@config_option
-@data_option
+@settings_options
 def show(client: str, user: str | None, config: Path | None, data: Path | None) -> None:
     """Show CLIENT with all that is known of it, and its subscriptions."""
     path = f"/clients/{quote(client, safe='')}{_query(user=key_of(user))}"
@@ -69,8 +68,7 @@ def show(client: str, user: str | None, config: Path | None, data: Path | None) 
 @click.argument("client")
 @_user
 @click.option("--forget", is_flag=True, help="End the session too: subscriptions, offset and what is in flight.")
-@config_option
-@data_option
+@settings_options
 def kick(client: str, user: str | None, forget: bool, config: Path | None, data: Path | None) -> None:
     """End the connection of CLIENT. It may connect again: `tideline ban add` keeps it out."""
     path = f"/clients/{quote(client, safe='')}{_query(user=key_of(user), forget='true' if forget else None)}"

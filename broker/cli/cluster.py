@@ -15,22 +15,17 @@ import click
 
 from broker.cli.ask import ask
 from broker.cli.inspect import print_block
-from broker.cli.settings import config_option, data_option
+from broker.cli.settings import settings_options
 from broker.cli.shard import shard
 
 
 @click.group(invoke_without_command=True, short_help="List the nodes of the cluster, have one leave, shard its database.")
-@config_option
-@data_option
+@settings_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with everything.")
 @click.pass_context
 def cluster(context: click.Context, config: Path | None, data: Path | None, as_json: bool) -> None:
-    """List the nodes that serve the same data: state, connected clients, age of the last beat, position in the routes and lag.
-
-    -c and -d stand before or after the subcommand.
-    """
+    """List the nodes that serve the same data: state, clients, age of the last beat, position in the routes and lag."""
     if context.invoked_subcommand is not None:
-        context.obj = (config, data)
         return
     nodes = ask(config, data, lambda broker: broker.get("/cluster"))["nodes"]
     if as_json:
@@ -43,16 +38,13 @@ def cluster(context: click.Context, config: Path | None, data: Path | None, as_j
 
 @cluster.command()
 @click.argument("node", default="me", metavar="[NODE]")
-@config_option
-@data_option
-@click.pass_context
-def leave(context: click.Context, node: str, config: Path | None, data: Path | None) -> None:
+@settings_options
+def leave(node: str, config: Path | None, data: Path | None) -> None:
     """Have NODE, a number or name, tell its clients to use another server, and end when they have gone.
 
     Without NODE it is the broker of this machine that is asked. It lets nobody in from then on, and exits with 0.
     """
-    above = context.obj or (None, None)
-    leaving = ask(config or above[0], data or above[1], lambda broker: broker.post(f"/cluster/{quote(node, safe='')}/leave"))
+    leaving = ask(config, data, lambda broker: broker.post(f"/cluster/{quote(node, safe='')}/leave"))
     click.echo(f"node {leaving['number']} ({leaving['name']}) sends its {leaving['sessions']} clients elsewhere, and ends")
 
 

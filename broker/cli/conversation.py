@@ -18,7 +18,7 @@ from broker.cli.clients import key_of, pages, time_of
 from broker.cli.erase import erase_conversation, sure
 from broker.cli.inspect import print_block
 from broker.cli.logs import printable
-from broker.cli.settings import config_option, data_option
+from broker.cli.settings import settings_options
 
 Answer = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,12 +30,9 @@ _as = click.option("--as", "actor", metavar="USER", help="In the name of this us
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with everything.")
 
 
-def _options(command: F) -> F:
-    return config_option(data_option(command))
-
-
 @click.group(short_help="Keep conversations with members: create, list, show, add, remove, ….")
-def conversation() -> None:
+@settings_options
+def conversation(**_: object) -> None:
     """Keep conversations with members: see docs/conversations.md. The plugin conversations keeps them.
 
     USER is a name, u/NAME or c/CLIENT. TOPIC is the conversation's.
@@ -49,7 +46,7 @@ def conversation() -> None:
 @click.option("--history", type=click.Choice(_HISTORIES), default="start", show_default=True, help="What new members see.")
 @click.option("--member", "members", metavar="USER", multiple=True, help="Who is in it. May stand there again and again.")
 @_as
-@_options
+@settings_options
 def create(
     kind: str,
     name: str,
@@ -75,7 +72,7 @@ def create(
 @conversation.command("list")
 @click.argument("user")
 @_as_json
-@_options
+@settings_options
 def list_(user: str, as_json: bool, config: Path | None, data: Path | None) -> None:
     """List what USER is a member of, or invited to, what was active last first."""
     asked = {"user": _key(user)}
@@ -92,7 +89,7 @@ def list_(user: str, as_json: bool, config: Path | None, data: Path | None) -> N
 @click.argument("topic")
 @_as
 @_as_json
-@_options
+@settings_options
 def show(topic: str, actor: str | None, as_json: bool, config: Path | None, data: Path | None) -> None:
     """Show a conversation, and its members."""
 
@@ -115,7 +112,7 @@ def show(topic: str, actor: str | None, as_json: bool, config: Path | None, data
 @click.option("--name", help="What people call it.")
 @click.option("--history", type=click.Choice(_HISTORIES), help="What those see who join from now on.")
 @_as
-@_options
+@settings_options
 def change(
     topic: str, name: str | None, history: str | None, actor: str | None, config: Path | None, data: Path | None
 ) -> None:
@@ -132,7 +129,7 @@ def change(
 @click.argument("user")
 @_role
 @_as
-@_options
+@settings_options
 def add(topic: str, user: str, role: str | None, actor: str | None, config: Path | None, data: Path | None) -> None:
     """Make USER a member."""
     member = _put(config, data, topic, user, actor, {"role": role})
@@ -144,7 +141,7 @@ def add(topic: str, user: str, role: str | None, actor: str | None, config: Path
 @click.argument("user")
 @_role
 @_as
-@_options
+@settings_options
 def invite(topic: str, user: str, role: str | None, actor: str | None, config: Path | None, data: Path | None) -> None:
     """Have USER be a member once it has joined."""
     member = _put(config, data, topic, user, actor, {"role": role, "invite": True})
@@ -154,7 +151,7 @@ def invite(topic: str, user: str, role: str | None, actor: str | None, config: P
 @conversation.command()
 @click.argument("topic")
 @click.argument("user")
-@_options
+@settings_options
 def join(topic: str, user: str, config: Path | None, data: Path | None) -> None:
     """Have USER accept an invitation."""
     ask(config, data, lambda broker: broker.post(_path(topic, "join", user)))
@@ -166,7 +163,7 @@ def join(topic: str, user: str, config: Path | None, data: Path | None) -> None:
 @click.argument("user")
 @click.argument("role", type=click.Choice(_ROLES))
 @_as
-@_options
+@settings_options
 def role(topic: str, user: str, role: str, actor: str | None, config: Path | None, data: Path | None) -> None:
     """Give the member USER another ROLE. Who is no member is invited, or added, by a command of its own."""
     member = _put(config, data, topic, user, actor, {"role": role, "existing": True})
@@ -177,7 +174,7 @@ def role(topic: str, user: str, role: str, actor: str | None, config: Path | Non
 @click.argument("topic")
 @click.argument("user")
 @_as
-@_options
+@settings_options
 def remove(topic: str, user: str, actor: str | None, config: Path | None, data: Path | None) -> None:
     """Remove a member, or withdraw an invitation. USER gets nothing more from then on."""
     ask(config, data, lambda broker: broker.delete(_path(topic, _member(user), actor)))
@@ -187,7 +184,7 @@ def remove(topic: str, user: str, actor: str | None, config: Path | None, data: 
 @conversation.command()
 @click.argument("topic")
 @click.argument("user")
-@_options
+@settings_options
 def leave(topic: str, user: str, config: Path | None, data: Path | None) -> None:
     """Have USER leave, or refuse an invitation. The last owner stays while others are there."""
     ask(config, data, lambda broker: broker.delete(_path(topic, _member(user), user)))
@@ -198,7 +195,7 @@ def leave(topic: str, user: str, config: Path | None, data: Path | None) -> None
 @click.argument("topic")
 @click.argument("user")
 @click.option("--off", is_flag=True, help="Have USER notified again.")
-@_options
+@settings_options
 def mute(topic: str, user: str, off: bool, config: Path | None, data: Path | None) -> None:
     """Have USER not notified of what is said there. Messages come all the same."""
     ask(config, data, lambda broker: broker.put(_path(topic, "mute", user), {"muted": not off}))
@@ -208,7 +205,7 @@ def mute(topic: str, user: str, off: bool, config: Path | None, data: Path | Non
 @conversation.command()
 @click.argument("topic")
 @sure
-@_options
+@settings_options
 def erase(topic: str, yes: bool, config: Path | None, data: Path | None) -> None:
     """Recall all that was said there, and forget the conversation: as `tideline erase conversation`."""
     erase_conversation(topic, yes, config, data)

@@ -11,7 +11,7 @@ import click
 
 from broker.cli.ask import Gone, running_broker
 from broker.cli.doctor_checks import CHECKS, Finding
-from broker.cli.settings import WRONG_CONFIGURATION, Failure, config_option, data_option, examine
+from broker.cli.settings import WRONG_CONFIGURATION, Failure, examine, settings_options
 from broker.config import Settings, without_password
 from storage.errors import NoDatabase, StorageError
 from storage.factory import open_url
@@ -20,8 +20,7 @@ _LEVELS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command(short_help="Say what will hurt on this machine before it does.")
-@config_option
-@data_option
+@settings_options
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a line, instead of text.")
 def doctor(config: Path | None, data: Path | None, as_json: bool) -> None:
     """Look at this machine as the broker will meet it: limits of open files, memory, disk, the time that an fsync takes, the

@@ -13,14 +13,15 @@ from broker.cli.ask import RunningBroker, ask
 from broker.cli.clients import key_of
 from broker.cli.logs import printable
 from broker.cli.progress import Progress
-from broker.cli.settings import config_option, data_option
+from broker.cli.settings import settings_options
 
 _LOOK = 0.3
 """Seconds between two looks at how far it is."""
 
 
 @click.group(short_help="Erase a user, or a conversation.")
-def erase() -> None:
+@settings_options
+def erase(**_: object) -> None:
     """Erase a user, or a conversation: see docs/recall.md for what that reaches, and what not.
 
     It goes on in the broker where this command is ended, and over restarts. Said again, it tells how far it is.
@@ -33,8 +34,7 @@ sure = click.option("--yes", is_flag=True, help="Don't ask.")
 @erase.command()
 @click.argument("user")
 @sure
-@config_option
-@data_option
+@settings_options
 def user(user: str, yes: bool, config: Path | None, data: Path | None) -> None:
     """Recall all that USER published, and forget its devices, inbox, tokens and account. USER is a name, u/NAME or c/CLIENT."""
     key = key_of(user) or user
@@ -45,8 +45,7 @@ def user(user: str, yes: bool, config: Path | None, data: Path | None) -> None:
 @erase.command()
 @click.argument("topic")
 @sure
-@config_option
-@data_option
+@settings_options
 def conversation(topic: str, yes: bool, config: Path | None, data: Path | None) -> None:
     """Recall all that was published to TOPIC."""
     erase_conversation(topic, yes, config, data)

@@ -43,10 +43,8 @@ def _source_options(command: F) -> F:
 
 @click.group()
 @place_options
-@click.pass_context
-def inspect(context: click.Context, /, **place: Any) -> None:
-    """Look into a data directory or database, read-only. The options stand before or after the subcommand."""
-    context.obj = place
+def inspect(**_: object) -> None:
+    """Look into a data directory or database, read-only."""
 
 
 @inspect.command(short_help="List the conversations.")
@@ -160,7 +158,7 @@ def message(id: str, **source: Any) -> None:
     async def rows(storage: Storage) -> Rows:
         found = await storage.read_message(_message_id(id))
         if found is None:
-            place = without_password(_place(source["config"], source["data"], source["url"]))
+            place = without_password(address(source["config"], source["data"], source["url"]))
             raise Failure([f"there is no message {id}, or none any more, in {place}"], 1)
         if not source["as_json"]:
             click.echo(f"{printable(found.topic)} {found.seq}, {_time(found.time)}, of {printable(found.user)}", err=True)
@@ -257,7 +255,7 @@ def _show(
     as_json: bool,
 ) -> None:
     """Print the rows of a storage, as they come in JSON, aligned where people read them; where there are none, ``nothing``."""
-    place = _place(config, data, url)
+    place = address(config, data, url)
     if place.startswith("memory:"):
         raise Failure(["memory:// keeps nothing that could be looked at without its broker"], CANNOT_START)
 
@@ -270,14 +268,6 @@ def _show(
             await storage.close()
 
     _run(work)
-
-
-def _place(config: Path | None, data: Path | None, url: str | None) -> str:
-    above = click.get_current_context().obj
-    config = above["config"] if config is None else config
-    data = above["data"] if data is None else data
-    url = above["url"] if url is None else url  # an empty one was given, and is wrong
-    return address(config, data, url)
 
 
 def _run(work: Callable[[], Awaitable[None]]) -> None:

@@ -21,7 +21,7 @@ import click
 from broker.cli.ask import Gone, RunningBroker, running_broker
 from broker.cli.inspect import print_block
 from broker.cli.jobs_here import remembered, run_here
-from broker.cli.settings import CANNOT_START, Failure, config_option, data_option, read_settings
+from broker.cli.settings import CANNOT_START, Failure, read_settings, settings_options
 
 Answer = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,22 +30,13 @@ _LOOK = 0.3
 """Seconds between two looks at a run."""
 
 
-def _options(command: F) -> F:
-    return config_option(data_option(command))
-
-
 @click.group(invoke_without_command=True)
-@_options
+@settings_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with everything.")
 @click.pass_context
 def jobs(context: click.Context, config: Path | None, data: Path | None, as_json: bool) -> None:
-    """List the jobs: last run, outcome, next run. They remove old messages, trim inboxes and the like; see docs/jobs.md.
-
-    -c and -d stand before or after the subcommand.
-    """
+    """List the jobs: last run, outcome, next run. They remove old messages, trim inboxes and the like; see docs/jobs.md."""
     if context.invoked_subcommand is not None:
-        if config is not None or data is not None:
-            context.obj = (config, data)
         return
     settings = read_settings(config, data)
     broker = running_broker(settings)
@@ -66,14 +57,12 @@ def jobs(context: click.Context, config: Path | None, data: Path | None, as_json
 @jobs.command()
 @click.argument("name")
 @click.option("--no-wait", is_flag=True, help="Begin it in the running broker, and don't wait.")
-@_options
-@click.pass_context
-def run(context: click.Context, name: str, no_wait: bool, config: Path | None, data: Path | None) -> None:
+@settings_options
+def run(name: str, no_wait: bool, config: Path | None, data: Path | None) -> None:
     """Run the job NAME now, and show how far it is. ^C ends it at its next step, which harms nothing.
 
     The running broker does it; where none runs, this process. Exits with 1 where the job fails or is ended early.
     """
-    config, data = _source(context, config, data)
     settings = read_settings(config, data)
     broker = running_broker(settings)
     shown = _Shown()
@@ -96,22 +85,14 @@ def run(context: click.Context, name: str, no_wait: bool, config: Path | None, d
 
 @jobs.command()
 @click.argument("name")
-@_options
-@click.pass_context
-def cancel(context: click.Context, name: str, config: Path | None, data: Path | None) -> None:
+@settings_options
+def cancel(name: str, config: Path | None, data: Path | None) -> None:
     """End the run of the job NAME at its next step. What it did stays done; the next run goes on."""
-    config, data = _source(context, config, data)
     broker = running_broker(read_settings(config, data))
     if broker is None:
         raise Failure(["no running broker was found, so no job runs"], 1)
     _asked(lambda: broker.delete(f"/jobs/{name}/run"))
     click.echo(f"{name}: ends at its next step")
-
-
-def _source(context: click.Context, config: Path | None, data: Path | None) -> tuple[Path | None, Path | None]:
-    """The options, also where they stand before the subcommand."""
-    above = context.obj or (None, None)
-    return config or above[0], data or above[1]
 
 
 def _asked(call: Callable[[], Any]) -> Any:

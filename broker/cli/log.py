@@ -8,21 +8,21 @@ from typing import Any
 import click
 
 from broker.cli.ask import Gone, running_broker
-from broker.cli.settings import CANNOT_START, Failure, config_option, data_option, read_settings
+from broker.cli.settings import CANNOT_START, Failure, read_settings, settings_options
 
 LEVELS = ("debug", "info", "warning", "error", "inherit")
 
 
 @click.group(name="log", short_help="Change the running broker's log levels.")
-def log() -> None:
+@settings_options
+def log(**_: object) -> None:
     """The running broker's log levels. What is changed here lasts until the broker restarts; config.yaml has what lasts."""
 
 
 @log.command()
 @click.argument("level", type=click.Choice(LEVELS), required=False)
 @click.option("--logger", default="", help="Of this logger and those below it, such as broker.net; else of the whole log.")
-@config_option
-@data_option
+@settings_options
 def level(level: str | None, logger: str, config: Path | None, data: Path | None) -> None:
     """Tell the levels, or set LEVEL. ``inherit`` takes a logger's own level from it."""
     broker = running_broker(read_settings(config, data))

@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 
 import click
 
-from broker.cli.settings import Failure, config_option, data_option, read_settings
+from broker.cli.settings import Failure, place_option, read_settings, settings_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def place_options(command: F) -> F:
     """``--config``, ``--data`` and ``--url``, of which `address` makes a storage URL."""
-    url = click.option("-u", "--url", help="Storage URL, such as sqlite:///data/tideline.db or mongodb://host/database.")
-    return config_option(data_option(url(command)))
+    url = place_option("-u", "--url", help="Storage URL, such as sqlite:///data/tideline.db or mongodb://host/database.")
+    return settings_options(url(command))
 
 
 def address(config: Path | None, data: Path | None, url: str | None) -> str:

@@ -17,10 +17,9 @@ from broker.cli.settings import (
     CANNOT_START,
     WRONG_CONFIGURATION,
     Failure,
-    config_option,
-    data_option,
     read_settings,
     require_database,
+    settings_options,
 )
 from broker.config import ALIASES, Settings, checked, settings_problems
 from storage.errors import StorageError, StorageInUse
@@ -31,8 +30,7 @@ _LOOK = 0.3
 
 
 @click.command(short_help="Build the search index again.")
-@config_option
-@data_option
+@settings_options
 def reindex(config: Path | None, data: Path | None) -> None:
     """Build the search index again from the store, and switch to it once it is complete.
 

@@ -7,12 +7,11 @@ from pathlib import Path
 import click
 
 from broker.cli.ask import Gone, running_broker
-from broker.cli.settings import CANNOT_START, Failure, config_option, data_option, read_settings
+from broker.cli.settings import CANNOT_START, Failure, read_settings, settings_options
 
 
 @click.command(short_help="Have the running broker read users, rules and certificates again.")
-@config_option
-@data_option
+@settings_options
 def reload(config: Path | None, data: Path | None) -> None:
     """Have the running broker read its users, access rules, certificates and log settings again, and say what came of it.
 

@@ -13,21 +13,21 @@ from broker.cli.ask import RunningBroker, ask
 from broker.cli.clients import pages
 from broker.cli.inspect import print_block
 from broker.cli.logs import printable
-from broker.cli.settings import Failure, config_option, data_option
+from broker.cli.settings import Failure, settings_options
 
 _SHOWN = 60
 
 
 @click.group(short_help="List retained messages, and clear them.")
-def retained() -> None:
+@settings_options
+def retained(**_: object) -> None:
     """List retained messages, and clear them."""
 
 
 @retained.command("list")
 @click.argument("filter", default="#")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with everything.")
-@config_option
-@data_option
+@settings_options
 def list_(filter: str, as_json: bool, config: Path | None, data: Path | None) -> None:
     """List the retained messages that FILTER matches; without it all but those below $."""
     found = ask(config, data, lambda broker: list(pages(broker, "/retained", "messages", {"filter": filter})))
@@ -43,8 +43,7 @@ def list_(filter: str, as_json: bool, config: Path | None, data: Path | None) ->
 
 @retained.command()
 @click.argument("filter")
-@config_option
-@data_option
+@settings_options
 def clear(filter: str, config: Path | None, data: Path | None) -> None:
     """Clear the retained messages that FILTER matches, as an empty retained message to each topic does."""
 

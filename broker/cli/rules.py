@@ -18,7 +18,8 @@ _PLUGIN = "rules"
 
 
 @click.group(short_help="Try the rules on a message.")
-def rules() -> None:
+@config_option
+def rules(**_: object) -> None:
     """Rules: what is done with messages that the configuration picks (docs/rules.md)."""
 
 

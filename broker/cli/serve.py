@@ -23,11 +23,10 @@ from broker.cli.settings import (
     ENDED,
     WRONG_CONFIGURATION,
     Failure,
-    config_option,
     config_path,
-    data_option,
     examine,
     settings_of,
+    settings_options,
 )
 from broker.cli.supervisor import SERVES, Supervisor
 from broker.cli.workers import WorkersType, run_workers, stop_when_orphaned, workers_problems
@@ -47,8 +46,7 @@ again and again took a tenth of the event loop's time."""
 
 
 @click.command(short_help="Run the broker.")
-@config_option
-@data_option
+@settings_options
 @click.option("--standby", is_flag=True, help="Where another broker serves the data, wait until it has ended.")
 @click.option(
     "--workers",

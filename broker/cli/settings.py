@@ -70,12 +70,26 @@ def unread(path: Path) -> str:
     return "" if os.access(path, os.R_OK) else "may not be read by this user"
 
 
+def _for_those_below(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """What a group is given stands for what its subcommands are not given."""
+    if value is not None and isinstance(context.command, click.Group):
+        below = context.default_map = context.default_map or {}
+        for name in context.command.list_commands(context):
+            below.setdefault(name, {})[parameter.name] = value
+    return value
+
+
+def place_option(*names: str, **about: Any) -> Callable[[F], F]:
+    """An option that says where something is: before a group's subcommand, or after it, which counts where both are given."""
+    return click.option(*names, callback=_for_those_below, **about)
+
+
 def config_option(command: F) -> F:
     """``--config``: a file that must exist; `config_path` has what is read without it.
 
     The variable is not the option's own: it would be taken for one that was given, and beat one that stands at another place.
     """
-    return click.option(
+    return place_option(
         "-c",
         "--config",
         "config",
@@ -86,7 +100,7 @@ def config_option(command: F) -> F:
 
 def data_option(command: F) -> F:
     """``--data``: a directory instead of the one in the configuration."""
-    return click.option(
+    return place_option(
         "-d",
         "--data",
         type=PathType(file_okay=False, path_type=Path),
@@ -94,16 +108,18 @@ def data_option(command: F) -> F:
     )(command)
 
 
+def settings_options(command: F) -> F:
+    """``--config`` and ``--data``, of which `read_settings` makes the settings."""
+    return config_option(data_option(command))
+
+
 def with_settings(command: F) -> F:
-    """``--config`` and ``--data`` of a subcommand, or of its group where they stand before it: the command is given the
-    `Settings` that they mean as its first argument."""
+    """``--config`` and ``--data``: the command is given the `Settings` that they mean as its first argument."""
 
-    @click.pass_context
-    def called(context: click.Context, /, config: Path | None, data: Path | None, **rest: Any) -> Any:
-        above = context.obj or (None, None)
-        return command(read_settings(config or above[0], data or above[1]), **rest)
+    def called(*, config: Path | None, data: Path | None, **rest: Any) -> Any:
+        return command(read_settings(config, data), **rest)
 
-    return cast(F, config_option(data_option(update_wrapper(called, command))))
+    return cast(F, settings_options(update_wrapper(called, command)))
 
 
 async def require_database(url: str) -> None:

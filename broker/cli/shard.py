@@ -23,14 +23,13 @@ _REFUSED = 1
 @click.option("-u", "--url", help="The database, such as mongodb://mongos-1,mongos-2/tideline, instead of the configured one.")
 @click.option("--apply", is_flag=True, help="Run the commands. The url is a mongos', and its user may administer the cluster.")
 @config_option
-@click.pass_context
-def shard(context: click.Context, url: str | None, apply: bool, config: Path | None) -> None:
+def shard(url: str | None, apply: bool, config: Path | None) -> None:
     """Print the commands that spread the database over the shards of a MongoDB cluster, for mongosh.
 
     It may be run beside the nodes, and again: what is sharded stays as it is.
     """
     if url is None:
-        url = read_settings(config or (context.obj or (None, None))[0]).storage_url
+        url = read_settings(config).storage_url
         if not url:
             raise Failure(["the configuration leaves storage to another plugin; give --url"], 2)
     try:

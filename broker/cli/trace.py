@@ -14,7 +14,7 @@ import click
 from broker.cli.ask import Gone, RunningBroker, running_broker
 from broker.cli.clients import key_of
 from broker.cli.logs import printable
-from broker.cli.settings import CANNOT_START, WRONG_CONFIGURATION, Failure, config_option, data_option, read_settings
+from broker.cli.settings import CANNOT_START, WRONG_CONFIGURATION, Failure, read_settings, settings_options
 from broker.config import Settings, parse_duration, split_bind
 
 
@@ -41,8 +41,7 @@ class Seconds(click.ParamType[float]):
 @click.option("--payloads", is_flag=True, help="Show payloads too, which are people's own.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with everything.")
 @click.option("--worker", type=click.IntRange(1, 1024), help="Ask this worker, at its port of plugins.http.node_bind.")
-@config_option
-@data_option
+@settings_options
 def trace(
     client: str,
     user: str,

@@ -17,7 +17,7 @@ import click
 from broker.access import Account, generated, hash_problem, hashed, name_problem
 from broker.cli.inspect import print_block
 from broker.cli.passwd import ask_password, refuse_name
-from broker.cli.settings import Failure, PathType, config_option, data_option, with_settings
+from broker.cli.settings import Failure, PathType, settings_options, with_settings
 from broker.cli.users_there import with_users
 from broker.config import Settings
 from broker.hooks import Imported, Users
@@ -26,10 +26,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _TOLD = 20
 """Wrong lines of one file that are told."""
-
-
-def _options(command: F) -> F:
-    return config_option(data_option(command))
 
 
 def _password(command: F) -> F:
@@ -41,15 +37,13 @@ def _password(command: F) -> F:
 
 
 @click.group(short_help="Keep the users: add, passwd, disable, enable, delete, list, import.")
-@_options
-@click.pass_context
-def user(context: click.Context, config: Path | None, data: Path | None) -> None:
+@settings_options
+def user(**_: object) -> None:
     """Keep the users in storage. With the first one, anonymous clients are refused.
 
     The running broker is asked, and what shuts a user out ends the user's connections within a second, on every node. Where
-    none runs, the data is changed here. -c and -d stand before or after the subcommand.
+    none runs, the data is changed here.
     """
-    context.obj = (config, data)
 
 
 @user.command()

@@ -32,6 +32,40 @@ def test_every_command_has_help(command: list[str]) -> None:
     assert shown.output.startswith("Usage: ")
 
 
+@pytest.mark.parametrize(
+    "called",
+    [
+        "inspect devices",
+        "jobs run trim",
+        "cluster leave",
+        "cluster shard",
+        "clients list",
+        "ban list",
+        "retained clear a",
+        "conversation show a",
+        "erase user ann --yes",
+        "rules test --topic a --payload b",
+        "acl list",
+        "log level",
+        "user list",
+    ],
+)
+def test_what_says_where_a_broker_is_stands_before_a_subcommand_or_after_it(tmp_path: Path, called: str) -> None:
+    """What stands after it counts, where both do."""
+    group, *rest = called.split()
+    wrong, right = tmp_path / "wrong.yaml", tmp_path / "right.yaml"
+    wrong.write_text("nonsense: 1\n")
+    right.write_text(f"persistence: sqlite:///{tmp_path}/nothing.db\n")
+    places: list[list[str | Path]] = [
+        [group, "-c", wrong, *rest],
+        [group, *rest, "-c", wrong],
+        [group, "-c", right, *rest, "-c", wrong],
+    ]
+    for place in places:
+        assert "nonsense" in tideline(*place).output
+    assert "nonsense" not in tideline(group, "-c", wrong, *rest, "-c", right).output
+
+
 def test_the_version_is_the_packages() -> None:
     assert tideline("--version").output == "tideline 0.1.0\n"
 
