@@ -50,8 +50,8 @@ def _die(event: str, about: tuple[Any, ...]) -> None:
     ("said", "asked"),
     [
         (True, {"user": "c/ann"}),
-        (False, {"user": "c/ann"}),
-        (True, {"conversation": "chat/1"}),
+        pytest.param(False, {"user": "c/ann"}, marks=pytest.mark.slow),
+        pytest.param(True, {"conversation": "chat/1"}, marks=pytest.mark.slow),
         (False, {"conversation": "chat/1"}),
         (False, None),
     ],

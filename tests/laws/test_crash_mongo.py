@@ -14,7 +14,7 @@ from tests.support.seeds import seeds
 @pytest.mark.parametrize("seed", seeds(1, more=[2]))
 def test_killed_at_random_instants(tmp_path: Path, mongo: MongoServer, mongo_url: str, seed: int) -> None:
     run = CrashRun(tmp_path, mongo_url, seed, mongo)
-    run.run(rounds=5)
+    run.run(rounds=3)
     run.check()
 
 

@@ -18,6 +18,18 @@ __all__ = ["every_write_names_its_shard_key"]
 KINDS = [pytest.param(name, marks=[pytest.mark.slow] if kind.repeats else []) for name, kind in sorted(backends().items())]
 
 
+TOGETHER = {"append", "device_index", "durability", "faults", "model", "reads", "sessions"}
+"""Of which of these files `make test` asks two writers too: those of what depends on who has written, or has died."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        asked = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
+        if asked == "mongo-two" and item.path.stem.removeprefix("test_") not in TOGETHER:
+            item.add_marker(pytest.mark.slow)
+
+
 LARGE = pytest.mark.parametrize(
     "backend",
     [pytest.param(kind.values[0], marks=[pytest.mark.slow]) if kind.values[0] == "mongo-two" else kind for kind in KINDS],
