@@ -17,6 +17,7 @@ from bench.peers.base import Peer, PeerError
 GIVEN = os.environ.get("TIDELINE_TEST_MONGODB", "") or "nx-27017"
 EXTERNAL = GIVEN if "://" in GIVEN else ""
 """The URL of a server that is not ours to start."""
+_NX_27017 = Path(__file__).absolute().with_name("nx_27017_server.py")
 _MEMORY = Path("/dev/shm")
 _ENOUGH = 2 << 30
 """Bytes that must be free there."""
@@ -27,7 +28,7 @@ def command(program: str, directory: Path, port: int) -> list[str]:
     place = ["--host", "127.0.0.1", "--port", str(port)]
     if program == "nx-27017":
         files = ["--data-dir", str(directory), "--log-file", str(directory / "log"), "--pid-file", str(directory / "pid")]
-        return [sys.executable, "-m", "nx_27017.nx_27017", *place, *files]
+        return [sys.executable, "-P", str(_NX_27017), *place, *files]
     # Secantus acknowledges before it is on disk unless told; with a cache of 64M its Rust build stands still under load.
     storage = ["--storage-path", str(directory / "data"), "--sync-on-commit", "--cache-size", "512M"]
     if program == "secantusdb":
