@@ -4,9 +4,11 @@ Kept true: a user name counts only once a credential for it was verified; nothin
 plugin or a rule denies; an answer that does not come in time is a denial.
 """
 
-from broker.access.access_control import OWN, AccessControl, Decider, MembersOnly, MustWait, blame
+from broker.access.access_control import OWN, AccessControl, Decider, MembersOnly
 from broker.access.accounts import BEGUN, USER, Account, name_problem
 from broker.access.amqtt_session import LightSession
+from broker.access.asking import blame
+from broker.access.authentication import MustWait
 from broker.access.bans import KIND, Ban, Bans, network
 from broker.access.fair_queue import FairQueue
 from broker.access.filter_tree import Caller

@@ -1,23 +1,9 @@
-"""Who a client is, and what it may do: amqtt's auth and topic plugins, asked as amqtt's broker asks them.
+"""What a client may do: amqtt's topic plugins, asked as amqtt's broker asks them. Who it is: `broker.access.authentication`.
 
-- A client is let in when at least one auth plugin answers, and none answers no; None is no answer. With no auth plugin
-  nobody is let in.
-- A user name is *verified* when a plugin that checks credentials said yes. `AnonymousAuthPlugin` checks none, whatever
-  name it is shown, and `UserAuthCertPlugin` checks the client id; where only such plugins said yes, the name counts for
-  nothing: the client is ``c/<client id>``, and topic plugins see no user name. A plugin of your own that checks no user
-  name says so with a class attribute ``verifies = None``, or ``verifies = "client_id"``.
-- Where a plugin ``takes`` what a client sent (a token), the others are not asked, and no field with a token is logged.
-- A client whose certificate names a user (``identity`` of its listener) is that user, and no auth plugin is asked.
 - Something may be done when every topic plugin says yes; None is a no here, as it is in amqtt. With no topic plugin
   everything may. amqtt's plugins know nothing of history and search: they allow what may be subscribed to and received.
 - A topic that stands for another one (`broker.access.stand_ins`) is never asked about itself.
 - A topic plugin that is a `Decider` answers on the spot, and says which rule decides. While it has no rules nobody is asked.
-- Passwords are checked on threads, by turns, and remembered for a while (`broker.access.logins`).
-- On a listener that other machines can reach, nobody comes in whom no plugin verified, unless the listener's ``anonymous``
-  says so.
-- A plugin with an attribute ``needs_identity = True`` lets nobody in whom no plugin verified, whatever the others say.
-- A plugin with a method ``knows(name)`` has its no about a name that it does not know passed over where another plugin
-  verified the client. One with a method ``bars(name)`` shuts a user out, however it proved who it is.
 - A topic plugin that is a `MembersOnly` has topics of its own, where nobody but its members may do anything; of other topics it
   says nothing. What it says is not kept per connection, as it changes for one user at a time, and at once.
 - A plugin that raises or takes longer than ``hooks.timeout`` has said no; only whether a device may receive a message is
@@ -34,19 +20,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from amqtt.contexts import Action
-from amqtt.plugins.authentication import AnonymousAuthPlugin
 
 from broker.access.amqtt_session import LightSession
-from broker.access.identity import AuthRequest, CannotTell, Identity, SessionInfo, session_of, settle
-from broker.access.logins import Busy, Logins
+from broker.access.asking import BLOCKING, Asker, blame, declared, finish, limited
+from broker.access.authentication import Authentication
+from broker.access.identity import SessionInfo
+from broker.access.logins import Logins
 from broker.access.rules import HISTORY, PUBLISH, RECEIVE, SEARCH, SUBSCRIBE, Verdict
 from broker.access.stand_ins import StandIns, settled
 from broker.packets import shown
-from broker.plugin_call import answer_of
 from broker.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
@@ -65,37 +51,12 @@ _WAIT_FACTOR = 10  # how many time limits a question about a topic may wait for 
 _TOPIC_QUESTIONS = 2000  # of one user at one address that may wait for it
 _RETRY = 30.0  # seconds between two attempts to get an answer, at most
 
-# amqtt's plugins that block the loop in a coroutine that never awaits (Argon2, LDAP): they run on a thread.
-_BLOCKING = {
-    ("amqtt.plugins.authentication", "FileAuthPlugin"),
-    ("amqtt.contrib.ldap", "UserAuthLdapPlugin"),
-    ("amqtt.contrib.ldap", "TopicAuthLdapPlugin"),
-}
-# amqtt's plugins that answer by user name and password alone: what they said may be remembered.
-_REMEMBER = {("amqtt.plugins.authentication", "FileAuthPlugin")}
 # amqtt's plugins whose answer is a quick computation in a coroutine that never awaits: asked on the spot, without a task.
 _IMMEDIATE = {
     ("amqtt.plugins.topic_checking", "TopicAccessControlListPlugin"),
     ("amqtt.plugins.topic_checking", "TopicTabooPlugin"),
     ("amqtt.contrib.jwt", "TopicAuthJwtPlugin"),
 }
-# The same of who a client is.
-_IMMEDIATE_LOGINS = {("amqtt.plugins.authentication", "AnonymousAuthPlugin")}
-_VERIFIES_CLIENT_ID = {("amqtt.contrib.cert", "UserAuthCertPlugin")}
-
-Asker = Callable[..., Awaitable[Any]]
-
-
-class MustWait(Exception):
-    """The answer cannot be had on the spot."""
-
-
-class _Login(NamedTuple):
-    """How a plugin is asked who a client is. ``now`` answers without waiting, or raises `MustWait`; None where it cannot."""
-
-    plugin: Any
-    ask: Asker
-    now: Callable[[LightSession], Any] | None
 
 
 class _Failed(Exception):
@@ -106,11 +67,6 @@ class _Failed(Exception):
         self.plugin = plugin
         self.error = error
 
-
-_BUSY = object()
-"""The answer of a plugin whose turn did not come."""
-_CANNOT_TELL = object()
-"""That of one which has to ask somebody who does not answer."""
 
 OWN = "$sync/"
 """The broker's answers to a device. No plugin is asked: the broker itself sees to it that each device has only its own."""
@@ -156,47 +112,6 @@ class MembersOnly(Protocol):
 _NO_MEMBER = "not a member"
 
 
-def _origin(plugin: object, method: str) -> tuple[str, str]:
-    """(module, class) of the class that wrote the method which a plugin answers with."""
-    function = getattr(type(plugin), method, None)
-    return getattr(function, "__module__", ""), getattr(function, "__qualname__", "").partition(".")[0]
-
-
-def _verifies(plugin: object) -> str | None:
-    """What a yes of this plugin says about: "username", "client_id", or None for nothing."""
-    if isinstance(plugin, AnonymousAuthPlugin):
-        return None
-    default = "client_id" if _origin(plugin, "authenticate") in _VERIFIES_CLIENT_ID else "username"
-    declared: str | None = getattr(plugin, "verifies", default)
-    return declared
-
-
-def _knows(plugin: object, username: str) -> bool:
-    """Whether a plugin's no is about a user of its own; so it is where it says nothing of that."""
-    knows = getattr(plugin, "knows", None)
-    return knows is None or bool(knows(username))
-
-
-def _finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine that never waits, without a loop; `RuntimeError` where it does wait."""
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value
-    coroutine.close()
-    raise RuntimeError("the plugin awaits something: it can't be declared immediate or blocking")
-
-
-def blame(error: BaseException) -> str:
-    """An exception by its type and place. Not its text: plugins put credentials there."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    if place is None:
-        return type(error).__name__
-    return f"{type(error).__name__} at {place.tb_frame.f_code.co_filename.rpartition('/')[2]}:{place.tb_lineno}"
-
-
 class AccessControl:
     """Asks the plugins. All times are seconds.
 
@@ -215,41 +130,38 @@ class AccessControl:
     ) -> None:
         self._timeout = timeout
         self._acl_cache_seconds = acl_cache_seconds
-        self._logins = Logins(patience=patience, limit=timeout, remember=login_cache_seconds)
         self._questions = Logins(patience=timeout * _WAIT_FACTOR, limit=timeout, per_user=_TOPIC_QUESTIONS)
         self.refusals = RateLimitedLog(logger, 1.0)
+        self.authentication = Authentication(self.refusals, timeout=timeout, patience=patience, remember=login_cache_seconds)
         self.generation = 0
         """Counts `use` and `rules_changed`: what was found out before no longer holds."""
         self.stand_ins = StandIns()
-        self.outsiders = False
-        """Whether users come in whom none of the plugins was asked about: by certificate, or a way of a plugin's own."""
         self.open = False
         """True where no topic plugin is loaded that has rules: everything may be done, and nobody has to be asked."""
         self.unruled = False
         """The same but for topics that are their members' alone."""
         self.use(plugins)
-        if not self._auth:
+        if not plugins.auth_plugins:
             logger.warning("no auth plugin is configured: clients without enhanced authentication will be refused")
 
     def use(self, plugins: AuthPlugins) -> None:
         """Ask these plugins from now on, and remember nothing that others said."""
         self.generation += 1
-        self._logins.forget()
-        self._auth = [self._login(plugin, number) for number, plugin in enumerate(plugins.auth_plugins)]
         self._deciders = [plugin for plugin in plugins.topic_plugins if isinstance(plugin, Decider)]
         self._lists = [plugin for plugin in plugins.topic_plugins if isinstance(plugin, MembersOnly)]
         others = [plugin for plugin in plugins.topic_plugins if not isinstance(plugin, Decider | MembersOnly)]
         self._topic = [(plugin, self._topic_asker(plugin)) for plugin in others]
-        self._several = sum(1 for plugin in plugins.auth_plugins if _verifies(plugin)) > 1
-        self._immediate = all(self._is(plugin, "topic_filtering", "immediate", _IMMEDIATE) for plugin, _ in self._topic)
+        self._immediate = all(declared(plugin, "topic_filtering", "immediate", _IMMEDIATE) for plugin, _ in self._topic)
         cacheable = all(getattr(plugin, "cacheable", True) for plugin, _ in self._topic)
         self._keep = self._acl_cache_seconds if cacheable else 0.0
+        self.authentication.use(plugins.auth_plugins, keep_sessions=bool(self._topic))
         self._see_whom_to_ask()
 
     def rules_changed(self) -> None:
         """A `Decider` has other rules, or there are other users: whatever was answered by the old ones is asked again, also
         about who is being let in at this moment."""
         self.generation += 1
+        self.authentication.ask_again()
         self._see_whom_to_ask()
 
     def _see_whom_to_ask(self) -> None:
@@ -258,165 +170,10 @@ class AccessControl:
 
     def close(self) -> None:
         """Give the threads back. What still runs on one ends with the process at the latest."""
-        self._logins.close()
+        self.authentication.close()
         self._questions.close()
 
-    # --- who is it -------------------------------------------------------------------------------------------------
-
-    async def authenticate(self, request: AuthRequest) -> Identity | None:
-        """Who the client is, or None where it is refused. Never raises on account of a plugin.
-
-        Raises `Busy` where its password could not be looked at in time, and `CannotTell` where nobody knows at the moment.
-        """
-        if request.certified:
-            return self._certified(request)
-        generation = 0
-        while generation != self.generation:  # other plugins meanwhile: what the old ones said counts for nothing
-            generation = self.generation
-            session = session_of(request)
-            auth = self._takers(session) or self._auth
-            asking = [self._ask_auth(login, session) for login in auth]
-            answers: list[Any] = [await asking[0]] if len(asking) == 1 else await asyncio.gather(*asking)
-        return self._decided(request, session, auth, answers)
-
-    def authenticate_now(self, request: AuthRequest) -> Identity | None:
-        """The same on the spot: without a task, where many connect at once. Raises `MustWait` where somebody is to be asked who
-        may take a while; those who answered are asked again then."""
-        if request.certified:
-            return self._certified(request)
-        session = session_of(request)
-        auth = self._takers(session) or self._auth
-        if any(login.now is None for login in auth):
-            raise MustWait
-        return self._decided(request, session, auth, [self._login_now(login, session) for login in auth])
-
-    def _decided(
-        self, request: AuthRequest, session: LightSession, auth: Sequence[_Login], answers: list[Any]
-    ) -> Identity | None:
-        answers = self._without_strangers(request.username, auth, answers)
-        request.username = session.username  # without a token that was there
-        if not any(answer is False for answer in answers):
-            if any(answer is _CANNOT_TELL for answer in answers):
-                raise CannotTell
-            if any(answer is _BUSY for answer in answers):
-                raise Busy
-        keep = bool(self._topic)
-        if not keep:
-            request.password = session.password = None
-        decided = [answer for answer in answers if answer is not None]
-        if not decided or not all(answer is True for answer in decided):
-            self._log_refused_login(request, auth, answers)
-            return None
-        verified = {_verifies(login.plugin) for login, yes in zip(auth, answers, strict=True) if yes}
-        identity = self._identity(request, verified, session, keep=keep or "attributes" in session.__dict__)
-        if self.bars(identity.username):
-            self._log_refused_login(request, auth, answers, "the user is disabled")
-            return None
-        if identity.anonymous and self.needs_identity:
-            self._log_refused_login(request, auth, answers, "no plugin verified who it is")
-            return None
-        if identity.anonymous and not request.anonymous_allowed:
-            why = "others can reach this listener: set up users, or anonymous: true for the listener"
-            self._log_refused_login(request, auth, answers, why)
-            return None
-        settle(session, identity)
-        return identity
-
-    def _certified(self, request: AuthRequest) -> Identity | None:
-        """A client whose certificate says who it is; what else it says counts for nothing."""
-        if self.bars(request.certified):
-            self._log_refused_login(request, (), (), "the user of its certificate is disabled")
-            return None
-        request.password = None
-        session = session_of(request) if self._topic else None
-        identity = Identity(f"u/{request.certified}", request.certified, False, session)
-        if session is not None:
-            settle(session, identity)
-        return identity
-
-    def bars(self, username: str | None) -> bool:
-        """Whether a user is shut out, however it proves who it is."""
-        return username is not None and any(plugin.bars(username) for plugin, *_ in self._auth if hasattr(plugin, "bars"))
-
-    def gone(self, username: str | None) -> bool:
-        """Whether a user is there no more: every plugin that verifies user names says that it knows none of this name. False
-        where one cannot tell (a plugin without ``knows``, such as JWT), or there are `outsiders`."""
-        verifying = [plugin for plugin, *_ in self._auth if _verifies(plugin) == "username"]
-        if username is None or self.outsiders or not verifying:
-            return False
-        return all(hasattr(plugin, "knows") and not plugin.knows(username) for plugin in verifying)
-
-    @property
-    def needs_identity(self) -> bool:
-        """Whether who was verified by nobody is refused, whatever the listener allows."""
-        return any(getattr(plugin, "needs_identity", False) for plugin, *_ in self._auth)
-
-    @property
-    def verifies_client_ids(self) -> bool:
-        """Whether a plugin does: then who has no user name may be verified all the same."""
-        return any(_verifies(plugin) == "client_id" for plugin, *_ in self._auth)
-
-    @staticmethod
-    def _without_strangers(username: str | None, auth: Sequence[_Login], answers: list[Any]) -> list[Any]:
-        """The answers without the no of those who do not know the user, where another plugin does."""
-        asked = list(zip(auth, answers, strict=True))
-        if not username or not any(yes is True and _verifies(login.plugin) for login, yes in asked):
-            return answers
-        return [None if yes is False and not _knows(login.plugin, username) else yes for login, yes in asked]
-
-    def takes(self, request: AuthRequest) -> bool:
-        """Whether a plugin takes what was sent as a token of its own."""
-        return bool(self._takers(session_of(request)))
-
-    def _takers(self, session: LightSession) -> list[_Login]:
-        return [login for login in self._auth if hasattr(login.plugin, "takes") and login.plugin.takes(session)]
-
-    def _identity(self, request: AuthRequest, verified: set[str | None], session: LightSession, *, keep: bool) -> Identity:
-        kept, name = session if keep else None, session.verified_as or request.username
-        if name and "username" in verified:
-            return Identity(f"u/{name}", name, False, kept, session.valid_until, session.vouched_by)
-        return Identity(f"c/{request.client_id}", None, verified <= {None, "username"}, kept, session.valid_until)
-
-    async def _ask_auth(self, login: _Login, session: LightSession) -> bool | object | None:
-        try:
-            answer = await login.ask(session=session)
-        except Busy:
-            return _BUSY
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the client is refused, and hears no reason
-            return self._no_answer(login.plugin, session, error)
-        return None if answer is None else bool(answer)
-
-    def _login_now(self, login: _Login, session: LightSession) -> bool | object | None:
-        assert login.now is not None
-        try:
-            answer = login.now(session)
-        except MustWait:
-            raise
-        except Exception as error:  # noqa: BLE001 - as above
-            return self._no_answer(login.plugin, session, error)
-        return None if answer is None else bool(answer)
-
-    def _no_answer(self, plugin: object, session: LightSession, error: Exception) -> object:
-        if isinstance(error, CannotTell):
-            self.refusals.warning("nobody can log in by %s: %s", type(plugin).__name__, error, key=(type(plugin), str(error)))
-            return _CANNOT_TELL
-        logger.error("client %r refused: %s failed: %s", session.client_id, type(plugin).__name__, blame(error))
-        return False
-
-    def _log_refused_login(
-        self, request: AuthRequest, auth: Sequence[_Login], answers: Sequence[object], why: str = ""
-    ) -> None:
-        refusing = [type(login.plugin).__name__ for login, yes in zip(auth, answers, strict=True) if yes is False]
-        why = why or (f"{', '.join(refusing)} said no" if refusing else "no auth plugin knows it")
-        user = "no user name" if request.username is None else f"user {shown(request.username)}"
-        self.refusals.warning(
-            "%s, %s: refused: %s",
-            request.caller,
-            user,
-            why,
-            key=(request.address, request.username, request.client_id),
-            about={"client": request.client_id, "user": request.username, "address": request.address},
-        )
+    # --- refusals --------------------------------------------------------------------------------------------------
 
     def log_refusal(self, session: SessionInfo, action: str, topic: str, why: str = "") -> None:
         """Tell whoever writes the rules that a client was refused something, and by which of them; of a flood a bounded part.
@@ -594,7 +351,7 @@ class AccessControl:
         for plugin, _ in self._topic:
             for asked in _TO_AMQTT[action]:
                 try:
-                    if not _finish(plugin.topic_filtering(session=session.session, topic=topic, action=asked)):
+                    if not finish(plugin.topic_filtering(session=session.session, topic=topic, action=asked)):
                         return self._settled(session, action, topic, False, f"{type(plugin).__name__} said no")
                 except Exception as error:  # noqa: BLE001 - as above
                     self._log_failed(plugin, session, action, topic, error)
@@ -634,74 +391,15 @@ class AccessControl:
             extra={"client": session.client_id, "topic": topic, "plugin": name},
         )
 
-    # --- how a plugin is called ------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _is(plugin: object, method: str, attribute: str, known: set[tuple[str, str]]) -> bool:
-        return bool(getattr(plugin, attribute, _origin(plugin, method) in known))
-
-    def _login(self, plugin: Any, number: int) -> _Login:
-        """How to ask a plugin who a client is: with the time limit, and by turns on a thread if it blocks.
-
-        A plugin of your own that blocks and never awaits says so with a class attribute ``blocking = True``; one whose answer
-        depends on user name and password alone, and is None without a user name, with ``remember = True``. Where it depends on
-        what the user is known by at the moment too, a method ``known_by(name)`` gives that, or None where it has no answer.
-        """
-        function = plugin.authenticate
-        if _origin(plugin, "authenticate") in _IMMEDIATE_LOGINS:
-            return _Login(plugin, self._limited(function), lambda session: _finish(function(session=session)))
-        if not self._is(plugin, "authenticate", "blocking", _BLOCKING):
-            return _Login(plugin, self._limited(function), None)
-        logins = self._logins
-        remember = self._is(plugin, "authenticate", "remember", _REMEMBER)
-        known_by = getattr(plugin, "known_by", None)
-
-        def mark_of(session: LightSession) -> bytes | None:
-            """What the answer is remembered by; None where there is no answer."""
-            user = session.username
-            by = None if not user else known_by(user) if known_by is not None else ""
-            return None if not user or by is None else logins.mark(number, user, session.password, by)
-
-        def now(session: LightSession) -> bool | None:
-            mark = mark_of(session)
-            if mark is None:
-                return None
-            known = logins.known(mark, session.remote_address or "")
-            if known is None:
-                raise MustWait
-            return known
-
-        async def ask(session: LightSession) -> Any:
-            address, user = session.remote_address or "", session.username or ""
-            mark = None
-            if remember:
-                mark = mark_of(session)
-                if mark is None:
-                    return None
-                known = logins.known(mark, address)
-                if known is not None:
-                    return known
-            login = not self._several or _knows(plugin, user)
-            return await logins.ask(address, user, lambda: _finish(function(session=session)), mark, login=login)
-
-        return _Login(plugin, ask, now if remember else None)
-
     def _topic_asker(self, plugin: Any) -> Asker:
-        """The same for a question about a topic."""
+        """How to ask a plugin about a topic: with the time limit, and by turns on a thread if it blocks."""
         function = plugin.topic_filtering
-        if not self._is(plugin, "topic_filtering", "blocking", _BLOCKING):
-            return self._limited(function)
+        if not declared(plugin, "topic_filtering", "blocking", BLOCKING):
+            return limited(function, self._timeout)
 
         async def ask(session: LightSession, topic: str, action: Action) -> Any:
             address, user = session.remote_address or "", session.username or ""
-            call = lambda: _finish(function(session=session, topic=topic, action=action))  # noqa: E731
+            call = lambda: finish(function(session=session, topic=topic, action=action))  # noqa: E731
             return await self._questions.ask(address, user, call, login=False)
-
-        return ask
-
-    def _limited(self, function: Callable[..., Awaitable[Any]]) -> Asker:
-        async def ask(**arguments: Any) -> Any:
-            async with asyncio.timeout(self._timeout):
-                return await answer_of(function(**arguments))
 
         return ask

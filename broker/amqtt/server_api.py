@@ -355,7 +355,7 @@ class ServerApi:
     def _shut_out(self, user: str) -> bool:
         server = self._server
         name = user[2:] if user.startswith("u/") else None
-        return server.access.bars(name) or server.bans.of(server.time.now(), user=user) is not None
+        return server.access.authentication.bars(name) or server.bans.of(server.time.now(), user=user) is not None
 
     def _present(self, user: str) -> bool:
         server = self._server

@@ -151,7 +151,7 @@ async def _ask(connection: Connection, enhanced: Enhanced, data: bytes) -> Chall
     if isinstance(answer, Accepted):
         if enhanced.generation != access.generation:
             raise Denied("the users have changed meanwhile, try again", ReasonCode.SERVER_BUSY)
-        if access.bars(answer.username):
+        if access.authentication.bars(answer.username):
             raise Denied("the user is disabled", ReasonCode.NOT_AUTHORIZED)
         if not answer.username or request.username not in (None, answer.username):
             raise Denied("the user name in CONNECT is another", ReasonCode.BAD_USER_NAME_OR_PASSWORD)

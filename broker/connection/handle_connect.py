@@ -86,7 +86,7 @@ def _authenticate(connection: Connection, packet: Connect) -> None:
         handle_auth.begin(connection, packet, request, _let_in)
         return
     try:
-        identity = connection.server.access.authenticate_now(request)
+        identity = connection.server.access.authentication.authenticate_now(request)
     except MustWait:
         connection.run(_connect(connection, packet, request), listen=True)
     except (Busy, CannotTell) as error:
@@ -135,7 +135,7 @@ _NOT_NOW = {
 async def _connect(connection: Connection, packet: Connect, request: AuthRequest) -> None:
     server = connection.server
     try:
-        identity = await server.access.authenticate(request)
+        identity = await server.access.authentication.authenticate(request)
     except (Busy, CannotTell) as error:
         connection.refuse(*_NOT_NOW[type(error)])
         return

@@ -46,7 +46,7 @@ class AccountsPlugin(UserStore, BaseAuthPlugin):
         self.server.watch_settings(USER, self._changed)
         add_router(context, make_router(self))
 
-    # --- who is it (`broker.access.access_control`) ------------------------------------------------------------------
+    # --- who is it (`broker.access.authentication`) ------------------------------------------------------------------
 
     @property
     def needs_identity(self) -> bool:

@@ -151,7 +151,7 @@ class Authenticator:
                 raise Unauthorized("the token belongs to the operator, and there is none any more")
             return Who(OPERATOR, None, operator=True, until=token.expires)
         name = token.user[2:]
-        if self._server.access.bars(name):
+        if self._server.access.authentication.bars(name):
             raise Unauthorized("the token belongs to a user who is disabled")
         return Who(
             token.user,
@@ -162,7 +162,7 @@ class Authenticator:
     async def _by_plugin(self, secret: str, caller: Request) -> Who | None:
         """Who a token is of that a plugin knows (JWT), or None. Raises `Unauthorized` for one that does not count."""
         request = AuthRequest(_CLIENT_ID, None, secret.encode(), _peer(caller), over_http=True)
-        if not self._server.access.takes(request):
+        if not self._server.access.authentication.takes(request):
             return None
         identity = await self._identity(request)
         if identity is None or identity.username is None:
@@ -176,7 +176,7 @@ class Authenticator:
 
     async def _identity(self, request: AuthRequest) -> Identity | None:
         try:
-            return await self._server.access.authenticate(request)
+            return await self._server.access.authentication.authenticate(request)
         except Busy:
             raise TooManyLogins("too many logins at once, try again") from None
         except CannotTell:

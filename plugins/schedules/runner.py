@@ -211,16 +211,16 @@ class Runner:
         none such comes in any more."""
         if entry.free:
             return False
-        access, name = self._server.access, session_info(entry.user, entry.device).identity.username
+        who, name = self._server.access.authentication, session_info(entry.user, entry.device).identity.username
         banned = self._server.bans.of(self._server.now(), user=entry.user, client=entry.device)
-        return banned is not None or access.bars(name) or access.gone(name) or (name is None and self._no_strangers)
+        return banned is not None or who.bars(name) or who.gone(name) or (name is None and self._no_strangers)
 
     @property
     def _no_strangers(self) -> bool:
         access, listeners = self._server.access, self._server.settings.listeners
-        if access.verifies_client_ids:
+        if access.authentication.verifies_client_ids:
             return False
-        return access.needs_identity or not any(listener.lets_anonymous for listener in listeners)
+        return access.authentication.needs_identity or not any(listener.lets_anonymous for listener in listeners)
 
     def _too_late(self, entry: Entry) -> bool:
         return 0 < self._config.skip * 1000 < self._now(entry.clock) - entry.due

@@ -212,7 +212,7 @@ async def test_what_cannot_be_read_of_a_user_lets_nobody_in(caplog: pytest.LogCa
         await broker.server.api.commit([SaveSetting("user", "ann", b"{}")], 30)
         assert "what storage has of user 'ann' cannot be read" in caplog.text
         assert await login(broker, "ann", "") == WRONG
-        assert broker.server.access.bars("ann"), "a certificate or token of that name lets nobody in either"
+        assert broker.server.access.authentication.bars("ann"), "a certificate or token of that name lets nobody in either"
         await users_of(broker).change("ann", hash=CHEAP.hash("a"), disabled=False)
         assert await login(broker, "ann", "a") == 0
         await broker.server.api.commit([DropSetting("user", "ann")], 30)

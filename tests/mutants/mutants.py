@@ -725,8 +725,8 @@ MUTANTS = (
         3,
         "what a deleted user scheduled is published",
         "plugins/schedules/runner.py",
-        " or access.bars(name) or access.gone(name) or (",
-        " or access.bars(name) or (",
+        " or who.bars(name) or who.gone(name) or (",
+        " or who.bars(name) or (",
         "tests/schedules/test_shut_out.py -k deleted",
     ),
     Mutant(

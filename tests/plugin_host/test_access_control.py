@@ -50,77 +50,77 @@ class TestIdentity:
         self, access_of: Callable[..., AccessControl], caplog: pytest.LogCaptureFixture
     ) -> None:
         access = access_of({})
-        assert await access.authenticate(request(username="alice", password="x")) is None
+        assert await access.authentication.authenticate(request(username="alice", password="x")) is None
         assert "no auth plugin is configured" in caplog.text
 
     async def test_anonymous(self, access_of: Callable[..., AccessControl]) -> None:
         access = access_of({ANONYMOUS: {}})
-        assert await access.authenticate(request()) == Identity("c/phone", None, True)
+        assert await access.authentication.authenticate(request()) == Identity("c/phone", None, True)
 
     async def test_a_user_name_that_nobody_verified_counts_for_nothing(self, access_of: Callable[..., AccessControl]) -> None:
         access = access_of({ANONYMOUS: {"allow_anonymous": True}, TABOO: {}})
         asked = request(username="admin", password="guess")
-        identity = await access.authenticate(asked)
+        identity = await access.authentication.authenticate(asked)
         assert identity == Identity("c/phone", None, True)
         # TopicTabooPlugin lets a user called admin do everything
         assert not await access.allowed(info(identity, asked), Action.PUBLISH, "top-secret")
 
     async def test_not_even_where_anonymous_wants_a_name(self, access_of: Callable[..., AccessControl]) -> None:
         access = access_of({ANONYMOUS: {"allow_anonymous": False}})
-        assert await access.authenticate(request()) is None
-        assert await access.authenticate(request(username="alice")) == Identity("c/phone", None, True)
+        assert await access.authentication.authenticate(request()) is None
+        assert await access.authentication.authenticate(request(username="alice")) == Identity("c/phone", None, True)
 
     async def test_a_password_from_the_file(self, access_of: Callable[..., AccessControl], passwords: Path) -> None:
         access = access_of({FILE: {"password_file": str(passwords)}})
-        assert await access.authenticate(request(username="alice", password="wonderland")) == Identity(
+        assert await access.authentication.authenticate(request(username="alice", password="wonderland")) == Identity(
             "u/alice", "alice", False
         )
-        assert await access.authenticate(request(username="alice", password="looking-glass")) is None
-        assert await access.authenticate(request(username="bob", password="wonderland")) is None
-        assert await access.authenticate(request()) is None
+        assert await access.authentication.authenticate(request(username="alice", password="looking-glass")) is None
+        assert await access.authentication.authenticate(request(username="bob", password="wonderland")) is None
+        assert await access.authentication.authenticate(request()) is None
 
     async def test_file_and_anonymous_together(self, access_of: Callable[..., AccessControl], passwords: Path) -> None:
         access = access_of({ANONYMOUS: {}, FILE: {"password_file": str(passwords)}})
-        assert await access.authenticate(request(username="alice", password="wonderland")) == Identity(
+        assert await access.authentication.authenticate(request(username="alice", password="wonderland")) == Identity(
             "u/alice", "alice", False
         )
-        assert await access.authenticate(request()) == Identity("c/phone", None, True)
-        assert await access.authenticate(request(username="alice", password="wrong")) is None
+        assert await access.authentication.authenticate(request()) == Identity("c/phone", None, True)
+        assert await access.authentication.authenticate(request(username="alice", password="wrong")) is None
 
     async def test_one_no_is_enough(self, access_of: Callable[..., AccessControl]) -> None:
         access = access_of({OWN + "Tokens": {}, OWN + "Doorman": {}})
         asked = request(username="alice", password="ecila")
         asked.peer = "10.0.0.2:5"
-        assert await access.authenticate(asked) is None
+        assert await access.authentication.authenticate(asked) is None
 
     async def test_a_plugin_may_say_that_it_verifies_nothing(self, access_of: Callable[..., AccessControl]) -> None:
         access = access_of({OWN + "Doorman": {}})
-        assert await access.authenticate(request(username="alice")) == Identity("c/phone", None, True)
+        assert await access.authentication.authenticate(request(username="alice")) == Identity("c/phone", None, True)
 
     async def test_a_password_that_is_no_text_is_refused_quietly(
         self, access_of: Callable[..., AccessControl], passwords: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         access = access_of({FILE: {"password_file": str(passwords)}})
         asked = AuthRequest("phone", "alice", b"\xff\xfe")
-        assert await access.authenticate(asked) is None
+        assert await access.authentication.authenticate(asked) is None
         assert "FileAuthPlugin failed: UnicodeEncodeError" in caplog.text
 
     async def test_the_password_is_forgotten_unless_a_topic_plugin_may_want_it(
         self, access_of: Callable[..., AccessControl]
     ) -> None:
         asked = request(username="alice", password="ecila")
-        identity = await access_of({OWN + "Tokens": {}}).authenticate(asked)
+        identity = await access_of({OWN + "Tokens": {}}).authentication.authenticate(asked)
         assert asked.password is None
         assert info(identity, asked).session.password is None
         asked = request(username="alice", password="ecila")
-        identity = await access_of({OWN + "Tokens": {}, TABOO: {}}).authenticate(asked)
+        identity = await access_of({OWN + "Tokens": {}, TABOO: {}}).authentication.authenticate(asked)
         assert info(identity, asked).session.password == "ecila"
 
     async def test_what_an_auth_plugin_left_on_the_session_is_there_later(
         self, access_of: Callable[..., AccessControl]
     ) -> None:
         asked = request(username="alice", password="ecila")
-        identity = await access_of({OWN + "Tokens": {}}).authenticate(asked)
+        identity = await access_of({OWN + "Tokens": {}}).authentication.authenticate(asked)
         session = info(identity, asked).session
         assert session.attributes == {"tokens.seen": True}
         assert (session.username, session.is_anonymous, session.user_key) == ("alice", False, "u/alice")
@@ -132,7 +132,7 @@ class TestFailures:
     ) -> None:
         caplog.set_level(logging.DEBUG)
         access = access_of({OWN + "Broken": {}, ANONYMOUS: {}})
-        assert await access.authenticate(request(username="alice", password="s3cret")) is None
+        assert await access.authentication.authenticate(request(username="alice", password="s3cret")) is None
         assert "Broken failed: ValueError at third_party.py:" in caplog.text
         assert "s3cret" not in caplog.text
 
@@ -140,13 +140,13 @@ class TestFailures:
         self, access_of: Callable[..., AccessControl], caplog: pytest.LogCaptureFixture
     ) -> None:
         access = access_of({OWN + "Stuck": {}}, timeout=0.05)
-        assert await access.authenticate(request()) is None
+        assert await access.authentication.authenticate(request()) is None
         assert "Stuck failed: TimeoutError" in caplog.text
 
     async def test_blocking_plugins_do_not_block_the_loop(self, access_of: Callable[..., AccessControl]) -> None:
         access = access_of({OWN + "Slow": {}})
         Slow.threads.clear()
-        found = await asyncio.gather(*(access.authenticate(request(f"c{n}", username="u")) for n in range(4)))
+        found = await asyncio.gather(*(access.authentication.authenticate(request(f"c{n}", username="u")) for n in range(4)))
         assert [identity and identity.user_key for identity in found] == ["u/u"] * 4
         assert Slow.threads
         assert threading.get_ident() not in Slow.threads
@@ -164,7 +164,7 @@ class TestFailures:
             return verify(*values)
 
         monkeypatch.setattr(PasswordHash, "verify", verified)
-        await access_of({FILE: {"password_file": str(passwords)}}).authenticate(
+        await access_of({FILE: {"password_file": str(passwords)}}).authentication.authenticate(
             request(username="alice", password="wonderland")
         )
         assert used
@@ -173,13 +173,13 @@ class TestFailures:
 
 async def user(access: AccessControl, name: str = "alice") -> SessionInfo:
     asked = request(username=name, password=name[::-1])
-    return info(await access.authenticate(asked), asked)
+    return info(await access.authentication.authenticate(asked), asked)
 
 
 class TestTopics:
     async def test_without_a_topic_plugin_all_is_open(self, access_of: Callable[..., AccessControl]) -> None:
         access = access_of({ANONYMOUS: {}})
-        session = info(await access.authenticate(request()))
+        session = info(await access.authentication.authenticate(request()))
         assert access.open
         assert access.cached(session, Action.PUBLISH, "a") is True
         assert session.seen is None  # nobody asked, so no amqtt session was made
@@ -188,7 +188,7 @@ class TestTopics:
         acl = {"publish_acl": {"alice": ["alice/#"]}, "acl": {"alice": ["news/+", "alice/#"], "anonymous": ["news/today"]}}
         access = access_of({OWN + "Tokens": {}, ANONYMOUS: {}, ACL: acl})
         alice = await user(access)
-        nobody = info(await access.authenticate(request("guest")), request("guest"))
+        nobody = info(await access.authentication.authenticate(request("guest")), request("guest"))
         expected = {
             (Action.PUBLISH, "alice/x"): True,
             (Action.PUBLISH, "news/today"): False,
@@ -357,7 +357,7 @@ class TestTopics:
 async def test_an_idle_connection_costs_next_to_nothing(access_of: Callable[..., AccessControl]) -> None:
     access = access_of({ANONYMOUS: {}})
     asked = request()
-    session = info(await access.authenticate(asked), asked)
+    session = info(await access.authentication.authenticate(asked), asked)
     assert sum(map(sys.getsizeof, (session, session.request, session.identity))) < 512
     session.session.attributes["x"] = 1  # and with an amqtt session
     assert sys.getsizeof(session.session) + sys.getsizeof(session.session.__dict__) < 1024

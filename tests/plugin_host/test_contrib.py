@@ -29,14 +29,14 @@ async def test_jwt(access_of: Callable[..., AccessControl]) -> None:
     access = access_of({"amqtt.contrib.jwt.UserAuthJwtPlugin": claims, "amqtt.contrib.jwt.TopicAuthJwtPlugin": topics})
     token = jwt.encode({"name": "alice", "may_pub": ["a/#"], "may_sub": ["b"], "may_rec": ["b"]}, secret, algorithm="HS256")
     request = asked("alice", token)
-    identity = await access.authenticate(request)
+    identity = await access.authentication.authenticate(request)
     assert identity == Identity("u/alice", "alice", False)
     session = SessionInfo(identity, request)
     assert access.cached(session, Action.PUBLISH, "a/x") is True
     assert access.cached(session, Action.PUBLISH, "b") is False
     assert access.cached(session, Action.RECEIVE, "b") is True
-    assert await access.authenticate(asked("bob", token)) is None
-    assert await access.authenticate(asked("alice", token[:-2])) is None
+    assert await access.authentication.authenticate(asked("bob", token)) is None
+    assert await access.authentication.authenticate(asked("alice", token[:-2])) is None
 
 
 async def test_database(host_of: Callable[..., PluginHost], tmp_path: Path) -> None:
@@ -51,11 +51,11 @@ async def test_database(host_of: Callable[..., PluginHost], tmp_path: Path) -> N
     await manager.add_allowed_topic("alice", "a/b", Action.PUBLISH)
     access = AccessControl(plugin_host.plugins)
     request = asked("alice", "wonderland")
-    identity = await access.authenticate(request)
+    identity = await access.authentication.authenticate(request)
     assert identity == Identity("u/alice", "alice", False)
     assert await access.allowed(SessionInfo(identity, request), Action.PUBLISH, "a/b")
     assert not await access.allowed(SessionInfo(identity, request), Action.PUBLISH, "a/c")
-    assert await access.authenticate(asked("alice", "wrong")) is None
+    assert await access.authentication.authenticate(asked("alice", "wrong")) is None
 
 
 async def test_http(host_of: Callable[..., PluginHost]) -> None:
@@ -83,13 +83,13 @@ async def test_http(host_of: Callable[..., PluginHost]) -> None:
     access = AccessControl(plugin_host.plugins)
     try:
         request = asked("alice", "wonderland")
-        identity = await access.authenticate(request)
+        identity = await access.authentication.authenticate(request)
         assert identity == Identity("u/alice", "alice", False)
         assert await access.allowed(SessionInfo(identity, request), Action.PUBLISH, "a/b")
         assert not await access.allowed(SessionInfo(identity, request), Action.RECEIVE, "a/b")
-        assert await access.authenticate(asked("alice", "wrong")) is None
+        assert await access.authentication.authenticate(asked("alice", "wrong")) is None
         await runner.cleanup()
-        assert await access.authenticate(asked("alice", "wonderland")) is None  # the service is away
+        assert await access.authentication.authenticate(asked("alice", "wonderland")) is None  # the service is away
     finally:
         await plugin_host.fire_and_wait(BrokerEvents.PRE_SHUTDOWN)
         await runner.cleanup()
@@ -108,8 +108,8 @@ async def test_certificates_verify_the_client_id_not_the_user_name(access_of: Ca
     access = access_of({"amqtt.contrib.cert.UserAuthCertPlugin": {"uri_domain": "fleet.example"}})
     with_certificate = asked("root", None)
     with_certificate.ssl_object = Tls()  # type: ignore[assignment]
-    assert await access.authenticate(with_certificate) == Identity("c/phone", None, anonymous=False)
+    assert await access.authentication.authenticate(with_certificate) == Identity("c/phone", None, anonymous=False)
     other = asked("root", None, client_id="pad")
     other.ssl_object = Tls()  # type: ignore[assignment]
-    assert await access.authenticate(other) is None
-    assert await access.authenticate(asked("root", None)) is None
+    assert await access.authentication.authenticate(other) is None
+    assert await access.authentication.authenticate(asked("root", None)) is None
