@@ -40,12 +40,31 @@ class Connection(Protocol):
         """The client takes nothing more. What it had sent is still to be read, from now on by way of this transport."""
 
 
-class Stream(asyncio.Protocol):
-    """One accepted socket: passes everything on. ``make`` makes what serves it."""
+def _nobody(data: bytes) -> None:
+    """What comes is for nobody."""
 
-    __slots__ = ("_aborted", "_admission", "_make", "_served", "certificate", "certified", "common_name", "peer", "transport")
+
+class Stream(asyncio.Protocol):
+    """One accepted socket: passes everything on. ``make`` makes what serves it.
+
+    What comes is given right to what serves: where a fleet has a message each now and then, one more call is one for each.
+    """
+
+    __slots__ = (
+        "_aborted",
+        "_admission",
+        "_make",
+        "_served",
+        "certificate",
+        "certified",
+        "common_name",
+        "data_received",
+        "peer",
+        "transport",
+    )
 
     def __init__(self, admission: Admission, peer: str, make: Callable[[Stream], Connection]) -> None:
+        self.data_received: Callable[[bytes], None] = _nobody  # type: ignore[assignment]
         self._admission = admission
         self._make: Callable[[Stream], Connection] | None = make
         self._served: Connection | None = None
@@ -72,6 +91,9 @@ class Stream(asyncio.Protocol):
     def hand_over(self, served: Connection) -> None:
         """From now on this serves the client."""
         self._served = served
+        self.data_received = served.data_received
+        if self.transport is not None:
+            self.transport.set_protocol(self)  # uvloop looks that up once
 
     def handshake_failed(self, why: str) -> None:
         """Say, and count, why the client did not get as far as MQTT."""
@@ -91,12 +113,9 @@ class Stream(asyncio.Protocol):
             self.transport.abort()
             return
         assert self._make is not None
-        self._served, self._make = self._make(self), None
-        self._served.connection_made(self.transport)
-
-    def data_received(self, data: bytes) -> None:
-        if self._served is not None:
-            self._served.data_received(data)
+        served, self._make = self._make(self), None
+        self.hand_over(served)
+        served.connection_made(self.transport)
 
     def eof_received(self) -> bool | None:
         return self._served.eof_received() if self._served is not None else None
@@ -126,6 +145,7 @@ class Stream(asyncio.Protocol):
     def ended(self, exc: Exception | None) -> None:
         """Nothing more comes."""
         served, self._served = self._served, None
+        self.data_received = _nobody
         self._admission.leave(self)
         if served is not None:
             served.connection_lost(exc)
@@ -187,6 +207,9 @@ class Unread(asyncio.Transport):
         return self._socket.fileno() >= 0
 
     # --- the face of a transport that is closing --------------------------------------------------------------------
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """What is read goes by the stream in any case."""
 
     def pause_reading(self) -> None:
         self._paused = True
