@@ -43,6 +43,7 @@ CORE = [
     "broker/sessions/session.py",
     "broker/sessions/timeline.py",
     "broker/sessions/window.py",
+    "plugins/kept.py",
     "storage/messages.py",
     "storage/sqlite/batch.py",
     "storage/sqlite/checkpoint.py",

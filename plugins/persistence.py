@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from broker.config import parse_size
 from broker.hooks import Group, GroupPlugin, StoragePlugin
+from plugins.kept import keep_as_told
 from plugins.policy import Policies, Policy
 from storage.errors import StorageUnusable
 from storage.factory import open_url
@@ -58,10 +59,4 @@ class PersistencePlugin(GroupPlugin, StoragePlugin):
 
     def before_ack(self, group: Group) -> None:
         """Take from each message what its topic's policy does not want kept."""
-        modes = self._policies
-        for append in group.appends:
-            mode = modes[append.message.topic]
-            if mode != "sync":
-                append.recipients = ()
-                if mode == "none":
-                    append.store = False
+        keep_as_told(group.appends, self._policies)
