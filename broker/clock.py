@@ -115,6 +115,9 @@ class Wheel:
         self._loop = loop
         self._slots: dict[int, dict[Due, None]] = {}
         self._next = math.ceil(loop.time() / TICK)
+        self.latest = self._next * TICK
+        """What `now` is at most, but for a loop that is late: for whoever notes a time with each packet, and need not know it
+        better than a deadline is kept."""
         self._handle: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -171,4 +174,5 @@ class Wheel:
                     due.fire()
                 except Exception:  # one deadline's fault must not stop the clock
                     log.exception("a deadline failed")
+        self.latest = self._next * TICK
         self._handle = self._loop.call_at(self._next * TICK, self._tick)

@@ -187,7 +187,7 @@ class Connection(Link):
         packets = self.decoder.feed(data)
         self._partial += len(data)
         if packets or self._partial >= PROGRESS:
-            self.last_received = self.server.clock.now()
+            self.last_received = self.server.clock.latest
             self._partial = 0
         if packets:
             counters.messages_received += len(packets)

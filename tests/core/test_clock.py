@@ -66,6 +66,7 @@ def test_each_call_comes_once_and_never_early(start: float, deadlines: list[floa
         now = max(now, step)
         loop.advance(now)
         assert loop.timer() <= now + TICK
+        assert now <= wheel.latest <= now + TICK, "what is noted with each packet is no time that has passed"
         for index, deadline in enumerate(deadlines):
             if index in came:
                 assert came[index] >= deadline
