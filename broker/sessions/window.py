@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from broker.sessions.timeline import INBOX, SETTLED, Timeline
 from storage.records import Inflight, InflightState
 
@@ -21,6 +23,7 @@ PUBLISHED_2: Final = InflightState.PUBLISHED_2
 RELEASED: Final = InflightState.RELEASED
 
 
+@mypyc_attr(acyclic=True)
 class Slot:
     """One outgoing message. ``sent``: it was sent over the present connection, and not finished since."""
 
@@ -40,10 +43,14 @@ _NO_ORDER: Final[list[Slot]] = []
 """Shared by all windows that never had anything in flight, as most idle connections: 120 bytes each. Nobody writes to them."""
 
 
+_TOGETHER: Final = 64
+"""How many that are done are taken out of the order at once: to take one out moves all that are behind it."""
+
+
 class Window:
     """What a device has not finished, in the order of sending."""
 
-    __slots__ = ("_last_id", "_order", "limit", "on_wire", "slots")
+    __slots__ = ("_done", "_last_id", "_order", "limit", "on_wire", "slots")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -51,6 +58,7 @@ class Window:
         self.on_wire = 0
         """Messages sent over the present connection and not finished: what MQTT 5's Receive Maximum bounds."""
         self._order = _NO_ORDER  # not a deque, which takes 600 bytes while it is empty
+        self._done = 0  # how many at its beginning are done, and still there
         self._last_id = 0
 
     def __len__(self) -> int:
@@ -59,12 +67,12 @@ class Window:
     @property
     def full(self) -> bool:
         """No further message may be sent. True also while a finished one waits behind an unfinished one."""
-        return len(self._order) >= self.limit
+        return len(self._order) - self._done >= self.limit
 
     @property
     def room(self) -> int:
         """How many further messages may be sent."""
-        return max(0, self.limit - len(self._order))
+        return max(0, self.limit - len(self._order) + self._done)
 
     def offset(self, cursor: int, timeline: Timeline = INBOX) -> int:
         """The highest entry of a timeline up to which all are done, given that nothing after ``cursor`` was looked at."""
@@ -91,10 +99,14 @@ class Window:
 
     def acknowledge(self, packet_id: int) -> Slot | None:
         """PUBACK: the slot that is now done, or None where no QoS 1 message has this identifier."""
-        slot = self.slots.get(packet_id)
-        if slot is None or slot.state is not PUBLISHED_1:
+        slot = self.slots.pop(packet_id, None)
+        if slot is None:
             return None
-        return self._finish(slot)
+        if slot.state is not PUBLISHED_1:
+            self.slots[packet_id] = slot
+            return None
+        self._finish(slot)
+        return slot
 
     def release(self, packet_id: int) -> Slot | None:
         """PUBREC: the slot to send PUBREL for (again, if it came twice), or None for an unknown identifier."""
@@ -109,12 +121,14 @@ class Window:
         slot = self.slots.get(packet_id)
         if slot is None or slot.state is not RELEASED:
             return None
-        return self._finish(slot)
+        return self.drop(packet_id)
 
     def drop(self, packet_id: int) -> Slot | None:
         """Finish a message whatever its state: refused by the device, or no longer to be had."""
-        slot = self.slots.get(packet_id)
-        return None if slot is None else self._finish(slot)
+        slot = self.slots.pop(packet_id, None)
+        if slot is not None:
+            self._finish(slot)
+        return slot
 
     def settle(self, through: int | None = None, timeline: Timeline = INBOX) -> None:
         """Take a timeline's messages up to a sequence (None: all) out of what holds its offset: they were acknowledged
@@ -126,27 +140,29 @@ class Window:
             if slot.done or slot.timeline != timeline or (through is not None and slot.seq > through):
                 continue
             if slot.state is PUBLISHED_1 and not slot.sent:
-                self._finish(slot)
+                self.drop(slot.packet_id)
                 continue
             slot.timeline = SETTLED
             if not slot.sent:
                 slot.state = RELEASED
 
-    def _finish(self, slot: Slot) -> Slot:
-        del self.slots[slot.packet_id]
+    def _finish(self, slot: Slot) -> None:
+        """It is no more among ``slots``."""
         slot.done = True
         if slot.sent:
             self.on_wire -= 1
-        order = self._order
-        if order[0].done:
-            done = 1
+        order, done = self._order, self._done
+        if order[done].done:
+            done += 1
             while done < len(order) and order[done].done:
                 done += 1
-            if done == 1:
-                order.pop(0)  # what acks in order come to; the slice costs ten times as much
-            else:
+            if done == len(order):
+                order.clear()
+                done = 0
+            elif done >= _TOGETHER:
                 del order[:done]
-        return slot
+                done = 0
+            self._done = done
 
     def pending(self) -> list[Slot]:
         """What is not done, in the order of sending."""

@@ -103,10 +103,13 @@ class WindowMachine(RuleBasedStateMachine):
     def what_a_device_may_get_twice_is_bounded(self) -> None:
         """From the oldest message that is not done there are at most ``limit`` of QoS 1 and 2."""
         assert len(self.open) <= self.limit
-        assert len(self.window._order) <= self.limit
-        assert self.window.room == self.limit - len(self.window._order)
+        order, done = self.window._order, self.window._done
+        assert len(order) - done <= self.limit
+        assert self.window.room == self.limit - len(order) + done
         assert self.window.full == (self.window.room == 0)
-        assert not self.window._order or not self.window._order[0].done
+        assert not order or not order[done].done, "what is done and has nothing undone before it is counted as such"
+        assert done < 64, "and is kept for a moment only"
+        assert order or not done
 
     @invariant()
     def on_wire_counts_what_this_connection_carries(self) -> None:

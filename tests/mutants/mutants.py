@@ -480,7 +480,7 @@ MUTANTS = (
         3,
         "a window without end",
         "broker/sessions/window.py",
-        "        return len(self._order) >= self.limit\n",
+        "        return len(self._order) - self._done >= self.limit\n",
         "        return False\n",
         f"{WINDOW} tests/protocol/test_flow.py",
     ),
