@@ -49,6 +49,7 @@ class Heads:
         self._table = table
         self._heads: Recent[str, Head] = Recent(kept)
         self._group: dict[str, Head] = {}  # heads in use by the group: the cache may drop any of them meanwhile
+        self._missing: dict[str, None] = {}
         self._next_id = 0
         self._new: list[object] = []
 
@@ -56,24 +57,25 @@ class Heads:
         """The head of a timeline, made where there is none yet; valid until `finish` or `clear`."""
         head = self._group.get(name)
         if head is None:
-            self.load(connection, (name,))
-            head = self._group[name]
+            self.want(name)
+            head = self.wanted(connection)[name]
         return head
 
-    def load(self, connection: sqlite3.Connection, names: Collection[str]) -> dict[str, Head]:
-        """Make the heads of all ``names`` ready, with one query for those that are not remembered."""
-        group = self._group
-        missing = []
-        for name in names:
-            if name not in group:
-                head = self._heads.get(name)
-                if head is None:
-                    missing.append(name)
-                else:
-                    group[name] = head
-        if missing:
+    def want(self, name: str) -> None:
+        """Have a head made ready by `wanted`."""
+        if name not in self._group:
+            head = self._heads.get(name)
+            if head is None:
+                self._missing[name] = None
+            else:
+                self._group[name] = head
+
+    def wanted(self, connection: sqlite3.Connection) -> dict[str, Head]:
+        """The heads of all names that `want` was given, and others; one query reads those that are not remembered."""
+        if self._missing:
+            missing, self._missing = self._missing, {}
             self._read(connection, missing)
-        return group
+        return self._group
 
     def peek(self, connection: sqlite3.Connection, name: str) -> int:
         """The last sequence of a timeline; nothing is made for one that does not exist."""
@@ -96,6 +98,7 @@ class Heads:
     def clear(self) -> None:
         """Forget everything that may not have been committed."""
         self._group = {}
+        self._missing = {}
         self._heads.clear()
         self._new = []
         self._next_id = 0

@@ -233,8 +233,7 @@ class GroupWriter:
     def _prepare(self, group: Sequence[Operation]) -> None:
         """Read what the appends of a group need to know, in one query per table."""
         connection = self.connection
-        topics: set[str] = set()
-        users: set[str] = set()
+        conversations, inboxes = self._conversations, self._inboxes
         keyed = []
         of_rows: list[PutRow | DropRow] = []
         size = 0
@@ -244,9 +243,9 @@ class GroupWriter:
                     if op.store or op.retain:
                         size += ROW + len(op.message.payload) + ROW * len(op.recipients)
                     if op.store:
-                        topics.add(op.message.topic)
-                        if op.recipients:
-                            users.update(op.recipients)
+                        conversations.want(op.message.topic)
+                        for user in op.recipients:
+                            inboxes.want(user)
                 if op.idempotency_key:
                     keyed.append((op.message.user, op.idempotency_key))
             elif isinstance(op, PutRow | DropRow) and op.error is None:
@@ -255,9 +254,8 @@ class GroupWriter:
                     size += ROW + len(op.value)
         if size:
             self._space.check(size, self._inside)
-        if topics:
-            self._topic_heads = self._conversations.load(connection, topics)
-            self._user_heads = self._inboxes.load(connection, users)
+        self._topic_heads = conversations.wanted(connection)
+        self._user_heads = inboxes.wanted(connection)
         self._once = self._read_once(connection, keyed) if keyed else {}
         if of_rows:
             self._rows.load(connection, of_rows)
