@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--only", default="one,pairs,fan-out,latency", help=f"of {','.join(known)}")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=1.5, help="of each round")
+    parser.add_argument("--full", action="store_true", help="the full sizes, as of many, instead of the quick ones")
     parser.add_argument("--pure", action="store_true", help="pure Python, also where a core is compiled")
     given = parser.parse_args()
     if wrong := [name for name in given.only.split(",") if name not in known]:
@@ -112,7 +113,7 @@ def main() -> None:
         theirs.start()
         ours.start()
         shapes = [known[name] for name in given.only.split(",")]
-        print(compared(theirs, ours, shapes, given.rounds, Options(given.seconds, quick=True)))
+        print(compared(theirs, ours, shapes, given.rounds, Options(given.seconds, quick=not given.full)))
     finally:
         theirs.stop()
         ours.stop()
