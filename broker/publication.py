@@ -5,24 +5,32 @@ Storage is given a `Publication` as the `Append` that it is, and looks at nothin
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Final
+
+from mypy_extensions import mypyc_attr
 
 from storage.records import Append, Message
 
+_NO_FRAME: Final = (b"", b"")
 
+
+@mypyc_attr(acyclic=True)
 class Outgoing(Message):
-    """A message on its way to those it reaches now. ``frames`` are its PUBLISH frames by shape, which all of them share
-    (`broker.delivery.frames`).
+    """A message on its way to those it reaches now. ``frame`` is its PUBLISH frame in the first ``shape`` that was asked for,
+    ``frames`` those in others by shape: all of them share these (`broker.delivery.frames`).
 
     What is read from storage later is a plain `Message`: it is for one reader, and its frames are built for that one.
     """
 
-    __slots__ = ("frames",)
+    __slots__ = ("frame", "frames", "shape")
 
     def __init__(self, topic: str, user: str, device: str, qos: int, payload: bytes, retain: bool = False) -> None:
         super().__init__(0, topic, user, device, 0, qos, payload, retain)
-        self.frames: list[tuple[bytes, bytes] | None] | None = None
+        self.shape = -1
+        self.frame: tuple[bytes, bytes] = _NO_FRAME
+        self.frames: dict[int, tuple[bytes, bytes]] | None = None
 
     @classmethod
     def of(cls, message: Message) -> Outgoing:
@@ -33,11 +41,69 @@ class Outgoing(Message):
         return made
 
 
-class Origin(Protocol):
-    """Who published a message, and waits to hear what came of it."""
+class Acknowledged(ABC):
+    """Whoever acknowledgements are written to: a client's connection."""
 
-    def stored(self, publication: Publication, acks: dict[Any, list[bytes]]) -> None:
-        """The message is durable, or has an ``error``. ``acks`` gathers the frames to write, by connection."""
+    __slots__ = ("acks",)
+
+    def __init__(self) -> None:
+        self.acks: bytes | list[bytes] | None = None
+        """Those of a group that are not written yet. Of a fleet, each connection has one."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Who this is, for logs."""
+
+    @property
+    def about(self) -> dict[str, str]:
+        """The same for logs that programs read: the fields of a line, by name."""
+        return {}
+
+    @abstractmethod
+    def write_frame(self, frame: bytes) -> None:
+        """Write one encoded packet, as `write_frames` does."""
+
+    @abstractmethod
+    def write_frames(self, frames: list[bytes]) -> None:
+        """Write encoded packets; the caller has looked at `writable` where it can wait."""
+
+    def take_acks(self) -> list[bytes]:
+        """Those that are not written yet: now they are the caller's."""
+        acks, self.acks = self.acks, None
+        if acks is None:
+            return []
+        return acks if isinstance(acks, list) else [acks]
+
+
+class Acks:
+    """The acknowledgements of a group: ``waiting`` are who has any, some perhaps twice. Each is written to once."""
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        self.waiting: list[Acknowledged] = []
+
+    def add(self, connection: Acknowledged, frame: bytes) -> None:
+        """One more, behind those that the connection has."""
+        there = connection.acks
+        if there is None:
+            connection.acks = frame
+            self.waiting.append(connection)
+        elif isinstance(there, list):
+            there.append(frame)
+        else:
+            connection.acks = [there, frame]
+
+
+@mypyc_attr(allow_interpreted_subclasses=True, acyclic=True)
+class Origin:
+    """Who published a message, and waits to hear what came of it. A base class, as `broker.sessions.Link` is."""
+
+    __slots__ = ()
+
+    def stored(self, publication: Publication, acks: Acks) -> None:
+        """The message is durable, or has an ``error``. ``acks`` gathers the frames to write."""
 
 
 class Publication(Append):

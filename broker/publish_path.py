@@ -42,7 +42,7 @@ from broker.hooks import Group, GroupHooks, GroupTimes, Refusal, SpanPlugin
 from broker.ids import Ids
 from broker.packets import ReasonCode, shown
 from broker.pipeline import Batch, Pipeline, Step
-from broker.publication import Outgoing, Publication
+from broker.publication import Acks, Outgoing, Publication
 from broker.retained import Retained
 from broker.routing import Trie
 from broker.sessions import Session
@@ -51,7 +51,6 @@ from storage.records import Append, Message, Operation
 
 if TYPE_CHECKING:
     from broker.access import SessionInfo
-    from broker.connection import Connection
     from broker.trace import Tracer
 
 log = logging.getLogger(__name__)
@@ -238,7 +237,7 @@ class PublishPath:
 
     def _acknowledge(self, batch: Batch) -> None:
         """6. Those with an ``error`` were refused, and are told so in their place."""
-        acks: dict[Connection, list[bytes]] = {}
+        acks = Acks()
         stored = written = 0
         for publication in batch.publications:
             origin = publication.origin
@@ -249,10 +248,15 @@ class PublishPath:
                     origin.stored(publication, acks)
                 except Exception:  # one connection's fault must not cost the others their acks
                     log.exception("acknowledging a stored message failed")
-        for connection, frames in acks.items():
-            written += len(frames)
+        for connection in acks.waiting:
+            frames, connection.acks = connection.acks, None
             try:
-                connection.write_frames(frames)
+                if isinstance(frames, bytes):
+                    written += 1
+                    connection.write_frame(frames)
+                elif frames is not None:
+                    written += len(frames)
+                    connection.write_frames(frames)
             except Exception:
                 log.exception("writing acknowledgements to %s failed", connection.name, extra=connection.about)
         self._counters.messages_stored += stored

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from mypy_extensions import mypyc_attr
+
 from storage.errors import MessageRefused
 
 RECALLED = "tideline-recalled"
@@ -35,6 +37,7 @@ class DeviceKey(NamedTuple):
     client_id: str
 
 
+@mypyc_attr(acyclic=True)
 class Message:
     """One published message, as the conversation keeps it.
 
@@ -106,6 +109,7 @@ class Message:
         return f"Message(id={self.id}, topic={self.topic!r}, seq={self.seq}, user={self.user!r}, payload={self.payload[:40]!r})"
 
 
+@mypyc_attr(acyclic=True)
 class InboxEntry:
     """One entry of an inbox.
 

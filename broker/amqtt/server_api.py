@@ -25,7 +25,7 @@ from broker.connection import NodeState, NoDevice, SessionReaders, end_connectio
 from broker.counters import Counters
 from broker.packets import ProtocolViolation, ReasonCode, topics
 from broker.pipeline import Operations, Step
-from broker.publication import Outgoing, Publication
+from broker.publication import Acks, Origin, Outgoing, Publication
 from broker.sessions import Session
 from storage.errors import MessageRefused, StorageUnavailable
 from storage.records import Device, DeviceKey, DropSetting, MarkRead, Message, Operation, SaveSetting
@@ -46,7 +46,7 @@ BROKER_USER = "b/tideline"
 """The user key of messages that the broker itself publishes."""
 
 
-class Waiter:
+class Waiter(Origin):
     """The origin of a publication whose publisher awaits the commit."""
 
     __slots__ = ("future",)
@@ -54,7 +54,7 @@ class Waiter:
     def __init__(self) -> None:
         self.future: asyncio.Future[Publication] = asyncio.get_running_loop().create_future()
 
-    def stored(self, publication: Publication, acks: object) -> None:
+    def stored(self, publication: Publication, acks: Acks) -> None:
         """The group is durable, or this message was refused."""
         if self.future.done():
             return

@@ -467,6 +467,10 @@ class Connection(Link):
         self.server.counters.control_sent += 1
         self._write(frame)
 
+    def write_frame(self, frame: bytes) -> None:
+        """Write an encoded packet; the same."""
+        self._write(frame)
+
     def write_frames(self, frames: list[bytes]) -> None:
         """Write encoded packets; the caller has looked at `writable` where it can wait."""
         self._write(b"".join(frames))

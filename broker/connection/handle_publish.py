@@ -8,9 +8,10 @@ Over 300 lines: the way of one packet is told in one place.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from amqtt.contexts import Action
+from mypy_extensions import mypyc_attr
 
 from broker.access import DELAYED
 from broker.hooks import REQUEST_TOPIC, Refusal, Request
@@ -28,9 +29,10 @@ from broker.packets import (
     ack_frame,
     encode,
     encode_property_body,
+    puback_frame,
     shown,
 )
-from broker.publication import Outgoing, Publication
+from broker.publication import Acks, Origin, Outgoing, Publication
 from storage.errors import MessageRefused
 from storage.records import EXPIRES_AT_ONCE
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from broker.connection.connection import Connection
     from broker.sessions import Session
 
+_EMPTY: Final = EMPTY  # a module's own is no look-up in the compiled core
 MESSAGE_ID = "message-id"
 """The user property by which a publisher names its message, so that sending it again stores it once."""
 _NOT_FOR_SUBSCRIBERS = (REQUEST_TOPIC, DELAYED)
@@ -52,7 +55,8 @@ class NotAuthorized(Refusal):
         super().__init__(text, ReasonCode.NOT_AUTHORIZED)
 
 
-class Inbound:
+@mypyc_attr(acyclic=True)
+class Inbound(Origin):
     """Who waits for a published message's ack: the origin of a `Publication` that came from a client."""
 
     __slots__ = ("connection", "packet_id", "qos", "session")
@@ -63,7 +67,7 @@ class Inbound:
         self.qos = qos
         self.packet_id = packet_id
 
-    def stored(self, publication: Publication, acks: dict[Connection, list[bytes]]) -> None:
+    def stored(self, publication: Publication, acks: Acks) -> None:
         """The group is durable: add this message's ack to its connection's frames, or act on its refusal."""
         self.connection.stored()
         connection = self.waiting
@@ -76,16 +80,15 @@ class Inbound:
         if connection.closed:
             return
         if publication.error is not None:
-            _write_ahead(connection, acks)
+            _write_ahead(connection)
             self._refused(connection, publication.message.topic, publication.error)
         elif self.qos:
-            frames = acks.get(connection)
-            if frames is None:
-                frames = acks[connection] = []
-            if connection.version < 5:
-                frames.append(ack_frame(PacketType.PUBACK if self.qos == 1 else PacketType.PUBREC, self.packet_id))
+            if connection.version >= 5:
+                acks.add(connection, _ack_v5(connection, publication, self.qos, self.packet_id))
+            elif self.qos == 1:
+                acks.add(connection, puback_frame(self.packet_id))
             else:
-                frames.append(_ack_v5(connection, publication, self.qos, self.packet_id))
+                acks.add(connection, ack_frame(PacketType.PUBREC, self.packet_id))
             if self.qos == 1:
                 connection.inbound_finished()
 
@@ -114,6 +117,7 @@ class Inbound:
             connection.write_packet(ack_frame(kind, self.packet_id))
 
 
+@mypyc_attr(acyclic=True)
 class Asked(Inbound):
     """The same for a request to the broker, which is answered once what its device published before is durable."""
 
@@ -130,17 +134,17 @@ class Asked(Inbound):
             packet.properties.get(Property.CORRELATION_DATA, b""),
         )
 
-    def stored(self, publication: Publication, acks: dict[Connection, list[bytes]]) -> None:
+    def stored(self, publication: Publication, acks: Acks) -> None:
         super().stored(publication, acks)
         plugin = self.connection.server.requests
         if publication.error is None and plugin is not None:
             plugin.request(self.request)
 
 
-def _write_ahead(connection: Connection, acks: dict[Connection, list[bytes]]) -> None:
+def _write_ahead(connection: Connection) -> None:
     """Acks keep the order of their messages: what came before a refused one is told before it [MQTT-4.6.0-2, MQTT-4.6.0-3]."""
-    frames = acks.pop(connection, None)
-    if frames is not None:
+    frames = connection.take_acks()
+    if frames:
         connection.server.counters.control_sent += len(frames)
         connection.write_frames(frames)
 
@@ -194,7 +198,7 @@ def received(connection: Connection, packet: Publish) -> None:
     server.counters.received(packet.qos, len(packet.payload))
     session = connection.session
     assert session is not None
-    if packet.properties is not EMPTY and Property.TOPIC_ALIAS in packet.properties and not _resolve_alias(connection, packet):
+    if packet.properties is not _EMPTY and Property.TOPIC_ALIAS in packet.properties and not _resolve_alias(connection, packet):
         return
     if packet.retain or len(packet.topic) >= server.max_topic_levels:
         problem = unacceptable(server.settings.mqtt, packet.topic, packet.retain)
@@ -243,7 +247,7 @@ def _submit(connection: Connection, session: Session, packet: Publish, error: Ex
     qos = packet.qos
     message = Outgoing(packet.topic, session.key.user, session.key.client_id, qos, packet.payload, packet.retain)
     publication = Publication(message, Inbound(connection, session, qos, packet.packet_id), True, packet.retain)
-    if packet.properties is not EMPTY:
+    if packet.properties is not _EMPTY:
         _take_properties(connection, publication, packet.properties)
     if session.inbox:  # it is durable
         publication.epoch = session.epoch

@@ -21,7 +21,7 @@ from broker.connection.handle_publish import Inbound
 from broker.hooks import Refusal
 from broker.packets import ReasonCode
 from broker.pipeline import Pipeline, Step
-from broker.publication import Publication
+from broker.publication import Acks, Publication
 from broker.rate_limited_log import RateLimitedLog
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class StorageTimeout:
                 publication.error = Refusal(f"{why}: not stored within {self._timeout:g} s", ReasonCode.QUOTA_EXCEEDED)
             origin = publication.origin
             assert isinstance(origin, Inbound)
-            origin.stored(publication, {})
+            origin.stored(publication, Acks())
 
 
 def _answerable(publication: Publication) -> bool:

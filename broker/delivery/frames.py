@@ -8,8 +8,6 @@ from broker.packets import Property, encode_property_body, publish_parts
 from broker.publication import Outgoing
 from storage.records import Message
 
-_SHAPES = 12  # QoS 0-2, retain or not, MQTT 3.1.1 or 5
-
 
 def frame_parts(message: Message, flags: int, version5: bool) -> tuple[bytes, bytes]:
     """The bytes before and after the packet identifier, for a message without per-receiver properties.
@@ -19,14 +17,19 @@ def frame_parts(message: Message, flags: int, version5: bool) -> tuple[bytes, by
     body = message.properties if version5 else None
     if not isinstance(message, Outgoing):
         return publish_parts(message.topic, message.payload, flags, body)
-    shapes = message.frames
-    if shapes is None:
-        shapes = message.frames = [None] * _SHAPES
-    index = flags + 6 if version5 else flags
-    parts = shapes[index]
-    if parts is None:
-        parts = shapes[index] = publish_parts(message.topic, message.payload, flags, body)
-    return parts
+    shape = flags + 6 if version5 else flags  # QoS 0-2, retain or not, MQTT 3.1.1 or 5
+    if message.shape == shape:
+        return message.frame
+    if message.shape < 0:
+        parts = message.frame = publish_parts(message.topic, message.payload, flags, body)
+        message.shape = shape
+        return parts
+    if message.frames is None:
+        message.frames = {}
+    other = message.frames.get(shape)
+    if other is None:
+        other = message.frames[shape] = publish_parts(message.topic, message.payload, flags, body)
+    return other
 
 
 def personal_parts(

@@ -14,7 +14,7 @@ from broker.packets.codes import (
     UnsupportedVersion,
 )
 from broker.packets.decoder import Decoder
-from broker.packets.encoder import PINGRESP, ack_frame, encode, publish_parts
+from broker.packets.encoder import PINGRESP, ack_frame, encode, puback_frame, publish_parts
 from broker.packets.model import (
     Auth,
     ConnAck,
@@ -81,6 +81,7 @@ __all__ = [
     "overlap",
     "parse_share",
     "protocol_of",
+    "puback_frame",
     "publish_parts",
     "reserved",
     "shown",

@@ -60,6 +60,8 @@ _FROM_SERVER: Final = frozenset(
     }
 )
 
+_EMPTY: Final = EMPTY  # a module's own is no look-up in the compiled core
+
 _LARGE: Final = 4096
 """Bytes of a piece that is worth an object of its own."""
 
@@ -154,8 +156,6 @@ class Decoder:
         """
         version = self.version
         limit = self.max_packet_size
-        known_topic = _known_topics.get
-        append = packets.append
         at = 0
         end = len(data)
         while at + 2 <= end:
@@ -188,7 +188,7 @@ class Decoder:
                 raw = data[start:at]
                 if at > stop:
                     raise MalformedPacket(f"topic passes the end of the packet by {at - stop}")
-                topic = known_topic(raw)
+                topic = _known_topics.get(raw)
                 if topic is None:
                     topic = _learn_topic(raw) if raw or version != MQTT_5 else ""
                 qos = first >> 1 & 3
@@ -205,7 +205,7 @@ class Decoder:
                     if first & 8:
                         raise MalformedPacket("PUBLISH with DUP and QoS 0")  # [MQTT-3.3.1-2]
                     packet_id = 0
-                properties = EMPTY
+                properties = _EMPTY
                 if version == MQTT_5:
                     if at < stop and not data[at]:
                         at += 1
@@ -215,14 +215,14 @@ class Decoder:
                             raise ProtocolError("PUBLISH of a client with a subscription identifier")  # [MQTT-3.3.4-6]
                     if not topic and Property.TOPIC_ALIAS not in properties:  # 3.3.2.1
                         raise ProtocolError("PUBLISH with neither a topic nor a topic alias")
-                append(Publish(topic, data[at:stop], qos, first & 1 == 1, first & 8 == 8, packet_id, properties))
+                packets.append(Publish(topic, data[at:stop], qos, first & 1 == 1, first & 8 == 8, packet_id, properties))
             elif first == 0x40 and length == 2 and version:
                 packet_id = data[body] << 8 | data[body + 1]
                 if not packet_id:
                     raise ProtocolError("PUBACK with packet identifier 0")
-                append(PubAck(packet_id))
+                packets.append(PubAck(packet_id))
             else:
-                append(self._other(data, at, body, stop))
+                packets.append(self._other(data, at, body, stop))
                 version = self.version
             at = stop
         else:

@@ -54,6 +54,11 @@ def ack_frame(type: int, packet_id: int) -> bytes:
     return _ACK_HEADS[type] + packet_id.to_bytes(2, "big")
 
 
+def puback_frame(packet_id: int) -> bytes:
+    """The same of a PUBACK, which is written for each message of QoS 1."""
+    return b"\x40\x02" + packet_id.to_bytes(2, "big")
+
+
 def publish_parts(topic: str, payload: bytes, flags: int, properties: bytes | None) -> tuple[bytes, bytes]:
     """A PUBLISH as (head, tail), to be shared by all its receivers.
 
@@ -74,9 +79,10 @@ def publish_parts(topic: str, payload: bytes, flags: int, properties: bytes | No
     length = size + len(tail) + (4 if flags & 6 else 2)
     # The two common sizes of remaining length are written out: that halves the cost of the head.
     if length < 0x80:
-        return bytes((0x30 | flags, length, size >> 8, size & 0xFF)) + name, tail
+        return ((0x30 | flags) << 24 | length << 16 | size).to_bytes(4, "big") + name, tail
     if length < 0x4000:
-        return bytes((0x30 | flags, length & 0x7F | 0x80, length >> 7, size >> 8, size & 0xFF)) + name, tail
+        head = (0x30 | flags) << 32 | (length & 0x7F | 0x80) << 24 | (length >> 7) << 16 | size
+        return head.to_bytes(5, "big") + name, tail
     return bytes((0x30 | flags,)) + wire.varint(length) + bytes((size >> 8, size & 0xFF)) + name, tail
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from broker.publication import Acknowledged
+
 if TYPE_CHECKING:
     from broker.access import SessionInfo
     from broker.sessions.connect_options import ConnectOptions
@@ -42,7 +44,7 @@ class OutboundPort(ABC):
         """Send PUBREL, once the state that it stands for is durable."""
 
 
-class Link(ABC):
+class Link(Acknowledged):
     """The connection of a session's client."""
 
     __slots__ = (
@@ -62,6 +64,7 @@ class Link(ABC):
     )
 
     def __init__(self) -> None:
+        super().__init__()
         self.version = 4
         self.session: Session | None = None
         self.info: SessionInfo
@@ -84,16 +87,6 @@ class Link(ABC):
 
     @property
     @abstractmethod
-    def name(self) -> str:
-        """Who this is, for logs."""
-
-    @property
-    def about(self) -> dict[str, str]:
-        """The same for logs that programs read: the fields of a line, by name."""
-        return {}
-
-    @property
-    @abstractmethod
     def open(self) -> bool:
         """CONNACK was sent, and the connection has not ended."""
 
@@ -101,10 +94,6 @@ class Link(ABC):
     @abstractmethod
     def closed(self) -> bool:
         """The connection has ended."""
-
-    @abstractmethod
-    def write_frames(self, frames: list[bytes]) -> None:
-        """Write encoded packets; the caller has looked at `writable` where it can wait."""
 
     @abstractmethod
     def disconnect(self, code: int, text: str) -> None:

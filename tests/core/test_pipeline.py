@@ -21,7 +21,7 @@ from broker.delivery import Delivery, SharedGroup
 from broker.hooks import Group, GroupHooks, GroupPlugin, HookFailed
 from broker.ids import Ids
 from broker.pipeline import OVERHEAD, Batch, Pipeline, Step
-from broker.publication import Outgoing, Publication
+from broker.publication import Acks, Origin, Outgoing, Publication
 from broker.publish_path import PublishPath
 from broker.retained import Retained
 from broker.routing import Trie
@@ -203,7 +203,7 @@ class Recorder(Retained):
         self.events.append(("route", append.message.topic))
         super().expect(append)
 
-    def stored(self, publication: Publication, acks: dict[Any, list[bytes]]) -> None:
+    def stored(self, publication: Publication) -> None:
         name = publication.message.topic
         if publication.error is not None:
             self.refused[name] = publication.error
@@ -222,6 +222,16 @@ class Recorder(Retained):
 
     def message_broadcast(self, info: SessionInfo, message: Message, packet_id: int = 0) -> None:
         """Nobody is told."""
+
+
+class Told(Origin):
+    """Who published a message."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def stored(self, publication: Publication, acks: Acks) -> None:
+        self._recorder.stored(publication)
 
 
 class NoPlugins:
@@ -283,7 +293,7 @@ class Bench:
         self.pipeline.start()
 
     def message(self, name: str, payload: bytes = b"") -> Publication:
-        return Publication(Outgoing(name, "u/a", "d", 1, payload, True), self.recorder, retain=True)
+        return Publication(Outgoing(name, "u/a", "d", 1, payload, True), Told(self.recorder), retain=True)
 
     def _fence(self) -> None:
         self.fenced += 1
