@@ -21,6 +21,9 @@ import sqlite3
 from functools import lru_cache
 
 _MESSAGES = "INSERT OR FAIL INTO store VALUES"
+_PLAIN = tuple(f"(?,?,?,?,?,?,{qos},0,0,x'',?)" for qos in range(3))
+"""The row of a message that is not retained, does not expire and has no properties, as most have. A value that is written out
+costs the driver and SQLite nothing to bind."""
 _CONVERSATIONS = "INSERT INTO conversations (id, topic) VALUES"
 _USERS = "INSERT INTO users (id, key) VALUES"
 _ENTRIES = "INSERT OR FAIL INTO sync (user, seq, message) VALUES"
@@ -42,19 +45,20 @@ Row = list[object]
 
 
 @lru_cache(maxsize=2048)
-def _statement(head: str, rows: int, width: int) -> str:
-    row = f"({','.join('?' * width)})"
+def _statement(head: str, rows: int, width: int, row: str) -> str:
+    row = row or f"({','.join('?' * width)})"
     values = ",".join([row] * rows)
     return head.format(values) if "{}" in head else f"{head} {values}"
 
 
-def insert(connection: sqlite3.Connection, head: str, width: int, values: Row) -> None:
-    """Run ``head`` for rows of ``width`` values that stand one after the other: in as few statements as are worth preparing."""
+def insert(connection: sqlite3.Connection, head: str, width: int, values: Row, row: str = "") -> None:
+    """Run ``head`` for rows of ``width`` values that stand one after the other: in as few statements as are worth preparing.
+    ``row`` is one of them in SQL, where some of it is no value."""
     rows, at = len(values) // width, 0
     while rows:
         count = 256 if rows >= 256 else 128 if rows >= 128 else min(rows, 64)
         chunk = values if count * width == len(values) else values[at : at + count * width]
-        connection.execute(_statement(head, count, width), chunk)
+        connection.execute(_statement(head, count, width, row), chunk)
         at += count * width
         rows -= count
 
@@ -65,8 +69,16 @@ class Batch:
     WIDTH = 11
     """Values per row of ``messages``, as in `store`."""
 
+    PLAIN = 7
+    """Values per row of ``plain``: the same but for QoS, retain, expiry and properties."""
+
     def __init__(self) -> None:
         self.messages: Row = []
+        self.plain: tuple[Row, Row, Row] = (
+            [],
+            [],
+            [],
+        )  # by QoS: those that are not retained, do not expire, have no properties
         self.entries: Row = []  # user, seq, message
         self.targeted: Row = []  # user, seq, message, target
         self.retained: dict[str, tuple[object, ...] | None] = {}
@@ -80,12 +92,21 @@ class Batch:
         """Whether there is nothing to write."""
         entries = self.entries or self.targeted
         others = self.retained or self.received or self.progress or self.once or self.unstored_id
-        return not (self.messages or entries or others)
+        plain = self.plain[0] or self.plain[1] or self.plain[2]
+        return not (plain or self.messages or entries or others)
+
+    @property
+    def size(self) -> int:
+        """How many messages, and entries of inboxes, there are."""
+        plain = len(self.plain[0]) + len(self.plain[1]) + len(self.plain[2])
+        return len(self.messages) // self.WIDTH + plain // self.PLAIN + len(self.entries) // 3 + len(self.targeted) // 4
 
     def write(self, connection: sqlite3.Connection, conversations: Row, users: Row) -> None:
         """Write all, in the caller's transaction."""
         insert(connection, _CONVERSATIONS, 2, conversations)
         insert(connection, _USERS, 2, users)
+        for rows, row in zip(self.plain, _PLAIN, strict=True):
+            insert(connection, _MESSAGES, self.PLAIN, rows, row)
         insert(connection, _MESSAGES, self.WIDTH, self.messages)
         insert(connection, _ENTRIES, 3, self.entries)
         insert(connection, _TARGETED, 4, self.targeted)

@@ -72,7 +72,6 @@ _RECALL = """
     AND NOT (length(payload) = 0 AND ifnull(substr(properties, 1, ?) = ?, 0))
 """
 _UNRETAIN = "DELETE FROM retained WHERE id IN (SELECT value FROM json_each(?)) AND topic = ?"
-_NOTHING: Final = bytearray()
 _LARGE: Final = 8192
 """Bytes of a payload whose copy costs more than what the driver does for a value that is `bytes` (`storage.sqlite.batch`)."""
 
@@ -283,7 +282,7 @@ class GroupWriter:
     def _flush(self, *, last: bool = False) -> None:
         """Write what is gathered; ``last`` commits."""
         batch, connection = self._batch, self.connection
-        self.work += len(batch.messages) // batch.WIDTH + len(batch.entries) // 3 + len(batch.targeted) // 4 + 2
+        self.work += batch.size + 2
         conversations, users = self._conversations.take_new(), self._inboxes.take_new()
         if not batch.is_empty() or conversations or users:
             self._batch = Batch()
@@ -414,20 +413,25 @@ class GroupWriter:
         id = message.id
         if id > self._highest:
             self._highest = id
-        batch = self._batch
-        batch.messages += (
-            id,
-            head.id,
-            message.seq,
-            message.user,
-            message.device,
-            message.time,
-            message.qos,
-            1 if message.retain else 0,
-            message.expires,
-            bytearray(message.properties) if message.properties else _NOTHING,
-            bytearray(message.payload) if len(message.payload) < _LARGE else message.payload,
-        )
+        batch, seq, time = self._batch, message.seq, message.time
+        payload = bytearray(message.payload) if len(message.payload) < _LARGE else message.payload
+        if message.retain or message.expires or message.properties or not 0 <= message.qos <= 2:
+            batch.messages += (
+                id,
+                head.id,
+                seq,
+                message.user,
+                message.device,
+                time,
+                message.qos,
+                1 if message.retain else 0,
+                message.expires,
+                bytearray(message.properties),
+                payload,
+            )
+        else:
+            rows = batch.plain[message.qos]
+            rows += (id, head.id, seq, message.user, message.device, time, payload)
         recipients = op.recipients
         if not recipients:
             return
