@@ -10,13 +10,16 @@ import runpy
 import sys
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import pytest
 
 from broker.packets.model import Publish
+from broker.pipeline import Pipeline
 from tests.support.broker import running
+from tests.support.until import until
 
 ROOT = Path(__file__).resolve().parents[2]
 MESSAGES = 300
@@ -30,29 +33,61 @@ def on_the_list(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return {path.removesuffix(".py").replace("/", ".") for path in runpy.run_path(str(ROOT / "setup.py"))["CORE"]}
 
 
-async def test_what_each_message_passes_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    called: Counter[str] = Counter()
+class Calls:
+    """Counts calls of Python functions by module and name."""
 
-    def note(frame: FrameType, event: str, argument: object) -> None:
+    def __init__(self) -> None:
+        self.counted: Counter[str] = Counter()
+
+    def note(self, frame: FrameType, event: str, argument: object) -> None:
         if event == "call":
-            called[f"{frame.f_globals.get('__name__', '')} {frame.f_code.co_name}"] += 1
+            self.counted[f"{frame.f_globals.get('__name__', '')} {frame.f_code.co_name}"] += 1
 
-    threading.setprofile(note)  # of storage's threads
+    def often(self, times: int) -> list[str]:
+        """Those of ours that were called for each message."""
+        ours = ("broker.", "storage.", "plugins.")
+        return [name for name, count in self.counted.items() if count >= times and name.startswith(ours)]
+
+
+async def test_what_each_message_passes_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls()
+    threading.setprofile(calls.note)  # of storage's threads
     try:
         async with running(f"sqlite:///{tmp_path}/t.db") as broker:
             reader, sender = await broker.durable("reader"), await broker.client("sender")
             await reader.subscribe("t", options=1)
-            called.clear()
-            sys.setprofile(note)
+            calls.counted.clear()
+            sys.setprofile(calls.note)
             sender.send(*(Publish("t", b"x", 1, packet_id=number) for number in range(1, MESSAGES + 1)))
             await reader.messages(MESSAGES)
             sys.setprofile(None)
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-    often = [
-        name for name, count in called.items() if count >= MESSAGES and name.startswith(("broker.", "storage.", "plugins."))
-    ]
-    compiled = on_the_list(monkeypatch)
+    often, compiled = calls.often(MESSAGES), on_the_list(monkeypatch)
+    assert [name for name in often if name.split()[0] not in compiled] == []
+    assert often or not compiled, "what is called is seen"
+
+
+def _waiting(pipeline: Pipeline, messages: int) -> bool:
+    return pipeline.pending == messages
+
+
+async def test_what_each_read_of_a_socket_passes_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a fleet with a message each now and then, each is a read of its own."""
+    calls = Calls()
+    async with running() as broker:
+        sender, pipeline = await broker.client("sender"), broker.server.pipeline
+        async with broker.held() as commits:
+            sender.send(Publish("t", b"x", 1, packet_id=MESSAGES + 1))
+            await commits.arrived()
+            try:
+                sys.setprofile(calls.note)
+                for number in range(1, MESSAGES + 1):
+                    sender.send(Publish("t", b"x", 1, packet_id=number))
+                    await until(partial(_waiting, pipeline, number))
+            finally:
+                sys.setprofile(None)
+    often, compiled = calls.often(MESSAGES), on_the_list(monkeypatch)
     assert [name for name in often if name.split()[0] not in compiled] == []
     assert often or not compiled, "what is called is seen"
