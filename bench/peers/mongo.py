@@ -23,12 +23,13 @@ _ENOUGH = 2 << 30
 """Bytes that must be free there."""
 
 
-def command(program: str, directory: Path, port: int) -> list[str]:
-    """How a server is started, so that it keeps what it acknowledged through a SIGKILL. Port 0 is any."""
+def command(program: str, directory: Path, port: int, *, in_turn: bool = False) -> list[str]:
+    """How a server is started, so that it keeps what it acknowledged through a SIGKILL. Port 0 is any. ``in_turn``: nx-27017
+    obeys one command after the other in one thread, which is less work."""
     place = ["--host", "127.0.0.1", "--port", str(port)]
     if program == "nx-27017":
         files = ["--data-dir", str(directory), "--log-file", str(directory / "log"), "--pid-file", str(directory / "pid")]
-        return [sys.executable, "-P", str(_NX_27017), *place, *files]
+        return [sys.executable, "-P", str(_NX_27017), *(["--in-turn"] if in_turn else []), *place, *files]
     # Secantus acknowledges before it is on disk unless told; with a cache of 64M its Rust build stands still under load.
     storage = ["--storage-path", str(directory / "data"), "--sync-on-commit", "--cache-size", "512M"]
     if program == "secantusdb":
@@ -70,7 +71,7 @@ class Mongo(Peer):
         return Path(tempfile.mkdtemp(prefix="tideline-bench-mongodb-", dir=_MEMORY if self.in_memory else None))
 
     def command(self) -> list[str]:
-        """As the tests start it."""
+        """As the tests start it, but for the threads."""
         try:
             return command(GIVEN, self.home, self.port)
         except RuntimeError as error:

@@ -47,7 +47,7 @@ class MongoServer:
         """Start, and return once it listens."""
         self.directory.mkdir(parents=True, exist_ok=True)
         process = subprocess.Popen(
-            command(self.program, self.directory.absolute(), self.port),
+            command(self.program, self.directory.absolute(), self.port, in_turn=True),
             cwd=self.directory,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
