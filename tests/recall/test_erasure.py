@@ -157,29 +157,33 @@ async def test_each_step_may_be_made_again(tmp_path: Path, monkeypatch: pytest.M
             await until(lambda: not any(b"ann says" in f.read_bytes() for f in tmp_path.glob("t.db*")))
 
 
-@pytest.mark.parametrize(("kind", "rounds", "kills"), [("sqlite", 12, 2), ("mongodb", 2, 1)])
-async def test_a_killed_broker_goes_on(tmp_path: Path, kind: str, rounds: int, kills: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "messages", "kills"),
+    [("sqlite", 6000, 2), ("mongodb", 300, 1), pytest.param("mongodb", 1000, 1, marks=pytest.mark.slow)],
+)
+async def test_a_killed_broker_goes_on(tmp_path: Path, kind: str, messages: int, kills: int) -> None:
     """SIGKILL within an erasure; the broker that starts then ends it, and SQLite's files have none of it."""
     (tmp_path / "data").mkdir()
     async with storage_url(kind, tmp_path / "data") as url:
-        await asyncio.to_thread(killed, tmp_path, url, rounds, kills)
+        await asyncio.to_thread(killed, tmp_path, url, messages, kills)
         storage = open_url(url, read_only=True)
         await storage.open()
         async for topic, first, last in storage.conversations("chat/"):
             page = await storage.read_conversation(topic, limit=1000)
             assert [m.seq for m in page] == list(range(first, last + 1))
             assert not any(message.payload for message in page)
-            assert sum(message.recalled for message in page) == rounds * 10
+            assert sum(message.recalled for message in page) == messages // 50
         await storage.close()
 
 
-def killed(folder: Path, url: str, rounds: int, kills: int) -> None:
-    """Ann says 500 messages in each round, in 50 topics, and is erased."""
+def killed(folder: Path, url: str, messages: int, kills: int) -> None:
+    """Ann says so many messages, in 50 topics, and is erased."""
     variables = {"TIDELINE__PERSISTENCE__URL": url}
     with serving(folder, **variables) as broker:
         api = Api(broker, folder)
-        for start in range(0, rounds * 500, 500):
-            some = [{"topic": f"chat/{n % 50}", "payload": f"secret-{n:05d}"} for n in range(start, start + 500)]
+        for start in range(0, messages, 500):
+            numbers = range(start, min(start + 500, messages))
+            some = [{"topic": f"chat/{n % 50}", "payload": f"secret-{n:05d}"} for n in numbers]
             assert api.client.post("/messages", json=some, params={"user": "u/ann"}).status_code == 200
         assert api.client.post("/erasures", json={"user": "u/ann"}).status_code == 202
         wait_until(lambda: api.client.get("/erasures/user/u/ann").json()["phase"] == "messages", "it recalls messages")
