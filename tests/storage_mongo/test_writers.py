@@ -60,7 +60,7 @@ async def test_stores_of_one_process_append_at_once(database: str, stores: int) 
 @pytest.mark.skipif(bool(mongo_server.EXTERNAL), reason="kills the server, which must be the test's own")
 async def test_processes_append_while_the_server_is_killed(killable: MongoServer) -> None:
     url = killable.url("tideline", "serverSelectionTimeoutMS=500")
-    writers = [await Writer.start(url, f"w{n}", first=n + 1, step=3, groups=40, seed=n) for n in range(3)]
+    writers = [await Writer.start(url, f"w{n}", first=n + 1, step=3, groups=20, seed=n) for n in range(3)]
     for killed_after in (2, 7, 5, 9):
         await writers[killed_after % 3].lines(killed_after)
         await asyncio.to_thread(killable.restart)
