@@ -74,11 +74,8 @@ class Batch:
 
     def __init__(self) -> None:
         self.messages: Row = []
-        self.plain: tuple[Row, Row, Row] = (
-            [],
-            [],
-            [],
-        )  # by QoS: those that are not retained, do not expire, have no properties
+        # By QoS: those that are not retained, do not expire, and have no properties.
+        self.plain: tuple[Row, Row, Row] = ([], [], [])
         self.entries: Row = []  # user, seq, message
         self.targeted: Row = []  # user, seq, message, target
         self.retained: dict[str, tuple[object, ...] | None] = {}
