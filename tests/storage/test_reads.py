@@ -10,6 +10,7 @@ import pytest
 from storage.interface import Catalogue, Storage, TextTails
 from storage.records import DropRetained, Message
 from storage.sqlite import SqliteStorage
+from tests.storage.conftest import LARGE
 from tests.storage.samples import START, Maker, all_retained, collect, fields_of
 
 
@@ -97,6 +98,7 @@ async def test_a_conversation_by_time(storage: Storage, make: Maker) -> None:
     assert [await at(t) for t in (0, 31)] == [6, 6]
 
 
+@LARGE
 async def test_a_long_conversation_by_time(storage: Storage, make: Maker) -> None:
     for _ in range(5):
         await storage.commit([make.append(time=START + 10 * make.id) for _ in range(100)])
@@ -232,6 +234,7 @@ async def test_texts_are_read_past_what_is_none(storage: Storage, make: Maker, r
         await store.close()
 
 
+@LARGE
 async def test_many_retained_messages(storage: Storage, make: Maker) -> None:
     group = [make.append(f"r/{n}", retain=True, store=n % 2 == 0) for n in range(700)]
     await storage.commit(group)

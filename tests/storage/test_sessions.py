@@ -265,6 +265,7 @@ async def test_unsubscribe_then_subscribe_is_a_new_subscription(storage: Storage
     assert (await read(storage))["subscriptions"] == {"a": ("a", 1, 0, 2), "b": ("b", 1, 0, 0)}
 
 
+@LARGE
 async def test_many_subscriptions_of_many_devices(storage: Storage) -> None:
     keys = [DeviceKey(f"u/{n % 7}", f"d{n}") for n in range(40)]
     await storage.commit([opened(key) for key in keys])
