@@ -10,6 +10,7 @@ import sys
 from setuptools import setup
 
 CORE = [
+    "broker/access/openness.py",
     "broker/begun.py",
     "broker/clock.py",
     "broker/commits.py",

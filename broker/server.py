@@ -102,6 +102,7 @@ class Server(Node):
             login_cache_seconds=settings.hooks.login_cache_seconds,
             patience=settings.mqtt.connect_timeout,
         )
+        self.openness = self.access.openness
         self.access.authentication.outsiders = any(listener.identity for listener in settings.listeners) or any(
             plugin not in self.plugin_host.plugins.auth_plugins for plugin in self.plugin_host.auth_methods.values()
         )

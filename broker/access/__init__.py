@@ -15,6 +15,7 @@ from broker.access.filter_tree import Caller
 from broker.access.identity import AuthRequest, CannotTell, Identity, SessionInfo, session_info
 from broker.access.logins import Busy
 from broker.access.mosquitto_acl import MosquittoAcl
+from broker.access.openness import Openness
 from broker.access.password_file import Passwords, generated, hash_problem, hashed, read
 from broker.access.rules import (
     ACTIONS,
@@ -67,6 +68,7 @@ __all__ = [
     "MembersOnly",
     "MosquittoAcl",
     "MustWait",
+    "Openness",
     "Passwords",
     "Rule",
     "RuleSet",

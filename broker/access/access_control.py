@@ -30,6 +30,7 @@ from broker.access.asking import BLOCKING, Asker, blame, declared, finish, limit
 from broker.access.authentication import Authentication
 from broker.access.identity import SessionInfo
 from broker.access.logins import Logins
+from broker.access.openness import Openness
 from broker.access.rules import HISTORY, PUBLISH, RECEIVE, SEARCH, SUBSCRIBE, Verdict
 from broker.access.stand_ins import StandIns, settled
 from broker.packets import shown
@@ -136,8 +137,7 @@ class AccessControl:
         self.generation = 0
         """Counts `use` and `rules_changed`: what was found out before no longer holds."""
         self.stand_ins = StandIns()
-        self.open = False
-        """True where no topic plugin is loaded that has rules: everything may be done, and nobody has to be asked."""
+        self.openness = Openness()
         self.unruled = False
         """The same but for topics that are their members' alone."""
         self.use(plugins)
@@ -157,6 +157,11 @@ class AccessControl:
         self.authentication.use(plugins.auth_plugins, keep_sessions=bool(self._topic))
         self._see_whom_to_ask()
 
+    @property
+    def open(self) -> bool:
+        """Everything may be done, and nobody has to be asked (`Openness`)."""
+        return self.openness.open
+
     def rules_changed(self) -> None:
         """A `Decider` has other rules, or there are other users: whatever was answered by the old ones is asked again, also
         about who is being let in at this moment."""
@@ -166,7 +171,7 @@ class AccessControl:
 
     def _see_whom_to_ask(self) -> None:
         self.unruled = not self._topic and all(decider.unused for decider in self._deciders)
-        self.open = self.unruled and not self._lists
+        self.openness.open = self.unruled and not self._lists
 
     def close(self) -> None:
         """Give the threads back. What still runs on one ends with the process at the latest."""

@@ -223,7 +223,7 @@ def received(connection: Connection, packet: Publish) -> None:
             _submit_request(connection, session, packet)
             return
         error = NotAuthorized(f"topic {shown(packet.topic)} {why}")
-    elif not server.access.open:
+    elif not server.openness.open:
         allowed = server.access.cached(connection.info, Action.PUBLISH, packet.topic)
         if allowed is None:
             connection.run(_ask(connection, packet))

@@ -18,7 +18,7 @@ from broker.rate_limited_log import RateLimitedLog
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from broker.access import AccessControl
+    from broker.access import AccessControl, Openness
     from broker.clock import Wheel
     from broker.config import Settings
     from broker.connection.connection import Connection
@@ -141,6 +141,7 @@ class Node(ABC):
         """Set once the node stops. Who waits for storage is told within half of ``shutdown_grace``."""
         self.clock: Wheel
         self.access: AccessControl
+        self.openness: Openness
         self.pipeline: Pipeline
         self.sessions: Sessions
         self.subscriptions: Subscriptions

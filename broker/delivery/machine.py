@@ -108,6 +108,7 @@ class Machine:
         "held",
         "members",
         "more",
+        "openness",
         "passed_on",
         "progressed",
         "question",
@@ -136,6 +137,7 @@ class Machine:
         self.receiver = receiver
         self.trie = trie
         self.access = access
+        self.openness = access.openness
         self.counters = counters
         self.clock = clock
         self.recalled = Recalled() if recalled is None else recalled
@@ -447,7 +449,7 @@ class Machine:
                 return False
         elif self._durable_from >= 0:
             return False  # held back it would count as written, and be lost with the connection
-        if not self.access.open:
+        if not self.openness.open:
             allowed = self.access.cached(receiver.info, Action.RECEIVE, message.topic)
             if allowed is None:
                 if self._durable_from < 0:  # else it is asked for once that is durable
