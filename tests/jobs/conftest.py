@@ -70,6 +70,12 @@ async def house_at(
 MakeHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 
+DECIDED_BY_THE_JOB = pytest.mark.parametrize(
+    "url", ["memory", "sqlite", pytest.param("mongodb", marks=[pytest.mark.slow])], indirect=True
+)
+"""For a test of what a job does by itself with whatever storage told it: `make test` asks MongoDB about the rest."""
+
+
 @pytest.fixture(params=["memory", "sqlite", "mongodb"])
 async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     """An empty database of each kind."""

@@ -14,7 +14,7 @@ from broker.sessions.retention_lock import RetentionLock
 from plugins.jobs import inboxes, retention
 from storage.factory import open_url
 from storage.records import Append, Message
-from tests.jobs.conftest import House, MakeHouse, house_at
+from tests.jobs.conftest import DECIDED_BY_THE_JOB, House, MakeHouse, house_at
 from tests.support.until import until
 from tests.support.wire import Client
 
@@ -35,6 +35,7 @@ async def reader(house: House, name: str, filter_: str) -> Client:
     return client
 
 
+@DECIDED_BY_THE_JOB
 async def test_nothing_is_removed_without_rules(house: MakeHouse) -> None:
     async with house() as made:
         await fill(made, "chat/a", 3)
@@ -42,6 +43,7 @@ async def test_nothing_is_removed_without_rules(house: MakeHouse) -> None:
         assert await made.storage.conversation_bounds("chat/a") == (1, 3)
 
 
+@DECIDED_BY_THE_JOB
 async def test_the_first_rule_that_matches_decides(house: MakeHouse) -> None:
     rules = [{"filter": "chat/keep"}, {"filter": "chat/#", "max_messages": 2}, {"filter": "log/+", "max_messages": 0}]
     async with house(rules) as made:
@@ -131,6 +133,7 @@ async def test_who_ended_its_session_holds_nothing(house: MakeHouse) -> None:
         assert (await made.run("retention"))["removed"] == 3
 
 
+@DECIDED_BY_THE_JOB
 async def test_unacknowledged_messages_go_where_the_rule_says_so_and_are_counted(
     house: MakeHouse, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -150,6 +153,7 @@ async def test_unacknowledged_messages_go_where_the_rule_says_so_and_are_counted
         await phone.quiet()
 
 
+@DECIDED_BY_THE_JOB
 async def test_unacknowledged_entries_are_counted_as_far_as_a_run_came(
     house: MakeHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +218,7 @@ async def test_age_goes_by_the_server_time_of_the_messages(url: str, house: Make
         assert await made.storage.conversation_bounds("chat/a") == (4, 5)
 
 
+@DECIDED_BY_THE_JOB
 async def test_many_are_removed_step_by_step_and_a_run_may_be_cancelled_in_between(
     house: MakeHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +332,7 @@ async def test_one_begins_or_another_removes() -> None:
     assert sorted(order[8:]) == ["u/c began", "u/c begins", "u/d began", "u/d begins"]
 
 
+@DECIDED_BY_THE_JOB
 async def test_the_search_index_forgets_what_is_removed(house: MakeHouse, tmp_path: Path) -> None:
     from plugins.search.service import Query, Search
 
