@@ -3,6 +3,7 @@
 Processor time of the broker for each delivery, of the two in turn, and the ratio pair by pair: that holds where the machine is
 shared, as rates do not. Of a storm: for each client, which connects and goes again. The ratio of the waits for a PUBACK (p50),
 too, where a shape measures those. Each is what its `make compile` made, where that was run, or with ``--pure`` its sources.
+TREE may be this one, and what differs the interpreter: a script may stand for one, and have it find another OpenSSL.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ class Ours(Tideline):
     start_timeout = 120.0
 
 
-def of_tree(tree: Path, pure: bool) -> type[Ours]:
-    """The broker that the tree has."""
+def of_tree(tree: Path, pure: bool, python: str) -> type[Ours]:
+    """The broker that the tree has, in this interpreter."""
     compiled = tree / "build" / "compiled"
     found = tree if pure or not (compiled / ".stamp").exists() else compiled
-    return type("OfTree", (Ours,), {"tree": found})
+    return type("OfTree", (Ours,), {"tree": found, "python": python})
 
 
 def once(peer: Tideline, shape: Shape, options: Options) -> Times | None:
@@ -102,13 +103,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5, help="of each round")
     parser.add_argument("--full", action="store_true", help="the full sizes, as of many, instead of the quick ones")
     parser.add_argument("--pure", action="store_true", help="pure Python, also where a core is compiled")
+    parser.add_argument("--python", default=Ours.python, help="what this tree's broker runs in")
+    parser.add_argument("--python-before", default=Ours.python, help="what the other one's runs in")
     given = parser.parse_args()
     if wrong := [name for name in given.only.split(",") if name not in known]:
         parser.error(f"--only {','.join(wrong)}: choose from {', '.join(known)}")
     if not (given.tree / "broker").is_dir():
         parser.error(f"{given.tree} has no broker/: name a checkout of Tideline")
-    theirs, ours = (of_tree(tree.resolve(), given.pure)() for tree in (given.tree, Path(__file__).parents[1]))
-    say(f"before: {theirs.tree}\nafter: {ours.tree}")
+    theirs = of_tree(given.tree.resolve(), given.pure, given.python_before)()
+    ours = of_tree(Path(__file__).parents[1], given.pure, given.python)()
+    say(f"before: {theirs.tree} in {theirs.python}\nafter: {ours.tree} in {ours.python}")
     try:
         theirs.start()
         ours.start()

@@ -22,6 +22,8 @@ class Tideline(Peer):
     title = "Tideline"
     tree: ClassVar[Path] = _COMPILED if (_COMPILED / ".stamp").exists() else _SOURCES
     """Where the broker is imported from: what `make compile` made, if it was run."""
+    python: ClassVar[str] = sys.executable
+    """What the broker runs in; the load generator stays in ours."""
     ack_means = "fsync'd in the store and in every recipient's inbox"
     transports = ("tcp", "tls", "ws")
 
@@ -70,7 +72,7 @@ plugins:
 {self.more_plugins()}"""
         path = self.home / "config.yaml"
         path.write_text(settings)
-        return [sys.executable, "-P", *self._before, "-m", "broker.cli", "serve", "--config", str(path)]
+        return [self.python, "-P", *self._before, "-m", "broker.cli", "serve", "--config", str(path)]
 
 
 class TidelinePure(Tideline):
