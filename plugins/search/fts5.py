@@ -72,7 +72,10 @@ class Fts5Searcher(FileSearcher[Reader]):
 
     @contextmanager
     def _reading(self) -> Iterator[Reader]:
-        reader = self._readers.pop() if self._readers else Reader(str(self._path), self._seconds)
+        try:
+            reader = self._readers.pop()
+        except IndexError:  # not asked before: without the interpreter's lock another thread may take the last one meanwhile
+            reader = Reader(str(self._path), self._seconds)
         try:
             yield reader
         finally:

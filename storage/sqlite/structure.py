@@ -14,7 +14,6 @@ import os
 import sqlite3
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 from storage.errors import StorageUnavailable, StorageUnusable
@@ -37,6 +36,8 @@ class StructureCheck:
         self._busy_timeout = busy_timeout
         self._damage = ""
         self._connection: sqlite3.Connection | None = None
+        self._closing = threading.Lock()
+        """Held to interrupt the connection, and to give it up: SQLite must not be told to interrupt what it has freed."""
         self._stopping = False
         self._ended = threading.Event()
         self.passed = False
@@ -56,8 +57,8 @@ class StructureCheck:
         """End it, wherever it is."""
         self._stopping = True
         while not self._ended.is_set():
-            if self._connection is not None:
-                with suppress(sqlite3.ProgrammingError):  # closed by now
+            with self._closing:
+                if self._connection is not None:
                     self._connection.interrupt()
             await asyncio.to_thread(self._ended.wait, 0.05)
 
@@ -85,11 +86,13 @@ class StructureCheck:
             self._ended.set()
 
     def _look(self) -> str:
-        self._connection = connect_reader(self._path, self._busy_timeout)
+        self._connection = connection = connect_reader(self._path, self._busy_timeout)
         try:
-            found = queries.problems(self._connection, full=False)
+            found = queries.problems(connection, full=False)
         finally:
-            self._connection.close()
+            with self._closing:
+                self._connection = None
+            connection.close()
         if not found:
             return ""
         return f"{self._path} is damaged ({found[0]}): restore it from a backup, or save what can be read with .recover"
