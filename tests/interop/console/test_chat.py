@@ -176,6 +176,7 @@ def test_a_chat_that_goes_on_keeps_the_last_messages_and_their_elements(home: Ho
     tab.operate(home.secret)
     tab.open("chat/chat%2Flong")
     laptop = connect(tab, "laptop", "alice")
+    laptop.get_by_text("all read", exact=True).wait_for()  # what was said is loaded, and it hears what will be
     items = laptop.locator(".log li")
     for first in range(0, 400, 100):
         said = [{"topic": topic, "payload": f"word {number}."} for number in range(first, first + 100)]
@@ -198,3 +199,32 @@ def test_a_chat_that_goes_on_keeps_the_last_messages_and_their_elements(home: Ho
     laptop.get_by_role("button", name="Earlier messages").click()
     items.filter(has_text="word 52.").wait_for()
     assert items.nth(50).locator(".words").inner_text() == "word 102."
+
+
+def test_what_arrives_while_a_chat_asks_for_the_last_messages_is_not_asked_for_again(home: House, tabs: Tabs) -> None:
+    tab, topic = tabs(home), "chat/busy"
+
+    def say(words: str, count: int) -> None:
+        said = [{"topic": topic, "payload": f"{words} {number}."} for number in range(count)]
+        home.http.post("/messages", params={"user": "u/alice"}, json=said).raise_for_status()
+
+    def between(page: Any) -> None:
+        broker = page.connect_to_server()
+
+        def sent(frame: bytes) -> None:
+            if b'"op":"history"' in frame and b'"before"' not in frame:
+                say("meanwhile", 100)
+            broker.send(frame)
+
+        page.on_message(sent)
+
+    say("before", 30)
+    tab.page.route_web_socket("**/*", between)
+    tab.operate(home.secret)
+    tab.open("chat/chat%2Fbusy")
+    laptop = connect(tab, "laptop", "alice")
+    items = laptop.locator(".log li")
+    items.filter(has_text="meanwhile 99.").wait_for()
+    items.filter(has_text="meanwhile 0.").wait_for()
+    laptop.get_by_role("button", name="Earlier messages").click()
+    items.filter(has_text="before 0.").wait_for()

@@ -19,15 +19,21 @@ export class Talk {
   get list() { return [...this.messages.values()].sort((one, other) => one.seq - other.seq); }
 
   // The last messages, or those before what is there. Where nothing was said, or this user takes no part, there are none.
+  // What arrived while the last ones were asked for may be older than they are: then a page before them has nothing new.
   async load(earlier = false) {
-    const asked = { op: "history", topic: this.topic, limit: PAGE, ...(earlier ? { before: this.first } : {}) };
+    let page;
+    let fresh;
     try {
-      const page = await this.device.ask(asked);
-      this.older = page.next !== null;
-      for (const message of page.messages) this.take(message);
-      if (earlier) this.earlier += page.messages.length;
-      if (page.messages.length) this.first = Math.min(this.first, page.messages.at(-1).seq);
-      if (!earlier) this.reached(await this.device.ask({ op: "position", topic: this.topic }));
+      do {
+        page = await this.device.ask({ op: "history", topic: this.topic, limit: PAGE, ...(earlier ? { before: this.first } : {}) });
+        const had = this.messages.size;
+        this.older = page.next !== null;
+        for (const message of page.messages) this.take(message);
+        fresh = this.messages.size - had;
+        if (page.messages.length) this.first = Math.min(this.first, page.messages.at(-1).seq);
+      } while (earlier && this.older && page.messages.length && !fresh);
+      if (earlier) this.earlier += fresh;
+      else this.reached(await this.device.ask({ op: "position", topic: this.topic }));
     } catch (error) {
       if (error.status !== 404) throw error;
     }
