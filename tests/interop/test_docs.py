@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import pytest
 
 from tests.interop.conftest import Site
 from tests.interop.programs import Program, needs, ok, run
@@ -24,8 +28,15 @@ def commands(document: str, program: str, port: int) -> list[list[str]]:
     return [[words[0], "-p", str(port), *words[1:]] for words in found]
 
 
-def test_the_readme_shows_a_laptop_that_gets_what_it_missed(shared: Site) -> None:
-    first, publish, second, *_ = commands("README.md", "mosquitto_", shared.port)
+@pytest.fixture
+def own(crashing: AbstractContextManager[Site]) -> Iterator[Site]:
+    """A broker that has seen no other page: they use the same names."""
+    with crashing as site:
+        yield site
+
+
+def test_the_readme_shows_a_laptop_that_gets_what_it_missed(own: Site) -> None:
+    first, publish, second, *_ = commands("README.md", "mosquitto_", own.port)
     with Program(*first, "-d") as laptop:
         laptop.line("Subscribed")
         laptop.stop()
@@ -34,8 +45,8 @@ def test_the_readme_shows_a_laptop_that_gets_what_it_missed(shared: Site) -> Non
         assert laptop.line("home/") == "home/kitchen/temp 21.5"
 
 
-def test_history_with_nothing_but_mosquittos_clients(shared: Site) -> None:
-    *asks, listens = commands("docs/sync.md", "mosquitto_", shared.port)
+def test_history_with_nothing_but_mosquittos_clients(own: Site) -> None:
+    *asks, listens = commands("docs/sync.md", "mosquitto_", own.port)
     for command in asks:
         ok(*command)
     answer = json.loads(ok(*listens))
@@ -46,17 +57,17 @@ def test_history_with_nothing_but_mosquittos_clients(shared: Site) -> None:
     )
 
 
-def test_each_call_that_the_api_s_page_shows(shared: Site) -> None:
-    ok("mosquitto_pub", "-p", str(shared.port), "-q", "1", "-t", "home/kitchen", "-m", "20.5")
-    with Program("mosquitto_sub", "-p", str(shared.port), "-d", "-i", "laptop", "-c", "-q", "1", "-t", "home/#") as laptop:
+def test_each_call_that_the_api_s_page_shows(own: Site) -> None:
+    ok("mosquitto_pub", "-p", str(own.port), "-q", "1", "-t", "home/kitchen", "-m", "20.5")
+    with Program("mosquitto_sub", "-p", str(own.port), "-d", "-i", "laptop", "-c", "-q", "1", "-t", "home/#") as laptop:
         laptop.line("Subscribed")
-    history, publish, retained, several, sync, ack = commands("docs/http.md", "curl", shared.ports["http"])
+    history, publish, retained, several, sync, ack = commands("docs/http.md", "curl", own.ports["http"])
     assert "20.5" in [message["payload"] for message in json.loads(ok(*history))["messages"]]
     stored = json.loads(ok(*publish))
     assert stored["state"] == "stored"
     assert json.loads(ok(*retained))["seq"] == stored["seq"] + 1
     assert [one["status"] for one in json.loads(ok(*several))["results"]] == [201, 403]
-    device = f"http://localhost:{shared.ports['http']}/v1/devices/laptop"
+    device = f"http://localhost:{own.ports['http']}/v1/devices/laptop"
     wait_until(lambda: '"connected":false' in run("curl", "-s", device).stdout, "the laptop's connection is gone")
     page = json.loads(ok(*sync))
     assert page["entries"][-2]["message"]["id"] == stored["id"]
@@ -67,11 +78,11 @@ def test_each_call_that_the_api_s_page_shows(shared: Site) -> None:
     assert json.loads(ok(*acknowledge)) == {"offset": page["next"]}
 
 
-def test_scheduled_messages_as_their_page_shows_them(shared: Site) -> None:
-    publish, listens = commands("docs/schedules.md", "mosquitto_", shared.port)
+def test_scheduled_messages_as_their_page_shows_them(own: Site) -> None:
+    publish, listens = commands("docs/schedules.md", "mosquitto_", own.port)
     ok(*publish)
     assert ok(*listens).strip() == "home/lamp off"
-    delayed, daily, listed, cancels = commands("docs/schedules.md", "curl", shared.ports["http"])
+    delayed, daily, listed, cancels = commands("docs/schedules.md", "curl", own.ports["http"])
     assert json.loads(ok(*delayed))["topic"] == "home/lamp"
     made = json.loads(ok(*daily))
     assert (made["schedule"], made["timezone"]) == ("30 9 * * 1-5", "Europe/Berlin")
@@ -80,11 +91,11 @@ def test_scheduled_messages_as_their_page_shows_them(shared: Site) -> None:
     assert made["id"] not in [one["id"] for one in json.loads(ok(*listed))["schedules"]]
 
 
-def test_presence_as_its_page_shows_it(shared: Site) -> None:
-    watches, listens, types = commands("docs/presence.md", "mosquitto_", shared.port)
+def test_presence_as_its_page_shows_it(own: Site) -> None:
+    watches, listens, types = commands("docs/presence.md", "mosquitto_", own.port)
     state = json.loads(ok(*watches))
     assert (state["online"], [device["device"] for device in state["devices"]]) == (True, ["watcher"])
-    (asks,) = commands("docs/presence.md", "curl", shared.ports["http"])
+    (asks,) = commands("docs/presence.md", "curl", own.ports["http"])
     wait_until(lambda: json.loads(ok(*asks))["online"] is False, "who has gone is offline")
     with Program(*listens, "-d") as reader:
         reader.line("Subscribed")
@@ -92,11 +103,11 @@ def test_presence_as_its_page_shows_it(shared: Site) -> None:
         reader.line('{"typing": true}')
 
 
-def test_messages_are_edited_reacted_to_and_recalled_as_their_page_shows(shared: Site) -> None:
+def test_messages_are_edited_reacted_to_and_recalled_as_their_page_shows(own: Site) -> None:
     """The page's commands are those of the sender, with an id of its own in the place of the page's."""
-    by_property, by_request, edits, reacts = commands("docs/recall.md", "mosquitto_", shared.port)
-    (over_http,) = commands("docs/recall.md", "curl", shared.ports["http"])
-    history = f"http://localhost:{shared.ports['http']}/v1/conversations/chat/room/messages"
+    by_property, by_request, edits, reacts = commands("docs/recall.md", "mosquitto_", own.port)
+    (over_http,) = commands("docs/recall.md", "curl", own.ports["http"])
+    history = f"http://localhost:{own.ports['http']}/v1/conversations/chat/room/messages"
 
     def messages() -> list[dict[str, object]]:
         found: list[dict[str, object]] = json.loads(ok("curl", "-s", history))["messages"]
@@ -105,7 +116,7 @@ def test_messages_are_edited_reacted_to_and_recalled_as_their_page_shows(shared:
     def said() -> str:
         """The id of a new message of the laptop's."""
         before = len(messages())
-        ok("mosquitto_pub", "-p", str(shared.port), "-i", "laptop", "-q", "1", "-t", "chat/room", "-m", "at eight")
+        ok("mosquitto_pub", "-p", str(own.port), "-i", "laptop", "-q", "1", "-t", "chat/room", "-m", "at eight")
         wait_until(lambda: len(messages()) > before)
         return str(messages()[0]["id"])
 
