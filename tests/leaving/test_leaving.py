@@ -52,6 +52,7 @@ async def seen(watcher: Client, count: int) -> list[str]:
     return topics
 
 
+@pytest.mark.parametrize("broker", [{}, {"tests.leaving.conftest.Knows": {}}], ids=["", "asks"], indirect=True)
 async def test_all_in_one_piece_with_the_end_behind_it(broker: Broker, watcher: Client, dial: Dial) -> None:
     def client(number: int) -> None:
         leaver = dial()

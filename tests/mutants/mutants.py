@@ -889,7 +889,7 @@ MUTANTS = (
         "broker/net/tls.py",
         "        if self.paused:\n            return True\n",
         "",
-        "tests/leaving -k one_piece",
+        "tests/leaving -k 'one_piece or is_paused'",
     ),
     Mutant(
         6,
