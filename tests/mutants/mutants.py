@@ -1290,7 +1290,7 @@ MUTANTS = (
         "storage/mongo/finish.py",
         "    await finish_rows(state, pending)\n",
         "",
-        "tests/storage_mongo/test_crash.py -k 2-unsent",
+        "tests/storage_mongo/test_crash.py tests/storage_mongo/test_rows.py -k '2-unsent or what_an_earlier'",
     ),
     Mutant(
         1,
