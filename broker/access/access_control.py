@@ -157,11 +157,6 @@ class AccessControl:
         self.authentication.use(plugins.auth_plugins, keep_sessions=bool(self._topic))
         self._see_whom_to_ask()
 
-    @property
-    def open(self) -> bool:
-        """Everything may be done, and nobody has to be asked (`Openness`)."""
-        return self.openness.open
-
     def rules_changed(self) -> None:
         """A `Decider` has other rules, or there are other users: whatever was answered by the old ones is asked again, also
         about who is being let in at this moment."""
@@ -220,7 +215,7 @@ class AccessControl:
 
     def cached(self, session: SessionInfo, action: str, topic: str) -> bool | None:
         """The answer, if it can be had without waiting; None: ask `allowed`."""
-        if self.open or topic.startswith(OWN):
+        if self.openness.open or topic.startswith(OWN):
             return True
         if topic.startswith("$"):
             real = self.stand_ins.real(action, topic)

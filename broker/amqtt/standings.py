@@ -101,7 +101,7 @@ class LiveStandings:
     async def may_receive(self, standing: Standing, topic: str) -> bool:
         """See `broker.ledger.Standings`."""
         access = self._server.access
-        if access.open:
+        if access.openness.open:
             return True
         key = DeviceKey(standing.user, standing.client)
         session = self._server.sessions.get(key)

@@ -31,7 +31,7 @@ from storage import records
 from storage.records import DeviceKey, InboxEntry, Message, Operation, Subscription
 
 if TYPE_CHECKING:
-    from broker.access import SessionInfo
+    from broker.access import Openness, SessionInfo
     from broker.clock import ServerTime
     from broker.config import Mqtt
     from broker.counters import Counters
@@ -48,9 +48,7 @@ Present = Callable[[], bool]
 class Access(Protocol):
     """Who may subscribe to what."""
 
-    @property
-    def open(self) -> bool:
-        """Everybody may do everything."""
+    openness: Openness
 
     async def allowed(self, session: SessionInfo, action: Action, topic: str) -> bool: ...
 
@@ -215,7 +213,7 @@ class Subscriptions:
         """
         codes = [self._judge(session.key.client_id, subscription.filter) for subscription in wanted]
         request = _Request(session, wanted, codes, present, answer)
-        if info is None or self._access.open:
+        if info is None or self._access.openness.open:
             return self._judged(request, info)
         return self._ask(request, info)
 

@@ -130,7 +130,7 @@ async def _permission(api: Api, who: Who, named: list[str] | None) -> tuple[froz
 
     if named is not None:
         return frozenset([topic for topic in named if topic and await may_read(topic)]), None
-    if api.server.access.open:
+    if api.server.access.openness.open:
         page = await api.timelines.takes_part_in(who, "", _KNOWN)
         if len(page) < _KNOWN:
             return frozenset(page), None

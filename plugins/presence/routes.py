@@ -81,7 +81,7 @@ class Reader:
 
     async def _may(self, who: Who, topic: str) -> bool:
         access = self._server.access
-        if who.operator or access.open or topic == topic_of(who.user):
+        if who.operator or access.openness.open or topic == topic_of(who.user):
             return True
         if who.info is None:
             return False

@@ -57,7 +57,7 @@ class Arrival:
 
     async def _allow(self, publication: Publication) -> None:
         who, topic, access = _publisher(publication), publication.message.topic, self._server.access
-        if who is None or access.open or await access.allowed(who, Action.PUBLISH, topic):
+        if who is None or access.openness.open or await access.allowed(who, Action.PUBLISH, topic):
             return
         self._server.counters.acl_denied += 1
         access.log_refusal(who, Action.PUBLISH, topic, "a rule leads there")

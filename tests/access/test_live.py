@@ -110,7 +110,7 @@ async def test_a_change_over_http_acts_on_who_is_connected(people: People, tmp_p
     url = f"sqlite:///{tmp_path}/t.db"
     async with town(people, {"acl": {}}, url) as made:
         alice, bob = await people.device(made, "alice", "a"), await people.device(made, "bob", "b")
-        assert made.server.access.open
+        assert made.server.access.openness.open
         assert await alice.subscribe("news/#", options=1) == [1]
         assert await publishes(bob, "news/1") == 0
         assert (await alice.message()).topic == "news/1"
@@ -150,7 +150,7 @@ async def test_a_change_over_http_acts_on_who_is_connected(people: People, tmp_p
         assert await publishes(await people.device(made, "alice", "a"), "news/6") == DENIED
         assert (await operator.delete("/acl/rules/everybody")).status_code == 204
         assert (await operator.delete("/acl/rules/everybody")).status_code == 404
-        assert made.server.access.open
+        assert made.server.access.openness.open
 
 
 async def test_what_is_wrong_with_a_rule_is_told(people: People) -> None:
@@ -164,7 +164,7 @@ async def test_what_is_wrong_with_a_rule_is_told(people: People) -> None:
             answer = await operator.post("/acl/rules", json=body)
             assert answer.status_code == 422
             assert answer.json()["detail"].startswith(detail)
-        assert made.server.access.open
+        assert made.server.access.openness.open
         for path in ("/acl/rules", "/acl/check?action=publish&topic=x"):
             assert (await people.caller(made, "alice").get(path)).status_code == 403
 
@@ -221,7 +221,7 @@ async def test_a_reload_has_other_rules_and_keeps_those_in_storage(tmp_path: Pat
         (problem,) = (await broker.server.reload()).failed
         assert problem.endswith(f"acl_file: {file}, line 1: 'raed' must be read, write, readwrite or deny")
         await broker.server.api.commit([DropSetting("rule", "s")], 10)
-        assert broker.server.access.open
+        assert broker.server.access.openness.open
         assert await publishes(client, "up") != DENIED
 
 

@@ -180,7 +180,7 @@ class TestTopics:
     async def test_without_a_topic_plugin_all_is_open(self, access_of: Callable[..., AccessControl]) -> None:
         access = access_of({ANONYMOUS: {}})
         session = info(await access.authentication.authenticate(request()))
-        assert access.open
+        assert access.openness.open
         assert access.cached(session, Action.PUBLISH, "a") is True
         assert session.seen is None  # nobody asked, so no amqtt session was made
 

@@ -41,7 +41,7 @@ async def broker(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Broker]:
     async with running(plugins=plugins, mqtt={"max_packet_size": 2 * MEMORY}, errors=True) as started:
         monkeypatch.setattr(started.server.storage, "_max_bytes", MEMORY)
         access = started.server.access
-        monkeypatch.setattr(access, "open", False)
+        monkeypatch.setattr(access.openness, "open", False)
         monkeypatch.setattr(
             access, "cached", lambda info, action, topic: action != Action.PUBLISH or not topic.startswith("forbidden/")
         )
@@ -135,7 +135,7 @@ async def test_who_sends_again_what_was_stored_is_told_so_whatever_a_plugin_says
     sent = [("t", b"quota"), ("t", b"crash"), ("forbidden/t", b"x")]
     with monkeypatch.context() as patch:
         patch.setattr(Bouncer, "lenient", True)
-        patch.setattr(broker.server.access, "open", True)
+        patch.setattr(broker.server.access.openness, "open", True)
         for topic, payload in sent:
             assert await sender.publish(topic, payload, qos, properties=named(f"{topic} {payload!r}")) < 0x80
     codes = [await sender.publish(*message, qos, properties=named(f"{message[0]} {message[1]!r}")) for message in sent]

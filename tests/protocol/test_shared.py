@@ -337,7 +337,7 @@ async def test_what_a_member_may_not_receive_goes_to_another(stored: Broker, mon
     """Also while the member that may has no room: the group waits for it."""
     allowed = {"permitted": True, "denied": False}
     access = stored.server.access
-    monkeypatch.setattr(access, "open", False)
+    monkeypatch.setattr(access.openness, "open", False)
     monkeypatch.setattr(
         access, "cached", lambda info, action, topic: action != Action.RECEIVE or allowed.get(info.client_id, True)
     )

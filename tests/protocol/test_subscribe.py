@@ -277,7 +277,7 @@ async def test_an_acl_decides_each_filter(broker: Broker, version: int, monkeypa
         asked.append(topic)
         return not topic.startswith("secret")
 
-    monkeypatch.setattr(access, "open", False)
+    monkeypatch.setattr(access.openness, "open", False)
     monkeypatch.setattr(access, "allowed", allowed)
     client = await broker.client("c", version)
     client.send(Subscribe(1, [("a", 1), ("secret/#", 1), ("b", 0)]))
