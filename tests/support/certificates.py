@@ -12,6 +12,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 _PEM = serialization.Encoding.PEM
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 class Certificates:
@@ -73,7 +84,11 @@ class Certificates:
             .not_valid_before(now - timedelta(hours=1))
             .not_valid_after(now + timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=access, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._root_key.public_key()), critical=False)
         )
+        if access:
+            builder = builder.add_extension(_SIGNS, critical=True)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return builder.sign(self._root_key, hashes.SHA256()).public_bytes(_PEM)
@@ -81,7 +96,6 @@ class Certificates:
     def client(self, *, with_certificate: bool = False, shows: tuple[Path, Path] | None = None) -> ssl.SSLContext:
         """What a client needs to trust the server, and with a certificate, the device's or another, to be known itself."""
         context = ssl.create_default_context(cafile=str(self.ca))
-        context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
         if with_certificate:
             shows = self.device, self.device_key
         if shows is not None:
