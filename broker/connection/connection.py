@@ -468,7 +468,7 @@ class Connection(Link):
         self._write(frame)
 
     def write_frame(self, frame: bytes) -> None:
-        """Write an encoded packet; the same."""
+        """Write one encoded packet, as `write_frames` does: the caller counts it."""
         self._write(frame)
 
     def write_frames(self, frames: list[bytes]) -> None:

@@ -1,4 +1,7 @@
-"""The server of these tests keeps what it acknowledged, whatever others do meanwhile: else no law could hold over it."""
+"""The server of tests and benchmarks keeps what it acknowledged, whatever others do meanwhile: else no law could hold over it.
+
+As the benchmarks start it, with a thread for each command: in one thread, as in the other tests, nothing comes in between.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,15 @@ from tests.support import mongo_server
 CLIENTS, PLACES, AT_ONCE = 4, 100, 8
 
 
-async def test_a_command_for_two_collections_is_kept_beside_others(database: str) -> None:
+async def test_a_command_for_two_collections_is_kept_beside_others() -> None:
     """Clients fight for the same places: each place is one's, and who was told that it got one is found there."""
-    async with AsyncMongoClient[dict[str, Any]](mongo_server.url(database)) as client:
-        one, other, third = (client[database][name] for name in ("one", "other", "third"))
+    with mongo_server.own_server(in_turn=False) as server:
+        await fight(server.url("isolation"))
+
+
+async def fight(url: str) -> None:
+    async with AsyncMongoClient[dict[str, Any]](url) as client:
+        one, other, third = (client["isolation"][name] for name in ("one", "other", "third"))
         won: dict[int, int] = {}
 
         async def write(number: int) -> None:

@@ -35,10 +35,12 @@ _LISTENING = re.compile(r"listening on \S*:(\d+)\s*$", re.IGNORECASE)
 
 
 class MongoServer:
-    """A server process on an ephemeral port of 127.0.0.1, with its data in ``directory``; it keeps its port over restarts."""
+    """A server process on an ephemeral port of 127.0.0.1, with its data in ``directory``; it keeps its port over restarts.
+    ``in_turn``: nx-27017 obeys in one thread (`bench.peers.nx_27017_server`)."""
 
-    def __init__(self, directory: Path, program: str = "") -> None:
+    def __init__(self, directory: Path, program: str = "", *, in_turn: bool = True) -> None:
         self.directory = directory
+        self.in_turn = in_turn
         self.program = program or ("nx-27017" if EXTERNAL else GIVEN)
         self.port = 0
         self.process: subprocess.Popen[str] | None = None
@@ -47,7 +49,7 @@ class MongoServer:
         """Start, and return once it listens."""
         self.directory.mkdir(parents=True, exist_ok=True)
         process = subprocess.Popen(
-            command(self.program, self.directory.absolute(), self.port, in_turn=True),
+            command(self.program, self.directory.absolute(), self.port, in_turn=self.in_turn),
             cwd=self.directory,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -122,7 +124,7 @@ _ENOUGH = 2 << 30
 
 
 @contextmanager
-def own_server(port: int = 0) -> Iterator[MongoServer]:
+def own_server(port: int = 0, *, in_turn: bool = True) -> Iterator[MongoServer]:
     """A server that is started, and gone with its data at the end.
 
     Its files are in memory where the machine has room for them there. A SIGKILL loses none of what a process has written to
@@ -130,7 +132,7 @@ def own_server(port: int = 0) -> Iterator[MongoServer]:
     """
     memory = str(_MEMORY) if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ENOUGH else None
     with tempfile.TemporaryDirectory(prefix="tideline-mongo-", dir=memory) as directory:
-        server = MongoServer(Path(directory))
+        server = MongoServer(Path(directory), in_turn=in_turn)
         server.port = port
         server.start()
         try:
