@@ -42,7 +42,7 @@ from bench.cluster.run import run as run_cluster
 from bench.drive import Cell, Options
 from bench.kept import Kept
 from bench.peers import PEERS, USUAL
-from bench.peers.tideline import Tideline
+from bench.peers.tideline import Tideline, interpreter
 from bench.rounds import Contestant, run
 from bench.shapes import SHAPES
 
@@ -106,7 +106,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     pages_help = "keep the figures in bench/measured.json, and renew the tables of README.md and docs/performance.md with them"
     parser.add_argument("--pages", action="store_true", help=pages_help)
     parser.add_argument("--dir", type=Path, help="where the brokers' data goes; a real disk, not a tmpfs")
-    parser.add_argument("--python", help="what Tideline runs in: another interpreter, or a script that starts one")
+    python_help = "what Tideline runs in: another interpreter, or a script that starts one"
+    parser.add_argument("--python", type=interpreter, default=Tideline.python, help=python_help)
     parser.add_argument("--core", type=int, help="pin the generator to this core")
     parser.add_argument("--messages", type=int, help="in 'filled' (5,000,000), 'search' (1,000,000) and 'start' (10,000,000)")
     parser.add_argument("--sessions", type=int, help="durable ones in 'start' (1,000,000)")
@@ -138,7 +139,7 @@ def main(argv: list[str] | None = None) -> None:
     if given.dir:
         given.dir.mkdir(parents=True, exist_ok=True)
         tempfile.tempdir = str(given.dir.resolve())
-    Tideline.python = given.python or Tideline.python
+    Tideline.python = given.python
     options = Options(given.seconds or (1.0 if given.quick else 3.0), given.quick, given.core)
     rounds = given.rounds or (1 if given.quick else 3)
     about = machine.describe(Path(tempfile.gettempdir()))

@@ -14,7 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from bench.drive import Options, measure
-from bench.peers.tideline import Tideline
+from bench.peers.tideline import Tideline, interpreter
 from bench.process import cpu_by_thread
 from bench.rounds import say
 from bench.shapes import SHAPES, Shape
@@ -103,8 +103,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5, help="of each round")
     parser.add_argument("--full", action="store_true", help="the full sizes, as of many, instead of the quick ones")
     parser.add_argument("--pure", action="store_true", help="pure Python, also where a core is compiled")
-    parser.add_argument("--python", default=Ours.python, help="what this tree's broker runs in")
-    parser.add_argument("--python-before", default=Ours.python, help="what the other one's runs in")
+    parser.add_argument("--python", type=interpreter, default=Ours.python, help="what this tree's broker runs in")
+    parser.add_argument("--python-before", type=interpreter, default=Ours.python, help="what the other one's runs in")
     given = parser.parse_args()
     if wrong := [name for name in given.only.split(",") if name not in known]:
         parser.error(f"--only {','.join(wrong)}: choose from {', '.join(known)}")

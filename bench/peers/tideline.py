@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import hashlib
 import secrets
+import shutil
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +15,13 @@ from bench.peers.base import Peer
 
 _SOURCES = Path(__file__).resolve().parents[2]
 _COMPILED = _SOURCES / "build" / "compiled"
+
+
+def interpreter(text: str) -> str:
+    """What ``--python`` names, for argparse: refused where it cannot be run."""
+    if shutil.which(text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no program that can be run: name a Python, or a script that starts one")
+    return text
 
 
 class Tideline(Peer):

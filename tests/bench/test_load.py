@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import process, wire
+from bench.cli import main
 from bench.drive import Options, measure
 from bench.peers.ceiling import Ceiling
 from bench.peers.disk import Disk
@@ -144,3 +145,9 @@ def test_the_bare_disk_has_the_figures_that_brokers_are_compared_by() -> None:
     assert not disk.alive
     assert 0 < one["ack_p50"] <= one["ack_p99"]
     assert many["mb"] == pytest.approx(many["rate"] * 128 / 1e6)
+
+
+def test_a_python_that_cannot_be_run_is_refused_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--python", "/nowhere/python", "--only", "one"])
+    assert "'/nowhere/python' is no program that can be run" in capsys.readouterr().err
