@@ -51,6 +51,7 @@ CORE = [
     "storage/sqlite/free_space.py",
     "storage/sqlite/heads.py",
     "storage/sqlite/recent.py",
+    "storage/sqlite/runs.py",
     "storage/sqlite/threads.py",
     "storage/sqlite/writer.py",
 ]

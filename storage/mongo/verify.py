@@ -24,8 +24,9 @@ from storage.mongo.documents import Collections, Raw, pair_key, timeline_key
 from storage.mongo.dump import MongoSource
 from storage.packing import pack_inflight, unpack_inflight
 from storage.records import DeviceKey, Message
-from storage.sqlite.damage import DAMAGES, LARGEST_GAP
+from storage.sqlite.damage import LARGEST_GAP, damages
 from storage.sqlite.fill import SqliteTarget
+from storage.sqlite.schema import VERSION
 from storage.transfer import Record
 from storage.verify import Damage, Finding, Report
 
@@ -70,7 +71,7 @@ class MongoVerifier:
                 await target.finish()
             found = []
             with closing(sqlite3.connect(path)) as copy:
-                for damage in DAMAGES:
+                for damage in damages(VERSION):
                     report(damage.what)
                     if rows := copy.execute(damage.query).fetchall():
                         found.append((damage, rows))

@@ -20,6 +20,9 @@ import json
 import sqlite3
 from functools import lru_cache
 
+from storage.sqlite.heads import Head
+from storage.sqlite.runs import LONGEST, run_of
+
 _MESSAGES = "INSERT OR FAIL INTO store VALUES"
 _PLAIN = tuple(f"(?,?,?,?,?,?,{qos},0,0,x'',?)" for qos in range(3))
 """The row of a message that is not retained, does not expire and has no properties, as most have. A value that is written out
@@ -27,7 +30,8 @@ costs the driver and SQLite nothing to bind."""
 _CONVERSATIONS = "INSERT INTO conversations (id, topic) VALUES"
 _USERS = "INSERT INTO users (id, key) VALUES"
 _ENTRIES = "INSERT OR FAIL INTO sync (user, seq, message) VALUES"
-_TARGETED = "INSERT INTO sync VALUES"
+_RUNS = "INSERT OR FAIL INTO sync (user, seq, message, count, run) VALUES"
+_TARGETED = "INSERT INTO sync (user, seq, message, target) VALUES"
 _RETAINED = "INSERT OR REPLACE INTO retained VALUES"
 _SUBSCRIPTIONS = "INSERT OR REPLACE INTO subscriptions VALUES"
 _ONCE = "INSERT OR REPLACE INTO idempotency (user, key, digest, message, seq, until) VALUES"
@@ -76,7 +80,10 @@ class Batch:
         self.messages: Row = []
         # By QoS: those that are not retained, do not expire, and have no properties.
         self.plain: tuple[Row, Row, Row] = ([], [], [])
+        self.inboxes: list[Head] = []  # those that have a run under way
         self.entries: Row = []  # user, seq, message
+        self.runs: Row = []  # user, seq, message, count, run
+        self._last_run: tuple[list[int], str] = ([], "")
         self.targeted: Row = []  # user, seq, message, target
         self.retained: dict[str, tuple[object, ...] | None] = {}
         self.received: dict[int, bool] = {}
@@ -87,16 +94,31 @@ class Batch:
 
     def is_empty(self) -> bool:
         """Whether there is nothing to write."""
-        entries = self.entries or self.targeted
+        entries = self.inboxes or self.entries or self.runs or self.targeted
         others = self.retained or self.received or self.progress or self.once or self.unstored_id
         plain = self.plain[0] or self.plain[1] or self.plain[2]
         return not (plain or self.messages or entries or others)
 
     @property
     def size(self) -> int:
-        """How many messages, and entries of inboxes, there are."""
+        """How many rows of messages and inboxes there are."""
         plain = len(self.plain[0]) + len(self.plain[1]) + len(self.plain[2])
-        return len(self.messages) // self.WIDTH + plain // self.PLAIN + len(self.entries) // 3 + len(self.targeted) // 4
+        entries = len(self.entries) // 3 + len(self.runs) // 5 + len(self.targeted) // 4
+        return len(self.messages) // self.WIDTH + plain // self.PLAIN + entries
+
+    def end_run(self, inbox: Head) -> None:
+        """Have the entries of an inbox up to its head written; what comes next is a run of its own."""
+        ids, inbox.run = inbox.run, []
+        seq = inbox.seq - len(ids)
+        while ids:
+            run, ids = ids[:LONGEST], ids[LONGEST:]
+            seq += len(run)
+            if len(run) == 1:
+                self.entries += (inbox.id, seq, run[0])
+            else:
+                if run != self._last_run[0]:  # else it is another subscriber of the same conversations
+                    self._last_run = (run, run_of(run))
+                self.runs += (inbox.id, seq, run[-1], len(run), self._last_run[1])
 
     def write(self, connection: sqlite3.Connection, conversations: Row, users: Row) -> None:
         """Write all, in the caller's transaction."""
@@ -105,7 +127,10 @@ class Batch:
         for rows, row in zip(self.plain, _PLAIN, strict=True):
             insert(connection, _MESSAGES, self.PLAIN, rows, row)
         insert(connection, _MESSAGES, self.WIDTH, self.messages)
+        for inbox in self.inboxes:
+            self.end_run(inbox)
         insert(connection, _ENTRIES, 3, self.entries)
+        insert(connection, _RUNS, 5, self.runs)
         insert(connection, _TARGETED, 4, self.targeted)
         if self.retained:
             self._write_retained(connection)

@@ -5,6 +5,7 @@ A MongoDB database is looked at through a file that its export fills, so that th
 
 from __future__ import annotations
 
+from storage.sqlite import runs
 from storage.sqlite.queries import CONVERSATION_HEAD
 from storage.verify import Damage
 
@@ -30,7 +31,14 @@ _REMOVED = """
 """
 """The lowest id that retention cannot have removed: what is gone of a conversation came before the first that it keeps."""
 
-DAMAGES = (
+_UNREADABLE = Damage(
+    "run",
+    "rows of an inbox that do not say what their entries are",
+    runs.UNREADABLE,
+    "{0}: up to {1}",
+    "all but the last entry made a gap, which is mended as one",
+)
+_DAMAGES = (
     Damage(
         "unregistered",
         "messages of a conversation that nothing names",
@@ -42,7 +50,7 @@ DAMAGES = (
     Damage(
         "nobody",
         "inbox entries that are nobody's",
-        "SELECT user, count(*) FROM sync WHERE user NOT IN (SELECT id FROM users) GROUP BY user",
+        "SELECT user, count(*) FROM ENTRIES WHERE user NOT IN (SELECT id FROM users) GROUP BY user",
         "number {0}: {1} entries",
         "removed",
     ),
@@ -57,14 +65,14 @@ DAMAGES = (
     Damage(
         "removed-entries",
         "inbox entries below the first kept sequence",
-        "SELECT u.key, count(*) FROM users AS u CROSS JOIN sync AS s ON s.user = u.id AND s.seq <= u.floor GROUP BY u.id",
+        "SELECT u.key, count(*) FROM users AS u CROSS JOIN ENTRIES AS s ON s.user = u.id AND s.seq <= u.floor GROUP BY u.id",
         "{0}: {1}",
         "removed, as the trimming of inboxes had said that they were",
     ),
     Damage(
         "dangling",
         "inbox entries whose message is gone, though retention cannot have removed it",
-        f"""SELECT u.key, s.seq, s.message FROM users AS u CROSS JOIN sync AS s ON s.user = u.id
+        f"""SELECT u.key, s.seq, s.message FROM users AS u CROSS JOIN ENTRIES AS s ON s.user = u.id
         WHERE s.message > ifnull(({_REMOVED}), 0) AND s.target IS NULL
         AND NOT EXISTS (SELECT 1 FROM store WHERE id = s.message)
         AND NOT EXISTS (SELECT 1 FROM retained WHERE id = s.message)""",
@@ -81,7 +89,7 @@ DAMAGES = (
     Damage(
         "inbox-gap",
         "gaps in inboxes",
-        _GAPS.format(name="key", table="users", entries="sync", of="user"),
+        _GAPS.format(name="key", table="users", entries="ENTRIES", of="user"),
         "{0}: {1} to {2}",
         f"filled with entries that count as removed; not a gap of more than {LARGEST_GAP:,}",
     ),
@@ -128,3 +136,10 @@ DAMAGES = (
         "set to where the conversation ends",
     ),
 )
+
+
+def damages(version: int) -> list[Damage]:
+    """What is looked for in a file of that schema version, in this order: what one mends, the next may rest on."""
+    if version < runs.VERSION:
+        return [damage._replace(query=damage.query.replace("ENTRIES", "sync")) for damage in _DAMAGES]
+    return [_UNREADABLE, *(damage._replace(query=damage.query.replace("ENTRIES", runs.READABLE)) for damage in _DAMAGES)]

@@ -16,6 +16,7 @@ from storage.restored import unmarked
 from storage.sqlite import queries
 from storage.sqlite.connection import connect_reader, translate
 from storage.sqlite.database_file import is_there, refuse_empty
+from storage.sqlite.runs import entries_in
 from storage.sqlite.schema import check_version
 from storage.transfer import About, Record
 
@@ -40,8 +41,8 @@ _SIMPLE = {
     "sync": """
         SELECT 'entry', u.key, s.seq, s.message, ifnull(s.target, ''), coalesce(m.time, r.time, 0),
             coalesce(length(m.payload), length(r.payload), 0)
-        FROM users AS u CROSS JOIN sync AS s ON s.user = u.id
-        LEFT JOIN store AS m ON m.id = s.message LEFT JOIN retained AS r ON r.id = s.message ORDER BY u.id, s.seq
+        FROM users AS u CROSS JOIN ENTRIES AS s ON s.user = u.id
+        LEFT JOIN store AS m ON m.id = s.message LEFT JOIN retained AS r ON r.id = s.message ORDER BY u.id, s.last
     """,
     "conversations": "SELECT 'conversation', topic, floor, floor_time FROM conversations ORDER BY id",
     "store": f"""
@@ -59,6 +60,7 @@ class SqliteSource:
         self._path = Path(path).expanduser()
         self._busy_timeout = busy_timeout
         self._connection: sqlite3.Connection | None = None
+        self._version = 0
 
     async def __aenter__(self) -> Self:
         if not is_there(self._path):
@@ -66,7 +68,7 @@ class SqliteSource:
         refuse_empty(self._path)
         try:
             self._connection = connection = connect_reader(self._path, self._busy_timeout)
-            check_version(connection, str(self._path))
+            self._version = check_version(connection, str(self._path))
             connection.execute("BEGIN")
             connection.execute("SELECT count(*) FROM meta").fetchall()  # the moment that is read
         except sqlite3.Error as error:
@@ -95,7 +97,8 @@ class SqliteSource:
         connection = self._open
         try:
             tables = [*self._tables(), "devices"]
-            count = sum(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0] for table in tables)
+            sources = [entries_in(self._version) if table == "sync" else table for table in tables]
+            count = sum(connection.execute(f"SELECT count(*) FROM {source}").fetchall()[0][0] for source in sources)
             epoch = queries.data_epoch(connection)
         except sqlite3.Error as error:
             raise self._wrong(error) from error
@@ -119,7 +122,8 @@ class SqliteSource:
             yield [_device(row) for row in page]
         last: dict[int, int] = {}
         for table in self._tables():
-            for page in _pages(connection.execute(_SIMPLE[table])):
+            query = _SIMPLE[table].replace("ENTRIES", entries_in(self._version))
+            for page in _pages(connection.execute(query)):
                 if table in ("store", "retained"):
                     _note(last, (record[3] for record in page))
                 yield page

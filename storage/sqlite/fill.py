@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +17,7 @@ from storage.records import Inflight, InflightState
 from storage.restored import marked
 from storage.sqlite.connection import translate
 from storage.sqlite.database_file import is_there, refuse_empty
+from storage.sqlite.runs import LONGEST, remove_through, run_of
 from storage.sqlite.schema import check_version, migrate
 from storage.sqlite.serving_lock import ServingLock
 from storage.sqlite.swap import swap_in
@@ -33,12 +34,16 @@ _ROWS = {
         INSERT INTO retained (topic, seq, id, user, device, time, qos, retain, expires, properties, payload)
         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     """,
-    "entry": "INSERT INTO sync VALUES ((SELECT id FROM users WHERE key = ?), ?, ?, nullif(?, ''))",
+    "entry": """
+        INSERT INTO sync (user, seq, message, target, count, run)
+        VALUES ((SELECT id FROM users WHERE key = ?), ?, ?, nullif(?, ''), ?, ?)
+    """,
     "message": """
         INSERT INTO store (conversation, seq, id, user, device, time, qos, retain, expires, properties, payload)
         VALUES ((SELECT id FROM conversations WHERE topic = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     """,
 }
+Remove = Callable[[sqlite3.Connection, int, int], None]
 _DEVICE = """
     INSERT INTO devices (user, client, epoch, expiry, expires_at, created_at, position, cursor, inflight, will, will_at)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -137,15 +142,15 @@ class SqliteTarget:
         connection = self._open
         special: dict[str, Callable[[list[tuple[Any, ...]]], None]] = {
             "device": self._devices,
-            "inbox": lambda rows: self._timelines("users", "key", "sync", "user", [(*row, 0) for row in rows]),
-            "conversation": lambda rows: self._timelines("conversations", "topic", "store", "conversation", rows),
+            "inbox": lambda rows: self._timelines("users", "key", remove_through, [(*row, 0) for row in rows]),
+            "conversation": lambda rows: self._timelines("conversations", "topic", _remove_messages, rows),
             "id": lambda rows: self._note(row[1] for row in rows),
         }
         if kind in special:
             special[kind](rows)
             return
         if kind == "entry":
-            rows = [row[:4] for row in rows]
+            rows = list(_in_runs(rows))
         elif kind in ("message", "retained"):
             self._note(row[2] for row in rows)
         connection.executemany(_ROWS[kind], rows)
@@ -153,13 +158,13 @@ class SqliteTarget:
     def _note(self, ids: Iterable[int]) -> None:
         self._last_id = max(self._last_id, *ids, 0)
 
-    def _timelines(self, table: str, name: str, entries: str, owner: str, rows: list[tuple[Any, ...]]) -> None:
+    def _timelines(self, table: str, name: str, remove: Remove, rows: list[tuple[Any, ...]]) -> None:
         connection = self._open
         for timeline, floor, floor_time in rows:
             found = connection.execute(f"SELECT id FROM {table} WHERE {name} = ?", (timeline,)).fetchall()
             if found:  # retention went on while it was exported
                 connection.execute(f"UPDATE {table} SET floor = ? WHERE id = ?", (floor, found[0][0]))
-                connection.execute(f"DELETE FROM {entries} WHERE {owner} = ? AND seq <= ?", (found[0][0], floor))
+                remove(connection, found[0][0], floor)
             else:
                 connection.execute(f"INSERT INTO {table} ({name}, floor) VALUES (?, ?)", (timeline, floor))
             if table == "conversations":
@@ -192,3 +197,21 @@ class SqliteTarget:
         connection.close()
         self._connection = None
         swap_in(self._new, self._path, self._aside)
+
+
+def _remove_messages(connection: sqlite3.Connection, conversation: int, floor: int) -> None:
+    connection.execute("DELETE FROM store WHERE conversation = ? AND seq <= ?", (conversation, floor))
+
+
+def _in_runs(entries: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """Rows of (user, sequence, message id, target, count, run)."""
+    at = 0
+    while at < len(entries):
+        user, first, _, target, *_ = entries[at]
+        ids = [entries[at][2]]
+        while not target and len(ids) < LONGEST and at + len(ids) < len(entries):
+            if entries[at + len(ids)][:2] != (user, first + len(ids)) or entries[at + len(ids)][3]:
+                break
+            ids.append(entries[at + len(ids)][2])
+        at += len(ids)
+        yield (user, first + len(ids) - 1, ids[-1], target, len(ids), run_of(ids) if len(ids) > 1 else None)

@@ -13,14 +13,16 @@ KEPT = 100_000
 
 
 class Head:
-    """The number of a timeline, its last sequence, and (of a conversation) the time of its last message."""
+    """The number of a timeline, its last sequence, and the time of its last message (of a conversation) or the message ids of
+    its last entries that are not written yet (of an inbox)."""
 
-    __slots__ = ("id", "seq", "time")
+    __slots__ = ("id", "run", "seq", "time")
 
     def __init__(self, id: int, seq: int, time: int = 0) -> None:
         self.id = id
         self.seq = seq
         self.time = time
+        self.run: list[int] = []
 
 
 _CONVERSATIONS = """

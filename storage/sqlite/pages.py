@@ -23,6 +23,15 @@ _FIELDS = (
 _STORED = "store AS m JOIN conversations AS c ON c.id = m.conversation"
 
 
+_WITHIN = """
+    sums AS (
+        SELECT place, sum(size) OVER (ORDER BY place {order} ROWS UNBOUNDED PRECEDING) - ifnull(size, 0) AS before FROM sizes
+    ),
+    page AS (SELECT {ends}(place) AS last FROM sums WHERE ifnull(before, 0) < :max_bytes)
+"""
+"""Of ``sizes``, in order of its ``place``: the last one that :max_bytes of payload have room for."""
+
+
 def _page(place: str, source: str, order: str) -> str:
     """A query of messages ``m`` in order of ``place``, up to :limit of them and :max_bytes of payload (one at least)."""
     ends = "min" if order == "DESC" else "max"
@@ -30,11 +39,7 @@ def _page(place: str, source: str, order: str) -> str:
     return f"""
         WITH
         sizes AS (SELECT {place} AS place, length(m.payload) AS size FROM {source} ORDER BY {place} {order} LIMIT :limit),
-        sums AS (
-            SELECT place, sum(size) OVER (ORDER BY place {order} ROWS UNBOUNDED PRECEDING) - ifnull(size, 0) AS before
-            FROM sizes
-        ),
-        page AS (SELECT {ends}(place) AS last FROM sums WHERE ifnull(before, 0) < :max_bytes)
+        {_WITHIN.format(order=order, ends=ends)}
         SELECT {{columns}} FROM (
             SELECT {{inner}} FROM {source} AND {place} {within} (SELECT last FROM page) ORDER BY {place} {order} LIMIT :limit
         ) AS m
@@ -47,15 +52,21 @@ _CONVERSATION = f"{_STORED} WHERE c.topic = :topic AND m.seq > :after AND m.seq 
 _CONVERSATION_UP = _page("m.seq", _CONVERSATION, "ASC").format(columns=_MESSAGE_COLUMNS, inner=_MESSAGE_INNER)
 _CONVERSATION_DOWN = _page("m.seq", _CONVERSATION, "DESC").format(columns=_MESSAGE_COLUMNS, inner=_MESSAGE_INNER)
 _TAIL = _page("m.id", f"{_STORED} WHERE m.id > :after", "ASC").format(columns=_MESSAGE_COLUMNS, inner=_MESSAGE_INNER)
-_INBOX = _page(
-    "s.seq",
-    """sync AS s LEFT JOIN store AS m ON m.id = s.message LEFT JOIN conversations AS c ON c.id = m.conversation
-    WHERE s.user = (SELECT id FROM users WHERE key = :user) AND s.seq > :after""",
-    "ASC",
-).format(
-    columns=f"json_group_array(json_array({_FIELDS}, m.place, m.target, m.message)), {_BODY}",
-    inner=f"{_MESSAGE_INNER}, s.seq AS place, s.target AS target, s.message AS message",
-)
+_INBOX = f"""
+    WITH
+    asked AS MATERIALIZED (
+        SELECT seq, message, target FROM entries
+        WHERE user = (SELECT id FROM users WHERE key = :user) AND last > :after AND seq > :after ORDER BY last LIMIT :limit
+    ),
+    sizes AS (SELECT s.seq AS place, length(m.payload) AS size FROM asked AS s LEFT JOIN store AS m ON m.id = s.message),
+    {_WITHIN.format(order="ASC", ends="max")}
+    SELECT json_group_array(json_array({_FIELDS}, m.place, m.target, m.message)), {_BODY} FROM (
+        SELECT {_MESSAGE_INNER}, s.seq AS place, s.target AS target, s.message AS message FROM asked AS s
+        LEFT JOIN store AS m ON m.id = s.message LEFT JOIN conversations AS c ON c.id = m.conversation
+        WHERE s.seq <= (SELECT last FROM page)
+    ) AS m
+"""
+"""In the order of the view (`storage.sqlite.runs`): nothing sorts it."""
 _TAIL_ROWS = f"""
     SELECT m.id, c.topic, m.user, m.device, m.time, m.qos, m.payload, m.retain, m.expires, m.properties, m.seq
     FROM {_STORED} WHERE m.id > ? ORDER BY m.id LIMIT ?

@@ -60,7 +60,7 @@ _GAPS = f"""
     WHERE (SELECT count(*) FROM store WHERE conversation = c.id AND seq > c.floor) != {CONVERSATION_HEAD} - c.floor
     UNION ALL
     SELECT 'inbox ' || u.key || ' has a gap' FROM users AS u
-    WHERE (SELECT count(*) FROM sync WHERE user = u.id AND seq > u.floor)
+    WHERE (SELECT ifnull(sum(count), 0) FROM sync WHERE user = u.id AND seq > u.floor)
         != ifnull((SELECT max(seq) FROM sync WHERE user = u.id), u.floor) - u.floor
     LIMIT 100
 """

@@ -10,13 +10,14 @@ import sqlite3
 from collections.abc import Sequence
 
 from storage.interface import NEAR
+from storage.sqlite.runs import LONGEST
 
 _PARTICIPANTS = "SELECT user FROM participants WHERE topic = ? AND joined = 1 AND user > ? ORDER BY user LIMIT ?"
 _POSITIONS = """
     SELECT json_group_array(ifnull(p.position, 0)) FROM json_each(?) AS asked
     LEFT JOIN participants AS p ON p.user = asked.value AND p.topic = ?
 """
-# Entries that are for one device have ids of other times, so a probe is the next entry that is for all.
+# Entries that are for one device have ids of other times, so a probe is the next run that is for all, by its last entry.
 _ENTRIES = f"""
     WITH RECURSIVE halves (place, user, low, high) AS (
         SELECT asked.key, u.id, u.floor + 1,
@@ -32,11 +33,11 @@ _ENTRIES = f"""
     )
     SELECT json_group_array(json_array(place, seq)) FROM (
         SELECT h.place, coalesce(
-            (SELECT iif(message = :id, seq, NULL) FROM sync
-                WHERE user = h.user AND seq >= h.low AND target IS NULL ORDER BY seq LIMIT 1),
-            (SELECT seq FROM sync
-                WHERE user = h.user AND seq BETWEEN h.low - {NEAR} AND h.low + {NEAR} AND message = :id AND target IS NULL
-                ORDER BY seq LIMIT 1)) AS seq
+            (SELECT seq FROM entries WHERE user = h.user AND message = :id AND last = (
+                SELECT seq FROM sync WHERE user = h.user AND seq >= h.low AND target IS NULL ORDER BY seq LIMIT 1)),
+            (SELECT seq FROM entries
+                WHERE user = h.user AND last BETWEEN h.low - {NEAR} AND h.low + {NEAR + LONGEST}
+                AND message = :id AND target IS NULL ORDER BY last LIMIT 1)) AS seq
         FROM halves AS h WHERE h.low = h.high
     ) WHERE seq IS NOT NULL
 """

@@ -6,6 +6,7 @@ import json
 import sqlite3
 
 from storage.interface import Pointer
+from storage.sqlite.runs import remove_through
 
 STEP = 500
 """Rows per transaction: a commit waits for one of them at most."""
@@ -20,7 +21,8 @@ _INBOX = """
 """
 _POINTERS = """
     SELECT json_group_array(json_array(entry.seq, ifnull(c.topic, ''), ifnull(m.seq, 0))) FROM (
-        SELECT seq, message FROM sync WHERE user = (SELECT id FROM users WHERE key = ?) AND seq > ? ORDER BY seq LIMIT ?
+        SELECT seq, message FROM entries WHERE user = (SELECT id FROM users WHERE key = ?1) AND last > ?2 AND seq > ?2
+        ORDER BY last LIMIT ?3
     ) AS entry LEFT JOIN store AS m ON m.id = entry.message LEFT JOIN conversations AS c ON c.id = m.conversation
 """
 _LAST_ID = "UPDATE meta SET value = max(value, (SELECT ifnull(max(id), 0) FROM store)) WHERE key = 'last_id'"
@@ -57,7 +59,7 @@ def prune_inbox(connection: sqlite3.Connection, user: str, before: int, limit: i
     if last <= floor:
         return 0
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute("DELETE FROM sync WHERE user = ? AND seq <= ?", (number, last))
+    remove_through(connection, number, last)
     connection.execute("UPDATE users SET floor = ? WHERE id = ?", (last, number))
     connection.execute("COMMIT")
     return int(last - floor)

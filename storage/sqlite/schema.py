@@ -2,7 +2,7 @@
 
 - ``store``: the messages. The primary key is the message id, which rises, so that messages are appended at the end of the
   tree. ``store_timeline`` leads from a conversation's sequence to its message.
-- ``sync``: the inboxes; an entry points to a message by its id.
+- ``sync``: the inboxes; an entry points to a message by its id. Those one after the other share a row (`storage.sqlite.runs`).
 - ``conversations`` and ``users`` give timelines short numbers. ``floor`` is the last sequence that was removed; a head is the
   highest sequence that is kept, or the floor where nothing is kept. So a commit need not write heads.
 - ``retained`` has messages of its own: retention may remove the conversation's.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import sqlite3
 
 from storage.errors import StorageUnusable
+from storage.sqlite import runs
 
 APPLICATION_ID = 0x54494445  # "TIDE"
 OLDEST_SQLITE = (3, 38, 0)
@@ -186,8 +187,11 @@ CREATE INDEX devices_client ON devices (client, user);
 MIGRATIONS = (
     *(_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5),
     *(_VERSION_6, _VERSION_7, _VERSION_8, _VERSION_9, _VERSION_10),
+    runs.MIGRATION,
 )
 """Item n makes version n + 1 of version n. Append only."""
+VERSION = len(MIGRATIONS)
+"""The newest."""
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
@@ -208,8 +212,6 @@ def check_version(connection: sqlite3.Connection, path: str) -> int:
     ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     if tables and application != APPLICATION_ID:
         raise StorageUnusable(f"{path} belongs to another program: it is a SQLite database, but not Tideline's")
-    if version > len(MIGRATIONS):
-        raise StorageUnusable(
-            f"{path} has schema version {version}, this Tideline knows {len(MIGRATIONS)}: use a newer Tideline"
-        )
+    if version > VERSION:
+        raise StorageUnusable(f"{path} has schema version {version}, this Tideline knows {VERSION}: use a newer Tideline")
     return int(version)

@@ -10,6 +10,7 @@ from storage import rules
 from storage.records import CloseSession, DeviceKey, OpenSession, Subscribe, Unsubscribe
 from storage.sqlite.batch import write_subscriptions
 from storage.sqlite.recent import Recent
+from storage.sqlite.runs import LONGEST
 
 KEPT = 100_000
 PROBED = 1000
@@ -26,10 +27,12 @@ _SINCE = """
     WHERE device = ? AND filter IN (SELECT value FROM json_each(?))
 """
 _UNSUBSCRIBE = "DELETE FROM subscriptions WHERE device = ? AND filter IN (SELECT value FROM json_each(?))"
-_PROBE = """
+_PROBE = f"""
     SELECT seq, time FROM (
-        SELECT sync.seq, store.time FROM sync LEFT JOIN store ON store.id = sync.message AND sync.target IS NULL
-        WHERE sync.user = (SELECT id FROM users WHERE key = ?) AND sync.seq BETWEEN ? AND ? ORDER BY sync.seq LIMIT ?
+        SELECT e.seq, store.time FROM entries AS e LEFT JOIN store ON store.id = e.message AND e.target IS NULL
+        WHERE e.user = (SELECT id FROM users WHERE key = ?1)
+            AND e.last BETWEEN ?2 AND ?3 + {LONGEST} AND e.seq BETWEEN ?2 AND ?3
+        ORDER BY e.last LIMIT ?4
     ) WHERE time IS NOT NULL LIMIT 1
 """
 

@@ -12,9 +12,10 @@ from typing import Any
 from storage.errors import NoDatabase
 from storage.packing import pack_inflight, unpack_inflight
 from storage.sqlite.connection import connect_reader, connect_writer, translate
-from storage.sqlite.damage import DAMAGES, LARGEST_GAP
+from storage.sqlite.damage import LARGEST_GAP, damages
 from storage.sqlite.database_file import is_there, refuse_empty
-from storage.sqlite.schema import check_version, migrate
+from storage.sqlite.runs import MEND_UNREADABLE, REMOVE_ENTRY, remove_through
+from storage.sqlite.schema import VERSION, check_version, migrate
 from storage.sqlite.serving_lock import ServingLock
 from storage.verify import TOLD, Finding, Report
 
@@ -29,14 +30,14 @@ _STATEMENTS = {
     ),
     "nobody": ("DELETE FROM sync WHERE user NOT IN (SELECT id FROM users)",),
     "removed-messages": ("DELETE FROM store WHERE seq <= (SELECT floor FROM conversations WHERE id = store.conversation)",),
-    "removed-entries": ("DELETE FROM sync WHERE seq <= (SELECT floor FROM users WHERE id = sync.user)",),
     "left-over": (
         "DELETE FROM subscriptions WHERE device NOT IN (SELECT id FROM devices)",
         "DELETE FROM received WHERE place >> 16 NOT IN (SELECT id FROM devices)",
     ),
 }
 _ROWS = {
-    "dangling": (2, "UPDATE sync SET message = 0 WHERE user = (SELECT id FROM users WHERE key = ?1) AND seq = ?2"),
+    "run": (3, MEND_UNREADABLE),
+    "dangling": (2, REMOVE_ENTRY),
     "since": (
         5,
         """UPDATE subscriptions SET since = ?5
@@ -60,10 +61,10 @@ class SqliteVerifier:
         self._require()
         try:
             with closing(connect_reader(self._path, self._busy_timeout)) as connection:
-                check_version(connection, str(self._path))
+                version = check_version(connection, str(self._path))
                 connection.execute("BEGIN")
                 structure = _structure(connection, report)
-                return structure or [damage.finding(rows) for damage, rows in _found(connection, report) if rows]
+                return structure or [damage.finding(rows) for damage, rows in _found(connection, report, version) if rows]
         except sqlite3.Error as error:
             raise translate(error, str(self._path)) from error
 
@@ -104,9 +105,9 @@ def _structure(connection: sqlite3.Connection, report: Report) -> list[Finding]:
     return found
 
 
-def _found(connection: sqlite3.Connection, report: Report) -> list[tuple[Any, Rows]]:
+def _found(connection: sqlite3.Connection, report: Report, version: int) -> list[tuple[Any, Rows]]:
     found = []
-    for damage in DAMAGES:
+    for damage in damages(version):
         report(damage.what)
         found.append((damage, connection.execute(damage.query).fetchall()))
     return found
@@ -118,7 +119,7 @@ def _mend_all(connection: sqlite3.Connection, report: Report) -> list[Finding]:
         return found
     if found:
         connection.execute("REINDEX")
-    for damage in DAMAGES:  # one after the other: what one mends, the next may rest on
+    for damage in damages(VERSION):
         report(damage.what)
         rows = connection.execute(damage.query).fetchall()
         if rows:
@@ -160,8 +161,14 @@ def _fill_conversations(connection: sqlite3.Connection, rows: Rows) -> None:
 def _fill_inboxes(connection: sqlite3.Connection, rows: Rows) -> None:
     for user, first, last in rows:
         if last - first < LARGEST_GAP:
-            query = "INSERT INTO sync SELECT id, ?, 0, NULL FROM users WHERE key = ?"
+            query = "INSERT INTO sync (user, seq, message) SELECT id, ?, 0 FROM users WHERE key = ?"
             connection.executemany(query, [(seq, user) for seq in range(first, last + 1)])
+
+
+def _remove_below(connection: sqlite3.Connection, rows: Rows) -> None:
+    for user, _ in rows:
+        ((number, floor),) = connection.execute("SELECT id, floor FROM users WHERE key = ?", (user,)).fetchall()
+        remove_through(connection, number, floor)
 
 
 def _move_back(connection: sqlite3.Connection, rows: Rows) -> None:
@@ -180,5 +187,6 @@ def _move_back(connection: sqlite3.Connection, rows: Rows) -> None:
 _SPECIAL: dict[str, Callable[[sqlite3.Connection, Rows], None]] = {
     "conversation-gap": _fill_conversations,
     "inbox-gap": _fill_inboxes,
+    "removed-entries": _remove_below,
     "offset": _move_back,
 }

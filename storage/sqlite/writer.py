@@ -50,6 +50,7 @@ from storage.sqlite.checkpoint import Checkpointer
 from storage.sqlite.connection import MESSAGE_ERRORS, REOPEN, connect_writer, primary_code, translate
 from storage.sqlite.free_space import FreeSpace
 from storage.sqlite.heads import Head, conversation_heads, inbox_heads
+from storage.sqlite.recipients import entries_of
 from storage.sqlite.rows import RowBatch
 from storage.sqlite.sessions import Sessions
 from storage.sqlite.structure import StructureCheck
@@ -60,10 +61,6 @@ _ONCE = """
     ON i.user = json_extract(asked.value, '$[0]') AND i.key = json_extract(asked.value, '$[1]')
 """
 _BY_ID = "SELECT c.topic, m.seq, m.time FROM store AS m JOIN conversations AS c ON c.id = m.conversation WHERE m.id = ?"
-_ENTRY_OF = """
-    SELECT seq FROM sync WHERE user = (SELECT id FROM users WHERE key = ?) AND message = ? AND target IS NULL
-    ORDER BY seq DESC LIMIT 1
-"""
 
 _DROP_RETAINED = "DELETE FROM retained WHERE id IN (SELECT value FROM json_each(?))"
 _RECALL = """
@@ -282,11 +279,11 @@ class GroupWriter:
     def _flush(self, *, last: bool = False) -> None:
         """Write what is gathered; ``last`` commits."""
         batch, connection = self._batch, self.connection
-        self.work += batch.size + 2
         conversations, users = self._conversations.take_new(), self._inboxes.take_new()
         if not batch.is_empty() or conversations or users:
             self._batch = Batch()
             batch.write(self._begin(), conversations, users)
+        self.work += batch.size + 2
         if not self._rows.is_empty():
             self._rows.write(self._begin())
         if last and connection.in_transaction:
@@ -377,8 +374,7 @@ class GroupWriter:
         topic, message.seq, message.time = found[0]
         if topic != message.topic:
             raise MessageRefused(f"message id {message.id} is taken by a message of topic {topic!r}")
-        entries = [connection.execute(_ENTRY_OF, (user, message.id)).fetchall() for user in op.recipients]
-        op.inbox_seqs = [rows[0][0] if rows else 0 for rows in entries]
+        op.inbox_seqs = entries_of(connection, message.id, op.recipients)
         if op.received is not None:
             self._receive(*op.received, True)
         return True
@@ -435,13 +431,16 @@ class GroupWriter:
         recipients = op.recipients
         if not recipients:
             return
-        heads, entries = self._user_heads, batch.entries
+        heads, inboxes = self._user_heads, batch.inboxes
         places = []
         for name in recipients:
             user = heads[name]
             user.seq = place = user.seq + 1
             places.append(place)
-            entries += (user.id, place, id)
+            run = user.run
+            if not run:
+                inboxes.append(user)
+            run.append(id)
         op.inbox_seqs = places
 
     def _keep_apart(self, op: Append) -> None:
@@ -507,6 +506,7 @@ class GroupWriter:
         number = self._sessions.subscribe(connection, op, self._inboxes.peek(connection, user))
         if number and op.retained:
             head = self._inboxes.get(connection, user)
+            self._batch.end_run(head)
             op.retained_seqs = list(range(head.seq + 1, head.seq + 1 + len(op.retained)))
             head.seq += len(op.retained)
             for seq, message in zip(op.retained_seqs, op.retained, strict=True):

@@ -153,12 +153,17 @@ def _is_same_again(group: Sequence[Operation]) -> bool:
     """Whether a group that is there already does and tells the same once more.
 
     A session that is opened again tells where its device stands by now, so not one with its progress. What comes before an
-    opening finds no session the first time, and that one the second time.
+    opening finds no session the first time, and that one the second time; one that was deleted behind it is created again.
     """
     seen: set[DeviceKey] = set()
+    begun: set[DeviceKey] = set()
     for op in group:
         if isinstance(op, Progress) or (isinstance(op, OpenSession) and op.device in seen):
             return False
+        if isinstance(op, CloseSession) and op.delete and op.device in begun:
+            return False
+        if isinstance(op, OpenSession):
+            begun.add(op.device)
         if isinstance(op, CloseSession | Release | Subscribe | Unsubscribe):
             seen.add(op.device)
     return True

@@ -39,7 +39,8 @@ IN_CHAT = "(SELECT id FROM conversations WHERE topic = 'chat/a')"
 OF_ANN = "(SELECT id FROM users WHERE key = 'u/ann')"
 SQLITE = {
     "conversation-gap": (f"DELETE FROM store WHERE conversation = {IN_CHAT} AND seq = 5", "chat/a: 5 to 5", {"dangling"}),
-    "inbox-gap": (f"DELETE FROM sync WHERE user = {OF_ANN} AND seq IN (3, 4)", "u/ann: 3 to 4", set()),
+    "inbox-gap": (f"UPDATE sync SET count = 2, run = '[0,1]' WHERE user = {OF_ANN} AND seq = 6", "u/ann: 1 to 4", set()),
+    "run": (f"UPDATE sync SET run = '[0,' WHERE user = {OF_ANN} AND seq = 6", "u/ann: up to 6", {"inbox-gap"}),
     "dangling": (
         f"DELETE FROM store WHERE conversation = {IN_CHAT} AND seq = 6",
         "u/ann 6: message 0000000000000006",
@@ -54,7 +55,7 @@ SQLITE = {
     "position": ("UPDATE participants SET position = 8", "u/ann chat/a: 8, the conversation ends at 6", set()),
     "retained": ("UPDATE retained SET seq = 4", "state: 4, the conversation ends at 1", set()),
     "left-over": ("INSERT INTO subscriptions VALUES (77, 'a', 1, 0, 0)", "number 77: 1", set()),
-    "nobody": ("INSERT INTO sync VALUES (77, 1, 3, NULL)", "number 77: 1 entries", set()),
+    "nobody": ("INSERT INTO sync (user, seq, message) VALUES (77, 1, 3)", "number 77: 1 entries", set()),
     "removed-messages": (f"UPDATE conversations SET floor = 4 WHERE id = {IN_CHAT}", "chat/a: 2", set()),
     "removed-entries": (f"UPDATE users SET floor = 2 WHERE id = {OF_ANN}", "u/ann: 2", set()),
     "unregistered": ("DELETE FROM conversations WHERE topic = 'news'", "number 2, from sequence 1", set()),
