@@ -105,20 +105,31 @@ class Timer:
             call()
 
 
+class Moment:
+    """When something was, at the latest, in the event loop's time. Put right where the loop turns out to have been late."""
+
+    __slots__ = ("time",)
+
+    def __init__(self, time: float) -> None:
+        self.time = time
+
+
 class Wheel:
     """Calls by deadline, in the event loop's time (seconds).
 
-    Resolution is a quarter of a second: a call comes at its deadline or up to that much later, never earlier.
+    Resolution is a quarter of a second: a call comes at its deadline or up to that much later, never earlier. After the loop
+    stood still for longer than that, it first reads once what waits in the sockets: else a deadline would pass for a client
+    that had sent in time.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._slots: dict[int, dict[Due, None]] = {}
         self._next = math.ceil(loop.time() / TICK)
-        self.latest = self._next * TICK
-        """What `now` is at most, but for a loop that is late: for whoever notes a time with each packet, and need not know it
-        better than a deadline is kept."""
-        self._handle: asyncio.TimerHandle | None = None
+        self.latest = Moment(self._next * TICK)
+        """Now, or up to a tick later: for whoever notes a time with each packet, and need not know it better than a deadline
+        is kept. Hold the moment, not its time."""
+        self._handle: asyncio.Handle | None = None
 
     def start(self) -> None:
         """Begin to tick."""
@@ -134,6 +145,11 @@ class Wheel:
     def now(self) -> float:
         """The time that deadlines are measured in."""
         return self._loop.time()
+
+    @property
+    def reached(self) -> float:
+        """Up to when deadlines have passed. It is less than `now` where the loop is late."""
+        return (self._next - 1) * TICK
 
     def at(self, deadline: float, call: Callable[[], None]) -> Timer:
         """Call once ``deadline`` has passed. Who needs it no longer must cancel it: it keeps what it calls."""
@@ -161,7 +177,23 @@ class Wheel:
                 del self._slots[slot]
 
     def _tick(self) -> None:
-        current = math.floor(self._loop.time() / TICK)
+        now = self._loop.time()
+        current = math.floor(now / TICK)
+        if current <= self._next:
+            self._pass(current)
+        else:  # it stood still: what it has read since may have come just now
+            self.latest.time = now
+            self._handle = self._loop.call_soon(self._let_read, current)
+
+    def _let_read(self, current: int) -> None:
+        """Of the calls for one round, those that were asked for come before the sockets: ask for another round."""
+        self._handle = self._loop.call_soon(self._has_read, current)
+
+    def _has_read(self, current: int) -> None:
+        self.latest.time = self._loop.time()
+        self._pass(current)
+
+    def _pass(self, current: int) -> None:
         while self._next <= current:
             slot = self._next
             waiting = list(self._slots.pop(slot, ()))
@@ -174,5 +206,5 @@ class Wheel:
                     due.fire()
                 except Exception:  # one deadline's fault must not stop the clock
                     log.exception("a deadline failed")
-        self.latest = self._next * TICK
+        self.latest = Moment(self._next * TICK)
         self._handle = self._loop.call_at(self._next * TICK, self._tick)

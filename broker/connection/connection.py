@@ -18,7 +18,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.clock import NO_SLOT, Timer
+from broker.clock import NO_SLOT, Moment, Timer
 from broker.connection import handle_acks, handle_auth, handle_connect, handle_disconnect, handle_publish, handle_subscribe
 from broker.packets import (
     EMPTY,
@@ -82,6 +82,7 @@ _CONNECTING: Final = 1
 _LET_IN: Final = 2
 _OPEN: Final = 3
 _CLOSED: Final = 4
+_NEVER: Final = Moment(0.0)
 
 
 class Connection(Link):
@@ -128,7 +129,7 @@ class Connection(Link):
         self.resumed = False
         """The session was there before this connection."""
         self.keep_alive = 0
-        self.last_received = 0.0
+        self.last_received = _NEVER
         self.since = 0
         """When CONNACK was sent, in ms of the wall clock."""
         self.unstored = 0
@@ -159,8 +160,8 @@ class Connection(Link):
         transport.set_write_buffer_limits(high=self.server.settings.limits.write_high_water)
         self.server.connections.add(self)
         clock = self.server.clock
-        self.last_received = clock.now()
-        clock.put(self, self.last_received + self.server.settings.mqtt.connect_timeout)
+        self.last_received = clock.latest
+        clock.put(self, clock.now() + self.server.settings.mqtt.connect_timeout)
         if self.server.gate.counts_addresses:
             self.place = self.server.gate.place(self.peer)
             if self.place is None:
@@ -339,13 +340,13 @@ class Connection(Link):
         Heard is a whole packet, and each `PROGRESS` bytes of a larger one.
         """
         clock = self.server.clock
-        now = clock.now()
         if self._paused & ~(ANSWERS_UNREAD | PUT_ASIDE):
-            self.last_received = now
-        deadline = self.last_received + self.keep_alive * 1.5
-        if now >= deadline:
+            self.last_received = clock.latest
+        heard = self.last_received.time
+        deadline = heard + self.keep_alive * 1.5
+        if clock.reached >= deadline:
             self.server.counters.keep_alive_timeouts += 1
-            self.disconnect(ReasonCode.KEEP_ALIVE_TIMEOUT, f"nothing heard for {now - self.last_received:.1f} s")
+            self.disconnect(ReasonCode.KEEP_ALIVE_TIMEOUT, f"nothing heard for {clock.reached - heard:.1f} s")
         else:
             self._set_deadline(deadline)
 
@@ -402,7 +403,7 @@ class Connection(Link):
     def _resume(self, reason: int) -> None:
         if self._paused & reason:
             if self._paused & ~ANSWERS_UNREAD:
-                self.last_received = self.server.clock.now()  # until now it could not be heard
+                self.last_received = self.server.clock.latest  # until now it could not be heard
             self._paused &= ~reason
             if self._stage != _CLOSED:
                 if not self._paused:

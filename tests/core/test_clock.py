@@ -20,6 +20,7 @@ class Loop:
     def __init__(self, now: float) -> None:
         self.now = now
         self.due: list[tuple[float, Callable[[], None]]] = []
+        self.soon: list[asyncio.Handle] = []
 
     def time(self) -> float:
         return self.now
@@ -31,6 +32,10 @@ class Loop:
         self.due.append((when, call))
         return asyncio.TimerHandle(when, call, (), self)  # type: ignore[arg-type]
 
+    def call_soon(self, call: Callable[[int], None], current: int) -> asyncio.Handle:
+        self.soon.append(asyncio.Handle(call, (current,), self))  # type: ignore[arg-type]
+        return self.soon[-1]
+
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         self.due = []
 
@@ -39,6 +44,15 @@ class Loop:
         while due := [entry for entry in self.due if entry[0] <= self.now]:
             self.due.remove(due[0])
             due[0][1]()
+            while self.soon:
+                self.round()
+
+    def round(self) -> None:
+        """What was asked for before it."""
+        asked, self.soon = self.soon, []
+        for handle in asked:
+            if not handle.cancelled():
+                handle._run()
 
     def timer(self) -> float:
         (entry,) = self.due  # one timer, however many deadlines
@@ -66,7 +80,7 @@ def test_each_call_comes_once_and_never_early(start: float, deadlines: list[floa
         now = max(now, step)
         loop.advance(now)
         assert loop.timer() <= now + TICK
-        assert now <= wheel.latest <= now + TICK, "what is noted with each packet is no time that has passed"
+        assert now <= wheel.latest.time <= now + TICK, "what is noted with each packet is no time that has passed"
         for index, deadline in enumerate(deadlines):
             if index in came:
                 assert came[index] >= deadline
@@ -117,6 +131,65 @@ def test_nothing_is_called_after_stop() -> None:
     wheel.stop()
     loop.advance(5.0)
     assert came == []
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_nor_where_it_stops_while_a_loop_that_stood_still_reads(rounds: int) -> None:
+    loop, wheel, came = stood_still()
+    for _ in range(rounds):
+        loop.round()
+    wheel.stop()
+    loop.advance(20.0)
+    assert came == []
+
+
+def stood_still() -> tuple[Loop, Wheel, list[float]]:
+    """A loop that is late by many ticks, whose wheel has just noticed. A call is due, and another one later."""
+    loop = Loop(0.0)
+    wheel = Wheel(loop)  # type: ignore[arg-type]
+    wheel.start()
+    came: list[float] = []
+    for deadline in (1.0, 10.5):
+        wheel.at(deadline, partial(came.append, deadline))
+    loop.now = 10.0
+    when, call = loop.due.pop()
+    assert when <= TICK
+    call()
+    return loop, wheel, came
+
+
+def test_a_loop_that_stood_still_reads_before_a_deadline_passes() -> None:
+    """What is asked for comes, in the next round, before the sockets: so it is the round after that."""
+    loop, _, came = stood_still()
+    for _ in range(2):
+        assert came == []
+        loop.round()
+    assert came == [1.0]
+
+
+def test_what_was_noted_while_the_loop_stood_still_is_no_time_that_has_passed() -> None:
+    loop, wheel, _ = stood_still()
+    noted = wheel.latest
+    assert noted.time == 10.0
+    loop.round()
+    loop.now = 12.0  # what it reads takes long
+    assert wheel.latest is noted
+    loop.round()
+    assert noted.time == 12.0
+    loop.advance(13.0)
+    assert noted.time == 12.0
+
+
+def test_a_deadline_that_comes_while_it_reads_waits_for_the_next_tick() -> None:
+    """It may be that of a client whose packet has come since."""
+    loop, wheel, came = stood_still()
+    loop.round()
+    loop.now = 12.0
+    loop.round()
+    assert came == [1.0]
+    assert wheel.reached == 10.0
+    loop.advance(12.0)
+    assert came == [1.0, 10.5]
 
 
 @given(deadlines=st.lists(times, max_size=20), cancelled=st.sets(st.integers(0, 19)), when=times)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
+import pytest
+
+from broker.clock import Wheel
 from broker.connection.connection import PROGRESS
 from broker.packets.codes import ReasonCode
 from broker.packets.encoder import encode
-from broker.packets.model import Disconnect, PubAck, Publish, Will
+from broker.packets.model import Disconnect, PingReq, PingResp, PubAck, Publish, Will
 from tests.support.broker import Broker, running
 from tests.support.until import until
 
@@ -68,6 +72,80 @@ async def test_a_client_that_the_broker_does_not_read_is_not_timed_out(version: 
         assert broker.server.counters.keep_alive_timeouts == 1
 
 
+# --- a loop that stood still -----------------------------------------------------------------------------------------
+
+
+class Late:
+    """The wheel's event loop, which stands still for as long as a test says, and ticks when it says so."""
+
+    def __init__(self, wheel: Wheel) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._behind = 0.0
+        self._wheel = wheel
+        wheel._loop = self  # type: ignore[assignment]
+
+    def stand_still(self, seconds: float) -> None:
+        self._behind += seconds
+
+    def tick(self) -> None:
+        handle = self._wheel._handle
+        if handle is not None and hasattr(handle, "when"):  # else it is in the middle of a tick
+            handle.cancel()
+        self._wheel._tick()
+
+    def time(self) -> float:
+        return self._loop.time() + self._behind
+
+    def call_at(self, when: float, call: Callable[[], None]) -> asyncio.Handle:
+        return self._loop.call_at(when - self._behind, call)
+
+    def call_soon(self, call: Callable[[int], None], current: int) -> asyncio.Handle:
+        return self._loop.call_soon(call, current)
+
+
+@pytest.mark.parametrize("first", ["sockets", "timers"])
+async def test_nobody_is_timed_out_for_what_waits_while_the_loop_stands_still(broker: Broker, version: int, first: str) -> None:
+    """After it asyncio looks at its sockets before its timers, and uvloop at its timers before its sockets."""
+    client = await broker.client("c", version, keep_alive=10)
+    silent = await broker.client("silent", version, keep_alive=10)
+    clock = broker.server.clock
+    noted = clock.latest
+    await until(lambda: clock.latest is not noted)  # else it could have come just now, too
+    loop = Late(clock)
+    loop.stand_still(20)
+    client.send_past_the_loop(encode(PingReq(), version))
+    if first == "sockets":
+        await client.expect(PingResp)
+    loop.tick()
+    await silent.closed()
+    if first == "timers":
+        await client.expect(PingResp)
+    assert broker.server.counters.keep_alive_timeouts == 1
+    loop.stand_still(10)  # it has its whole time again
+    loop.tick()
+    await client.ping()
+    loop.stand_still(16)
+    loop.tick()
+    await client.closed()
+    assert broker.server.counters.keep_alive_timeouts == 2
+
+
+async def test_a_loop_that_always_stands_still_times_out_the_silent_all_the_same(broker: Broker, version: int) -> None:
+    """One round of reading is all that they are given."""
+    silent = await broker.client("silent", version, keep_alive=10)
+    closing = asyncio.create_task(silent.closed())
+    loop = Late(broker.server.clock)
+    for _ in range(20):
+        loop.stand_still(1)
+        loop.tick()
+        await asyncio.sleep(0)
+        loop.stand_still(1)  # also while it reads
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    await closing
+    assert broker.server.counters.keep_alive_timeouts == 1
+
+
 # --- a packet that comes in pieces -----------------------------------------------------------------------------------
 
 
@@ -111,11 +189,11 @@ async def test_a_client_that_was_not_read_has_its_whole_time_again(version: int)
         async with broker.held() as commits:
             publisher.send(*(Publish("t", b"", 1, packet_id=n) for n in range(1, 11)))
             await commits.arrived()
-            paused = connection.last_received
+            paused = connection.last_received.time
             await until(lambda: broker.server.clock.now() > paused + 1)
         for n in range(1, 11):
             assert (await publisher.expect(PubAck)).packet_id == n
-        assert connection.last_received > paused + 1
+        assert connection.last_received.time > paused + 1
 
 
 # --- what is left of a connection ------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections import deque
 from typing import Any, TypeVar
@@ -69,6 +70,10 @@ class Client:
     def send(self, *packets: Packet) -> None:
         """Write the packets with one call, so that they reach the broker as one piece as far as the kernel keeps it so."""
         self._writer.write(b"".join(encode(packet, self.version) for packet in packets))
+
+    def send_past_the_loop(self, data: bytes) -> None:
+        """It is with the kernel when this returns, and nobody has read it yet."""
+        assert os.write(self._writer.get_extra_info("socket").fileno(), data) == len(data)
 
     async def drained(self) -> None:
         """Everything that was sent is with the kernel."""
