@@ -293,6 +293,22 @@ MUTANTS = (
     ),
     Mutant(
         2,
+        "a run of inbox entries goes on past one for a device",
+        "storage/sqlite/writer.py",
+        "            self._batch.end_run(head)\n",
+        "",
+        "tests/storage_sqlite/test_runs.py",
+    ),
+    Mutant(
+        2,
+        "what was removed of a run is still in it",
+        "storage/sqlite/runs.py",
+        "    connection.execute(_CUT, place)\n",
+        "",
+        "tests/storage_sqlite/test_runs.py",
+    ),
+    Mutant(
+        2,
         "mongodb numbers on from a stale head",
         "storage/mongo/commit.py",
         "        view.topics.update(heads)\n",
