@@ -177,12 +177,10 @@ class Wheel:
                 del self._slots[slot]
 
     def _tick(self) -> None:
-        now = self._loop.time()
-        current = math.floor(now / TICK)
+        current = math.floor(self._loop.time() / TICK)
         if current <= self._next:
             self._pass(current)
-        else:  # it stood still: what it has read since may have come just now
-            self.latest.time = now
+        else:  # it stood still
             self._handle = self._loop.call_soon(self._let_read, current)
 
     def _let_read(self, current: int) -> None:
@@ -190,7 +188,7 @@ class Wheel:
         self._handle = self._loop.call_soon(self._has_read, current)
 
     def _has_read(self, current: int) -> None:
-        self.latest.time = self._loop.time()
+        self.latest.time = self._loop.time()  # what it has read since the last tick may have come just now
         self._pass(current)
 
     def _pass(self, current: int) -> None:

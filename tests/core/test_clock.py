@@ -170,7 +170,6 @@ def test_a_loop_that_stood_still_reads_before_a_deadline_passes() -> None:
 def test_what_was_noted_while_the_loop_stood_still_is_no_time_that_has_passed() -> None:
     loop, wheel, _ = stood_still()
     noted = wheel.latest
-    assert noted.time == 10.0
     loop.round()
     loop.now = 12.0  # what it reads takes long
     assert wheel.latest is noted
