@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -134,7 +134,7 @@ class SearchPlugin(GroupPlugin, Search):
             searcher = engine = make_engine(config, storage)
             if config.engine != "meilisearch":
                 await engine.open()
-            indexer = make_indexer(storage, engine, config, self._may if config.engine == "meilisearch" else None)
+            indexer = make_indexer(storage, engine, config, may=self._may if config.engine == "meilisearch" else None)
         self._storage, self._searcher, self._indexer = storage, searcher, indexer
         indexer.start()
 
@@ -296,7 +296,7 @@ class SearchPlugin(GroupPlugin, Search):
 
         async with watched(tell, lambda: engine.away):
             await engine.open()
-        indexer = Indexer(source, engine, batch=config.batch or BATCH, gather=0, share=1, follow=False)
+        indexer = make_indexer(source, engine, replace(config, gather=0, share=1), opened=True, follow=False)
         indexer.start()
         try:
             return await indexer.reindex(tell)
@@ -329,17 +329,15 @@ def make_engine(config: SearchPlugin.Config, source: Source) -> Engine:
     return own_engine(config.engine, config.path, source)
 
 
-def make_indexer(
-    source: Source, engine: Engine, config: SearchPlugin.Config, may: Callable[[], Awaitable[bool]] | None = None
-) -> Indexer:
-    """An indexer with a configuration's measures, not started yet."""
+def make_indexer(source: Source, engine: Engine, config: SearchPlugin.Config, **more: Any) -> Indexer:
+    """An indexer with a configuration's measures, not started yet. ``more``: as an `Indexer` takes it."""
     if config.engine == "meilisearch":
         measures: dict[str, Any] = {"batch": SERVER_BATCH, "page_bytes": SERVER_BYTES, "share": 1.0, "yields": False}
     else:
         measures = {"batch": BATCH, "share": 0.5}
     chosen = {name: value for name, value in (("batch", config.batch), ("share", config.share)) if value}
-    opened = config.engine != "meilisearch"
-    return Indexer(source, engine, gather=config.gather or 0.0, poll=config.poll, opened=opened, may=may, **measures | chosen)
+    measures |= {"gather": config.gather or 0.0, "poll": config.poll, "opened": config.engine != "meilisearch"}
+    return Indexer(source, engine, **measures | chosen | more)
 
 
 def _highlighted(messages: list[Message], q: str) -> list[FoundMessage]:

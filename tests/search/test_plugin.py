@@ -117,6 +117,16 @@ async def test_an_index_is_rebuilt_while_no_broker_runs(tmp_path: Path, storage:
     await plugin.close()
 
 
+async def test_a_rebuild_over_meilisearch_without_a_broker_has_large_tasks(stub: MeiliStub, storage: MemoryStorage) -> None:
+    publisher = Publisher(storage)
+    for _ in range(3):
+        await publisher.publish(*["x" * 600] * 1000)  # more than a MiB
+    options = {"engine": "meilisearch", "url": stub.url, "key": stub.key}
+    assert await SearchPlugin.reindex_alone(storage, options) == 3000
+    received = [task["details"]["receivedDocuments"] for task in stub.tasks if "details" in task]
+    assert max(received) >= 3000
+
+
 async def test_what_has_expired_is_not_shown(plugin: SearchPlugin, storage: MemoryStorage) -> None:
     now = time.time_ns() // 1_000_000
     for number, expires in ((1, now - 1000), (2, now + 60_000), (3, 0)):
