@@ -8,6 +8,8 @@ TEST := $(VENV)/.test.stamp
 OTHER := $(VENV)/other
 COMPILED := build/compiled
 COMPILED_STAMP := $(COMPILED)/.stamp
+# The C compiler that PyPI has, and all that it keeps: only where the system has none.
+ZIG := $(VENV)/zig
 SOURCES := $(shell find broker plugins storage -name '*.py' 2>/dev/null)
 # Once `make compile` was run, `make run` uses what it made, and makes it anew when a source is newer.
 HAVE_COMPILED := $(wildcard $(COMPILED_STAMP))
@@ -33,7 +35,7 @@ help: ## list the targets
 run: $(CORE) $(HAVE_COMPILED) ## start the broker on 127.0.0.1:1883 (WebSocket 8083), data under ./data
 	$(if $(HAVE_COMPILED),PYTHONPATH=$(COMPILED)) $(BIN)/tideline serve --config config.yaml $(ARGS)
 
-compile: $(COMPILED_STAMP) ## turn the core into C: the broker is about one and a half times as fast (needs a C compiler)
+compile: $(COMPILED_STAMP) ## turn the core into C: the broker is about one and a half times as fast
 
 test: $(TEST) ## run the tests; ARGS='-k name' picks some
 	$(BIN)/python -m compileall -q $(COMPILED_ONCE)
@@ -69,7 +71,7 @@ lint: $(TEST) ## check style, types and the order of the rooms
 format: $(TEST) ## format the code
 	$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
 
-bench: $(TEST) ## measure Tideline, compiled where a C compiler is, beside the brokers that are installed
+bench: $(TEST) ## measure Tideline, compiled where it can be, beside the brokers that are installed
 	@$(MAKE) --no-print-directory compile || echo "no compiled core: Tideline is measured in pure Python"
 	$(BIN)/python -m bench $(ARGS)
 
@@ -82,9 +84,10 @@ interop: $(TEST) $(INTEROP) ## run other people's clients and a second MongoDB w
 	TIDELINE_TEST_MONGODB=secantusdb $(BIN)/python -m pytest -n 2 tests/cluster_storage tests/cluster/test_over_mongodb.py -k mongo
 
 lock: $(TEST) ## resolve the dependencies anew into requirements/
-	echo $(LOCK_NOTE) | tee requirements/core.txt > requirements/test.txt
+	echo $(LOCK_NOTE) | tee requirements/core.txt requirements/zig.txt > requirements/test.txt
 	$(LOCK) $(ARGS) pyproject.toml requirements/build.in >> requirements/core.txt
 	$(LOCK) $(ARGS) --extra test --constraint requirements/core.txt pyproject.toml requirements/build.in >> requirements/test.txt
+	$(LOCK) $(ARGS) requirements/zig.in >> requirements/zig.txt
 
 clean: ## remove what make and the tests made, never ./data
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -102,11 +105,9 @@ $(DEMO): requirements/test.txt $(CORE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/test.txt paho-mqtt
 	@touch $@
 
-$(COMPILED_STAMP): setup.py pyproject.toml $(SOURCES) | $(TEST)
-	@$(BIN)/python -c 'import shutil, sys; sys.exit(not any(map(shutil.which, ("cc", "gcc", "clang"))))' || { echo "A C compiler is needed, and Python's headers (Debian: apt-get install gcc python3-dev)."; exit 1; }
-	@echo "compiling the core (a minute or two)"
+$(COMPILED_STAMP): setup.py compiler.py pyproject.toml $(SOURCES) | $(TEST)
 	@rm -rf build && mkdir -p $(COMPILED)
-	@TIDELINE_COMPILE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target $(COMPILED) .
+	@$(BIN)/python compiler.py $(ZIG) $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target $(COMPILED) .
 	@rm -rf build/c build/lib* build/temp* build/bdist*
 	@touch $@
 

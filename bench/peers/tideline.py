@@ -85,7 +85,7 @@ plugins:
 
 
 class TidelinePure(Tideline):
-    """Tideline as it is without a C compiler."""
+    """Tideline as it is where nothing was compiled."""
 
     name = "tideline-pure"
     title = "Tideline in pure Python"
