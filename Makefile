@@ -8,6 +8,8 @@ TEST := $(VENV)/.test.stamp
 OTHER := $(VENV)/other
 COMPILED := build/compiled
 COMPILED_STAMP := $(COMPILED)/.stamp
+# What tests read, or run, beside the core.
+LOOKED_AT := tests bench clients deploy docs requirements config.yaml pyproject.toml setup.py compiler.py README.md LICENSE Makefile .ci
 # The C compiler that PyPI has, and all that it keeps: only where the system has none.
 ZIG := $(VENV)/zig
 SOURCES := $(shell find broker plugins storage -name '*.py' 2>/dev/null)
@@ -42,7 +44,7 @@ test: $(TEST) ## run the tests; ARGS='-k name' picks some
 	$(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not interop" --ignore=tests/interop $(ARGS)
 
 test-compiled: $(COMPILED_STAMP) ## run the tests again on the compiled core, but for those that reach inside it
-	rm -rf $(COMPILED)/tests && cp -r tests bench clients deploy docs config.yaml pyproject.toml README.md Makefile .ci $(COMPILED)/
+	rm -rf $(COMPILED)/tests && cp -r $(LOOKED_AT) $(COMPILED)/
 	cd $(COMPILED) && $(CURDIR)/$(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not interop and not inside" $(ARGS)
 
 test-other: $(TEST) ## start on another Python, and run a short part of the tests there: PYTHON=/path/to/python3.13
