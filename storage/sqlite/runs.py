@@ -24,7 +24,7 @@ VERSION = 11
 """The schema's, since which there are runs."""
 
 _COLUMNS = """
-    s.user AS user, s.seq - s.count + 1 + ifnull(e.key, 0) AS seq, s.message - ifnull(e.value, 0) AS message,
+    s.user AS user, ifnull(s.seq - s.count + 1 + e.key, s.seq) AS seq, s.message - ifnull(e.value, 0) AS message,
     s.target AS target, s.seq AS last
 """
 
@@ -34,8 +34,10 @@ ALTER TABLE sync ADD COLUMN run TEXT;
 CREATE VIEW entries AS SELECT {_COLUMNS} FROM sync AS s LEFT JOIN json_each(s.run) AS e;
 """
 
-READABLE = f"(SELECT {_COLUMNS} FROM sync AS s LEFT JOIN json_each(iif(json_valid(s.run), s.run, NULL)) AS e)"
-"""The entries, for who looks for damage: of an array that is none the last entry, where the view ends the query by an error."""
+_LENGTH = "iif(run IS NULL, 1, iif(json_valid(run), json_array_length(run), 0))"
+READABLE = f"(SELECT {_COLUMNS} FROM sync AS s LEFT JOIN json_each(iif({_LENGTH} = s.count, s.run, NULL)) AS e)"
+"""The entries, for who looks for damage: of a row that does not say what its entries are the last one, as `MEND_UNREADABLE`
+leaves it. The view ends the query by an error there."""
 
 _REMOVE = "DELETE FROM sync WHERE user = :user AND seq <= :floor"
 _CUT = f"""
@@ -43,16 +45,13 @@ _CUT = f"""
         run = (SELECT json_group_array(e.value) FROM json_each(sync.run) AS e WHERE e.key >= sync.count - sync.seq + :floor)
     WHERE user = :user AND seq > :floor AND seq < :floor + {LONGEST} AND seq - count < :floor
 """
-UNREADABLE = """
-    SELECT u.key, s.seq, s.user FROM sync AS s LEFT JOIN users AS u ON u.id = s.user
-    WHERE iif(s.run IS NULL, 1, iif(json_valid(s.run), json_array_length(s.run), 0)) != s.count
-"""
+UNREADABLE = f"SELECT u.key, s.seq, s.user FROM sync AS s LEFT JOIN users AS u ON u.id = s.user WHERE {_LENGTH} != s.count"
 """Runs of which only the last entry can be told, which is what `MEND_UNREADABLE` leaves."""
 MEND_UNREADABLE = "UPDATE sync SET count = 1, run = NULL WHERE seq = ?2 AND user = ?3"
-REMOVE_ENTRY = """
+REMOVE_ENTRY = f"""
     UPDATE sync SET message = iif(run IS NULL, 0, message),
         run = json_replace(run, '$[' || (?2 - seq + count - 1) || ']', message)
-    WHERE user = (SELECT id FROM users WHERE key = ?1) AND seq >= ?2 AND seq - count < ?2
+    WHERE user = (SELECT id FROM users WHERE key = ?1) AND seq >= ?2 AND seq < ?2 + {LONGEST} AND seq - count < ?2
 """
 """An entry counts as removed then: no message has its id, 0."""
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from storage.errors import StorageError
 from storage.factory import open_source, open_target, open_url, open_verifier
 from storage.records import Append, DeviceKey
 from storage.sqlite import pages
 from storage.sqlite.backend import SqliteStorage
-from storage.sqlite.runs import LONGEST, VERSION
+from storage.sqlite.runs import LONGEST, REMOVE_ENTRY, VERSION
 from storage.sqlite.schema import APPLICATION_ID, MIGRATIONS
 from tests.storage.samples import Maker, fields_of, opened, subscribe, whole_inbox
 
@@ -113,11 +114,28 @@ async def test_a_page_reads_no_more_of_an_inbox_than_it_has(tmp_path: Path) -> N
         for _ in range(groups):
             await storage.commit(make.appends(50, to=[ANN.user]))
         await storage.close()
-        steps.append(_steps(path))
+        steps.append(_steps(path, _page))
     assert steps[1] <= steps[0] + 20
 
 
-def _steps(path: Path) -> int:
+def _page(connection: sqlite3.Connection) -> None:
+    assert len(pages.inbox(connection, ANN.user, 7, 10, 1 << 20)) == 10
+
+
+async def test_to_mend_an_entry_reads_no_more_of_an_inbox_than_its_run(tmp_path: Path) -> None:
+    steps = []
+    for count in (LONGEST + 5, 8 * LONGEST):
+        path = tmp_path / f"{count}.db"
+        storage, make = open_url(f"sqlite:///{path}"), Maker()
+        await storage.open()
+        for _ in range(count):
+            await storage.commit(make.appends(1, to=[ANN.user]))
+        await storage.close()
+        steps.append(_steps(path, lambda connection: connection.execute(REMOVE_ENTRY, (ANN.user, 1))))
+    assert steps[1] <= steps[0] + 5
+
+
+def _steps(path: Path, work: Callable[[sqlite3.Connection], object]) -> int:
     count = 0
 
     def step() -> None:
@@ -127,8 +145,18 @@ def _steps(path: Path) -> int:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("SELECT * FROM sync").fetchall()  # the schema is read
         connection.set_progress_handler(step, 10)
-        assert len(pages.inbox(connection, ANN.user, 7, 10, 1 << 20)) == 10
+        work(connection)
     return count
+
+
+async def test_who_reads_a_row_that_is_damaged_is_told_what_mends_it(storage: SqliteStorage, tmp_path: Path) -> None:
+    await storage.commit(Maker().appends(3, to=[ANN.user]))
+    with closing(sqlite3.connect(tmp_path / "t.db")) as connection:
+        connection.execute("UPDATE sync SET run = '[2,1'")
+        connection.commit()
+    for reading in (storage.read_inbox(ANN.user, 0, 10), storage.read_pointers(ANN.user, 0)):
+        with pytest.raises(StorageError, match=r"t\.db has a row of an inbox .* verify --repair \(malformed JSON\)"):
+            await reading
 
 
 async def test_an_export_and_an_import_have_the_same_entries(tmp_path: Path) -> None:
