@@ -19,8 +19,8 @@ from dacite.exceptions import DaciteError, DaciteFieldError, MissingValueError
 from dacite.types import is_instance
 
 from broker.access import read
+from broker.config.sources import LARGEST, dotted, shown
 from broker.config.sources import Path as Place
-from broker.config.sources import dotted, shown
 from broker.config.wording import listed, suggest
 from broker.errors import Faults, StartError
 
@@ -144,6 +144,8 @@ def _wrong_in(kind: Any, value: Any, path: Place) -> Iterator[Wrong]:
             yield from deeper[0] if deeper else [_mismatch(kind, value, path)]
     elif not (kind is None or _fits(kind, value)):
         yield _mismatch(kind, value, path)
+    elif isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:  # which is no number, neither
+        yield Wrong(path, f"{shown(path, value)} must be a finite number of at most {LARGEST}")
 
 
 def _fits(kind: Any, value: Any) -> bool:

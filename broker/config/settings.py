@@ -26,6 +26,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -33,8 +34,8 @@ from broker.config import plugins as plugin_names
 from broker.config import sources as config_sources
 from broker.config.origins import checked_origin
 from broker.config.plugins import default_plugins
+from broker.config.sources import LARGEST, Sources, dotted, shown
 from broker.config.sources import Path as Place
-from broker.config.sources import Sources, dotted, shown
 from broker.config.wording import suggest, wanted
 from broker.errors import refuse
 from broker.packets import ReasonCode
@@ -159,6 +160,13 @@ class Section(BaseModel):
     """What all sections have in common: nothing unknown, nothing guessed, nothing changed afterwards."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _can_be_counted_with(cls, value: Any) -> Any:
+        if isinstance(value, int | float) and value > LARGEST:
+            raise ValueError(f"must be at most {LARGEST}")
+        return value
 
 
 def _as_version(value: object) -> object:
@@ -361,7 +369,7 @@ class Limits(Section):
     """Inbox entries read from storage at once for a device that lags."""
     page_bytes: Annotated[Size, Field(ge=1024)] = 1 << 20
     """Bytes of payload read from storage at once for a device that lags."""
-    write_high_water: Annotated[Size, Field(ge=1024)] = 64 << 10
+    write_high_water: Annotated[Size, Field(ge=1024, le=1 << 30)] = 64 << 10
     """Bytes waiting in a socket's write buffer; above it nothing more is written to it."""
     match_cache: Annotated[int, Field(ge=0)] = 100_000
     """Weight of the cache of topic matches: one per topic, and one per subscriber of it."""

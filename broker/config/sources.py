@@ -19,6 +19,8 @@ import yaml
 Path = tuple[str | int, ...]
 
 ENVIRONMENT_PREFIX = "TIDELINE__"
+LARGEST = 1 << 50
+"""What a number may be: a storage, a clock in milliseconds and a socket can still count with it."""
 _SECRET = re.compile(
     r"password(?!_file)|passwd|passphrase|secret|token|credential|api_?key|master_?key|private|(?:^|_)key$", re.IGNORECASE
 )
@@ -69,6 +71,11 @@ def shown(path: Path, value: object) -> str:
         return json.dumps(value)  # as YAML and JSON spell it
     text = repr(without_password(value) if isinstance(value, str) else value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def unfit(value: object) -> str:
+    """What keeps a value from being one of any setting: no path, name or packet can have a NUL."""
+    return "has a NUL character, which no setting may have" if isinstance(value, str) and "\0" in value else ""
 
 
 def without_password(text: str) -> str:
@@ -123,7 +130,10 @@ class _Builder:
     def build(self, node: yaml.Node, path: Path) -> Any:
         self.sources.origins.setdefault(path, f"line {node.start_mark.line + 1}") if path else None
         if isinstance(node, yaml.ScalarNode):
-            return self.loader.construct_object(node)
+            value = self.loader.construct_object(node)
+            if problem := unfit(value):
+                self.sources.problems.append(f"{self.sources.where(path)}: {shown(path, value)} {problem}")
+            return value
         if id(node) in self.open_nodes:
             raise yaml.constructor.ConstructorError(None, None, "an anchor that holds itself", node.start_mark)
         self.open_nodes.add(id(node))
@@ -182,7 +192,8 @@ def overlay_environment(
     names = list(plugin_names)
     laid = [(_keys(variable, at_the_top), variable) for variable in environ if variable.startswith(ENVIRONMENT_PREFIX)]
     for keys, variable in sorted(laid, key=lambda item: _numeric_order(item[0])):
-        problem = _lay(sources, keys, variable, parse_scalar(environ[variable]), names)
+        value = parse_scalar(environ[variable])
+        problem = unfit(value) or _lay(sources, keys, variable, value, names)
         if problem:
             sources.problems.append(f"{variable}: {problem}")
     for variable in sorted(environ):

@@ -202,6 +202,12 @@ def test_a_plugin_that_listens_is_looked_at_too() -> None:
             "persistence.ulr (environment TIDELINE__PLUGINS): unknown setting, did you mean 'url'?",
         ),
         ("{persistence: {url: [1]}}", "plugins.persistence.url (environment TIDELINE__PLUGINS): must be text, not a list"),
+        (
+            "{sys: {interval: .nan}}",
+            "plugins.sys.interval (environment TIDELINE__PLUGINS): nan must be a finite number of at most",
+        ),
+        ("{sys: {interval: .inf}}", "inf must be a finite number of at most 1125899906842624"),
+        ("{http: {max_waiting: 9999999999999999}}", "9999999999999999 must be a finite number of at most 1125899906842624"),
         ("{sync: {start: sometimes}}", "plugins.sync.start (environment TIDELINE__PLUGINS): 'sometimes' must be latest"),
     ],
 )
