@@ -34,7 +34,7 @@ def puback(connection: Connection, packet: PubAck) -> None:
 
 def _check_unknown(connection: Connection, session: Session, packet: PubAck | PubRec | PubComp) -> bool:
     """Whether there is no such message; where there is one that awaits something else, the connection is closed."""
-    if packet.packet_id not in session.window.slots:
+    if session.window.find(packet.packet_id) is None:
         return True
     connection.server.counters.protocol_errors += 1
     name = type(packet).__name__.upper()

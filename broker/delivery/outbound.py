@@ -108,7 +108,7 @@ class Outbound(OutboundPort):
                 connection.write_frames(frames)
             if machine.passed_on is not None:
                 self._pass_on(machine.passed_on)
-            if machine.progressed and not self.session.window.slots:
+            if machine.progressed and not len(self.session.window):
                 self.delivery.touch(self.session)
             if machine.state != READY:
                 self._await(machine.state)

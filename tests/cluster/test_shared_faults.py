@@ -83,7 +83,7 @@ async def test_qos_2_that_was_finished_is_not_given_again_when_the_node_dies() -
         part.shared_inboxes.settle = part.shared_inboxes.exchange = never  # type: ignore[method-assign, assignment]
         quick.finish()
         (session,) = one.server.sessions.named("quick")
-        await until(lambda: not session.window.slots)
+        await until(lambda: not len(session.window))
         one.server.delivery.save(session)
 
         async def no_packet_id_is_in_use() -> bool:

@@ -105,8 +105,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.decoder = Decoder("client", version=4)
         self.unanswered: list[Publish | PubRel] = []
         self.this_time: set[int] = set()
-        slots = self.session.window.slots.values()
-        self.old_ids = {slot.packet_id for slot in slots if slot.timeline == SETTLED}
+        self.old_ids = {slot.packet_id for slot in self.session.window.pending() if slot.timeline == SETTLED}
         """Of messages that were under way when the offset was set back: they come to their end, and come anew as well."""
 
     # --- the broker's side -----------------------------------------------------------------------------------------------
@@ -206,7 +205,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         session = self.session
         back = offset < session.offset
         session.window.settle(None if back else offset)
-        self.old_ids |= {slot.packet_id for slot in session.window.slots.values() if slot.timeline == SETTLED}
+        self.old_ids |= {slot.packet_id for slot in session.window.pending() if slot.timeline == SETTLED}
         session.cursor = offset if back else max(session.cursor, offset)
         self.machine.moved()
         self.durable = session.progress()
@@ -223,7 +222,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             self.done = {seq for seq in self.done if seq <= offset}
             self.this_time.clear()
 
-    @precondition(lambda self: self.session.window.slots or self.saving or self.cursor.waiting)
+    @precondition(lambda self: len(self.session.window) > 0 or self.saving or self.cursor.waiting)
     @rule(crashed=st.booleans(), turns=st.integers(0, 1))
     def reconnect(self, crashed: bool, turns: int) -> None:
         """By a takeover or a lost network; or the broker was killed, and has what was durable."""

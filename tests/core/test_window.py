@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -26,7 +26,7 @@ class WindowMachine(RuleBasedStateMachine):
         self.sent: set[int] = set()
         """Packet ids sent over this connection and not finished."""
 
-    @initialize(limit=st.integers(1, 6), last=st.sampled_from([0, 65530, 65535]))
+    @initialize(limit=st.integers(1, 6) | st.just(20), last=st.sampled_from([0, 65530, 65535]))
     def start(self, limit: int, last: int) -> None:
         self.limit = limit
         self.window = Window(limit)
@@ -140,13 +140,29 @@ def test_all_identifiers_but_one_are_in_flight() -> None:
     assert window.take(65536, 1) != ids[-1]
 
 
+@given(st.sets(st.integers(1, 65535), min_size=1, max_size=12) | st.sets(st.sampled_from(range(3, 65535, 4096)), min_size=2))
+def test_whatever_identifiers_were_in_flight_each_is_found(ids: set[int]) -> None:
+    """They follow each other, but for those of one that was stored in parts."""
+    window = Window.restore(65535, [Inflight(packet_id, n, InflightState.PUBLISHED_1) for n, packet_id in enumerate(ids)])
+    new = [window.take(100 + n, 1) for n in range(20)]
+    assert not ids.intersection(new)
+    for packet_id in [*ids, *new]:
+        assert window.find(packet_id + 65536) is None
+        slot = window.find(packet_id)
+        assert slot is not None
+        assert window.acknowledge(packet_id) is slot
+        assert window.find(packet_id) is None
+    assert len(window) == 0
+
+
 @pytest.mark.inside
 def test_what_one_session_has_in_flight_no_other_has() -> None:
     """Those with nothing in flight share an empty table."""
     one, other, restored = Window(4), Window(4), Window.restore(4, [])
     one.take(1, 1)
     restored.take(2, 2)
-    assert (len(one), len(other), len(restored), other.room, Window(4).slots) == (1, 0, 1, 4, {})
+    assert (len(one), len(other), len(restored), other.room, Window(4).pending()) == (1, 0, 1, 4, [])
+    assert (other.find(1), Window(4).find(2)) == (None, None)
     sessions = [Session(DeviceKey("u/ann", name), durable=True, window=4) for name in ("phone", "tablet")]
     sessions[0].receive(7, Connection.__new__(Connection))
     assert [list(session.received) for session in sessions] == [[7], []]
