@@ -39,7 +39,7 @@ from amqtt.contexts import Action
 
 from broker.delivery.frames import about, frame_parts, personal_parts
 from broker.delivery.recalled import Recalled
-from broker.packets import NO_LOCAL, RETAIN_AS_PUBLISHED, PacketType, ack_frame
+from broker.packets import BYTES, NO_LOCAL, RETAIN_AS_PUBLISHED, PacketType, ack_frame
 from broker.sessions import (
     INBOX,
     LIVE_ONLY,
@@ -81,6 +81,8 @@ _MOST_EXTRAS: Final = 128
 """Messages that are in no timeline, and wait for room."""
 
 _DUP: Final = 0x08
+
+_BYTES: Final = BYTES  # a module's own is no look-up in the compiled core
 
 
 class Extra(NamedTuple):
@@ -478,7 +480,8 @@ class Machine:
             self._durable_from = len(frames)
         packet_id = window.take(seq, qos, timeline)
         frames.append(parts[0])
-        frames.append(packet_id.to_bytes(2, "big"))
+        frames.append(_BYTES[packet_id >> 8])
+        frames.append(_BYTES[packet_id & 0xFF])
         frames.append(parts[1])
         return True
 
@@ -526,7 +529,7 @@ class Machine:
 
     def take_back(self, packet_id: int) -> bool:
         """Whether a group's message was held, and never sent: now it never will be."""
-        if self.held is None or self.held[1:2] != [packet_id.to_bytes(2, "big")]:
+        if self.held is None or self.held[1:3] != [_BYTES[packet_id >> 8], _BYTES[packet_id & 0xFF]]:
             return False
         self.held = None
         return True

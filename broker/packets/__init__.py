@@ -36,9 +36,10 @@ from broker.packets.model import (
 from broker.packets.other_protocols import TLS, protocol_of
 from broker.packets.properties import EMPTY, FORWARDED, Properties, Property, decode_properties, encode_property_body
 from broker.packets.topics import SHARE, is_wildcard, matches, overlap, parse_share, reserved, validate_filter, validate_name
-from broker.packets.wire import check_identifier, shown
+from broker.packets.wire import BYTES, check_identifier, shown
 
 __all__ = [
+    "BYTES",
     "EMPTY",
     "FORWARDED",
     "NO_LOCAL",

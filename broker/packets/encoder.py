@@ -43,6 +43,10 @@ _ACK_HEADS: Final[dict[int, bytes]] = {
     PacketType.PUBCOMP: b"\x70\x02",
 }
 
+_BYTES: Final = wire.BYTES  # a module's own is no look-up in the compiled core
+_PUBACKS: Final = [b"\x40\x02" + byte for byte in _BYTES]
+"""All but the last byte."""
+
 
 def encode(packet: Packet, version: int) -> bytes:
     """The packet's bytes in ``version`` (3, 4 or 5; a Connect has its own)."""
@@ -56,7 +60,7 @@ def ack_frame(type: int, packet_id: int) -> bytes:
 
 def puback_frame(packet_id: int) -> bytes:
     """The same of a PUBACK, which is written for each message of QoS 1."""
-    return b"\x40\x02" + packet_id.to_bytes(2, "big")
+    return _PUBACKS[packet_id >> 8] + _BYTES[packet_id & 0xFF]
 
 
 def publish_parts(topic: str, payload: bytes, flags: int, properties: bytes | None) -> tuple[bytes, bytes]:

@@ -13,6 +13,9 @@ from broker.packets.codes import MalformedPacket
 
 MAX_VARINT: Final = 0x0FFFFFFF
 
+BYTES: Final = [bytes((value,)) for value in range(256)]
+"""Each byte. A packet identifier is written as two of them: to make it of an integer took as long as all else of a frame."""
+
 _NON_CHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
 _UNFIT: Final = re.compile(f"[\0-\x1f\x7f-\x9f\ufdd0-\ufdef{_NON_CHARACTERS}]")
 
