@@ -236,7 +236,7 @@ class Delivery:
 
     def deliver(self, publications: list[Publication]) -> None:
         """Hand the messages of a committed group to the devices that they are due to, and wake those."""
-        woken: dict[Outbound, None] = {}
+        woken: list[Outbound] = []
         groups: dict[SharedGroup, None] = {}
         targeted, self._targeted = self._targeted, {}
         for publication in publications:
@@ -269,10 +269,11 @@ class Delivery:
                     self.wake_watchers(user)
         self._wake(woken, groups)
 
-    def _wake(self, woken: dict[Outbound, None], groups: dict[SharedGroup, None]) -> None:
+    def _wake(self, woken: list[Outbound], groups: dict[SharedGroup, None]) -> None:
         """Have them write what they were given, as far as they can; what is too much for memory is read again later."""
         for outbound in woken:
             outbound.pump()
+        woken.clear()
         for group in groups:
             group.pump()
         if self._waiting_bytes > self.limits.recent_bytes:
@@ -285,14 +286,15 @@ class Delivery:
         publication: Publication,
         found: Match[Session | SharedGroup],
         targeted: dict[str, list[InboxEntry]],
-        woken: dict[Outbound, None],
+        woken: list[Outbound],
         groups: dict[SharedGroup, None],
     ) -> None:
         """Give the message's inbox entries to the connected devices and the groups that it is due to."""
         message, recipients, seqs = publication.message, publication.recipients, publication.inbox_seqs
         whole, readers = recipients is found.recipients, found.readers()
         for index, user in enumerate(recipients):
-            inbox = self._inboxes.get(user)
+            here = readers[index] if whole else _readers_of(found, user)
+            inbox = self._inbox(user, here)
             if inbox is not None:
                 seq = seqs[index]
                 if targeted and user in targeted:
@@ -301,11 +303,11 @@ class Delivery:
                     continue  # the device that opened the inbox read the head after this entry
                 entry = InboxEntry(seq, message)
                 self._advance(inbox, seq, woken)
-                for reader in readers[index] if whole else _readers_of(found, user):
+                for reader in here:
                     outbound = outbound_of(reader) if isinstance(reader, Session) else None
                     if outbound is not None:
                         outbound.cursor.push(entry)
-                        woken[outbound] = None
+                        outbound.wake_with(woken)
             elif self._groups or self._channels:
                 group = self._groups.get(user)
                 channel = self._channels.get(user)
@@ -313,15 +315,21 @@ class Delivery:
                     group.push(InboxEntry(seqs[index], message))
                     groups[group] = None
                 elif channel is not None:
-                    here = readers[index] if whole else _readers_of(found, user)
                     self._push_channel(channel, InboxEntry(seqs[index], message), here, woken)
+
+    def _inbox(self, user: str, readers: Sequence[Session | SharedGroup]) -> Inbox | None:
+        """The inbox, where a device of it is connected. Mostly the first that is due a message says so, without a look-up."""
+        reader = readers[0] if readers else None
+        outbound = outbound_of(reader) if isinstance(reader, Session) else None
+        inbox = None if outbound is None else outbound.inbox
+        return inbox if inbox is not None and inbox.key == user else self._inboxes.get(user)
 
     def _push_channel(
         self,
         channel: Channel,
         entry: InboxEntry,
         readers: Iterable[Session | SharedGroup],
-        woken: dict[Outbound, None],
+        woken: list[Outbound],
     ) -> None:
         """Give an entry of a channel to those of the readers that are connected."""
         seq = entry.seq
@@ -331,7 +339,7 @@ class Delivery:
         if seq != channel.seq + 1 or entry.message is None:
             for cursor, outbound in connected.values():
                 cursor.fall_behind()
-                woken[outbound] = None
+                outbound.wake_with(woken)
         channel.seq = seq
         if entry.message is None:
             return
@@ -339,19 +347,17 @@ class Delivery:
             found = connected.get(reader) if isinstance(reader, Session) else None
             if found is not None:
                 found[0].push(entry)
-                woken[found[1]] = None
+                found[1].wake_with(woken)
 
-    def _advance(self, inbox: Inbox, seq: int, woken: dict[Outbound, None], at_hand: bool = True) -> None:
+    def _advance(self, inbox: Inbox, seq: int, woken: list[Outbound], at_hand: bool = True) -> None:
         """Move the head. Where entries between are in storage only, or this one is not ``at_hand``, all devices look there."""
         if seq != inbox.seq + 1 or not at_hand:
             for outbound in inbox.connected.values():
                 outbound.cursor.fall_behind()
-                woken[outbound] = None
+                outbound.wake_with(woken)
         inbox.seq = seq
 
-    def _push_targeted(
-        self, inbox: Inbox, entries: list[InboxEntry], woken: dict[Outbound, None], before: int = 1 << 62
-    ) -> None:
+    def _push_targeted(self, inbox: Inbox, entries: list[InboxEntry], woken: list[Outbound], before: int = 1 << 62) -> None:
         """Give entries that are for one device each to those, as far as they come before another one."""
         while entries and entries[0].seq < before:
             entry = entries.pop(0)
@@ -360,11 +366,9 @@ class Delivery:
                 outbound = inbox.connected.get(entry.target)
                 if outbound is not None:
                     outbound.cursor.push(entry)
-                    woken[outbound] = None
+                    outbound.wake_with(woken)
 
-    def _push_live(
-        self, message: Message, stored: bool, found: Match[Session | SharedGroup], woken: dict[Outbound, None]
-    ) -> None:
+    def _push_live(self, message: Message, stored: bool, found: Match[Session | SharedGroup], woken: list[Outbound]) -> None:
         """Give the message to the connected clean sessions; a ``stored`` one is at the end of their timeline."""
         entry = InboxEntry(self.tail.seq, message)
         for session in found.live:
@@ -374,7 +378,7 @@ class Delivery:
                     outbound.cursor.push(entry)
                 else:
                     outbound.transient(message)
-                woken[outbound] = None
+                outbound.wake_with(woken)
 
     # --- what other nodes commit ---------------------------------------------------------------------------------------
 
@@ -384,7 +388,7 @@ class Delivery:
         The next entry of an inbox is delivered as it came. One that leaves a gap has all devices look in storage, up to it; an
         older one was had. Of ``transient`` those that are stored are for durable sessions, as the others get them ``live``.
         """
-        woken: dict[Outbound, None] = {}
+        woken: list[Outbound] = []
         groups: dict[SharedGroup, None] = {}
         shared: dict[int, Message] = {}
         for wake in wakes:
@@ -410,9 +414,7 @@ class Delivery:
                 self._push_unkept(message, found, woken)
         self._wake(woken, groups)
 
-    def _arrived_in_inbox(
-        self, user: str, entry: InboxEntry, woken: dict[Outbound, None], groups: dict[SharedGroup, None]
-    ) -> None:
+    def _arrived_in_inbox(self, user: str, entry: InboxEntry, woken: list[Outbound], groups: dict[SharedGroup, None]) -> None:
         self.wake_watchers(user)
         inbox = self._inboxes.get(user)
         if inbox is None:
@@ -439,7 +441,7 @@ class Delivery:
         for client_id, outbound in inbox.connected.items():
             if entry.target == client_id or (not entry.target and found.granted(outbound.session)):
                 outbound.cursor.push(entry)
-                woken[outbound] = None
+                outbound.wake_with(woken)
 
     def _readers_here(self, user: str, message: Message | None) -> Sequence[Session | SharedGroup]:
         return [] if message is None else _readers_of(self.trie.match(message.topic), user)
@@ -450,7 +452,7 @@ class Delivery:
         if len(early) > _MOST_EARLY:
             del early[next(iter(early))]
 
-    def _push_unkept(self, message: Message, found: Match[Session | SharedGroup], woken: dict[Outbound, None]) -> None:
+    def _push_unkept(self, message: Message, found: Match[Session | SharedGroup], woken: list[Outbound]) -> None:
         """Not due to any inbox by policy: whoever is connected and keeps up gets it live."""
         for subscriber in found.subscribers():
             if not isinstance(subscriber, Session):
@@ -459,7 +461,7 @@ class Delivery:
                 outbound = outbound_of(subscriber)
                 if outbound is not None:
                     outbound.transient(message)
-                    woken[outbound] = None
+                    outbound.wake_with(woken)
 
     def count(self, cursor: Cursor) -> None:
         """Keep the sum of what waits in memory, and what one reader may have of it."""

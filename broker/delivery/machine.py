@@ -265,6 +265,8 @@ class Machine:
     def _take_inbox(self, frames: list[bytes], size: int) -> None:
         """Add frames for what follows in the one timeline, up to a batch; ``size`` is how much of that there is."""
         cursor = self.cursor
+        topic: str | None = None
+        granted: tuple[Subscription, ...] = ()
         while size < BATCH:
             entry = cursor.peek()
             if entry is None:
@@ -273,7 +275,9 @@ class Machine:
                 break
             message = entry.message
             if message is not None:
-                if not self._offer(entry, message, frames):
+                if message.topic is not topic:  # else what the message before it was due to
+                    topic, granted = message.topic, self.granted(message)
+                if not self._offer(entry, message, granted, frames):
                     break
                 size += len(message.payload) + 64
             cursor.advance(entry)
@@ -319,7 +323,7 @@ class Machine:
             message = entry.message
             if message is not None:
                 if member is None:
-                    offered = self._offer(entry, message, frames)
+                    offered = self._offer(entry, message, self.granted(message), frames)
                 else:
                     offered = self._offer_of_channel(member, entry, message, frames)
                 if not offered:
@@ -370,27 +374,25 @@ class Machine:
         self._extras = None
         return True
 
-    def _offer(self, entry: InboxEntry, message: Message, frames: list[bytes]) -> bool:
+    def _offer(self, entry: InboxEntry, message: Message, granted: tuple[Subscription, ...], frames: list[bytes]) -> bool:
         """Add the entry's frame, if it is due to this device. False if the loop must stop before it."""
         timeline = INBOX if self.session.inbox else LIVE_ONLY
         live = self.cursor.live
         if entry.target:
             if entry.target != self.session.key.client_id:
                 return True
-            granted = self.granted(message)
             return self.give(message, granted, frames, entry.seq, retained=True, live=live, timeline=timeline)
-        found = self.trie.match(message.topic).granted(self.session)
-        if not found:
+        if not granted:
             return True
-        if len(found) == 1:
-            if found[0].since >= entry.seq:
-                return found[0].since != NOT_YET  # else the commit that says whether it is due is still under way
+        if len(granted) == 1:
+            if granted[0].since >= entry.seq:
+                return granted[0].since != NOT_YET  # else the commit that says whether it is due is still under way
         else:
-            due = tuple(s for s in found if s.since < entry.seq)
-            if not due and any(s.since == NOT_YET for s in found):
+            due = tuple(s for s in granted if s.since < entry.seq)
+            if not due and any(s.since == NOT_YET for s in granted):
                 return False
-            found = due
-        return self.give(message, found, frames, entry.seq, retained=False, live=live, timeline=timeline)
+            granted = due
+        return self.give(message, granted, frames, entry.seq, retained=False, live=live, timeline=timeline)
 
     def _offer_of_channel(self, member: Member, entry: InboxEntry, message: Message, frames: list[bytes]) -> bool:
         """The same for an entry of a channel."""

@@ -50,7 +50,7 @@ class Release:
 class Outbound(OutboundPort):
     """What serves one connection of a session. ``inbox`` is None for a clean one, which is on the store's tail."""
 
-    __slots__ = ("_task", "closed", "connection", "cursor", "delivery", "inbox", "machine", "session")
+    __slots__ = ("_task", "closed", "connection", "cursor", "delivery", "inbox", "machine", "session", "woken")
 
     def __init__(self, delivery: Delivery, session: Session, cursor: Cursor, inbox: Inbox | None) -> None:
         assert session.connection is not None
@@ -70,6 +70,8 @@ class Outbound(OutboundPort):
             delivery.recalled,
         )
         self.closed = False
+        self.woken: list[Outbound] | None = None
+        """Those that the last commit with something for it woke."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -88,6 +90,12 @@ class Outbound(OutboundPort):
         """The session's cursor was set; `pump` follows."""
         self.machine.moved()
         self._cancel()
+
+    def wake_with(self, woken: list[Outbound]) -> None:
+        """Be one of those that a commit wakes, once."""
+        if self.woken is not woken:
+            self.woken = woken
+            woken.append(self)
 
     # --- frames out ----------------------------------------------------------------------------------------------------
 

@@ -608,8 +608,8 @@ MUTANTS = (
         3,
         "a message that has to wait for room is passed over",
         "broker/delivery/machine.py",
-        "                if not self._offer(entry, message, frames):\n                    break\n",
-        "                self._offer(entry, message, frames)\n",
+        "                if not self._offer(entry, message, granted, frames):\n                    break\n",
+        "                self._offer(entry, message, granted, frames)\n",
         f"{MACHINE} {SCRIPTED}",
     ),
     Mutant(
@@ -805,8 +805,8 @@ MUTANTS = (
         3,
         "an inbox that a hook added ends the delivery of its group",
         "broker/delivery/delivery.py",
-        "readers[index] if whole else _readers_of(found, user):",
-        "readers[index if whole else found.recipients.index(user)]:",
+        "readers[index] if whole else _readers_of(found, user)\n            inbox",
+        "readers[index if whole else found.recipients.index(user)]\n            inbox",
         "tests/protocol/test_deliver.py -k hook_added",
     ),
     Mutant(
@@ -815,7 +815,7 @@ MUTANTS = (
         "broker/delivery/delivery.py",
         "                entry = InboxEntry(seq, message)\n",
         "                entry = InboxEntry(seq, message)\n"
-        "                woken.update(dict.fromkeys(inbox.connected.values()))\n",
+        "                for one in inbox.connected.values():\n                    one.wake_with(woken)\n",
         "tests/protocol/test_one_user.py",
     ),
     Mutant(
@@ -1041,7 +1041,7 @@ MUTANTS = (
         3,
         "an entry whose filter has no place is passed over",
         "broker/delivery/machine.py",
-        "return found[0].since != NOT_YET",
+        "return granted[0].since != NOT_YET",
         "return True",
         SAME_TIME,
     ),
