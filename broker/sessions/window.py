@@ -95,31 +95,38 @@ class Window:
         packet_id = self._last_id
         while True:
             packet_id = packet_id + 1 if packet_id < 65535 else 1
-            if self.find(packet_id) is None:
+            if self._has_place(packet_id):
                 break
         self._last_id = packet_id
         self._put(Slot(packet_id, seq, PUBLISHED_1 if qos == 1 else PUBLISHED_2, timeline))
         self.on_wire += 1
         return packet_id
 
-    def _put(self, slot: Slot) -> None:
-        """Add the newest. There are more places once another one is in its place."""
-        if self._order is _NO_ORDER:
+    def _has_place(self, packet_id: int) -> bool:
+        """Whether the identifier can be given: it is not in use, and where another one is in its place, now there are more."""
+        if self._slots is _NO_SLOTS:
             self._slots, self._order = [None] * _FIRST_SIZE, []
-        slots, packet_id = self._slots, slot.packet_id
-        while (there := slots[packet_id & (len(slots) - 1)]) is not None and there.packet_id != packet_id:
-            slots = self._slots = self._with_more_places()
-        slots[packet_id & (len(slots) - 1)] = slot
-        self._order.append(slot)
-        self._count += 1
+        slots = self._slots
+        while (there := slots[packet_id & (len(slots) - 1)]) is not None:
+            if there.packet_id == packet_id:
+                return False
+            slots = self._slots = self._twice_the_places()
+        return True
 
-    def _with_more_places(self) -> list[Slot | None]:
+    def _twice_the_places(self) -> list[Slot | None]:
         size = 2 * len(self._slots)
         slots: list[Slot | None] = [None] * size
         for slot in self._slots:
             if slot is not None:
                 slots[slot.packet_id & (size - 1)] = slot
         return slots
+
+    def _put(self, slot: Slot) -> None:
+        """Add the newest, in its place."""
+        slots = self._slots
+        slots[slot.packet_id & (len(slots) - 1)] = slot
+        self._order.append(slot)
+        self._count += 1
 
     def acknowledge(self, packet_id: int) -> Slot | None:
         """PUBACK: the slot that is now done, or None where no QoS 1 message has this identifier."""
@@ -208,6 +215,7 @@ class Window:
         """A window as it was stored, with nothing on the wire."""
         window = cls(limit)
         for entry in entries:
+            window._has_place(entry.packet_id)
             window._put(Slot(entry.packet_id, entry.seq, entry.state, Timeline(entry.timeline)))
             window._last_id = max(window._last_id, entry.packet_id)
         window.disconnected()
