@@ -290,7 +290,7 @@ class Delivery:
         groups: dict[SharedGroup, None],
     ) -> None:
         """Give the message's inbox entries to the connected devices and the groups that it is due to."""
-        message, recipients, seqs = publication.message, publication.recipients, publication.inbox_seqs
+        message, recipients, seqs = publication.message, publication.recipients, list(publication.inbox_seqs)
         whole, readers = recipients is found.recipients, found.readers()
         for index, user in enumerate(recipients):
             here = readers[index] if whole else _readers_of(found, user)
@@ -317,7 +317,7 @@ class Delivery:
                 elif channel is not None:
                     self._push_channel(channel, InboxEntry(seqs[index], message), here, woken)
 
-    def _inbox(self, user: str, readers: Sequence[Session | SharedGroup]) -> Inbox | None:
+    def _inbox(self, user: str, readers: list[Session | SharedGroup]) -> Inbox | None:
         """The inbox, where a device of it is connected. Mostly the first that is due a message says so, without a look-up."""
         reader = readers[0] if readers else None
         outbound = outbound_of(reader) if isinstance(reader, Session) else None
