@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from amqtt.events import BrokerEvents, MQTTEvents
 
-from broker.packets import Decoder, Property, Publish
+from broker.packets import Decoder, Property, Publish, each
 from storage.records import Message
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Interceptor:
 
     def data_received(self, data: bytes) -> None:
         if not self._connection.closed:
-            for packet in self._in.feed(data):
+            for packet in each(self._in.feed(data)):
                 self._plugin_host.packet_received(self._info, packet)
                 if type(packet) is Publish:
                     self._published(packet)

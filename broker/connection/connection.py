@@ -35,6 +35,7 @@ from broker.packets import (
     Property,
     ProtocolViolation,
     PubAck,
+    PubAcks,
     PubComp,
     Publish,
     PubRec,
@@ -279,6 +280,9 @@ class Connection(Link):
                 handle_publish.received(self, packet)  # type: ignore[arg-type]
                 if self.unstored >= share and self._backlog is None:
                     self._wait_for_share()
+            elif kind is PubAcks:
+                handle_acks.pubacks(self, packet)  # type: ignore[arg-type]
+                acknowledged = True
             elif kind is PubAck:
                 handle_acks.puback(self, packet)  # type: ignore[arg-type]
                 acknowledged = True

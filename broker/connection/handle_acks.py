@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.packets import PacketType, PubAck, PubComp, PubRec, PubRel, ReasonCode, ack_frame
+from broker.packets import PacketType, PubAck, PubAcks, PubComp, PubRec, PubRel, ReasonCode, ack_frame
 from broker.pipeline import Step
 from storage.records import Operation, Release
 
@@ -27,18 +27,38 @@ def puback(connection: Connection, packet: PubAck) -> None:
     assert session is not None
     slot = session.window.acknowledge(packet.packet_id)
     if slot is None:
-        _check_unknown(connection, session, packet)
+        _check_unknown(connection, session, packet.packet_id, packet.type)
     elif connection.outbound is not None:
         connection.outbound.finished(slot)
 
 
-def _check_unknown(connection: Connection, session: Session, packet: PubAck | PubRec | PubComp) -> bool:
+def pubacks(connection: Connection, packet: PubAcks) -> None:
+    """The same for many. Of those of the device's inbox the last one says that the offset may have moved."""
+    session, outbound, frames = connection.session, connection.outbound, packet.frames
+    assert session is not None
+    assert outbound is not None
+    connection.server.counters.messages_received += len(packet) - 1  # it was counted as one
+    window, last = session.window, None
+    for at in range(2, len(frames), 4):
+        packet_id = frames[at] << 8 | frames[at + 1]
+        slot = window.acknowledge(packet_id)
+        if slot is None:
+            if not _check_unknown(connection, session, packet_id, packet.type):
+                return
+        elif slot.timeline:
+            outbound.finished(slot)
+        else:
+            last = slot
+    if last is not None:
+        outbound.finished(last)
+
+
+def _check_unknown(connection: Connection, session: Session, packet_id: int, kind: PacketType) -> bool:
     """Whether there is no such message; where there is one that awaits something else, the connection is closed."""
-    if session.window.find(packet.packet_id) is None:
+    if session.window.find(packet_id) is None:
         return True
     connection.server.counters.protocol_errors += 1
-    name = type(packet).__name__.upper()
-    connection.disconnect(ReasonCode.PROTOCOL_ERROR, f"message {packet.packet_id} does not await {name}")
+    connection.disconnect(ReasonCode.PROTOCOL_ERROR, f"message {packet_id} does not await {kind.name}")
     return False
 
 
@@ -48,7 +68,7 @@ def pubrec(connection: Connection, packet: PubRec) -> None:
     assert session is not None
     assert outbound is not None
     slot = session.window.release(packet.packet_id)
-    if slot is None and not _check_unknown(connection, session, packet):
+    if slot is None and not _check_unknown(connection, session, packet.packet_id, packet.type):
         return
     if packet.reason >= 0x80:
         if slot is not None:
@@ -70,7 +90,7 @@ def pubcomp(connection: Connection, packet: PubComp) -> None:
     assert outbound is not None
     slot = session.window.complete(packet.packet_id)
     if slot is None:
-        _check_unknown(connection, session, packet)
+        _check_unknown(connection, session, packet.packet_id, packet.type)
         return
     outbound.finished(slot)
     outbound.pump()

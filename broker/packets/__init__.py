@@ -23,6 +23,7 @@ from broker.packets.model import (
     Packet,
     PingReq,
     PubAck,
+    PubAcks,
     PubComp,
     Publish,
     PubRec,
@@ -32,6 +33,7 @@ from broker.packets.model import (
     UnsubAck,
     Unsubscribe,
     Will,
+    each,
 )
 from broker.packets.other_protocols import TLS, protocol_of
 from broker.packets.properties import EMPTY, FORWARDED, Properties, Property, decode_properties, encode_property_body
@@ -60,6 +62,7 @@ __all__ = [
     "Property",
     "ProtocolViolation",
     "PubAck",
+    "PubAcks",
     "PubComp",
     "PubRec",
     "PubRel",
@@ -75,6 +78,7 @@ __all__ = [
     "ack_frame",
     "check_identifier",
     "decode_properties",
+    "each",
     "encode",
     "encode_property_body",
     "is_wildcard",

@@ -3,6 +3,7 @@
 What holds for any split of the stream:
 
 - Packets come out in the order of their bytes; what stands before the first violation is delivered, nothing behind it is.
+- PUBACKs of a client that came together are one `PubAcks`, where they have no reason.
 - A packet larger than ``max_packet_size`` is refused as soon as its fixed header is there; never more than one incomplete
   packet is kept.
 - No input raises: a violation of the peer ends in ``error``.
@@ -22,7 +23,7 @@ from broker.packets.codes import (
     ProtocolViolation,
     UnsupportedVersion,
 )
-from broker.packets.model import MQTT_3_1, MQTT_3_1_1, MQTT_5, Packet, PubAck, Publish
+from broker.packets.model import MQTT_3_1, MQTT_3_1_1, MQTT_5, Packet, PubAck, PubAcks, Publish
 from broker.packets.properties import EMPTY, Property, decode_properties
 from broker.packets.topics import validate_name
 
@@ -81,6 +82,13 @@ def _learn_topic(raw: bytes) -> str:
             _known_topics.clear()
         _known_topics[raw] = topic
     return topic
+
+
+def _end_of_run(data: bytes, at: int, end: int) -> int:
+    """Where the PUBACKs end that follow without a reason."""
+    while at + 4 <= end and data[at] == 0x40 and data[at + 1] == 2 and (data[at + 2] or data[at + 3]):
+        at += 4
+    return at
 
 
 class Decoder:
@@ -220,7 +228,9 @@ class Decoder:
                 packet_id = data[body] << 8 | data[body + 1]
                 if not packet_id:
                     raise ProtocolError("PUBACK with packet identifier 0")
-                packets.append(PubAck(packet_id))
+                if self._from_client:
+                    stop = _end_of_run(data, stop, end)
+                packets.append(PubAck(packet_id) if stop == body + 2 else PubAcks(data[at:stop]))
             else:
                 packets.append(self._other(data, at, body, stop))
                 version = self.version

@@ -6,12 +6,14 @@ the SUBACK of a 3.1.1 server, where it is the return code.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from broker.packets.codes import PacketType
 from broker.packets.properties import EMPTY, Properties
 from broker.packets.publish import PubAck as PubAck
+from broker.packets.publish import PubAcks as PubAcks
 from broker.packets.publish import Publish as Publish
 
 MQTT_3_1: Final = 3
@@ -145,6 +147,7 @@ Packet = (
     | ConnAck
     | Publish
     | PubAck
+    | PubAcks
     | PubRec
     | PubRel
     | PubComp
@@ -157,3 +160,12 @@ Packet = (
     | Disconnect
     | Auth
 )
+
+
+def each(packets: Iterable[Packet]) -> Iterator[Packet]:
+    """Every packet by itself, those that came as one as well."""
+    for packet in packets:
+        if isinstance(packet, PubAcks):
+            yield from packet
+        else:
+            yield packet

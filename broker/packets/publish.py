@@ -6,6 +6,7 @@ costs the event loop. Nothing in them leads back to them (``acyclic``), so that 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Final
 
 from mypy_extensions import mypyc_attr
@@ -73,3 +74,29 @@ class PubAck:
 
     def __repr__(self) -> str:
         return f"PubAck(packet_id={self.packet_id}, reason={self.reason}, properties={self.properties})"
+
+
+@mypyc_attr(acyclic=True)
+class PubAcks:
+    """PUBACKs without a reason, as a client sends them that acknowledges many messages at once: ``frames`` are their bytes, of
+    four each. To make an object of each costs more than all else that an acknowledgement does."""
+
+    __slots__ = ("frames",)
+
+    type: ClassVar[PacketType] = PacketType.PUBACK
+
+    def __init__(self, frames: bytes) -> None:
+        self.frames = frames
+
+    def __len__(self) -> int:
+        return len(self.frames) // 4
+
+    def __iter__(self) -> Iterator[PubAck]:
+        frames = self.frames
+        return iter([PubAck(frames[at] << 8 | frames[at + 1]) for at in range(2, len(frames), 4)])
+
+    def __eq__(self, other: object) -> bool:
+        return self.frames == other.frames if isinstance(other, PubAcks) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"PubAcks({self.frames!r})"

@@ -26,6 +26,7 @@ from broker.packets import (
     Publish,
     Subscribe,
     Unsubscribe,
+    each,
     matches,
     overlap,
     parse_share,
@@ -161,7 +162,7 @@ class Tracer:
         """Packets came from a client, and are not handled yet."""
         aliases = dict(connection.aliases or {})
         client_id, user = connection.client_id, _user(connection)
-        for packet in packets:
+        for packet in each(packets):
             topic = ""
             if isinstance(packet, Connect):  # what stands behind it in one piece is the same client's
                 client_id = packet.client_id

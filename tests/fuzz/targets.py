@@ -13,7 +13,7 @@ from broker.net.proxy_header import BadHeader, read
 from broker.net.websocket import Door, WebSocketProtocol
 from broker.packets.decoder import Decoder
 from broker.packets.encoder import encode
-from broker.packets.model import Packet
+from broker.packets.model import Packet, each
 from tests.packets.cases import HOSTILE, OPENING
 
 HANDSHAKE = (
@@ -33,8 +33,8 @@ def codec(data: bytes) -> None:
     """A client's stream: each packet that is found survives the way back."""
     parts = pieces(data)
     split, whole = Decoder("server"), Decoder("server")
-    found = [packet for part in parts for packet in split.feed(part)]
-    assert found == whole.feed(b"".join(parts))
+    found = list(each(packet for part in parts for packet in split.feed(part)))
+    assert found == list(each(whole.feed(b"".join(parts))))
     assert (split.error is None) == (whole.error is None)
     if (
         split.error is not None and whole.error is not None and found

@@ -19,7 +19,7 @@ from broker.cli.settings import Failure
 from broker.cli.trace import _worker
 from broker.config import Settings
 from broker.packets import Property, Publish
-from broker.packets.model import ConnAck, Connect, SubAck, Subscribe, Will
+from broker.packets.model import ConnAck, Connect, PubAck, SubAck, Subscribe, Will
 from broker.trace import WAITING, Trace
 from tests.cli.test_commands import tideline
 from tests.http.conftest import HTTP, Site, passwords, site, sites, tour, users
@@ -91,6 +91,16 @@ async def test_what_comes_in_one_piece_with_connect_is_the_same_clients(tour: Si
     await phone.expect(ConnAck)
     await phone.expect(SubAck)
     assert [event["packet"] for event in trace.taken()] == ["CONNECT", "SUBSCRIBE", "CONNACK", "SUBACK"]
+    tour.server.traces.end(trace)
+
+
+async def test_acknowledgements_that_come_in_one_piece_are_told_one_by_one(tour: Site) -> None:
+    trace = Trace(client="phone")
+    phone = await tour.durable("phone")
+    tour.server.traces.begin(trace)
+    phone.send(PubAck(1), PubAck(2), PubAck(3))
+    await phone.ping()
+    assert [event["packet"] for event in trace.taken()] == ["PUBACK"] * 3 + ["PINGREQ", "PINGRESP"]
     tour.server.traces.end(trace)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from broker.packets.decoder import Decoder
 from broker.packets.encoder import encode
-from broker.packets.model import Packet
+from broker.packets.model import Packet, PubAck, PubAcks, each
 from tests.packets import strategies as own
 from tests.packets.cases import HOSTILE, OPENING, VALID, VALID_CONNECT
 
@@ -30,11 +30,26 @@ def test_any_split_of_a_clients_stream_gives_its_packets(data: st.DataObject, ve
     sent = [data.draw(own.connects(version)), *data.draw(st.lists(own.from_client(version), max_size=8))]
     stream = b"".join(encode(one, version) for one in sent)
     decoder = Decoder("server")
-    found = [packet for piece in split(stream, cuts) for packet in decoder.feed(piece)]
+    found = list(each(packet for piece in split(stream, cuts) for packet in decoder.feed(piece)))
     assert decoder.error is None
     assert same(found, sent)
     assert decoder.version == version
     assert decoder.buffered == 0
+
+
+def test_a_clients_pubacks_that_come_together_are_one() -> None:
+    """But for those with a reason. What is no identifier is a violation behind them."""
+    acks = [PubAck(packet_id) for packet_id in (7, 65535, 256, 7)]
+    stream = b"".join(encode(ack, 5) for ack in acks)
+    decoder, server = Decoder("server", version=5), Decoder("client", version=5)
+    (run,) = decoder.feed(stream)
+    assert isinstance(run, PubAcks)
+    assert (list(run), len(run)) == (acks, 4)
+    refused = PubAck(9, 0x80)
+    assert decoder.feed(encode(refused, 5) + stream[:4] + encode(refused, 5) + stream[:3]) == [refused, acks[0], refused]
+    assert list(each(decoder.feed(stream[3:] + b"\x40\x02\0\0" + stream))) == acks
+    assert decoder.error is not None
+    assert server.feed(stream) == acks
 
 
 @given(st.data(), versions, st.lists(st.integers(0, 1 << 16), max_size=12))

@@ -14,12 +14,14 @@ from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
 from broker.config.settings import Settings
+from broker.packets import PubAck
 from broker.server import Server
 from tests.plugin_host.third_party import OwnTopics
 from tests.support.certificates import Certificates
 from tests.support.paho_client import WAIT
 from tests.support.paho_client import PahoClient as Client
 from tests.support.until import until
+from tests.support.wire import Client as Wire
 
 ANONYMOUS = "amqtt.plugins.authentication.AnonymousAuthPlugin"
 FILE = "amqtt.plugins.authentication.FileAuthPlugin"
@@ -251,6 +253,18 @@ async def test_a_third_party_plugin_hears_everything(
         type(v["packet"]).__name__ for v in recorder.named("packet out")
     }
     assert recorder.closed
+
+
+async def test_a_plugin_hears_of_each_acknowledgement_of_many(broker: Callable[..., Any]) -> None:
+    server = await broker({THIRD + "Recorder": {}, ANONYMOUS: {}})
+    recorder = server.plugin_host.plugins.get_plugin("Recorder")
+    phone = await Wire.open(address(server))
+    await phone.connect("phone")
+    phone.send(PubAck(1), PubAck(2), PubAck(3))
+    await phone.ping()
+    await until(lambda: [type(v["packet"]).__name__ for v in recorder.named("packet in")][1:4] == ["PubackPacket"] * 3)
+    await phone.leave()
+    await server.stop()
 
 
 async def test_amqtts_sys_topics(broker: Callable[..., Any], client: Callable[..., Any]) -> None:

@@ -7,7 +7,9 @@ import pytest
 from broker.hooks import Group, GroupPlugin
 from broker.packets.codes import ReasonCode
 from broker.packets.model import Disconnect, PubAck, PubComp, Publish, PubRec, PubRel, SubAck, Subscribe
+from storage.records import Operation, Progress
 from tests.support.broker import Broker, running
+from tests.support.until import until
 from tests.support.wire import Client
 
 
@@ -151,6 +153,36 @@ async def test_an_acknowledgement_of_the_wrong_kind_is_a_violation(
     reader = await stored.durable("reader", version)
     again = await reader.message()
     assert (again.payload, again.dup) == (b"x", True)
+
+
+async def test_acknowledgements_that_come_together_count_one_by_one(stored: Broker, version: int) -> None:
+    """One of nothing among them changes nothing, and behind one that is a violation none counts [MQTT-4.8.0-1]."""
+    reader, sender = await stored.durable("reader", version), await stored.client("sender")
+    await reader.subscribe("t", options=2)
+    await send(sender, "t", range(6))
+    await send(sender, "t", range(6, 7), qos=2)
+    ids = [(await reader.message(finish=False)).packet_id for _ in range(7)]
+    before = stored.server.counters.messages_received
+    reader.send(PubAck(ids[0]), PubAck(777), PubAck(ids[3]))
+    await reader.ping()
+    assert stored.server.counters.messages_received == before + 4
+    reader.send(PubAck(ids[1]), PubAck(ids[2]), PubAck(ids[6]), PubAck(ids[4]))
+    assert await reader.closed() == ([Disconnect(ReasonCode.PROTOCOL_ERROR)] if version == 5 else [])
+    reader = await stored.durable("reader", version)
+    again = [await reader.message(finish=False) for _ in range(3)]
+    assert numbers(again) == [4, 5, 6]
+    assert [message.packet_id for message in again] == ids[4:]
+
+
+async def test_acknowledgements_that_come_together_move_the_offset(stored: Broker) -> None:
+    reader, sender = await stored.durable("reader"), await stored.client("sender")
+    await reader.subscribe("t", options=1)
+    await send(sender, "t", range(3))
+    ids = [(await reader.message(finish=False)).packet_id for _ in range(3)]
+    saved: list[Operation] = []
+    stored.server.delivery.watchers.append(saved.extend)
+    reader.send(*map(PubAck, ids))
+    await until(lambda: [one.offset for one in saved if isinstance(one, Progress)] == [3])
 
 
 async def test_an_unknown_pubrec_is_answered(broker: Broker, version: int) -> None:
