@@ -290,13 +290,14 @@ class Delivery:
         groups: dict[SharedGroup, None],
     ) -> None:
         """Give the message's inbox entries to the connected devices and the groups that it is due to."""
-        message, recipients, seqs = publication.message, publication.recipients, list(publication.inbox_seqs)
+        message, recipients, seqs = publication.message, publication.recipients, publication.inbox_seqs
+        places = seqs if isinstance(seqs, list) else list(seqs)
         whole, readers = recipients is found.recipients, found.readers()
         for index, user in enumerate(recipients):
             here = readers[index] if whole else _readers_of(found, user)
             inbox = self._inbox(user, here)
             if inbox is not None:
-                seq = seqs[index]
+                seq = places[index]
                 if targeted and user in targeted:
                     self._push_targeted(inbox, targeted[user], woken, seq)
                 if seq <= inbox.seq:
@@ -312,10 +313,10 @@ class Delivery:
                 group = self._groups.get(user)
                 channel = self._channels.get(user)
                 if group is not None:
-                    group.push(InboxEntry(seqs[index], message))
+                    group.push(InboxEntry(places[index], message))
                     groups[group] = None
                 elif channel is not None:
-                    self._push_channel(channel, InboxEntry(seqs[index], message), here, woken)
+                    self._push_channel(channel, InboxEntry(places[index], message), here, woken)
 
     def _inbox(self, user: str, readers: list[Session | SharedGroup]) -> Inbox | None:
         """The inbox, where a device of it is connected. Mostly the first that is due a message says so, without a look-up."""
