@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
 def keep_as_told(appends: Sequence[Append], modes: dict[str, Mode]) -> None:
     """Take from each message what its topic's mode does not want kept."""
+    topic: str | None = None
+    mode: Mode = "sync"
     for append in appends:
-        mode = modes[append.message.topic]
+        if append.message.topic is not topic:  # else as the message before it
+            topic = append.message.topic
+            mode = modes[topic]
         if mode != "sync":
             append.recipients = ()
             if mode == "none":

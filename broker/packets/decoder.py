@@ -166,6 +166,7 @@ class Decoder:
         limit = self.max_packet_size
         at = 0
         end = len(data)
+        named, topic = b"", ""
         while at + 2 <= end:
             first = data[at]
             length = data[at + 1]
@@ -196,9 +197,11 @@ class Decoder:
                 raw = data[start:at]
                 if at > stop:
                     raise MalformedPacket(f"topic passes the end of the packet by {at - stop}")
-                topic = _known_topics.get(raw)
-                if topic is None:
-                    topic = _learn_topic(raw) if raw or version != MQTT_5 else ""
+                if raw != named or not raw:  # else it is that of the message before
+                    known = _known_topics.get(raw)
+                    if known is None:
+                        known = _learn_topic(raw) if raw or version != MQTT_5 else ""
+                    named, topic = raw, known
                 qos = first >> 1 & 3
                 if qos:
                     if qos == 3:

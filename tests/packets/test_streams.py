@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from broker.packets.decoder import Decoder
 from broker.packets.encoder import encode
-from broker.packets.model import Packet, PubAck, PubAcks, each
+from broker.packets.model import Packet, PubAck, PubAcks, Publish, each
+from broker.packets.properties import Property
 from tests.packets import strategies as own
 from tests.packets.cases import HOSTILE, OPENING, VALID, VALID_CONNECT
 
@@ -50,6 +51,18 @@ def test_a_clients_pubacks_that_come_together_are_one() -> None:
     assert list(each(decoder.feed(stream[3:] + b"\x40\x02\0\0" + stream))) == acks
     assert decoder.error is not None
     assert server.feed(stream) == acks
+
+
+def test_messages_that_come_together_have_each_its_topic() -> None:
+    """Also where it is the one before, or where an alias stands between."""
+    topics = ["a", "a", "b", "", "b", "a", "", "", "a"]
+    sent: list[Packet] = [Publish(topic, b"x", properties={} if topic else {Property.TOPIC_ALIAS: 1}) for topic in topics]
+    decoder = Decoder("server", version=5)
+    assert same(decoder.feed(b"".join(encode(one, 5) for one in sent)), sent)
+    for before in ([], [Publish("a", b"x")]):
+        nameless = Decoder("server", version=4)
+        assert nameless.feed(b"".join(encode(one, 4) for one in [*before, Publish("", b"x")])) == before
+        assert nameless.error is not None
 
 
 @given(st.data(), versions, st.lists(st.integers(0, 1 << 16), max_size=12))

@@ -66,13 +66,17 @@ class TestPersistence:
         plugin = PersistencePlugin(
             Context(PersistencePlugin.Config("memory://", policies=[Policy("t/#", "store"), Policy("n/#", "none")]))
         )
-        appends = [self.append("a"), self.append("t/1"), self.append("n/1", retain=True), self.append("$SYS/x")]
+        topics = ["a", "t/1", "t/1", "n/1", "$SYS/x", "a", "a"]
+        appends = [self.append(topic, retain=topic == "n/1") for topic in topics]
         plugin.before_ack(Group(list(appends), appends))
         assert [(append.store, tuple(append.recipients), append.retain) for append in appends] == [
             (True, ("u/b",), False),
             (True, (), False),
+            (True, (), False),
             (False, (), True),
             (False, (), False),
+            (True, ("u/b",), False),
+            (True, ("u/b",), False),
         ]
 
     async def test_it_provides_the_storage_that_the_url_names(self) -> None:
