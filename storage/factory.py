@@ -107,7 +107,7 @@ def _lasting(url: str) -> str:
 def database_file(url: str) -> str:
     """The file of a ``sqlite:///`` URL. Raises `StorageUnusable` where it names none."""
     path = url.partition("://")[2].removeprefix("/")
-    if not path:
+    if not Path(path).name:
         raise StorageUnusable("the sqlite url names no file: sqlite:///data/tideline.db")
     return path
 

@@ -21,7 +21,7 @@ from amqtt.broker import BrokerContext
 from broker.amqtt import Services
 from broker.hooks import Group, GroupPlugin
 from plugins.persistence import PersistencePlugin
-from plugins.search.engine import Engine, Query, Searcher, SearchError, SearchUnavailable
+from plugins.search.engine import Engine, Query, Searcher, SearchError, SearchUnavailable, SearchUnusable
 from plugins.search.indexer import Indexer, Source
 from plugins.search.own_files import own_engine, own_searcher
 from plugins.search.permission import search_permitted
@@ -118,8 +118,8 @@ class SearchPlugin(GroupPlugin, Search):
         ``url`` is where another process can read it too: the embedded engine then indexes in one of its own. Without, it
         works in this one, and so does Meilisearch's adapter, which mostly waits for the server.
 
-        Raises `SearchUnusable` when the embedded engine cannot be used, so that the broker does not start without a word. A
-        Meilisearch server that is away, or refuses, is tried again for as long as it takes.
+        Raises `SearchUnusable` when the embedded engine cannot be used. A Meilisearch server that is away, or refuses, is tried
+        again for as long as it takes.
         """
         config = self.config
         indexer: Indexer | IndexerProcess
@@ -139,13 +139,16 @@ class SearchPlugin(GroupPlugin, Search):
         indexer.start()
 
     async def on_broker_post_start(self) -> None:
-        """The storage is open: begin."""
+        """The storage is open: begin. An index that cannot be used keeps no message from being stored."""
         server: Services = self.context.server
         self._clock = server.now
         self._may = partial(server.may, _LEASE)
         persistence = server.plugin(PersistencePlugin)
         url = "" if persistence is None else str(persistence.config.url)
-        await self.attach(server.storage, "" if url.startswith("memory:") else url)
+        try:
+            await self.attach(server.storage, "" if url.startswith("memory:") else url)
+        except SearchUnusable as error:
+            log.error("there is no search: %s", error)
 
     async def on_broker_pre_shutdown(self) -> None:
         await self.close()

@@ -60,6 +60,7 @@ def test_no_authentication_lets_nobody_in() -> None:
         ("postgres://u:sesame@h/d", "scheme is 'postgres': it must be sqlite://, mongodb:// or memory://"),
         ("data/tideline.db", "has no scheme"),
         ("sqlite://", "names no file"),
+        ("sqlite:///.", "names no file: sqlite:///data/tideline.db"),
         ("mongodb://u:sesame@host", "names no database"),
     ],
 )

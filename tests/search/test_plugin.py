@@ -19,6 +19,7 @@ from storage.memory import MemoryStorage
 from storage.records import Append, Message
 from tests.search.meili_stub import MeiliStub
 from tests.search.stores import Publisher
+from tests.support.broker import running
 from tests.support.until import until
 
 
@@ -161,11 +162,19 @@ async def test_without_a_storage_it_says_so(tmp_path: Path) -> None:
     await plugin.close()
 
 
-async def test_an_unusable_file_stops_the_start(tmp_path: Path, storage: MemoryStorage) -> None:
+async def test_an_unusable_file_is_told_in_a_line_and_keeps_no_message_from_being_stored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     plugin = _plugin(path=str(tmp_path))
     with pytest.raises(SearchUnusable):
-        await plugin.attach(storage)
+        await plugin.attach(MemoryStorage())
     await plugin.close()
+    async with running(plugins={"plugins.search.SearchPlugin": {"path": str(tmp_path)}}) as broker:
+        ann = await broker.client("ann")
+        await ann.publish("a", b"1", qos=1)
+    (told,) = [record for record in caplog.records if record.name == "tideline.search"]
+    assert told.getMessage() == f"there is no search: search index {tmp_path}: [Errno 21] Is a directory: '{tmp_path}'"
+    assert told.exc_info is None
 
 
 @pytest.mark.parametrize(
