@@ -3,24 +3,30 @@
 The server is the one that ``TIDELINE_TEST_MONGODB`` says (`bench.peers.mongo`); two databases are made on it and
 dropped. The bare side writes what the commits just wrote, into collections with the same indexes and write concern: for each
 group one ordered `insert_many` of the messages, then one of the inbox entries. Event loop and garbage collector are as in a
-broker.
+broker, and so is the core, which is compiled where `make compile` was run: hence a process of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.drive import Options
 from bench.peers.base import Peer, PeerError
 from bench.peers.mongo import EXTERNAL, Mongo
+from bench.peers.tideline import Tideline
 from bench.process import cpu_seconds
 from bench.rounds import say
 from bench.storage import appends
@@ -63,6 +69,18 @@ class Pair(NamedTuple):
 def measure(rounds: int, options: Options) -> list[Pair] | str:
     """The pairs, or why there are none."""
     say("MongoDB: group commits beside a bare insert_many")
+    path = os.pathsep.join([str(Tideline.tree), str(Path(__file__).absolute().parents[1])])
+    command = [sys.executable, "-P", "-m", "bench.storage_mongodb", str(rounds), str(options.seconds)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        return f"MongoDB: not measured: exit status {done.returncode}"
+    found = json.loads(done.stdout)
+    if isinstance(found, str):
+        return found
+    return [Pair(size, messages, Cost(*commit), Cost(*bare)) for size, messages, commit, bare in found]
+
+
+def _measured(rounds: int, options: Options) -> list[Pair] | str:
     server = Mongo(in_memory=True)
     try:
         server.start()
@@ -165,6 +183,11 @@ def table(pairs: list[Pair] | str) -> str:
         line = [str(size), *(f"{rate:,.0f}/s" for rate in rates), f"{share:.0%}", "reached" if share >= BOUND else "MISSED"]
         rows.append([*line, f"{busy:.0%}", *(f"{time:,.0f} us" for time in own)])
     where = Mongo(in_memory=True).version() + ("" if EXTERNAL else ", whose speed says nothing about MongoDB's")
-    title = f"MongoDB backend: group commits beside a bare insert_many, on {where} (target: at least {BOUND:.0%})"
+    build = Tideline().version()
+    title = f"MongoDB backend ({build}): group commits beside a bare insert_many, on {where} (target: at least {BOUND:.0%})"
     note = "Own time: this process's processor time for a message; by processor time: with that of a server started here."
     return f"{title}\n\n{columns(rows)}\n\n{note}"
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measured(int(sys.argv[1]), Options(seconds=float(sys.argv[2])))))
