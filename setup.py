@@ -6,6 +6,7 @@ compiler is the same program, slower (`make compile`, docs/decisions/0004-a-comp
 
 import os
 import sys
+from importlib.util import find_spec
 
 from setuptools import setup
 
@@ -55,12 +56,19 @@ CORE = [
     "storage/sqlite/threads.py",
     "storage/sqlite/writer.py",
 ]
+MONGO = [
+    "storage/mongo/encoding.py",
+    "storage/mongo/names.py",
+    "storage/mongo/plan.py",
+]
+"""Also where the driver is: what they import has to be there."""
 
 
 def _compiled() -> list[object]:
     from mypyc.build import mypycify
 
-    return list(mypycify(["--config-file", "pyproject.toml", *CORE], opt_level="3", debug_level="0", target_dir="build/c"))
+    modules = CORE + (MONGO if find_spec("pymongo") else [])
+    return list(mypycify(["--config-file", "pyproject.toml", *modules], opt_level="3", debug_level="0", target_dir="build/c"))
 
 
 _ASKED_ABOUT = {"egg_info", "dist_info"}

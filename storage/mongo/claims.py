@@ -174,7 +174,7 @@ def _key(view: View, op: Append) -> Raw:
 
 async def _taken(collection: Collection, documents: list[Raw]) -> list[Raw]:
     """Insert; of those whose key is taken, what is there."""
-    written = await insert_some(collection, documents, ordered=False)
+    written = await insert_some(collection, documents)
     rest = [document["_id"] for n, document in enumerate(documents) if n not in written]
     if not rest:
         return []

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from storage.cluster import Change, number_of
-from storage.mongo.documents import Raw, pair_key, timeline_key
+from storage.cluster import Change
+from storage.mongo.documents import Raw, pair_key
 from storage.packing import pack_inflight, unpack_inflight
-from storage.records import Append, Device, DeviceKey, Message, Subscription
+from storage.records import Device, DeviceKey, Message, Subscription
 from storage.restored import unmarked
 from storage.rules import Once
 
@@ -21,7 +21,7 @@ _CHANGE_OVERHEAD = 100
 
 def message_document(message: Message, seq: int, time: int, version: int) -> Raw:
     """The fields of a message, without ``_id``; those that have their default are left out."""
-    document = {
+    return {
         "topic": message.topic,
         "seq": seq,
         "mid": message.id,
@@ -31,38 +31,20 @@ def message_document(message: Message, seq: int, time: int, version: int) -> Raw
         "qos": message.qos,
         "payload": message.payload,
         "v": version,
+        **fields_beside(message),
     }
+
+
+def fields_beside(message: Message) -> Raw:
+    """Those of a message that have another value than their default."""
+    fields: Raw = {}
     if message.retain:
-        document["retain"] = True
+        fields["retain"] = True
     if message.expires:
-        document["expires"] = message.expires
+        fields["expires"] = message.expires
     if message.properties:
-        document["properties"] = message.properties
-    return document
-
-
-def store_document(op: Append, seq: int, time: int, version: int, places: Sequence[int]) -> Raw:
-    """A message of the store, with what another node needs to finish it. ``places``: where its entries would be by now."""
-    message = op.message
-    document = message_document(message, seq, time, version)
-    document["_id"] = timeline_key(message.topic, seq)
-    document["writer"] = number_of(message.id)
-    if op.recipients:
-        document["recipients"] = list(op.recipients)
-        document["places"] = pack_places(places)
-    if op.received is not None:
-        (user, client_id), packet_id = op.received
-        document["received"] = [user, client_id, packet_id]
-    if op.retain:
-        document["keep"] = True
-    if op.idempotency_key:
-        document["once"] = once_key(message.user, op.idempotency_key)
-        document["once_until"] = op.idempotency_until
-        if op.content:
-            document["once_content"] = op.content
-    if op.recalls:
-        document["recalls"] = list(op.recalls)
-    return document
+        fields["properties"] = message.properties
+    return fields
 
 
 def pack_places(places: Sequence[int]) -> bytes:

@@ -27,9 +27,10 @@ from storage.cluster import Change, number_of
 from storage.errors import MessageRefused, StorageUnavailable, Superseded
 from storage.mongo.claims import claim, needs_claims
 from storage.mongo.codec import device_id, pack_places
-from storage.mongo.commands import NotTaken, insert_in_turn
+from storage.mongo.commands import Encoded, NotTaken, insert_in_turn
 from storage.mongo.connection import DUPLICATE_KEY, storage_errors
-from storage.mongo.documents import SETTINGS, Raw, timeline_key
+from storage.mongo.documents import SETTINGS, timeline_key
+from storage.mongo.encoding import encode_in_turn, encode_messages
 from storage.mongo.inboxes import WORTH_PARTING, write_entries
 from storage.mongo.intents import Adopted, announce
 from storage.mongo.late import tell as tell_late
@@ -53,10 +54,9 @@ from storage.mongo.state import State, batches
 from storage.mongo.sweep import sweep
 from storage.mongo.turns import Turns, pack_turns, unpack_turns
 from storage.mongo.view import Head, View, Write
-from storage.mongo.writes import CHUNK, insert, write_devices, write_state
+from storage.mongo.writes import CHUNK, CHUNK_BYTES, insert, write_devices, write_state
 from storage.records import Append, DeviceKey, OpenSession, Operation
 
-CHUNK_BYTES = 8 << 20
 _NEVER = {10334, 17280, 17419, 121}  # too large, key too long, would grow too large, the collection's validator says no
 _STUCK = 40
 _GUESSES_HOLD = 5.0
@@ -130,12 +130,12 @@ class _Run:
         """Put into the view what is written. Few groups need it: those that are planned again."""
         view = self.view
         if self.at:
-            view.stored.update({d["mid"]: Head(d["seq"], d["time"]) for d in self.plan.store[: self.at]})
+            view.stored.update({op.message.id: Head(seq, time) for op, seq, time, *_ in self.plan.store[: self.at]})
         for plan, places in self.written:
             for place in places:
-                entry, key = plan.sync[place], plan.sync_keys[place]
-                view.entries[key] = entry["seq"]
-                self.placed[key] = (entry["user"], entry["seq"])
+                (user, seq, *_), key = plan.sync[place], plan.sync_keys[place]
+                view.entries[key] = seq
+                self.placed[key] = (user, seq)
         self.written.clear()
 
     def plan_again(self) -> None:
@@ -269,7 +269,7 @@ class Writer:
             if code == DUPLICATE_KEY:
                 await self._resolve_store(run, written)
             elif code in _NEVER:
-                op = run.plan.store_ops[run.at]
+                op = run.plan.store[run.at][0]
                 op.error = MessageRefused(f"mongodb cannot store message {op.message.id} (code {code})")
                 run.plan_again()
             elif code:
@@ -278,14 +278,16 @@ class Writer:
             await tell_late(self._state, late)
 
     async def _store_some(self, run: _Run) -> tuple[int, int]:
-        return await insert(self._state.collections.store, _chunk(run.plan, run.at))
+        plan = run.plan
+        some = encode_messages(plan.store[run.at : run.at + CHUNK], plan.view.version, plan.rows.told, CHUNK_BYTES)
+        return await insert(self._state.collections.store, Encoded(*some))
 
     def _in_turn(self, run: _Run) -> bool:
         """Whether the inboxes come right behind the store: it is no large group, with nothing to do between the two."""
         state, plan = self._state, run.plan
         if not state.in_turn or run.at or not 0 < len(plan.sync) <= WORTH_PARTING:
             return False
-        if len(plan.store) > CHUNK or plan.bytes > CHUNK_BYTES:
+        if len(plan.store) > CHUNK:
             return False
         contended = state.contended and any(state.contended.get(user) is not None for user in plan.inboxes)
         return not (plan.retained or run.adopted or contended)
@@ -294,8 +296,11 @@ class Writer:
         """Store, and go on with the entries as far as their places are free. The rest is for `_sync`."""
         state, plan = self._state, run.plan
         c = state.collections
+        inserts = Encoded(*encode_in_turn(plan.store, plan.sync, plan.view.version, plan.rows.told, CHUNK_BYTES))
+        if not inserts.count:
+            return await self._store_some(run)
         try:
-            written, code = await insert_in_turn(c.store, plan.store, c.sync, plan.sync)
+            written, code = await insert_in_turn(state.admin, c.store, c.sync, inserts)
         except NotTaken:
             state.in_turn = False
             raise
@@ -308,7 +313,7 @@ class Writer:
         """Refuse what the clients of devices that are elsewhere by now have sent again there. Not once one was sent: that
         may have stored it, and is brought to its end."""
         run.looked = time.monotonic()
-        keys = {DeviceKey(op.message.user, op.message.device) for op in run.plan.store_ops if op.epoch}
+        keys = {DeviceKey(op.message.user, op.message.device) for op, *_ in run.plan.store if op.epoch}
         await load_devices(self._state, run.view, keys, fresh=True)
         run.plan_again()
 
@@ -318,10 +323,10 @@ class Writer:
         run.note()
         await self._state.pause(run.attempt)
         run.attempt += 1
-        heads = await topic_heads(self._state, {document["topic"] for document in rest}, fresh=True)
+        heads = await topic_heads(self._state, {op.message.topic for op, *_ in rest}, fresh=True)
         moved = any(heads[topic].seq > view.topics[topic].seq for topic in heads)
         view.topics.update(heads)
-        found = await find_stored(self._state, view, run.group, [document["mid"] for document in rest])
+        found = await find_stored(self._state, view, run.group, [op.message.id for op, *_ in rest])
         self._patience(run, bool(found) or moved or bool(written))
         run.plan_again()
 
@@ -362,10 +367,10 @@ class Writer:
         contended = self._state.contended
         run.stuck = run.attempt = 0
         hot = {user for user in run.plan.inboxes if contended.get(user) is not None} if contended else set()
-        busy = [place for place, entry in enumerate(run.plan.sync) if entry["user"] in hot] if hot else []
+        busy = [place for place, (user, *_) in enumerate(run.plan.sync) if user in hot] if hot else []
         calm: Sequence[int] = range(run.entries_at, len(run.plan.sync))
         if hot:
-            calm = [place for place in calm if run.plan.sync[place]["user"] not in hot]
+            calm = [place for place in calm if run.plan.sync[place][0] not in hot]
         late = await self._write_entries(run, calm)
         while rest := sorted(busy + late):
             await self._await_turn(run, rest, len(late))
@@ -386,7 +391,7 @@ class Writer:
         run.written.append((plan, written))
         run.progress = bool(written)
         if state.contended:
-            for user, seq in {plan.sync[place]["user"]: plan.sync[place]["seq"] for place in written}.items():
+            for user, seq in {plan.sync[place][0]: plan.sync[place][1] for place in written}.items():
                 if (turns := state.contended.get(user)) is not None:
                     turns.saw(seq, state.number or 0, turns.order)
         return sorted(set(places).difference(written)) if len(written) < len(places) else []
@@ -428,9 +433,9 @@ class Writer:
         state.contended.update({user: one for user, one in turns.items() if not one.alone})
         state.contended.forget(user for user, one in turns.items() if one.alone)
         run.plan_again()
-        for user, entry in {entry["user"]: entry for entry in run.plan.sync}.items():
+        for user, place in {user: place for place, (user, *_) in enumerate(run.plan.sync)}.items():
             if user in turns and not turns[user].alone:
-                entry["turns"] = pack_turns(turns[user].order)
+                run.plan.sync[place] = (*run.plan.sync[place][:-1], pack_turns(turns[user].order))
 
     def _patience(self, run: _Run, progress: bool) -> None:
         """A key that is taken by what no majority has yet is not to be seen. That others have moved on is progress too."""
@@ -441,6 +446,8 @@ class Writer:
     # --- devices, subscriptions, keys, registries --------------------------------------------------------------------
 
     async def _write_state(self, run: _Run) -> None:
+        if run.plan.done:
+            return
         state, version = self._state, run.view.version
         if self._append_routes is not None and (last := run.plan.changes().last):
             await announce(state, last, _adopted(run))
@@ -492,7 +499,7 @@ class Writer:
         run.plan_again()
 
     async def _tell_last(self, run: _Run) -> None:
-        if self._append_routes is None:
+        if self._append_routes is None or run.plan.done:
             return
         lost = any(isinstance(op, OpenSession) and isinstance(op.error, Superseded) for op in run.others)
         changes = run.plan.changes().last + (corrections(run.additions, run.view) if lost else [])
@@ -525,10 +532,8 @@ def _wanted(run: _Run, places: Sequence[int]) -> tuple[Wanted, dict[str, int]]:
     wanted: Wanted = {}
     lowest: dict[str, int] = {}
     for place in places:
-        document = run.plan.sync[place]
-        user, seq = str(document["user"]), int(document["seq"])
-        entry = (document["mid"], document.get("target", ""))
-        wanted.setdefault(user, {}).setdefault(entry, []).append(run.plan.sync_keys[place])
+        user, seq, mid, _, _, target, _ = run.plan.sync[place]
+        wanted.setdefault(user, {}).setdefault((mid, target), []).append(run.plan.sync_keys[place])
         lowest.setdefault(user, run.lowest.get(user, seq))
     return wanted, lowest
 
@@ -544,19 +549,6 @@ def _adopted(run: _Run) -> list[Adopted]:
             else:
                 before = op.message.id
     return found[::-1]
-
-
-def _chunk(plan: Plan, at: int) -> list[Raw]:
-    documents = plan.store
-    if plan.bytes <= CHUNK_BYTES:
-        return documents[at : at + CHUNK]
-    size, end = 0, at
-    for document in documents[at : at + CHUNK]:
-        size += len(document.get("payload", b"")) + len(document.get("properties", b"")) + plan.rows.beside(document["mid"])
-        if size > CHUNK_BYTES and end > at:
-            break
-        end += 1
-    return documents[at:end]
 
 
 def _same(one: Sequence[Operation], other: Iterable[Operation]) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 from mongomotor import Document
 from mongomotor.fields import BinaryField, BooleanField, IntField, ListField, LongField, StringField
 from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
 
 from storage.rows import RowKey
 
@@ -26,6 +27,7 @@ TOKEN_SHIFT = 40
 
 Raw = dict[str, Any]
 Collection = AsyncCollection[Raw]
+Database = AsyncDatabase[Raw]
 
 
 def _meta(collection: str, *indexes: object) -> Raw:

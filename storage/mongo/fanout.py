@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 from storage.errors import StorageUnavailable
 from storage.mongo.codec import places_of
 from storage.mongo.connection import storage_errors
-from storage.mongo.documents import Raw, timeline_key
+from storage.mongo.documents import Raw
+from storage.mongo.encoding import Entry
 from storage.mongo.inboxes import write_entries
 from storage.mongo.load import inbox_heads, places
 from storage.mongo.state import State, batches
@@ -44,7 +45,7 @@ async def fan_out(state: State, pending: list[Raw]) -> tuple[int, dict[str, int]
 
 async def _missing(
     state: State, pending: list[Raw], wanted: dict[str, list[int]], lowest: dict[str, int]
-) -> tuple[dict[str, int], list[Raw]]:
+) -> tuple[dict[str, int], list[Entry]]:
     """The entries that are to be written. The heads are read first: what comes behind them makes the insert fail."""
     heads = await inbox_heads(state, wanted, fresh=True)
     found: dict[str, set[int]] = {}
@@ -54,7 +55,7 @@ async def _missing(
     removed = await _floors(state, [user for user, mids in wanted.items() if not found[user].issuperset(mids)])
     lacking = sorted({mid for user, mids in wanted.items() for mid in mids if mid not in found[user]})
     sizes = {document["mid"]: len(document["payload"]) async for document in whole(state, lacking)}
-    entries: list[Raw] = []
+    entries: list[Entry] = []
     for document in pending:
         mid = document["mid"]
         for user, place in zip(document.get("recipients", ()), places_of(document), strict=True):
@@ -62,8 +63,7 @@ async def _missing(
                 continue
             found[user].add(mid)
             seq = heads[user] = heads[user] + 1
-            entry = {"_id": timeline_key(user, seq), "user": user, "seq": seq, "mid": mid}
-            entries.append({**entry, "size": sizes.get(mid, 0), "time": document["time"]})
+            entries.append((user, seq, mid, sizes.get(mid, 0), document["time"], "", b""))
     return heads, entries
 
 

@@ -153,6 +153,6 @@ class MongoTarget:
 
 
 async def _insert_all(collection: Collection, documents: list[Raw]) -> None:
-    written = await insert_some(collection, documents, ordered=False)
+    written = await insert_some(collection, documents)
     if missing := [document["_id"] for n, document in enumerate(documents) if n not in written]:
         raise StorageUnusable(f"there are two records for {collection.name} {missing[0]!r}")

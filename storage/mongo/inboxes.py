@@ -10,26 +10,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from storage.mongo.documents import Collection, Raw
-from storage.mongo.writes import CHUNK, insert_some
+from storage.mongo.commands import Encoded
+from storage.mongo.documents import Collection
+from storage.mongo.encoding import Entry, encode_entries
+from storage.mongo.writes import CHUNK, CHUNK_BYTES, insert_chunk
 
 _AT_ONCE = 4
-WORTH_PARTING = 256
+WORTH_PARTING = 512
 """More entries go in several commands, which a server can take side by side."""
 
 
-async def write_entries(collection: Collection, documents: Sequence[Raw]) -> set[int]:
+async def write_entries(collection: Collection, entries: Sequence[Entry]) -> set[int]:
     """Insert; the places of those that are durable. Of one inbox those are the first ones."""
-    if len({document["user"] for document in documents}) == len(documents):
-        return await _insert(collection, documents, range(len(documents)), ordered=False)
-    if len(documents) <= WORTH_PARTING:
-        return await _insert(collection, documents, range(len(documents)), ordered=True)
+    if len({entry[0] for entry in entries}) == len(entries):
+        return await _insert(collection, entries, range(len(entries)), ordered=False)
+    if len(entries) <= WORTH_PARTING:
+        return await _insert(collection, entries, range(len(entries)), ordered=True)
     by_user: dict[str, list[int]] = {}
-    for place, document in enumerate(documents):
-        by_user.setdefault(document["user"], []).append(place)
+    for place, entry in enumerate(entries):
+        by_user.setdefault(entry[0], []).append(place)
     single = [places[0] for places in by_user.values() if len(places) == 1]
     waves: list[tuple[list[int], bool]] = [(single, False)] if single else []
-    size = max(WORTH_PARTING, -(-(len(documents) - len(single)) // _AT_ONCE))
+    size = max(WORTH_PARTING, -(-(len(entries) - len(single)) // _AT_ONCE))
     wave: list[int] = []
     for places in by_user.values():
         if len(places) > 1:
@@ -43,7 +45,7 @@ async def write_entries(collection: Collection, documents: Sequence[Raw]) -> set
     for start in range(0, len(waves), _AT_ONCE):
         some = waves[start : start + _AT_ONCE]
         found = await asyncio.gather(
-            *(_insert(collection, documents, places, ordered=ordered) for places, ordered in some), return_exceptions=True
+            *(_insert(collection, entries, places, ordered=ordered) for places, ordered in some), return_exceptions=True
         )
         for one in found:
             if isinstance(one, BaseException):
@@ -52,12 +54,15 @@ async def write_entries(collection: Collection, documents: Sequence[Raw]) -> set
     return written
 
 
-async def _insert(collection: Collection, documents: Sequence[Raw], places: Sequence[int], *, ordered: bool) -> set[int]:
+async def _insert(collection: Collection, entries: Sequence[Entry], places: Sequence[int], *, ordered: bool) -> set[int]:
     written: set[int] = set()
-    for start in range(0, len(places), CHUNK):
-        some = places[start : start + CHUNK]
-        found = await insert_some(collection, [documents[place] for place in some], ordered=ordered)
+    start = 0
+    while start < len(places):
+        documents = Encoded(*encode_entries([entries[place] for place in places[start : start + CHUNK]], CHUNK_BYTES))
+        some = places[start : start + documents.count]
+        found = await insert_chunk(collection, documents, ordered=ordered)
         written.update(some if len(found) == len(some) else (some[n] for n in found))
         if ordered and len(found) < len(some):
             break
+        start += len(some)
     return written

@@ -19,12 +19,12 @@ from storage.cluster import Parcel
 from storage.ending import end
 from storage.errors import StorageUnavailable
 from storage.messages import Message
-from storage.mongo.commands import insert_command
-from storage.mongo.connection import DUPLICATE_KEY, inserted, is_router, storage_errors
+from storage.mongo.connection import inserted, is_router, storage_errors
 from storage.mongo.documents import Collection, Raw
 from storage.mongo.lane_entries import Lane, entries_of, step
 from storage.mongo.node import MongoNode
 from storage.mongo.parcels import filled, unpack
+from storage.mongo.writes import insert_some
 
 log = logging.getLogger(__name__)
 
@@ -106,12 +106,8 @@ class Lanes:
 
     async def _insert(self, documents: list[Raw]) -> set[int]:
         """Insert; the receivers in whose lanes a place was taken."""
-        if not documents:
-            return set()
-        errors = await insert_command(self._collection, documents, ordered=False)
-        if failed := next((error for error in errors if error["code"] != DUPLICATE_KEY), None):
-            raise StorageUnavailable(f"mongodb: inserting into lanes failed: {failed.get('errmsg')}")
-        return {documents[error["index"]]["receiver"] for error in errors}
+        written = await insert_some(self._collection, documents)
+        return {document["receiver"] for place, document in enumerate(documents) if place not in written}
 
     async def _append(self, receiver: int, entries: list[Raw]) -> None:
         """Append one by one, behind what an earlier attempt left; what that has written of these already stands for them."""

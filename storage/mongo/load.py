@@ -94,9 +94,10 @@ async def load_ends(state: State, view: View, appends: Sequence[Append], others:
                 starts.append(op)
     known = set(view.topics)  # as they were before messages were looked for: see `find_stored`
     view.topics.update(await topic_heads(state, topics - marked - known))
-    view.topics.update(await topic_heads(state, marked - known, fresh=True))
     view.inboxes.update(await inbox_heads(state, users - fresh))
-    view.inboxes.update(await inbox_heads(state, fresh, fresh=True))
+    if others:
+        view.topics.update(await topic_heads(state, marked - known, fresh=True))
+        view.inboxes.update(await inbox_heads(state, fresh, fresh=True))
     for start in starts:
         await _load_start(state, view, start)
 
@@ -119,8 +120,9 @@ async def topic_heads(state: State, topics: Iterable[str], *, fresh: bool = Fals
             missing.append(topic)
         else:
             heads[topic] = known
-    c = state.collections
-    heads.update(await _stored_heads(state, c.store, c.conversations, "topic", missing, registered=not fresh))
+    if missing:
+        c = state.collections
+        heads.update(await _stored_heads(state, c.store, c.conversations, "topic", missing, registered=not fresh))
     return heads
 
 
@@ -133,9 +135,10 @@ async def inbox_heads(state: State, users: Iterable[str], *, fresh: bool = False
             missing.append(user)
         else:
             heads[user] = known
-    c = state.collections
-    found = await _stored_heads(state, c.sync, c.users, "user", missing, registered=not fresh)
-    heads.update({user: head.seq for user, head in found.items()})
+    if missing:
+        c = state.collections
+        found = await _stored_heads(state, c.sync, c.users, "user", missing, registered=not fresh)
+        heads.update({user: head.seq for user, head in found.items()})
     return heads
 
 

@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bson import encode
-
 from storage import rules
 from storage.cluster import number_of
 from storage.errors import MessageRefused, Superseded
-from storage.mongo.codec import once_document, once_key, once_of, retained_document, store_document
-from storage.mongo.documents import Raw, last_id_key, timeline_key
+from storage.mongo.codec import once_document, once_key, once_of, retained_document
+from storage.mongo.documents import Raw, last_id_key
+from storage.mongo.encoding import Entry, Numbered, message_size
 from storage.mongo.participants import Participants
 from storage.mongo.rows import PlannedRows
 from storage.mongo.sessions import Sessions
@@ -56,12 +55,9 @@ class Plan:
     def __init__(self, group: Sequence[Operation], view: View) -> None:
         self.group = group
         self.view = view
-        self.store: list[Raw] = []
-        self.store_ops: list[Append] = []
-        self.sync: list[Raw] = []
+        self.store: list[Numbered] = []
+        self.sync: list[Entry] = []
         self.sync_keys: list[tuple[int, int]] = []
-        self.bytes = 0
-        """Of payloads, properties and what is said of rows."""
         self.mids: set[int] = set()
         """Ids of the messages that this group stores."""
         self.topics = dict(view.topics)
@@ -77,19 +73,37 @@ class Plan:
         self._index = 0
         self.retained: dict[str, Write] = {}
         """What the group retains, by topic."""
-        self._appends: list[tuple[Append, int, int, list[int]]] = []
+        self._appends: list[Numbered] = []
         self.recalling: list[Append] = []
         """Those that take the content out of others."""
         self._announced: list[Announce] = []
         self._pinned = view.entries
         self._written = self._entries_written()
         self._numbered: list[tuple[str, int, int]] = []
-        self._opens = any(isinstance(op, OpenSession) for op in group)
+        others = [op for op in group if not isinstance(op, Append)]
+        self._opens = any(isinstance(op, OpenSession) for op in others)
         """Whether anybody looks at what was numbered."""
+        self._only_messages = not others
         self.sessions = Sessions(view, self._entry, self._head, self._numbered)
         self.participants = Participants(view, self._last)
-        self.rows = PlannedRows(group, view)
-        apply: dict[type, Callable[[Any], None]] = {
+        self.rows = PlannedRows(others, view)
+        apply = self._apply() if others else {}
+        for self._index, op in enumerate(group):
+            if op.error is None:
+                try:
+                    if isinstance(op, Append):
+                        self._append(op)
+                    else:
+                        apply[type(op)](op)
+                except (MessageRefused, Superseded) as error:
+                    op.error = error
+        self.sessions.applied()
+        self.participants.applied()
+        self.topics.update({topic: Head(*end) for topic, end in self._ends.items()})
+
+    def _apply(self) -> dict[type, Callable[[Any], None]]:
+        """What is done with each kind of operation."""
+        return {
             **self.sessions.apply(),
             Join: self.participants.join,
             MarkRead: self.participants.mark_read,
@@ -103,37 +117,26 @@ class Plan:
             DropRetained: self._drop_retained,
             Announce: self._announced.append,
         }
-        for self._index, op in enumerate(group):
-            if op.error is None:
-                try:
-                    if isinstance(op, Append):
-                        self._append(op)
-                    else:
-                        apply[type(op)](op)
-                except (MessageRefused, Superseded) as error:
-                    op.error = error
-        self.sessions.applied()
-        self.participants.applied()
-        self.rows.tell(self.store)
-        self.topics.update({topic: Head(*end) for topic, end in self._ends.items()})
 
     # --- messages --------------------------------------------------------------------------------------------------
 
     def _append(self, op: Append) -> None:
         message, view = op.message, self.view
         mid, topic, time = message.id, message.topic, message.time
-        if not op.store:
-            rules.refuse_unstored(op)
-        seq = 0
         pinned = view.stored.get(mid) if view.stored else None
-        end = self._end(topic) if op.store else _NOWHERE
+        if op.store:
+            end = self._ends.get(topic) or self._end(topic)
+        else:
+            rules.refuse_unstored(op)
+            end = _NOWHERE
+        seq = 0
         if pinned is not None:
             seq, time = pinned
         elif op.store:
             seq = end[0] + 1
             if end[1] > time:
                 time = end[1]
-        size, beside = len(message.payload), self.rows.beside(mid)
+        size, beside = len(message.payload), 0 if self._only_messages else self.rows.beside(mid)
         if size + len(message.properties) + beside > _MAYBE_TOO_LARGE or len(op.recipients) > _FEW:
             _refuse_too_large(op, view.version, beside)
         known = mid in self.mids or (op.idempotency_key and self._repeated(op))
@@ -143,24 +146,23 @@ class Plan:
             self.sessions.published(DeviceKey(message.user, message.device), op.epoch)
         if known:
             return
-        self.bytes += size + len(message.properties) + beside
         entries: list[int] = []
         for user in op.recipients:
             entries.append(self._entry(len(entries), user, mid, size, time))
+        numbered = (op, seq, time, op.recipients, entries)
+        self._appends.append(numbered)
         if op.store:
             if pinned is None:  # and so without an entry yet: those that it gets now come first where they can be
-                self.store.append(store_document(op, seq, time, view.version, entries))
-                self.store_ops.append(op)
+                self.store.append(numbered)
             self.mids.add(mid)
             if seq == 1:
                 self._new_topics[topic] = None
             if seq > end[0]:
-                end[:] = seq, time
+                end[0], end[1] = seq, time
         elif op.retain:
             self.unstored_id = mid
         if time > self.clock:
             self.clock = time
-        self._appends.append((op, seq, time, entries))
         if op.recalls:
             self.recalling.append(op)
         if op.retain:
@@ -179,13 +181,10 @@ class Plan:
         """Number one inbox entry, the ``k``-th of the operation at hand, and have it written."""
         head = self.inboxes[user]
         key = (self._index, k)
-        seq = self._pinned.get(key, -1)
+        seq = self._pinned.get(key, -1) if self._pinned else -1
         if seq < 0:
             seq = head + 1
-            document = {"_id": timeline_key(user, seq), "user": user, "seq": seq, "mid": mid, "size": size, "time": time}
-            if target:
-                document["target"] = target
-            self.sync.append(document)
+            self.sync.append((user, seq, mid, size, time, target, b""))
             self.sync_keys.append(key)
         if self._opens:
             self._numbered.append((user, seq, time))
@@ -248,6 +247,13 @@ class Plan:
             writes.append(Write("meta", "raise", key, {"last_id": self.unstored_id}))
         return writes
 
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do once its messages are stored, and given to their recipients."""
+        return self._only_messages and not (
+            self.sessions.devices or self._once or self._new_topics or self._new_users or self.unstored_id or self.recalling
+        )
+
     def changes(self) -> rules.Changes:
         """What the other nodes are to be told."""
         changes = self.sessions.changes()
@@ -259,7 +265,7 @@ class Plan:
 
     def fill(self) -> None:
         """Fill in the results of every operation."""
-        for op, seq, time, entries in self._appends:
+        for op, seq, time, _, entries in self._appends:
             op.message.seq, op.message.time, op.inbox_seqs = seq, time, entries
         self.sessions.fill()
         self.participants.fill()
@@ -271,6 +277,6 @@ def _refuse_too_large(op: Append, version: int, beside: int) -> None:
     content = len(message.payload) + len(message.properties) + beside
     if content <= _MAYBE_TOO_LARGE and sum(map(len, op.recipients)) <= 1 << 20:
         return
-    size = len(encode(store_document(op, 1 << 40, op.message.time, version, [0] * len(op.recipients)))) + beside
+    size = message_size((op, 1 << 40, message.time, op.recipients, [0] * len(op.recipients)), version) + beside
     if size > MAX_DOCUMENT:
         raise MessageRefused(f"message of {size} bytes with its recipients and rows: mongodb stores at most {MAX_DOCUMENT}")

@@ -62,8 +62,8 @@ class PlannedRows:
                 self._sizes[mid] = self._sizes.get(mid, 0) + _told_bytes(op)
         self._after: dict[RowKey, StoredRow] = {}
         self._revisions: list[tuple[PutRow | DropRow, int]] = []
-        self._told: dict[int, list[list[Any]]] = {}
-        """By message id: what is in the store with it."""
+        self.told: dict[int, list[list[Any]]] = {}
+        """By message id: what is stored with it of what is written for it."""
 
     def apply(self, op: PutRow | DropRow) -> None:
         """See `storage.records.PutRow` and `DropRow`."""
@@ -77,18 +77,11 @@ class PlannedRows:
         self._after[key] = StoredRow(revision, value)
         self._revisions.append((op, revision))
         if op.of is not None:
-            self._told.setdefault(op.of.message.id, []).append([*key, before.revision, revision, value])
+            self.told.setdefault(op.of.message.id, []).append([*key, before.revision, revision, value])
 
     def beside(self, mid: int) -> int:
         """Bytes that a message's rows add to its document in the store, at most."""
         return self._sizes.get(mid, 0) if self._sizes else 0
-
-    def tell(self, store: Iterable[Raw]) -> None:
-        """Have it stored with the messages what is written for them."""
-        if self._told:
-            for document in store:
-                if told := self._told.get(document["mid"]):
-                    document["rows"] = told
 
     def writes(self) -> dict[RowKey, UpdateOne]:
         """One for each row that is another one after the group, and that is not written yet."""

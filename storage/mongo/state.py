@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 from storage.mongo.clock import DatabaseClock
 from storage.mongo.codec import Kept
 from storage.mongo.connection import storage_errors
-from storage.mongo.documents import Collection, Collections, Raw
+from storage.mongo.documents import Collection, Collections, Database, Raw
 from storage.mongo.turns import Turns
 from storage.mongo.view import Head
 from storage.records import DeviceKey
@@ -65,6 +65,8 @@ class State:
     """``token``: that of the node; 0 of one that only reads. ``last_id``: the highest id that this node has committed."""
 
     collections: Collections
+    admin: Database
+    """The server's own: the driver makes and checks another one for whoever asks it, which takes as long as five messages."""
     database_clock: DatabaseClock
     token: int = 0
     number: int | None = None

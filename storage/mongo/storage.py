@@ -83,7 +83,7 @@ class MongoStorage:
             raise StorageUnusable(
                 f"database {self._address.database!r} has schema {version}, this version of tideline knows {SCHEMA}"
             )
-        state = State(collections, DatabaseClock(connection.client))
+        state = State(collections, connection.client.admin, DatabaseClock(connection.client))
         state.in_turn = hello["maxWireVersion"] >= BULK_WRITE
         if self._read_only:
             if schema is None:

@@ -11,21 +11,24 @@ No upsert has an ``$or``: nx-27017 does nothing with one, and says that it did.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from bson import encode
 from pymongo import DeleteMany, DeleteOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from storage.errors import StorageUnavailable
-from storage.mongo.commands import insert_command
+from storage.mongo.commands import Encoded, insert_command
 from storage.mongo.connection import DUPLICATE_KEY, storage_errors
 from storage.mongo.documents import Collection, Raw
 from storage.mongo.state import State, batches
 from storage.mongo.view import Write
 
 CHUNK = 1000
-"""Documents of one insert: encoding them holds the event loop for about 10 ms."""
+"""Documents of one insert."""
+CHUNK_BYTES = 8 << 20
+"""Bytes of those that go in one insert beside others: half of what the driver sends at once."""
 
 
 async def write_state(state: State, writes: Sequence[Write], version: int) -> None:
@@ -109,30 +112,49 @@ async def write_devices(state: State, writes: Sequence[Write], version: int) -> 
     return missed
 
 
-async def insert_some(collection: Collection, documents: Sequence[Raw], *, ordered: bool) -> set[int]:
-    """Insert; the places of those that are durable. The others' keys are taken, or come behind one whose key is."""
+async def insert_some(collection: Collection, documents: Sequence[Raw]) -> set[int]:
+    """Insert in any order; the places of those that are durable. The others' keys are taken."""
     written: set[int] = set()
-    for start in range(0, len(documents), CHUNK):
-        some = documents[start : start + CHUNK]
-        failed, code = await _insert(collection, some, ordered=ordered)
-        if code not in (0, DUPLICATE_KEY):
-            raise StorageUnavailable(f"mongodb: inserting into {collection.name} failed with code {code}")
-        places = range(start, start + len(some))
-        written.update(place for place in places if place - start not in failed) if failed else written.update(places)
-        if failed and ordered:
-            break
+    start = 0
+    for some in _encoded(documents):
+        found = await insert_chunk(collection, some, ordered=False)
+        written.update(start + place for place in found)
+        start += some.count
     return written
 
 
-async def insert(collection: Collection, documents: list[Raw]) -> tuple[int, int]:
+def _encoded(documents: Iterable[Raw]) -> Iterator[Encoded]:
+    some: list[bytes] = []
+    size = 0
+    for document in documents:
+        raw = encode(document)
+        if some and (len(some) >= CHUNK or size + len(raw) > CHUNK_BYTES):
+            yield Encoded(b"".join(some), len(some))
+            some, size = [], 0
+        some.append(raw)
+        size += len(raw)
+    if some:
+        yield Encoded(b"".join(some), len(some))
+
+
+async def insert_chunk(collection: Collection, documents: Encoded, *, ordered: bool) -> Sequence[int]:
+    """Insert; the places of those that are durable. The others' keys are taken, or come behind one whose key is."""
+    failed, code = await _insert(collection, documents, ordered=ordered)
+    if code not in (0, DUPLICATE_KEY):
+        raise StorageUnavailable(f"mongodb: inserting into {collection.name} failed with code {code}")
+    every = range(documents.count)
+    return [place for place in every if place not in failed] if failed else every
+
+
+async def insert(collection: Collection, documents: Encoded) -> tuple[int, int]:
     """Insert in order; (how many are durable, code of the error at the next one, or 0). Raises where that is not known."""
     failed, code = await _insert(collection, documents, ordered=True)
-    return len(documents) - len(failed), code
+    return documents.count - len(failed), code
 
 
-async def _insert(collection: Collection, documents: Sequence[Raw], *, ordered: bool) -> tuple[set[int], int]:
+async def _insert(collection: Collection, documents: Encoded, *, ordered: bool) -> tuple[set[int], int]:
     errors = await insert_command(collection, documents, ordered=ordered)
     if not errors:
         return set(), 0
-    failed = set(range(errors[0]["index"], len(documents))) if ordered else {error["index"] for error in errors}
+    failed = set(range(errors[0]["index"], documents.count)) if ordered else {error["index"] for error in errors}
     return failed, next((error["code"] or -1 for error in errors if error["code"] != DUPLICATE_KEY), DUPLICATE_KEY)

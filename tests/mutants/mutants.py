@@ -158,16 +158,19 @@ MUTANTS = (
         1,
         "mongodb gives inboxes again what they have",
         "storage/mongo/plan.py",
-        "        seq = self._pinned.get(key, -1)\n",
+        "        seq = self._pinned.get(key, -1) if self._pinned else -1\n",
         "        seq = -1\n",
         "tests/storage_mongo/test_lost_answers.py -k answers_lost_again",
     ),
     Mutant(
         1,
         "inboxes before the store where one command has both, in mongodb",
-        "storage/mongo/commands.py",
-        "    ops += [",
-        "    ops[:0] = [",
+        "storage/mongo/encoding.py",
+        "    for numbered in messages:\n        _write_message(writer, numbered, version, rows, 0)\n"
+        '        if len(writer) > most:\n            return b"", 0\n'
+        "    for entry in entries:\n        _write_entry(writer, entry, 1)\n",
+        "    for entry in entries:\n        _write_entry(writer, entry, 1)\n"
+        "    for numbered in messages:\n        _write_message(writer, numbered, version, rows, 0)\n",
         "tests/storage_mongo/test_in_turn.py -k store_first",
     ),
     Mutant(
@@ -708,8 +711,8 @@ MUTANTS = (
         4,
         "an inbox's entries go on behind one whose place is taken, in mongodb",
         "storage/mongo/inboxes.py",
-        "range(len(documents)), ordered=True)",
-        "range(len(documents)), ordered=False)",
+        "range(len(entries)), ordered=True)",
+        "range(len(entries)), ordered=False)",
         "tests/storage_mongo/test_writers.py",
     ),
     Mutant(

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from bson import decode_all
 from pymongo import monitoring
 
 from storage.mongo import MongoStorage
+from storage.mongo.inboxes import WORTH_PARTING
 from tests.storage.samples import Maker
 from tests.storage_mongo.groups import check_laws, told
 from tests.support import mongo_server
@@ -32,7 +34,7 @@ class _InTurn(monitoring.CommandListener):
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
         if event.command_name == "bulkWrite":
-            self.seen.append([op["insert"] for op in event.command["ops"]])
+            self.seen.append([op["insert"] for op in decode_all(event.command["ops"][0].raw)])
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
         """Nothing more to see."""
@@ -69,11 +71,11 @@ async def test_a_group_that_retains_or_is_large_goes_step_by_step(
     storage: MongoStorage, proxy: MongoProxy, make: Maker
 ) -> None:
     await storage.commit([make.append("a", ["u/ann"])])
-    for group in ([make.append("a", ["u/ann"], retain=True)], make.appends(257, "a", ["u/ann"])):
+    for group in ([make.append("a", ["u/ann"], retain=True)], make.appends(WORTH_PARTING + 1, "a", ["u/ann"])):
         _written(proxy)
         await storage.commit(group)
         assert {next(iter(command.items())) for command in _written(proxy)} == {("insert", "store"), ("insert", "sync")}
-    assert await check_laws(storage) == 259
+    assert await check_laws(storage) == 1 + 1 + WORTH_PARTING + 1
 
 
 @pytest.mark.parametrize("topic", ["theirs", "mine"], ids=["in an inbox", "in the store too"])

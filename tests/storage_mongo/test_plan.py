@@ -13,13 +13,21 @@ from storage.mongo.view import Head, View
 from storage.records import Append, Message
 
 
+class _Recipients(list[str]):
+    """Something of a plan to which there can be a weak reference, also where the plan is compiled."""
+
+
 def test_a_plan_goes_with_its_last_user_and_waits_for_no_garbage_collector() -> None:
-    """It holds all documents of its group."""
+    """It holds all of its group."""
     view = View(1, topics={"a": Head(0, 0)}, inboxes={"u/ann": 0})
     gc.disable()
     try:
-        plan = weakref.ref(Plan([Append(Message(1, "a", "u/ann", "phone", 1, 1, b"x"), recipients=("u/ann",))], view))
-        assert plan() is None
+        group = [Append(Message(1, "a", "u/ann", "phone", 1, 1, b"x"), recipients=_Recipients(["u/ann"]))]
+        plan, recipients = Plan(group, view), weakref.ref(group[0].recipients)
+        group.clear()
+        assert recipients() == plan.store[0][3] == ["u/ann"]
+        del plan
+        assert recipients() is None
     finally:
         gc.enable()
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from bson import encode
 from pymongo import AsyncMongoClient
 
-from storage.mongo.commands import insert_in_turn
+from storage.mongo.commands import Encoded, insert_in_turn
 from storage.mongo.connection import DUPLICATE_KEY
 from tests.support import mongo_server
 
@@ -31,7 +32,8 @@ async def fight(url: str) -> None:
         async def write(number: int) -> None:
             for at in range(0, PLACES, AT_ONCE):
                 mine = [{"_id": at + n, "by": number} for n in range(AT_ONCE)]
-                written, code = await insert_in_turn(one, mine, other, mine)
+                ops = [{"insert": place, "document": document} for place in (0, 1) for document in mine]
+                written, code = await insert_in_turn(client.admin, one, other, Encoded(b"".join(map(encode, ops)), len(ops)))
                 assert (written, code) == (2 * AT_ONCE, 0) or code == DUPLICATE_KEY, (written, code)
                 won.update((document["_id"], number) for document in mine[:written])
                 await third.insert_many([{"_id": f"{number}/{at}/{n}"} for n in range(AT_ONCE)])

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from bson import decode_all
 from pymongo import monitoring
 
+from storage.mongo.commands import Encoded
 from storage.mongo.sharding import SHARD_KEYS
 
 
@@ -21,13 +23,13 @@ def unnamed(command: dict[str, Any]) -> list[str]:
     name, collection = next(iter(command.items()))
     if name == "bulkWrite":
         collections = [one["ns"].partition(".")[2] for one in command["nsInfo"]]
-        inserts = [{"insert": collections[op["insert"]], "documents": [op["document"]]} for op in command["ops"]]
+        inserts = [{"insert": collections[op["insert"]], "documents": [op["document"]]} for op in _sent(command["ops"])]
         return [part for insert in inserts for part in unnamed(insert)]
     key = SHARD_KEYS.get(collection) if isinstance(collection, str) else None
     if key is None:
         return []
     if name == "insert":
-        filters = list(command["documents"])
+        filters = _sent(command["documents"])
     elif name == "update":
         filters = [one["q"] for one in command["updates"] if not one.get("multi") or one.get("upsert")]
     elif name == "delete":
@@ -37,6 +39,10 @@ def unnamed(command: dict[str, Any]) -> list[str]:
     else:
         return []
     return [f"{name} {collection} {one}" for one in filters if not all(_equal(one.get(field)) for field in key)]
+
+
+def _sent(documents: list[dict[str, Any] | Encoded]) -> list[dict[str, Any]]:
+    return [one for some in documents for one in (decode_all(some.raw) if isinstance(some, Encoded) else [some])]
 
 
 def _equal(condition: Any) -> bool:
