@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from amqtt.broker import BrokerContext
@@ -45,7 +45,10 @@ SERVER_BATCH, SERVER_BYTES = 10_000, 8 << 20
 
 _LEASE = "work"
 """Of the nodes of a cluster the one that runs the jobs keeps an index on a server; an embedded one is each machine's own."""
+_AGAIN = 30.0
+"""Seconds after which an index that could not be opened is tried again."""
 KEY_VARIABLE = "TIDELINE_MEILISEARCH_KEY"
+S = TypeVar("S", bound=Searcher)
 _ID: Callable[[Append], int] = attrgetter("message.id")
 
 
@@ -111,6 +114,8 @@ class SearchPlugin(GroupPlugin, Search):
         self._clock: Callable[[], int] = _now
         self._may: Callable[[], Awaitable[bool]] | None = None
         self._rebuild: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._told = ""
 
     async def attach(self, storage: Storage, url: str = "") -> None:
         """Open the engine and begin to index ``storage``, which must be open.
@@ -125,36 +130,54 @@ class SearchPlugin(GroupPlugin, Search):
         indexer: Indexer | IndexerProcess
         searcher: Searcher
         if config.engine != "meilisearch" and url:
-            searcher = own_searcher(config.engine, config.path)
-            await searcher.open()
+            searcher = await _opened(own_searcher(config.engine, config.path))
             measures = {"batch": config.batch or BATCH, "share": config.share or 1.0, "poll": config.poll}
             settings = {"storage": url, "engine": config.engine, "path": config.path, **measures}
             indexer = IndexerProcess(settings, gather=config.gather or 0.0)
         else:
             searcher = engine = make_engine(config, storage)
             if config.engine != "meilisearch":
-                await engine.open()
+                await _opened(engine)
             indexer = make_indexer(storage, engine, config, may=self._may if config.engine == "meilisearch" else None)
         self._storage, self._searcher, self._indexer = storage, searcher, indexer
         indexer.start()
 
+    async def _attached(self, storage: Storage, url: str) -> bool:
+        try:
+            await self.attach(storage, url)
+        except SearchUnusable as error:
+            if str(error) != self._told:
+                self._told = str(error)
+                log.error("there is no search, trying again: %s", error)
+            return False
+        return True
+
+    async def _open(self, storage: Storage, url: str) -> None:
+        """Until the index can be used: its disk may be full for now."""
+        while not await self._attached(storage, url):
+            await asyncio.sleep(_AGAIN)
+        log.warning("there is search again")
+
     async def on_broker_post_start(self) -> None:
-        """The storage is open: begin. An index that cannot be used keeps no message from being stored."""
+        """The storage is open: begin. An index that cannot be used keeps no message from being stored, and is tried again."""
         server: Services = self.context.server
         self._clock = server.now
         self._may = partial(server.may, _LEASE)
         persistence = server.plugin(PersistencePlugin)
         url = "" if persistence is None else str(persistence.config.url)
-        try:
-            await self.attach(server.storage, "" if url.startswith("memory:") else url)
-        except SearchUnusable as error:
-            log.error("there is no search: %s", error)
+        url = "" if url.startswith("memory:") else url
+        if not await self._attached(server.storage, url):
+            self._opening = asyncio.create_task(self._open(server.storage, url), name="search opening")
 
     async def on_broker_pre_shutdown(self) -> None:
         await self.close()
 
     async def close(self) -> None:
         """Stop indexing after the page under way and close the engine. May be called twice."""
+        if (opening := self._opening) is not None:
+            self._opening = None
+            opening.cancel()
+            await asyncio.wait([opening])
         indexer, searcher = self._indexer, self._searcher
         self._indexer = self._searcher = self._storage = None
         await self.cancel_reindex()
@@ -320,6 +343,15 @@ class SearchPlugin(GroupPlugin, Search):
         if self._indexer is None:
             raise SearchUnavailable("search has no storage yet")
         return self._indexer
+
+
+async def _opened(searcher: S) -> S:
+    try:
+        await searcher.open()
+    except SearchUnusable:  # another is made when it is tried again
+        await searcher.close()
+        raise
+    return searcher
 
 
 def make_engine(config: SearchPlugin.Config, source: Source) -> Engine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -162,19 +163,39 @@ async def test_without_a_storage_it_says_so(tmp_path: Path) -> None:
     await plugin.close()
 
 
-async def test_an_unusable_file_is_told_in_a_line_and_keeps_no_message_from_being_stored(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_unusable_file_is_refused(tmp_path: Path, storage: MemoryStorage) -> None:
     plugin = _plugin(path=str(tmp_path))
     with pytest.raises(SearchUnusable):
-        await plugin.attach(MemoryStorage())
+        await plugin.attach(storage)
     await plugin.close()
-    async with running(plugins={"plugins.search.SearchPlugin": {"path": str(tmp_path)}}) as broker:
+
+
+async def test_an_index_that_cannot_be_opened_is_told_in_a_line_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("plugins.search.plugin._AGAIN", 0.001)
+    path = tmp_path / "search.db"
+    path.mkdir()
+    async with running(plugins={"plugins.search.SearchPlugin": {"path": str(path)}}) as broker:
+        search = broker.server.api.plugin(SearchPlugin)
+        assert search is not None
         ann = await broker.client("ann")
-        await ann.publish("a", b"1", qos=1)
-    (told,) = [record for record in caplog.records if record.name == "tideline.search"]
-    assert told.getMessage() == f"there is no search: search index {tmp_path}: [Errno 21] Is a directory: '{tmp_path}'"
+        await ann.publish("a", b"meeting", qos=1)
+        path.rmdir()
+        await until(lambda: "there is search again" in caplog.text)
+        assert await search.wait_sequence("a", 1)
+        assert (await search.search(Query(q="meeting"))).total == 1
+    (told,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert told.getMessage() == f"there is no search, trying again: search index {path}: [Errno 21] Is a directory: '{path}'"
     assert told.exc_info is None
+
+
+async def test_a_broker_whose_index_never_opened_stops(tmp_path: Path) -> None:
+    async with running(plugins={"plugins.search.SearchPlugin": {"path": str(tmp_path)}}) as broker:
+        search = broker.server.api.plugin(SearchPlugin)
+        assert search is not None
+        with pytest.raises(SearchUnavailable):
+            search.lag()
 
 
 @pytest.mark.parametrize(
