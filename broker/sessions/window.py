@@ -59,7 +59,8 @@ class Window:
         """Messages sent over the present connection and not finished: what MQTT 5's Receive Maximum bounds."""
         self._slots = _NO_SLOTS
         """Each where its identifier says, modulo the length, a power of two. They follow each other, so that a short list has a
-        place for each, and to find one is a tenth of what a dictionary costs."""
+        place for each, and to find one is a tenth of what a dictionary costs. No list is longer than four times what was in
+        flight at once: a device that leaves one message open for ever has the identifiers skipped that would have its place."""
         self._count = 0
         self._order = _NO_ORDER  # not a deque, which takes 600 bytes while it is empty
         self._done = 0  # how many at its beginning are done, and still there
@@ -95,20 +96,21 @@ class Window:
         packet_id = self._last_id
         while True:
             packet_id = packet_id + 1 if packet_id < 65535 else 1
-            if self._has_place(packet_id):
+            if self._has_place(packet_id, may_skip=True):
                 break
         self._last_id = packet_id
         self._put(Slot(packet_id, seq, PUBLISHED_1 if qos == 1 else PUBLISHED_2, timeline))
         self.on_wire += 1
         return packet_id
 
-    def _has_place(self, packet_id: int) -> bool:
-        """Whether the identifier can be given: it is not in use, and where another one is in its place, now there are more."""
+    def _has_place(self, packet_id: int, *, may_skip: bool) -> bool:
+        """Whether the identifier can be given. Where another one is in its place there are more from now on; but with
+        ``may_skip`` and half of them free, it cannot be given."""
         if self._slots is _NO_SLOTS:
             self._slots, self._order = [None] * _FIRST_SIZE, []
         slots = self._slots
         while (there := slots[packet_id & (len(slots) - 1)]) is not None:
-            if there.packet_id == packet_id:
+            if there.packet_id == packet_id or (may_skip and 2 * self._count < len(slots)):
                 return False
             slots = self._slots = self._twice_the_places()
         return True
@@ -215,7 +217,7 @@ class Window:
         """A window as it was stored, with nothing on the wire."""
         window = cls(limit)
         for entry in entries:
-            window._has_place(entry.packet_id)
+            window._has_place(entry.packet_id, may_skip=False)
             window._put(Slot(entry.packet_id, entry.seq, entry.state, Timeline(entry.timeline)))
             window._last_id = max(window._last_id, entry.packet_id)
         window.disconnected()

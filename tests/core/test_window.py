@@ -156,6 +156,18 @@ def test_whatever_identifiers_were_in_flight_each_is_found(ids: set[int]) -> Non
 
 
 @pytest.mark.inside
+def test_a_message_that_stays_open_costs_no_more_places() -> None:
+    """Its identifier's place comes round again and again; the window is not to make room for that each time."""
+    window = Window(4)
+    open_for_ever = window.take(1, 1)
+    for seq in range(2, 70_000):
+        packet_id = window.take(seq, 1)
+        assert packet_id != open_for_ever
+        assert window.acknowledge(packet_id) is not None
+    assert len(window) == 1
+    assert len(window._slots) == 8
+
+
 def test_what_one_session_has_in_flight_no_other_has() -> None:
     """Those with nothing in flight share an empty table."""
     one, other, restored = Window(4), Window(4), Window.restore(4, [])
