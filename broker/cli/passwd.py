@@ -14,7 +14,9 @@ import click
 from broker.access import METHOD, Credential, generated, hashed, name_problem
 from broker.cli.settings import Failure, PathType
 
-_EMPTY = "the password must not be empty"
+_ENCODING = "the password must be UTF-8"
+_LONGEST = 65_535
+"""Bytes of a password: more than that is in no CONNECT."""
 
 
 @click.command(short_help="Keep a password file.")
@@ -114,22 +116,39 @@ def ask_password(stdin: bool, option: str) -> str:
     """From the terminal, twice, or the first line of standard input, where ``option`` asks for that: never an argument, which
     others can see."""
     if stdin:
-        password = sys.stdin.readline().rstrip("\r\n")
-        if not password:
-            raise Failure([_EMPTY], 2)
+        try:
+            password = sys.stdin.readline().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise Failure([_ENCODING], 2) from None
+        if problem := _problem(password):
+            raise Failure([problem], 2)
         return password
     with warnings.catch_warnings():
         warnings.simplefilter("error", GetPassWarning)  # else it would be asked for where it is shown
         try:
             asked = click.prompt(
-                "Password", default="", show_default=False, hide_input=True, confirmation_prompt=True, value_proc=_not_empty
+                "Password", default="", show_default=False, hide_input=True, confirmation_prompt=True, value_proc=_usable
             )
         except GetPassWarning:
             raise Failure([f"there is no terminal to ask for the password: give {option} or --generate"], 2) from None
     return str(asked)
 
 
-def _not_empty(password: str) -> str:
-    if not password:
-        raise click.UsageError(_EMPTY)  # and it is asked for again
+def _usable(password: str) -> str:
+    if problem := _problem(password):
+        raise click.UsageError(problem)  # and it is asked for again
     return password
+
+
+def _problem(password: str) -> str:
+    if not password:
+        return "the password must not be empty"
+    try:
+        length = len(password.encode())
+    except UnicodeEncodeError:  # where the locale has Python read other bytes as halves of pairs
+        return _ENCODING
+    return (
+        f"the password has {length} bytes: it must have {_LONGEST} at most, as MQTT carries no more"
+        if length > _LONGEST
+        else ""
+    )

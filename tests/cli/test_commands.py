@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from pathlib import Path
@@ -17,6 +18,8 @@ from broker.access.password_file import Passwords, read
 from broker.access.scram import Credential
 from broker.cli.logs import printable
 from broker.cli.main import COMMANDS, main
+from broker.cli.passwd import ask_password
+from broker.cli.settings import Failure
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -246,6 +249,23 @@ def test_scram_credentials(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
     refused = tideline("passwd", file, "bob", "--scram", "--stdin", stdin="a\tb\n")
     assert (refused.exit_code, "no keyboard has" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("stdin", "problem"),
+    [
+        (io.StringIO("\n"), "must not be empty"),
+        (io.StringIO("x" * 65_536), "has 65536 bytes: it must have 65535 at most, as MQTT carries no more"),
+        (io.StringIO("\udcff\n"), "must be UTF-8"),
+        (io.TextIOWrapper(io.BytesIO(b"\xff\n"), "utf-8"), "must be UTF-8"),
+    ],
+)
+def test_a_password_that_no_client_can_send_is_refused(
+    monkeypatch: pytest.MonkeyPatch, stdin: io.TextIOBase, problem: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", stdin)
+    with pytest.raises(Failure, match=problem):
+        ask_password(True, "--stdin")
 
 
 @pytest.mark.parametrize("first", [[], ["--scram"]])
