@@ -37,6 +37,8 @@ from storage.records import Append, Message
 
 RATES = (50, 500)
 """Messages a second beside which one message is looked for."""
+_MEMORY = "1Gb"
+"""As docs/search.md advises: each task fills a buffer of a part of it, which by default is of the machine's memory."""
 _GROUP = 500
 _LOOK = 0.005
 _LONG = 600.0
@@ -50,21 +52,30 @@ class Server(NamedTuple):
     about: str
 
 
+def begin(binary: str, folder: Path, url: str, key: str) -> subprocess.Popen[bytes]:
+    """A server's process on what is in ``folder``, once it answers."""
+    command = [binary, "--http-addr", url.removeprefix("http://"), "--db-path", str(folder / "data"), "--no-analytics"]
+    command += ["--max-indexing-memory", _MEMORY]
+    with (folder / "log").open("ab") as log:
+        environment = {**os.environ, "MEILI_MASTER_KEY": key, "MEILI_ENV": "production"}
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+    deadline = time.monotonic() + 60
+    while not _healthy(url):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            process.wait()
+            raise SystemExit(f"{binary} does not answer:\n{(folder / 'log').read_text()[-2000:]}")
+        time.sleep(0.1)
+    return process
+
+
 @contextmanager
 def started(binary: str) -> Iterator[Server]:
     """A server of its own, on a folder that is removed."""
     url, key = f"http://127.0.0.1:{free_port()}", secrets.token_hex(16)
     with tempfile.TemporaryDirectory() as folder:
-        command = [binary, "--http-addr", url.removeprefix("http://"), "--db-path", f"{folder}/data", "--no-analytics"]
-        with Path(folder, "log").open("wb") as log:
-            environment = {**os.environ, "MEILI_MASTER_KEY": key, "MEILI_ENV": "production"}
-            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+        process = begin(binary, Path(folder), url, key)
         try:
-            deadline = time.monotonic() + 60
-            while not _healthy(url):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"{binary} does not answer:\n{Path(folder, 'log').read_text()[-2000:]}")
-                time.sleep(0.1)
             version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.strip()
             yield Server(url, key, version)
         finally:

@@ -46,7 +46,7 @@ _RETRIEVED = ["id", "topic", "seq", "user", "device", "ts"]
 
 
 class MeiliEngine:
-    """`plugins.search.engine.Engine` over a Meilisearch server of version 1.10 or later.
+    """`plugins.search.engine.Engine` over a Meilisearch server of version 1.12 or later.
 
     Conversation names are kept in memory, about 150 bytes each. Only one process may index under one ``name``.
     """

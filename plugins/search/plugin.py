@@ -64,7 +64,7 @@ class SearchPlugin(GroupPlugin, Search):
         """What config.yaml may set; a bad value is refused at start."""
 
         engine: str = "embedded"
-        """``embedded`` (SQLite, nothing to install), ``tantivy`` (an extra) or ``meilisearch`` (version 1.10 or later)."""
+        """``embedded`` (SQLite, nothing to install), ``tantivy`` (an extra) or ``meilisearch`` (version 1.12 or later)."""
         path: str = "data/search.db"
         """The embedded engine's file; tantivy's folder is beside it: ``search.tantivy``. It is derived: removing it
         costs the time to make it again."""

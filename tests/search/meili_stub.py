@@ -33,6 +33,7 @@ _KNOWN_SETTINGS = {
     "typoTolerance",
     "pagination",
     "localizedAttributes",
+    "facetSearch",
 }
 _KNOWN_SEARCH = {
     "q",
@@ -48,7 +49,7 @@ _KNOWN_SEARCH = {
     "distinct",
 }
 _LOCALES = {"cmn", "zho", "zh", "jpn", "ja", "kor", "ko", "eng", "en"}
-_CONDITION = re.compile(r'(\w+) (NOT IN|IN|=|<|<=|>|>=) (?:\[(.*)\]|"([^"]*)"|(\d+))')
+_CONDITION = re.compile(r'(\w+) (?:(EXISTS)|(NOT IN|IN|=|<|<=|>|>=) (?:\[(.*)\]|"([^"]*)"|(\d+)))')
 _LARGEST = 1 << 53
 
 
@@ -195,6 +196,10 @@ class MeiliStub:
                 if not isinstance(body.get("filter"), str) or not body["filter"]:
                     raise Refusal(400, "missing_document_filter", "Missing field `filter`")
                 return 202, self._queue("documentDeletion", uid, lambda: self._delete(uid, body["filter"]))
+            case ["POST", "indexes", uid, "documents", "delete-batch"]:
+                if not isinstance(body, list) or not all(isinstance(id, str) for id in body):
+                    raise Refusal(400, "bad_request", "Invalid value type: expected an array of ids")
+                return 202, self._queue("documentDeletion", uid, lambda: self._delete_ids(uid, body))
             case ["POST", "indexes", uid, "documents", "fetch"]:
                 found = _fetched(self._get(uid), body)
                 offset, limit = body.get("offset", 0), body.get("limit", 20)
@@ -308,6 +313,11 @@ class MeiliStub:
         ]:
             del index.documents[key]
 
+    def _delete_ids(self, uid: str, ids: list[str]) -> None:
+        documents = self._get(uid).documents
+        for id in ids:
+            documents.pop(id, None)
+
     def _swap(self, pairs: list[dict[str, Any]]) -> None:
         names = [name for pair in pairs for name in pair["indexes"]]
         if len(set(names)) != len(names):
@@ -359,9 +369,11 @@ def _holds(index: _Index, document: dict[str, Any], part: str, code: str) -> boo
     match = _CONDITION.fullmatch(part)
     if match is None:
         raise Refusal(400, code, f"Was expecting an operation, not {part!r}")
-    name, operator, listed, text, number = match.groups()
+    name, exists, operator, listed, text, number = match.groups()
     if name not in index.settings["filterableAttributes"]:
         raise Refusal(400, code, f"Attribute `{name}` is not filterable.")
+    if exists:
+        return name in document
     values = re.findall(r'"([^"]*)"', listed) if listed is not None else [text or number]
     if any(len(value.encode()) > 468 for value in values):
         raise Refusal(400, code, "A filter value is too long.")

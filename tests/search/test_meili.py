@@ -337,6 +337,22 @@ async def test_our_own_documents_are_found_by_no_search(engine: MeiliEngine) -> 
     assert set(await engine.unasked(Query(), frozenset(), 10)) == {"t", "own"}
 
 
+async def test_no_filter_has_a_text_of_each_message_s_own(engine: MeiliEngine, stub: MeiliStub) -> None:
+    await engine.index([_document(number) for number in range(1, 101)], {0: 100})
+    index = stub.indexes["tideline"]
+    assert index.settings["facetSearch"] is False
+    for name in index.settings["filterableAttributes"]:
+        texts = {document[name] for document in index.documents.values() if isinstance(document.get(name), str)}
+        assert len(texts) < 10, f"a real server goes through all of {name} in each task"
+
+
+async def test_removals_are_few_tasks(engine: MeiliEngine, stub: MeiliStub) -> None:
+    await engine.index([_document(number) for number in range(1, 3001)], {0: 3000})
+    await engine.delete(range(1, 3000))
+    assert [task["type"] for task in stub.tasks].count("documentDeletion") == 1
+    assert await engine.count() == 1
+
+
 async def test_what_waits_is_one_task(stub: MeiliStub) -> None:
     stub.task_seconds = 0.2
     storage = MemoryStorage()
