@@ -19,8 +19,8 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --no
 LOCK_NOTE := '\# Made by make lock from pyproject.toml; do not edit.'
 # Many tests wait, for a process, a disk or a clock: more at once than twice the cores of the smallest machine. Each goes to whoever is idle.
 AT_ONCE := -n 5 --dist worksteal
-# What another Python may break first: starting, stopping, publishing, SQLite; the client in Python.
-SHORT := tests/cli/test_serve.py tests/laws/test_lifecycle.py tests/protocol/test_publish.py tests/python_client
+# What another Python may break first: importing, starting, stopping, publishing, SQLite; the rules, whose library has a version for newer Pythons; the client in Python.
+SHORT := tests/deploy/test_imports.py tests/cli/test_serve.py tests/laws/test_lifecycle.py tests/protocol/test_publish.py tests/rules/test_rules.py tests/python_client
 # Else each of those that begin at once would do so by itself.
 COMPILED_ONCE := broker plugins storage tests bench clients/python
 INTEROP := $(VENV)/interop/.stamp
