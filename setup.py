@@ -57,8 +57,9 @@ CORE = [
     "storage/sqlite/writer.py",
 ]
 MONGO = [
-    "storage/mongo/encoding.py",
+    "storage/mongo/fast_encoding.py",
     "storage/mongo/names.py",
+    "storage/mongo/plain_encoding.py",
     "storage/mongo/plan.py",
 ]
 """Also where the driver is: what they import has to be there."""

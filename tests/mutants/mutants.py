@@ -165,7 +165,7 @@ MUTANTS = (
     Mutant(
         1,
         "inboxes before the store where one command has both, in mongodb",
-        "storage/mongo/encoding.py",
+        "storage/mongo/fast_encoding.py",
         "    for numbered in messages:\n        _write_message(writer, numbered, version, rows, 0)\n"
         '        if len(writer) > most:\n            return b"", 0\n'
         "    for entry in entries:\n        _write_entry(writer, entry, 1)\n",

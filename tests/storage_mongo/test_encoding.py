@@ -1,18 +1,21 @@
-"""What is put together byte by byte is what the driver's encoder makes of the documents."""
+"""What is put together byte by byte is what the driver's encoder makes of the documents; what is used where that cannot be."""
 
 from __future__ import annotations
 
 import itertools
 import logging
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from bson import Int64, decode_all, encode
 
-from storage.mongo import MongoStorage
+from storage.errors import StorageUnavailable
+from storage.mongo import MongoStorage, commands, fast_encoding, plain_encoding
 from storage.mongo.codec import pack_places
 from storage.mongo.documents import timeline_key
-from storage.mongo.encoding import Entry, Numbered, encode_entries, encode_in_turn, encode_messages, message_size
+from storage.mongo.encoding import Encoding, Entry, Numbered
 from storage.records import Append, DeviceKey, Message
 from tests.storage.samples import Maker, numbered
 from tests.storage_mongo.groups import check_laws
@@ -20,6 +23,12 @@ from tests.support import mongo_server
 
 VERSION = (7 << 40) + 3
 PLENTY = 1 << 30
+
+
+@pytest.fixture(params=[fast_encoding, plain_encoding], ids=["fast", "plain"])
+def encoding(request: pytest.FixtureRequest) -> Encoding:
+    module: Encoding = request.param
+    return module
 
 
 def append(*recipients: str, topic: str = "straße/€", payload: bytes = b"payload\0", **fields: Any) -> Append:
@@ -46,17 +55,17 @@ def stored(op: Append, seq: int, time: int, places: list[int]) -> dict[str, Any]
 @pytest.mark.parametrize("seq", [1, 10**9, 10**16 - 1])
 @pytest.mark.parametrize("recipients", [(), ("u/bob",), ("u/bob", "", "u/zoë")], ids=len)
 @pytest.mark.parametrize("payload", [b"", b"\0" * 300])
-def test_a_message(seq: int, recipients: tuple[str, ...], payload: bytes) -> None:
+def test_a_message(encoding: Encoding, seq: int, recipients: tuple[str, ...], payload: bytes) -> None:
     op, places = append(*recipients, payload=payload), [1, 1 << 40, 3][: len(recipients)]
-    raw, count = encode_messages([(op, seq, 1 << 41, op.recipients, places)], VERSION, {}, PLENTY)
+    raw, count = encoding.encode_messages([(op, seq, 1 << 41, op.recipients, places)], VERSION, {}, PLENTY)
     assert (decode_all(raw), count) == ([stored(op, seq, 1 << 41, places)], 1)
-    assert message_size((op, seq, 1 << 41, op.recipients, places), VERSION) == len(raw)
+    assert encoding.message_size((op, seq, 1 << 41, op.recipients, places), VERSION) == len(raw)
 
 
-def test_what_few_messages_have() -> None:
+def test_what_few_messages_have(encoding: Encoding) -> None:
     op = everything()
     rows = [["table", "part", "key", 0, 1, b"value"]]
-    raw, _ = encode_messages([(op, 1, 2, op.recipients, [3])], VERSION, {op.message.id: rows, 1: []}, PLENTY)
+    raw, _ = encoding.encode_messages([(op, 1, 2, op.recipients, [3])], VERSION, {op.message.id: rows, 1: []}, PLENTY)
     assert decode_all(raw) == [
         {
             **stored(op, 1, 2, [3]),
@@ -75,10 +84,10 @@ def test_what_few_messages_have() -> None:
 
 
 @pytest.mark.parametrize("field", ["retain", "received", "idempotency_key", "recalls"])
-def test_each_of_that_alone(field: str) -> None:
+def test_each_of_that_alone(encoding: Encoding, field: str) -> None:
     op = append()
     setattr(op, field, getattr(everything(), field))
-    raw, _ = encode_messages([(op, 1, 2, (), [])], VERSION, {}, PLENTY)
+    raw, _ = encoding.encode_messages([(op, 1, 2, (), [])], VERSION, {}, PLENTY)
     name = {"retain": "keep", "idempotency_key": "once"}.get(field, field)
     assert name in decode_all(raw)[0]
 
@@ -96,43 +105,43 @@ def entry(fields: Entry) -> dict[str, Any]:
     return {"_id": timeline_key(user, seq), "user": user, "seq": seq, "mid": mid, "size": size, "time": time, **rest}
 
 
-def test_entries() -> None:
-    raw, count = encode_entries(ENTRIES, PLENTY)
+def test_entries(encoding: Encoding) -> None:
+    raw, count = encoding.encode_entries(ENTRIES, PLENTY)
     assert (decode_all(raw), count) == ([entry(one) for one in ENTRIES], 3)
 
 
-def test_numbers_have_the_types_that_the_driver_gives_large_ones() -> None:
+def test_numbers_have_the_types_that_the_driver_gives_large_ones(encoding: Encoding) -> None:
     """So a document is as long for each sequence."""
-    raw, _ = encode_entries(ENTRIES[:1], PLENTY)
+    raw, _ = encoding.encode_entries(ENTRIES[:1], PLENTY)
     wide = {name: Int64(value) if name in ("seq", "mid", "time") else value for name, value in entry(ENTRIES[0]).items()}
     assert raw == encode({name: wide[name] for name in ("_id", "user", "seq", "mid", "size", "time")})
 
 
-def test_both_in_turn() -> None:
+def test_both_in_turn(encoding: Encoding) -> None:
     ops = [append("u/bob"), everything()]
     messages: list[Numbered] = [(op, seq, 5, op.recipients, [seq]) for seq, op in enumerate(ops, 1)]
-    raw, count = encode_in_turn(messages, ENTRIES, VERSION, {}, PLENTY)
-    plain = decode_all(encode_messages(messages, VERSION, {}, PLENTY)[0])
+    raw, count = encoding.encode_in_turn(messages, ENTRIES, VERSION, {}, PLENTY)
+    plain = decode_all(encoding.encode_messages(messages, VERSION, {}, PLENTY)[0])
     assert decode_all(raw) == [{"insert": 0, "document": one} for one in plain] + [
         {"insert": 1, "document": entry(one)} for one in ENTRIES
     ]
     assert count == 5
-    assert encode_in_turn(messages, ENTRIES, VERSION, {}, len(raw)) == (raw, 5)
+    assert encoding.encode_in_turn(messages, ENTRIES, VERSION, {}, len(raw)) == (raw, 5)
     for most in (0, len(raw) - 1):
-        assert encode_in_turn(messages, ENTRIES, VERSION, {}, most) == (b"", 0)
+        assert encoding.encode_in_turn(messages, ENTRIES, VERSION, {}, most) == (b"", 0)
 
 
-def test_no_more_than_fits_and_one_at_least() -> None:
+def test_no_more_than_fits_and_one_at_least(encoding: Encoding) -> None:
     op = append("u/bob")
     messages: list[Numbered] = [(op, seq, 5, op.recipients, [seq]) for seq in range(1, 6)]
-    one = message_size(messages[0], VERSION)
-    sizes = [len(encode_entries([entry], 0)[0]) for entry in ENTRIES]
+    one = encoding.message_size(messages[0], VERSION)
+    sizes = [len(encoding.encode_entries([entry], 0)[0]) for entry in ENTRIES]
     for most, fit in ((0, 1), (one, 1), (3 * one - 1, 2), (3 * one, 3), (PLENTY, 5)):
-        raw, count = encode_messages(messages, VERSION, {}, most)
+        raw, count = encoding.encode_messages(messages, VERSION, {}, most)
         assert [document["seq"] for document in decode_all(raw)] == list(range(1, fit + 1))
         assert count == fit
     for fit, most in enumerate(itertools.accumulate(sizes), 1):
-        raw, count = encode_entries(ENTRIES, most)
+        raw, count = encoding.encode_entries(ENTRIES, most)
         assert (len(decode_all(raw)), count) == (fit, fit)
 
 
@@ -154,4 +163,94 @@ async def test_the_drivers_log_has_no_payload(database: str, make: Maker, caplog
         await storage.commit([make.append("a", ["u/ann"], b"nobody's business")])
     assert "bulkWrite" in caplog.text or "insert" in caplog.text
     assert "business" not in caplog.text
+    await storage.close()
+
+
+def _in_another_process(before: str, database: str) -> list[str]:
+    """Commits and reads after ``before`` ran; (what is used, then what was read), then each line that was logged."""
+    script = f"""
+import asyncio, logging, sys, types
+{before}
+logging.basicConfig(format="logged %(name)s %(message)s", stream=sys.stdout)
+from storage.mongo import MongoStorage, encoding
+from tests.storage.samples import Maker
+from tests.storage_mongo.groups import check_laws
+async def main():
+    storage = MongoStorage({mongo_server.url(database)!r})
+    await storage.open()
+    make = Maker()
+    for size in (1, 300, 2):
+        await storage.commit([make.append("a", ["u/ann", "u/bob"], b"x" * n) for n in range(size)])
+    print("used", encoding.encode_messages.__module__, await check_laws(storage))
+    await storage.close()
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [line for line in done.stdout.splitlines() if line.startswith(("used", "logged storage"))]
+
+
+STUB = """
+stub = sys.modules["librt.strings"] = types.ModuleType("librt.strings")
+"""
+OTHER_BYTES = """
+import librt.strings
+librt.strings.write_i64_le = librt.strings.write_i64_be
+"""
+
+
+async def test_what_is_there_is_used_and_nothing_is_logged(database: str) -> None:
+    assert _in_another_process("", database) == ["used storage.mongo.fast_encoding 303"]
+
+
+@pytest.mark.parametrize(
+    ("before", "why"),
+    [
+        ('sys.modules["librt"] = sys.modules["librt.strings"] = None', "Error: "),
+        (STUB, "Error: "),
+        pytest.param(OTHER_BYTES, "other bytes", marks=pytest.mark.inside),  # a compiled core does not ask for it by name
+    ],
+    ids=["missing", "of another version", "that does something else"],
+)
+async def test_without_a_librt_as_we_know_it(database: str, before: str, why: str) -> None:
+    log, used = _in_another_process(before, database)
+    assert log.startswith("logged storage.mongo.encoding librt cannot be used (")
+    assert why in log
+    assert used == "used storage.mongo.plain_encoding 303"
+
+
+OTHER_ARGUMENTS = """
+from pymongo import message
+encoder = message._op_msg
+def other(flags, command, dbname, *rest, **named):
+    if dbname == "b":
+        raise TypeError("other arguments")
+    return encoder(flags, command, dbname, *rest, **named)
+message._op_msg = other
+"""
+RENAMED = """
+from storage.mongo import commands
+commands.Encoded._type_marker = None
+"""
+
+
+@pytest.mark.parametrize("before", [OTHER_ARGUMENTS, RENAMED], ids=["that cannot be asked", "that does not know it"])
+async def test_a_driver_that_does_not_take_many_documents_for_one(database: str, before: str) -> None:
+    log, used = _in_another_process(before, database)
+    assert log.startswith(
+        "logged storage.mongo.commands this version of pymongo does not take many encoded documents for one ("
+    )
+    assert used == "used storage.mongo.fast_encoding 303"
+
+
+@pytest.mark.inside
+async def test_nothing_is_acknowledged_where_a_driver_stores_nothing(
+    database: str, make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one would that sends an `Encoded` for the empty mapping that it is to whoever does not know it."""
+    storage = MongoStorage(mongo_server.url(database))
+    await storage.open()
+    monkeypatch.setattr(commands.Encoded, "documents", lambda self: [])
+    with pytest.raises(StorageUnavailable):
+        await storage.commit([make.append("a", ["u/ann"])])
     await storage.close()
