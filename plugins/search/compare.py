@@ -24,6 +24,8 @@ HIGHEST = (1 << 53) - 1
 _AT_ONCE = 1000
 _REACTIONS = (b"tideline-reacts", b"tideline-unreacts")
 """Names of user properties, as they are on the wire."""
+_OWN = "$sync/"
+"""What the broker keeps for itself is below: nobody may read it, and it is gone again a moment later."""
 
 
 class Listed(ConversationReader, Rows, Catalogue, Protocol):
@@ -31,9 +33,11 @@ class Listed(ConversationReader, Rows, Catalogue, Protocol):
 
 
 def documents(messages: Sequence[Message]) -> list[Document]:
-    """What of the messages is searchable: those with text."""
+    """What of the messages is searchable: those with text that somebody may read."""
     found = []
     for message in messages:
+        if message.topic.startswith(_OWN):
+            continue
         properties = message.properties
         if properties and any(sign in properties for sign in _REACTIONS):
             continue  # what somebody gives a message is no message to look for

@@ -91,6 +91,20 @@ async def test_what_is_published_is_found(engine: Engine, storage: MemoryStorage
     assert indexer.lag() == (0, 0, 4)
 
 
+async def test_what_the_broker_keeps_for_itself_is_not_found(engine: Engine, storage: MemoryStorage, start: Start) -> None:
+    """The events of clients that webhooks tell of are removed again at once, and nobody may read them. What an index of an
+    earlier version has of them, a comparison removes."""
+    publisher = Publisher(storage)
+    await publisher.publish('{"user": "u/ann", "address": "192.0.2.7"}', topic="$sync/clients", user="b/tideline")
+    await publisher.publish("ann was here")
+    await engine.index([Document(900, "$sync/clients", 2, "b/tideline", "", 1, "ann 192.0.2.8")], {})
+    indexer = start(storage, engine)
+    assert await indexer.wait_indexed(publisher.last, SOON)
+    assert await _ids(engine, q="ann ") == {2, 900}
+    assert (await indexer.compare()).missing == 0
+    assert await _ids(engine, q="ann ") == {2}
+
+
 class ToldStore(SqliteStorage):
     """Keeps what its texts were."""
 
