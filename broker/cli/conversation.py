@@ -62,7 +62,7 @@ def create(
 
     def begun(broker: RunningBroker) -> Answer:
         made: Answer = broker.post(f"/conversations{_for(actor)}", body)
-        _warn_of_unknown(broker, body["members"])
+        _warn_of_unknown(broker, [*([_key(actor)] if actor else []), *body["members"]])
         return made
 
     made = ask(config, data, begun)

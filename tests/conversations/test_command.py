@@ -117,6 +117,9 @@ async def test_who_is_no_user_in_storage_is_told_of(config: Path) -> None:
         for command in ("add", "invite"):
             assert "warning: u/wraith is no user" in await run(config, command, topic, "wraith")
             assert "warning" not in await run(config, command, topic, "bob")
+        told = await run(config, "create", "group", "--as", "spectre", "--member", "bob")
+        assert told.count("warning") == 1
+        assert "u/spectre is no user in storage" in told
 
 
 async def test_who_could_not_be_looked_up_is_not_called_unknown(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
