@@ -72,7 +72,7 @@ def files_of(settings: Settings) -> Iterator[tuple[str, Path]]:
 def python(settings: Settings) -> Iterator[Finding]:
     """The interpreter, and whether the core is compiled."""
     version = ".".join(map(str, sys.version_info[:3]))
-    core = "compiled core" if compiled() else "core in pure Python (make compile makes it about one and a half times as fast)"
+    core = "compiled core" if compiled() else "core in pure Python (make compile makes it two to three times as fast)"
     yield Finding("ok", "python", f"{version}, {core}")
 
 

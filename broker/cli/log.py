@@ -24,7 +24,7 @@ def log(**_: object) -> None:
 @click.option("--logger", default="", help="Of this logger and those below it, such as broker.net; else of the whole log.")
 @settings_options
 def level(level: str | None, logger: str, config: Path | None, data: Path | None) -> None:
-    """Tell the levels, or set LEVEL. ``inherit`` takes a logger's own level from it."""
+    """Tell the levels, or set LEVEL. inherit takes a logger's own level from it."""
     broker = running_broker(read_settings(config, data))
     if broker is None:
         raise Failure(["no running broker was found"], CANNOT_START)

@@ -28,8 +28,8 @@ def rules(**_: object) -> None:
 @click.option("--payload", required=True, help="Its payload.")
 @click.option("--user", default="", help="The user who publishes it; without one, nobody that was verified.")
 @click.option("--client", default="test", show_default=True, help="The client id.")
-@click.option("--qos", type=click.IntRange(0, 2), default=1, show_default=True)
-@click.option("--retain", is_flag=True)
+@click.option("--qos", type=click.IntRange(0, 2), default=1, show_default=True, help="Its QoS.")
+@click.option("--retain", is_flag=True, help="It is retained.")
 @config_option
 def test(topic: str, payload: str, user: str, client: str, qos: int, retain: bool, config: Path | None) -> None:
     """Say what each rule would do with a message, and why not. Nothing is published, and access control is not asked.

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,9 +135,11 @@ def _spelt_out(name: str, options: Any) -> Any:
     return {ALWAYS[name]: options} if name in ALWAYS and isinstance(options, str) else options
 
 
-def name_problems(plugins: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
-    """Every key that is no plugin: (path, problem)."""
+def name_problems(plugins: Mapping[str, Any], sections: Container[str]) -> Iterator[tuple[Path, str]]:
+    """Every key that is no plugin: (path, problem). ``sections`` are those of the configuration."""
     for key in plugins:
-        if key not in ALIASES and "." not in key:
+        if key in sections:
+            yield ("plugins", key), "not a plugin, it belongs beside plugins"
+        elif key not in ALIASES and "." not in key:
             others = "others go by class path, or have it as their class"
             yield ("plugins", key), f"not a plugin{suggest(key, ALIASES)} ({others})"

@@ -455,7 +455,8 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _names_fit_together(self) -> Settings:
-        for path, problem in (*_same_names([item.name for item in self.listeners]), *plugin_names.name_problems(self.plugins)):
+        named = plugin_names.name_problems(self.plugins, Settings.model_fields)
+        for path, problem in (*_same_names([item.name for item in self.listeners]), *named):
             raise ValueError(f"{dotted(path)}: {problem}")
         return self
 
@@ -548,7 +549,7 @@ def cross_problems(data: Mapping[str, Any]) -> list[tuple[Place, str]]:
     """Names that do not fit together: (path, problem)."""
     listeners, named = data.get("listeners"), data.get("plugins")
     names = [item.get("name") for item in listeners if isinstance(item, dict)] if isinstance(listeners, list) else []
-    return [*_same_names(names), *(plugin_names.name_problems(named) if isinstance(named, dict) else ())]
+    return [*_same_names(names), *(plugin_names.name_problems(named, Settings.model_fields) if isinstance(named, dict) else ())]
 
 
 def _problem(detail: Any, sources: Sources) -> str:
@@ -556,8 +557,8 @@ def _problem(detail: Any, sources: Sources) -> str:
     path: tuple[str | int, ...] = detail["loc"]
     where = sources.where(path)
     if detail["type"] == "extra_forbidden":
-        if path[-1] in plugin_names.ALIASES and len(path) == 1:
-            return f"{where}: unknown here, it belongs under plugins"
+        if home := _home(path):
+            return f"{where}: unknown here, it belongs under {home}"
         return f"{where}: unknown{suggest(str(path[-1]), _known(path[:-1]))}"
     right = wanted(detail)
     if detail["type"] == "missing":
@@ -565,6 +566,17 @@ def _problem(detail: Any, sources: Sources) -> str:
     if detail["type"] == "value_error" and isinstance(detail["input"], dict):
         return f"{where}: {right}"
     return f"{where}: {shown(path, detail['input'])} {right}"
+
+
+def _home(path: tuple[str | int, ...]) -> str:
+    """The section that has the setting of this name, which was written elsewhere; empty where none, or several, have it."""
+    name = str(path[-1])
+    if path[0] == "listeners":
+        return "tls" if name in Tls.model_fields and path[-2] != "tls" else ""
+    if len(path) == 1 and name in plugin_names.ALIASES:
+        return "plugins"
+    homes = [section for section in ("mqtt", "limits", "hooks", "log") if name in _known((section,))]
+    return homes[0] if len(homes) == 1 else ""
 
 
 def _known(path: tuple[str | int, ...]) -> list[str]:

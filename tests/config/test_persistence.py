@@ -98,6 +98,15 @@ def test_an_old_configuration_goes_on_in_its_order(tmp_path: Path) -> None:
         ("persistence: 5", "persistence (line 1): 5 must be a mapping"),
         ("persistence: [a]", "persistence (line 1): a list must be a mapping"),
         ("search: {engine: embedded}", "search (line 1): unknown here, it belongs under plugins"),
+        ("inflight_window: 5", "inflight_window (line 1): unknown here, it belongs under mqtt"),
+        ("mqtt: {publish_rate: 5}", "mqtt.publish_rate (line 1): unknown here, it belongs under limits"),
+        ("mqtt: {inflight_windw: 5}", "mqtt.inflight_windw (line 1): unknown, did you mean 'inflight_window'?"),
+        (
+            "listeners:\n  - {name: a, bind: '127.0.0.1:1', keyfile: a.pem}",
+            "listeners[0].keyfile (line 2): unknown here, it belongs under tls",
+        ),
+        ("plugins: {listeners: []}", "plugins.listeners (line 1): not a plugin, it belongs beside plugins"),
+        ("plugins: {mqtt: {inflight_window: 5}}", "plugins.mqtt (line 1): not a plugin, it belongs beside plugins"),
     ],
 )
 def test_what_is_wrong_with_them_is_said_where_it_was_written(tmp_path: Path, text: str, expected: str) -> None:
