@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 import signal
+from collections.abc import Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support import pending_tasks
 
 # A shell has what it puts in the background ignore ^C, and so do its children: those that a test interrupts would go on.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -26,6 +29,19 @@ def pytest_collection_finish() -> None:
     """From now on there is garbage."""
     gc.freeze()
     gc.enable()
+
+
+pending_tasks.watch()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, None, None]:
+    """Whoever leaves a task that nobody ends is the one that fails."""
+    try:
+        yield
+    finally:
+        left = pending_tasks.taken()
+    assert not left, f"tasks were pending when their event loop closed: {left}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:

@@ -124,8 +124,6 @@ class Loud(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        if record.exc_info and type(record.exc_info[1]).__module__.startswith("aiomqtt"):
-            return  # a stock client of an earlier test, collected now, that nobody asked why its connection ended
         if record.exc_info:
             text += f" {record.exc_info[1]!r}"
         self.lines.append(f"{record.name}: {text}")

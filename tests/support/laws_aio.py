@@ -76,6 +76,10 @@ class AioDevice(Recorder):
         except aiomqtt.MqttError:
             if met:
                 self.dropped()
+        finally:
+            why = client._disconnected  # asked, or it is told of as an error of the test in which it is collected
+            if why.done() and not why.cancelled():
+                why.exception()
 
     async def _left(self) -> None:
         await until(self._leaving.is_set, patience=float("inf"))

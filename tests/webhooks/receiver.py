@@ -28,6 +28,7 @@ class Receiver:
         self.down = False
         """Every request is answered with 503."""
         self._server: asyncio.Server
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self.url = ""
 
     async def __aenter__(self) -> Receiver:
@@ -38,8 +39,15 @@ class Receiver:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        for writer in self._open.values():
+            writer.close()
+        await asyncio.gather(*self._open)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._open[task] = writer
+        task.add_done_callback(self._open.pop)
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
