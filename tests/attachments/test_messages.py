@@ -268,11 +268,15 @@ async def test_a_cluster_needs_one_place_for_all_nodes(tmp_path: Path) -> None:
     shared = {"attachments": {"directory": str(tmp_path / "attachments"), "shared": True}}
     async with cluster(2, plugins={**http, **shared}) as made:
         one, other = (Site(node) for node in made.nodes)
-        path = await whole(one.caller(), "chat/1", CONTENT)
-        assert (await published(other.caller(), "chat/1", path)).status_code == 201
-        for node in (one, other):
-            assert (await node.caller().get(path)).content == CONTENT
-        await two_write_at_once(tmp_path, one, other)
+        try:
+            path = await whole(one.caller(), "chat/1", CONTENT)
+            assert (await published(other.caller(), "chat/1", path)).status_code == 201
+            for node in (one, other):
+                assert (await node.caller().get(path)).content == CONTENT
+            await two_write_at_once(tmp_path, one, other)
+        finally:
+            await one.close()
+            await other.close()
 
 
 async def two_write_at_once(folder: Path, one: Site, other: Site) -> None:

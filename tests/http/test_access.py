@@ -142,7 +142,7 @@ async def test_the_guard(tour: Site) -> None:
     assert endless.status_code == 413
     for answer in (plain, none, large, endless):
         assert answer.headers["content-type"] == "application/problem+json"
-    assert (await httpx.AsyncClient().get(f"{tour.url}/docs")).status_code == 200
+    assert (await http.get(f"{tour.url}/docs")).status_code == 200
     preflight = await http.options("/me", headers={"Origin": "http://evil.example", "Access-Control-Request-Method": "PUT"})
     assert "access-control-allow-origin" not in preflight.headers
 
