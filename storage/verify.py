@@ -33,7 +33,8 @@ class Verifier(Protocol):
 
 
 class Damage(NamedTuple):
-    """A kind of damage, and a query that finds it in a SQLite file. Its rows are what `place` and a mender need to know."""
+    """A kind of damage, and the query, if it is one, that finds it in a SQLite file. Its rows are what `place` and a mender
+    need to know."""
 
     kind: str
     what: str

@@ -9,12 +9,14 @@ from typing import Any
 
 import click
 
+from broker.cli.logs import printable
 from broker.cli.place import address, place_options, tell_of_attachments
 from broker.cli.progress import Progress
 from broker.cli.settings import CANNOT_START, Failure, PathType
 from storage.errors import StorageError
 from storage.factory import open_source
 from storage.transfer import ExportWriter, Sequences
+from storage.verify import TOLD
 
 
 @click.command(short_help="Write everything that is stored into a file.")
@@ -23,24 +25,32 @@ from storage.transfer import ExportWriter, Sequences
 def export(file: Path, **place: Any) -> None:
     """Write everything that is stored into FILE, which `tideline import` makes a database of, also of another kind.
 
-    A broker that runs goes on meanwhile: the file has what was committed when this began. It is whole, or it is not there.
+    A broker that runs goes on meanwhile: the file has what was committed when this began. It is whole, or it is not there. Exit
+    code 1 with a file says that some entries of inboxes are damaged, and that it has everything else.
     """
     if os.path.exists(file):  # where this user may not look, the writing says so
         raise Failure([f"{file} is there already: remove it, or name another file"], 1)
     try:
-        counts = asyncio.run(write_export(address(**place), file))
+        counts, lost = asyncio.run(write_export(address(**place), file))
     except StorageError as error:
         raise Failure([" ".join(str(error).split())], CANNOT_START) from None
     except ValueError as error:
-        raise Failure([f"{error}: the data is damaged; tideline verify says more, and --repair mends it"], 1) from None
+        raise Failure([f"{error}: {_DAMAGED}"], 1) from None
     except OSError as error:
         raise Failure([f"{file} cannot be written: {error.strerror or error}"], 1) from None
     click.echo(f"{file}: {said(counts)}")
     tell_of_attachments(**place, coming=False)
+    if lost:
+        shown = [*lost[:TOLD], *([f"and {len(lost) - TOLD:,} more"] if len(lost) > TOLD else [])]
+        raise Failure([*(printable(line) for line in shown), f"{_DAMAGED}; {file} has everything else"], 1)
 
 
-async def write_export(url: str, file: Path) -> dict[str, int]:
-    """Export a database; how many records of each kind. Raises `StorageError`, OSError, and ValueError for a gap."""
+_DAMAGED = "the data is damaged; tideline verify says more, and --repair mends it"
+
+
+async def write_export(url: str, file: Path) -> tuple[dict[str, int], list[str]]:
+    """Export a database; how many records of each kind, and what of inboxes is lost. Raises `StorageError`, OSError, and
+    ValueError for a gap."""
     async with open_source(url) as source:
         about = await source.about()
         sequences = Sequences()
@@ -49,7 +59,7 @@ async def write_export(url: str, file: Path) -> dict[str, int]:
                 sequences.check(records)
                 writer.write(records)
                 progress.add(len(records))
-            return writer.finish()
+            return writer.finish(), source.lost
 
 
 def said(counts: dict[str, int]) -> str:

@@ -30,7 +30,7 @@ from broker.publication import Outgoing, Publication
 from broker.routing import Match, Trie
 from broker.sessions import Cursor, Head, Member, Session
 from storage.cluster import Wake
-from storage.errors import StorageError
+from storage.errors import StorageError, StorageUnusable
 from storage.records import InboxEntry, Message, Operation
 
 if TYPE_CHECKING:
@@ -629,16 +629,22 @@ class Delivery:
             self._saver = None
 
     async def persist(self, client_id: str, read: Callable[[], Awaitable[T]]) -> T:
-        """Read for a device, again and again for as long as storage is away. Few reads run at a time."""
-        delay = 0.1
+        """Read for a device, again and again for as long as storage is away. Few reads run at a time.
+
+        What is damaged is not passed over: the device waits until somebody has mended it.
+        """
+        delay, told = 0.1, ""
         while True:
             try:
                 async with self.reads:
                     return await read()
             except StorageError as error:
-                log.warning("cannot read for %s, trying again: %s", client_id, error)
+                damaged = isinstance(error, StorageUnusable)
+                if str(error) != told:
+                    told = str(error)
+                    log.log(logging.ERROR if damaged else logging.WARNING, "cannot read for %s: %s", client_id, error)
             await asyncio.sleep(delay)
-            delay = min(delay * 2, 2.0)
+            delay = min(delay * 2, 60.0 if damaged else 2.0)
 
 
 def _readers_of(found: Match[Session | SharedGroup], inbox: str) -> list[Session | SharedGroup]:

@@ -42,6 +42,7 @@ class MongoSource:
         self._heads: dict[str, int] = {}
         self._last: dict[int, int] = {}
         self._owed: list[Record] = []
+        self.lost: list[str] = []
 
     async def __aenter__(self) -> Self:
         self._connection = connection = Connection.make(self._address)

@@ -118,7 +118,11 @@ class Batch:
             else:
                 if run != self._last_run[0]:  # else it is another subscriber of the same conversations
                     self._last_run = (run, run_of(run))
-                self.runs += (inbox.id, seq, run[-1], len(run), self._last_run[1])
+                if self._last_run[1]:
+                    self.runs += (inbox.id, seq, run[-1], len(run), self._last_run[1])
+                else:
+                    for place, id in enumerate(run, seq - len(run) + 1):
+                        self.entries += (inbox.id, place, id)
 
     def write(self, connection: sqlite3.Connection, conversations: Row, users: Row) -> None:
         """Write all, in the caller's transaction."""

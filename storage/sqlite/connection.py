@@ -29,8 +29,6 @@ _WRONG = {
     sqlite3.SQLITE_NOTADB: "is not a SQLite database",
     sqlite3.SQLITE_CORRUPT: "is damaged; restore it from a backup, or save what can be read with sqlite3's .recover",
 }
-_UNREADABLE = "has a row of an inbox that does not say what its entries are; stop the broker, and say tideline verify --repair"
-"""Nothing but `storage.sqlite.runs` has SQLite read JSON from the file, and complain of it."""
 REOPEN = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 """After these a connection is not used again."""
 MESSAGE_ERRORS = (
@@ -54,8 +52,7 @@ def translate(error: sqlite3.Error, path: str) -> StorageError:
     code = primary_code(error)
     if code in _AWAY:
         return StorageUnavailable(f"{path} {_AWAY[code]} ({error})")
-    wrong = _UNREADABLE if str(error) == "malformed JSON" else _WRONG.get(code, "failed")
-    return StorageUnusable(f"{path} {wrong} ({error})")
+    return StorageUnusable(f"{path} {_WRONG.get(code, 'failed')} ({error})")
 
 
 def connect_writer(path: Path, *, busy_timeout: float) -> sqlite3.Connection:

@@ -5,8 +5,12 @@ A MongoDB database is looked at through a file that its export fills, so that th
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from storage.sqlite import runs
-from storage.sqlite.queries import CONVERSATION_HEAD
+from storage.sqlite.queries import CONVERSATION_HEAD, LAST_ID
+from storage.sqlite.unsound import Unsound
 from storage.verify import Damage
 
 LARGEST_GAP = 100_000
@@ -15,29 +19,37 @@ LARGEST_GAP = 100_000
 _INBOX_HEAD = "ifnull((SELECT seq FROM sync WHERE user = u.id ORDER BY seq DESC LIMIT 1), u.floor)"
 _HEADS = f"heads AS MATERIALIZED (SELECT u.key AS key, {_INBOX_HEAD} AS head FROM users AS u)"
 _TOPIC_HEADS = f"heads AS MATERIALIZED (SELECT c.topic AS topic, {CONVERSATION_HEAD} AS head FROM conversations AS c)"
-_GAPS = """
+_CONVERSATION_GAPS = """
     WITH broken AS MATERIALIZED (
-        SELECT * FROM {table} AS t WHERE (SELECT count(*) FROM {entries} WHERE {of} = t.id AND seq > t.floor)
-            != ifnull((SELECT max(seq) FROM {entries} WHERE {of} = t.id AND seq > t.floor), t.floor) - t.floor
+        SELECT * FROM conversations AS t WHERE (SELECT count(*) FROM store WHERE conversation = t.id AND seq > t.floor)
+            != ifnull((SELECT max(seq) FROM store WHERE conversation = t.id AND seq > t.floor), t.floor) - t.floor
     )
-    SELECT name, before + 1, seq - 1 FROM (
-        SELECT t.{name} AS name, e.seq AS seq, lag(e.seq, 1, t.floor) OVER (PARTITION BY t.id ORDER BY e.seq) AS before
-        FROM broken AS t CROSS JOIN {entries} AS e ON e.{of} = t.id AND e.seq > t.floor
+    SELECT topic, before + 1, seq - 1 FROM (
+        SELECT t.topic AS topic, e.seq AS seq, lag(e.seq, 1, t.floor) OVER (PARTITION BY t.id ORDER BY e.seq) AS before
+        FROM broken AS t CROSS JOIN store AS e ON e.conversation = t.id AND e.seq > t.floor
     ) WHERE seq > before + 1
+"""
+_INBOX_GAPS = """
+    SELECT u.key, max(ifnull(s.before, 0), u.floor) + 1, s.seq - s.count FROM (
+        SELECT user, seq, COUNT AS count, lag(seq) OVER (PARTITION BY user ORDER BY seq) AS before FROM sync
+    ) AS s CROSS JOIN users AS u ON u.id = s.user AND s.seq > u.floor
+    WHERE s.seq - s.count > max(ifnull(s.before, 0), u.floor)
 """
 _REMOVED = """
     SELECT max(ifnull((SELECT id FROM store WHERE conversation = c.id AND seq > c.floor ORDER BY seq LIMIT 1), 1 << 62))
     FROM conversations AS c WHERE c.floor > 0
 """
-"""The lowest id that retention cannot have removed: what is gone of a conversation came before the first that it keeps."""
+"""The lowest id that retention cannot have removed: what is gone of a conversation came before the first that it keeps. Nobody
+removed what has an id that was never given."""
 
-_UNREADABLE = Damage(
+RUN = Damage(
     "run",
     "rows of an inbox that do not say what their entries are",
-    runs.UNREADABLE,
-    "{0}: up to {1}",
-    "all but the last entry made a gap, which is mended as one",
+    "",
+    "{0}: {1} to {2}",
+    "kept what can be told of their entries; the others are marked as removed, so that devices pass over them",
 )
+"""Found by `storage.sqlite.unsound`, before all others."""
 _DAMAGES = (
     Damage(
         "unregistered",
@@ -73,7 +85,7 @@ _DAMAGES = (
         "dangling",
         "inbox entries whose message is gone, though retention cannot have removed it",
         f"""SELECT u.key, s.seq, s.message FROM users AS u CROSS JOIN ENTRIES AS s ON s.user = u.id
-        WHERE s.message > ifnull(({_REMOVED}), 0) AND s.target IS NULL
+        WHERE s.message > min(ifnull(({_REMOVED}), 0), ({LAST_ID})) AND s.target IS NULL
         AND NOT EXISTS (SELECT 1 FROM store WHERE id = s.message)
         AND NOT EXISTS (SELECT 1 FROM retained WHERE id = s.message)""",
         "{0} {1}: message {2:016x}",
@@ -82,14 +94,14 @@ _DAMAGES = (
     Damage(
         "conversation-gap",
         "gaps in conversations",
-        _GAPS.format(name="topic", table="conversations", entries="store", of="conversation"),
+        _CONVERSATION_GAPS,
         "{0}: {1} to {2}",
         f"filled with empty messages that have expired, so nobody is given them; not a gap of more than {LARGEST_GAP:,}",
     ),
     Damage(
         "inbox-gap",
         "gaps in inboxes",
-        _GAPS.format(name="key", table="users", entries="ENTRIES", of="user"),
+        _INBOX_GAPS,
         "{0}: {1} to {2}",
         f"filled with entries that count as removed; not a gap of more than {LARGEST_GAP:,}",
     ),
@@ -138,8 +150,20 @@ _DAMAGES = (
 )
 
 
-def damages(version: int) -> list[Damage]:
-    """What is looked for in a file of that schema version, in this order: what one mends, the next may rest on."""
+def damages(version: int, unsound: Sequence[Unsound] = ()) -> list[Damage]:
+    """What is looked for in a file of that schema version, in this order: what one mends, the next may rest on.
+
+    ``unsound``: what is found of the kind `RUN`. Such a row is taken to have all entries up to the row before it, as it has
+    once it is mended, and only the last is looked at.
+    """
     if version < runs.VERSION:
-        return [damage._replace(query=damage.query.replace("ENTRIES", "sync")) for damage in _DAMAGES]
-    return [_UNREADABLE, *(damage._replace(query=damage.query.replace("ENTRIES", runs.READABLE)) for damage in _DAMAGES)]
+        sources = {"ENTRIES": "(SELECT user, seq, message, target FROM sync)", "COUNT": "1"}
+    elif not unsound:
+        sources = {"ENTRIES": "entries", "COUNT": "count"}
+    else:
+        keys = ", ".join(f"({row.number}, {row.last})" for row in unsound)
+        sources = {
+            "ENTRIES": runs.entries_of(f"iif((s.user, s.seq) IN (VALUES {keys}), NULL, s.run)"),
+            "COUNT": f"iif((user, seq) IN (VALUES {keys}), {runs.LONGEST}, count)",
+        }
+    return [damage._replace(query=re.sub("ENTRIES|COUNT", lambda name: sources[name[0]], damage.query)) for damage in _DAMAGES]

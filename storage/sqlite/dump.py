@@ -16,8 +16,10 @@ from storage.restored import unmarked
 from storage.sqlite import queries
 from storage.sqlite.connection import connect_reader, translate
 from storage.sqlite.database_file import is_there, refuse_empty
+from storage.sqlite.runs import VERSION as RUNS
 from storage.sqlite.runs import entries_in
 from storage.sqlite.schema import check_version
+from storage.sqlite.unsound import Unsound, made_sound, unsound
 from storage.transfer import About, Record
 
 _PAGE = 1000
@@ -28,6 +30,7 @@ _DEVICES = """
         d.will, d.will_at
     FROM devices AS d ORDER BY d.id
 """
+_ENTRY = "coalesce(m.time, r.time, 0), coalesce(length(m.payload), length(r.payload), 0)"
 _FIELDS = "seq, m.id, m.user, m.device, m.time, m.qos, m.retain, m.expires, m.properties, m.payload"
 _SIMPLE = {
     "settings": "SELECT 'setting', kind, key, CAST(value AS BLOB) FROM settings ORDER BY kind, key",
@@ -38,9 +41,8 @@ _SIMPLE = {
     "participants": "SELECT 'participant', user, topic, joined, position FROM participants ORDER BY user, topic",
     "retained": f"SELECT 'retained', m.topic, m.{_FIELDS} FROM retained AS m ORDER BY m.topic",
     "users": "SELECT 'inbox', key, floor FROM users ORDER BY id",
-    "sync": """
-        SELECT 'entry', u.key, s.seq, s.message, ifnull(s.target, ''), coalesce(m.time, r.time, 0),
-            coalesce(length(m.payload), length(r.payload), 0)
+    "sync": f"""
+        SELECT 'entry', u.key, s.seq, s.message, ifnull(s.target, ''), {_ENTRY}
         FROM users AS u CROSS JOIN ENTRIES AS s ON s.user = u.id
         LEFT JOIN store AS m ON m.id = s.message LEFT JOIN retained AS r ON r.id = s.message ORDER BY u.id, s.last
     """,
@@ -51,6 +53,20 @@ _SIMPLE = {
     """,
 }
 """By table, in the order of `storage.transfer.KINDS`. A file of an earlier schema may lack one."""
+_TOLD = """
+    CREATE TEMP TABLE told (user INTEGER, seq INTEGER, message INTEGER, count INTEGER, run TEXT, PRIMARY KEY (user, seq))
+    WITHOUT ROWID
+"""
+_SYNC_AS_TOLD = f"""
+    SELECT 'entry', u.key, ifnull(s.seq - ifnull(t.count, s.count) + 1 + e.key, s.seq) AS place,
+        ifnull(t.message, s.message) - ifnull(e.value, 0) AS entry,
+        iif(ifnull(t.count, 1) = 1, ifnull(s.target, ''), ''), {_ENTRY}
+    FROM users AS u CROSS JOIN sync AS s ON s.user = u.id LEFT JOIN told AS t ON t.user = s.user AND t.seq = s.seq
+    LEFT JOIN json_each(iif(t.seq IS NULL, s.run, t.run)) AS e
+    LEFT JOIN store AS m ON m.id = entry LEFT JOIN retained AS r ON r.id = entry
+    WHERE place > u.floor ORDER BY u.id, s.seq
+"""
+"""The entries where some rows do not say theirs: what was made of those is in ``told``."""
 
 
 class SqliteSource:
@@ -61,6 +77,7 @@ class SqliteSource:
         self._busy_timeout = busy_timeout
         self._connection: sqlite3.Connection | None = None
         self._version = 0
+        self.lost: list[str] = []
 
     async def __aenter__(self) -> Self:
         if not is_there(self._path):
@@ -97,8 +114,9 @@ class SqliteSource:
         connection = self._open
         try:
             tables = [*self._tables(), "devices"]
-            sources = [entries_in(self._version) if table == "sync" else table for table in tables]
-            count = sum(connection.execute(f"SELECT count(*) FROM {source}").fetchall()[0][0] for source in sources)
+            entries = "ifnull(sum(count), 0)" if self._version >= RUNS else "count(*)"
+            counts = [f"SELECT {entries if table == 'sync' else 'count(*)'} FROM {table}" for table in tables]
+            count = sum(connection.execute(query).fetchall()[0][0] for query in counts)
             epoch = queries.data_epoch(connection)
         except sqlite3.Error as error:
             raise self._wrong(error) from error
@@ -123,12 +141,25 @@ class SqliteSource:
         last: dict[int, int] = {}
         for table in self._tables():
             query = _SIMPLE[table].replace("ENTRIES", entries_in(self._version))
+            if table == "sync" and self._version >= RUNS and (damaged := unsound(connection)):
+                self._tell(damaged)
+                query = _SYNC_AS_TOLD
             for page in _pages(connection.execute(query)):
                 if table in ("store", "retained"):
                     _note(last, (record[3] for record in page))
                 yield page
         _note(last, [queries.last_id(connection)])
         yield [("id", number, id) for number, id in sorted(last.items())]
+
+    def _tell(self, damaged: list[Unsound]) -> None:
+        """Make of rows what can be told of them, beside the file."""
+        connection = self._open
+        connection.execute("PRAGMA query_only=OFF").fetchall()  # the file itself is opened to be read
+        connection.execute(_TOLD)
+        for row in damaged:
+            message, count, run, told = made_sound(connection, row)
+            connection.execute("INSERT INTO told VALUES (?, ?, ?, ?, ?)", (row.number, row.last, message, count, run))
+            self.lost.append(f"inbox {row.user!r}, entries {row.first} to {row.last}: {told} of {count} can be told")
 
 
 def _pages(cursor: sqlite3.Cursor) -> Iterator[list[Record]]:

@@ -210,8 +210,9 @@ def _in_runs(entries: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
         user, first, _, target, *_ = entries[at]
         ids = [entries[at][2]]
         while not target and len(ids) < LONGEST and at + len(ids) < len(entries):
-            if entries[at + len(ids)][:2] != (user, first + len(ids)) or entries[at + len(ids)][3]:
+            whose, seq, id, for_one, *_ = entries[at + len(ids)]
+            if (whose, seq) != (user, first + len(ids)) or for_one or id <= ids[-1]:  # of several nodes' ids some do not rise
                 break
-            ids.append(entries[at + len(ids)][2])
+            ids.append(id)
         at += len(ids)
         yield (user, first + len(ids) - 1, ids[-1], target, len(ids), run_of(ids) if len(ids) > 1 else None)

@@ -15,6 +15,7 @@ from typing import Any
 from storage.interface import TextPage
 from storage.names import prefix_end
 from storage.records import InboxEntry, Message
+from storage.sqlite.unsound import PAGE, Page, unreadable, unsound_among, unsound_behind
 
 _BODY = "CAST(group_concat(m.properties || m.payload, '') AS BLOB)"
 _FIELDS = (
@@ -52,16 +53,18 @@ _CONVERSATION = f"{_STORED} WHERE c.topic = :topic AND m.seq > :after AND m.seq 
 _CONVERSATION_UP = _page("m.seq", _CONVERSATION, "ASC").format(columns=_MESSAGE_COLUMNS, inner=_MESSAGE_INNER)
 _CONVERSATION_DOWN = _page("m.seq", _CONVERSATION, "DESC").format(columns=_MESSAGE_COLUMNS, inner=_MESSAGE_INNER)
 _TAIL = _page("m.id", f"{_STORED} WHERE m.id > :after", "ASC").format(columns=_MESSAGE_COLUMNS, inner=_MESSAGE_INNER)
+_PLACES = PAGE.replace("{e}.seq", "m.place").replace("{e}", "m")
 _INBOX = f"""
     WITH
     asked AS MATERIALIZED (
-        SELECT seq, message, target FROM entries
-        WHERE user = (SELECT id FROM users WHERE key = :user) AND last > :after AND seq > :after ORDER BY last LIMIT :limit
+        SELECT seq, message, target, last FROM entries
+        WHERE user = (SELECT id FROM users WHERE key = :user) AND last > :after AND last < :until AND seq > :after
+        ORDER BY last LIMIT :limit
     ),
     sizes AS (SELECT s.seq AS place, length(m.payload) AS size FROM asked AS s LEFT JOIN store AS m ON m.id = s.message),
     {_WITHIN.format(order="ASC", ends="max")}
-    SELECT json_group_array(json_array({_FIELDS}, m.place, m.target, m.message)), {_BODY} FROM (
-        SELECT {_MESSAGE_INNER}, s.seq AS place, s.target AS target, s.message AS message FROM asked AS s
+    SELECT json_group_array(json_array({_FIELDS}, m.place, m.target, m.message)), {_BODY}, {_PLACES} FROM (
+        SELECT {_MESSAGE_INNER}, s.seq AS place, s.target AS target, s.message AS message, s.last AS last FROM asked AS s
         LEFT JOIN store AS m ON m.id = s.message LEFT JOIN conversations AS c ON c.id = m.conversation
         WHERE s.seq <= (SELECT last FROM page)
     ) AS m
@@ -100,6 +103,10 @@ LAST = (1 << 63) - 1
 def _rows(connection: sqlite3.Connection, query: str, arguments: dict[str, object]) -> list[tuple[Message | None, list[Any]]]:
     """The messages of a page, each with what its row holds beside the message."""
     ((fields, body),) = connection.execute(query, arguments).fetchall()
+    return _taken_apart(fields, body)
+
+
+def _taken_apart(fields: str, body: bytes) -> list[tuple[Message | None, list[Any]]]:
     rows, at = [], 0
     for id, topic, seq, user, device, time, qos, retain, expires, properties, payload, *more in json.loads(fields):
         message = None
@@ -117,8 +124,18 @@ def _messages(connection: sqlite3.Connection, query: str, **arguments: object) -
 
 
 def inbox(connection: sqlite3.Connection, user: str, after: int, limit: int, max_bytes: int) -> list[InboxEntry]:
-    """A page of an inbox."""
-    rows = _rows(connection, _INBOX, {"user": user, "after": after, "limit": limit, "max_bytes": max_bytes})
+    """A page of an inbox, which ends before a row that does not say what its entries are."""
+    asked = {"user": user, "after": after, "until": LAST, "limit": limit, "max_bytes": max_bytes}
+    try:
+        ((fields, body, *places),) = connection.execute(_INBOX, asked).fetchall()
+        damaged = unsound_among(connection, user, after, Page(*places))
+    except sqlite3.OperationalError as error:
+        damaged = unsound_behind(connection, user, after, error)
+    if damaged is not None:
+        ((fields, body, *_),) = connection.execute(_INBOX, asked | {"until": damaged.last}).fetchall()
+        if fields == "[]":
+            raise unreadable(damaged)
+    rows = _taken_apart(fields, body)
     missing = [more[2] for message, more in rows if message is None]
     kept = {message.id: message for message in _retained_by_id(connection, missing)} if missing else {}
     return [InboxEntry(place, message or kept.get(id), target or "") for message, (place, target, id) in rows]

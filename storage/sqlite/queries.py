@@ -34,7 +34,7 @@ _SEQUENCE_AT = f"""
     )
     SELECT low FROM halves WHERE low = high
 """
-_LAST_ID = """
+LAST_ID = """
     SELECT max((SELECT value FROM meta WHERE key = 'last_id'), (SELECT ifnull(max(id), 0) FROM store),
         (SELECT ifnull(max(id), 0) FROM retained))
 """
@@ -98,7 +98,7 @@ def sequence_at(connection: sqlite3.Connection, topic: str, time: int) -> int:
 
 def last_id(connection: sqlite3.Connection) -> int:
     """The highest message id that ever was stored or retained."""
-    return int(connection.execute(_LAST_ID).fetchall()[0][0])
+    return int(connection.execute(LAST_ID).fetchall()[0][0])
 
 
 def volume(connection: sqlite3.Connection, path: Path) -> Volume:

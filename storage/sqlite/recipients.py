@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from storage.interface import NEAR
-from storage.sqlite.runs import LONGEST
+from storage.sqlite.runs import LONGEST, READABLE
 
 _PARTICIPANTS = "SELECT user FROM participants WHERE topic = ? AND joined = 1 AND user > ? ORDER BY user LIMIT ?"
 _POSITIONS = """
@@ -33,9 +33,9 @@ _ENTRIES = f"""
     )
     SELECT json_group_array(json_array(place, seq)) FROM (
         SELECT h.place, coalesce(
-            (SELECT seq FROM entries WHERE user = h.user AND message = :id AND last = (
+            (SELECT seq FROM {READABLE} WHERE user = h.user AND message = :id AND last = (
                 SELECT seq FROM sync WHERE user = h.user AND seq >= h.low AND target IS NULL ORDER BY seq LIMIT 1)),
-            (SELECT seq FROM entries
+            (SELECT seq FROM {READABLE}
                 WHERE user = h.user AND last BETWEEN h.low - {NEAR} AND h.low + {NEAR + LONGEST}
                 AND message = :id AND target IS NULL ORDER BY last LIMIT 1)) AS seq
         FROM halves AS h WHERE h.low = h.high

@@ -7,6 +7,7 @@ import sqlite3
 
 from storage.interface import Pointer
 from storage.sqlite.runs import remove_through
+from storage.sqlite.unsound import PAGE, Page, unreadable, unsound_among, unsound_behind
 
 STEP = 500
 """Rows per transaction: a commit waits for one of them at most."""
@@ -19,9 +20,9 @@ _INBOX = """
     SELECT id, floor, ifnull((SELECT seq FROM sync WHERE user = u.id ORDER BY seq DESC LIMIT 1), floor)
     FROM users AS u WHERE key = ?
 """
-_POINTERS = """
-    SELECT json_group_array(json_array(entry.seq, ifnull(c.topic, ''), ifnull(m.seq, 0))) FROM (
-        SELECT seq, message FROM entries WHERE user = (SELECT id FROM users WHERE key = ?1) AND last > ?2 AND seq > ?2
+_POINTERS = f"""
+    SELECT json_group_array(json_array(entry.seq, ifnull(c.topic, ''), ifnull(m.seq, 0))), {PAGE.format(e="entry")} FROM (
+        SELECT seq, message, last FROM entries WHERE user = (SELECT id FROM users WHERE key = ?1) AND last > ?2 AND seq > ?2
         ORDER BY last LIMIT ?3
     ) AS entry LEFT JOIN store AS m ON m.id = entry.message LEFT JOIN conversations AS c ON c.id = m.conversation
 """
@@ -66,6 +67,16 @@ def prune_inbox(connection: sqlite3.Connection, user: str, before: int, limit: i
 
 
 def pointers(connection: sqlite3.Connection, user: str, after: int, limit: int) -> list[Pointer]:
-    """A page of what an inbox points to; one row, for the interpreter lock (see `storage.sqlite.pages`)."""
-    ((found,),) = connection.execute(_POINTERS, (user, after, limit)).fetchall()
+    """A page of what an inbox points to; one row, for the interpreter lock (see `storage.sqlite.pages`).
+
+    Raises `StorageUnusable` where a row does not say what its entries are, also if others come before it: a page that is short
+    would say that the inbox ends there, and that nobody waits for what is behind.
+    """
+    try:
+        ((found, *places),) = connection.execute(_POINTERS, (user, after, limit)).fetchall()
+        damaged = unsound_among(connection, user, after, Page(*places))
+    except sqlite3.OperationalError as error:
+        damaged = unsound_behind(connection, user, after, error)
+    if damaged is not None:
+        raise unreadable(damaged)
     return [Pointer(*row) for row in json.loads(found)]

@@ -3,7 +3,8 @@
 A stream of messages to a user would else cost a row of 21 bytes, and SQLite's way into the tree, for each entry. A run has the
 key of its last entry, so that the end of an inbox, and what comes after an offset, is found as if each entry had a row.
 ``run`` is a JSON array of how far below ``message`` each entry's message id is: ``[5,2,0]``. ``count`` is its length. An entry
-alone has no array. Entries for one device are always alone.
+alone has no array. Entries for one device are always alone, and so are those whose ids do not rise. What a row that is damaged
+still says: `storage.sqlite.unsound`.
 
 The view ``entries`` has a row for each entry: ``user``, ``seq``, ``message``, ``target``, and ``last``, the key of its run. Ask
 it for a range of ``last``, and for ``ORDER BY last``: SQLite goes through the rows by their key, and through an array from its
@@ -13,7 +14,6 @@ beginning, so that entries come by ``seq``, and no row is read that is not neede
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
 from typing import Final
 
 LONGEST: Final = 100
@@ -34,20 +34,23 @@ ALTER TABLE sync ADD COLUMN run TEXT;
 CREATE VIEW entries AS SELECT {_COLUMNS} FROM sync AS s LEFT JOIN json_each(s.run) AS e;
 """
 
-_LENGTH = "iif(run IS NULL, 1, iif(json_valid(run), json_array_length(run), 0))"
-READABLE = f"(SELECT {_COLUMNS} FROM sync AS s LEFT JOIN json_each(iif({_LENGTH} = s.count, s.run, NULL)) AS e)"
-"""The entries, for who looks for damage: of a row that does not say what its entries are the last one, as `MEND_UNREADABLE`
-leaves it. The view ends the query by an error there."""
+
+def entries_of(run: str) -> str:
+    """The view's rows, with another expression in place of ``s.run``; of a row ``s`` for which it is NULL, the last entry."""
+    return f"(SELECT {_COLUMNS} FROM sync AS s LEFT JOIN json_each({run}) AS e)"
+
+
+READABLE = entries_of("iif(json_valid(s.run), s.run, NULL)")
+"""The entries, for who commits: of a row that is damaged so that it is no JSON, the last one. The view ends the query by an
+error there; that one inbox has such a row must not hold up what is due to all others."""
 
 _REMOVE = "DELETE FROM sync WHERE user = :user AND seq <= :floor"
 _CUT = f"""
     UPDATE sync SET count = seq - :floor,
-        run = (SELECT json_group_array(e.value) FROM json_each(sync.run) AS e WHERE e.key >= sync.count - sync.seq + :floor)
+        run = iif(json_valid(run), (
+            SELECT json_group_array(e.value) FROM json_each(sync.run) AS e WHERE e.key >= sync.count - sync.seq + :floor), run)
     WHERE user = :user AND seq > :floor AND seq < :floor + {LONGEST} AND seq - count < :floor
 """
-UNREADABLE = f"SELECT u.key, s.seq, s.user FROM sync AS s LEFT JOIN users AS u ON u.id = s.user WHERE {_LENGTH} != s.count"
-"""Runs of which only the last entry can be told, which is what `MEND_UNREADABLE` leaves."""
-MEND_UNREADABLE = "UPDATE sync SET count = 1, run = NULL WHERE seq = ?2 AND user = ?3"
 REMOVE_ENTRY = f"""
     UPDATE sync SET message = iif(run IS NULL, 0, message),
         run = json_replace(run, '$[' || (?2 - seq + count - 1) || ']', message)
@@ -56,9 +59,12 @@ REMOVE_ENTRY = f"""
 """An entry counts as removed then: no message has its id, 0."""
 
 
-def run_of(ids: Sequence[int]) -> str:
-    """How far each message id is below the last one, as the column ``run`` has it."""
+def run_of(ids: list[int]) -> str:
+    """How far each message id is below the last one, as the column ``run`` has it. Empty for ids that do not rise, which are no
+    run: that they do shows whether a run is damaged."""
     last = ids[-1]
+    if sorted(set(ids)) != ids:
+        return ""
     return "[" + ",".join([str(last - id) for id in ids]) + "]"
 
 

@@ -11,6 +11,7 @@ from storage.records import CloseSession, DeviceKey, OpenSession, Subscribe, Uns
 from storage.sqlite.batch import write_subscriptions
 from storage.sqlite.recent import Recent
 from storage.sqlite.runs import LONGEST
+from storage.sqlite.unsound import is_no_json
 
 KEPT = 100_000
 PROBED = 1000
@@ -154,11 +155,17 @@ class Sessions:
 
 
 def _before(connection: sqlite3.Connection, user: str, time: int, floor: int, head: int) -> int:
-    """The sequence before the first entry of ``time`` or later; an entry without a message counts as older."""
+    """The sequence before the first entry of ``time`` or later; an entry without a message counts as older. Less, where a row
+    that does not say what its entries are is in the way: it must not hold up the group, nor have the device skip anything."""
     low, high = floor + 1, head + 1
     while low < high:
         middle = (low + high) // 2
-        found = connection.execute(_PROBE, (user, middle, high - 1, PROBED)).fetchall()
+        try:
+            found = connection.execute(_PROBE, (user, middle, high - 1, PROBED)).fetchall()
+        except sqlite3.OperationalError as error:
+            if not is_no_json(error):
+                raise
+            break
         if found and found[0][1] >= time:
             high = middle
         else:

@@ -4,7 +4,7 @@ that a crash leaves all as it was."""
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ from typing import Any
 from storage.errors import NoDatabase
 from storage.packing import pack_inflight, unpack_inflight
 from storage.sqlite.connection import connect_reader, connect_writer, translate
-from storage.sqlite.damage import LARGEST_GAP, damages
+from storage.sqlite.damage import LARGEST_GAP, RUN, damages
 from storage.sqlite.database_file import is_there, refuse_empty
-from storage.sqlite.runs import MEND_UNREADABLE, REMOVE_ENTRY, remove_through
+from storage.sqlite.runs import REMOVE_ENTRY, remove_through
+from storage.sqlite.runs import VERSION as RUNS
 from storage.sqlite.schema import VERSION, check_version, migrate
 from storage.sqlite.serving_lock import ServingLock
+from storage.sqlite.unsound import Unsound, made_sound, unsound
 from storage.verify import TOLD, Finding, Report
 
 Rows = list[tuple[Any, ...]]
@@ -36,7 +38,6 @@ _STATEMENTS = {
     ),
 }
 _ROWS = {
-    "run": (3, MEND_UNREADABLE),
     "dangling": (2, REMOVE_ENTRY),
     "since": (
         5,
@@ -106,8 +107,10 @@ def _structure(connection: sqlite3.Connection, report: Report) -> list[Finding]:
 
 
 def _found(connection: sqlite3.Connection, report: Report, version: int) -> list[tuple[Any, Rows]]:
-    found = []
-    for damage in damages(version):
+    report(RUN.what)
+    rows = unsound(connection) if version >= RUNS else []
+    found: list[tuple[Any, Rows]] = [(RUN, list(rows))]
+    for damage in damages(version, rows):
         report(damage.what)
         found.append((damage, connection.execute(damage.query).fetchall()))
     return found
@@ -119,6 +122,10 @@ def _mend_all(connection: sqlite3.Connection, report: Report) -> list[Finding]:
         return found
     if found:
         connection.execute("REINDEX")
+    report(RUN.what)
+    if damaged := unsound(connection):
+        _tell_again(connection, damaged)
+        found.append(RUN.finding(list(damaged)))
     for damage in damages(VERSION):  # one after the other
         report(damage.what)
         rows = connection.execute(damage.query).fetchall()
@@ -181,6 +188,16 @@ def _move_back(connection: sqlite3.Connection, rows: Rows) -> None:
         connection.execute(
             "UPDATE devices SET position = ?, cursor = ?, inflight = ? WHERE user = ? AND client = ?",
             (offset, cursor, pack_inflight(inflight), *place),
+        )
+
+
+def _tell_again(connection: sqlite3.Connection, rows: Sequence[Unsound]) -> None:
+    for damaged in rows:
+        message, count, run, _ = made_sound(connection, damaged)
+        connection.execute(
+            """UPDATE sync SET message = ?1, count = ?2, run = ?3, target = iif(?2 = 1, target, NULL)
+            WHERE user = ?4 AND seq = ?5""",
+            (message, count, run, damaged.number, damaged.last),
         )
 
 

@@ -23,6 +23,10 @@ class Source(Protocol):
 
     async def __aexit__(self, kind: Kind, error: BaseException | None, at: TracebackType | None) -> None: ...
 
+    lost: list[str]
+    """Once `records` has ended: what of the entries of inboxes is damaged, a line each. Those that cannot be told are there as
+    entries that count as removed."""
+
     async def about(self) -> About:
         """What is in it, as of about now."""
 

@@ -303,6 +303,14 @@ MUTANTS = (
         "tests/storage_sqlite/test_runs.py",
     ),
     Mutant(
+        3,
+        "an inbox goes on behind a damaged run",
+        "storage/sqlite/pages.py",
+        "            raise unreadable(damaged)\n",
+        "            pass\n",
+        "tests/storage_sqlite/test_unsound.py",
+    ),
+    Mutant(
         2,
         "what was removed of a run is still in it",
         "storage/sqlite/runs.py",

@@ -39,8 +39,8 @@ IN_CHAT = "(SELECT id FROM conversations WHERE topic = 'chat/a')"
 OF_ANN = "(SELECT id FROM users WHERE key = 'u/ann')"
 SQLITE = {
     "conversation-gap": (f"DELETE FROM store WHERE conversation = {IN_CHAT} AND seq = 5", "chat/a: 5 to 5", {"dangling"}),
-    "inbox-gap": (f"UPDATE sync SET count = 2, run = '[0,1]' WHERE user = {OF_ANN} AND seq = 6", "u/ann: 1 to 4", set()),
-    "run": (f"UPDATE sync SET run = '[0,' WHERE user = {OF_ANN} AND seq = 6", "u/ann: up to 6", {"inbox-gap"}),
+    "inbox-gap": (f"UPDATE sync SET count = 2, run = '[1,0]' WHERE user = {OF_ANN} AND seq = 6", "u/ann: 1 to 4", set()),
+    "run": (f"UPDATE sync SET run = '[0,' WHERE user = {OF_ANN} AND seq = 6", "u/ann: 1 to 6", set()),
     "dangling": (
         f"DELETE FROM store WHERE conversation = {IN_CHAT} AND seq = 6",
         "u/ann 6: message 0000000000000006",
