@@ -34,6 +34,8 @@ def passwd(file: Path, user: str | None, delete: bool, scram: bool, stdin: bool,
     """
     lines = _read(file)
     if user is None:
+        if not file.exists():
+            raise Failure([f"{file}: no such file; with a USER it is made"], 1)
         for name in filter(None, map(_name, lines)):
             click.echo(name)
         return

@@ -289,6 +289,12 @@ def test_what_the_file_cannot_hold_is_refused(tmp_path: Path, user: str, passwor
     assert not file.exists()
 
 
+def test_a_password_file_that_is_not_there_is_no_empty_one(tmp_path: Path) -> None:
+    shown = tideline("passwd", tmp_path / "pasword.txt")
+    assert (shown.exit_code, "pasword.txt: no such file" in shown.stderr) == (1, True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_user_who_is_not_there_cannot_be_removed(tmp_path: Path) -> None:
     shown = tideline("passwd", tmp_path / "none.txt", "alice", "--delete")
     assert (shown.exit_code, "no user 'alice'" in shown.stderr) == (1, True)
