@@ -233,7 +233,9 @@ class Client:
             self._line.tell_read(topic, seq)
 
     def receipts(self, message_id: str) -> dict[str, int]:
-        """How many users have a message, were given it, have acknowledged and read it: for who was away when it was told."""
+        """How many users have a message, were given it, have acknowledged and read it: for who was away when it was told.
+
+        ``message_id``: a `Message.id`, or the ``message`` of a `Receipt`; not the key that `send` gave."""
         counts: dict[str, int] = {}
         after: str | None = ""
         while after is not None:
