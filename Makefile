@@ -107,7 +107,7 @@ $(DEMO): requirements/test.txt $(CORE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/test.txt paho-mqtt
 	@touch $@
 
-$(COMPILED_STAMP): setup.py compiler.py pyproject.toml $(SOURCES) | $(TEST)
+$(COMPILED_STAMP): setup.py compiler.py pyproject.toml requirements/zig.txt $(SOURCES) | $(TEST)
 	@rm -rf build && mkdir -p $(COMPILED)
 	@$(BIN)/python compiler.py $(ZIG) $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target $(COMPILED) .
 	@rm -rf build/c build/lib* build/temp* build/bdist*

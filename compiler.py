@@ -1,7 +1,7 @@
 """Runs a command that compiles the core, with a C compiler for setuptools: `python compiler.py FOLDER COMMAND...`
 
 It is the system's, where there is one. Else it is zig's, which PyPI has as the package ziglang: in FOLDER, apart from what
-runs (`make compile`).
+runs (`make compile`), in the version of requirements/zig.txt.
 """
 
 import os
@@ -31,14 +31,19 @@ def _there(command: str) -> bool:
 
 
 def of_pypi(folder: Path) -> str:
-    """Zig's, which is fetched where the folder is not there yet."""
-    if not folder.exists():
+    """Zig's, which is fetched where the folder is not there yet, or holds another than the lock names."""
+    fetched = folder / LOCK.name
+    locked = LOCK.read_text()
+    if not fetched.exists() or fetched.read_text() != locked:
         print(f"no C compiler was found: fetching zig's from PyPI into {folder} (100 MB, 400 when unpacked)", flush=True)
         unfinished = folder.with_name(folder.name + ".new")
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir", "--upgrade"]
+        shutil.rmtree(unfinished, ignore_errors=True)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]
         done = subprocess.run([*pip, "--target", str(unfinished), "--requirement", str(LOCK)], check=False)
         if done.returncode:
             raise SystemExit("no C compiler was found, nor could zig's be fetched: install one (Debian: apt install gcc)")
+        (unfinished / LOCK.name).write_text(locked)
+        shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
     return f"{shlex.quote(str(folder.resolve() / 'ziglang' / 'zig'))} {ZIG}"
 

@@ -65,6 +65,7 @@ def test_cc_says_which(system: Path, folder: Path, monkeypatch: pytest.MonkeyPat
 
 def test_where_there_is_none_it_is_zigs_for_any_processor(folder: Path) -> None:
     folder.mkdir(parents=True)  # as it was fetched
+    (folder / "zig.txt").write_text(compiler.LOCK.read_text())
     found = compiler.environment(folder)
     command = [str(folder / "ziglang" / "zig"), "cc", "-mcpu=baseline", "-fno-sanitize=undefined"]
     assert shlex.split(found["CC"]) == command
@@ -72,10 +73,16 @@ def test_where_there_is_none_it_is_zigs_for_any_processor(folder: Path) -> None:
     assert found["ZIG_GLOBAL_CACHE_DIR"] == str(folder / "cache")
 
 
-def test_zigs_is_fetched_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What pip was asked for, a line for each time."""
     told = tmp_path / "told"
     pip = f'echo "$@" >> {told}\nwhile [ "$1" != --target ]; do shift; done\n/bin/mkdir -p "$2/ziglang"'
     monkeypatch.setattr(sys, "executable", str(program(tmp_path / "python", pip)))
+    return told
+
+
+def test_zigs_is_fetched_once(folder: Path, told: Path) -> None:
     for _ in range(2):
         compiler.environment(folder)
     (line,) = told.read_text().splitlines()
@@ -83,6 +90,27 @@ def test_zigs_is_fetched_once(folder: Path, tmp_path: Path, monkeypatch: pytest.
     assert line.endswith(f"--requirement {compiler.LOCK}")
     assert list(folder.parent.iterdir()) == [folder]
     assert "ziglang==" in compiler.LOCK.read_text()
+
+
+def test_another_version_of_the_lock_is_fetched_in_place_of_it(
+    folder: Path, told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler.environment(folder)
+    (folder / "ziglang" / "of the old one").touch()
+    lock = tmp_path / "zig.txt"
+    lock.write_text(compiler.LOCK.read_text() + "# newer\n")
+    monkeypatch.setattr(compiler, "LOCK", lock)
+    for _ in range(2):
+        compiler.environment(folder)
+    assert len(told.read_text().splitlines()) == 2
+    assert not (folder / "ziglang" / "of the old one").exists()
+
+
+def test_what_earlier_sources_fetched_is_fetched_again(folder: Path, told: Path) -> None:
+    """It does not say which version it is."""
+    folder.mkdir(parents=True)
+    compiler.environment(folder)
+    assert (folder / "ziglang").exists()
 
 
 def test_where_it_cannot_be_fetched_that_is_said(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
