@@ -72,6 +72,7 @@ its ``-R``, and EMQX, with ``active_n``, take so many requests of a connection b
 PROGRESS: Final = 4096
 """Bytes of one packet that count as being heard, as the packet itself will."""
 
+_LARGER = "; raise mqtt.max_packet_size to accept it"
 CLOSE_GRACE = 2.0
 """Seconds that a closed connection has to take what was written to it."""
 
@@ -218,6 +219,13 @@ class Connection(Link):
         self.writable = False
         self.server.clock.forget(self)
         self._end("connection lost" if exc is None else f"connection lost: {exc}")
+
+    def broken(self, why: str, *, too_large: bool) -> None:
+        """The client broke the rules of what carries MQTT, and was told there. Nothing more is exchanged."""
+        self.server.counters.protocol_errors += 1
+        if too_large:
+            self.server.counters.limit_packet_size += 1
+        self.close(why + _LARGER if too_large else why)
 
     def write_failed(self, rest: Any) -> None:
         """The client takes nothing more. What it had sent, perhaps a DISCONNECT, still counts: it is read from ``rest``."""
@@ -598,8 +606,7 @@ class Connection(Link):
                 return
         if isinstance(violation, PacketTooLarge):
             self.server.counters.limit_packet_size += 1
-        limit = "; raise mqtt.max_packet_size to accept it" if isinstance(violation, PacketTooLarge) else ""
-        self.disconnect(violation.code, violation.text + limit)
+        self.disconnect(violation.code, violation.text + (_LARGER if isinstance(violation, PacketTooLarge) else ""))
 
     def refuse(self, code: int, text: str) -> None:
         """Answer a CONNECT with a reason, and close [MQTT-3.1.4-2, 3.1.4-6, 3.2.2-5]."""

@@ -22,7 +22,7 @@ from broker.net.accept import Acceptor
 from broker.net.admission import Admission, Total, descriptors
 from broker.net.client_certificates import NotAccepted, checked, read
 from broker.net.proxy import ProxyProtocol
-from broker.net.stream import Connection, Stream, shown
+from broker.net.stream import Connection, MqttConnection, Stream, shown
 from broker.net.tls import Tls, TlsProtocol
 from broker.net.unix_socket import Taken, listening
 from broker.net.websocket import Door, WebSocketProtocol
@@ -34,7 +34,7 @@ _LEAST_MESSAGE = 1 << 16  # a WebSocket message may hold several small packets
 
 Address = tuple[str, int]
 
-MakeConnection = Callable[[str, str, str], Connection]
+MakeConnection = Callable[[str, str, str], MqttConnection]
 """Makes the connection of one client of the listener with this name; the others are the client's address, ``host:port``, and
 the user that its certificate names, or nothing."""
 
@@ -118,7 +118,10 @@ class Listeners:
             return lambda stream: make(name, stream.peer, stream.certified)
         largest, clock, timeout = self._max_message, self._clock, self._timeout
         door = Door(listener.path, self._origins, secure=listener.tls is not None)
-        inside: Serve = lambda stream: make(name, stream.peer, stream.certified)  # noqa: E731
+
+        def inside(stream: Stream) -> MqttConnection:
+            return make(name, stream.peer, stream.certified)
+
         return lambda stream: WebSocketProtocol(stream, door, largest, clock, timeout, inside)
 
     def _in_tls(self, listener: Listener, certificate: Certificate, inside: Serve) -> Serve:

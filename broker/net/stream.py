@@ -40,6 +40,13 @@ class Connection(Protocol):
         """The client takes nothing more. What it had sent is still to be read, from now on by way of this transport."""
 
 
+class MqttConnection(Connection, Protocol):
+    """What serves one client's MQTT, by whatever carries it."""
+
+    def broken(self, why: str, *, too_large: bool) -> None:
+        """The client broke the rules of what carries MQTT, and was told there: nothing more is exchanged."""
+
+
 def _nobody(data: bytes) -> None:
     """What comes is for nobody."""
 

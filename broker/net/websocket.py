@@ -21,6 +21,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import Protocol, Side, State
@@ -29,7 +30,7 @@ from websockets.typing import Subprotocol
 
 from broker.clock import NO_SLOT, Wheel
 from broker.config import Origins, refusal
-from broker.net.stream import Connection, Stream
+from broker.net.stream import MqttConnection, Stream
 from broker.packets import protocol_of, shown
 
 SUBPROTOCOLS = [Subprotocol("mqtt"), Subprotocol("mqttv3.1")]
@@ -143,7 +144,7 @@ class WebSocketProtocol:
         max_message: int,
         clock: Wheel,
         timeout: float,
-        make: Callable[[Stream], Connection],
+        make: Callable[[Stream], MqttConnection],
     ) -> None:
         self._stream = stream
         self._door = door
@@ -151,7 +152,7 @@ class WebSocketProtocol:
         self._make = make
         self._head = b""
         self._frames: Protocol | None = None
-        self._connection: Connection | None = None
+        self._connection: MqttConnection | None = None
         self._transport: asyncio.Transport | None = None
         self._clock = clock
         self.wheel_slot: int = NO_SLOT
@@ -269,6 +270,7 @@ class WebSocketProtocol:
             return
         if frame.opcode is Opcode.TEXT:
             self.close(CloseCode.UNSUPPORTED_DATA, "MQTT needs binary frames")
+            self._connection.broken("a WebSocket text frame, and MQTT needs binary frames", too_large=False)
         elif frame.opcode in (Opcode.BINARY, Opcode.CONT) and frame.data:
             self._connection.data_received(bytes(frame.data))
 
@@ -294,6 +296,12 @@ class WebSocketProtocol:
     def _end_stream(self, transport: asyncio.Transport, *, failed: bool) -> None:
         """Nothing more is written. A peer that reads nothing, or never ends its own stream, gets `CLOSE_TIMEOUT`."""
         self._ended, self._ends_later = True, False
+        if self._connection is not None and self._frames is not None:
+            fault = self._frames.parser_exc
+            if isinstance(fault, PayloadTooBig):
+                self._connection.broken(f"a WebSocket message of more than {self._max_message} bytes", too_large=True)
+            elif isinstance(fault, ProtocolError):
+                self._connection.broken(f"broken WebSocket frame: {fault}", too_large=False)
         if failed and transport.can_write_eof():
             transport.write_eof()  # to close with its bytes unread would reset, and lose the reason that we gave
         else:

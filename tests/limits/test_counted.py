@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 import time
 from pathlib import Path
@@ -10,10 +11,14 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 from broker.counters import Counters
 from broker.packets.codes import ReasonCode as R
-from broker.packets.model import Disconnect, PubAck, Publish
+from broker.packets.encoder import encode
+from broker.packets.model import Connect, Disconnect, PubAck, Publish
 from plugins.http import HttpPlugin
 from tests.support.broker import running
 from tests.support.until import until
@@ -85,6 +90,23 @@ async def test_unacknowledged_messages_and_packets_that_are_too_large() -> None:
         large.send(Publish("t", bytes(2000), 0))
         assert [packet.reason for packet in await large.closed()] == [R.PACKET_TOO_LARGE]  # type: ignore[union-attr]
         assert (counters.limit_receive_maximum, counters.limit_packet_size) == (1, 1)
+
+
+async def test_a_websocket_message_that_is_too_large_is_told_of_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with running(listeners=[{"name": "ws", "type": "ws", "bind": "127.0.0.1:0"}]) as broker:
+        url = "ws://{}:{}/mqtt".format(*broker.server.addresses["ws"])
+        async with connect(url, subprotocols=[Subprotocol("mqtt")]) as client:
+            await client.send(encode(Connect("large", version=5), 5))
+            await client.recv()
+            await client.send(bytes(1 << 20) + b"x")
+            with pytest.raises(ConnectionClosed) as caught:
+                await client.recv()
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1009
+        assert broker.server.counters.limit_packet_size == 1
+        assert "closing 'large' at 127.0.0.1" in caplog.text
+        assert "raise mqtt.max_packet_size to accept it" in caplog.text
 
 
 @pytest.mark.parametrize("qos", [0, 1])

@@ -49,6 +49,9 @@ class Echo:
         self.events.append("lost")
         self.lost.set()
 
+    def broken(self, why: str, *, too_large: bool) -> None:
+        self.events.append(f"{'too large' if too_large else 'broken'}: {why}")
+
     def write_failed(self, rest: asyncio.Transport) -> None:
         self.events.append("write failed")
         self.transport = rest

@@ -209,6 +209,7 @@ class TestFrames:
         echo = await server.echo()
         await asyncio.wait_for(echo.lost.wait(), WAIT)
         assert echo.got == b""
+        assert "broken: a WebSocket text frame, and MQTT needs binary frames" in echo.events
         writer.close()
 
     @pytest.mark.parametrize(
@@ -236,6 +237,10 @@ class TestFrames:
         writer.close()
         echo = await server.echo()
         await asyncio.wait_for(echo.lost.wait(), WAIT)
+        (told,) = [event for event in echo.events if ": " in event]
+        assert told.startswith(
+            "too large: a WebSocket message of more than 65536" if code == 1009 else "broken: broken WebSocket"
+        )
 
 
 class TestClosing:
