@@ -12,7 +12,7 @@ number for long.
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
@@ -25,6 +25,9 @@ MOST_KINDS = 20
 """Different ones."""
 LONGEST = 64
 """Bytes of one."""
+_STRETCH = 200
+"""Rows that are read at once where those of several messages are wanted; others may lie between."""
+_STRETCH_BYTES = 1 << 20
 
 
 class Rows(Protocol):
@@ -49,20 +52,44 @@ def place(seq: int) -> str:
     return f"{seq:016d}"
 
 
+def _seq(key: str) -> int:
+    return int(key[: len(place(0))])
+
+
 def given_key(seq: int, one: Given) -> str:
     """The key of a reaction: no user key and no reaction has a line feed."""
     return f"{seq:016d} {one.user}\n{one.reaction}"
 
 
+async def rows_of(storage: Rows, table: str, topic: str, seqs: Iterable[int]) -> dict[int, list[Row]]:
+    """By sequence, the rows of some messages. A read gives those of as many as there is room for: the many that have none take
+    none of their own."""
+    found: dict[int, list[Row]] = {seq: [] for seq in sorted(set(seqs))}
+    left = deque(found)
+    prefix, limit = (place(left[0]), MOST) if len(left) == 1 else ("", _STRETCH)
+    after = ""
+    while left:
+        after = max(after, f"{place(left[0] - 1)}!")  # behind all that is of the message before it
+        page = await storage.rows(table, topic, after=after, prefix=prefix, limit=limit, max_bytes=_STRETCH_BYTES)
+        for row in page:
+            if (of := found.get(_seq(row.key))) is not None:
+                of.append(row)
+        if len(page) < limit and sum(len(row.value) for row in page) < _STRETCH_BYTES:
+            break
+        after = page[-1].key
+        while left and left[0] < _seq(after):
+            left.popleft()
+    return found
+
+
+def given_by(row: Row) -> Given:
+    """What a row of `GIVEN` says."""
+    return Given(*row.key[len(place(0)) + 1 :].split("\n", 1))
+
+
 async def given_to(storage: Rows, topic: str, seq: int) -> set[Given]:
     """All reactions to one message."""
-    prefix = f"{seq:016d} "
-    found: set[Given] = set()
-    after = ""
-    while page := await storage.rows(GIVEN, topic, prefix=prefix, after=after, limit=MOST):
-        found.update(Given(*row.key[len(prefix) :].split("\n", 1)) for row in page)
-        after = page[-1].key
-    return found
+    return {given_by(row) for row in (await rows_of(storage, GIVEN, topic, [seq]))[seq]}
 
 
 def counted(given: Iterable[Given]) -> dict[str, int]:
@@ -70,9 +97,9 @@ def counted(given: Iterable[Given]) -> dict[str, int]:
     return dict(sorted(Counter(one.reaction for one in given).items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-async def counts_row(storage: Rows, topic: str, seq: int, given: Iterable[Given]) -> PutRow | DropRow:
-    """What makes a message's counts those of these reactions, unless somebody else writes them first."""
-    kept = await storage.row(COUNTS, topic, place(seq))
+def counts_row(topic: str, seq: int, kept: Row | None, given: Iterable[Given]) -> PutRow | DropRow:
+    """What makes a message's counts those of these reactions, unless somebody else has written them since they were ``kept``.
+    That is to be read before the reactions: who adds one in between has changed it."""
     counts = counted(given)
     if not counts:
         return DropRow(COUNTS, topic, place(seq), None if kept is None else kept.revision)

@@ -156,7 +156,7 @@ class RecallPlugin(GroupPlugin):
                 await self._look_at(append, group, reacting)
             except Refusal as refusal:
                 append.error = refusal
-        group.operations += await reacting.operations()
+        group.operations += reacting.operations()
 
     async def after_ack(self, group: Group) -> None:
         """Another node may have counted at the same moment."""
@@ -186,17 +186,14 @@ class RecallPlugin(GroupPlugin):
         self, by: Append, known: dict[int, Known], versions: dict[int, int], reacting: Reacting
     ) -> None:
         """Those to what is recalled, and those that are recalled."""
-        for seq in filter(None, versions.values()):
-            await reacting.clear(by, seq)
+        await reacting.clear(by, filter(None, versions.values()))
         given = {one: known[one] for one in versions if one in known and known[one].reacts is not None}
         targets = {found.reacts.message for found in given.values() if found.reacts is not None and not found.reacts.back}
         firsts = await known_of(self.recalls.server.storage, Group([]), targets)
+        topic = by.message.topic
+        await reacting.read(topic, {first.seq for first in firsts.values() if first.topic == topic})
         for found in given.values():
-            if (
-                found.reacts is not None
-                and (first := firsts.get(found.reacts.message)) is not None
-                and first.topic == by.message.topic
-            ):
+            if found.reacts is not None and (first := firsts.get(found.reacts.message)) is not None and first.topic == topic:
                 await reacting.remove(by, first.seq, Given(found.user, found.reacts.text))
 
     def _first(self, append: Append, one: int, found: Known | None) -> Known:

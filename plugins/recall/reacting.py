@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from broker.hooks import Refusal
-from plugins.reaction_rows import GIVEN, MOST, MOST_KINDS, Given, Rows, counts_row, given_key, given_to
-from storage.records import Append, DropRow, Operation, PutRow
+from plugins.reaction_rows import COUNTS, GIVEN, MOST, MOST_KINDS, Given, Rows, counts_row, given_by, given_key, rows_of
+from storage.records import Append, DropRow, Operation, PutRow, Row
 
 
 class Reacting:
@@ -14,6 +16,8 @@ class Reacting:
     def __init__(self, storage: Rows) -> None:
         self._storage = storage
         self._given: dict[tuple[str, int], set[Given]] = {}
+        self._counts: dict[tuple[str, int], Row | None] = {}
+        """As they are stored."""
         self._changed: dict[tuple[str, int], Append] = {}
         self._said: set[tuple[str, int, Given]] = set()
         """What the group has changed."""
@@ -41,16 +45,29 @@ class Reacting:
             given.discard(one)
             self._change(by, seq, one, DropRow(GIVEN, by.message.topic, given_key(seq, one), of=by))
 
-    async def clear(self, by: Append, seq: int) -> None:
-        """The message is recalled: nobody has reacted to it."""
-        for one in sorted(await self._of(by.message.topic, seq)):
-            await self.remove(by, seq, one)
+    async def clear(self, by: Append, seqs: Iterable[int]) -> None:
+        """The messages are recalled: nobody has reacted to them."""
+        seqs = list(seqs)
+        await self.read(by.message.topic, seqs)
+        for seq in seqs:
+            for one in sorted(await self._of(by.message.topic, seq)):
+                await self.remove(by, seq, one)
 
-    async def operations(self) -> list[Operation]:
+    async def read(self, topic: str, seqs: Iterable[int]) -> None:
+        """Of many messages at once: the group waits for it, and one read after the other would add up to more than a hook's
+        time."""
+        new = [seq for seq in seqs if (topic, seq) not in self._given]
+        counts = await rows_of(self._storage, COUNTS, topic, new)  # first: see `counts_row`
+        given = await rows_of(self._storage, GIVEN, topic, new)
+        for seq in new:
+            self._counts[topic, seq] = counts[seq][0] if counts[seq] else None
+            self._given[topic, seq] = {given_by(row) for row in given[seq]}
+
+    def operations(self) -> list[Operation]:
         """What is to be committed with the group."""
         counts = []
         for (topic, seq), by in self._changed.items():
-            row = await counts_row(self._storage, topic, seq, self._given[topic, seq])
+            row = counts_row(topic, seq, self._counts[topic, seq], self._given[topic, seq])
             row.of = by
             counts.append(row)
         return [*self._rows, *counts]
@@ -61,7 +78,6 @@ class Reacting:
         self._changed[by.message.topic, seq] = by
 
     async def _of(self, topic: str, seq: int) -> set[Given]:
-        found = self._given.get((topic, seq))
-        if found is None:
-            found = self._given[topic, seq] = await given_to(self._storage, topic, seq)
-        return found
+        if (topic, seq) not in self._given:
+            await self.read(topic, [seq])
+        return self._given[topic, seq]

@@ -60,6 +60,7 @@ class Recount:
 
     async def _count(self, topic: str, seq: int) -> bool:
         storage = self._server.storage
-        row = await counts_row(storage, topic, seq, await given_to(storage, topic, seq))
+        kept = await storage.row(COUNTS, topic, place(seq))
+        row = counts_row(topic, seq, kept, await given_to(storage, topic, seq))
         await self._server.commit([row], _TIMEOUT)
         return row.error is None

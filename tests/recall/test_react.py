@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import random
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -15,8 +17,10 @@ from paho.mqtt.properties import Properties as PahoProperties
 
 import plugins.recall.reacting as reacting_module
 from broker.packets.properties import Property
-from plugins.reaction_rows import COUNTS, GIVEN, LONGEST, counted, given_to
+from plugins.reaction_rows import COUNTS, GIVEN, LONGEST, Given, counted, given_key, given_to, place, rows_of
+from plugins.recall.asked import MOST as ASKED_MOST
 from plugins.recall.tidying import tidy
+from storage.records import PutRow
 from tests.http.conftest import Site
 from tests.recall.conftest import NO_SUBSCRIBERS, NOT_AUTHORIZED, SPECIFIC, TOPIC, ids_of
 from tests.support.cluster import cluster
@@ -113,6 +117,65 @@ async def test_what_is_recalled_or_removed_has_none(chat: Site) -> None:
     assert await storage.prune_conversation(TOPIC, 2, now=far) == 1
     assert await tidy(chat.server.api) == 2
     assert await storage.rows(GIVEN, TOPIC) + await storage.rows(COUNTS, TOPIC) == []
+
+
+async def test_a_recall_of_many_reads_little(chat: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far away storage is: as many reads, one after the other, would add up to more than a hook's time."""
+    ann = await chat.client("ann", 5)
+    for number in range(ASKED_MOST):
+        await ann.publish(TOPIC, b"%d" % number)
+    ids = await ids_of(chat)
+    for one in (ids[0], ids[60], ids[-1]):
+        await react(ann, one, HEART)
+        await react(ann, one, THUMB)
+    storage, reads = chat.server.storage, 0
+    real = storage.rows
+
+    async def rows(*args: Any, **page: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await real(*args, **page)
+
+    monkeypatch.setattr(storage, "rows", rows)
+    pairs = [("tideline-recalls", f"{one:016x}") for one in ids]
+    assert await ann.publish(TOPIC, b"", properties={Property.USER_PROPERTY: pairs}) == NO_SUBSCRIBERS
+    assert reads <= 5
+    assert [await real(table, TOPIC) for table in (GIVEN, COUNTS)] == [[], []]
+
+
+@pytest.mark.parametrize("rows", [1, 7, 450])
+async def test_rows_of_many_messages(tour: Site, rows: int) -> None:
+    """Whatever lies between them, and in however many reads."""
+    storage, dice = tour.server.storage, random.Random(rows)
+    keys = {f"{dice.randrange(1, 60):016d} user\n{n}" for n in range(rows)}
+    await storage.commit([PutRow(GIVEN, TOPIC, key, b"") for key in sorted(keys)])
+    for count in (0, 1, 2, 30, 59):
+        wanted = dice.sample(range(1, 60), count)
+        found = await rows_of(storage, GIVEN, TOPIC, wanted)
+        assert {seq: [row.key for row in of] for seq, of in found.items()} == {
+            seq: sorted(key for key in keys if int(key[:16]) == seq) for seq in wanted
+        }
+
+
+async def test_a_count_that_another_node_overtakes_is_made_again(tour: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That one's reaction is stored when this node has read the reactions, and has not counted them yet."""
+    ann = await tour.client("ann", 5)
+    await ann.publish(TOPIC, b"text")
+    (one,) = await ids_of(tour)
+    storage = tour.server.storage
+    real, others = storage.rows, [PutRow(GIVEN, TOPIC, given_key(1, Given("c/bob", HEART)), b"")]
+    others.append(PutRow(COUNTS, TOPIC, place(1), json.dumps({HEART: 1}).encode()))
+
+    async def rows(table: str, *args: Any, **page: Any) -> Any:
+        found = await real(table, *args, **page)
+        if table == GIVEN and others:
+            await storage.commit(others)
+            others.clear()
+        return found
+
+    monkeypatch.setattr(storage, "rows", rows)
+    await react(ann, one, HEART)
+    await until(partial(_is, partial(counts, tour, limit=1), [{HEART: 2}]))
 
 
 async def test_what_is_no_reaction_is_refused(tour: Site, monkeypatch: pytest.MonkeyPatch) -> None:
