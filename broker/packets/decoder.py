@@ -231,7 +231,7 @@ class Decoder:
                 packet_id = data[body] << 8 | data[body + 1]
                 if not packet_id:
                     raise ProtocolError("PUBACK with packet identifier 0")
-                if self._from_client:
+                if self._from_client and stop == at + 4:  # else its length was written longer than it is
                     stop = _end_of_run(data, stop, end)
                 packets.append(PubAck(packet_id) if stop == body + 2 else PubAcks(data[at:stop]))
             else:

@@ -53,6 +53,16 @@ def test_a_clients_pubacks_that_come_together_are_one() -> None:
     assert server.feed(stream) == acks
 
 
+def test_a_puback_whose_length_takes_more_bytes_than_it_needs_is_no_part_of_a_run() -> None:
+    """3.1.1 has no rule against it: the frames of a run are of four bytes each."""
+    for padded in (b"\x40\x82\0\0\x05", b"\x40\x82\x80\0\0\x05"):
+        for before in (b"", b"\x40\x02\0\x07"):
+            decoder = Decoder("server", version=4)
+            found = list(each(decoder.feed(before + padded + b"\x40\x02\x02\0\x40\x02\0\x06")))
+            assert found == [PubAck(packet_id) for packet_id in [7] * bool(before) + [5, 512, 6]]
+            assert decoder.error is None
+
+
 def test_messages_that_come_together_have_each_its_topic() -> None:
     """Also where it is the one before, or where an alias stands between."""
     topics = ["a", "a", "b", "", "b", "a", "", "", "a"]
