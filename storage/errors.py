@@ -2,6 +2,7 @@
 
 StorageError
 ├── StorageUnavailable    away, locked, full or slow: acknowledge nothing, try the same group again later
+│   └── DiskFull              its disk has no room for more: somebody must make some
 ├── StorageUnusable       the data or the URL is wrong: a person must act; the broker does not start
 │   ├── StorageInUse      another broker serves this data
 │   └── NoDatabase        nothing is there, and this caller only looks at what is
@@ -20,6 +21,10 @@ class StorageError(Exception):
 
 class StorageUnavailable(StorageError):
     """Storage cannot be reached or cannot write now; whether the group was committed may be unknown."""
+
+
+class DiskFull(StorageUnavailable):
+    """The disk has no room for what is to be written, or would have too little afterwards."""
 
 
 class StorageUnusable(StorageError):

@@ -399,6 +399,14 @@ class HasDisk(Protocol):
         """How much there is; None where the disk cannot be asked. Blocks for a moment, from any thread."""
 
 
+@runtime_checkable
+class Probed(Protocol):
+    """A backend that can tell whether it could store a message, before there is one."""
+
+    async def probe(self) -> None:
+        """Raises `StorageUnavailable` where the commit of a small message would, as far as that can be told without writing."""
+
+
 class Volume(NamedTuple):
     """Bytes that what is stored takes (``used``), and of its disk: ``free`` for more, with what may be used again inside the
     database, and ``total``; both None where they are not known."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from storage.errors import NoDatabase, StorageUnusable
+from storage.errors import NoDatabase, StorageError, StorageUnusable
 from storage.interface import Space
 from storage.private import make_file, make_folder
 from storage.records import Operation
@@ -159,7 +159,7 @@ class SqliteStorage(Reading):
                 writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                 if self._check is None or self._check.passed:
                     writer.connection.execute("UPDATE meta SET value = 1 WHERE key = 'clean'")
-            except (sqlite3.Error, StorageUnusable) as error:
+            except (sqlite3.Error, StorageError) as error:
                 log.warning("%s: could not be closed cleanly, and will be checked when it is opened: %s", self._path, error)
             writer.close()
         self._lock.release()
@@ -184,6 +184,11 @@ class SqliteStorage(Reading):
             worker.post(partial(writer.abandoned, group))
             raise
 
+    async def probe(self) -> None:
+        """See `storage.interface.Probed`."""
+        worker, writer = self._writing()
+        await worker.run(writer.probe)
+
     def _writing(self) -> tuple[Worker, GroupWriter]:
         if self._write_worker is None or self._writer is None:
             raise StorageUnusable(f"{self._path} is opened read-only" if self._read_only else f"{self._path} is not open")
@@ -197,7 +202,7 @@ class SqliteStorage(Reading):
             if writer is not None:
                 writer.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
                 emptied = checkpointer is not None and checkpointer.wipes and writer.empty_log()
-        except (sqlite3.Error, StorageUnusable) as error:
+        except (sqlite3.Error, StorageError) as error:
             log.warning("%s: checkpoint failed, the log grows until one succeeds: %s", self._path, error)
         if checkpointer is not None:
             checkpointer.finished(emptied)

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
-from storage.errors import StorageError, StorageUnavailable, StorageUnusable
+from storage.errors import DiskFull, StorageError, StorageUnavailable, StorageUnusable
 
 WRITER_CACHE_KIB = 24 << 10
 READER_CACHE_KIB = 4 << 10
@@ -21,7 +21,6 @@ _AWAY = {
     sqlite3.SQLITE_NOMEM: "could not be written: out of memory",
     sqlite3.SQLITE_READONLY: "is read-only",
     sqlite3.SQLITE_IOERR: "could not be read or written",
-    sqlite3.SQLITE_FULL: "could not be written: the disk is full",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened",
     sqlite3.SQLITE_PROTOCOL: "is locked by another process",
 }
@@ -50,6 +49,8 @@ def primary_code(error: sqlite3.Error) -> int:
 def translate(error: sqlite3.Error, path: str) -> StorageError:
     """The same error by who must act."""
     code = primary_code(error)
+    if code == sqlite3.SQLITE_FULL:
+        return DiskFull(f"{path} could not be written, as its disk is full: make room ({error})")
     if code in _AWAY:
         return StorageUnavailable(f"{path} {_AWAY[code]} ({error})")
     return StorageUnusable(f"{path} {_WRONG.get(code, 'failed')} ({error})")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from storage.errors import StorageUnavailable
+from storage.errors import DiskFull, StorageUnavailable
 from storage.interface import Space
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class FreeSpace:
         return Space(state.f_bavail * state.f_frsize, self._low_water)
 
     def check(self, size: int, inside: Callable[[], tuple[int, int]]) -> None:
-        """Raises `StorageUnavailable` where ``size`` more bytes are too many.
+        """Raises `DiskFull` where ``size`` more bytes are too many, and `StorageUnavailable` where the disk cannot be asked.
 
         ``inside`` tells the database's whole size, what is only in the log included, and how much of it is free to be used
         again. It is asked only where the space gets tight.
@@ -76,7 +76,8 @@ class FreeSpace:
         # What is free inside the database serves it and not its log, which a part of the mark is kept for.
         if free - owed - 2 * size + reusable < self._low_water or free - owed - size < self._low_water // 4:
             promised = f", of which {owed >> 20} MiB are promised to its log" if owed >> 20 else ""
-            raise StorageUnavailable(f"{directory} has {free >> 20} MiB left{promised}, less than {self._low_water >> 20} MiB")
+            mark = f"{self._low_water >> 20} MiB (low_water_bytes)"
+            raise DiskFull(f"{directory} has {free >> 20} MiB left{promised}, less than {mark}: make room")
 
     def _warn(self, space: Space) -> None:
         """Say that space gets short, and again each time that half of it is gone; and that there is enough again."""

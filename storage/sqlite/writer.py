@@ -54,6 +54,7 @@ from storage.sqlite.recipients import entries_of
 from storage.sqlite.rows import RowBatch
 from storage.sqlite.sessions import Sessions
 from storage.sqlite.structure import StructureCheck
+from storage.sqlite.unmoved import Unmoved
 
 _ONCE = """
     SELECT json_group_array(json_array(i.user, i.key, hex(i.digest), i.message, i.seq, i.until))
@@ -91,6 +92,8 @@ class GroupWriter:
         self._path = path
         self._connection: sqlite3.Connection | None = connection
         self._space = space
+        self._unmoved = Unmoved(path)
+        self._unmoved.opened()
         self._busy_timeout = busy_timeout
         self._conversations = conversation_heads()
         self._inboxes = inbox_heads()
@@ -133,6 +136,7 @@ class GroupWriter:
     def connection(self) -> sqlite3.Connection:
         """The connection, opened again where an error had closed it."""
         if self._connection is None:
+            self._unmoved.opened()
             self._connection = connect_writer(self._path, busy_timeout=self._busy_timeout)
         return self._connection
 
@@ -145,6 +149,18 @@ class GroupWriter:
         finally:
             connection.execute(f"PRAGMA busy_timeout={int(self._busy_timeout * 1000)}").fetchall()
         return not busy
+
+    def probe(self) -> None:
+        """See `storage.interface.Probed`."""
+        try:
+            self._check_files()
+            self._space.check(ROW, self._inside)
+        except sqlite3.Error as error:
+            raise translate(error, str(self._path)) from error
+
+    def _check_files(self) -> None:
+        if self._connection is not None:  # else they are looked at when it is opened
+            self._unmoved.check()
 
     def close(self) -> None:
         """Close the connection. May be called twice."""
@@ -170,6 +186,7 @@ class GroupWriter:
     def commit(self, group: Sequence[Operation]) -> None:
         """See `storage.interface.Committer.commit`."""
         try:
+            self._check_files()
             group = self._settle(group)
             try:
                 self.commit_whole(group)
