@@ -133,6 +133,7 @@ class Server(Node):
             self.sessions.start()
             await self.api.stored_settings.start(self.storage, self.clock)
             StorageTimeout(self.pipeline, self.commits, self.clock, settings.mqtt.storage_timeout)
+            await self.commits.watch(self.clock)
             if listen:
                 await self._open_listeners()
             await self.plugin_host.fire_and_wait(BrokerEvents.POST_START)
@@ -331,6 +332,8 @@ class Server(Node):
         if self._cluster is not None:
             await self._cluster.stop()
         self.clock.stop()
+        if hasattr(self, "commits"):
+            await self.commits.stop()
         if self._expiry is not None:
             await self._expiry.stop()
         if self._listeners is not None:

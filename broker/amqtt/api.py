@@ -77,7 +77,9 @@ class ServerStatus(NamedTuple):
     shared_subscriptions: int = 0
     retained: int = 0
     storage_available: bool = True
-    """False while a commit is failing and being tried again."""
+    """False while a commit is failing and being tried again, or storage says that it would take no message."""
+    disk_full: bool = False
+    """Storage is not available for want of room."""
     pending_messages: int = 0
     """Publishes that were read and are not durable yet."""
     pending_bytes: int = 0
@@ -88,7 +90,9 @@ class ServerStatus(NamedTuple):
     @property
     def not_ready(self) -> str:
         """Why no client should come here; empty where they should."""
-        return self.trouble or ("" if self.storage_available else "storage-away")
+        if self.trouble or self.storage_available:
+            return self.trouble
+        return "disk-full" if self.disk_full else "storage-away"
 
 
 class ConnectedDevices(NamedTuple):

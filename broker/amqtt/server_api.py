@@ -105,6 +105,7 @@ class ServerApi:
             shared_subscriptions=len(server.shared_groups),
             retained=server.retained.count,
             storage_available=server.commits.unavailable_since is None,
+            disk_full=server.commits.disk_full,
             pending_messages=server.pipeline.pending,
             pending_bytes=server.pipeline.pending_bytes,
             trouble="" if server.cluster is None else server.cluster.trouble,

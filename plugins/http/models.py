@@ -378,7 +378,7 @@ class ServedCertificate(BaseModel):
 
 
 class Health(BaseModel):
-    status: Literal["ok", "storage-away", "leaving", "unheard"]
+    status: Literal["ok", "storage-away", "disk-full", "leaving", "unheard"]
     certificates: list[ServedCertificate] = []
     """What is served by TLS, and when it expires."""
 

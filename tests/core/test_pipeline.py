@@ -26,7 +26,7 @@ from broker.publish_path import PublishPath
 from broker.retained import Retained
 from broker.routing import Trie
 from broker.sessions import Session
-from storage.errors import FencedOut, MessageRefused, StorageUnavailable
+from storage.errors import DiskFull, FencedOut, MessageRefused, StorageUnavailable
 from storage.records import Append, DeviceKey, InboxEntry, Message, Operation, Release
 from tests.support.until import until
 
@@ -410,6 +410,27 @@ async def test_storage_away_is_asked_again_with_the_very_same_objects(caplog: py
     assert bench.counters.storage_errors == 3
     assert caplog.text.count("storage is unavailable") == 1
     assert "storage is back" in caplog.text
+    await bench.stop()
+
+
+async def test_a_full_disk_is_told_once_however_much_is_left_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.store.answers = [DiskFull("3 MiB left"), DiskFull("2 MiB left")]
+    bench.pipeline.submit(bench.message("a"))
+    await until(lambda: len(bench.store.tried) == 2)
+    assert bench.commits.disk_full
+    await bench.settled()
+    assert not bench.commits.disk_full
+    assert caplog.text.count("storage is unavailable") == 1
+    await bench.stop()
+
+
+async def test_reasons_that_take_turns_are_each_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.store.answers = [StorageUnavailable("a"), StorageUnavailable("b")] * 2
+    bench.pipeline.submit(bench.message("a"))
+    await bench.settled()
+    assert caplog.text.count("storage is unavailable") == 2
     await bench.stop()
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from broker import commits
 from storage.errors import StorageUnavailable
 from storage.records import Operation
+from storage.sqlite import free_space, unmoved
 from tests.http.conftest import HTTP, Site, site
 from tests.support.until import until
 
@@ -59,6 +64,48 @@ async def test_503_only_for_what_storage_never_saw(away: tuple[Site, Valve]) -> 
     assert (again.status_code, again.json()["seq"]) == (200, 1)
     history = (await http.get("/conversations/t/messages")).json()["messages"]
     assert [m["payload"] for m in history] == ["first"]
+
+
+@pytest.fixture
+async def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    """Its storage is looked at all the time."""
+    monkeypatch.setattr(commits, "_PROBE", 0.0)
+    monkeypatch.setattr(unmoved, "_PAUSE", 0.0)
+    monkeypatch.setattr(free_space, "_LONGEST", 0.0)
+    async with site(f"sqlite:///{tmp_path}/t.db", plugins={}, errors=True) as made:
+        yield made
+
+
+async def readiness(made: Site, wanted: str) -> None:
+    """Wait until `/readyz` says so."""
+    http, said = made.caller(), ""
+    async with asyncio.timeout(30):
+        while said != wanted:
+            said = (await http.get(f"{made.url}/readyz")).text.strip()
+
+
+async def test_a_full_disk_is_known_before_anybody_publishes(
+    on_disk: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await readiness(on_disk, "ready")
+    real = os.statvfs
+    with monkeypatch.context() as full:
+        full.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=0, f_frsize=real(path).f_frsize))
+        await readiness(on_disk, "disk-full")
+        assert (await on_disk.caller().get("/health")).json()["status"] == "disk-full"
+        await on_disk.durable("phone")  # a session is taken; it is no sign that messages are
+        assert not on_disk.server.api.status().storage_available
+        assert "storage is back" not in caplog.text
+    await readiness(on_disk, "ready")
+    assert caplog.text.count("storage is unavailable") == caplog.text.count("storage is back") == 1
+
+
+async def test_a_database_that_was_removed_is_known_before_anybody_publishes(on_disk: Site, tmp_path: Path) -> None:
+    await readiness(on_disk, "ready")
+    (tmp_path / "t.db").rename(tmp_path / "away.db")
+    await readiness(on_disk, "storage-away")
+    (tmp_path / "away.db").rename(tmp_path / "t.db")
+    await readiness(on_disk, "ready")
 
 
 async def test_a_short_absence_is_waited_out(away: tuple[Site, Valve]) -> None:
