@@ -324,12 +324,27 @@ class Connection(Link):
         if self._stage == _NEW:
             self.close("no CONNECT in time")
         elif self._stage == _LET_IN:
-            if self._task is not None:  # else its session is being stored, and what becomes of that is to be told
+            if self._task is not None:
                 self.refuse(ReasonCode.SERVER_UNAVAILABLE, "storage does not answer, try again")
+            else:
+                self._check_stored()
         elif self.enhanced is not None and self.enhanced.exchange is not None:
             self.refuse(ReasonCode.NOT_AUTHORIZED, "authentication took too long")
         elif self._task is not None:
             self.refuse(ReasonCode.SERVER_BUSY, "authentication took too long, try again")
+
+    def _check_stored(self) -> None:
+        """Its session is being stored, which comes to its end in any case; after ``storage_timeout`` the client is told that it
+        need not wait for that. A will belongs to a CONNECT that was accepted."""
+        timeout = self.server.settings.mqtt.storage_timeout
+        deadline = self.last_received.time + timeout
+        if not timeout:
+            return
+        if self.server.clock.reached < deadline:
+            self._set_deadline(deadline)
+            return
+        self.will_wanted = False
+        self.refuse(ReasonCode.SERVER_UNAVAILABLE, f"its session was not stored within {timeout:g} s, try again")
 
     def fire(self) -> None:
         """The deadline of what the connection has to do next, or to have been sent, has passed. It has one at a time, and is

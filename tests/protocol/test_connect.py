@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from broker.packets.model import ConnAck, Connect, Disconnect, PingReq, PingResp
 from broker.packets.properties import Properties, Property
 from broker.sessions import lifecycle
 from storage.errors import StorageUnavailable
-from storage.records import Device, DeviceKey
+from storage.records import Device, DeviceKey, Operation
 from tests.support.broker import Broker, running
 from tests.support.until import until
 
@@ -102,6 +103,27 @@ async def test_a_client_that_waits_for_storage_is_told_so_in_time(
         client.send(Connect("c", version, False))
         assert (await client.expect(ConnAck)).reason == (ReasonCode.SERVER_UNAVAILABLE if version == 5 else 3)
         assert "refused: storage does not answer, try again" in caplog.text
+
+
+async def test_a_client_whose_session_is_not_stored_is_told_so_after_the_storage_timeout(version: int) -> None:
+    """It was not let in, so its will is none of anybody's. Once storage is back, it is let in as any."""
+    async with running(mqtt={"connect_timeout": 0.1, "storage_timeout": 0.3}, errors=True) as broker:
+        watcher = await broker.client("watcher")
+        await watcher.subscribe("w")
+        commit = broker.server.storage.commit
+
+        async def away(group: Sequence[Operation]) -> None:
+            raise StorageUnavailable("the test says so")
+
+        broker.server.storage.commit = away  # type: ignore[method-assign]
+        client = await broker.socket(version)
+        client.send(Connect("c", version, False, will=Will("w", b"gone", 1, False)))
+        assert (await client.expect(ConnAck)).reason == (ReasonCode.SERVER_UNAVAILABLE if version == 5 else 3)
+        broker.server.storage.commit = commit  # type: ignore[method-assign]
+        await until(lambda: broker.server.api.status().storage_available)
+        again = await broker.durable("c", version)
+        await again.publish("w", b"here")
+        assert (await watcher.message()).payload == b"here"
 
 
 async def test_who_has_to_wait_for_nobody_costs_no_task(version: int) -> None:
