@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
-from broker.amqtt import Services
+from broker.amqtt import Services, Undecided
 from broker.ids import time_of
 from plugins.jobs.config import Retention, Rule
 from plugins.jobs.room import Room
 from plugins.jobs.waiting import Cut, Waiting
 from plugins.jobs.work import SAVED_WITHIN, Work
 from plugins.search.service import Search, SearchUnavailable
+from storage.errors import StorageUnavailable
 
 log = logging.getLogger("tideline.jobs")
 
@@ -46,7 +47,8 @@ class RetentionJob:
         if not self._config.removes:
             work.detail["note"] = "no rule removes anything"
             return
-        await self._server.save_offsets(SAVED_WITHIN)
+        with suppress(Undecided, StorageUnavailable):  # as on a full disk, which this may make room on: the rest is spared
+            await self._server.save_offsets(SAVED_WITHIN)
         lost: list[str] = []
         try:
             if any(rule.removes for rule in self._config.rules):

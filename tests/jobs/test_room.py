@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from plugins.jobs import room
+from plugins.jobs import plugin, retention, room
 from plugins.jobs.config import Retention
 from storage.interface import Measured
 from storage.sqlite import SqliteStorage
 from storage.sqlite.free_space import FreeSpace
 from tests.jobs.conftest import QUIET, House, MakeHouse
 from tests.storage.samples import Maker
+from tests.support.until import until
 
 
 def limits(**more: Any) -> dict[str, Any]:
@@ -97,6 +99,30 @@ async def test_what_is_spared_stays_so_when_more_is_looked_for(
             await publisher.publish("left/a")
         assert (await made.run("retention"))["removed"] == 0
         assert await kept(made) == {"left/a": (1, 12)}
+
+
+async def test_room_is_made_while_the_disk_is_too_full_for_messages(
+    house: MakeHouse, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A publisher waits for it, and every offset that is to be stored waits behind that."""
+    if not url.startswith("sqlite"):
+        return
+    monkeypatch.setattr(retention, "SAVED_WITHIN", 0.1)
+    monkeypatch.setattr(plugin, "_SAVE", 0.1)
+    monkeypatch.setattr(logging.getLogger("broker.commits"), "disabled", True)  # what it says is no fault here
+    async with house(retention=limits(keep_free="100%")) as made:
+        publisher = await made.client("publisher")
+        for _ in range(3):
+            await publisher.publish("old/a")
+        assert isinstance(made.storage, SqliteStorage)
+        made.storage._space = made.storage._writer._space = FreeSpace(made.storage._path, 1 << 60)  # type: ignore[union-attr]
+        waits = asyncio.create_task(publisher.publish("old/a"))
+        await until(lambda: made.server.api.status().disk_full)
+        assert (await made.run("retention"))["removed"] == 3
+        assert not waits.done()
+        made.storage._space._low_water = 0  # as if that had been enough
+        await waits
+        assert await kept(made) == {"old/a": (4, 4)}
 
 
 def test_a_limit_that_is_none_is_refused_by_name() -> None:
