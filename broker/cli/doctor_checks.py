@@ -202,13 +202,16 @@ def _room(settings: Settings, name: str, folder: Path) -> Iterator[Finding]:
 def _fsync(folder: Path) -> Iterator[Finding]:
     """How long a group's fsync takes: every acknowledgement waits for one."""
     times = []
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
-        for _ in range(_SYNCS):
-            file.write(b"x" * 4096)
-            file.flush()
-            began = time.perf_counter()
-            os.fsync(file.fileno())
-            times.append(time.perf_counter() - began)
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-", buffering=0) as file:
+            for _ in range(_SYNCS):
+                file.write(b"x" * 4096)
+                began = time.perf_counter()
+                os.fsync(file.fileno())
+                times.append(time.perf_counter() - began)
+    except OSError as error:
+        yield Finding("fail", "fsync", f"{folder} cannot be written: {error.strerror}; nobody is acknowledged until it can")
+        return
     times.sort()
     middle, worst = times[len(times) // 2], times[-1]
     text = f"{middle * 1000:.2f} ms in the middle, {worst * 1000:.2f} ms at worst, of {_SYNCS} in {folder}"

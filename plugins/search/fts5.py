@@ -75,7 +75,10 @@ class Fts5Searcher(FileSearcher[Reader]):
         try:
             reader = self._readers.pop()
         except IndexError:  # not asked before: without the interpreter's lock another thread may take the last one meanwhile
-            reader = Reader(str(self._path), self._seconds)
+            try:
+                reader = Reader(str(self._path), self._seconds)
+            except sqlite3.Error as error:  # as where its disk is full, and its log cannot be mapped
+                raise SearchUnavailable(f"search index: {error}") from error
         try:
             yield reader
         finally:

@@ -55,6 +55,17 @@ def test_a_machine_that_is_well_and_the_broker_on_it(tmp_path: Path) -> None:
     assert hurts(lines) == []
 
 
+def test_a_disk_that_takes_nothing_is_told(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        (finding,) = doctor_checks._fsync(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert finding.level == "fail"
+    assert f"{tmp_path} cannot be written" in finding.text
+
+
 def test_what_hurts_is_said_with_what_to_do(tmp_path: Path) -> None:
     key = tmp_path / "server.key"
     made = Certificates(tmp_path)

@@ -201,6 +201,15 @@ async def test_names_leave_the_file_with_the_last_step(path: Path) -> None:
     await engine.close()
 
 
+async def test_a_file_that_cannot_be_opened_is_away_for_who_searches(engine: Fts5Engine, path: Path) -> None:
+    """As on a full disk, where its log cannot be mapped: whoever asked may try again."""
+    engine._path = path.parent
+    with pytest.raises(SearchUnavailable, match="search index: unable to open"):
+        await engine.count()
+    engine._path = path
+    assert await engine.count() == 0
+
+
 async def test_a_path_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     engine = Fts5Engine(tmp_path / "file" / "search.db")
