@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from bson import Int64, decode_all, encode
+from hypothesis import given
+from hypothesis import strategies as st
 
 from storage.errors import StorageUnavailable
 from storage.mongo import MongoStorage, commands, fast_encoding, plain_encoding
@@ -143,6 +145,59 @@ def test_no_more_than_fits_and_one_at_least(encoding: Encoding) -> None:
     for fit, most in enumerate(itertools.accumulate(sizes), 1):
         raw, count = encoding.encode_entries(ENTRIES, most)
         assert (len(decode_all(raw)), count) == (fit, fit)
+
+
+_names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
+    ["\0", "a\0b", "\U0010ffff", "é" * 300]
+)
+_BORDERS = (0, 1, 127, 128, (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 53, (1 << 63) - 1)
+_numbers = st.sampled_from(_BORDERS) | st.integers(0, (1 << 63) - 1)
+_short = st.sampled_from(_BORDERS[:5]) | st.integers(0, (1 << 31) - 1)
+_seqs = st.integers(1, 16).map(lambda digits: 10**digits - 1) | st.integers(1, 10**16 - 1)
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 63) - 1) | st.sampled_from([-(1 << 31) - 1, 1 << 31]) | _names,
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=10,
+)
+_entries = st.tuples(_names, _seqs, _numbers, _short, _numbers, _names, st.binary(max_size=9))
+
+
+@st.composite
+def _messages(draw: st.DrawFn) -> Numbered:
+    topic, user, device = draw(st.tuples(_names, _names, _names))
+    message = Message(draw(_numbers), topic, user, device, 0, draw(st.integers(0, 2)), draw(st.binary(max_size=300)))
+    message.retain, message.expires, message.properties = draw(st.tuples(st.booleans(), _numbers, st.binary(max_size=9)))
+    recipients = draw(st.lists(_names, max_size=3))
+    op = Append(message, recipients)
+    op.retain, op.recalls = draw(st.tuples(st.booleans(), st.lists(_numbers, max_size=2)))
+    op.received = draw(st.none() | st.tuples(st.builds(DeviceKey, _names, _names), st.integers(0, 65_535)))
+    op.idempotency_key, op.idempotency_until, op.content = draw(st.tuples(_names, _numbers, st.binary(max_size=9)))
+    return op, draw(_seqs), draw(_numbers), recipients, [draw(_numbers) for _ in recipients]
+
+
+@given(st.lists(_messages(), max_size=3), st.lists(_entries, max_size=3), _numbers, st.lists(_values, max_size=2), st.data())
+def test_both_make_the_same_of_whatever_there_is(
+    messages: list[Numbered], entries: list[Entry], version: int, told: list[Any], data: st.DataObject
+) -> None:
+    """Also where it is cut: NUL in names, numbers at the borders of their types, anything in rows."""
+    rows = {messages[0][0].message.id: told} if messages else {}
+    both: tuple[Encoding, Encoding] = (fast_encoding, plain_encoding)
+    size = len(plain_encoding.encode_in_turn(messages, entries, version, rows, PLENTY)[0])
+    for most in (PLENTY, size, data.draw(st.integers(0, size))):
+        fast, plain = (
+            [
+                (decode_all(raw), len(raw), count)
+                for raw, count in (
+                    encoding.encode_messages(messages, version, rows, most),
+                    encoding.encode_entries(entries, most),
+                    encoding.encode_in_turn(messages, entries, version, rows, most),
+                )
+            ]
+            for encoding in both
+        )
+        assert fast == plain
+    for message in messages:
+        assert fast_encoding.message_size(message, version) == plain_encoding.message_size(message, version)
 
 
 async def test_a_group_whose_names_are_longer_than_a_command_may_be(database: str, make: Maker) -> None:
