@@ -66,6 +66,8 @@ def _erase(config: Path | None, data: Path | None, body: dict[str, str], path: s
     done = ask(config, data, lambda broker: _watched(broker, body, path))
     failed = f", {done['failed']:,} could not be (the broker's log says why)" if done["failed"] else ""
     click.echo(f"{printable(done['name'])} is erased: {done['recalled']:,} messages recalled{failed}")
+    if not done["recalled"] and not failed:
+        click.echo("there was none: is the name right?", err=True)
     if failed:
         raise click.exceptions.Exit(1)
 

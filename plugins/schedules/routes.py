@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import APIRouter, Header, Path, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from plugins.http.api import Acting, Limit, responses
-from plugins.http.models import MAX_INT, Milliseconds, NewTopicMessage
+from plugins.http.models import MAX_INT, Milliseconds, NewTopicMessage, moment
 from plugins.http.publishing import draft_of, key_of
 from plugins.http.rendering import reply, tagged
 from plugins.schedules.when import When
@@ -20,13 +20,19 @@ from plugins.timelines.publishing import Draft
 Id = Annotated[str, Path(min_length=1, max_length=16, description="the schedule's id")]
 
 
+def _milliseconds(value: object) -> object:
+    return moment("at", value) if isinstance(value, str) else value
+
+
 class NewSchedule(NewTopicMessage):
     """A message to publish later: with one of `delay`, `at` and `schedule`. Its `expiry` counts from then."""
 
     delay: Annotated[float | None, Field(ge=0, le=1e10)] = None
     """Seconds from now."""
-    at: Annotated[int | None, Field(ge=0, le=MAX_INT)] = None
-    """When, in milliseconds since 1970."""
+    at: Annotated[
+        int | None, Field(ge=0, le=MAX_INT), BeforeValidator(_milliseconds, json_schema_input_type=int | str | None)
+    ] = None
+    """When: milliseconds since 1970, or an RFC 3339 time with a zone."""
     schedule: Annotated[str | None, Field(min_length=1, max_length=100)] = None
     """Again and again: an interval ("6h") or a cron line of five fields ("0 9 * * 1-5")."""
     timezone: Annotated[str, Field(max_length=64)] = ""

@@ -223,11 +223,15 @@ async def test_the_command_and_what_it_is_told(tmp_path: Path) -> None:
         await fill(made)
         assert "c/ann is erased: 32 messages recalled" in (await command("user", "c/ann", "--yes")).output
         assert "chat/b is erased: 8 messages recalled" in (await command("conversation", "chat/b", "--yes")).output
+        nothing = (await command("user", "anne", "--yes")).output
+        assert "u/anne is erased: 0 messages recalled\nthere was none: is the name right?" in nothing
         assert "c/bob: all of its messages" in (await command("user", "c/bob", code=1)).output
         assert "topic name 'a/#' holds a wildcard" in (await command("conversation", "a/#", "--yes", code=2)).output
         caller = made.caller()
         listed = (await caller.get("/erasures")).json()["erasures"]
-        assert [(one["what"], one["name"]) for one in listed] == [("conversation", "chat/b"), ("user", "c/ann")]
+        assert [(one["what"], one["name"]) for one in listed] == [
+            *(("conversation", "chat/b"), ("user", "c/ann"), ("user", "u/anne"))
+        ]
         wrong = await caller.post("/erasures", json={"user": "ann"})
         assert (wrong.status_code, json.loads(wrong.text)["detail"]) == (
             422,

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,9 @@ async def test_limits_have_reason_codes_and_errors(url: str) -> None:
         ({}, "one of delay, at and schedule"),
         ({"delay": 1, "at": 1}, "one of delay, at and schedule"),
         ({"at": 1000}, "ago"),
+        ({"at": "2001-02-03T04:05:06Z"}, "ago"),
+        ({"at": "tomorrow"}, "at 'tomorrow': must be milliseconds since 1970 or an RFC 3339 time with a zone"),
+        ({"at": [1]}, "at"),
         ({"delay": 366 * 86400}, "at most 3.1536e+07 s"),
         ({"schedule": "never"}, "an interval or a cron line"),
         ({"schedule": "10s"}, "at least 60 s"),
@@ -214,7 +218,9 @@ async def test_messages_are_listed_and_cancelled_over_http(url: str) -> None:
         for number in range(3):
             assert await writer.publish(f"$delayed/{3600 - number}/b", b"%d" % number) == 0
         at = round(time.time() * 1000) + DAY
-        await http.post("/schedules", json={"topic": "c", "payload": "x", "at": at})
+        zoned = datetime.fromtimestamp(at / 1000, timezone(timedelta(hours=1))).isoformat()
+        made_one = (await http.post("/schedules", json={"topic": "c", "payload": "x", "at": zoned})).json()
+        assert made_one["due"] == at
         seen: list[tuple[str, Any]] = []
         after = ""
         while after is not None:
