@@ -16,6 +16,11 @@ from tests.storage.backends import Backend
 from tests.support import mongo_server
 from tests.support.mongo_proxy import MongoProxy
 
+_PATIENCE = "serverSelectionTimeoutMS=1000&connectTimeoutMS=30000"
+"""A server that is away refuses connections at once. One that has a thousand rows to write, and does one thing at a time,
+answers the driver's heartbeat after that. A busy machine takes longer over it than a broker waits, and the driver ends the
+write."""
+
 
 class Unswept(mongo_server.PatientStorage):
     """Sweeps nothing: its clock is the database's, and for that the samples' keys hold no more since long ago."""
@@ -48,7 +53,7 @@ class MongoBackend(Backend):
             self.proxy = MongoProxy(*mongo_server.address())
             await self.proxy.start()
         self.proxy.lose_nothing()  # a group that wrote nothing left the loss to whoever writes next
-        storage = self._storage(mongo_server.url(self.database, "serverSelectionTimeoutMS=1000", through=self.proxy.port))
+        storage = self._storage(mongo_server.url(self.database, _PATIENCE, through=self.proxy.port))
         await storage.open()
         return storage
 
