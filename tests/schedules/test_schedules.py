@@ -216,7 +216,7 @@ async def test_messages_are_listed_and_cancelled_over_http(url: str) -> None:
         again = (await http.get(f"/schedules/{shown['id']}")).json()
         assert {**again, "due": 0} == {**shown, "due": 0}
         for number in range(3):
-            assert await writer.publish(f"$delayed/{3600 - number}/b", b"%d" % number) == 0
+            assert await writer.publish(f"$delayed/{3600 - 100 * number}/b", b"%d" % number) == 0
         at = round(time.time() * 1000) + DAY
         zoned = datetime.fromtimestamp(at / 1000, timezone(timedelta(hours=1))).isoformat()
         made_one = (await http.post("/schedules", json={"topic": "c", "payload": "x", "at": zoned})).json()
