@@ -29,10 +29,10 @@ class Begun(Generic[S]):
 
     def __await__(self) -> Generator[Any, None, S]:
         while not self._result:
-            error: BaseException | None = None
             try:
                 yield self._awaited
             except BaseException as thrown:  # noqa: BLE001 - it is the coroutine's, as is what that raises of it
-                error = thrown
-            self._go_on(error)
+                self._go_on(thrown)
+            else:
+                return (yield from self._coroutine.__await__())  # which raises no `StopIteration` where it is compiled
         return self._result[0]

@@ -110,6 +110,7 @@ class PublishPath:
         self._commits = commits
         self._delivery = delivery
         self._events = events
+        self._broadcasts = events.listens(BrokerEvents.MESSAGE_BROADCAST)
         self._counters = counters
         self.superseded: Callable[[Sequence[Operation]], None] | None = None
         """In a cluster: called with what was committed, before the next group is matched. Some of it may have been refused for
@@ -203,6 +204,8 @@ class PublishPath:
 
     def _decide(self) -> None:
         """5. Which messages were refused is known: from here on a SUBSCRIBE finds those to be retained."""
+        if not self._retained.expected:
+            return
         try:
             for message in self._retained.decide():
                 self._events.retained(message)
@@ -226,7 +229,7 @@ class PublishPath:
             self.tracer.committed(batch.publications)
         try:
             self._acknowledge(batch)
-            if self._events.listens(BrokerEvents.MESSAGE_BROADCAST):
+            if self._broadcasts:
                 self._broadcast(batch.publications)
             self._deliver(batch)
             if self.spans is not None:

@@ -3,6 +3,7 @@
 Kept true: a hook that fails before the acknowledgement withholds it, and one that fails after it delays nothing.
 """
 
+from broker.hooks.group import Group
 from broker.hooks.group_hooks import GroupHooks, HookFailed
 from broker.hooks.plugins import (
     ONLY_ONE,
@@ -13,7 +14,6 @@ from broker.hooks.plugins import (
     Challenge,
     Denied,
     EnhancedAuthPlugin,
-    Group,
     GroupPlugin,
     GroupTimes,
     JobBusy,

@@ -15,7 +15,8 @@ from time import perf_counter
 
 from broker.counters import Counters
 from broker.histogram import Histogram
-from broker.hooks.plugins import Group, GroupPlugin, Refusal
+from broker.hooks.group import Group
+from broker.hooks.plugins import GroupPlugin, Refusal
 from broker.packets import ReasonCode
 from broker.plugin_call import answer_of, called
 from broker.publication import Publication
@@ -44,14 +45,16 @@ class GroupHooks:
     def __init__(self, plugins: Sequence[GroupPlugin], counters: Counters, *, timeout: float, after_queue: int) -> None:
         self._counters = counters
         self._timeout = timeout
-        self._before = [p for p in plugins if type(p).before_ack is not GroupPlugin.before_ack]
+        self._before = [
+            _BeforeHook(p, counters.hook_seconds.setdefault(type(p).__name__, Histogram()))
+            for p in plugins
+            if type(p).before_ack is not GroupPlugin.before_ack
+        ]
         self._after = [
             _AfterHook(p, after_queue, timeout, counters) for p in plugins if type(p).after_ack is not GroupPlugin.after_ack
         ]
         self.arrivals = [p for p in plugins if type(p).arrived is not GroupPlugin.arrived]
         """The plugins that see messages before these have recipients."""
-        for plugin in self._before:
-            counters.hook_seconds[type(plugin).__name__] = Histogram()
 
     def arrived(self, publication: Publication) -> None:
         """Let the plugins see a message before it has recipients; one that fails refuses it."""
@@ -72,15 +75,15 @@ class GroupHooks:
         A plugin for which storage is away is called again until it is back, as a commit is (`Commits.until_done`). None where
         all of them have answered at once, else what is to be awaited; False of that where this node may not write any more.
         """
-        for place, plugin in enumerate(self._before):
+        for place, hook in enumerate(self._before):
             had, began = len(group.operations), perf_counter()
             try:
-                waits = called(plugin.before_ack, group)
+                waits = called(hook.call, group)
             except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
                 waits = _failed(error)
             if waits is not None:
                 return self._answers(place, waits, had, began, group, until_done)
-            self._counters.hook_seconds[type(plugin).__name__].observe(perf_counter() - began)
+            hook.seconds.observe(perf_counter() - began)
         self._leave_out_refused(group)
         return None
 
@@ -89,14 +92,15 @@ class GroupHooks:
     ) -> bool:
         """The same from a plugin on that has to be waited for, which was called when the group ``had`` so many operations."""
         answer: Awaitable[None] | None = waits
-        for plugin in self._before[place:]:
+        for hook in self._before[place:]:
+            plugin = hook.plugin
             if answer is None:
                 had, began = len(group.operations), perf_counter()
             well = await self._call_until_done(plugin, group, until_done, had, answer)
             answer = None
             if well is None:
                 return False
-            self._counters.hook_seconds[type(plugin).__name__].observe(perf_counter() - began)
+            hook.seconds.observe(perf_counter() - began)
             if well:
                 continue
             # Somebody in the group makes the plugin fail: find out who, so that the others are acknowledged.
@@ -179,6 +183,17 @@ def _may_repeat(append: Append) -> bool:
         return False
     append.refusal, append.error = append.error, None
     return True
+
+
+class _BeforeHook:
+    """One plugin's `before_ack`, and how long it takes."""
+
+    __slots__ = ("call", "plugin", "seconds")
+
+    def __init__(self, plugin: GroupPlugin, seconds: Histogram) -> None:
+        self.plugin = plugin
+        self.call = plugin.before_ack
+        self.seconds = seconds
 
 
 class _AfterHook:

@@ -18,31 +18,19 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 from amqtt.broker import BrokerContext
 from amqtt.plugins.base import BasePlugin
 
 from broker.access import SessionInfo, StandsFor
+from broker.hooks.group import Group
 from broker.packets import ReasonCode
 from broker.publication import Publication
 from storage.errors import MessageRefused
 from storage.interface import Storage
-from storage.records import Append, DeviceKey, Operation
-
-
-@dataclass(slots=True, eq=False)
-class Group:
-    """Everything that is committed in one durable write, in order.
-
-    ``appends`` are the messages among ``operations``. A hook may change an append's ``store`` and ``recipients``, refuse it
-    (set ``error`` to a `Refusal`), or add operations of its own at the end. What else is in a message is changed in
-    `GroupPlugin.arrived`.
-    """
-
-    operations: list[Operation]
-    appends: Sequence[Append] = field(default_factory=list)
+from storage.records import Append, DeviceKey
 
 
 def readers_of(append: Append) -> Iterable[str]:

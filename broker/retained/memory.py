@@ -128,7 +128,8 @@ class Retained:
         self._in_storage = 0
         self._readings: OrderedDict[Reading, None] = OrderedDict()
         """By rising start."""
-        self._expected: list[Append] = []
+        self.expected: list[Append] = []
+        """What may be retained of the group under way."""
         self._open = Topics()
 
     @property
@@ -261,22 +262,22 @@ class Retained:
 
     def expect(self, append: Append) -> None:
         """A message to be retained is in the group that is being built."""
-        self._expected.append(append)
+        self.expected.append(append)
         self._open.set(append.message)
 
     def undecided(self, filter_: str) -> bool:
         """Whether what the filter finds hangs on the group that is being built."""
-        return bool(self._expected) and bool(self._open.match(filter_))
+        return bool(self.expected) and bool(self._open.match(filter_))
 
     def decide(self) -> list[Message]:
         """The group is durable: take those of its messages that were accepted; which they are, in order."""
-        if not self._expected:
+        if not self.expected:
             return []
-        retained = (a for a in self._expected if a.retain)
+        retained = (a for a in self.expected if a.retain)
         accepted = [a.message for a in retained if a.error is None and a.original is None]
         for message in accepted:
             self.put(message)
-        self._expected = []
+        self.expected = []
         self._open = Topics()
         return accepted
 

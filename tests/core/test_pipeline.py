@@ -300,7 +300,7 @@ class Bench:
 
     async def settled(self) -> None:
         async with asyncio.timeout(TIMEOUT):
-            await self.pipeline._idle.wait()
+            await self.pipeline.rest()
         assert self.recorder.too_early == [], "acknowledged and not stored"
 
     async def stop(self) -> None:

@@ -661,10 +661,10 @@ MUTANTS = (
         4,
         "the next group overtakes",
         "broker/pipeline.py",
-        "            durable = None if stored is None else await stored\n",
-        "            durable = None\n            if stored is not None:\n"
-        "                asyncio.ensure_future(stored).add_done_callback(lambda task: self._path.finish(task.result()))\n"
-        "                await asyncio.sleep(0)\n",
+        "                durable = None if stored is None else await stored\n",
+        "                durable = None\n                if stored is not None:\n"
+        "                    asyncio.ensure_future(stored).add_done_callback(lambda task: self._path.finish(task.result()))\n"
+        "                    await asyncio.sleep(0)\n",
         PIPELINE,
     ),
     Mutant(
