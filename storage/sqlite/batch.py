@@ -1,5 +1,9 @@
 """The rows of a group, gathered so that each table is written by few, large statements.
 
+A group of one message for one inbox, or for none, is one statement, which SQLite makes a transaction of by itself: through a
+view of the writer's own, whose trigger fills both tables (`ALONE`). That takes a sixth less than four statements, and gives the
+lock away six times instead of twenty-one. (Groups of two through the view take more than by a statement for each table.)
+
 Every statement gives the interpreter lock away and has to win it back from the event loop, so what counts is the number of
 statements, not of rows: a group of up to 64 messages, or 128, or 256, of known timelines takes four (measured beside a busy
 loop: with a statement per row 2,000 to 12,000 appends/s, so 20,000 to 60,000). One statement through a view, whose triggers
@@ -27,6 +31,18 @@ _MESSAGES = "INSERT OR FAIL INTO store VALUES"
 _PLAIN = tuple(f"(?,?,?,?,?,?,{qos},0,0,x'',?)" for qos in range(3))
 """The row of a message that is not retained, does not expire and has no properties, as most have. A value that is written out
 costs the driver and SQLite nothing to bind."""
+_COLUMNS = ("id", "conversation", "seq", "user", "device", "time", "qos", "payload", "inbox", "place")
+ALONE = f"""
+    CREATE TEMP VIEW alone AS SELECT {",".join(f"NULL AS {name}" for name in _COLUMNS)};
+    CREATE TEMP TRIGGER alone_insert INSTEAD OF INSERT ON alone BEGIN
+        INSERT INTO store VALUES
+            (new.id, new.conversation, new.seq, new.user, new.device, new.time, new.qos, 0, 0, x'', new.payload);
+        INSERT INTO sync (user, seq, message) VALUES (new.inbox, new.place, new.id);
+    END;
+"""
+"""What a connection needs for `Batch.take_alone`. It is in no file."""
+_WITH_ENTRY = tuple(f"INSERT INTO alone VALUES (?,?,?,?,?,?,{qos},?,?,?)" for qos in range(3))
+_WITHOUT = tuple(f"INSERT INTO store VALUES {row}" for row in _PLAIN)
 _CONVERSATIONS = "INSERT INTO conversations (id, topic) VALUES"
 _USERS = "INSERT INTO users (id, key) VALUES"
 _ENTRIES = "INSERT OR FAIL INTO sync (user, seq, message) VALUES"
@@ -124,12 +140,38 @@ class Batch:
                     for place, id in enumerate(run, seq - len(run) + 1):
                         self.entries += (inbox.id, place, id)
 
+    def take_alone(self) -> tuple[str, Row] | None:
+        """The statement and its values, where all there is is one message with its entry in one inbox, or in none."""
+        if self.messages or self.entries or self.runs or self.targeted or len(self.inboxes) > 1:
+            return None
+        if self.retained or self.received or self.progress or self.once or self.unstored_id:
+            return None
+        if len(self.plain[0]) + len(self.plain[1]) + len(self.plain[2]) != self.PLAIN:
+            return None
+        qos = 0 if self.plain[0] else 1 if self.plain[1] else 2
+        row = self.plain[qos]
+        if not self.inboxes:
+            return _WITHOUT[qos], row
+        inbox = self.inboxes[0]
+        inbox.run = []
+        return _WITH_ENTRY[qos], [*row, inbox.id, inbox.seq]
+
+    def clear(self) -> None:
+        """All is written."""
+        for rows in (*self.plain, self.messages, self.entries, self.runs, self.targeted, self.once):
+            rows.clear()
+        self.inboxes.clear()
+        self.retained.clear()
+        self.received.clear()
+        self.progress.clear()
+        self.now = self.unstored_id = 0
+
     def write(self, connection: sqlite3.Connection, conversations: Row, users: Row) -> None:
         """Write all, in the caller's transaction."""
         insert(connection, _CONVERSATIONS, 2, conversations)
         insert(connection, _USERS, 2, users)
-        for rows, row in zip(self.plain, _PLAIN, strict=True):
-            insert(connection, _MESSAGES, self.PLAIN, rows, row)
+        for qos in range(3):
+            insert(connection, _MESSAGES, self.PLAIN, self.plain[qos], _PLAIN[qos])
         insert(connection, _MESSAGES, self.WIDTH, self.messages)
         for inbox in self.inboxes:
             self.end_run(inbox)

@@ -74,17 +74,18 @@ _Job = tuple[Callable[[], Any], "Answer[Any] | None"]
 
 
 class Worker:
-    """One thread, or several that share a queue. Daemons, so that a process which forgets `stop` can end."""
+    """One thread, or several that share a queue, for the running loop. Daemons: a process that forgets `stop` can end."""
 
     def __init__(self, name: str, threads: int = 1) -> None:
+        self._loop = asyncio.get_running_loop()  # to ask for it is a system call, of each call's
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads = [threading.Thread(target=self._run, name=f"{name}-{n}", daemon=True) for n in range(threads)]
         for thread in self._threads:
             thread.start()
 
     def run(self, call: Callable[[], T]) -> Answer[T]:
-        """Run ``call`` on the thread; its result or error arrives on the running loop, also if nobody waits any more."""
-        answer: Answer[T] = Answer(asyncio.get_running_loop())
+        """Run ``call`` on the thread; its result or error arrives on the loop, also if nobody waits any more."""
+        answer: Answer[T] = Answer(self._loop)
         self._jobs.put((call, answer))
         return answer
 

@@ -45,7 +45,7 @@ from storage.records import (
 )
 from storage.rules import Once, asked_at, refuse_unstored, repeated, used_now
 from storage.sqlite import participation, rows
-from storage.sqlite.batch import Batch
+from storage.sqlite.batch import ALONE, Batch
 from storage.sqlite.checkpoint import Checkpointer
 from storage.sqlite.connection import MESSAGE_ERRORS, REOPEN, connect_writer, primary_code, translate
 from storage.sqlite.free_space import FreeSpace
@@ -90,7 +90,7 @@ class GroupWriter:
 
     def __init__(self, path: Path, connection: sqlite3.Connection, space: FreeSpace, busy_timeout: float) -> None:
         self._path = path
-        self._connection: sqlite3.Connection | None = connection
+        self._connection: sqlite3.Connection | None = _ready(connection)
         self._space = space
         self._unmoved = Unmoved(path)
         self._unmoved.opened()
@@ -137,7 +137,7 @@ class GroupWriter:
         """The connection, opened again where an error had closed it."""
         if self._connection is None:
             self._unmoved.opened()
-            self._connection = connect_writer(self._path, busy_timeout=self._busy_timeout)
+            self._connection = _ready(connect_writer(self._path, busy_timeout=self._busy_timeout))
         return self._connection
 
     def empty_log(self) -> bool:
@@ -298,9 +298,14 @@ class GroupWriter:
         batch, connection = self._batch, self.connection
         conversations, users = self._conversations.take_new(), self._inboxes.take_new()
         if not batch.is_empty() or conversations or users:
-            self._batch = Batch()
-            batch.write(self._begin(), conversations, users)
+            more = conversations or users or not self._rows.is_empty() or not last or connection.in_transaction
+            alone = None if more else batch.take_alone()
+            if alone is not None:
+                connection.execute(*alone)
+            else:
+                batch.write(self._begin(), conversations, users)
         self.work += batch.size + 2
+        batch.clear()
         if not self._rows.is_empty():
             self._rows.write(self._begin())
         if last and connection.in_transaction:
@@ -540,6 +545,11 @@ class GroupWriter:
         number = self._sessions.current(self.connection, op.device, op.epoch)
         if number:
             self._batch.progress[number] = (op.offset, op.cursor, pack_inflight(op.inflight))
+
+
+def _ready(connection: sqlite3.Connection) -> sqlite3.Connection:
+    connection.executescript(ALONE)
+    return connection
 
 
 def _retained_row(op: Append) -> tuple[object, ...]:
