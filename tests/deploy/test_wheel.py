@@ -7,12 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 from tests.support.until import wait_until
 
 ROOT = Path(__file__).parents[2]
+ROOMS = ("broker", "plugins", "storage")
 
 
 def run(*arguments: str | Path, cwd: Path) -> str:
@@ -22,13 +24,44 @@ def run(*arguments: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
+def copied(sources: Path) -> Path:
+    """What the wheel is built from, and what may not be in it."""
+    for name in ROOMS:
+        shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in", "compiler.py"):
+        shutil.copy(ROOT / name, sources / name)
+    shutil.copytree(ROOT / "requirements", sources / "requirements")
+    (sources / "tests").mkdir()
+    (sources / "tests" / "test_it.py").touch()  # setuptools takes such a file by itself
+    return sources
+
+
+def test_what_is_given_away_as_sources_can_be_compiled(tmp_path: Path) -> None:
+    sources = copied(tmp_path / "sources")
+    uv = Path(sys.executable).with_name("uv")
+    ask = (
+        uv,
+        "build",
+        "--quiet",
+        "--sdist",
+        "--no-build-isolation",
+        "--python",
+        sys.executable,
+        "--out-dir",
+        tmp_path,
+        sources,
+    )
+    run(*ask, cwd=tmp_path)
+    (archive,) = tmp_path.glob("tideline-*.tar.gz")
+    with tarfile.open(archive) as inside:
+        names = {name.partition("/")[2] for name in inside.getnames()}
+    assert {"setup.py", "compiler.py", "requirements/zig.txt", "requirements/core.txt", "LICENSE", "broker/py.typed"} <= names
+    assert not [name for name in names if name.startswith(("tests", "build"))]
+
+
 def test_it_runs_in_an_empty_environment(tmp_path: Path) -> None:
     uv = Path(sys.executable).with_name("uv")
-    sources = tmp_path / "sources"
-    for name in ("broker", "plugins", "storage"):
-        shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, sources / name)
+    sources = copied(tmp_path / "sources")
     run(
         uv,
         "build",
@@ -45,10 +78,13 @@ def test_it_runs_in_an_empty_environment(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("tideline-*.whl")
     with zipfile.ZipFile(wheel) as inside:
         tops = {name.partition("/")[0] for name in inside.namelist()}
-        assert {top for top in tops if not top.startswith("tideline-")} == {"broker", "plugins", "storage"}
+        assert {top for top in tops if not top.startswith("tideline-")} == set(ROOMS)
         for folder in ("plugins/console/static", "plugins/http/page"):
             files = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
             assert files == {name for name in inside.namelist() if name.startswith(f"{folder}/")}
+        assert {f"{room}/py.typed" for room in ROOMS} <= set(inside.namelist())
+        assert not [name for name in inside.namelist() if name.endswith((".c", ".h", ".so", ".pyc"))]
+        assert [name for name in inside.namelist() if name.endswith("licenses/LICENSE")]
     run(uv, "venv", "--quiet", "--python", sys.executable, "fresh", cwd=tmp_path)
     python = tmp_path / "fresh" / "bin" / "python"
     locked = ROOT / "requirements" / "core.txt"
