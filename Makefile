@@ -86,9 +86,10 @@ interop: $(TEST) $(INTEROP) ## run other people's clients and a second MongoDB w
 	TIDELINE_TEST_MONGODB=secantusdb $(BIN)/python -m pytest -n 2 tests/cluster_storage tests/cluster/test_over_mongodb.py -k mongo
 
 lock: $(TEST) ## resolve the dependencies anew into requirements/
-	echo $(LOCK_NOTE) | tee requirements/core.txt requirements/zig.txt > requirements/test.txt
+	echo $(LOCK_NOTE) | tee requirements/core.txt requirements/zig.txt requirements/image.txt > requirements/test.txt
 	$(LOCK) $(ARGS) pyproject.toml requirements/build.in >> requirements/core.txt
 	$(LOCK) $(ARGS) --extra test --constraint requirements/core.txt pyproject.toml requirements/build.in >> requirements/test.txt
+	$(LOCK) $(ARGS) --extra mongodb --extra otel --constraint requirements/test.txt pyproject.toml >> requirements/image.txt
 	$(LOCK) $(ARGS) requirements/zig.in >> requirements/zig.txt
 
 clean: ## remove what make and the tests made, never ./data

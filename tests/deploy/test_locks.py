@@ -39,7 +39,7 @@ def asked(extras: set[str]) -> list[Requirement]:
     return asked(extras | inner) if inner - extras else [each for each in requirements if each.name != "tideline"]
 
 
-@pytest.mark.parametrize(("name", "extras"), [("core.txt", set()), ("test.txt", {"test"})])
+@pytest.mark.parametrize(("name", "extras"), [("core.txt", set()), ("image.txt", {"mongodb", "otel"}), ("test.txt", {"test"})])
 def test_a_lock_has_what_pyproject_asks_for(name: str, extras: set[str]) -> None:
     """One version of each, whatever the Python: what our modules import was tried with that one."""
     locked = versions(name)
@@ -48,12 +48,12 @@ def test_a_lock_has_what_pyproject_asks_for(name: str, extras: set[str]) -> None
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement}, and {version} is locked: make lock"
 
 
-def test_tests_run_with_what_is_installed() -> None:
-    core, test = versions("core.txt"), versions("test.txt")
-    assert core.items() <= test.items()
+@pytest.mark.parametrize("name", ["core.txt", "image.txt"])
+def test_tests_run_with_what_is_installed(name: str) -> None:
+    assert versions(name).items() <= versions("test.txt").items()
 
 
-@pytest.mark.parametrize("name", ["core.txt", "test.txt", "zig.txt"])
+@pytest.mark.parametrize("name", ["core.txt", "image.txt", "test.txt", "zig.txt"])
 def test_a_lock_names_no_index(name: str) -> None:
     """Where packages come from is a matter of the machine."""
     for line in lines(name):
