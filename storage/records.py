@@ -111,7 +111,7 @@ class OpenSession:
     at once. Its epoch rises above what it was, to ``epoch`` at least, so that who wants to delete it as it was is told.
 
     Filled by commit: ``head`` (the inbox head at this place in the group), ``offset``, ``created``; in a cluster ``overtaken``,
-    the will, to be published, of a session that a ``clean`` one replaced: another node had opened it at the same moment.
+    the will of a connection that another node opened at the same moment: due, unless delayed while it was not ``created``.
     """
 
     device: DeviceKey

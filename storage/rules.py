@@ -155,6 +155,12 @@ def new_device(op: OpenSession, offset: int) -> Device:
     return Device(op.device, created_at=op.at, offset=offset, cursor=offset)
 
 
+def made_by(device: Device, op: OpenSession) -> bool:
+    """Whether this very operation made the device: it is applied again, as where its answer was lost. Of a group, which several
+    nodes may open alike, it is not known."""
+    return not op.shared and (device.epoch, device.created_at) == (op.epoch, op.at)
+
+
 def begin(device: Device, op: OpenSession) -> None:
     """A device's connection begins: nothing of it is due while it lasts."""
     device.epoch, device.expiry, device.will = op.epoch, op.expiry, op.will

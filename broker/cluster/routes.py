@@ -202,10 +202,13 @@ class Routes:
 
     def _change_aside(self, change: Change, key: DeviceKey) -> None:
         """A filter of a device that nobody is connected to here. Its session may be in use all the same, as by the API, and so
-        not be forgotten: what it does not know of itself is kept beside it."""
+        not be forgotten: what it does not know of itself is kept beside it. So is what another node had stored of a session
+        that is being opened here, until storage says which of the two there is."""
         session, member = self._server.sessions.get(key), member_of(*key)
         if session is not None and session.connection is not None:
-            return
+            opened = change.kind == ADD and not session.unopened
+            if opened or change.filter in session.subscriptions:
+                return
         if change.kind == REMOVE:
             self._server.trie.remove_aside(change.filter, member)
         elif change.kind == ADD and (session is None or change.filter not in session.subscriptions):

@@ -7,6 +7,8 @@
   disconnected now, by which its will and its expiry go on as after a crash. Then what the holder stored and did not fan out
   is finished.
 - Of two nodes that open one device at once storage refuses one (`storage.errors.Superseded`), which closes its connection.
+  One that found no session, and opens behind a node that has made one meanwhile, is told so by storage, reads what there is by
+  then, and opens it anew (`broker.sessions.lifecycle.Sessions.start_over`).
 - A node that learns that its device was taken closes the connection, and writes and publishes nothing for it. What the
   connection brought and no group has stored yet is refused: its client sends that again to the other node, in its order.
 """

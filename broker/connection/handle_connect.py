@@ -250,6 +250,7 @@ def _open(connection: Connection, packet: Connect, key: DeviceKey, proof: Proper
         begins=_begins(connection, packet),
         will=wills.pack(packet.will) if packet.will is not None else None,
         opened=lambda session, present: _answer(connection, packet, proof, session, present),
+        again=lambda: connection.run(_open_when_read(connection, packet, key, proof)),
     )
 
 

@@ -667,7 +667,7 @@ class SaveProgress(Step):
         """What is stored is the state at this place in the order."""
         session = self._session
         session.saving = None
-        if session.ended:
+        if session.ended or session.unopened:
             return []
         operations = session.saved()
         for watcher in self._watchers:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -304,8 +304,10 @@ class Sessions:
         begins: bool,
         will: bytes | None,
         opened: Opened,
+        again: Callable[[], None],
     ) -> None:
-        """Give the connection its session; ``opened(session, present)`` is called once that is durable.
+        """Give the connection its session; ``opened(session, present)`` is called once that is durable, or ``again()`` where
+        another node opened it at the same moment and it is to be read anew.
 
         ``begins``: `RetentionLock.begin` was awaited for it.
         """
@@ -326,17 +328,42 @@ class Sessions:
         else:
             session = Session(key, durable=expiry > 0, window=self._server.settings.mqtt.inflight_window)
             session.epoch = before.epoch if before is not None else self._first_epoch()
+            session.unopened = True
         self._keep(session)
         session.epoch += 1
         session.connection, session.elsewhere = connection, False
         session.will, session.will_at, session.expires_at = will, 0, 0
         connection.session = session
         step = OpenStep(
-            self._server, connection, session, expiry, fresh=not present, present=present, begins=begins, opened=opened
+            *(self._server, connection, session, expiry),
+            fresh=not present,
+            clean=clean or (before is not None and not present),
+            begins=begins,
+            opened=opened,
+            again=again,
         )
         session.expiry = expiry
         self._server.opening(connection)
         self._server.pipeline.submit(step)
+
+    def start_over(self, session: Session, connection: Link) -> bool:
+        """Storage has more of a session than is here, as another node opened it since it was looked for: keep what is here no
+        longer. Whether the connection is to open it anew; where a newer one is about to, that does."""
+        if session.connection is not None and session.connection is not connection:
+            return False
+        here = session.connection is connection
+        if here:
+            session.connection = connection.session = None
+            session.will, session.will_at = None, 0
+            session.expires_at = 0 if session.expiry == NEVER else self._server.time.now() + session.expiry * 1000
+            self._server.pipeline.submit(EndStep(self._server, session, closing(session, delete=False), keep=True))
+        session.ended = True
+        if self._sessions.get(session.key) is session:
+            if session.durable:
+                self._put_away(session)
+            else:
+                self._drop(session)
+        return here
 
     def _first_epoch(self) -> int:
         """What the epochs of a device begin after. In a cluster they go on above those of an earlier session of the device,
@@ -379,7 +406,8 @@ class Sessions:
         else:
             server.delivery.save(session)
             server.pipeline.submit(EndStep(server, session, closing(session, delete=False), keep=True))
-            self._idle[session.key] = server.clock.now()
+            if self._sessions.get(session.key) is session:
+                self._idle[session.key] = server.clock.now()
 
     def may_leave(self, info: SessionInfo, will: bytes) -> bool:
         """Whether a will's client may still publish it: rules may have changed since its CONNECT. What only somebody who has to

@@ -49,6 +49,7 @@ class Session:
         "settling",
         "shared_filters",
         "subscriptions",
+        "unopened",
         "will",
         "will_at",
         "window",
@@ -80,6 +81,8 @@ class Session:
         self.will_at = 0
         self.ended = False
         """It was removed, at a place in the order that is past: nothing of it is stored any more."""
+        self.unopened = False
+        """It began here, and storage has not said yet that there was none: nothing is stored of it but that it begins."""
         self.restored = False
         """Its client may be ahead of what is known of it here (`storage.records.Device.restored`), and was not told yet."""
         self.elsewhere = False

@@ -23,7 +23,7 @@ Opened = Callable[[Session, bool], None]
 class OpenStep(Step):
     """The opening of a session at its place in the order."""
 
-    __slots__ = ("_begins", "_connection", "_fresh", "_members", "_opened", "_operation", "_present", "_server", "_session")
+    __slots__ = ("_again", "_begins", "_connection", "_fresh", "_members", "_opened", "_operation", "_server", "_session")
 
     def __init__(
         self,
@@ -33,22 +33,25 @@ class OpenStep(Step):
         expiry: int,
         *,
         fresh: bool,
-        present: bool,
+        clean: bool,
         begins: bool,
         opened: Opened,
+        again: Callable[[], None],
     ) -> None:
+        """``fresh``: there is no session here that it goes on with. ``clean``: nor is one to be left in storage, where there
+        may be one that another node opened since it was looked for."""
+        self._again = again
         self._begins = begins
         self._server = server
         self._connection = connection
         self._session = session
         self._fresh = fresh
-        self._present = present
         self._opened = opened
         self._operation: OpenSession | None = None
         self._members: list[tuple[Member, OpenSession]] = []
         if session.durable or session.will is not None:
             start = server.start_position()
-            self._operation = OpenSession(session.key, session.epoch, fresh, expiry, session.will, start, at=server.time.wall())
+            self._operation = OpenSession(session.key, session.epoch, clean, expiry, session.will, start, at=server.time.wall())
 
     def apply(self) -> list[Operation]:
         if self._operation is not None:
@@ -61,9 +64,8 @@ class OpenStep(Step):
 
     def done(self) -> None:
         operation = self._operation
-        if operation is not None and operation.overtaken is not None:
-            server = self._server
-            server.pipeline.submit(wills.append(operation.overtaken, self._session.key, server.time))
+        if operation is not None and (will := operation.overtaken) is not None and (operation.created or not wills.delay(will)):
+            self._server.pipeline.submit(wills.append(will, self._session.key, self._server.time))
         try:
             self._opened_durably()
         finally:
@@ -72,8 +74,14 @@ class OpenStep(Step):
 
     def _opened_durably(self) -> None:
         session, connection = self._session, self._connection
-        if self._operation is not None and self._fresh:
-            session.cursor = self._operation.offset
+        if self._fresh and (self._operation is None or self._operation.created):
+            session.unopened = False
+            if self._operation is not None:
+                session.cursor = self._operation.offset
+        if session.unopened and (self._operation is None or self._operation.error is None):
+            if self._server.sessions.start_over(session, connection):
+                self._again()
+            return
         if connection.closed or session.connection is not connection:
             return
         operation = self._operation
@@ -86,7 +94,7 @@ class OpenStep(Step):
         for member, opening in self._members:
             member.head = opening.head
         # Of restored data the client knows more than this session: it is to subscribe again, and to give up what is in flight.
-        present, session.restored = self._present and not session.restored, False
+        present, session.restored = not self._fresh and not session.restored, False
         self._opened(session, present)
         if not connection.open:
             return

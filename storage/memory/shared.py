@@ -237,7 +237,7 @@ class SharedStorage(MemoryStorage):
         again = device is not None and (device.epoch, device.node) == (op.epoch, self.writer)
         if op.epoch <= latest and not again:
             raise _superseded(op.device, op.epoch, latest)
-        if device is not None and op.clean and not again:
+        if device is not None and not again and (op.clean or device.node not in (0, self.writer)):
             op.overtaken = device.will
         super()._open_session(op)
         self._ended.pop(op.device, None)

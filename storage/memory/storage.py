@@ -289,6 +289,8 @@ class MemoryStorage:
         if device is None or op.clean:
             device = self._devices[op.device] = rules.new_device(op, self._start(op.device.user, start))
             op.created = True
+        else:
+            op.created = rules.made_by(device, op)
         rules.begin(device, op)
         op.offset = device.offset
 

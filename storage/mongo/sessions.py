@@ -118,8 +118,10 @@ class Sessions:
             raise _superseded(op.device, op.epoch, latest)
         start = rules.Start.parse(op.start)
         _refuse_large_will(op.will)
-        created = kept is None or op.clean
-        overtaken = None if kept is None or again or not op.clean or op.shared else kept.device.will
+        created = kept is None or op.clean or rules.made_by(kept.device, op)
+        overtaken = None
+        if kept is not None and not (again or op.shared) and (op.clean or kept.device.node not in (0, self._view.node)):
+            overtaken = kept.device.will
         if kept is None or op.clean:
             offset = self._start(op.device.user, head, start)
             self._forget(op.device)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from broker.packets import ReasonCode
-from broker.packets.model import Connect, Disconnect, PingReq, PingResp, PubComp, Publish, PubRec, PubRel, Will
+from broker.packets.model import ConnAck, Connect, Disconnect, PingReq, PingResp, PubComp, Publish, PubRec, PubRel, Will
 from broker.packets.properties import Property
 from broker.pipeline import Operations
-from storage.cluster import HELD, Change
+from storage.cluster import HELD, Change, Route
 from storage.records import Announce, Device, DeviceKey
 from tests.support.cluster import Cluster, Node, cluster
 from tests.support.until import until
@@ -32,6 +32,35 @@ async def two_nodes(**options: Any) -> AsyncIterator[tuple[Cluster, Node, Node]]
 async def closed_with(client: Client) -> list[int]:
     """The reason codes of the DISCONNECT packets before the broker closed."""
     return [packet.reason for packet in await client.closed() if isinstance(packet, Disconnect)]
+
+
+@asynccontextmanager
+async def looked_up(node: Node) -> AsyncIterator[asyncio.Event]:
+    """While entered, the node's first look for a device hears of nobody who came after it, and not before the end. An event
+    says that it has looked."""
+    part = node.storage.cluster
+    assert part is not None
+    real_device, real_routes = node.storage.device, part.routes_after
+    done, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def device(key: DeviceKey) -> Device | None:
+        node.storage.device = real_device  # type: ignore[method-assign]
+        found = await real_device(key)
+        part.routes_after = routes_after  # type: ignore[method-assign]
+        return found
+
+    async def routes_after(after: int, limit: int = 1000) -> list[Route]:
+        part.routes_after = real_routes  # type: ignore[method-assign]
+        found = await real_routes(after, limit)
+        done.set()
+        await may_go_on.wait()
+        return found
+
+    node.storage.device = device  # type: ignore[method-assign]
+    try:
+        yield done
+    finally:
+        may_go_on.set()
 
 
 async def stored(node: Node, topic: str) -> list[bytes]:
@@ -204,6 +233,60 @@ async def test_the_same_client_on_two_nodes_at_once_leaves_one_connected(clean: 
             device = await made.nodes[0].storage.device(DeviceKey(f"c/{name}", name))
             assert (device is None) == clean
             assert device is None or (device.node, device.epoch) == (holder.token, session.epoch)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_a_connect_that_found_no_session_goes_on_with_the_one_that_is_there_by_then(gone: bool) -> None:
+    """! What the client was told by the other node holds: its session, its subscriptions and where it stands. ``gone``: it does
+    not wait for the answer."""
+    async with two_nodes() as (_, one, other):
+        publisher = await one.client("publisher")
+        async with other.held() as commits:
+            async with looked_up(other) as found:
+                late = await other.socket(5)
+                late.send(Connect("phone", 5, False, 0, properties={Property.SESSION_EXPIRY: 3600}))
+                await found.wait()
+                first = await one.socket(5)
+                will = Will("wills", b"first", 1)
+                assert not (await first.connect("phone", clean=False, expiry=3600, will=will)).session_present
+                assert await first.subscribe("news", "wills", options=1) == [1, 1]
+            await commits.arrived()
+            if gone:
+                await other.lose(late, "phone")
+        assert await closed_with(first) == [ReasonCode.SESSION_TAKEN_OVER]
+        if gone:
+            await until(lambda: not other.server.sessions.named("phone"))
+            late = await other.socket(5)
+            late.send(Connect("phone", 5, False, 0, properties={Property.SESSION_EXPIRY: 3600}))
+        answer = await late.receive()
+        assert isinstance(answer, ConnAck)
+        assert (answer.reason, answer.session_present) == (0, True)
+        await publisher.publish("news", b"1")
+        assert sorted([(await late.message()).payload for _ in range(2)]) == [b"1", b"first"]
+        device = await one.storage.device(PHONE)
+        assert device is not None
+        assert (device.node, device.will, list(device.subscriptions)) == (other.token, None, ["news", "wills"])
+        assert len(other.server.sessions.named("phone")) == 1
+
+
+async def test_a_connect_over_one_that_found_no_session_is_answered() -> None:
+    """! The newer of two connections to one node opens the session anew, not the older one."""
+    async with two_nodes() as (_, one, other):
+        async with other.held() as commits:
+            older, newer = await other.socket(5), await other.socket(5)
+            async with looked_up(other) as found:
+                older.send(Connect("phone", 5, False, 0, properties={Property.SESSION_EXPIRY: 3600}))
+                await found.wait()
+                first = await one.durable("phone", 5)
+                await first.subscribe("news", options=1)
+            await commits.arrived()
+            newer.send(Connect("phone", 5, False, 0, properties={Property.SESSION_EXPIRY: 3600}))
+            await older.closed()
+        answer = await newer.receive()
+        assert isinstance(answer, ConnAck)
+        assert (answer.reason, answer.session_present) == (0, True)
+        await newer.publish("news", b"1")
+        assert (await newer.message()).payload == b"1"
 
 
 async def test_a_frozen_holder_costs_one_time_out_for_all_of_its_devices(caplog: pytest.LogCaptureFixture) -> None:

@@ -217,6 +217,22 @@ FOUND |= {
         ],
         (-3600.0, 0.0, -3600.0),
     ),
+    "a CONNECT that found no session ends the one that another node has made meanwhile": Play(
+        3,
+        664841,
+        [
+            *(connect(PHONE, 1, wait=0.02), connect(TABLET, 1, wait=0.02), connect(METER, 1, will=True, wait=0.02)),
+            connect(PAGER, 2, will=True, wait=0.02),
+            *(Step("subscribe", PHONE, ("#", 2), 0.02), Step("subscribe", TABLET, ("#", 1), 0.02)),
+            connect(TABLET, 0, "forsake", wait=0.003),
+            Step("publish", METER, ("a/1", 1, False)),
+        ],
+        latencies=(
+            (),
+            (("routes_after", 0.03, 0.01), ("commit inboxes", 0.01, 0.0), ("routes_after", 0.002, 0.0)),
+            (("routes_after", 0.01, 0.0), ("commit store", 0.01, 0.0)),
+        ),
+    ),
 }
 
 

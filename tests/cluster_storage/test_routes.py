@@ -10,7 +10,7 @@ import pytest
 from storage.cluster import ADD, ENDED, HELD, LISTEN, REMOVE, UNLISTEN, Change, Route
 from storage.errors import FencedOut, Superseded
 from storage.interface import Storage
-from storage.records import Announce, CloseSession, DeviceKey, Operation, Progress, Release, Unsubscribe
+from storage.records import Announce, CloseSession, DeviceKey, OpenSession, Operation, Progress, Release, Unsubscribe
 from tests.cluster_storage.backends import ClusterBackend, part_of
 from tests.storage.samples import Maker, opened, subscribe
 
@@ -69,6 +69,30 @@ async def test_a_clean_start_ends_the_earlier_session_and_keeps_what_the_new_one
     held = Change(HELD, *ANN, "", 2, part_of(one).me.token)
     told = await told_by(one, opened(ANN, 2, clean=True), subscribe(ANN, "both", "new", epoch=2))
     assert told == [held, Change(ADD, *ANN, "new", 2), Change(REMOVE, *ANN, "old", 2)]
+
+
+async def test_an_opening_that_found_no_session_goes_on_with_the_one_that_is_there_by_then(cluster: ClusterBackend) -> None:
+    """! And says that it did not make it; the will of the other connection is for whoever opened the session."""
+    one, other = await cluster.node(), await cluster.node()
+    made = OpenSession(ANN, 4, False, 60, b"will", at=1000)
+    await one.commit([made, subscribe(ANN, "a", epoch=4)])
+    late = OpenSession(ANN, 7, False, 60, at=1000)
+    assert await told_by(other, late) == [Change(HELD, *ANN, "", 7, part_of(other).me.token)]
+    assert (made.created, made.overtaken, late.created, late.overtaken) == (True, None, False, b"will")
+    device = await one.device(ANN)
+    assert device is not None
+    assert (device.epoch, device.created_at, device.will, list(device.subscriptions)) == (7, 1000, None, ["a"])
+    await other.commit([again := OpenSession(ANN, 8, False, 60, at=1001)])
+    assert (again.created, again.overtaken) == (False, None)
+
+
+async def test_an_opening_that_is_made_again_says_what_it_said(cluster: ClusterBackend) -> None:
+    """! As where its answer was lost: the session is its own, or was there before."""
+    one = await cluster.node()
+    await one.commit([OpenSession(ANN, 4, False, 60, at=1000)])
+    await one.commit([again := OpenSession(ANN, 4, False, 60, at=1000)])
+    await one.commit([later := OpenSession(ANN, 5, False, 60, at=1001)])
+    assert (again.created, later.created) == (True, False)
 
 
 async def test_the_end_of_a_session_is_told(cluster: ClusterBackend) -> None:
