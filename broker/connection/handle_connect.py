@@ -24,6 +24,7 @@ from broker.access import AuthRequest, Ban, Busy, CannotTell, Identity, MustWait
 from broker.connection import handle_auth
 from broker.connection.handle_publish import unacceptable
 from broker.packets import EMPTY, ConnAck, Connect, Properties, Property, ReasonCode, shown
+from broker.pipeline import Operations
 from broker.sessions import ConnectOptions, wills
 from storage.errors import FencedOut
 from storage.records import DeviceKey
@@ -241,6 +242,14 @@ async def _open_when_read(connection: Connection, packet: Connect, key: DeviceKe
             _open(connection, packet, key, proof)
 
 
+async def _open_again(connection: Connection, packet: Connect, key: DeviceKey, proof: Properties) -> None:
+    """Once its first try has ended in storage too: the will that came with that is not to be found there."""
+    ended = Operations()
+    connection.server.pipeline.submit(ended)
+    await ended.finished
+    await _open_when_read(connection, packet, key, proof)
+
+
 def _open(connection: Connection, packet: Connect, key: DeviceKey, proof: Properties) -> None:
     connection.server.sessions.open(
         connection,
@@ -250,7 +259,7 @@ def _open(connection: Connection, packet: Connect, key: DeviceKey, proof: Proper
         begins=_begins(connection, packet),
         will=wills.pack(packet.will) if packet.will is not None else None,
         opened=lambda session, present: _answer(connection, packet, proof, session, present),
-        again=lambda: connection.run(_open_when_read(connection, packet, key, proof)),
+        again=lambda: connection.run(_open_again(connection, packet, key, proof)),
     )
 
 

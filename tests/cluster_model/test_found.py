@@ -233,6 +233,23 @@ FOUND |= {
             (("routes_after", 0.01, 0.0), ("commit store", 0.01, 0.0)),
         ),
     ),
+    "who goes on with a session that was not found finds, and publishes, its own will": Play(
+        3,
+        403425,
+        [
+            *(connect(PHONE, 1, wait=0.02), connect(TABLET, 0, wait=0.02), connect(PAGER, 0, will=True, wait=0.02)),
+            *(Step("subscribe", PHONE, ("#", 2), 0.02), Step("subscribe", TABLET, ("#", 1), 0.02)),
+            Step("terminate", 0, None, 0.001),
+            connect(PAGER, 2, will=True),
+            *(Step("publish", METER, ("a/1", 1, False), 0.1), Step("publish", PAGER, ("a/2", 2, False), 0.02)),
+            connect(PAGER, 1, will=True, wait=0.3),
+        ],
+        latencies=(
+            (("commit inboxes", 0.03, 0.002), ("read_inbox", 0.0, 0.002), ("routes_after", 0.01, 0.01)),
+            (("commit matches", 0.0, 0.01), ("commit inboxes", 0.01, 0.002), ("commit", 0.03, 0.0)),
+            (("send", 0.0, 0.002),),
+        ),
+    ),
 }
 
 
