@@ -168,6 +168,7 @@ def test_a_message_that_stays_open_costs_no_more_places() -> None:
     assert len(window._slots) == 8
 
 
+@pytest.mark.inside
 def test_what_one_session_has_in_flight_no_other_has() -> None:
     """Those with nothing in flight share an empty table."""
     one, other, restored = Window(4), Window(4), Window.restore(4, [])
