@@ -63,6 +63,14 @@ async def looked_up(node: Node) -> AsyncIterator[asyncio.Event]:
         may_go_on.set()
 
 
+async def later(one: Node, other: Node) -> None:
+    """The other node opens what it opens from now on behind what this one has opened: storage refuses it else."""
+    cluster = other.server.cluster
+    assert cluster is not None
+    (session,) = one.server.sessions.named("phone")
+    await until(lambda: cluster.time() > session.epoch)
+
+
 async def stored(node: Node, topic: str) -> list[bytes]:
     return [message.payload for message in await node.storage.read_conversation(topic)]
 
@@ -250,9 +258,12 @@ async def test_a_connect_that_found_no_session_goes_on_with_the_one_that_is_ther
                 will = Will("wills", b"first", 1)
                 assert not (await first.connect("phone", clean=False, expiry=3600, will=will)).session_present
                 assert await first.subscribe("news", "wills", options=1) == [1, 1]
+                await later(one, other)
             await commits.arrived()
             if gone:
-                await other.lose(late, "phone")
+                (session,) = other.server.sessions.named("phone")
+                assert session.connection is not None
+                session.connection.disconnect(ReasonCode.ADMINISTRATIVE_ACTION, "as its client has gone")
         assert await closed_with(first) == [ReasonCode.SESSION_TAKEN_OVER]
         if gone:
             await until(lambda: not other.server.sessions.named("phone"))
@@ -279,6 +290,7 @@ async def test_a_connect_over_one_that_found_no_session_is_answered() -> None:
                 await found.wait()
                 first = await one.durable("phone", 5)
                 await first.subscribe("news", options=1)
+                await later(one, other)
             await commits.arrived()
             newer.send(Connect("phone", 5, False, 0, properties={Property.SESSION_EXPIRY: 3600}))
             await older.closed()
