@@ -33,7 +33,6 @@ from broker.sessions.session import Session
 from broker.sessions.steps import EndStep, Opened, OpenStep, PutAway, closing
 from broker.sessions.timeline import DEVICE, Timeline, is_channel, is_group, member_of
 from storage.records import (
-    NEVER,
     CloseSession,
     Device,
     DeviceKey,
@@ -355,7 +354,7 @@ class Sessions:
         if here:
             session.connection = connection.session = None
             session.will, session.will_at = None, 0
-            session.expires_at = 0 if session.expiry == NEVER else self._server.time.now() + session.expiry * 1000
+            self.deadlines.prolong(session)
             self._server.pipeline.submit(EndStep(self._server, session, closing(session, delete=False), keep=True))
         session.ended = True
         if self._sessions.get(session.key) is session:
@@ -399,7 +398,7 @@ class Sessions:
             else:
                 server.pipeline.submit(wills.append(will, session.key, server.time))
         session.will_at = delayed_until
-        session.expires_at = 0 if session.expiry == NEVER else now + session.expiry * 1000
+        self.deadlines.prolong(session)
         if ends_now:
             stored = session.durable or will is not None
             self.end_session(session, closing(session, delete=True) if stored else None)

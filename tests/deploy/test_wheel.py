@@ -15,6 +15,7 @@ from tests.support.until import wait_until
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("broker", "plugins", "storage")
+UV = Path(sys.executable).with_name("uv")
 
 
 def run(*arguments: str | Path, cwd: Path) -> str:
@@ -36,22 +37,14 @@ def copied(sources: Path) -> Path:
     return sources
 
 
+def build(kind: str, folder: Path) -> None:
+    """Of a copy of the sources."""
+    python = ("--no-build-isolation", "--python", sys.executable)
+    run(UV, "build", "--quiet", kind, *python, "--out-dir", folder, copied(folder / "sources"), cwd=folder)
+
+
 def test_what_is_given_away_as_sources_can_be_compiled(tmp_path: Path) -> None:
-    sources = copied(tmp_path / "sources")
-    uv = Path(sys.executable).with_name("uv")
-    ask = (
-        uv,
-        "build",
-        "--quiet",
-        "--sdist",
-        "--no-build-isolation",
-        "--python",
-        sys.executable,
-        "--out-dir",
-        tmp_path,
-        sources,
-    )
-    run(*ask, cwd=tmp_path)
+    build("--sdist", tmp_path)
     (archive,) = tmp_path.glob("tideline-*.tar.gz")
     with tarfile.open(archive) as inside:
         names = {name.partition("/")[2] for name in inside.getnames()}
@@ -60,21 +53,7 @@ def test_what_is_given_away_as_sources_can_be_compiled(tmp_path: Path) -> None:
 
 
 def test_it_runs_in_an_empty_environment(tmp_path: Path) -> None:
-    uv = Path(sys.executable).with_name("uv")
-    sources = copied(tmp_path / "sources")
-    run(
-        uv,
-        "build",
-        "--quiet",
-        "--wheel",
-        "--no-build-isolation",
-        "--python",
-        sys.executable,
-        "--out-dir",
-        tmp_path,
-        sources,
-        cwd=tmp_path,
-    )
+    build("--wheel", tmp_path)
     (wheel,) = tmp_path.glob("tideline-*.whl")
     with zipfile.ZipFile(wheel) as inside:
         tops = {name.partition("/")[0] for name in inside.namelist()}
@@ -85,10 +64,10 @@ def test_it_runs_in_an_empty_environment(tmp_path: Path) -> None:
         assert {f"{room}/py.typed" for room in ROOMS} <= set(inside.namelist())
         assert not [name for name in inside.namelist() if name.endswith((".c", ".h", ".so", ".pyc"))]
         assert [name for name in inside.namelist() if name.endswith("licenses/LICENSE")]
-    run(uv, "venv", "--quiet", "--python", sys.executable, "fresh", cwd=tmp_path)
+    run(UV, "venv", "--quiet", "--python", sys.executable, "fresh", cwd=tmp_path)
     python = tmp_path / "fresh" / "bin" / "python"
     locked = ROOT / "requirements" / "core.txt"
-    run(uv, "pip", "install", "--quiet", "--python", python, "--constraint", locked, wheel, cwd=tmp_path)
+    run(UV, "pip", "install", "--quiet", "--python", python, "--constraint", locked, wheel, cwd=tmp_path)
     tideline = tmp_path / "fresh" / "bin" / "tideline"
     assert run(tideline, "--version", cwd=tmp_path).startswith("tideline ")
     ports = {f"TIDELINE__LISTENERS__{place}__BIND": "127.0.0.1:0" for place in (0, 1)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,14 +13,6 @@ from storage.sqlite.backend import SqliteStorage
 from tests.storage.samples import Maker, fields_of
 
 ANN = DeviceKey("u/ann", "phone")
-
-
-@pytest.fixture
-async def storage(tmp_path: Path) -> AsyncIterator[SqliteStorage]:
-    storage = SqliteStorage(tmp_path / "t.db")
-    await storage.open()
-    yield storage
-    await storage.close()
 
 
 @pytest.mark.parametrize("recipients", [[], [ANN.user]], ids=["for nobody", "for one inbox"])

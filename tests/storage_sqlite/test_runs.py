@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -25,14 +25,6 @@ EDGES = (1, 2, LONGEST - 1, LONGEST, LONGEST + 1, 3 * LONGEST + 1)
 def rows(path: Path) -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute("SELECT user, seq, count FROM sync ORDER BY user, seq").fetchall()
-
-
-@pytest.fixture
-async def storage(tmp_path: Path) -> AsyncIterator[SqliteStorage]:
-    storage = SqliteStorage(tmp_path / "t.db")
-    await storage.open()
-    yield storage
-    await storage.close()
 
 
 async def inbox(storage: SqliteStorage, user: str) -> list[tuple[int, object, str]]:
