@@ -254,7 +254,7 @@ class Cluster:
 
     def has(self, user: str) -> bool:
         """See `broker.connection.node.Clustered`."""
-        return any(True for _ in self.routes.nodes_of(user))
+        return any(token != self.me.token for token in self.routes.nodes_of(user))
 
     async def gather_all(self, kind: str, body: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], list[str]]:
         """See `broker.connection.node.Clustered`."""

@@ -7,6 +7,7 @@ import pytest
 
 from broker.packets import ReasonCode
 from tests.support.cluster import cluster
+from tests.support.until import until
 
 POLICIES = [{"filter": "live/#", "mode": "store"}, {"filter": "none/#", "mode": "none"}]
 
@@ -62,3 +63,21 @@ async def test_what_one_node_retains_a_subscriber_of_another_gets(durable: bool,
         await subscriber.message()
         assert await subscriber.subscribe("state/0", options=1) == [1]
         await subscriber.quiet()
+
+
+async def test_a_node_knows_at_once_that_a_device_of_its_own_is_away() -> None:
+    """Also while it does not reach the database, where the others will read it."""
+    async with cluster(2, errors=True, lease=20.0) as made:
+        one, other = made.nodes
+        phone = await one.durable("phone")
+        await phone.subscribe("news", options=1)
+        for node in made.nodes:
+            part = node.server._cluster
+            assert part is not None
+            await until(lambda: any(part.routes.nodes_of("c/phone")))  # noqa: B023
+            assert not list(node.server.api.users_away("news"))
+        one.freeze()
+        await one.lose(phone, "phone")
+        assert list(one.server.api.users_away("news")) == ["c/phone"]
+        one.thaw()
+        await until(lambda: list(other.server.api.users_away("news")) == ["c/phone"])
