@@ -86,11 +86,13 @@ interop: $(TEST) $(INTEROP) ## run other people's clients and a second MongoDB w
 	TIDELINE_TEST_MONGODB=secantusdb $(BIN)/python -m pytest -n 2 tests/cluster_storage tests/cluster/test_over_mongodb.py -k mongo
 
 lock: $(TEST) ## resolve the dependencies anew into requirements/
-	echo $(LOCK_NOTE) | tee requirements/core.txt requirements/zig.txt requirements/image.txt > requirements/test.txt
-	$(LOCK) $(ARGS) pyproject.toml requirements/build.in >> requirements/core.txt
-	$(LOCK) $(ARGS) --extra test --constraint requirements/core.txt pyproject.toml requirements/build.in >> requirements/test.txt
-	$(LOCK) $(ARGS) --extra mongodb --extra otel --constraint requirements/test.txt pyproject.toml >> requirements/image.txt
-	$(LOCK) $(ARGS) requirements/zig.in >> requirements/zig.txt
+	rm -rf build/lock && mkdir -p build/lock
+	echo $(LOCK_NOTE) | tee build/lock/core.txt build/lock/zig.txt build/lock/image.txt > build/lock/test.txt
+	$(LOCK) $(ARGS) pyproject.toml requirements/build.in >> build/lock/core.txt
+	$(LOCK) $(ARGS) --extra test --constraint build/lock/core.txt pyproject.toml requirements/build.in >> build/lock/test.txt
+	$(LOCK) $(ARGS) --extra mongodb --extra otel --constraint build/lock/test.txt pyproject.toml >> build/lock/image.txt
+	$(LOCK) $(ARGS) requirements/zig.in >> build/lock/zig.txt
+	mv build/lock/*.txt requirements/
 
 clean: ## remove what make and the tests made, never ./data
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
