@@ -24,9 +24,9 @@ _LONGEST = 65_535
 @click.argument("user", required=False)
 @click.option("--delete", is_flag=True, help="Remove the user.")
 @click.option("--scram", is_flag=True, help="Keep SCRAM-SHA-256 credentials instead of Argon2 hashes.")
-@click.option("--stdin", is_flag=True, help="Read the password from standard input instead of asking for it.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking for it.")
 @click.option("--generate", is_flag=True, help="Make a random password and print it: the choice for devices.")
-def passwd(file: Path, user: str | None, delete: bool, scram: bool, stdin: bool, generate: bool) -> None:
+def passwd(file: Path, user: str | None, delete: bool, scram: bool, password_stdin: bool, generate: bool) -> None:
     """Add USER to the password FILE, or change the password; without USER list who is in it.
 
     FILE is made where it is missing, readable by its owner only. Name it in config.yaml as file under passwords, or with
@@ -40,6 +40,7 @@ def passwd(file: Path, user: str | None, delete: bool, scram: bool, stdin: bool,
             click.echo(name)
         return
     refuse_name(user)
+    refuse_both(password_stdin, generate)
     known = user in map(_name, lines)
     if delete:
         if not known:
@@ -53,7 +54,7 @@ def passwd(file: Path, user: str | None, delete: bool, scram: bool, stdin: bool,
         made, kept = generated()
         entry = f"{user}:{_credential(made) if scram else kept}"
     else:
-        entry = f"{user}:{(_credential if scram else hashed)(ask_password(stdin, '--stdin'))}"
+        entry = f"{user}:{(_credential if scram else hashed)(ask_password(password_stdin))}"
     write(file, [entry if _name(line) == user else line for line in lines] + ([] if known else [entry]))
     click.echo(f"{user} {'changed' if known else 'added'} in {file}", err=bool(made))
     if made:
@@ -114,9 +115,15 @@ def refuse_name(user: str) -> None:
         raise Failure([problem], 2)
 
 
-def ask_password(stdin: bool, option: str) -> str:
-    """From the terminal, twice, or the first line of standard input, where ``option`` asks for that: never an argument, which
-    others can see."""
+def refuse_both(stdin: bool, generate: bool) -> None:
+    """Raise `Failure` where a password is given and one is to be made."""
+    if stdin and generate:
+        raise Failure(["--generate: beside --password-stdin, one too many"], 2)
+
+
+def ask_password(stdin: bool) -> str:
+    """From the terminal, twice, or with ``--password-stdin`` the first line of standard input: never an argument, which others
+    can see."""
     if stdin:
         try:
             password = sys.stdin.readline().rstrip("\r\n")
@@ -132,7 +139,7 @@ def ask_password(stdin: bool, option: str) -> str:
                 "Password", default="", show_default=False, hide_input=True, confirmation_prompt=True, value_proc=_usable
             )
         except GetPassWarning:
-            raise Failure([f"there is no terminal to ask for the password: give {option} or --generate"], 2) from None
+            raise Failure(["there is no terminal to ask for the password: give --password-stdin or --generate"], 2) from None
     return str(asked)
 
 

@@ -16,7 +16,7 @@ import click
 
 from broker.access import Account, generated, hash_problem, hashed, name_problem
 from broker.cli.inspect import print_block
-from broker.cli.passwd import ask_password, refuse_name
+from broker.cli.passwd import ask_password, refuse_both, refuse_name
 from broker.cli.settings import Failure, PathType, settings_options, with_settings
 from broker.cli.users_there import with_users
 from broker.config import Settings
@@ -146,11 +146,10 @@ def import_users(settings: Settings, file: Path, replace: bool) -> None:
 
 def _new_password(stdin: bool, generate: bool) -> tuple[str, str]:
     """A password that was made here, or nothing; and what is kept of it."""
-    if stdin and generate:
-        raise Failure(["--generate: beside --password-stdin, one too many"], 2)
+    refuse_both(stdin, generate)
     if generate:
         return generated()
-    return "", hashed(ask_password(stdin, "--password-stdin"))
+    return "", hashed(ask_password(stdin))
 
 
 def _said(what: str, password: str) -> None:

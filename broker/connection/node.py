@@ -103,8 +103,8 @@ class Clustered(Protocol):
         """Ask all other nodes; the first answer that is not None, or None where nobody has one."""
 
     def has(self, user: str) -> bool:
-        """Whether another node has a device of the user's, or somebody who waits for the user's news. What this one has it knows
-        itself, before the routes say so."""
+        """Whether another node has a device of the user's, or somebody who waits for the user's news. Of its own a node knows
+        before the routes say so."""
 
     async def gather_all(self, kind: str, body: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], list[str]]:
         """Ask all other nodes: the answers of those that have one, and the names of those that did not answer."""

@@ -197,8 +197,8 @@ async def lets_in(file: Path, user: str, password: str) -> bool | None:
 
 async def test_amqtt_accepts_the_passwords(tmp_path: Path) -> None:
     file = tmp_path / "passwords.txt"
-    assert tideline("passwd", file, "alice", "--stdin", stdin="sesame\n").exit_code == 0
-    assert tideline("passwd", file, "bob", "--stdin", stdin="grüße 🌊\n").exit_code == 0
+    assert tideline("passwd", file, "alice", "--password-stdin", stdin="sesame\n").exit_code == 0
+    assert tideline("passwd", file, "bob", "--password-stdin", stdin="grüße 🌊\n").exit_code == 0
     assert await lets_in(file, "alice", "sesame") is True
     assert await lets_in(file, "bob", "grüße 🌊") is True
     assert await lets_in(file, "alice", "Sesame") is False
@@ -212,7 +212,7 @@ async def test_passwords_change_and_users_go(tmp_path: Path) -> None:
     file.chmod(0o640)
     for password in ("one", "two"):
         assert tideline("passwd", file, "alice", stdin=f"{password}\n{password}\n").exit_code == 0
-    tideline("passwd", file, "bob", "--stdin", stdin="x\n")
+    tideline("passwd", file, "bob", "--password-stdin", stdin="x\n")
     assert await lets_in(file, "alice", "one") is False
     assert await lets_in(file, "alice", "two") is True
     assert tideline("passwd", file).output == "alice\nbob\n"
@@ -241,13 +241,13 @@ def test_a_generated_password_is_shown_once_and_lets_in(tmp_path: Path) -> None:
 def test_scram_credentials(tmp_path: Path) -> None:
     file = tmp_path / "scram.txt"
     for password in ("one", "two"):
-        assert tideline("passwd", file, "alice", "--scram", "--stdin", stdin=f"{password}\n").exit_code == 0
+        assert tideline("passwd", file, "alice", "--scram", "--password-stdin", stdin=f"{password}\n").exit_code == 0
     name, _, text = file.read_text().strip().partition(":")
     credential = Credential.parse(text)
     assert (name, credential.matches("one"), credential.matches("two")) == ("alice", False, True)
     assert tideline("passwd", file).output == "alice\n"
     assert file.stat().st_mode & 0o777 == 0o600
-    refused = tideline("passwd", file, "bob", "--scram", "--stdin", stdin="a\tb\n")
+    refused = tideline("passwd", file, "bob", "--scram", "--password-stdin", stdin="a\tb\n")
     assert (refused.exit_code, "no keyboard has" in refused.stderr) == (2, True)
 
 
@@ -265,15 +265,21 @@ def test_a_password_that_no_client_can_send_is_refused(
 ) -> None:
     monkeypatch.setattr("sys.stdin", stdin)
     with pytest.raises(Failure, match=problem):
-        ask_password(True, "--stdin")
+        ask_password(True)
+
+
+def test_a_password_is_given_or_made(tmp_path: Path) -> None:
+    refused = tideline("passwd", tmp_path / "passwords.txt", "alice", "--password-stdin", "--generate", stdin="x\n")
+    assert (refused.exit_code, refused.stderr) == (2, "tideline: --generate: beside --password-stdin, one too many\n")
+    assert not (tmp_path / "passwords.txt").exists()
 
 
 @pytest.mark.parametrize("first", [[], ["--scram"]])
 def test_each_kind_of_password_has_a_file_of_its_own(tmp_path: Path, first: list[str]) -> None:
     file = tmp_path / "passwords.txt"
-    tideline("passwd", file, "alice", *first, "--stdin", stdin="x\n")
+    tideline("passwd", file, "alice", *first, "--password-stdin", stdin="x\n")
     before = file.read_text()
-    refused = tideline("passwd", file, "bob", *([] if first else ["--scram"]), "--stdin", stdin="x\n")
+    refused = tideline("passwd", file, "bob", *([] if first else ["--scram"]), "--password-stdin", stdin="x\n")
     assert refused.exit_code == 2
     assert "a file of its own" in refused.stderr
     assert file.read_text() == before
@@ -285,7 +291,7 @@ def test_each_kind_of_password_has_a_file_of_its_own(tmp_path: Path, first: list
 )
 def test_what_the_file_cannot_hold_is_refused(tmp_path: Path, user: str, password: str) -> None:
     file = tmp_path / "passwords.txt"
-    assert tideline("passwd", file, user, "--stdin", stdin=password + "\n").exit_code == 2
+    assert tideline("passwd", file, user, "--password-stdin", stdin=password + "\n").exit_code == 2
     assert not file.exists()
 
 

@@ -23,7 +23,7 @@ def write(folder: Path, *, level: str = "info", **more: object) -> None:
 
 
 def user(folder: Path, name: str, password: str) -> None:
-    assert tideline("passwd", folder / "users", name, "--stdin", stdin=password + "\n").exit_code == 0
+    assert tideline("passwd", folder / "users", name, "--password-stdin", stdin=password + "\n").exit_code == 0
 
 
 def reason(port: int, name: str, password: str) -> int:

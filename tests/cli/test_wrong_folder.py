@@ -29,7 +29,7 @@ def left(folder: Path) -> list[str]:
         (["reindex", "--data="], "Invalid value for '-d' / '--data': it is empty"),
         (["check", "-c", ""], "Invalid value for '-c' / '--config': it is empty"),
         (["demo", "--keep", ""], "Invalid value for '--keep': it is empty"),
-        (["passwd", "", "alice", "--stdin"], "Invalid value for 'FILE': it is empty"),
+        (["passwd", "", "alice", "--password-stdin"], "Invalid value for 'FILE': it is empty"),
         (["demo", "--pace", "-1"], "--pace -1: must be 0 to 60 seconds"),
         (["demo", "--pace", "nan"], "--pace nan: must be 0 to 60 seconds"),
         (["inspect", "messages", "a", "--after", "-5"], "-5 is not in the range x>=0"),
@@ -130,7 +130,7 @@ def test_without_a_terminal_it_is_told_how_a_password_is_given(tmp_path: Path) -
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
-    told = "tideline: there is no terminal to ask for the password: give --stdin or --generate\n"
+    told = "tideline: there is no terminal to ask for the password: give --password-stdin or --generate\n"
     assert (done.returncode, done.stderr) == (2, told)
 
 
