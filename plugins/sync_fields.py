@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from broker.config import shown
 from plugins.timelines import Unprocessable
 from plugins.timelines.fields import once, unknown
 
 _MAX = (1 << 62) - 1
+
+Word = TypeVar("Word", bound=str)
 
 
 class Asked:
@@ -45,6 +47,14 @@ class Asked:
         if not isinstance(value, str):
             raise Unprocessable(f"{name}: {shown((), value)} must be text")
         return value
+
+    def one_of(self, name: str, known: Sequence[Word], default: Word) -> Word:
+        """One of a few words."""
+        word = self.text(name, default)
+        for one in known:
+            if word == one:
+                return one
+        raise Unprocessable(f"{name} {word[:20]!r}: must be {', '.join(known[:-1])} or {known[-1]}")
 
     def any(self, name: str) -> Any:
         """Whatever it is, also null."""

@@ -21,13 +21,14 @@ from broker.amqtt import Services, Undecided
 from broker.hooks import Group, GroupPlugin, Request, RequestPlugin
 from broker.packets import Properties, Property, ProtocolViolation, encode_property_body, topics
 from broker.sessions import channel_inbox
-from plugins.search.service import BadQuery, Search, SearchError, wording
+from plugins.search.service import SORTS
 from plugins.search.service import Query as SearchQuery
+from plugins.searching import searched
 from plugins.sync_answers import Answers
 from plugins.sync_fields import Asked, is_id, parsed
-from plugins.timelines import Participants, Problem, Timelines, Unprocessable, Who, seen
+from plugins.timelines import Participants, Problem, Timelines, Who
 from plugins.timelines.errors import Away, TooMany
-from plugins.timelines.messages import rendered
+from plugins.timelines.keys import checked_sender
 from plugins.timelines.service import Range, problem_of
 from storage.ending import end
 from storage.records import DeviceKey, Message
@@ -87,7 +88,7 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
             "unsubscribe": Kind(self._unsubscribe, ("filter", "device")),
             "read": Kind(self._read, ("topic", "position", "back")),
             "position": Kind(self._position, ("topic",)),
-            "search": Kind(self._search, ("topic", "q", "limit")),
+            "search": Kind(self._search, ("q", "topic", "topic_filter", "sender", "since", "until", "sort", "limit", "cursor")),
         }
         add_requests(context, kinds)
         self._kinds: Mapping[str, Kind] = context.shared["requests"]
@@ -175,9 +176,7 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
 
     async def _history(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         after, since = asked.number("after", 0), asked.number("since", 0)
-        order = asked.text("order", "oldest" if asked.has("after") or asked.has("since") else "newest")
-        if order not in ("oldest", "newest"):
-            raise Unprocessable(f"order {order[:20]!r}: must be oldest or newest")
+        order = asked.one_of("order", ("oldest", "newest"), "oldest" if asked.has("after") or asked.has("since") else "newest")
         wanted = Range(
             after,
             asked.number("before", 0),
@@ -228,25 +227,21 @@ class SyncRequestsPlugin(GroupPlugin, RequestPlugin):
         return await self._timelines.position(who, asked.text("topic"))
 
     async def _search(self, who: Who, request: Request, asked: Asked) -> dict[str, Any]:
-        """Within one conversation, which the device may search."""
-        plugin = self._server.plugin(Search)
-        if plugin is None:
-            raise Away("search is not configured")
-        topic = asked.text("topic")
-        await self._timelines.readable(who, topic, SEARCH)
-        allowed = frozenset([topic])
-        query = SearchQuery(asked.text("q"), conversations=allowed, limit=asked.limit(100, 20), allowed=allowed)
-        try:
-            query.check()
-            page = await plugin.search(query)
-        except BadQuery as error:
-            raise Unprocessable(str(error)) from error
-        except SearchError as error:
-            raise Away(wording(error)) from error
-        shown = await seen(self._server, who, [found.message for found in page.hits])
-        hits = [{**rendered(f.message), "highlight": f.highlight} for f in page.hits if f.message.id in shown]
-        hidden = len(page.hits) - len(hits)
-        return {"hits": hits, "total": page.total - hidden, "total_exact": page.exact and not hidden}
+        """Within all that the device may search; of one conversation that is named it is told where it may not."""
+        named = [asked.text("topic")] if asked.has("topic") else None
+        for topic in named or ():
+            await self._timelines.readable(who, topic, SEARCH)
+        query = SearchQuery(
+            asked.text("q", ""),
+            topic_filter=asked.text("topic_filter", ""),
+            sender=checked_sender(asked.text("sender", "")),
+            since=asked.number("since", 0),
+            until=asked.number("until", 0),
+            sort=asked.one_of("sort", SORTS, "relevance"),
+            limit=asked.limit(100, 20),
+            cursor=asked.text("cursor", ""),
+        )
+        return await searched(self._timelines, who, query, named)
 
 
 def _named(fields: Any) -> dict[str, Any]:

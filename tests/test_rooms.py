@@ -83,7 +83,7 @@ def test_the_broker_knows_no_database_driver() -> None:
 
 def test_others_ask_a_search_and_know_no_engine() -> None:
     paths = [path for path in modules("broker", "plugins") if "search" not in path.relative_to(ROOT).parts]
-    named = {name for path in paths for name, _ in imports(path) if name.startswith("plugins.search")}
+    named = {name for path in paths for name, _ in imports(path) if name.startswith("plugins.search.")}
     assert named == {"plugins.search.service"}
 
 

@@ -11,14 +11,14 @@ from typing import Annotated, Any
 from fastapi import Depends, Query
 from starlette.requests import Request
 
-from broker.amqtt import BROKER_USER, Services
+from broker.amqtt import Services
 from broker.log_levels import LogLevels
-from broker.packets import ProtocolViolation, check_identifier
 from plugins.http.auth import Authenticator, acting_for
 from plugins.http.models import LONGEST_USER, ProblemDocument
 from plugins.http.rates import Rates
-from plugins.timelines import OPERATOR, Forbidden, Timelines, Unprocessable, Who
+from plugins.timelines import Forbidden, Timelines, Unprocessable, Who
 from plugins.timelines.errors import TooMany
+from plugins.timelines.keys import checked_name, user_key
 from storage.records import DeviceKey
 
 MAX_WAITING_OF_ONE = 100
@@ -101,37 +101,15 @@ Limit = Annotated[int, Query(ge=1, le=500)]
 
 def checked_user(user: str | None) -> str | None:
     """A user key, or None. Raises `Unprocessable`."""
-    return None if user is None else _user_key("user", user)
-
-
-def checked_sender(sender: str) -> str:
-    """A user key, or the broker's own or the operator's; empty is anybody. Raises `Unprocessable`."""
-    return sender if sender in ("", OPERATOR, BROKER_USER) else _user_key("sender", sender)
-
-
-def _user_key(kind: str, text: str) -> str:
-    if not text.startswith(("u/", "c/")) or len(text) < 3:
-        raise Unprocessable(f"{kind} {text[:40]!r}: must be u/<user name> or c/<client id>")
-    _checked(kind, text[2:])  # a name may be as long as it is on the wire
-    return text
+    return None if user is None else user_key(user)
 
 
 def device_key(who: Who, device: str, user: str | None) -> tuple[Who, DeviceKey]:
     """A device and who acts for its user."""
     if not device:
         raise Unprocessable("device: must not be empty")
-    who = acting_for(who, checked_user(user), _checked("device", device))
+    who = acting_for(who, checked_user(user), checked_name(device, "device"))
     return who, DeviceKey(who.user, device)
-
-
-def _checked(kind: str, text: str) -> str:
-    try:
-        check_identifier(text, kind)
-        if len(text.encode()) > 65535:
-            raise Unprocessable(f"{kind}: longer than 65535 bytes")
-    except (ProtocolViolation, UnicodeEncodeError) as error:
-        raise Unprocessable(f"{kind}: holds a character that it must not") from error
-    return text
 
 
 PROBLEMS = {

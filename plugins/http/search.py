@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.access import SEARCH
-from plugins.http.api import Acting, Api, ApiDep, Operator, checked_sender, responses
+from plugins.http.api import Acting, Api, ApiDep, Operator, responses
 from plugins.http.models import MAX_INT, Hits, IndexState, Rebuild, moment
 from plugins.http.rendering import reply
 from plugins.http.strict import router_of
-from plugins.search.service import BadQuery, MayRead, Rebuilding, Search, SearchError, SearchUnavailable, wording
 from plugins.search.service import Query as SearchQuery
-from plugins.timelines import NotFound, Unprocessable, Who, seen
+from plugins.search.service import Rebuilding, Search, SearchError, SearchUnavailable, Sort, wording
+from plugins.searching import search_plugin, searched
+from plugins.timelines import NotFound, Unprocessable, Who
 from plugins.timelines.errors import Away
-from plugins.timelines.messages import hex_id, parse_id, rendered
+from plugins.timelines.keys import checked_sender
+from plugins.timelines.messages import hex_id, parse_id
 
 router = router_of("search")
 
@@ -34,7 +36,7 @@ async def search(
     sender: Annotated[str, Query(max_length=65535, description="a user key, such as u/alice")] = "",
     since: Annotated[str | None, Query(max_length=40)] = None,
     until: Annotated[str | None, Query(max_length=40)] = None,
-    sort: Literal["relevance", "newest", "oldest"] = "relevance",
+    sort: Sort = "relevance",
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str, Query(max_length=1000, description="`next` of the page before, with the same query")] = "",
     min_seq: Annotated[int | None, Query(ge=1, le=MAX_INT, description="with one conversation: wait for it")] = None,
@@ -43,41 +45,30 @@ async def search(
 ) -> Response:
     """Find messages. Hits, totals and pages are those of an index that holds only what the caller may read."""
     sender = checked_sender(sender)
-    plugin = _plugin(api)
+    plugin = search_plugin(api.server)
     try:
         await _indexed(api, who, plugin, conversation, min_seq, wait_indexed, min(wait, api.max_wait))
         if min_seq is not None or wait_indexed:  # who asks may have been shut out meanwhile
             await api.authenticator.who(request)
-        allowed, may_read = await _permission(api, who, conversation)
-        query = SearchQuery(
-            q=q,
-            conversations=None if conversation is None else frozenset(conversation),
-            topic_filter=topic_filter,
-            sender=sender,
-            since=moment("since", since),
-            until=moment("until", until),
-            sort=sort,
-            limit=limit,
-            cursor=cursor,
-            allowed=allowed,
-        )
-        query.check()
-        page = await plugin.search(query, may_read)
-    except BadQuery as error:
-        raise Unprocessable(str(error)) from error
     except SearchError as error:
         raise Away(wording(error, operator=who.operator), retry_after=5) from error
-    visible = await seen(api.server, who, [found.message for found in page.hits])
-    hits = [{**rendered(f.message), "highlight": f.highlight} for f in page.hits if f.message.id in visible]
-    hidden = len(page.hits) - len(hits)
-    exact = page.exact and not hidden
-    return reply({"hits": hits, "total": page.total - hidden, "total_exact": exact, "next": page.next or None})
+    query = SearchQuery(
+        q=q,
+        topic_filter=topic_filter,
+        sender=sender,
+        since=moment("since", since),
+        until=moment("until", until),
+        sort=sort,
+        limit=limit,
+        cursor=cursor,
+    )
+    return reply(await searched(api.timelines, who, query, conversation))
 
 
 @router.get("/search/index", response_model=IndexState, responses=responses())
 async def index_state(api: ApiDep, who: Operator) -> Response:
     """For the operator: how far the index trails the store, and the rebuild under way, or how the last one ended."""
-    plugin = _plugin(api)
+    plugin = search_plugin(api.server)
     try:
         lag, errors = plugin.lag(), plugin.failures()
     except SearchUnavailable as error:
@@ -91,7 +82,7 @@ async def index_state(api: ApiDep, who: Operator) -> Response:
 async def reindex(api: ApiDep, who: Operator) -> Response:
     """For the operator: build the index again beside the live one, and switch. The one under way, if one is."""
     try:
-        return reply(_shown(_plugin(api).begin_reindex()), 202)
+        return reply(_shown(search_plugin(api.server).begin_reindex()), 202)
     except SearchUnavailable as error:
         raise Away(str(error), retry_after=5) from error
 
@@ -99,42 +90,14 @@ async def reindex(api: ApiDep, who: Operator) -> Response:
 @router.delete("/search/reindex", status_code=204, response_class=Response, responses=responses())
 async def cancel_reindex(api: ApiDep, who: Operator) -> Response:
     """For the operator: call off the rebuild under way; the index stays as it was."""
-    if not await _plugin(api).cancel_reindex():
+    if not await search_plugin(api.server).cancel_reindex():
         raise NotFound("no rebuild is under way")
     return Response(status_code=204)
-
-
-def _plugin(api: Api) -> Search:
-    plugin = api.server.plugin(Search)
-    if plugin is None:
-        raise Away("search is not configured")
-    return plugin
 
 
 def _shown(rebuilding: Rebuilding) -> dict[str, object]:
     texts = {"error": rebuilding.error or None, "waiting": rebuilding.waiting or None}
     return {**asdict(rebuilding), "ended": rebuilding.ended or None, **texts}
-
-
-_KNOWN = 1000
-"""Somebody takes part in this many conversations: those found are asked about, instead of listing all before a search."""
-
-
-async def _permission(api: Api, who: Who, named: list[str] | None) -> tuple[frozenset[str] | None, MayRead | None]:
-    """What of the index the caller may read: listed where that is short, or how to ask about a topic; None and None: all."""
-    if who.operator:
-        return None, None
-
-    async def may_read(topic: str) -> bool:
-        return not topic.startswith("$sync/") and await api.timelines.may_read(who, topic, SEARCH)
-
-    if named is not None:
-        return frozenset([topic for topic in named if topic and await may_read(topic)]), None
-    if api.server.access.openness.open:
-        page = await api.timelines.takes_part_in(who, "", _KNOWN)
-        if len(page) < _KNOWN:
-            return frozenset(page), None
-    return None, may_read
 
 
 async def _indexed(

@@ -18,7 +18,7 @@ import json
 from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from broker.packets import ProtocolViolation, matches, validate_filter
 from plugins.follower import Positions as Positions
@@ -27,6 +27,9 @@ MAX_LIMIT = 100
 MAX_TOTAL = 1000
 """Hits are counted up to here."""
 MAX_QUERY = 1000
+
+Sort = Literal["relevance", "newest", "oldest"]
+SORTS: tuple[Sort, ...] = get_args(Sort)
 
 EARLIER = -1
 """In place of a number, of an index of an earlier version: the one id that it kept for all writers."""
@@ -82,7 +85,7 @@ class Query:
     sender: str = ""
     since: int = 0
     until: int = 0
-    sort: Literal["relevance", "newest", "oldest"] = "relevance"
+    sort: Sort = "relevance"
     limit: int = 20
     cursor: str = ""
     allowed: AbstractSet[str] | None = None
@@ -93,7 +96,7 @@ class Query:
             raise BadQuery(f"q has {len(self.q)} characters: at most {MAX_QUERY}")
         if not 1 <= self.limit <= MAX_LIMIT:
             raise BadQuery(f"limit {self.limit}: must be 1 to {MAX_LIMIT}")
-        if self.sort not in ("relevance", "newest", "oldest"):
+        if self.sort not in SORTS:
             raise BadQuery(f"sort {self.sort!r}: must be relevance, newest or oldest")
         if not 0 <= self.since < 1 << 48 or not 0 <= self.until < 1 << 48:
             raise BadQuery(f"time {self.since} to {self.until}: must be milliseconds since 1970")

@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from plugins.search.engine import BadQuery, Query, SearchError, SearchUnavailable, SearchUnusable, ServerAway
+from plugins.search.engine import SORTS, BadQuery, Query, SearchError, SearchUnavailable, SearchUnusable, ServerAway, Sort
 from storage.interface import Storage
 from storage.records import Message
 
 __all__ = [
+    "SORTS",
     "BadQuery",
     "Differences",
     "FoundMessage",
@@ -25,6 +26,7 @@ __all__ = [
     "Search",
     "SearchError",
     "SearchUnavailable",
+    "Sort",
     "wording",
 ]
 
