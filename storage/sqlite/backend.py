@@ -200,7 +200,9 @@ class SqliteStorage(Reading):
         emptied = False
         try:
             if writer is not None:
-                writer.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                ((_, pages, moved),) = writer.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                if moved == pages:  # the log begins anew, unless somebody reads it
+                    writer.work = writer.large = 0
                 emptied = checkpointer is not None and checkpointer.wipes and writer.empty_log()
         except (sqlite3.Error, StorageError) as error:
             log.warning("%s: checkpoint failed, the log grows until one succeeds: %s", self._path, error)

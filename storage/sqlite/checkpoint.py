@@ -22,8 +22,10 @@ log = logging.getLogger(__name__)
 
 PAGES = 4000
 """How long the log may become, in pages, before it is moved: 16 MiB."""
-FEW = 100
-"""Pages that the writer may move on its own thread."""
+_PAGE = 4096
+"""Bytes."""
+FEW = 500
+"""Pages that are left for the writer to move on its own thread, where `ROUNDS` are enough for that."""
 ROUNDS = 4
 _SOON, _LATE = 0.05, 1.0
 """Seconds until the log is tried to be cut again, while somebody reads what is in it."""
@@ -40,17 +42,22 @@ class Checkpointer:
         self._connection: sqlite3.Connection | None = None
         self._running = False
         self._pages_per_row = 1.0
+        self._behind = 0.0
+        """Pages that the writer wrote since the checkpoint began, as it counts them. The writer's to set."""
         self._pause = _SOON
         self._stopping = threading.Event()
         self.wipes = False
         """The log is to be cut."""
 
-    def note(self, work: int) -> bool:
-        """Called by the writer after a commit; whether ``work`` (rows since the last checkpoint) was enough to start one."""
-        if self._running or work * self._pages_per_row < PAGES:
+    def note(self, work: int, large: int) -> bool:
+        """Called by the writer after a commit; whether what was written since the last checkpoint was enough to start one:
+        ``work`` rows, and ``large`` bytes of values that fill pages of their own."""
+        pages = work * self._pages_per_row + large / _PAGE
+        if self._running or pages < PAGES:
+            self._behind = pages
             return False
-        self._running = True
-        self._worker.post(lambda: self._run(work))
+        self._running, self._behind = True, 0.0
+        self._worker.post(lambda: self._run(work, large))
         return True
 
     def wipe(self) -> None:
@@ -58,7 +65,7 @@ class Checkpointer:
         self.wipes = True
         if not self._running:
             self._running = True
-            self._worker.post(lambda: self._run(0))
+            self._worker.post(lambda: self._run(0, 0))
 
     def finished(self, emptied: bool) -> None:
         """Called by the writer at the end of its part; ``emptied``: the log was cut."""
@@ -72,7 +79,7 @@ class Checkpointer:
     def _again(self) -> None:
         self._stopping.wait(self._pause)
         self._pause = min(_LATE, 2 * self._pause)
-        self._run(0)
+        self._run(0, 0)
 
     async def stop(self) -> None:
         """End the thread and close its connection."""
@@ -81,15 +88,16 @@ class Checkpointer:
         if self._connection is not None:
             self._connection.close()
 
-    def _run(self, work: int) -> None:
+    def _run(self, work: int, large: int) -> None:
         try:
             if self._connection is None:
                 self._connection = connect_checkpointer(self._path)
             for number in range(ROUNDS):
-                ((_, pages, done),) = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                before = self._behind
+                ((_, pages, _),) = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
                 if number == 0 and pages > 0 and work:
-                    self._pages_per_row = min(4.0, max(0.05, pages / work))
-                if pages - done <= FEW:
+                    self._pages_per_row = min(4.0, max(0.05, (pages - large / _PAGE) / work))
+                if self._behind - before <= FEW:
                     break
         except sqlite3.Error as error:
             log.warning("%s: checkpoint failed, the log grows until one succeeds: %s", self._path, error)

@@ -109,7 +109,9 @@ class GroupWriter:
         self._highest = 0
         self.last_id = 0
         self.work = 0
-        """Rows and statements written since it was last set to 0: how much there may be to checkpoint."""
+        """Rows and statements written since it was last set to 0: with ``large``, how much there may be to checkpoint."""
+        self.large = 0
+        """Bytes of large values among them: those fill pages of their own."""
         self.wiped = False
         """Content was taken out since it was last set to False: it is still in the log, or in the file behind that."""
         self._kinds: dict[type, Callable[[Any], None]] = {
@@ -180,8 +182,8 @@ class GroupWriter:
         if self.wiped:
             self.wiped = False
             checkpointer.wipe()
-        if checkpointer.note(self.work):
-            self.work = 0
+        if checkpointer.note(self.work, self.large):
+            self.work = self.large = 0
 
     def commit(self, group: Sequence[Operation]) -> None:
         """See `storage.interface.Committer.commit`."""
@@ -382,7 +384,9 @@ class GroupWriter:
     def _put_row(self, op: PutRow) -> None:
         self._rows.put(op)
         self.wiped |= op.purges
-        self.work += 1 + len(op.value) // ROW
+        self.work += 1
+        if len(op.value) >= _LARGE:
+            self.large += len(op.value)
 
     def _drop_row(self, op: DropRow) -> None:
         self._rows.drop(op)
@@ -432,7 +436,11 @@ class GroupWriter:
         if id > self._highest:
             self._highest = id
         batch, seq, time = self._batch, message.seq, message.time
-        payload = bytearray(message.payload) if len(message.payload) < _LARGE else message.payload
+        payload: bytes | bytearray = message.payload
+        if len(payload) < _LARGE:
+            payload = bytearray(payload)
+        else:
+            self.large += len(payload)
         if message.retain or message.expires or message.properties or not 0 <= message.qos <= 2:
             batch.messages += (
                 id,
@@ -473,6 +481,8 @@ class GroupWriter:
             self._highest = max(self._highest, message.id)
         if op.retain:
             batch.retained[message.topic] = _retained_row(op) if message.payload else None
+            if len(message.payload) >= _LARGE:
+                self.large += len(message.payload)
         if op.idempotency_key:
             key = (message.user, op.idempotency_key)
             once = self._once[key] = used_now(op, message.seq)

@@ -1,0 +1,141 @@
+"""The write-ahead log stays short: it is moved in time, also where few large values fill it, and mostly beside the writer."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from storage.records import Operation, PutRow
+from storage.sqlite import SqliteStorage, checkpoint
+from storage.sqlite.checkpoint import FEW, PAGES, ROUNDS, Checkpointer
+from storage.sqlite.connection import connect_writer
+from storage.sqlite.threads import Worker
+from tests.storage.samples import Maker
+from tests.support.until import until
+
+PAGE = 4096
+MIB = 1 << 20
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tideline.db"
+
+
+def log_of(path: Path) -> int:
+    """Bytes of the log. It is written over from its beginning, and not cut: so this is how long it ever was."""
+    return path.with_name(path.name + "-wal").stat().st_size
+
+
+def rests(storage: SqliteStorage) -> bool:
+    """No checkpoint is under way."""
+    assert storage._checkpointer is not None
+    return not storage._checkpointer._running
+
+
+def messages(make: Maker, size: int) -> list[Operation]:
+    return [make.append("a", ["u/ann"], b"m" * size)]
+
+
+def retained(make: Maker, size: int) -> list[Operation]:
+    return [make.append("a", [], b"r" * size, store=False, retain=True)]
+
+
+def rows(make: Maker, size: int) -> list[Operation]:
+    make.id += 1
+    return [PutRow("table", "part", str(make.id), b"v" * size)]
+
+
+@pytest.mark.parametrize("size", [64 << 10, MIB])
+@pytest.mark.parametrize("some", [messages, retained, rows], ids=lambda some: some.__name__)
+async def test_few_large_values_are_moved_out_of_the_log(
+    path: Path, some: Callable[[Maker, int], list[Operation]], size: int
+) -> None:
+    """Two times what the log may have: by their number they are far from being moved."""
+    make, storage = Maker(), SqliteStorage(path)
+    await storage.open()
+    await until(lambda: rests(storage))
+    for _ in range(2 * PAGES * PAGE // size):
+        await storage.commit(some(make, size))
+        await until(lambda: rests(storage))
+    assert log_of(path) < PAGES * PAGE * 5 // 4 + 2 * MIB
+    await storage.close()
+
+
+class Interrupted(sqlite3.Connection):
+    """A checkpoint during which the writer goes on."""
+
+    meanwhile: Callable[[], None]
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:  # type: ignore[override]
+        done = super().execute(sql, parameters)
+        if "wal_checkpoint" in sql:
+            self.meanwhile()
+        return done
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None]) -> None:
+    def connect(path: Path) -> sqlite3.Connection:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=Interrupted)
+        connection.meanwhile = meanwhile
+        return connection
+
+    monkeypatch.setattr(checkpoint, "connect_checkpointer", connect)
+
+
+@pytest.mark.inside
+@pytest.mark.parametrize("times", [0, 1, 2, ROUNDS + 1])
+async def test_much_that_was_written_meanwhile_is_moved_beside_the_writer_too(
+    path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Round by round, until the writer has a few pages to move itself, or it writes faster than they are moved."""
+    written = 0
+    many = 2 * FEW * PAGE
+    sqlite3.connect(path).close()
+    writer = connect_writer(path, busy_timeout=1.0)
+    writer.execute("CREATE TABLE some (value BLOB)")
+
+    def write() -> None:
+        nonlocal written
+        writer.execute("INSERT INTO some VALUES (zeroblob(?))", (many,))
+        written += many
+        checkpointer.note(1, written)
+
+    def go_on() -> None:
+        if written < (1 + times) * many:
+            write()
+
+    interrupt(monkeypatch, go_on)
+    moved: list[int] = []
+    worker = Worker("writer")
+    checkpointer = Checkpointer(path, worker, lambda: moved.append(path.stat().st_size))
+    write()
+    checkpointer.note(0, PAGES * PAGE)
+    await until(lambda: moved)
+    rounds = min(times + 1, ROUNDS)
+    assert rounds * many <= moved[0] < (rounds + 1) * many
+    await checkpointer.stop()
+    await worker.stop()
+    writer.close()
+
+
+@pytest.mark.inside
+async def test_what_was_moved_at_last_is_not_counted_for_the_next_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    make, storage = Maker(), SqliteStorage(path)
+
+    def commit() -> None:
+        asyncio.run_coroutine_threadsafe(storage.commit(messages(make, MIB)), loop).result()
+
+    interrupt(monkeypatch, commit)
+    await storage.open()
+    await until(lambda: rests(storage))
+    writer = storage._writer
+    assert writer is not None
+    assert make.id == 1
+    assert writer.work == writer.large == 0
+    await storage.close()
