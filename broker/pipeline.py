@@ -51,6 +51,10 @@ class Step:
 
     __slots__ = ()
 
+    def weight(self) -> int:
+        """Bytes that it is counted as while it waits; the same at all times."""
+        return OVERHEAD
+
     def ready(self) -> bool:
         """Whether `apply` can be called. False where it hangs on a message of the group being built; never in an empty one."""
         return True
@@ -192,7 +196,17 @@ class Pipeline:
             if self._wake is not None and not self._wake.done():
                 self._wake.set_result(None)
         self._pending.append(item)
-        self._bytes += OVERHEAD + len(item.message.payload) if isinstance(item, Publication) else OVERHEAD
+        self._bytes += OVERHEAD + len(item.message.payload) if isinstance(item, Publication) else item.weight()
+
+    async def passed(self) -> None:
+        """Wait until all that was submitted before is durable. Who is cancelled leaves nothing behind."""
+        here = Operations()
+        self.submit(here)
+        try:
+            await here.finished
+        except asyncio.CancelledError:
+            self.withdraw(here)
+            raise
 
     def withdraw(self, item: Publication | Step) -> bool:
         """Take an item back that no group has yet: True if it was still here, so that storage never heard of it."""
@@ -308,4 +322,4 @@ class Pipeline:
 
 
 def _weight(item: Publication | Step) -> int:
-    return OVERHEAD + len(item.message.payload) if isinstance(item, Publication) else OVERHEAD
+    return OVERHEAD + len(item.message.payload) if isinstance(item, Publication) else item.weight()

@@ -6,7 +6,7 @@ Over 300 lines: the promises are read in one place.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from broker.access import Identity, SessionInfo
@@ -248,8 +248,9 @@ class Services(BrokerApi, Protocol):
         To be called on every node, by whoever watches what has changed; a changed rule revokes nobody's identity.
         """
 
-    async def within(self, work: Awaitable[T], timeout: float) -> T:
-        """Await what `readers` does; `Undecided` after ``timeout`` seconds, and it goes on in the background."""
+    async def within(self, work: Coroutine[Any, Any, T], timeout: float) -> T:
+        """Await what `readers` does; `Undecided` after ``timeout`` seconds, and it goes on in the background. Raises
+        `StorageUnavailable`, and does nothing, while many go on there."""
 
     def read_fanout_of(self, topic: str) -> bool:
         """Whether all readers of a topic share one inbox (docs/decisions/0012)."""

@@ -6,7 +6,7 @@ Over 300 lines: one class with everything that plugins may ask.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _TELL = "tell"
+_MOST_LEFT = 1000
+"""Pieces of work whose callers have gone, and that wait for storage."""
 BROKER_USER = "b/tideline"
 """The user key of messages that the broker itself publishes."""
 
@@ -89,6 +91,8 @@ class ServerApi:
         self.stored_settings = StoredSettings()
         self.clients = Clients(server, self)
         self._read_watchers: list[Callable[[Sequence[MarkRead]], None]] = []
+        self._left: set[asyncio.Future[Any]] = set()
+        """What goes on for callers that were told that it is undecided."""
         self.following = Following(server, self)
 
     @property
@@ -301,17 +305,25 @@ class ServerApi:
         future.add_done_callback(_forget)
         raise Undecided("storage does not answer")
 
-    async def within(self, work: Awaitable[T], timeout: float) -> T:
+    async def within(self, work: Coroutine[Any, Any, T], timeout: float) -> T:
+        if len(self._left) >= _MOST_LEFT:
+            work.close()
+            raise StorageUnavailable(f"storage does not answer: {_MOST_LEFT} requests wait for it already")
         task = asyncio.ensure_future(work)
         try:
             done = await self._done(task, asyncio.get_running_loop().time() + timeout)
         except asyncio.CancelledError:
-            task.add_done_callback(_forget)
+            self._leave(task)
             raise
         if done:
             return task.result()
-        task.add_done_callback(_forget)
+        self._leave(task)
         raise Undecided("storage does not answer")
+
+    def _leave(self, task: asyncio.Task[Any]) -> None:
+        self._left.add(task)
+        task.add_done_callback(_forget)
+        task.add_done_callback(self._left.discard)
 
     def read_fanout_of(self, topic: str) -> bool:
         plugin = self._server.plugin_host.storage_plugin

@@ -24,7 +24,6 @@ from broker.access import AuthRequest, Ban, Busy, CannotTell, Identity, MustWait
 from broker.connection import handle_auth
 from broker.connection.handle_publish import unacceptable
 from broker.packets import EMPTY, ConnAck, Connect, Properties, Property, ReasonCode, shown
-from broker.pipeline import Operations
 from broker.sessions import ConnectOptions, wills
 from storage.errors import FencedOut
 from storage.records import DeviceKey
@@ -54,6 +53,10 @@ def received(connection: Connection, packet: Connect) -> None:
         connection.refuse(ReasonCode.BANNED, "banned")
         return
     gate = connection.server.gate
+    if connection.server.sessions.full:
+        gate.log.warning("clients are refused: sessions of many that gave up wait, limits.pending_bytes", key="full")
+        connection.refuse(ReasonCode.SERVER_UNAVAILABLE, "storage does not keep up, try again")
+        return
     wait, refusal = gate.knock(connection.peer, connection.place, packet.username, packet.password)
     if wait:
         connection.run(_held_back(connection, packet, wait, refusal), listen=True)
@@ -244,9 +247,7 @@ async def _open_when_read(connection: Connection, packet: Connect, key: DeviceKe
 
 async def _open_again(connection: Connection, packet: Connect, key: DeviceKey, proof: Properties) -> None:
     """Once its first try has ended in storage too: the will that came with that is not to be found there."""
-    ended = Operations()
-    connection.server.pipeline.submit(ended)
-    await ended.finished
+    await connection.server.pipeline.passed()
     await _open_when_read(connection, packet, key, proof)
 
 

@@ -25,7 +25,7 @@ from amqtt.contexts import Action
 
 from broker.access import DELAYED, OWN
 from broker.packets import SHARE, ProtocolViolation, ReasonCode, parse_share, shown, validate_filter
-from broker.pipeline import Step
+from broker.pipeline import OVERHEAD, Step
 from broker.sessions import NOT_YET, member_of
 from storage import records
 from storage.records import DeviceKey, InboxEntry, Message, Operation, Subscription
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 _NEW_ONLY, _NEVER = 1, 2
 """Retain Handling."""
+_FILTER = 256
+"""Bytes that a filter of a request is counted as besides its name, while it waits."""
 
 Answer = Callable[[list[int]], None]
 Present = Callable[[], bool]
@@ -325,6 +327,9 @@ class SubscribeStep(Step):
         self._joins: Sequence[Joins] = ()
         self._operation: records.Subscribe | None = None
 
+    def weight(self) -> int:
+        return OVERHEAD + sum(_FILTER + len(wanted.filter) for wanted in self._request.wanted)
+
     def ready(self) -> bool:
         """What is retained for the filters is decided, or is read later."""
         if self._subscriptions.cluster_retained is not None:
@@ -454,6 +459,9 @@ class UnsubscribeStep(Step):
         self._present = present
         self._answer = answer
         self._codes: list[int] = []
+
+    def weight(self) -> int:
+        return OVERHEAD + sum(_FILTER + len(filter_) for filter_ in self._filters)
 
     def apply(self) -> list[Operation]:
         """From this place on the filters match no more."""

@@ -24,13 +24,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from broker.access import PUBLISH, session_info
 from broker.packets import SHARE, ReasonCode
-from broker.pipeline import Operations
 from broker.sessions import wills
 from broker.sessions.channel import member_key
 from broker.sessions.deadlines import Deadlines
 from broker.sessions.ordered import Ordered
 from broker.sessions.session import Session
-from broker.sessions.steps import EndStep, Opened, OpenStep, PutAway, closing
+from broker.sessions.steps import EndStep, Left, Opened, OpenStep, PutAway, closing
 from broker.sessions.timeline import DEVICE, Timeline, is_channel, is_group, member_of
 from storage.records import (
     CloseSession,
@@ -50,6 +49,8 @@ IDLE = 5.0
 _LOOK = 1.0
 """Seconds between two looks for such sessions."""
 _AT_ONCE = 2000
+_GIVEN_UP = 4096
+"""Bytes counted for an opening whose client has gone, besides the names: steps, session and operations, measured."""
 
 
 class Read(NamedTuple):
@@ -100,6 +101,10 @@ class Sessions:
         self._idle: dict[DeviceKey, float] = {}
         """Durable sessions that nobody is connected to, by their last use, the oldest first."""
         self._putting_away = False
+        self._opening: dict[Link, OpenStep] = {}
+        """Connections whose sessions are not stored yet, while their clients wait for that."""
+        self._given_up = 0
+        """Bytes that wait to be stored for sessions whose clients have gone without a CONNACK."""
         self.deadlines = Deadlines(server, self)
 
     def __len__(self) -> int:
@@ -220,9 +225,7 @@ class Sessions:
         if session is None:
             return key not in self._ending
         if session.connection is None:
-            before = Operations()
-            self._server.pipeline.submit(before)
-            await before.finished
+            await self._server.pipeline.passed()
             self.forget(key)
         return False
 
@@ -321,9 +324,11 @@ class Sessions:
         if old is not None and clean:
             self._forget(old)
         present = old is not None and old.durable and not clean
+        left = Left(expiry)
         if present:
             assert old is not None
             session = old
+            left = Left(old.expiry, old.will, old.will_at)
         else:
             session = Session(key, durable=expiry > 0, window=self._server.settings.mqtt.inflight_window)
             session.epoch = before.epoch if before is not None else self._first_epoch()
@@ -334,7 +339,7 @@ class Sessions:
         session.will, session.will_at, session.expires_at = will, 0, 0
         connection.session = session
         step = OpenStep(
-            *(self._server, connection, session, expiry),
+            *(self._server, connection, session, expiry, left),
             fresh=not present,
             clean=clean or (before is not None and not present),
             begins=begins,
@@ -342,16 +347,40 @@ class Sessions:
             again=again,
         )
         session.expiry = expiry
+        self._opening[connection] = step
         self._server.opening(connection)
         self._server.pipeline.submit(step)
 
-    def start_over(self, session: Session, connection: Link) -> bool:
+    @property
+    def full(self) -> bool:
+        """As much waits to be stored of those that gave up as may: nobody else is to begin."""
+        return self._given_up >= self._server.settings.limits.pending_bytes
+
+    def _give_up(self, connection: Link) -> Left | None:
+        """A connection ended; where it never had its session, what goes on of that. Each time that a client connects while
+        storage is away leaves steps behind that must wait for it, as storage may have been given some of them."""
+        step = self._opening.pop(connection, None)
+        if step is None:
+            return None
+        session = connection.session
+        assert session is not None
+        size = _GIVEN_UP + len(session.key.user) + len(session.key.client_id)
+        self._given_up += size
+        return step.give_up(size)
+
+    def stored(self, step: OpenStep, connection: Link | None) -> None:
+        """An opening is durable, and what became of it is known."""
+        if connection is not None:
+            self._opening.pop(connection, None)
+        self._given_up -= step.given_up
+
+    def start_over(self, session: Session, connection: Link | None) -> bool:
         """Storage has more of a session than is here, as another node opened it since it was looked for: keep what is here no
         longer. Whether the connection is to open it anew; where a newer one is about to, that does."""
         if session.connection is not None and session.connection is not connection:
             return False
-        here = session.connection is connection
-        if here:
+        here = connection is not None and session.connection is connection
+        if connection is not None and here:
             session.connection = connection.session = None
             session.will, session.will_at = None, 0
             self.deadlines.prolong(session)
@@ -387,10 +416,15 @@ class Sessions:
             return
         server = self._server
         self._detach(session, connection)
+        left = self._give_up(connection)
         now = server.time.now()
-        ends_now = not session.expiry
         will, delayed_until = session.will, 0
+        stored = session.durable or will is not None
         session.will = None
+        if left is not None:  # it was never accepted, so all is as before
+            session.expiry, session.will, delayed_until = left
+            will = None
+        ends_now = not session.expiry
         if will is not None and connection.will_wanted and self.may_leave(connection.info, will):
             wait = 0 if ends_now else wills.delay(will)
             if wait:
@@ -400,7 +434,6 @@ class Sessions:
         session.will_at = delayed_until
         self.deadlines.prolong(session)
         if ends_now:
-            stored = session.durable or will is not None
             self.end_session(session, closing(session, delete=True) if stored else None)
         else:
             server.delivery.save(session)
@@ -438,6 +471,7 @@ class Sessions:
         connection = session.connection
         if connection is not None:
             will = session.will
+            self._give_up(connection)
             if will is not None and connection.open and not wills.delay(will) and self.may_leave(connection.info, will):
                 self._server.pipeline.submit(wills.append(will, session.key, self._server.time))
             self._server.counters.takeovers += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from broker.pipeline import Step
 from broker.sessions import wills
@@ -20,10 +20,31 @@ Opened = Callable[[Session, bool], None]
 """Called with the session, and whether it was there before, once it is durable."""
 
 
+class Left(NamedTuple):
+    """What a session has while its client is away: its expiry (s), and the will that is delayed, with its time (ms)."""
+
+    expiry: int
+    will: bytes | None = None
+    will_at: int = 0
+
+
 class OpenStep(Step):
     """The opening of a session at its place in the order."""
 
-    __slots__ = ("_again", "_begins", "_connection", "_fresh", "_members", "_opened", "_operation", "_server", "_session")
+    __slots__ = (
+        "_again",
+        "_applied",
+        "_begins",
+        "_connection",
+        "_fresh",
+        "_left",
+        "_members",
+        "_opened",
+        "_operation",
+        "_server",
+        "_session",
+        "given_up",
+    )
 
     def __init__(
         self,
@@ -31,6 +52,7 @@ class OpenStep(Step):
         connection: Link,
         session: Session,
         expiry: int,
+        left: Left,
         *,
         fresh: bool,
         clean: bool,
@@ -38,22 +60,36 @@ class OpenStep(Step):
         opened: Opened,
         again: Callable[[], None],
     ) -> None:
-        """``fresh``: there is no session here that it goes on with. ``clean``: nor is one to be left in storage, where there
-        may be one that another node opened since it was looked for."""
-        self._again = again
+        """``left``: what the session goes back to where its client gives up. ``fresh``: there is no session here that it goes
+        on with. ``clean``: nor is one to be left in storage, where there may be one that another node opened since it was
+        looked for."""
+        self.given_up = 0
+        """Its client went away before the session was stored: what that counts as in `Sessions.given_up`, bytes."""
+        self._left = left
+        self._applied = False
+        self._again: Callable[[], None] | None = again
         self._begins = begins
         self._server = server
-        self._connection = connection
+        self._connection: Link | None = connection
         self._session = session
         self._fresh = fresh
-        self._opened = opened
+        self._opened: Opened | None = opened
         self._operation: OpenSession | None = None
         self._members: list[tuple[Member, OpenSession]] = []
         if session.durable or session.will is not None:
             start = server.start_position()
             self._operation = OpenSession(session.key, session.epoch, clean, expiry, session.will, start, at=server.time.wall())
 
+    def give_up(self, size: int) -> Left:
+        """Its client is gone, and was told nothing. What goes on of the session: as before, its expiry and its delayed will."""
+        self.given_up = size
+        self._connection = self._opened = self._again = None  # of many that wait, nothing is kept that is of no use
+        if self._operation is not None and not self._applied:
+            self._operation.will = self._left.will
+        return self._left
+
     def apply(self) -> list[Operation]:
+        self._applied = True
         if self._operation is not None:
             for member in self._session.members:
                 member.epoch += 1
@@ -69,6 +105,7 @@ class OpenStep(Step):
         try:
             self._opened_durably()
         finally:
+            self._server.sessions.stored(self, self._connection)
             if self._begins:
                 self._server.retention_lock.begun()
 
@@ -79,10 +116,10 @@ class OpenStep(Step):
             if self._operation is not None:
                 session.cursor = self._operation.offset
         if session.unopened and (self._operation is None or self._operation.error is None):
-            if self._server.sessions.start_over(session, connection):
+            if self._server.sessions.start_over(session, connection) and self._again is not None:
                 self._again()
             return
-        if connection.closed or session.connection is not connection:
+        if connection is None or connection.closed or session.connection is not connection or self._opened is None:
             return
         operation = self._operation
         if operation is not None and operation.created and not self._fresh:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -330,7 +330,7 @@ class Timelines:
         found = await self.server.readers.channels(key)
         return [{"channel": place.filter, "offset": place.offset, "head": place.head} for place in found]
 
-    async def carried_out(self, work: Awaitable[T]) -> T:
+    async def carried_out(self, work: Coroutine[Any, Any, T]) -> T:
         """Await what `broker.readers` does, its errors told as problems."""
         try:
             return await self.server.within(work, self._timeout)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from broker import commits
+from broker.amqtt import server_api
 from storage.errors import StorageUnavailable
 from storage.records import Operation
 from storage.sqlite import free_space, unmoved
@@ -106,6 +107,27 @@ async def test_a_database_that_was_removed_is_known_before_anybody_publishes(on_
     await readiness(on_disk, "storage-away")
     (tmp_path / "away.db").rename(tmp_path / "t.db")
     await readiness(on_disk, "ready")
+
+
+async def test_calls_that_go_on_when_their_callers_have_gone_have_a_bound(
+    away: tuple[Site, Valve], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may still happen, and waits for storage. Beyond the bound nothing is begun, and the answer says so."""
+    monkeypatch.setattr(server_api, "_MOST_LEFT", 3)
+    made, valve = away
+    http = made.caller()
+    await (await made.durable("reader")).leave()
+    valve.open.clear()
+    await asyncio.gather(*(http.post("/devices/reader/subscriptions", json={"filter": f"{n}"}) for n in range(3)))
+    there = len(asyncio.all_tasks())
+    for _ in range(3):
+        more = await http.post("/devices/reader/subscriptions", json={"filter": "more"})
+        assert more.status_code == 503
+        assert "3 requests wait for it already" in more.json()["detail"]
+    assert len(asyncio.all_tasks()) <= there
+    valve.open.set()
+    await until(lambda: made.server.trie.count == 3)
+    assert (await http.post("/devices/reader/subscriptions", json={"filter": "more"})).status_code == 200
 
 
 async def test_a_short_absence_is_waited_out(away: tuple[Site, Valve]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 from broker.connection.connection import Connection
-from broker.packets.model import Disconnect, PubAck, Publish
+from broker.packets.model import Disconnect, PubAck, Publish, Subscribe, Unsubscribe
 from tests.support.broker import Broker, running
 from tests.support.until import until
 from tests.support.wire import Client
@@ -188,3 +188,20 @@ async def test_a_slow_client_of_messages_that_are_not_stored() -> None:
             goodbye = (await slow.closed())[-1]
             assert not isinstance(goodbye, Disconnect) or goodbye.reason == 0x97
             assert broker.server.counters.slow_disconnects == 1
+
+
+async def test_filters_that_wait_for_storage_count_as_what_they_are(version: int) -> None:
+    """Requests with many of them slow their sockets down as publishes do, and come to nothing once they are stored."""
+    async with running(limits={"pending_bytes": 1 << 16}) as broker:
+        client, publisher = await broker.client("c", version), await broker.client("publisher", version)
+        filters = [f"{number}/{'x' * 100}" for number in range(200)]
+        for packet in (Subscribe(1, [(name, 0) for name in filters]), Unsubscribe(2, filters)):
+            async with broker.held() as commits:
+                publisher.send(Publish("t", b"", 1, packet_id=1))
+                await commits.arrived()
+                client.send(packet)
+                await until(lambda: broker.server.pipeline.pending)
+                assert broker.server.pipeline.full
+            await publisher.expect(PubAck)
+            await client.receive()
+            assert broker.server.pipeline.pending_bytes == 0

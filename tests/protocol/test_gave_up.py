@@ -1,0 +1,118 @@
+"""Clients that connect while storage takes nothing, give up, and come again: what waits is bounded, and changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from broker.packets.codes import ReasonCode
+from broker.packets.model import ConnAck, Connect, Publish, Will
+from broker.packets.properties import Property
+from tests.support.broker import Broker, running
+from tests.support.wire import Client
+
+IMPATIENT = {"connect_timeout": 0.05, "storage_timeout": 0.3}
+LEAST = 1 << 16
+"""The lowest ``limits.pending_bytes``."""
+
+
+@pytest.fixture
+async def impatient(url: str) -> AsyncIterator[Broker]:
+    """A broker that lets little wait, and clients not for long."""
+    async with running(url, mqtt=IMPATIENT, limits={"pending_bytes": LEAST}) as started:
+        yield started
+
+
+async def refused(
+    broker: Broker, client_id: str, version: int, *, clean: bool = False, expiry: int = 3600, will: Will | None = None
+) -> None:
+    """A client tries to connect, and is told that it cannot, unless it tries again meanwhile."""
+    client = await broker.socket(version)
+    client.send(Connect(client_id, version, clean, will=will, properties={17: expiry} if version == 5 else {}))
+    for told in await client.closed():
+        assert isinstance(told, ConnAck)
+        assert told.reason == (ReasonCode.SERVER_UNAVAILABLE if version == 5 else 3)
+
+
+async def let_in(broker: Broker, version: int, **connect: Any) -> Client:
+    """The client ``phone``, once it is let in: the broker may have no time at first, on a machine that is busy."""
+
+    client = await broker.socket(version)
+    while (await client.connect("phone", **connect)).reason:
+        client = await broker.socket(version)
+    return client
+
+
+@pytest.mark.parametrize("each", ["phone", "phone-{}"], ids=["one device", "many devices"])
+async def test_attempts_to_connect_do_not_pile_up(
+    impatient: Broker, version: int, each: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor the wills that come with them. Once storage is back, anybody is let in again."""
+    publisher = await impatient.client("publisher")
+    waiting = []
+    async with impatient.held() as commits:
+        publisher.send(Publish("t", b"", 1, packet_id=1))
+        await commits.arrived()
+        for turn in range(5):
+            names = [each.format(20 * turn + number) for number in range(20)]
+            will = Will("will", b"x" * 10_000, 1)
+            await asyncio.gather(*(refused(impatient, name, version, will=will) for name in names))
+            waiting.append(impatient.server.pipeline.pending)
+    assert max(waiting) < 90  # of 100 attempts
+    assert caplog.text.count("clients are refused: ") == 1
+    await let_in(impatient, version, clean=False)
+    assert await impatient.server.storage.read_conversation("will") == []
+
+
+async def test_a_clean_session_that_waits_behind_what_storage_does_not_take_is_refused_in_time(
+    impatient: Broker, version: int
+) -> None:
+    """Storage is to keep nothing of it; but its place is behind a message that may be due to it."""
+    publisher = await impatient.client("publisher")
+    async with impatient.held() as commits:
+        publisher.send(Publish("t", b"", 1, packet_id=1))
+        await commits.arrived()
+        await refused(impatient, "", version, clean=True, expiry=0)
+    await let_in(impatient, version)
+
+
+async def test_a_connect_that_was_not_accepted_has_no_will(stored: Broker, version: int) -> None:
+    """[MQTT-3.1.2-8]: one that another took over before its CONNACK."""
+    publisher, watcher = await stored.client("publisher"), await stored.client("watcher")
+    await watcher.subscribe("will")
+    async with stored.held() as commits:
+        publisher.send(Publish("t", b"", 1, packet_id=1))
+        await commits.arrived()
+        for name in (b"first", b"second"):
+            client = await stored.socket(version)
+            client.send(Connect("phone", version, True, will=Will("will", name)))
+        third = await stored.socket(version)
+        third.send(Connect("phone", version, True, will=Will("will", b"third")))
+        assert await client.closed() == []
+    assert (await third.expect(ConnAck)).reason == 0
+    await third.drop()
+    assert (await watcher.message()).payload == b"third"
+    await watcher.quiet()
+
+
+async def test_a_session_outlives_attempts_that_were_to_end_it_with_their_connection(impatient: Broker) -> None:
+    """And so does its delayed will: a connection of no more than some attempts is none."""
+    publisher, watcher = await impatient.client("publisher"), await impatient.client("watcher")
+    await watcher.subscribe("will")
+    will = Will("will", b"delayed", properties={Property.WILL_DELAY: 600})
+    client = await let_in(impatient, 5, clean=False, expiry=3600, will=will)
+    await client.subscribe("t", options=1)
+    await impatient.lose(client, "phone")
+    async with impatient.held() as commits:
+        publisher.send(Publish("t", b"kept", 1, packet_id=1))
+        await commits.arrived()
+        for _ in range(2):
+            await refused(impatient, "phone", 5, expiry=0, will=Will("will", b"of an attempt"))
+    (session,) = impatient.server.sessions.named("phone")
+    assert (session.expiry, session.will is not None, session.will_at > 0) == (3600, True, True)
+    await watcher.quiet()
+    later = await let_in(impatient, 5, clean=False, expiry=0)
+    assert (await later.message()).payload == b"kept"
