@@ -1,4 +1,4 @@
-"""The connection: URL, client, mongomotor's registry, and driver errors told as storage errors.
+"""The connection: URL, client, and driver errors told as storage errors.
 
 mongomotor's own `connect` is not used: it opens a second, synchronous client that blocks the loop while the server is away.
 """
@@ -6,7 +6,6 @@ mongomotor's own `connect` is not used: it opens a second, synchronous client th
 from __future__ import annotations
 
 import asyncio
-import itertools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import pymongo
-from mongoengine import connection as registry
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
 from pymongo.errors import (
     BulkWriteError,
@@ -48,7 +46,6 @@ _GOODBYE = 0.2
 """Seconds that a server has to answer when its client leaves; it forgets a session by itself after half an hour."""
 _DATABASE = set('/\\. "$*<>:|?@\0')
 """What cannot be in a database's name."""
-_aliases = itertools.count(1)
 
 
 class Address(NamedTuple):
@@ -85,10 +82,9 @@ class Address(NamedTuple):
 
 
 class Connection(NamedTuple):
-    """One client, registered with mongomotor under an alias of its own."""
+    """One client, and a database's collections."""
 
     client: AsyncMongoClient[Raw]
-    alias: str
     bound: Bound
 
     @classmethod
@@ -108,16 +104,10 @@ class Connection(NamedTuple):
                 read_concern=ReadConcern("majority"),
                 write_concern=WriteConcern(w="majority", j=True, wtimeout=_WTIMEOUT_MS),
             )
-        alias = f"tideline-{next(_aliases)}"
-        registry._connection_settings[alias] = {"name": address.database}
-        registry._connections[alias] = client
-        registry._dbs[alias] = database
-        return cls(client, alias, bind(alias))
+        return cls(client, bind(database))
 
     async def close(self) -> None:
-        """Close the client and forget the alias."""
-        for known in (registry._connection_settings, registry._connections, registry._dbs):
-            known.pop(self.alias, None)
+        """Close the client."""
         with pymongo.timeout(_GOODBYE):  # it ends its sessions at the server, and waits for the answer
             closing = asyncio.create_task(self.client.close(), name="mongodb goodbye")
         done, _ = await asyncio.wait([closing], timeout=2 * _GOODBYE)

@@ -1,7 +1,7 @@
 """The collections, their fields and their indexes, as mongomotor documents.
 
-They are the schema: `bind` attaches them to one connection and gives the raw asynchronous collections, which do all the work
-(an ODM save costs sixty times a raw insert). A timeline's key is ``<name>\\0<sequence, 16 digits>``: no name holds U+0000.
+They are the schema: `bind` gives a database's raw asynchronous collections, which do all the work (an ODM save costs sixty
+times a raw insert). A timeline's key is ``<name>\\0<sequence, 16 digits>``: no name holds U+0000.
 All times are integers, milliseconds since the Unix epoch. ``v`` is the version of the group that wrote a document: its node's
 token in the high bits, a counter below, so that no two groups have one.
 
@@ -12,10 +12,11 @@ Over 300 lines: the schema is read in one place.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from mongomotor import Document
 from mongomotor.fields import BinaryField, BooleanField, IntField, ListField, LongField, StringField
+from pymongo import IndexModel
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
@@ -31,7 +32,7 @@ Database = AsyncDatabase[Raw]
 
 
 def _meta(collection: str, *indexes: object) -> Raw:
-    return {"abstract": True, "collection": collection, "auto_create_index": False, "indexes": list(indexes)}
+    return {"collection": collection, "auto_create_index": False, "indexes": list(indexes)}
 
 
 class Published(Document):  # type: ignore[misc]
@@ -462,7 +463,7 @@ class Collections(NamedTuple):
     meta: Collection
 
 
-_DECLARED = (
+DOCUMENTS: tuple[Any, ...] = (
     Store,
     Sync,
     Devices,
@@ -488,12 +489,12 @@ _DECLARED = (
     Divisions,
     Meta,
 )
+"""The declarations, in the order of `Collections`."""
 
 
 class Bound(NamedTuple):
-    """The documents attached to a connection, and their collections."""
+    """The collections of one database, as the documents declare them."""
 
-    documents: tuple[Any, ...]
     collections: Collections
 
     async def ensure_indexes(self, *, sharded: bool) -> None:
@@ -502,8 +503,9 @@ class Bound(NamedTuple):
         ``sharded``: the database is reached through a mongos, and may be sharded. A unique index would have to begin with the
         shard key there, so that message ids have one that is not. Nothing rests on it: `storage.mongo.load.find_stored`.
         """
-        for document in self.documents:
-            await document.ensure_indexes()
+        for document, collection in zip(DOCUMENTS, self.collections, strict=True):
+            if indexes := [IndexModel(spec["fields"], **_options(spec)) for spec in document._meta["index_specs"]]:
+                await collection.create_indexes(indexes)  # one command; mongomotor's own method makes one for each
         known = await self.unique_ids()
         if known and sharded:
             await self.collections.store.drop_index(_BY_ID)
@@ -518,10 +520,13 @@ class Bound(NamedTuple):
         return None
 
 
-def bind(alias: str) -> Bound:
-    """Attach the documents to the connection that is registered as ``alias``."""
-    documents = tuple(type(d.__name__, (d,), {"meta": {"db_alias": alias}, "__module__": __name__}) for d in _DECLARED)
-    return Bound(documents, Collections(*(cast(Any, d)._get_collection() for d in documents)))
+def bind(database: Database) -> Bound:
+    """The collections of a database."""
+    return Bound(Collections(*(database[document._meta["collection"]] for document in DOCUMENTS)))
+
+
+def _options(spec: Raw) -> Raw:
+    return {name: value for name, value in spec.items() if name != "fields"}
 
 
 def timeline_key(name: str, seq: int) -> str:

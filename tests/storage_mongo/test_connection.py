@@ -7,6 +7,7 @@ import socket
 import time
 
 import pytest
+from mongoengine import connection as registry
 from pymongo import AsyncMongoClient
 from pymongo.errors import AutoReconnect
 
@@ -16,7 +17,7 @@ from storage.errors import NoDatabase, StorageUnavailable, StorageUnusable
 from storage.factory import open_url
 from storage.mongo import MongoStorage, late
 from storage.mongo.connection import Address, storage_errors
-from storage.mongo.documents import Collections, bind
+from storage.mongo.documents import DOCUMENTS, Collections
 from storage.mongo.intents import Adopted, announce
 from storage.records import Append, DeviceKey, MarkRead, OpenSession, Subscribe
 from tests.storage.samples import Maker, collect, everything, opened, subscribe
@@ -244,7 +245,7 @@ async def test_a_later_schema_is_not_touched(database: str) -> None:
         await storage.open()
 
 
-async def test_the_documents_declare_every_field_and_index(database: str, make: Maker) -> None:
+async def test_the_documents_declare_every_field_and_index(database: str, make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written raw reads through mongomotor, and no field of it is unknown there."""
     storage = MongoStorage(mongo_server.url(database))
     await storage.open()
@@ -259,8 +260,12 @@ async def test_the_documents_declare_every_field_and_index(database: str, make: 
     assert await cluster.lease("jobs")
     connection = storage._connection
     assert connection is not None
-    assert Collections(*(d._get_collection() for d in bind(connection.alias).documents)) == storage.collections
-    for document, collection in zip(connection.bound.documents, storage.collections, strict=True):
+    monkeypatch.setitem(registry._connections, registry.DEFAULT_CONNECTION_NAME, connection.client)
+    monkeypatch.setitem(registry._dbs, registry.DEFAULT_CONNECTION_NAME, storage.collections.store.database)
+    for document in DOCUMENTS:
+        monkeypatch.setattr(document, "_collection", None)
+    assert Collections(*(document._get_collection() for document in DOCUMENTS)) == storage.collections
+    for document, collection in zip(DOCUMENTS, storage.collections, strict=True):
         declared = set(document._db_field_map.values())
         raw = await collection.find().to_list(None)
         assert raw or collection.name in ("lease", "divisions"), collection.name
@@ -269,7 +274,7 @@ async def test_the_documents_declare_every_field_and_index(database: str, make: 
         assert await document.objects.count() == len(raw)
         indexes = {tuple(key for key, _ in one["key"]) for one in (await collection.index_information()).values()}
         assert {tuple(key for key, _ in spec["fields"]) for spec in document._meta["index_specs"]} <= indexes
-    stored = {document.mid: document async for document in connection.bound.documents[0].objects}
+    stored = {document.mid: document async for document in DOCUMENTS[0].objects}
     assert stored[2].recipients == ["u/ann", "u/bob"]
     assert stored[2].payload == b"payload 2"
     await storage.close()
