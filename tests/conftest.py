@@ -9,7 +9,7 @@ from collections.abc import Generator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import pending_tasks
+from tests.support import authorities, pending_tasks
 
 # A shell has what it puts in the background ignore ^C, and so do its children: those that a test interrupts would go on.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -32,6 +32,7 @@ def pytest_collection_finish() -> None:
 
 
 pending_tasks.watch()
+authorities.keep()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -28,7 +28,7 @@ CONSOLE: dict[str, Any] = {"console": {}}
 
 
 async def get(made: Site, path: str, **headers: str) -> httpx.Response:
-    async with httpx.AsyncClient(verify=False) as http:  # plain HTTP
+    async with httpx.AsyncClient() as http:
         return await http.get(made.url + path, headers=headers)
 
 

@@ -35,7 +35,6 @@ class Site(Broker):
     def caller(self, user: str = "", **options: Any) -> httpx.AsyncClient:
         """An HTTP client, of a user or of nobody."""
         auth = (user, f"{user}-password") if user else None
-        options.setdefault("verify", False)  # it is plain HTTP; to read the authorities' certificates takes longer than to ask
         client = httpx.AsyncClient(base_url=f"{self.url}/v1", auth=auth, timeout=30, **options)
         self._callers.append(client)
         return client
