@@ -19,6 +19,8 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --no
 LOCK_NOTE := '\# Made by make lock from pyproject.toml; do not edit.'
 # Many tests wait, for a process, a disk or a clock: more at once than twice the cores of the smallest machine. Each goes to whoever is idle.
 AT_ONCE := -n 5 --dist worksteal
+# Random examples and plays: other examples each time, the other plays in make test-all.
+FEWER := TIDELINE_EXAMPLES=30 TIDELINE_PLAYS=50
 # What another Python may break first: importing, starting, stopping, publishing, SQLite; the rules, whose library has a version for newer Pythons; the client in Python.
 SHORT := tests/deploy/test_imports.py tests/cli/test_serve.py tests/laws/test_lifecycle.py tests/protocol/test_publish.py tests/rules/test_rules.py tests/python_client
 # Else each of those that begin at once would do so by itself.
@@ -41,11 +43,11 @@ compile: $(COMPILED_STAMP) ## turn the core into C: the broker is two to three t
 
 test: $(TEST) ## run the tests; ARGS='-k name' picks some
 	$(BIN)/python -m compileall -q $(COMPILED_ONCE)
-	$(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not interop" --ignore=tests/interop $(ARGS)
+	$(FEWER) $(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not interop" --ignore=tests/interop $(ARGS)
 
 test-compiled: $(COMPILED_STAMP) ## run the tests again on the compiled core, but for those that reach inside it
 	rm -rf $(COMPILED)/tests && cp -r $(LOOKED_AT) $(COMPILED)/
-	cd $(COMPILED) && $(CURDIR)/$(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not interop and not inside" $(ARGS)
+	cd $(COMPILED) && $(FEWER) $(CURDIR)/$(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not interop and not inside" $(ARGS)
 
 test-other: $(TEST) ## start on another Python, and run a short part of the tests there: PYTHON=/path/to/python3.13
 	$(BIN)/uv venv --quiet --clear --no-python-downloads --python $(PYTHON) $(OTHER)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support import authorities, pending_tasks
+from tests.support.seeds import examples
 
 # A shell has what it puts in the background ignore ^C, and so do its children: those that a test interrupts would go on.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -17,7 +18,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 # A loaded machine is slow at times: no test fails for how long one example took.
-settings.register_profile("tideline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("tideline", max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tideline")
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from broker.access.filter_tree import Caller, FilterTree, levels_of
 from broker.access.rules import ACTIONS, AccessRule, RuleSet, decide
 from broker.packets.topics import matches
+from tests.support.seeds import examples
 
 ALICE = Caller("alice", "phone")
 NOBODY = Caller(None, "phone")
@@ -146,7 +147,7 @@ FILTERS = [
 ]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(FILTERS), min_size=1, max_size=6), st.sampled_from(FILTERS), st.integers(0, 63))
 def test_what_covers_matches_all_that_the_other_matches(added: list[str], asked: str, removed: int) -> None:
     tree: FilterTree[int] = FilterTree()

@@ -17,9 +17,9 @@ from tests.cluster_model.restarts import restarts_of
 from tests.cluster_model.world import Play, played
 
 PLAYS = int(os.environ.get("TIDELINE_PLAYS", "100"))
-"""The same ones each time: `make test` plays these, `make mutants` as many as its faults need."""
+"""The same ones each time: `make test` plays half of these, `make mutants` as many as its faults need."""
 MORE = 2000
-RESTARTS = 40
+RESTARTS = min(40, PLAYS * 2 // 5)
 
 
 def _judge(seed: int, of: Callable[[int], Play]) -> None:

@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from broker.sessions.cursor import Cursor, Head
 from storage.records import InboxEntry, Message
+from tests.support.seeds import examples
 
 
 class CursorMachine(RuleBasedStateMachine):
@@ -140,7 +141,7 @@ class CursorMachine(RuleBasedStateMachine):
 
 
 TestCursor = CursorMachine.TestCase
-TestCursor.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestCursor.settings = settings(max_examples=examples(300), stateful_step_count=40, deadline=None)
 
 
 def test_a_page_that_reaches_into_the_group_under_way_ends_before_it() -> None:

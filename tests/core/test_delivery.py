@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.core.scripted import Device, Sender, World
+from tests.support.seeds import examples
 
 pytestmark = pytest.mark.inside
 
@@ -96,7 +97,7 @@ async def play(script: list[Action], *, window: int, page: int, recent: int) -> 
 
 
 @given(actions, st.sampled_from([1, 2, 5, 100]), st.sampled_from([1, 2, 256]), st.sampled_from([1, 3, 512]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @example([("settle", 0, 0), ("subscribe", 0, 3), ("publish", 0, 1), ("let", 0, 2), ("turn", 8, 0)], 1, 1, 1)
 def test_every_due_message_once_and_in_order(script: list[Action], window: int, page: int, recent: int) -> None:
     asyncio.run(play(script, window=window, page=page, recent=recent))
@@ -131,7 +132,7 @@ def test_what_waits_in_memory_for_all_devices_together_is_bounded() -> None:
 
 
 @given(actions, st.sampled_from([1, 3]), st.sampled_from([1, 2]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_from_a_broker_that_is_in_full_swing(script: list[Action], window: int, page: int) -> None:
     """Everybody is connected and subscribed, and behind by more than memory keeps."""
     begin: list[Action] = [("settle", 0, 0)]

@@ -31,6 +31,7 @@ from broker.sessions.timeline import SETTLED
 from broker.sessions.window import Window
 from storage.records import EXPIRES_AT_ONCE, DeviceKey, InboxEntry, Message, Progress, Subscription
 from tests.support.broker import settings as broker_settings
+from tests.support.seeds import examples
 
 pytestmark = pytest.mark.inside
 
@@ -340,7 +341,7 @@ class DeliveryMachine(RuleBasedStateMachine):
 
 
 TestMachine = DeliveryMachine.TestCase
-TestMachine.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestMachine.settings = settings(max_examples=examples(150), stateful_step_count=50, deadline=None)
 
 
 # --- what random orders seldom come to ---------------------------------------------------------------------------------------

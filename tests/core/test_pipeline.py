@@ -28,6 +28,7 @@ from broker.routing import Trie
 from broker.sessions import Session
 from storage.errors import DiskFull, FencedOut, MessageRefused, StorageUnavailable
 from storage.records import Append, DeviceKey, InboxEntry, Message, Operation, Release
+from tests.support.seeds import examples
 from tests.support.until import until
 
 TIMEOUT = 10
@@ -747,7 +748,7 @@ script = st.lists(
 
 
 @given(script)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_any_interleaving_keeps_the_order(actions: list[tuple[str, int]]) -> None:
     """Whatever commits, fails and gathers when: one order for matching, one for what follows, nothing lost or doubled."""
     asyncio.run(play(actions))

@@ -19,6 +19,7 @@ from broker.retained import Reading, Retained, StoredRetained
 from storage.memory.retained import Retained as Stored
 from storage.records import Append, Message
 from tests.core.strategies import filters, names
+from tests.support.seeds import examples
 
 outcomes = st.sampled_from(["", "refused", "repeat"])
 
@@ -196,7 +197,7 @@ class RetainedAgainstDict(RuleBasedStateMachine):
 
 
 TestRetained = RetainedAgainstDict.TestCase
-TestRetained.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRetained.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)
 
 
 def test_what_storage_has_not_stays_in_memory() -> None:

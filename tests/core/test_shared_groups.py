@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.core.scripted import Device, Sender, World
+from tests.support.seeds import examples
 
 GROUP = "$share/crew/jobs/#"
 Action = tuple[str, int, int]
@@ -105,6 +106,6 @@ def check(world: World, members: list[Device], *, losses: int, window: int) -> N
 
 @pytest.mark.inside
 @given(actions, st.sampled_from([1, 2, 100]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_a_groups_work_is_given_out_and_done(script: list[Action], window: int) -> None:
     asyncio.run(play(script, window))

@@ -34,6 +34,7 @@ from broker.sessions.window import RELEASED, Window
 from storage.records import EXPIRES_AT_ONCE, Device, DeviceKey, InboxEntry, Message, Progress, Subscription
 from storage.shared_inboxes import SeqRange
 from tests.support.broker import settings as broker_settings
+from tests.support.seeds import examples
 
 pytestmark = pytest.mark.inside
 
@@ -590,7 +591,7 @@ class SharedDelivery(RuleBasedStateMachine):
 
 
 TestSharedMachine = SharedDelivery.TestCase
-TestSharedMachine.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
+TestSharedMachine.settings = settings(max_examples=examples(120), stateful_step_count=50, deadline=None)
 
 
 # --- what random orders seldom come to -----------------------------------------------------------------------------------

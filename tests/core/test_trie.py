@@ -13,6 +13,7 @@ from broker.routing.trie import Trie
 from broker.sessions import member_of
 from storage.records import Subscription
 from tests.core.strategies import filters, names
+from tests.support.seeds import examples
 
 
 @dataclass(eq=False)
@@ -150,7 +151,7 @@ class TrieAgainstBruteForce(RuleBasedStateMachine):
 
 
 TestTrie = TrieAgainstBruteForce.TestCase
-TestTrie.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestTrie.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)
 
 
 @given(st.lists(filters, max_size=10), st.lists(names, min_size=1, max_size=50), st.integers(0, 30))

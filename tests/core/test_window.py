@@ -12,6 +12,7 @@ from broker.sessions.session import Session
 from broker.sessions.timeline import group_inbox
 from broker.sessions.window import Window
 from storage.records import DeviceKey, Inflight, InflightState
+from tests.support.seeds import examples
 
 
 class WindowMachine(RuleBasedStateMachine):
@@ -117,7 +118,7 @@ class WindowMachine(RuleBasedStateMachine):
 
 
 TestWindow = WindowMachine.TestCase
-TestWindow.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestWindow.settings = settings(max_examples=examples(200), stateful_step_count=50, deadline=None)
 
 
 def test_messages_of_other_timelines_do_not_hold_the_offset_back() -> None:

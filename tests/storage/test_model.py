@@ -28,6 +28,7 @@ from storage.records import (
 )
 from tests.storage.backends import Backend, backends
 from tests.storage.samples import START, Maker, everything, opened, results, subscribe
+from tests.support.seeds import examples
 
 TOPICS, USERS, FILTERS = ["a", "b/c", "r"], ["u/ann", "u/bob", "c/x"], ["a", "#", "b/+"]
 DEVICES = [DeviceKey("u/ann", "phone"), DeviceKey("u/ann", "pad"), DeviceKey("u/bob", "phone")]
@@ -190,7 +191,9 @@ def test_a_backend_does_what_the_one_in_memory_does(name: str, tmp_path_factory:
 
     @given(scripts)
     @settings(
-        max_examples=kind.examples, deadline=None, phases=set(Phase) if kind.examples > 10 else set(Phase) - {Phase.shrink}
+        max_examples=examples(kind.examples),
+        deadline=None,
+        phases=set(Phase) if kind.examples > 10 else set(Phase) - {Phase.shrink},
     )
     def run(script: list[tuple[list[tuple[str, int, object, object]], str]]) -> None:
         asyncio.run(play(kind(tmp_path_factory.mktemp("model")), script))
