@@ -13,6 +13,7 @@ from broker.access import RECEIVE
 from broker.amqtt import Services, TidelineContext, Undecided
 from broker.hooks import Group, GroupPlugin, Refusal, SessionPlugin
 from broker.packets import ProtocolViolation, topics
+from broker.rate_limited_log import RateLimitedLog
 from plugins.conversations import roles
 from plugins.conversations.erasing import Erasing
 from plugins.conversations.listing import Listing
@@ -27,16 +28,18 @@ from plugins.recall.moderators import add_moderator
 from plugins.recall.records import add_eraser
 from plugins.sync_requests import add_requests
 from plugins.timelines import Floors, Problem
+from plugins.timelines.errors import Away
 from storage.ending import end
 from storage.errors import StorageError
 from storage.records import DeviceKey
 
 log = logging.getLogger(__name__)
+_limited = RateLimitedLog(log, 60.0)
 
 _EVERY = 60.0
 """Seconds between two looks for changes of membership that nobody brought to their end; those that are older than this are."""
 _AGAIN = 10.0
-"""Seconds until the next look where storage was away."""
+"""Seconds until the next try where storage was away."""
 _AT_ONCE = 16
 """Devices that are looked at together, of those that have come."""
 
@@ -87,6 +90,8 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
         self.values = Values(self.service.members, config.prefix, config.max_values, config.storage_timeout)
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: set[DeviceKey] = set()
+        """Those that have come while storage did not answer."""
         add_router(context, make_router(self.service, self.listing, self.values))
         add_moderator(context, self._moderates)
         add_quiet(context, self._muted)
@@ -144,11 +149,27 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
             self._begin(self._follow(device), "follow conversations")
 
     async def _follow(self, device: DeviceKey) -> None:
+        """Tried again while storage is away, also for one that has gone: what is said there meanwhile is due to it."""
+        while not await self._followed(device):
+            if device in self._waiting:  # from an earlier connection
+                return
+            self._waiting.add(device)
+            await asyncio.sleep(_AGAIN)
+            self._waiting.discard(device)
+
+    async def _followed(self, device: DeviceKey) -> bool:
+        """Whether there is no more to do."""
         async with self._room:
             try:
                 await self._follow_all(device)
-            except (Problem, StorageError, Undecided) as error:
-                log.warning("client %r: its conversations wait until it connects again: %s", device.client_id, error)
+            except (Away, StorageError, Undecided) as error:
+                _limited.warning("client %r: its conversations wait for storage: %s", device.client_id, error, key=device)
+                return False
+            except Problem as problem:
+                _limited.warning(
+                    "client %r: its conversations wait until it comes again: %s", device.client_id, problem, key=device
+                )
+        return True
 
     async def _follow_all(self, device: DeviceKey) -> None:
         """What it follows and should not was left by a change that came at the same moment."""

@@ -49,7 +49,7 @@ async def follows(caller: httpx.AsyncClient, device: str, topic: str) -> None:
     """Wait until a new device of the caller's follows a topic, which is soon after its CONNACK."""
 
     async def there() -> bool:
-        state = (await caller.get(f"/devices/{device}")).json()
-        return topic in [subscription["filter"] for subscription in state["subscriptions"]]
+        answer = await caller.get(f"/devices/{device}")
+        return answer.is_success and topic in [subscription["filter"] for subscription in answer.json()["subscriptions"]]
 
     await until(there, f"{device} follows {topic}")

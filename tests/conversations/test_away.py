@@ -7,14 +7,15 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from broker.packets.model import PubAck, Publish
 from broker.packets.properties import Property
+from plugins.conversations import plugin as plugin_module
 from tests.attachments.parts import whole
-from tests.conversations.conftest import group
+from tests.conversations.conftest import follows, group, say
 from tests.http.conftest import HTTP, Site, passwords, sites
 from tests.support import mongo_server
 from tests.support.mongo_proxy import Command, MongoProxy
@@ -62,9 +63,15 @@ async def test_what_is_published_meanwhile_is_held_and_decided_later(sites: Site
     async with sites(url, plugins, errors=True) as talk:
         alice = talk.caller("alice")
         topic = await group(alice, "u/bob")
+
+        async def history() -> list[dict[str, Any]]:
+            page = await alice.get(f"/conversations/{topic}/messages", params={"order": "oldest"})
+            return cast(list[dict[str, Any]], page.json()["messages"])
+
         phone = await talk.device("alice", "phone", 5)
-        first = (await alice.post(f"/conversations/{topic}/messages", json={"payload": "one"})).json()["id"]
-        assert (await alice.put("/me/values/theme", json={"value": "dark"})).status_code == 200
+        await say(alice, topic, "one")  # 202, without an id, where the machine is busy
+        first = (await until(history))[0]["id"]
+        assert (await alice.put("/me/values/theme", json={"value": "dark"})).is_success
         values = (await alice.get("/me/values")).json()["topic"]
         attached = (await whole(alice, topic, b"bytes")).rpartition("/")[2]
         said: list[tuple[str, bytes, list[tuple[str, str]]]] = [
@@ -83,7 +90,7 @@ async def test_what_is_published_meanwhile_is_held_and_decided_later(sites: Site
         assert not acks.done()
         proxy.pass_on = lambda command: True
         assert set(await acks) <= {0, NO_SUBSCRIBERS}
-        page = (await alice.get(f"/conversations/{topic}/messages", params={"order": "oldest"})).json()["messages"]
+        page = await history()
         assert (page[0]["payload"], page[0]["reactions"], len(page)) == ("two", {"+1": 1}, 5)
         assert (await talk.caller("bob").get(f"/attachments/{attached}")).content == b"bytes"
 
@@ -91,5 +98,28 @@ async def test_what_is_published_meanwhile_is_held_and_decided_later(sites: Site
             return bool((await alice.get("/me/values")).json()["values"].get("draft") == 1)
 
         await until(kept)
+        await phone.drop()
+    await mongo_server.drop(database)
+
+
+async def test_a_device_that_comes_meanwhile_follows_later(
+    sites: Sites, proxy: MongoProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without another CONNECT, and also where it has gone by then."""
+    monkeypatch.setattr(plugin_module, "_AGAIN", 0.05)
+    database = mongo_server.new_database()
+    url = mongo_server.url(database, "tideline_lease_ms=20000&serverSelectionTimeoutMS=200", through=proxy.port)
+    async with sites(url, {"conversations": {}}, errors=True) as talk:
+        bob = talk.caller("bob")
+        topic = await group(talk.caller("alice"), "u/bob")
+        proxy.pass_on = lambda command: command != Command("find", "rows")
+        phone = await talk.device("bob", "phone")
+        gone = await talk.device("bob", "gone")
+        await gone.drop()
+        waits = ["client 'phone': its conversations wait for storage", "client 'gone': its conversations wait for storage"]
+        await until(lambda: all(line in caplog.text for line in waits))
+        proxy.pass_on = lambda command: True
+        await follows(bob, "phone", topic)
+        await follows(bob, "gone", topic)
         await phone.drop()
     await mongo_server.drop(database)
