@@ -16,10 +16,10 @@ from tests.storage.backends import Backend
 from tests.support import mongo_server
 from tests.support.mongo_proxy import MongoProxy
 
-_PATIENCE = "serverSelectionTimeoutMS=1000&connectTimeoutMS=30000"
+_PATIENCE = "serverSelectionTimeoutMS=1000&connectTimeoutMS=30000&socketTimeoutMS=120000"
 """A server that is away refuses connections at once. One that has a thousand rows to write, and does one thing at a time,
-answers the driver's heartbeat after that. A busy machine takes longer over it than a broker waits, and the driver ends the
-write."""
+answers the driver's heartbeat after that, and whoever else waits. A busy machine takes longer over it than a broker waits, and
+the driver ends the write."""
 
 
 class Unswept(mongo_server.PatientStorage):
