@@ -155,10 +155,10 @@ def new_device(op: OpenSession, offset: int) -> Device:
     return Device(op.device, created_at=op.at, offset=offset, cursor=offset)
 
 
-def made_by(device: Device, op: OpenSession) -> bool:
-    """Whether this very operation made the device: it is applied again, as where its answer was lost. Of a group, which several
-    nodes may open alike, it is not known."""
-    return not op.shared and (device.epoch, device.created_at) == (op.epoch, op.at)
+def made_by(epoch: int, created_at: int, op: OpenSession) -> bool:
+    """Whether this very operation made the device that is there: it is applied again, as where its answer was lost. Of a
+    group, which several nodes may open alike, it is not known."""
+    return not op.shared and (epoch, created_at) == (op.epoch, op.at)
 
 
 def begin(device: Device, op: OpenSession) -> None:

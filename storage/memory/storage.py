@@ -290,7 +290,7 @@ class MemoryStorage:
             device = self._devices[op.device] = rules.new_device(op, self._start(op.device.user, start))
             op.created = True
         else:
-            op.created = rules.made_by(device, op)
+            op.created = rules.made_by(device.epoch, device.created_at, op)
         rules.begin(device, op)
         op.offset = device.offset
 

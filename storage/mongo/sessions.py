@@ -118,7 +118,7 @@ class Sessions:
             raise _superseded(op.device, op.epoch, latest)
         start = rules.Start.parse(op.start)
         _refuse_large_will(op.will)
-        created = kept is None or op.clean or rules.made_by(kept.device, op)
+        created = kept is None or op.clean or rules.made_by(latest, kept.device.created_at, op)
         overtaken = None
         if kept is not None and not (again or op.shared) and (op.clean or kept.device.node not in (0, self._view.node)):
             overtaken = kept.device.will

@@ -17,7 +17,7 @@ KEPT = 100_000
 PROBED = 1000
 """How many entries a search by time looks past to find one whose message it knows."""
 
-_DEVICE = "SELECT id, epoch FROM devices WHERE user = ? AND client = ?"
+_DEVICE = "SELECT id, epoch, created_at FROM devices WHERE user = ? AND client = ?"
 _CREATE = """
     INSERT INTO devices (user, client, epoch, expiry, created_at, position, cursor, will) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
@@ -39,13 +39,14 @@ _PROBE = f"""
 
 
 class Row(NamedTuple):
-    """Where a device is stored, and its epoch; id 0 for one that is not kept."""
+    """Where a device is stored, its epoch, and when it was created; id 0 for one that is not kept."""
 
     id: int
     epoch: int
+    created_at: int
 
 
-NOBODY = Row(0, 0)
+NOBODY = Row(0, 0, 0)
 
 
 class Sessions:
@@ -89,15 +90,14 @@ class Sessions:
                 self._forget_received(connection, row.id)
             op.offset = self._position(connection, row.id)
             connection.execute(_CONTINUE, (op.epoch, op.expiry, op.will, row.id))
-            if row.epoch != op.epoch:  # else this very operation is applied again
-                op.created = False
-            number = row.id
+            op.created = rules.made_by(row.epoch, row.created_at, op)
+            row = row._replace(epoch=op.epoch)
         else:
             op.offset = self._start(connection, op.device.user, start, head)
             values = (*op.device, op.epoch, op.expiry, op.at, op.offset, op.offset, op.will)
-            number = connection.execute(_CREATE, values).lastrowid or 0
+            row = Row(connection.execute(_CREATE, values).lastrowid or 0, op.epoch, op.at)
             op.created = True
-        self._rows.put(op.device, Row(number, op.epoch))
+        self._rows.put(op.device, row)
 
     def close(self, connection: sqlite3.Connection, op: CloseSession) -> None:
         """End a connection's epoch."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from storage.errors import StorageUnavailable
@@ -189,6 +189,7 @@ def _plain(found: list[object]) -> str:
 def test_a_backend_does_what_the_one_in_memory_does(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     kind = backends()[name]
 
+    @example([([("open", 0, 0, "latest")] * 2, "")])  # two of one epoch and time: the second counts as the first one again
     @given(scripts)
     @settings(
         max_examples=examples(kind.examples),
