@@ -90,6 +90,7 @@ class MongoCluster:
         nodes = sorted(node_of(document) for document in documents)
         self._there = {node.token for node in nodes}
         self._newest = max([self._newest, *self._there])
+        self._lanes.alone = self._there <= {self._node.token}
         return nodes
 
     async def tidy(self) -> None:

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _SOON, _LATE = 0.005, 0.025
 """The shortest and the longest time from one look to the next, in seconds. A look costs as much whatever it brings: without the
 shortest, many nodes would do little else."""
+_ALONE = 0.1
+"""The same where this node knows of no other. Who joins waits that long, once, for what it asks first."""
 _RARELY = 1.0
 """The same where a change stream brings what there is; and between two attempts to open one."""
 _PAGE, _PAGE_BYTES = 500, 16 << 20
@@ -63,6 +65,8 @@ class Lanes:
         """Whether there may be more than that: then the next look is into the lanes."""
         self._stream: asyncio.Task[None] | None = None
         self._removal: asyncio.Task[None] | None = None
+        self.alone = False
+        """Whether this node, when it last looked, was the only one."""
         self._pause = _SOON
         self._looked = 0.0
         """When the last look began."""
@@ -143,11 +147,14 @@ class Lanes:
             self._looked = time.monotonic()
             parcels = await (self._take_heard() if self._streaming and not self._unsure else self._look())
             left = deadline - time.monotonic()
+            if parcels:
+                self._pause, self.alone = _SOON, self.alone and all(one.sender == self._node.token for one in parcels)
             if parcels or left <= 0:
-                self._pause = _SOON if parcels else self._pause
                 return parcels
-            pause = _RARELY if self._streaming and not self._unsure else self._pause
+            pause = _ALONE if self.alone else self._pause
             self._pause = min(1.5 * self._pause, _LATE)
+            if self._streaming and not self._unsure:
+                pause = _RARELY
             try:
                 async with asyncio.timeout(min(pause, left)):
                     await self._news.wait()

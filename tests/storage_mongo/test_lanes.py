@@ -15,10 +15,12 @@ from storage.cluster import Note, Parcel, Wake
 from storage.ending import end
 from storage.errors import StorageUnavailable
 from storage.messages import Message
-from storage.mongo import parcels
+from storage.mongo import MongoStorage, lanes, parcels
 from tests.storage.samples import Maker, fields_of
 from tests.storage_mongo.members import Member, member
+from tests.support import mongo_server
 from tests.support.mongo_proxy import MongoProxy
+from tests.support.until import until
 
 
 def numbered(number: int, size: int = 0) -> Parcel:
@@ -33,6 +35,32 @@ async def receive(one: Member, count: int) -> list[int]:
         assert came, f"{numbers} of {count} came"
         numbers += [parcel.notes[0].id for parcel in came]
     return numbers
+
+
+async def test_a_node_that_knows_of_no_other_looks_less_often(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "_ALONE", 60.0)
+    one = MongoStorage(mongo_server.url(database))
+    await one.open()
+    part, looks = one.cluster, 0
+    assert part is not None
+    assert one._lanes is not None
+    look = one._lanes._look
+
+    async def counted() -> list[Parcel]:
+        nonlocal looks
+        looks += 1
+        return await look()
+
+    monkeypatch.setattr(one._lanes, "_look", counted)
+    assert await part.receive(0.3) == []
+    assert looks == 2  # at first, and when the time is over
+    async with member(database) as other:
+        await part.nodes()
+        waiting = asyncio.create_task(part.receive(30.0))
+        await until(lambda: looks >= 5)
+        await other.lanes.send({part.me.token: numbered(1)})
+        assert [parcel.notes[0].id for parcel in await waiting] == [1]
+    await one.close()
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["sent again", "given up"])
