@@ -121,7 +121,11 @@ async def test_a_shared_group_is_a_reader(house: MakeHouse) -> None:
         worker = await made.durable("worker")
         assert [m.payload for m in await worker.messages(3)] == [b"1", b"2", b"3"]
         await worker.ping()
-        assert (await made.run("retention"))["removed"] == 3
+
+        async def removed() -> int:
+            return int((await made.run("retention"))["removed"])
+
+        assert await until(removed) == 3, "once the group's offset is stored"
 
 
 async def test_who_ended_its_session_holds_nothing(house: MakeHouse) -> None:
@@ -263,6 +267,7 @@ async def test_a_device_that_sets_its_offset_back_during_a_run_is_looked_at_agai
             if not moving:
                 await made.lose(phone, "phone")
                 moving.append(asyncio.create_task(made.server.api.readers.set_offset(key, 5)))
+                await until(lambda: made.server.retention_lock.waiting)
             return await prune(topic, before, limit, now)
 
         made.storage.prune_conversation = watched  # type: ignore[method-assign, assignment]

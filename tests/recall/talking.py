@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from pwdlib.hashers.argon2 import Argon2Hasher
 
-from broker.packets.model import Will
+from broker.packets.model import PubComp, Publish, PubRec, PubRel, Will
 from tests.attachments.parts import BYTES, NOBODY, metadata
 from tests.conversations.conftest import follows
 from tests.recall.words import word
@@ -149,10 +149,21 @@ async def _devices(broker: Talking, ann: httpx.AsyncClient) -> None:
     await phone.leave()
     will = Will("w/will", word("will").encode(), 1, True, {24: 3000, 38: [("k", word("will-property"))]})
     watch = await broker.device("ann", "watch", will=will)
-    await watch.publish(ROOM, word("by-mqtt").encode(), qos=2)
+    await _say(watch, ROOM, word("by-mqtt"))
     await watch.drop()
     await _done(ann.post("/tokens", json={"label": word("token-label")}))
     await _done(ann.put(f"/me/values/{word('draft-key')}", json={"value": {"text": word("draft")}}))
+
+
+async def _say(client: Client, topic: str, text: str) -> None:
+    """With QoS 2. The client may follow the conversation by now, and be sent what it says itself on the way."""
+    packet_id = client.new_id()
+    client.send(Publish(topic, text.encode(), 2, False, False, packet_id, {}))
+    while not isinstance(packet := await client.receive(), PubRec):
+        assert isinstance(packet, Publish)
+    client.send(PubRel(packet_id))
+    while not isinstance(packet := await client.receive(), PubComp):
+        assert isinstance(packet, Publish)
 
 
 async def _messages(ann: httpx.AsyncClient, bob: httpx.AsyncClient) -> None:
