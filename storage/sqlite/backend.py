@@ -28,6 +28,8 @@ from storage.sqlite.writer import GroupWriter
 
 log = logging.getLogger(__name__)
 
+_Prune = Callable[[sqlite3.Connection, str, int, int], retention.Pruned]
+
 
 class SqliteStorage(Reading):
     """All of `storage.interface`, in one SQLite file.
@@ -217,30 +219,29 @@ class SqliteStorage(Reading):
         """See `storage.interface.Pruner`. Commits go on between its steps."""
         return await self._prune(retention.prune_inbox, user, before_seq, limit)
 
-    async def _prune(
-        self, prune: Callable[[sqlite3.Connection, str, int, int], int], name: str, before: int, limit: int
-    ) -> int:
+    async def _prune(self, prune: _Prune, name: str, before: int, limit: int) -> int:
         worker, _ = self._writing()
-        removed = 0
-        while removed < limit:
+        removed, more = 0, True
+        while more and removed < limit:
             step = min(retention.STEP, limit - removed)
-            count = await worker.run(partial(self._prune_step, prune, name, before, step))
+            count, _, more = await worker.run(partial(self._prune_step, prune, name, before, step))
             removed += count
-            if count < step:
-                break
         return removed
 
-    def _prune_step(self, prune: Callable[[sqlite3.Connection, str, int, int], int], name: str, before: int, limit: int) -> int:
-        writer = self._writer
+    def _prune_step(self, prune: _Prune, name: str, before: int, limit: int) -> retention.Pruned:
+        writer, checkpointer = self._writer, self._checkpointer
         assert writer is not None
         try:
-            count = prune(writer.connection, name, before, limit)
+            pruned = prune(writer.connection, name, before, limit)
         except sqlite3.Error as error:
             if writer.connection.in_transaction:
                 writer.connection.execute("ROLLBACK")
             raise translate(error, str(self._path)) from error
-        writer.work += count
-        return count
+        writer.work += pruned.entries
+        writer.large += pruned.size
+        if checkpointer is not None:
+            writer.pace(checkpointer)
+        return pruned
 
 
 def _unusable(error: sqlite3.Error, path: Path) -> StorageUnusable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from typing import NamedTuple
 
 from storage.interface import Pointer
 from storage.sqlite.runs import remove_through
@@ -11,6 +12,8 @@ from storage.sqlite.unsound import PAGE, Page, unreadable, unsound_among, unsoun
 
 STEP = 500
 """Rows per transaction: a commit waits for one of them at most."""
+STEP_BYTES = 4 << 20
+"""Bytes of payload per transaction, but for the last of them: all of it is overwritten (`connect_writer`), through the log."""
 
 _CONVERSATION = """
     SELECT id, floor, ifnull((SELECT seq FROM store WHERE conversation = c.id ORDER BY seq DESC LIMIT 1), floor)
@@ -26,18 +29,38 @@ _POINTERS = f"""
         ORDER BY last LIMIT ?3
     ) AS entry LEFT JOIN store AS m ON m.id = entry.message LEFT JOIN conversations AS c ON c.id = m.conversation
 """
+_BYTES = "SELECT ifnull(sum(length(payload)), 0) FROM store WHERE conversation = ? AND seq <= ?"
+"""SQLite knows a length without reading the pages that a large payload has of its own."""
+_FIRST_BYTES = """
+    SELECT max(seq), sum(size) FROM (
+        SELECT seq, length(payload) AS size, sum(length(payload)) OVER (ORDER BY seq) - length(payload) AS before
+        FROM store WHERE conversation = ? AND seq <= ?
+    ) WHERE before < ?
+"""
 _LAST_ID = "UPDATE meta SET value = max(value, (SELECT ifnull(max(id), 0) FROM store)) WHERE key = 'last_id'"
 
 
-def prune_conversation(connection: sqlite3.Connection, topic: str, before: int, limit: int) -> int:
-    """Remove up to ``limit`` messages with seq < ``before``; how many were removed. One transaction."""
+class Pruned(NamedTuple):
+    """What a step removed: so many entries, with so many bytes of payload. ``more``: there is more to be removed."""
+
+    entries: int = 0
+    size: int = 0
+    more: bool = False
+
+
+def prune_conversation(connection: sqlite3.Connection, topic: str, before: int, limit: int) -> Pruned:
+    """Remove up to ``limit`` messages with seq < ``before``, or fewer where they are large. One transaction."""
     found = connection.execute(_CONVERSATION, (topic,)).fetchall()
     if not found:
-        return 0
+        return Pruned()
     number, floor, head = found[0]
-    last = min(before - 1, head, floor + limit)
+    end = min(before - 1, head)
+    last = min(end, floor + limit)
     if last <= floor:
-        return 0
+        return Pruned()
+    ((size,),) = connection.execute(_BYTES, (number, last)).fetchall()
+    if size > STEP_BYTES:
+        ((last, size),) = connection.execute(_FIRST_BYTES, (number, last, STEP_BYTES)).fetchall()
     connection.execute("BEGIN IMMEDIATE")
     place = (number, last)
     query = "SELECT time, id = (SELECT max(id) FROM store) FROM store WHERE conversation = ? AND seq = ?"
@@ -47,23 +70,24 @@ def prune_conversation(connection: sqlite3.Connection, topic: str, before: int, 
     connection.execute("DELETE FROM store WHERE conversation = ? AND seq <= ?", place)
     connection.execute("UPDATE conversations SET floor = ?, floor_time = ? WHERE id = ?", (last, time, number))
     connection.execute("COMMIT")
-    return int(last - floor)
+    return Pruned(last - floor, size, last < end)
 
 
-def prune_inbox(connection: sqlite3.Connection, user: str, before: int, limit: int) -> int:
-    """Remove up to ``limit`` entries with seq < ``before``; how many were removed. One transaction."""
+def prune_inbox(connection: sqlite3.Connection, user: str, before: int, limit: int) -> Pruned:
+    """Remove up to ``limit`` entries with seq < ``before``. One transaction."""
     found = connection.execute(_INBOX, (user,)).fetchall()
     if not found:
-        return 0
+        return Pruned()
     number, floor, head = found[0]
-    last = min(before - 1, head, floor + limit)
+    end = min(before - 1, head)
+    last = min(end, floor + limit)
     if last <= floor:
-        return 0
+        return Pruned()
     connection.execute("BEGIN IMMEDIATE")
     remove_through(connection, number, last)
     connection.execute("UPDATE users SET floor = ? WHERE id = ?", (last, number))
     connection.execute("COMMIT")
-    return int(last - floor)
+    return Pruned(last - floor, 0, last < end)
 
 
 def pointers(connection: sqlite3.Connection, user: str, after: int, limit: int) -> list[Pointer]:

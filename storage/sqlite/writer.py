@@ -177,8 +177,11 @@ class GroupWriter:
         if check is not None:
             check.refuse_damage()
         self.commit(group)
-        if checkpointer is None:
-            return
+        if checkpointer is not None:
+            self.pace(checkpointer)
+
+    def pace(self, checkpointer: Checkpointer) -> None:
+        """Have the log moved when it is time."""
         if self.wiped:
             self.wiped = False
             checkpointer.wipe()

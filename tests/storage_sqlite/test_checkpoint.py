@@ -13,6 +13,7 @@ from storage.records import Operation, PutRow
 from storage.sqlite import SqliteStorage, checkpoint
 from storage.sqlite.checkpoint import FEW, PAGES, ROUNDS, Checkpointer
 from storage.sqlite.connection import connect_writer
+from storage.sqlite.retention import prune_conversation
 from storage.sqlite.threads import Worker
 from tests.storage.samples import Maker
 from tests.support.until import until
@@ -139,3 +140,45 @@ async def test_what_was_moved_at_last_is_not_counted_for_the_next_one(path: Path
     assert make.id == 1
     assert writer.work == writer.large == 0
     await storage.close()
+
+
+async def test_what_retention_overwrites_is_moved_out_of_the_log_too(path: Path) -> None:
+    """In steps that are as small as those of small messages, and with no commit of a message in between."""
+    count = 2 * PAGES * PAGE // MIB
+    make, storage = Maker(), SqliteStorage(path)
+    await storage.open()
+    for _ in range(count):
+        await storage.commit([make.append("a", ["u/ann"], b"m" * MIB)])
+    await until(lambda: rests(storage))
+    await storage.close()
+    await storage.open()
+    await until(lambda: rests(storage))
+    assert log_of(path) < MIB
+    removed = 0
+    while step := await storage.prune_conversation("a", count, limit=4):
+        removed += step
+        await until(lambda: rests(storage))
+    assert removed == count - 1
+    assert log_of(path) < PAGES * PAGE * 5 // 4 + 5 * MIB
+    await storage.close()
+
+
+def test_a_step_of_retention_is_short_where_payloads_are_large(path: Path) -> None:
+    """A commit waits for one of them at most."""
+    connection = asyncio.run(filled(path, [100, *[MIB] * 9, *[100] * 900]))
+    sizes = []
+    while (step := prune_conversation(connection, "a", 1000, 500)).more:
+        sizes.append((step.entries, step.size))
+    sizes.append((step.entries, step.size))
+    four = 4 * MIB
+    assert sizes == [(5, 100 + four), (4, four), (500, MIB + 499 * 100), (401, 401 * 100)]
+    connection.close()
+
+
+async def filled(path: Path, sizes: Sequence[int]) -> sqlite3.Connection:
+    """Messages of these sizes in one conversation, and a connection that may write."""
+    make, storage = Maker(), SqliteStorage(path)
+    await storage.open()
+    await storage.commit([make.append("a", [], bytes(size)) for size in sizes])
+    await storage.close()
+    return connect_writer(path, busy_timeout=1.0)
