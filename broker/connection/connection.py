@@ -67,7 +67,11 @@ PUT_ASIDE: Final = 64
 PART: Final = 16384
 """Bytes of one client that are processed before others have their turn, where several publish: some hundred small messages. The
 event loop reads up to 256 KB at once, which keep it busy for milliseconds; a TLS record has no more than this. (memcached, with
-its ``-R``, and EMQX, with ``active_n``, take so many requests of a connection before it is another one's turn.)"""
+its ``-R``, and EMQX, with ``active_n``, take so many requests of a connection before it is another one's turn.) A packet
+that is larger is one part: to begin it and go on later would copy it."""
+
+LARGE: Final = 32768
+"""Bytes of a payload whose copy into one frame costs more than to write head and payload as they are."""
 
 PROGRESS: Final = 4096
 """Bytes of one packet that count as being heard, as the packet itself will."""
@@ -95,6 +99,7 @@ class Connection(Link):
         "_partial",
         "_paused",
         "_put_aside",
+        "_put_aside_at",
         "_reads_on",
         "_stage",
         "_task",
@@ -147,7 +152,8 @@ class Connection(Link):
         self._backlog: deque[Packet] | None = None
         self._partial = 0  # bytes since a packet was whole, or since as many as PROGRESS
         self._paused = 0
-        self._put_aside = b""  # read, and not looked at; not empty only while the bit in `_paused` is set
+        self._put_aside = b""  # read, and looked at up to `_put_aside_at`; not empty only while the bit in `_paused` is set
+        self._put_aside_at = 0
         self._reads_on = False
         self._stage = _NEW
         self._task: asyncio.Task[None] | None = None
@@ -177,18 +183,22 @@ class Connection(Link):
             return
         self.server.counters.bytes_received += len(data)
         if self._paused & PUT_ASIDE:
-            self._put_aside += data
+            self._put_aside = self._put_aside[self._put_aside_at :] + data
+            self._put_aside_at = 0
         elif len(data) >= PART and self.server.pipeline.crowd.several:
             self._put_aside = data
             self._pause(PUT_ASIDE)
             self._read_on()
         else:
-            self._take(data)
+            self._take(data, 0, len(data))
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes, start: int, enough: int) -> None:
         counters = self.server.counters
-        packets = self.decoder.feed(data)
-        self._partial += len(data)
+        packets = self.decoder.feed(data, start, enough)
+        reached = self.decoder.reached
+        if self._put_aside:
+            self._put_aside_at = reached
+        self._partial += reached - start
         if packets or self._partial >= PROGRESS:
             self.last_received = self.server.clock.latest
             self._partial = 0
@@ -205,7 +215,7 @@ class Connection(Link):
             self._process(packets)
         if self.decoder.error is not None and self._backlog is None:
             if self._stage == _NEW:
-                self._stranger(self.decoder.error, data)
+                self._stranger(self.decoder.error, data[start:])
             else:
                 self._violated(self.decoder.error)
 
@@ -259,11 +269,12 @@ class Connection(Link):
         self._reads_on = False
         if self._stage == _CLOSED or self._paused != PUT_ASIDE:
             return
-        part, self._put_aside = self._put_aside[:PART], self._put_aside[PART:]
-        if not part:
+        data, start = self._put_aside, self._put_aside_at
+        if start == len(data):
+            self._put_aside, self._put_aside_at = b"", 0
             self._resume(PUT_ASIDE)
             return
-        self._take(part)
+        self._take(data, start, PART)
         if self._paused == PUT_ASIDE:
             self._read_soon()
 
@@ -501,7 +512,27 @@ class Connection(Link):
 
     def write_frames(self, frames: list[bytes]) -> None:
         """Write encoded packets; the caller has looked at `writable` where it can wait."""
-        self._write(b"".join(frames))
+        if len(frames[-1]) >= LARGE:
+            self._write_apart(frames)
+        else:
+            self._write(b"".join(frames))
+
+    def _write_apart(self, frames: list[bytes]) -> None:
+        """The same for large payloads, which all receivers share: each is written from where it is."""
+        if self._transport.is_closing():
+            return  # as below
+        if self.server.tracer is not None:
+            self.server.tracer.sent(self, b"".join(frames))
+        parts: list[bytes] = []
+        small: list[bytes] = []
+        for frame in frames:
+            self.server.counters.bytes_sent += len(frame)
+            if len(frame) < LARGE:
+                small.append(frame)
+            else:
+                parts += (b"".join(small), frame)
+                small.clear()
+        self._transport.writelines(parts)
 
     def _write(self, data: bytes) -> None:
         if self._transport.is_closing():

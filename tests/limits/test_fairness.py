@@ -63,6 +63,23 @@ async def test_what_one_sends_at_once_is_processed_in_parts() -> None:
         await until(lambda: counters.messages_stored == len(flood))
 
 
+async def test_a_large_packet_is_one_part() -> None:
+    """Each part is copied, and is a round of the event loop."""
+    async with running() as broker:
+        counters = broker.server.counters
+        greedy = await broker.client("greedy")
+        (connection,) = broker.server.connections
+        broker.server.pipeline.crowd.several = True
+        before, count = counters.messages_received, 4
+        sent = [encode(Publish("t", bytes(5 * PART), 1, packet_id=number + 1), 4) for number in range(count)]
+        connection.data_received(b"".join(sent))
+        for _ in range(count):
+            await asyncio.sleep(0)  # not a wait: one round
+        assert counters.messages_received == before + count
+        assert [(await greedy.expect(PubAck)).packet_id for _ in range(count)] == [*range(1, count + 1)]
+        await greedy.ping()  # the socket is read again
+
+
 async def test_what_comes_while_a_part_is_put_aside_comes_behind_it() -> None:
     """As below TLS: one read of the socket brings several records."""
     async with running() as broker:

@@ -1283,7 +1283,7 @@ MUTANTS = (
         4,
         "what comes overtakes what was put aside",
         "broker/connection/connection.py",
-        "            self._put_aside += data\n",
+        "            self._put_aside = self._put_aside[self._put_aside_at :] + data\n",
         "            self._take(data)\n",
         "tests/limits/test_fairness.py -k aside",
     ),

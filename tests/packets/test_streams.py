@@ -38,6 +38,30 @@ def test_any_split_of_a_clients_stream_gives_its_packets(data: st.DataObject, ve
     assert decoder.buffered == 0
 
 
+@given(st.data(), versions, st.lists(st.integers(0, 1 << 16), max_size=12), st.integers(1, 40))
+def test_any_parts_of_a_clients_stream_give_its_packets(
+    data: st.DataObject, version: int, cuts: list[int], enough: int
+) -> None:
+    """What was read is looked at in parts, each from where the last one ended: none begins a packet behind ``enough`` bytes."""
+    sent = [data.draw(own.connects(version)), *data.draw(st.lists(own.from_client(version), max_size=8))]
+    stream = b"".join(encode(one, version) for one in sent)
+    decoder = Decoder("server")
+    found: list[Packet] = []
+    for piece in split(stream, cuts):
+        start = 0
+        while start < len(piece):
+            kept = decoder.buffered
+            part = list(each(decoder.feed(piece, start, enough)))
+            assert sum(len(encode(one, version)) for one in part[:-1]) < kept + enough
+            assert start < decoder.reached
+            assert decoder.reached == len(piece) or not decoder.buffered
+            found += part
+            start = decoder.reached
+    assert decoder.error is None
+    assert same(found, sent)
+    assert decoder.buffered == 0
+
+
 def test_a_clients_pubacks_that_come_together_are_one() -> None:
     """But for those with a reason. What is no identifier is a violation behind them."""
     acks = [PubAck(packet_id) for packet_id in (7, 65535, 256, 7)]

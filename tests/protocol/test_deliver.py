@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from broker.connection.connection import LARGE
 from broker.hooks import Group, GroupPlugin
 from broker.packets.codes import ReasonCode
 from broker.packets.model import Disconnect, PubAck, PubComp, Publish, PubRec, PubRel, SubAck, Subscribe
@@ -310,3 +313,41 @@ async def test_an_inbox_that_a_hook_added_costs_nobody_else_the_message() -> Non
         assert [numbers(await client.messages(2)) for client in (reader, clean)] == [[1, 2], [1, 2]]
         assert numbers(await other.messages(1)) == [2]
         assert await broker.server.storage.inbox_head("c/other") == 2
+
+
+class Watched:
+    """A transport that remembers what is written in pieces."""
+
+    def __init__(self, transport: Any) -> None:
+        self.transport = transport
+        self.written: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
+
+    def writelines(self, pieces: list[bytes]) -> None:
+        self.written += pieces
+        self.transport.writelines(pieces)
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_a_large_payload_is_no_copy_for_each_receiver(version: int, qos: int) -> None:
+    """It is written from where it is. What is not large is one frame with what is before it."""
+    sizes = [LARGE, 10, LARGE - 2, 10 * LARGE, LARGE]
+    sent = [bytes([number]) * size for number, size in enumerate(sizes)]
+    async with running() as broker:
+        readers = [await broker.durable(f"reader-{number}", version) for number in range(2)]
+        for reader in readers:
+            assert await reader.subscribe("t", options=qos) == [qos]
+        watched = [Watched(one._transport) for one in broker.server.connections]
+        for connection, transport in zip(list(broker.server.connections), watched, strict=True):
+            connection._transport = transport
+        sender = await broker.client("sender", version)
+        for payload in sent:
+            await sender.publish("t", payload, qos)
+        for reader in readers:
+            assert [(await reader.message()).payload for _ in sent] == sent
+            await reader.quiet()
+        first, second = ([piece for piece in one.written if len(piece) >= LARGE] for one in watched)
+        assert len(first) == 3
+        assert all(one is other for one, other in zip(first, second, strict=True))
