@@ -25,8 +25,8 @@ PAGES = 4000
 _PAGE = 4096
 """Bytes."""
 FEW = 500
-"""Pages that are left for the writer to move on its own thread, where `ROUNDS` are enough for that."""
-ROUNDS = 4
+"""Pages that are left for the writer to move on its own thread."""
+_MOVE = "PRAGMA wal_checkpoint(PASSIVE)"
 _SOON, _LATE = 0.05, 1.0
 """Seconds until the log is tried to be cut again, while somebody reads what is in it."""
 
@@ -92,13 +92,16 @@ class Checkpointer:
         try:
             if self._connection is None:
                 self._connection = connect_checkpointer(self._path)
-            for number in range(ROUNDS):
-                before = self._behind
-                ((_, pages, _),) = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-                if number == 0 and pages > 0 and work:
-                    self._pages_per_row = min(4.0, max(0.05, (pages - large / _PAGE) / work))
-                if self._behind - before <= FEW:
-                    break
+            before = self._behind
+            ((_, pages, _),) = self._connection.execute(_MOVE).fetchall()
+            if pages > 0 and work:
+                self._pages_per_row = min(4.0, max(0.05, (pages - large / _PAGE) / work))
+            moved, ahead = float(pages), self._behind - before
+            # Where the writer writes as fast as its pages are moved, the log would only grow.
+            while FEW < ahead <= moved / 2:
+                moved, before = ahead, self._behind
+                self._connection.execute(_MOVE).fetchall()
+                ahead = self._behind - before
         except sqlite3.Error as error:
             log.warning("%s: checkpoint failed, the log grows until one succeeds: %s", self._path, error)
         self._writer.post(self._finish)

@@ -11,7 +11,7 @@ import pytest
 
 from storage.records import Operation, PutRow
 from storage.sqlite import SqliteStorage, checkpoint
-from storage.sqlite.checkpoint import FEW, PAGES, ROUNDS, Checkpointer
+from storage.sqlite.checkpoint import FEW, PAGES, Checkpointer
 from storage.sqlite.connection import connect_writer
 from storage.sqlite.retention import prune_conversation
 from storage.sqlite.threads import Worker
@@ -89,36 +89,39 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None]) ->
 
 
 @pytest.mark.inside
-@pytest.mark.parametrize("times", [0, 1, 2, ROUNDS + 1])
+@pytest.mark.parametrize(
+    ("meanwhile", "rounds"),
+    [([], 1), ([FEW - 10], 1), ([1900], 2), ([1900, 800], 3), ([1900, 800, FEW - 10], 3), ([2100], 1), ([1900, 1100], 2)],
+)
 async def test_much_that_was_written_meanwhile_is_moved_beside_the_writer_too(
-    path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+    path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: list[int], rounds: int
 ) -> None:
-    """Round by round, until the writer has a few pages to move itself, or it writes faster than they are moved."""
+    """Round by round, until the writer has a few pages to move itself, or writes them nearly as fast as they are moved."""
     written = 0
-    many = 2 * FEW * PAGE
+    left = list(meanwhile)
     sqlite3.connect(path).close()
     writer = connect_writer(path, busy_timeout=1.0)
     writer.execute("CREATE TABLE some (value BLOB)")
 
-    def write() -> None:
+    def write(pages: int) -> None:
         nonlocal written
-        writer.execute("INSERT INTO some VALUES (zeroblob(?))", (many,))
-        written += many
-        checkpointer.note(1, written)
+        writer.execute("INSERT INTO some VALUES (zeroblob(?))", (pages * PAGE,))
+        written += pages
+        if checkpointer.note(1, written * PAGE):
+            written = 0
 
     def go_on() -> None:
-        if written < (1 + times) * many:
-            write()
+        if left:
+            write(left.pop(0))
 
     interrupt(monkeypatch, go_on)
     moved: list[int] = []
     worker = Worker("writer")
-    checkpointer = Checkpointer(path, worker, lambda: moved.append(path.stat().st_size))
-    write()
-    checkpointer.note(0, PAGES * PAGE)
+    checkpointer = Checkpointer(path, worker, lambda: moved.append(path.stat().st_size // PAGE))
+    write(PAGES)
     await until(lambda: moved)
-    rounds = min(times + 1, ROUNDS)
-    assert rounds * many <= moved[0] < (rounds + 1) * many
+    expected = PAGES + sum(meanwhile[: rounds - 1])
+    assert expected <= moved[0] < expected + 100
     await checkpointer.stop()
     await worker.stop()
     writer.close()
