@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
+from broker.cli.ask import Gone, RunningBroker
 from broker.cli.main import main
 from tests.support.broker import running
 
@@ -85,3 +88,10 @@ async def test_the_commands_ask_the_running_broker(tmp_path: Path) -> None:
         await sensor.closed()
         await command("clients", "kick", "a/sensor", "--forget")
         assert (await command("clients", "list")).output == "nothing\n"
+
+
+def test_plain_http_asks_for_no_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To read those of all authorities is most of what such a command would take."""
+    monkeypatch.setattr(ssl, "create_default_context", lambda **_: pytest.fail("the authorities were read"))
+    with pytest.raises(Gone):
+        RunningBroker("http://127.0.0.1:1", "secret").get("/clients")
