@@ -29,10 +29,14 @@ class Directory:
 
     async def open(self) -> None:
         def check() -> None:
-            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
             probe = self._path / f".probe-{os.getpid()}"
-            probe.write_bytes(b"")
-            probe.unlink()
+            try:
+                self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                probe.write_bytes(b"")
+                probe.unlink()
+            except OSError as error:
+                why = "it is no directory" if self._path.is_file() else error.strerror
+                raise PiecesAway(f"{self._path} cannot be written by this user: {why}") from error
 
         await self._run(check)
 

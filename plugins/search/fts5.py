@@ -60,7 +60,7 @@ class Fts5Searcher(FileSearcher[Reader]):
                 log.warning("search index %s cannot be read (%s): moved to %s, a new one begins", self._path, error, aside.name)
                 return connect(self._path)
         except (sqlite3.Error, OSError) as error:
-            raise SearchUnusable(f"search index {self._path}: {error}") from error
+            raise SearchUnusable(f"search index {self._path}: {getattr(error, 'strerror', None) or error}") from error
 
     def _set_aside(self) -> Path:
         aside = self._path.with_name(self._path.name + ".broken")

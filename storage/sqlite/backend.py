@@ -17,7 +17,7 @@ from storage.records import Operation
 from storage.sqlite import queries, retention
 from storage.sqlite.checkpoint import Checkpointer
 from storage.sqlite.connection import connect_writer, translate
-from storage.sqlite.database_file import is_there, refuse_empty
+from storage.sqlite.database_file import is_there, refuse_empty, refuse_unfit
 from storage.sqlite.free_space import FreeSpace
 from storage.sqlite.reading import Reading
 from storage.sqlite.schema import migrate
@@ -107,6 +107,7 @@ class SqliteStorage(Reading):
         path = self._path.resolve()
         wal, new = path.with_name(path.name + "-wal"), path.with_name(path.name + ".new")
         if is_there(path):
+            refuse_unfit(path)
             refuse_empty(path)
             return
         if wal.exists() and wal.stat().st_size:

@@ -19,8 +19,8 @@ _AWAY = {
     sqlite3.SQLITE_BUSY: "is locked by another process",
     sqlite3.SQLITE_LOCKED: "is locked by another process",
     sqlite3.SQLITE_NOMEM: "could not be written: out of memory",
-    sqlite3.SQLITE_READONLY: "is read-only",
-    sqlite3.SQLITE_IOERR: "could not be read or written",
+    sqlite3.SQLITE_READONLY: "is read-only, or its file system is: have it writable again",
+    sqlite3.SQLITE_IOERR: "could not be read or written: dmesg says what is wrong with the disk",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened",
     sqlite3.SQLITE_PROTOCOL: "is locked by another process",
 }

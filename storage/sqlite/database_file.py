@@ -8,6 +8,8 @@ from pathlib import Path
 
 from storage.errors import StorageUnusable
 
+_EFFECTIVE = os.access in os.supports_effective_ids
+
 
 def is_there(database: Path) -> bool:
     """Whether there is such a file. Raises `StorageUnusable` where this user may not know, as its folder is another's."""
@@ -29,8 +31,30 @@ def refuse_empty(database: Path) -> None:
         )
 
 
+def refuse_unfit(database: Path) -> None:
+    """Raises `StorageUnusable` where it, or what is beside it, is no file that this user may read and write. SQLite says the
+    same of all of that: unable to open."""
+    for path in (database, *(database.with_name(database.name + beside) for beside in ("-wal", "-shm"))):
+        if not path.exists():
+            continue
+        if not path.is_file():
+            what = "a directory" if path.is_dir() else "no regular file"
+            raise StorageUnusable(f"{path} is {what}, where a file of the database belongs: name another, or move it away")
+        if not os.access(path, os.R_OK, effective_ids=_EFFECTIVE):
+            raise StorageUnusable(f"{path} cannot be read: Permission denied{hint(PermissionError(), path)}")
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            raise StorageUnusable(f"{path} is on a file system that is read-only: mount it so that it can be written")
+        if not os.access(path, os.W_OK, effective_ids=_EFFECTIVE):
+            raise StorageUnusable(f"{path} cannot be written: Permission denied{hint(PermissionError(), path)}")
+
+
 def hint(error: OSError, *files: Path) -> str:
-    """Whose a file is that was refused, or the folder it would be in, and what to do; empty where it is no other user's."""
+    """Why a file was refused, or the folder it would be in, and what to do; empty where that cannot be told."""
+    if isinstance(error, NotADirectoryError):
+        wrong = next((parent for parent in files[0].absolute().parents if parent.exists()), None)
+        return f"; {wrong} is a file, where a folder belongs" if wrong is not None and not wrong.is_dir() else ""
+    if isinstance(error, IsADirectoryError):
+        return f"; {files[0]} is a directory: move it away"
     if not isinstance(error, PermissionError):
         return ""
     folder = next((parent for parent in files[0].absolute().parents if _owner(parent) is not None), None)
@@ -39,6 +63,11 @@ def hint(error: OSError, *files: Path) -> str:
         if owner is not None and owner != os.geteuid():
             whose, me = _user(owner), _user(os.geteuid())
             return f"; {path} belongs to {whose}, and this is {me}: run it as {whose}, or give it to {me} with chown"
+        if owner is not None:
+            rights = "rwx" if path.is_dir() else "rw"
+            mode, needed = path.stat().st_mode & 0o777, 0o700 if path.is_dir() else 0o600
+            if mode & needed != needed:
+                return f"; {path} has the mode {mode:04o}: chmod u+{rights} {path}"
     return ""
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from broker.cli.main import main
+from tests.support.unprivileged import no_privileges
 
-NOBODY = 65534
 DEFAULTS = "plugins: {persistence: }\n"
 
 
@@ -28,22 +27,6 @@ def folder() -> Iterator[Path]:
         yield made
         (made / "closed").chmod(0o700)
     os.umask(mask)
-
-
-@contextmanager
-def no_privileges() -> Iterator[None]:
-    """What is done meanwhile is done by a user whom the modes of files hold for."""
-    if os.geteuid() != 0:
-        yield
-        return
-    try:
-        os.setresuid(NOBODY, NOBODY, 0)
-    except OSError:
-        pytest.skip("this machine lets root be nobody else")
-    try:
-        yield
-    finally:
-        os.setresuid(0, 0, 0)
 
 
 def told(*arguments: str) -> Result:

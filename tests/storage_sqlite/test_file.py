@@ -231,12 +231,6 @@ async def test_a_file_that_was_looked_through_counts_as_closed_cleanly(path: Pat
     assert caplog.text.count("was not closed cleanly") == 1
 
 
-def test_a_directory_in_its_place_is_told(path: Path) -> None:
-    path.mkdir()
-    with pytest.raises(StorageUnusable, match="cannot be opened"):
-        asyncio.run(SqliteStorage(path).open())
-
-
 async def test_below_the_low_water_mark_no_message_is_taken_and_devices_go_on(path: Path) -> None:
     make, storage = Maker(), SqliteStorage(path, low_water_bytes=1 << 60)
     await storage.open()
