@@ -5,7 +5,8 @@ StorageError
 │   └── DiskFull              its disk has no room for more: somebody must make some
 ├── StorageUnusable       the data or the URL is wrong: a person must act; the broker does not start
 │   ├── StorageInUse      another broker serves this data
-│   └── NoDatabase        nothing is there, and this caller only looks at what is
+│   ├── NoDatabase        nothing is there, and this caller only looks at what is
+│   └── UnreadableInbox   one inbox is damaged; the others are not
 ├── FencedOut             this node lost its lease: stop serving at once
 ├── Superseded            a newer connection has the device: this one operation changed nothing
 ├── Unfinished            another node is about to store this very message: its publisher is to ask again
@@ -37,6 +38,14 @@ class StorageInUse(StorageUnusable):
 
 class NoDatabase(StorageUnusable):
     """Nothing was ever stored at this address. Only raised where the backend is opened to be read."""
+
+
+class UnreadableInbox(StorageUnusable):
+    """An inbox cannot be read from entry ``first`` on. What is before that can."""
+
+    def __init__(self, text: str, first: int) -> None:
+        super().__init__(text)
+        self.first = first
 
 
 class FencedOut(StorageError):

@@ -93,7 +93,7 @@ def prune_inbox(connection: sqlite3.Connection, user: str, before: int, limit: i
 def pointers(connection: sqlite3.Connection, user: str, after: int, limit: int) -> list[Pointer]:
     """A page of what an inbox points to; one row, for the interpreter lock (see `storage.sqlite.pages`).
 
-    Raises `StorageUnusable` where a row does not say what its entries are, also if others come before it: a page that is short
+    Raises `UnreadableInbox` where a row does not say what its entries are, also if others come before it: a page that is short
     would say that the inbox ends there, and that nobody waits for what is behind.
     """
     try:

@@ -22,7 +22,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from storage.errors import StorageUnusable
+from storage.errors import UnreadableInbox
 from storage.sqlite.runs import LONGEST
 
 _ROWS = f"""
@@ -139,11 +139,12 @@ def _is_sound(seq: int, number: int, message: int, count: int, run: bytes | int,
     return below[-1] in (0, message) and min(below) >= 0 and max(below) <= message and sorted(set(kept), reverse=True) == kept
 
 
-def unreadable(of: Unsound) -> StorageUnusable:
+def unreadable(of: Unsound) -> UnreadableInbox:
     """What who asked for one of its entries is told."""
-    return StorageUnusable(
+    return UnreadableInbox(
         f"the inbox of {of.user!r} cannot be read from entry {of.first} on: the row of those up to {of.last} is damaged, and"
-        " nothing behind them is handed out; stop the broker, and say tideline verify --repair"
+        " nothing behind them is handed out; stop the broker, and say tideline verify --repair",
+        of.first,
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -350,3 +352,30 @@ async def test_the_search_index_forgets_what_is_removed(house: MakeHouse, tmp_pa
         assert await made.run("index") == {"conversations": 1, "messages": 1, "missing": 0, "surplus": 0}
         page = await search.search(Query())
         assert ([hit.message.payload for hit in page.hits], page.total) == ([b"4"], 1)
+
+
+async def test_an_inbox_that_is_damaged_spares_what_it_may_wait_for_and_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What came before its damage goes, in every conversation; what a rule removes in any case goes too."""
+    rules = [{"filter": "forced", "max_messages": 0, "even_unacknowledged": True}, ALL]
+    async with house_at(f"sqlite:///{tmp_path}/t.db", rules, {}) as made:
+        for name in ("ann", "bob"):
+            await (await reader(made, name, "chat/a")).leave()
+        await fill(made, "chat/b", 2)
+        await fill(made, "chat/a", 1)
+        for name in ("ann", "bob"):
+            again = await made.durable(name)
+            await again.message()
+            await again.leave()
+        for topic in ("chat/b", "forced", "chat/a", "chat/b", "forced"):
+            await fill(made, topic, 2)
+        with closing(sqlite3.connect(tmp_path / "t.db")) as connection, connection:
+            connection.execute("UPDATE sync SET run = '[' WHERE seq = 2 AND user = (SELECT id FROM users WHERE key = 'c/ann')")
+        told = await made.run("retention")
+        bounds = {topic: await made.storage.conversation_bounds(topic) for topic in ("chat/a", "chat/b", "forced")}
+        assert bounds == {"chat/a": (2, 3), "chat/b": (3, 6), "forced": (5, 4)}
+        assert (told["removed"], told["spared"], told["unreadable_inboxes"]) == (7, 6, 1)
+        assert "retention spares what came since the last entry that can be read: the inbox of 'c/ann'" in caplog.text
+        again = await made.durable("bob")
+        assert [message.payload for message in await again.messages(2)] == [b"1", b"2"]
