@@ -14,6 +14,7 @@ from plugins.schedules.entry import DUE
 from storage.records import PutRow
 from tests.schedules.test_schedules import broker, left
 from tests.support.broker import Broker
+from tests.support.clocks import Clocks
 from tests.support.cluster import Cluster, Node, cluster
 from tests.support.laws_process import broker_process
 from tests.support.until import until
@@ -69,12 +70,14 @@ async def test_each_is_published_once_over_sigkill(url: str, tmp_path: Path) -> 
 
 async def test_who_was_killed_between_publishing_and_removing_publishes_nothing_again(url: str) -> None:
     """The rows are there again, as where a node died in between."""
-    async with broker(url) as made:
+    clocks = Clocks()
+    async with broker(url, time=clocks.time) as made:
         reader = await made.durable("reader")
         await reader.subscribe("a", options=1)
         writer = await made.client("writer")
-        await writer.publish("$delayed/1/a", b"x")
+        await writer.publish("$delayed/10/a", b"x")
         (row,) = await made.server.storage.rows(DUE, "steady")
+        clocks.pass_by(12)
         assert (await reader.message()).payload == b"x"
         await until(lambda: nothing_left(made))
         await made.server.api.commit([PutRow(row.table, row.part, row.key, row.value)], 10.0)
@@ -88,7 +91,10 @@ async def nothing_left(made: Broker) -> bool:
 
 
 async def test_any_node_schedules_lists_and_cancels() -> None:
-    async with cluster(2, plugins=PLUGINS) as made:
+    clocks = Clocks()
+    async with cluster(0, plugins=PLUGINS) as made:
+        for _ in range(2):
+            await made.start(clocks.time)
         _, other = await runner_and_other(made)
         reader = await other.durable("reader")
         await reader.subscribe("a/#", options=1)
@@ -97,10 +103,11 @@ async def test_any_node_schedules_lists_and_cancels() -> None:
         async with http:
             ids = []
             for number in range(4):
-                body = {"topic": f"a/{number}", "payload": "x", "delay": 1}
+                body = {"topic": f"a/{number}", "payload": "x", "delay": 10}
                 ids.append((await http.post("/schedules", json=body)).json()["id"])
             assert (await http.delete(f"/schedules/{ids[2]}")).status_code == 204
-            await writer.publish("$delayed/1/a/5", b"x")
+            await writer.publish("$delayed/10/a/5", b"x")
+            clocks.pass_by(12)
             assert sorted([(await reader.message()).topic for _ in range(4)]) == ["a/0", "a/1", "a/3", "a/5"]
             assert (await http.delete(f"/schedules/{ids[0]}")).status_code == 404
             await reader.quiet()
