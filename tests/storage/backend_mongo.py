@@ -47,13 +47,17 @@ class MongoBackend(Backend):
         super().__init__(directory)
         self.database = mongo_server.new_database()
         self.proxy: MongoProxy | None = None
+        self.opened = False
 
     async def open(self) -> Storage:
-        if self.proxy is None:
+        if self.breakable and self.proxy is None:
             self.proxy = MongoProxy(*mongo_server.address())
             await self.proxy.start()
-        self.proxy.lose_nothing()  # a group that wrote nothing left the loss to whoever writes next
-        storage = self._storage(mongo_server.url(self.database, _PATIENCE, through=self.proxy.port))
+        if self.proxy is not None:
+            self.proxy.lose_nothing()  # a group that wrote nothing left the loss to whoever writes next
+        through = self.proxy.port if self.proxy is not None else 0
+        storage = self._storage(mongo_server.url(self.database, _PATIENCE, through=through))
+        self.opened = True
         await storage.open()
         return storage
 
@@ -91,6 +95,7 @@ class MongoBackend(Backend):
     async def destroy(self) -> None:
         if self.proxy is not None:
             await self.proxy.stop()
+        if self.opened:
             await mongo_server.drop(self.database)
 
 

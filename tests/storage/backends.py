@@ -24,6 +24,8 @@ class Backend:
     """Whether a reopened database holds what was committed; `reopen` is not called where it does not."""
     faults = True
     """Whether `away` and `lose_answer` work."""
+    breakable = True
+    """False, before it is opened, where neither is called: there may be a shorter way to it."""
     repeats = False
     """Whether it shows again what another one shows: the suite runs over it in `make test-all`, the model test always."""
     examples = 40

@@ -41,6 +41,7 @@ LARGE = pytest.mark.parametrize(
 @pytest.fixture(params=KINDS)
 async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
     backend = backends()[request.param](tmp_path)
+    backend.breakable = "faulty" in request.fixturenames
     yield backend
     await backend.destroy()
 
