@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine
 from broker.clock import Wheel
 from broker.counters import Counters
 from storage.ending import end
-from storage.errors import DiskFull, FencedOut, StorageError, StorageUnavailable
+from storage.errors import DiskFull, FencedOut, StorageError, StorageUnavailable, StorageUnusable
 from storage.interface import Committer, Probed
 from storage.records import Operation
 
@@ -59,7 +59,7 @@ class Commits:
             while True:
                 try:
                     await work()
-                except StorageUnavailable as error:
+                except (StorageUnavailable, StorageUnusable) as error:
                     self._counters.storage_errors += 1
                     self._failed(error)
                 except FencedOut as error:
@@ -80,7 +80,7 @@ class Commits:
         finally:
             self._under_way -= 1
 
-    def _failed(self, error: StorageUnavailable) -> None:
+    def _failed(self, error: StorageUnavailable | StorageUnusable) -> None:
         """Note the failure, and tell each reason once: what is left of a full disk changes all the time."""
         if self.unavailable_since is None:
             self.unavailable_since = time.monotonic()

@@ -90,6 +90,13 @@ class OpenStep(Step):
 
     def apply(self) -> list[Operation]:
         self._applied = True
+        try:
+            return self._apply()
+        except BaseException:  # our bug: it has no part in the group, and nobody is to count it for ever
+            self._ended()
+            raise
+
+    def _apply(self) -> list[Operation]:
         if self._operation is not None:
             for member in self._session.members:
                 member.epoch += 1
@@ -105,9 +112,12 @@ class OpenStep(Step):
         try:
             self._opened_durably()
         finally:
-            self._server.sessions.stored(self, self._connection)
-            if self._begins:
-                self._server.retention_lock.begun()
+            self._ended()
+
+    def _ended(self) -> None:
+        self._server.sessions.stored(self, self._connection)
+        if self._begins:
+            self._server.retention_lock.begun()
 
     def _opened_durably(self) -> None:
         session, connection = self._session, self._connection

@@ -26,7 +26,7 @@ from broker.publish_path import PublishPath
 from broker.retained import Retained
 from broker.routing import Trie
 from broker.sessions import Session
-from storage.errors import DiskFull, FencedOut, MessageRefused, StorageUnavailable
+from storage.errors import DiskFull, FencedOut, MessageRefused, StorageUnavailable, StorageUnusable
 from storage.records import Append, DeviceKey, InboxEntry, Message, Operation, Release
 from tests.support.seeds import examples
 from tests.support.until import until
@@ -423,6 +423,16 @@ async def test_a_full_disk_is_told_once_however_much_is_left_of_it(caplog: pytes
     await bench.settled()
     assert not bench.commits.disk_full
     assert caplog.text.count("storage is unavailable") == 1
+    await bench.stop()
+
+
+async def test_data_that_turns_out_to_be_damaged_is_told_as_what_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """In one line, which says what is to be done; it is no fault of the broker's."""
+    bench = Bench()
+    bench.store.answers = [StorageUnusable("t.db is damaged; restore it from a backup")] * 2
+    bench.pipeline.submit(bench.message("a"))
+    await bench.settled()
+    assert [record.exc_info for record in caplog.records if "t.db is damaged" in record.getMessage()] == [None]
     await bench.stop()
 
 

@@ -11,6 +11,7 @@ import pytest
 from broker.packets.codes import ReasonCode
 from broker.packets.model import ConnAck, Connect, Publish, Will
 from broker.packets.properties import Property
+from broker.sessions.steps import OpenStep
 from tests.support.broker import Broker, running
 from tests.support.wire import Client
 
@@ -77,6 +78,16 @@ async def test_a_clean_session_that_waits_behind_what_storage_does_not_take_is_r
         await commits.arrived()
         await refused(impatient, "", version, clean=True, expiry=0)
     await let_in(impatient, version)
+
+
+async def test_an_opening_that_fails_is_counted_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else an error of ours would keep everybody out in the end."""
+    async with running(mqtt=IMPATIENT, limits={"pending_bytes": LEAST}, errors=True) as broker:
+        with monkeypatch.context() as broken:
+            broken.setattr(OpenStep, "_apply", lambda step: 1 / 0)
+            await asyncio.gather(*(refused(broker, f"phone-{number}", 5) for number in range(20)))
+        assert not broker.server.sessions.full
+        await let_in(broker, 5)
 
 
 async def test_a_connect_that_was_not_accepted_has_no_will(stored: Broker, version: int) -> None:
