@@ -272,7 +272,9 @@ class _Checker:
             if not one.will:
                 continue
             copies = self._copies[one.will]
-            if not one.ended and not self._replaced(one):
+            # A client that went without a word, and came no further than a node that did not answer: nobody has noticed.
+            there = (one.device, one.number) in self._history.open_at_end
+            if there or (not one.ended and not self._replaced(one)):
                 if copies:
                     yield f"will: {one.will} was published, and its connection is there"
                 continue

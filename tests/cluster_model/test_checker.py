@@ -137,3 +137,13 @@ def test_the_first_of_two_copies_may_be_lost_with_a_connection_that_gets_qos_0()
 @pytest.mark.parametrize(("qos", "returned"), [(0, False), (1, False), (1, True), (2, True)])
 def test_both_copies_are_due_else(qos: int, *, returned: bool) -> None:
     assert faults(_resent(qos, returned=returned)) == ["out of order: tablet got meter/1 after meter/2"]
+
+
+def test_nobody_has_noticed_that_a_client_went_whose_next_node_does_not_answer() -> None:
+    """It goes without a word, so its will is not due. It first seemed to be, in play 9169."""
+    left = [
+        Step("connect", SHOP, (1, "drop", False, True, 0), 0.1),
+        Step("stop", 0, None, 3.0),
+        Step("connect", SHOP, (0, "forsake", False, False, 0), 0.1),
+    ]
+    assert faults(played(Play(3, 1, left))) == []
