@@ -58,7 +58,7 @@ def test_who_installs_it_has_types(project: Path, tmp_path: Path) -> None:
         archive.extractall(tmp_path, filter="data")
     (tmp_path / "package").rename(modules / "tideline-client")
     names = sorted(path.name for path in (modules / "tideline-client").iterdir())
-    assert names == ["README.md", "package.json", "src", "types"]
+    assert names == ["LICENSE", "README.md", "package.json", "src", "types"]
     (tmp_path / "consumer.mts").write_text(CONSUMER)
     options = ("--strict", "--noEmit", "--target", "es2022", "--module", "nodenext", "--types", "node", "--skipLibCheck")
     tsc(project, *options, "--typeRoots", str(modules / "@types"), str(tmp_path / "consumer.mts"))
