@@ -48,6 +48,12 @@ class InterestExchange:
         self._submit = submit
         self._later = later
         self._tasks: list[asyncio.Task[None]] = []
+        self._readers: dict[str, int] = {}
+        """How many read an inbox, or did within `_KEPT`."""
+        self._watching: set[str] = set()
+        """Inboxes of which it was told that they are watched."""
+        self._settling: set[str] = set()
+        """Inboxes whose step is under way."""
         mailbox.on(_WANTED, self._answer)
 
     async def start(self, members: Membership, me: int) -> None:
@@ -97,26 +103,41 @@ class InterestExchange:
 
     def watch(self, user: str) -> None:
         """Be woken for a user's inbox, from a moment on that is soon; `unwatch` must follow."""
-        self._submit(_Watch(self._interest, user))
+        self._readers[user] = self._readers.get(user, 0) + 1
+        self._settle(user)
 
     def unwatch(self, user: str) -> None:
         """One reader less."""
-        self._later(_KEPT, lambda: self._submit(_Unwatch(self._interest, user)))
+        self._later(_KEPT, lambda: self._left(user))
+
+    def _left(self, user: str) -> None:
+        self._readers[user] -= 1
+        if not self._readers[user]:
+            del self._readers[user]
+        self._settle(user)
+
+    def _settle(self, user: str) -> None:
+        # Readers come and go while storage is away: one step for each inbox waits for it, not one for each of them.
+        if user not in self._settling and (user in self._readers) != (user in self._watching):
+            self._settling.add(user)
+            self._submit(_Settle(self, user))
+
+    def settled(self, user: str) -> list[Operation]:
+        """What is to be told of an inbox, when its place in the order has come."""
+        self._settling.discard(user)
+        if (user in self._readers) == (user in self._watching):
+            return []
+        if user in self._readers:
+            self._watching.add(user)
+            return self._interest.watch(user)
+        self._watching.discard(user)
+        return self._interest.unwatch(user)
 
 
-class _Watch(Step):
-    def __init__(self, interest: Interest, user: str) -> None:
-        self._interest = interest
+class _Settle(Step):
+    def __init__(self, exchange: InterestExchange, user: str) -> None:
+        self._exchange = exchange
         self._user = user
 
     def apply(self) -> list[Operation]:
-        return self._interest.watch(self._user)
-
-
-class _Unwatch(Step):
-    def __init__(self, interest: Interest, user: str) -> None:
-        self._interest = interest
-        self._user = user
-
-    def apply(self) -> list[Operation]:
-        return self._interest.unwatch(self._user)
+        return self._exchange.settled(self._user)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
 from broker.cluster.holders import Holders
 from broker.cluster.interest import Interest
-from storage.cluster import LISTEN, UNLISTEN, Change
+from broker.cluster.interest_exchange import InterestExchange
+from broker.pipeline import Step
+from storage.cluster import HELD, LISTEN, UNLISTEN, Change
 from storage.records import Announce, DeviceKey, Operation
 from tests.support.cluster import cluster
 from tests.support.until import until
@@ -164,3 +167,33 @@ def test_what_is_taken_back_and_wanted_again_in_one_group_is_not_told() -> None:
     assert told(group) == [(UNLISTEN, "a")]
     wanted.begin_group()
     assert told(wanted.listen("a")) == [(LISTEN, "a")]
+
+
+async def test_readers_that_come_and_go_wait_for_storage_as_one_step_for_each_inbox() -> None:
+    """A long poll that storage cannot answer is asked again and again."""
+    steps: list[Step] = []
+    timers: list[Callable[[], None]] = []
+
+    def told() -> list[Change]:
+        return [each for step in steps for operation in step.apply() for each in operation.changes]  # type: ignore[union-attr]
+
+    async with cluster(1) as made:
+        at = made.nodes[0].server._cluster
+        assert at is not None
+        exchange = InterestExchange(
+            Interest(7), at.routes, at.mailbox, steps.append, lambda _, callback: timers.append(callback)
+        )
+        for _ in range(100):
+            exchange.watch("u/ann")
+            exchange.unwatch("u/ann")
+        assert len(steps) == 1
+        assert told() == [Change(HELD, "u/ann", node=7)]
+        steps.clear()
+        for timer in timers:
+            timer()
+        exchange.watch("u/ann")
+        assert len(steps) == 1
+        assert told() == []
+        exchange.unwatch("u/ann")
+        timers[-1]()
+        assert told() == [Change(HELD, "u/ann")]
