@@ -9,7 +9,7 @@ Over 300 lines: one table of packets, each with its reader and rules.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 from broker.packets import topics, wire
 from broker.packets.codes import NO_LOCAL, MalformedPacket, PacketType, ProtocolError, ReasonCode, UnsupportedVersion
@@ -198,14 +198,14 @@ def _connack(data: bytes, at: int, end: int, version: int, _: bool) -> ConnAck:
     return ConnAck(flags == 1, code, properties)
 
 
-_A = TypeVar("_A", PubAck, PubRec, PubRel, PubComp)
+_Ack = PubAck | PubRec | PubRel | PubComp
 
 
-def _ack(kind: type[_A], allowed: frozenset[int]) -> Callable[[bytes, int, int, int, bool], _A]:
+def _ack(kind: type[_Ack], allowed: frozenset[int]) -> Callable[[bytes, int, int, int, bool], _Ack]:
     """A reader for PUBACK, PUBREC, PUBREL or PUBCOMP, which differ only in the codes they allow."""
     where, name = kind.type, kind.type.name
 
-    def read(data: bytes, at: int, end: int, version: int, _: bool) -> _A:
+    def read(data: bytes, at: int, end: int, version: int, _: bool) -> _Ack:
         packet_id, at = _packet_id(data, at, end)
         if at == end:
             return kind(packet_id)

@@ -126,7 +126,9 @@ def _connack(packet: ConnAck, version: int) -> bytes:
     reason = packet.reason if version == MQTT_5 else connect_return_code(packet.reason)
     # A refused client has no session: [MQTT-3.2.2-6], in 3.1.1 [MQTT-3.2.2-4].
     present = packet.session_present and not reason
-    return _frame(0x20, bytes((present, reason)), _properties(packet.properties, version))
+    if version != MQTT_5:
+        return b"\x20\x02" + _BYTES[present] + _BYTES[reason]
+    return _frame(0x20, bytes((present, reason)), encode_properties(packet.properties))
 
 
 def _publish(packet: Publish, version: int) -> bytes:

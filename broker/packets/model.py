@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from broker.packets.codes import PacketType
+from broker.packets.connect import ConnAck as ConnAck
+from broker.packets.connect import Connect as Connect
+from broker.packets.connect import Will as Will
 from broker.packets.properties import EMPTY, Properties
 from broker.packets.publish import PubAck as PubAck
 from broker.packets.publish import PubAcks as PubAcks
@@ -19,40 +22,6 @@ from broker.packets.publish import Publish as Publish
 MQTT_3_1: Final = 3
 MQTT_3_1_1: Final = 4
 MQTT_5: Final = 5
-
-
-@dataclass(slots=True)
-class Will:
-    """What the server publishes in the name of a client that went without saying so."""
-
-    topic: str
-    payload: bytes
-    qos: int = 0
-    retain: bool = False
-    properties: Properties = EMPTY
-
-
-@dataclass(slots=True)
-class Connect:
-    """``version`` is the protocol level (3, 4 or 5), ``keep_alive`` in seconds, 0 for none."""
-
-    type: ClassVar[PacketType] = PacketType.CONNECT
-    client_id: str
-    version: int = MQTT_3_1_1
-    clean_start: bool = True
-    keep_alive: int = 0
-    username: str | None = None
-    password: bytes | None = None
-    will: Will | None = None
-    properties: Properties = EMPTY
-
-
-@dataclass(slots=True)
-class ConnAck:
-    type: ClassVar[PacketType] = PacketType.CONNACK
-    session_present: bool = False
-    reason: int = 0
-    properties: Properties = EMPTY
 
 
 @dataclass(slots=True)
