@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from broker.net.admission import Admission, descriptors
@@ -24,6 +25,13 @@ _AT_ONCE = 4  # accepted before others have their turn: as many as then may conn
 _PACED = 2  # the same where there is a pause behind them: twice as many
 _PAUSE = 1.0  # seconds until the next try where not even turning away is possible
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+def _kind(family: int) -> type[socket.socket]:
+    """Sockets of the family, which know what they are. `socket.socket` makes an enum's member of it each time that it is asked,
+    twice for `accept` and three times by the event loop: a seventh of what a client costs that connects."""
+    known = {"__slots__": (), "family": family, "type": socket.SOCK_STREAM}
+    return type("_Accepted", (socket.socket,), known)
 
 
 class Acceptor:
@@ -41,6 +49,9 @@ class Acceptor:
         self._again: asyncio.TimerHandle | None = None
         self._spare = os.open(os.devnull, os.O_RDONLY)  # given up for the moment that it takes to turn a client away
         self._most = descriptors()
+        self._family: int = listening.family
+        self._protocol = listening.proto
+        self._kind = _kind(listening.family)
         self._local = listening.family == socket.AF_UNIX
         listening.setblocking(False)
         self._listen()
@@ -66,7 +77,7 @@ class Acceptor:
         pause = self._pause()
         for _ in range(_PACED if pause else _AT_ONCE):
             try:
-                client, address = self._listening.accept()
+                client, address = self._listening._accept()  # type: ignore[attr-defined]  # as `socket.accept` does
             except (BlockingIOError, InterruptedError):
                 return
             except ConnectionError:  # it went while it waited
@@ -77,21 +88,20 @@ class Acceptor:
                     self._rest(_PAUSE)
                     return
                 continue
-            self._serve(client, address)
+            self._serve(self._kind(self._family, socket.SOCK_STREAM, self._protocol, client), client, address)
         if pause:
             self._rest(pause)
 
-    def _serve(self, client: socket.socket, address: tuple[str, int]) -> None:
+    def _serve(self, client: socket.socket, number: int, address: Any) -> None:
         if full := self._admission.full:
             client.close()
             self._admission.over_limit(full)
             return
-        if client.fileno() >= self._most:  # the kernel gives the lowest number that is free
+        if number >= self._most:  # the kernel gives the lowest number that is free
             client.close()
             self._out_of_descriptors()
             return
-        client.setblocking(False)
-        stream = self._make(peer_of(client) if self._local else shown(address))
+        stream = self._make(peer_of(client) if self._local else shown((address[0], address[1])))
         self._admission.admit(stream)
         # The loop's coroutine makes the transport, and then waits until the stream knows of it. It is gone on with by hand: a
         # task for each client would cost more than what it does.
@@ -101,9 +111,9 @@ class Acceptor:
         except OSError as error:
             self._gone(client, stream, error)
         else:
-            made.add_done_callback(lambda _: self._made(opening, client, stream))
+            made.add_done_callback(partial(self._made, opening, client, stream))
 
-    def _made(self, opening: Coroutine[Any, Any, Any], client: socket.socket, stream: Stream) -> None:
+    def _made(self, opening: Coroutine[Any, Any, Any], client: socket.socket, stream: Stream, _: object) -> None:
         try:
             opening.send(None)
         except StopIteration:
