@@ -137,8 +137,11 @@ class Gate:
         return LATEST, (ReasonCode.CONNECTION_RATE_EXCEEDED, "too many connections from this address, try again later")
 
     def turn(self, peer: str, call: Callable[[], bool]) -> bool:
-        """See `Turns.take`. Addresses count as they do elsewhere."""
-        return self._turns.take(block_of(host_of(peer)), call)
+        """Call now, or when it is its turn (`Turns`). Whether it was now. Addresses count as they do elsewhere."""
+        if self._turns.at_once(call):
+            return True
+        self._turns.wait(block_of(host_of(peer)), call)
+        return False
 
     # --- logins ------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from broker.access import FairQueue
@@ -47,13 +46,15 @@ class Pace:
         return self._between if now < self._until else 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class _Turn:
     """A CONNECT that waits. ``call`` says whether it was there still."""
 
-    address: str
-    call: Callable[[], bool]
-    user: str = ""
+    __slots__ = ("address", "call", "user")
+
+    def __init__(self, address: str, call: Callable[[], bool]) -> None:
+        self.address = address
+        self.user = ""
+        self.call = call
 
 
 class Turns:
@@ -65,35 +66,48 @@ class Turns:
         self._counters = counters
         self._queue: FairQueue[_Turn] = FairQueue(per_user=sys.maxsize, per_address=sys.maxsize)
         self._waiting = 0
-        self._taken = False
+        self._left = _PER_ROUND
+        """Turns that are left until the next ones are given."""
+        self._planned = False
+        """It is planned when that is."""
         self._paced = False
-        """The next turn is some time away, as messages come or go."""
+        """It is some time away, as messages come or go."""
 
-    def take(self, address: str, call: Callable[[], bool]) -> bool:
-        """Call now, or when it is its turn. Whether it was now."""
-        if not self._taken and not self._waiting:
-            if call():
-                self._wait_for_next()
-            return True
+    def at_once(self, call: Callable[[], bool]) -> bool:
+        """Call now, where it is its turn. Whether it was; else it is to `wait`."""
+        if self._waiting or not self._left:
+            return False
+        if call():
+            self._left -= 1
+            if not self._planned:
+                self._plan()
+        return True
+
+    def wait(self, address: str, call: Callable[[], bool]) -> None:
+        """Call when it is its turn."""
         self._counters.limit_connect_pace += self._paced
         self._waiting += 1
         self._queue.put(_Turn(address, call))
-        return False
 
-    def _wait_for_next(self) -> None:
-        self._taken = True
+    def _plan(self) -> None:
+        self._planned = True
         loop, wait = asyncio.get_running_loop(), self._pace.wait()
         self._paced = wait > 0
         if wait:
+            self._left = 0
             loop.call_later(wait, self._next)
         else:
             loop.call_soon(self._next)
 
     def _next(self) -> None:
-        self._taken = False
-        most = left = 1 if self._pace.wait() else _PER_ROUND
-        while left and (turn := self._queue.take()) is not None:
-            self._waiting -= 1
-            left -= turn.call()
-        if left < most:
-            self._wait_for_next()
+        self._planned = False
+        most = self._left = 1 if self._pace.wait() else _PER_ROUND
+        try:
+            while self._left and (turn := self._queue.take()) is not None:
+                self._waiting -= 1
+                self._left -= turn.call()
+        finally:
+            if self._left < most or self._waiting:
+                self._plan()
+            else:
+                self._left = _PER_ROUND

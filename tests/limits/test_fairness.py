@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 from broker.connection.connection import PART
@@ -137,25 +138,47 @@ async def test_of_many_connects_a_few_have_their_turn_in_each_round_of_the_loop(
             seen.append(name)
         return there
 
-    at_once = [turns.take("attic", partial(come, f"flood {number}")) for number in range(20)]
-    assert at_once == [True] + [False] * 19
-    turns.take("cellar", partial(come, "polite"))
-    turns.take("cellar", partial(come, "gone", there=False))
+    at_once = [take(turns, "attic", partial(come, f"flood {number}")) for number in range(20)]
+    assert at_once == [True] * 4 + [False] * 16
+    take(turns, "cellar", partial(come, "polite"))
+    take(turns, "cellar", partial(come, "gone", there=False))
     await rounds(1)
-    assert seen == [
-        "flood 0",
-        "flood 1",
-        "polite",
-        "flood 2",
-        "flood 3",
-    ]  # who comes from elsewhere does not wait for the flood
+    assert seen[4:] == ["flood 4", "polite", "flood 5", "flood 6"]  # who comes from elsewhere does not wait for the flood
     await rounds(1)
-    assert seen[5:] == [f"flood {number}" for number in range(4, 8)]  # and who has gone has no turn
+    assert seen[8:] == [f"flood {number}" for number in range(7, 11)]  # and who has gone has no turn
     await rounds(3)
-    assert seen[9:] == [f"flood {number}" for number in range(8, 20)]
+    assert seen[12:] == [f"flood {number}" for number in range(11, 20)]
     assert not counters.limit_connect_pace
     await rounds(1)
-    assert turns.take("attic", partial(come, "last"))
+    assert take(turns, "attic", partial(come, "last"))
+
+
+async def test_whose_turn_fails_takes_none_from_the_others() -> None:
+    turns, seen = Turns(Pace(500, Counters()), Counters()), list[int]()
+    failed: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+
+    def fail() -> bool:
+        raise RuntimeError("a bug of ours")
+
+    def come(number: int) -> bool:
+        seen.append(number)
+        return True
+
+    for number in range(4):
+        assert take(turns, "attic", partial(come, number))
+    take(turns, "attic", fail)
+    take(turns, "attic", partial(come, 4))
+    await rounds(3)
+    assert seen == [0, 1, 2, 3, 4]
+    assert len(failed) == 1
+
+
+def take(turns: Turns, address: str, call: Callable[[], bool]) -> bool:
+    if turns.at_once(call):
+        return True
+    turns.wait(address, call)
+    return False
 
 
 async def test_while_messages_come_there_are_so_many_turns_a_second() -> None:
@@ -168,7 +191,7 @@ async def test_while_messages_come_there_are_so_many_turns_a_second() -> None:
 
     for number in range(3):
         counters.received(1, 10)
-        turns.take("attic", partial(come, number))
+        take(turns, "attic", partial(come, number))
     await rounds(50)
     assert seen == [0]
     assert counters.limit_connect_pace == 2
