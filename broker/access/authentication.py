@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from amqtt.plugins.authentication import AnonymousAuthPlugin
 
@@ -54,21 +54,36 @@ class MustWait(Exception):
     """The answer cannot be had on the spot."""
 
 
-class Login(NamedTuple):
-    """How a plugin is asked who a client is. ``now`` answers without waiting, or raises `MustWait`; None where it cannot."""
+class Login:
+    """How a plugin is asked who a client is. ``now`` answers without waiting, or raises `MustWait`; None where it cannot.
 
-    plugin: Any
-    ask: Asker
-    now: Callable[[LightSession], Any] | None
+    ``verifies`` is what its yes says something about: "username", "client_id", or None for nothing.
+    """
+
+    __slots__ = ("ask", "bars", "may_need_identity", "now", "plugin", "takes", "verifies")
+
+    def __init__(self, plugin: Any, ask: Asker, now: Callable[[LightSession], Any] | None) -> None:
+        self.plugin = plugin
+        self.ask = ask
+        self.now = now
+        self.verifies = _verifies(plugin)
+        self.may_need_identity = hasattr(plugin, "needs_identity")
+        """It has that attribute, whose value may change."""
+        self.bars: Callable[[str], object] | None = getattr(plugin, "bars", None)
+        self.takes: Callable[[LightSession], object] | None = getattr(plugin, "takes", None)
 
 
 def _verifies(plugin: object) -> str | None:
-    """What a yes of this plugin says about: "username", "client_id", or None for nothing."""
     if isinstance(plugin, AnonymousAuthPlugin):
         return None
     default = "client_id" if origin(plugin, "authenticate") in _VERIFIES_CLIENT_ID else "username"
     verifies: str | None = getattr(plugin, "verifies", default)
     return verifies
+
+
+def _lets_anybody_in(plugin: Any) -> bool:
+    """Whether it is amqtt's plugin for that, and so configured: without a user name it answers by that alone."""
+    return type(plugin) is AnonymousAuthPlugin and bool(finish(plugin.authenticate(session=LightSession(""))))
 
 
 def _knows(plugin: object, username: str) -> bool:
@@ -88,6 +103,8 @@ class Authentication:
         self._auth: list[Login] = []
         self._several = False
         self._keeps_sessions = False
+        self._anybody = False
+        """The one plugin there is lets in whoever comes."""
         self._changes = 0
         self.outsiders = False
         """Whether users come in whom none of the plugins was asked about: by certificate, or a way of a plugin's own."""
@@ -97,8 +114,9 @@ class Authentication:
         session is asked for again, by topic plugins."""
         self._logins.forget()
         self._auth = [self._login(plugin, number) for number, plugin in enumerate(plugins)]
-        self._several = sum(1 for plugin in plugins if _verifies(plugin)) > 1
+        self._several = sum(1 for login in self._auth if login.verifies) > 1
         self._keeps_sessions = keep_sessions
+        self._anybody = not keep_sessions and len(plugins) == 1 and _lets_anybody_in(plugins[0])
         self.ask_again()
 
     def ask_again(self) -> None:
@@ -130,42 +148,57 @@ class Authentication:
         may take a while; those who answered are asked again then."""
         if request.certified:
             return self._certified(request)
+        if self._anybody:
+            return self._let_in(request)
         session = session_of(request)
         auth = self._takers(session) or self._auth
-        if any(login.now is None for login in auth):
-            raise MustWait
+        for login in auth:
+            if login.now is None:
+                raise MustWait
         return self._decided(request, session, auth, [self._login_now(login, session) for login in auth])
 
     def _decided(
         self, request: AuthRequest, session: LightSession, auth: Sequence[Login], answers: list[Any]
     ) -> Identity | None:
-        answers = self._without_strangers(request.username, auth, answers)
+        if request.username:
+            answers = self._without_strangers(request.username, auth, answers)
         request.username = session.username  # without a token that was there
-        if not any(answer is False for answer in answers):
-            if any(answer is _CANNOT_TELL for answer in answers):
+        if False not in answers:
+            if _CANNOT_TELL in answers:
                 raise CannotTell
-            if any(answer is _BUSY for answer in answers):
+            if _BUSY in answers:
                 raise Busy
         keep = self._keeps_sessions
         if not keep:
             request.password = session.password = None
-        decided = [answer for answer in answers if answer is not None]
-        if not decided or not all(answer is True for answer in decided):
+        if False in answers or True not in answers:
             self._log_refused_login(request, auth, answers)
             return None
-        verified = {_verifies(login.plugin) for login, yes in zip(auth, answers, strict=True) if yes}
+        verified = {login.verifies for login, yes in zip(auth, answers, strict=True) if yes}
         identity = self._identity(request, verified, session, keep=keep or "attributes" in session.__dict__)
-        if self.bars(identity.username):
-            self._log_refused_login(request, auth, answers, "the user is disabled")
-            return None
-        if identity.anonymous and self.needs_identity:
-            self._log_refused_login(request, auth, answers, "no plugin verified who it is")
-            return None
-        if identity.anonymous and not request.anonymous_allowed:
-            why = "others can reach this listener: set up users, or anonymous: true for the listener"
+        if why := self._unwanted(request, identity):
             self._log_refused_login(request, auth, answers, why)
             return None
         settle(session, identity)
+        return identity
+
+    def _unwanted(self, request: AuthRequest, identity: Identity) -> str:
+        """Why one is kept out whom the plugins let in; empty where nothing does that."""
+        if self.bars(identity.username):
+            return "the user is disabled"
+        if identity.anonymous and self.needs_identity:
+            return "no plugin verified who it is"
+        if identity.anonymous and not request.anonymous_allowed:
+            return "others can reach this listener: set up users, or anonymous: true for the listener"
+        return ""
+
+    def _let_in(self, request: AuthRequest) -> Identity | None:
+        """Where nothing is looked at: without a session for plugins to see."""
+        request.password = None
+        identity = Identity(f"c/{request.client_id}")
+        if why := self._unwanted(request, identity):
+            self._log_refused_login(request, self._auth, [True], why)
+            return None
         return identity
 
     def _certified(self, request: AuthRequest) -> Identity | None:
@@ -182,12 +215,16 @@ class Authentication:
 
     def bars(self, username: str | None) -> bool:
         """Whether a user is shut out, however it proves who it is."""
-        return username is not None and any(plugin.bars(username) for plugin, *_ in self._auth if hasattr(plugin, "bars"))
+        if username is not None:
+            for login in self._auth:
+                if login.bars is not None and login.bars(username):
+                    return True
+        return False
 
     def gone(self, username: str | None) -> bool:
         """Whether a user is there no more: every plugin that verifies user names says that it knows none of this name. False
         where one cannot tell (a plugin without ``knows``, such as JWT), or there are `outsiders`."""
-        verifying = [plugin for plugin, *_ in self._auth if _verifies(plugin) == "username"]
+        verifying = [login.plugin for login in self._auth if login.verifies == "username"]
         if username is None or self.outsiders or not verifying:
             return False
         return all(hasattr(plugin, "knows") and not plugin.knows(username) for plugin in verifying)
@@ -195,18 +232,18 @@ class Authentication:
     @property
     def needs_identity(self) -> bool:
         """Whether who was verified by nobody is refused, whatever the listener allows."""
-        return any(getattr(plugin, "needs_identity", False) for plugin, *_ in self._auth)
+        return any(login.may_need_identity and login.plugin.needs_identity for login in self._auth)
 
     @property
     def verifies_client_ids(self) -> bool:
         """Whether a plugin does: then who has no user name may be verified all the same."""
-        return any(_verifies(plugin) == "client_id" for plugin, *_ in self._auth)
+        return any(login.verifies == "client_id" for login in self._auth)
 
     @staticmethod
-    def _without_strangers(username: str | None, auth: Sequence[Login], answers: list[Any]) -> list[Any]:
+    def _without_strangers(username: str, auth: Sequence[Login], answers: list[Any]) -> list[Any]:
         """The answers without the no of those who do not know the user, where another plugin does."""
         asked = list(zip(auth, answers, strict=True))
-        if not username or not any(yes is True and _verifies(login.plugin) for login, yes in asked):
+        if not any(yes is True and login.verifies for login, yes in asked):
             return answers
         return [None if yes is False and not _knows(login.plugin, username) else yes for login, yes in asked]
 
@@ -215,7 +252,7 @@ class Authentication:
         return bool(self._takers(session_of(request)))
 
     def _takers(self, session: LightSession) -> list[Login]:
-        return [login for login in self._auth if hasattr(login.plugin, "takes") and login.plugin.takes(session)]
+        return [login for login in self._auth if login.takes is not None and login.takes(session)]
 
     def _identity(self, request: AuthRequest, verified: set[str | None], session: LightSession, *, keep: bool) -> Identity:
         kept, name = session if keep else None, session.verified_as or request.username

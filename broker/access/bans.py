@@ -72,6 +72,8 @@ class Bans:
         self._named: dict[str, Ban] = {}
         """By key, of users and client ids."""
         self._networks: list[tuple[Network, Ban]] = []
+        self.none = True
+        """There is no ban, not even one that is over."""
         self.changes = 0
         """Another number once they are others."""
 
@@ -93,6 +95,7 @@ class Bans:
                 self._named[key] = ban
         self._every = {ban.key: ban for ban in sorted(found, key=lambda ban: ban.key)}
         self._keys = list(self._every)
+        self.none = not self._every
 
     def all(self) -> list[Ban]:
         """By key, those that are over too."""
@@ -109,7 +112,7 @@ class Bans:
 
     def of(self, now: int, *, user: str = "", client: str = "", address: str = "") -> Ban | None:
         """What keeps somebody out at ``now`` (ms); None for nothing. ``address`` is without a port."""
-        if not self._named and not self._networks:
+        if self.none:
             return None
         for key in (f"user:{user}", f"client:{client}"):
             ban = self._named.get(key)

@@ -42,7 +42,7 @@ class FairQueue(Generic[T]):
         users = self._addresses.get(item.address) or OrderedDict()
         items = users.get(item.user) or deque()
         pushed_out = items.popleft() if len(items) >= self._per_user else None
-        if pushed_out is None and sum(map(len, users.values())) >= self._per_address:
+        if pushed_out is None and sum([len(waiting) for waiting in users.values()]) >= self._per_address:
             return item
         items.append(item)
         users[item.user] = items

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from dataclasses import dataclass, field
+from typing import Final
 
 from broker.access.amqtt_session import LightSession
 from broker.packets import shown
@@ -14,27 +14,54 @@ class CannotTell(Exception):
     """What a plugin raises that has to ask somebody who does not answer: neither a yes nor a no."""
 
 
-@dataclass(slots=True, eq=False)
 class AuthRequest:
     """What a CONNECT brought. ``client_id`` is the one that counts, assigned by the server where the client sent none.
 
     ``password`` is dropped once it was checked, unless a topic plugin is loaded (amqtt's JWT plugin reads it again). ``peer``
     is where it came from, ``host:port`` with an IPv6 host in brackets; kept as the one string that its connection has.
+    ``certified`` is the user that its certificate names, which TLS has verified. ``anonymous_allowed``: whether it may come in
+    where no plugin verifies who it is.
     """
 
-    client_id: str
-    username: str | None = None
-    password: bytes | None = field(default=None, repr=False)
-    peer: str = ""
-    ssl_object: ssl.SSLObject | None = None
-    clean: bool = True
-    keep_alive: int = 0
-    version: int = 4
-    over_http: bool = False
-    certified: str = ""
-    """The user that its certificate names, which TLS has verified."""
-    anonymous_allowed: bool = True
-    """Whether it may come in where no plugin verifies who it is."""
+    __slots__ = (
+        "anonymous_allowed",
+        "certified",
+        "clean",
+        "client_id",
+        "keep_alive",
+        "over_http",
+        "password",
+        "peer",
+        "ssl_object",
+        "username",
+        "version",
+    )
+
+    def __init__(
+        self,
+        client_id: str,
+        username: str | None = None,
+        password: bytes | None = None,
+        peer: str = "",
+        ssl_object: ssl.SSLObject | None = None,
+        clean: bool = True,
+        keep_alive: int = 0,
+        version: int = 4,
+        over_http: bool = False,
+        certified: str = "",
+        anonymous_allowed: bool = True,
+    ) -> None:
+        self.client_id = client_id
+        self.username = username
+        self.password = password
+        self.peer = peer
+        self.ssl_object = ssl_object
+        self.clean = clean
+        self.keep_alive = keep_alive
+        self.version = version
+        self.over_http = over_http
+        self.certified = certified
+        self.anonymous_allowed = anonymous_allowed
 
     @property
     def address(self) -> str:
@@ -55,7 +82,6 @@ class AuthRequest:
         return f"client {shown(self.client_id)} at {self.address}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
 class Identity:
     """Who a connection acts as.
 
@@ -65,12 +91,36 @@ class Identity:
     never), and ``vouched_by`` says what that is, where a plugin may withdraw it.
     """
 
-    user_key: str
-    username: str | None = None
-    anonymous: bool = True
-    session: LightSession | None = field(default=None, compare=False, repr=False)
-    valid_until: float = 0.0
-    vouched_by: str = ""
+    __slots__ = ("anonymous", "session", "user_key", "username", "valid_until", "vouched_by")
+
+    def __init__(
+        self,
+        user_key: str,
+        username: str | None = None,
+        anonymous: bool = True,
+        session: LightSession | None = None,
+        valid_until: float = 0.0,
+        vouched_by: str = "",
+    ) -> None:
+        self.user_key: Final = user_key
+        self.username: Final = username
+        self.anonymous: Final = anonymous
+        self.session: Final = session
+        self.valid_until: Final = valid_until
+        self.vouched_by: Final = vouched_by
+
+    def _fields(self) -> tuple[object, ...]:
+        return self.user_key, self.username, self.anonymous, self.valid_until, self.vouched_by
+
+    def __eq__(self, other: object) -> bool:
+        return self._fields() == other._fields() if isinstance(other, Identity) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._fields())
+
+    def __repr__(self) -> str:
+        user_key, username, anonymous, valid_until, vouched_by = self._fields()
+        return f"Identity({user_key=}, {username=}, {anonymous=}, {valid_until=}, {vouched_by=})"
 
 
 class SessionInfo:

@@ -479,10 +479,6 @@ class Settings(Section):
         """Whether everything is lost when the process ends."""
         return self.storage_url.startswith("memory:")
 
-    def lets_anonymous(self, name: str) -> bool:
-        """Whether clients that no plugin verified may come in at the listener of this name."""
-        return all(listener.lets_anonymous for listener in self.listeners if listener.name == name)
-
     @property
     def loopback_only(self) -> bool:
         """Whether every listener can be reached from this machine alone."""

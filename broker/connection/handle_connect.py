@@ -105,8 +105,11 @@ def _authenticate(connection: Connection, packet: Connect) -> None:
 
 def ban_of(connection: Connection, now: int, user: str = "") -> Ban | None:
     """What keeps the client out at ``now`` (ms): by its id, its address and, once that is known, its user."""
+    bans = connection.server.bans
+    if bans.none:
+        return None
     address = connection.peer.rpartition(":")[0]
-    return connection.server.bans.of(now, user=user, client=connection.client_id, address=address)
+    return bans.of(now, user=user, client=connection.client_id, address=address)
 
 
 def _options(connection: Connection, packet: Connect) -> None:
@@ -245,6 +248,10 @@ async def _open_when_read(connection: Connection, packet: Connect, key: DeviceKe
             _open(connection, packet, key, proof)
 
 
+def _begin_again(connection: Connection, packet: Connect, key: DeviceKey, proof: Properties) -> None:
+    connection.run(_open_again(connection, packet, key, proof))
+
+
 async def _open_again(connection: Connection, packet: Connect, key: DeviceKey, proof: Properties) -> None:
     """Once its first try has ended in storage too: the will that came with that is not to be found there."""
     await connection.server.pipeline.passed()
@@ -259,8 +266,8 @@ def _open(connection: Connection, packet: Connect, key: DeviceKey, proof: Proper
         expiry=_expiry(connection, packet),
         begins=_begins(connection, packet),
         will=wills.pack(packet.will) if packet.will is not None else None,
-        opened=lambda session, present: _answer(connection, packet, proof, session, present),
-        again=lambda: connection.run(_open_again(connection, packet, key, proof)),
+        opened=partial(_answer, connection, packet, proof),
+        again=partial(_begin_again, connection, packet, key, proof),
     )
 
 
@@ -300,7 +307,7 @@ def _request(connection: Connection, packet: Connect) -> AuthRequest:
         clean=packet.clean_start,
         keep_alive=packet.keep_alive,
         version=packet.version,
-        anonymous_allowed=connection.server.settings.lets_anonymous(connection.listener),
+        anonymous_allowed=connection.listener not in connection.server.strangers_refused,
     )
 
 

@@ -126,6 +126,8 @@ class Node(ABC):
 
     def __init__(self, settings: Settings, time: ServerTime | None = None) -> None:
         self.settings = settings
+        self.strangers_refused = frozenset(one.name for one in settings.listeners if not one.lets_anonymous)
+        """The listeners at which nobody comes in whom no plugin verified."""
         self.receive_maximum = settings.mqtt.receive_maximum
         self.max_topic_levels = settings.mqtt.max_topic_levels
         self.connection_pending = settings.limits.connection_pending

@@ -80,6 +80,7 @@ async def test_a_clean_session_that_waits_behind_what_storage_does_not_take_is_r
     await let_in(impatient, version)
 
 
+@pytest.mark.inside
 async def test_an_opening_that_fails_is_counted_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else an error of ours would keep everybody out in the end."""
     async with running(mqtt=IMPATIENT, limits={"pending_bytes": LEAST}, errors=True) as broker:
