@@ -59,28 +59,50 @@ class Read(NamedTuple):
     device: Device | None
 
 
-class _ByDevice(dict[DeviceKey, Session]):
-    """Sessions by device, and their keys in order: by user and client id, and the other way round."""
+class _ByDevice:
+    """Sessions by device, and their keys in order: by user and client id, and of each client id by user."""
+
+    __slots__ = ("_named", "in_order", "sessions")
 
     def __init__(self) -> None:
-        super().__init__()
-        self.keys_in_order = Ordered()
-        self.by_client = Ordered()
+        self.sessions: dict[DeviceKey, Session] = {}
+        self.in_order = Ordered()
+        self._named: dict[str, DeviceKey | Ordered] = {}
+        """By client id. Most are one user's, and have no list."""
 
-    def __setitem__(self, key: DeviceKey, session: Session) -> None:
-        if key not in self:
-            self.keys_in_order.add(key)
-            self.by_client.add(_turned(key))
-        super().__setitem__(key, session)
+    def put(self, session: Session) -> None:
+        key = session.key
+        if key not in self.sessions:
+            self.in_order.add(key)
+            named = self._named.get(key.client_id)
+            if named is None:
+                self._named[key.client_id] = key
+            elif isinstance(named, Ordered):
+                named.add(key)
+            else:
+                several = self._named[key.client_id] = Ordered()
+                several.add(named)
+                several.add(key)
+        self.sessions[key] = session
 
-    def __delitem__(self, key: DeviceKey) -> None:
-        super().__delitem__(key)
-        self.keys_in_order.remove(key)
-        self.by_client.remove(_turned(key))
+    def remove(self, key: DeviceKey) -> None:
+        del self.sessions[key]
+        self.in_order.remove(key)
+        named = self._named[key.client_id]
+        if isinstance(named, Ordered):
+            named.remove(key)
+            if named:
+                return
+        del self._named[key.client_id]
 
-
-def _turned(key: DeviceKey) -> DeviceKey:
-    return DeviceKey(key.client_id, key.user)
+    def named(self, client_id: str, user: str) -> Iterator[DeviceKey]:
+        """The keys with this client id, from a user on. None may come or go meanwhile."""
+        named = self._named.get(client_id)
+        if named is None:
+            return iter(())
+        if isinstance(named, Ordered):
+            return named.since(DeviceKey(user, client_id))
+        return iter((named,) if named.user >= user else ())
 
 
 class Sessions:
@@ -92,7 +114,8 @@ class Sessions:
 
     def __init__(self, server: Node) -> None:
         self._server = server
-        self._sessions = _ByDevice()
+        self._by_device = _ByDevice()
+        self._sessions = self._by_device.sessions
         self._absent = 0
         """How many are in storage alone."""
         self._loading: dict[DeviceKey, asyncio.Task[Session | None]] = {}
@@ -125,10 +148,7 @@ class Sessions:
 
     def named_since(self, client_id: str, user: str) -> Iterator[Session]:
         """The same from a user on, by user. None may come or go meanwhile."""
-        for client, of in self._sessions.by_client.since(DeviceKey(client_id, user)):
-            if client != client_id:
-                return
-            yield self._sessions[DeviceKey(of, client)]
+        return map(self._sessions.__getitem__, self._by_device.named(client_id, user))
 
     def of(self, user: str) -> list[Session]:
         """The sessions in memory of one user."""
@@ -136,7 +156,7 @@ class Sessions:
 
     def since(self, key: DeviceKey) -> Iterator[Session]:
         """The sessions in memory from a key on, by user and client id. None may come or go meanwhile."""
-        return map(self._sessions.__getitem__, self._sessions.keys_in_order.since(key))
+        return map(self._sessions.__getitem__, self._by_device.in_order.since(key))
 
     def ending(self, key: DeviceKey) -> bool:
         """Whether storage has a session yet that has ended."""
@@ -242,7 +262,8 @@ class Sessions:
             del self._loading[key]
         if device is None or key in self._sessions or key in self._ending:
             return self._sessions.get(key)
-        session = self._sessions[key] = Session.load(device, server.settings.mqtt.inflight_window, channels)
+        session = Session.load(device, server.settings.mqtt.inflight_window, channels)
+        self._by_device.put(session)
         self._absent -= 1
         server.subscriptions.load(session)
         shared = server.storage.cluster
@@ -286,12 +307,12 @@ class Sessions:
             self._put_away(session)
 
     def _keep(self, session: Session) -> None:
-        self._sessions[session.key] = session
+        self._by_device.put(session)
         self._idle.pop(session.key, None)
 
     def _drop(self, session: Session) -> None:
         if self._sessions.get(session.key) is session:
-            del self._sessions[session.key]
+            self._by_device.remove(session.key)
             self._idle.pop(session.key, None)
 
     # --- opening ---------------------------------------------------------------------------------------------------
@@ -339,7 +360,11 @@ class Sessions:
         session.will, session.will_at, session.expires_at = will, 0, 0
         connection.session = session
         step = OpenStep(
-            *(self._server, connection, session, expiry, left),
+            self._server,
+            connection,
+            session,
+            expiry,
+            left,
             fresh=not present,
             clean=clean or (before is not None and not present),
             begins=begins,
@@ -422,7 +447,7 @@ class Sessions:
         stored = session.durable or will is not None
         session.will = None
         if left is not None:  # it was never accepted, so all is as before
-            session.expiry, session.will, delayed_until = left
+            session.expiry, session.will, delayed_until = left.expiry, left.will, left.will_at
             will = None
         ends_now = not session.expiry
         if will is not None and connection.will_wanted and self.may_leave(connection.info, will):

@@ -18,10 +18,16 @@ _RUN = 1000
 class Ordered:
     """A set of keys, by user and client id."""
 
+    __slots__ = ("_lasts", "_runs")
+
     def __init__(self) -> None:
         self._runs: list[list[DeviceKey]] = []
         self._lasts: list[DeviceKey] = []
         """The last key of each run."""
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self._runs)
 
     def add(self, key: DeviceKey) -> None:
         """Add one that is not there."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from broker.pipeline import Step
 from broker.sessions import wills
@@ -20,12 +20,15 @@ Opened = Callable[[Session, bool], None]
 """Called with the session, and whether it was there before, once it is durable."""
 
 
-class Left(NamedTuple):
+class Left:
     """What a session has while its client is away: its expiry (s), and the will that is delayed, with its time (ms)."""
 
-    expiry: int
-    will: bytes | None = None
-    will_at: int = 0
+    __slots__ = ("expiry", "will", "will_at")
+
+    def __init__(self, expiry: int, will: bytes | None = None, will_at: int = 0) -> None:
+        self.expiry = expiry
+        self.will = will
+        self.will_at = will_at
 
 
 class OpenStep(Step):
@@ -101,7 +104,7 @@ class OpenStep(Step):
             for member in self._session.members:
                 member.epoch += 1
                 self._members.append((member, OpenSession(member.key, member.epoch, False, NEVER)))
-            return [self._operation, *(opening for _, opening in self._members)]
+            return [self._operation, *[opening for _, opening in self._members]]
         # Clean sessions without a will leave no trace in storage, but that other nodes must know who has the client.
         return [] if self._server.cluster is None else self._server.cluster.hold(self._session.key)
 
