@@ -28,6 +28,7 @@ class Client:
     ) -> None:
         """Connects and sends CONNECT, as a user where there is a ``login``; `ready` turns true with the CONNACK."""
         self.client_id = client_id
+        self.login = login
         self.version = version
         self.ready = False
         self.over = False
@@ -65,7 +66,17 @@ class Publisher(Client):
     """Publishes QoS 1 with a fixed number of messages in flight."""
 
     def __init__(
-        self, reactor: Reactor, port: int, client_id: str, topic: str, *, window: int, size: int, version: int, limit: int = 0
+        self,
+        reactor: Reactor,
+        port: int,
+        client_id: str,
+        topic: str,
+        *,
+        window: int,
+        size: int,
+        version: int,
+        limit: int = 0,
+        login: tuple[str, str] | None = None,
     ) -> None:
         """``limit`` is how many messages to publish in all; 0 goes on until `stop`."""
         self._sheet = wire.Sheet(topic, size, version, ahead=window > 0 and size <= _LARGE)
@@ -74,7 +85,7 @@ class Publisher(Client):
         self.sent = 0
         self.acked = 0
         self.refused = 0
-        super().__init__(reactor, port, client_id, version=version, clean=True)
+        super().__init__(reactor, port, client_id, version=version, clean=True, login=login)
 
     def start(self) -> None:
         """Fill the window."""
@@ -199,11 +210,12 @@ def wait_ready(reactor: Reactor, clients: Sequence[Client], timeout: float = 60.
     reactor.run_until(lambda: all(client.ready for client in clients), "connecting", timeout)
 
 
-def forget(reactor: Reactor, port: int, client_ids: Sequence[str], version: int, login: tuple[str, str] | None = None) -> None:
+def forget(reactor: Reactor, port: int, devices: Sequence[Client]) -> None:
     """End durable sessions, so that a later measurement begins clean: connect with a clean session, and leave."""
-    for start in range(0, len(client_ids), 50):
+    for start in range(0, len(devices), 50):
         batch = [
-            Client(reactor, port, name, version=version, clean=True, login=login) for name in client_ids[start : start + 50]
+            Client(reactor, port, one.client_id, version=one.version, clean=True, login=one.login)
+            for one in devices[start : start + 50]
         ]
         wait_ready(reactor, batch)
         for client in batch:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench import wire
+from bench import users, wire
 from bench.clients import Client, Publisher, Subscriber, TimedPublisher, TimedSubscriber, forget, wait_ready
 from bench.reactor import LoadError, Reactor
 
@@ -43,6 +43,8 @@ class Spec:
     """In `bench.storm`: ``tcp``, ``tls`` or ``ws``."""
     user: str = ""
     password: str = ""
+    users: int = 0
+    """1: each pair logs in as a user of its own (`bench.users`)."""
     ports: Sequence[int] = ()
     """Of a cluster's nodes; with them, publisher ``n`` is on node ``n`` modulo their number."""
     apart: int = 0
@@ -55,6 +57,10 @@ class Spec:
     def login(self) -> tuple[str, str] | None:
         """What subscribers log in with; None for anonymous ones."""
         return (self.user, self.password) if self.user else None
+
+    def login_of(self, pair: int) -> tuple[str, str] | None:
+        """What the publisher of a pair logs in with."""
+        return users.login(pair) if self.users else None
 
     def port_of(self, pair: int, subscriber: int | None = None) -> int:
         """Where the publisher of a pair, or one of its subscribers, connects."""
@@ -107,7 +113,7 @@ def leave(reactor: Reactor, spec: Spec, publishers: Sequence[Client], subscriber
     """Close everything, and end the durable sessions."""
     for client in (*publishers, *subscribers):
         client.close()
-    forget(reactor, spec.port, [one.client_id for one in subscribers], spec.version, spec.login)
+    forget(reactor, spec.port, subscribers)
 
 
 def stream(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
@@ -123,7 +129,7 @@ def stream(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
             f"{spec.run}/{pair}",
             size=spec.size,
             version=spec.version,
-            login=spec.login,
+            login=spec.login_of(pair) or spec.login,
         )
         for pair in range(spec.pairs)
         for one in range(spec.fan)
@@ -139,6 +145,7 @@ def stream(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
             window=spec.window,
             size=spec.size,
             version=spec.version,
+            login=spec.login_of(pair),
         )
         for pair in range(spec.pairs)
     ]

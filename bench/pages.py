@@ -24,6 +24,7 @@ from bench.shapes import (
     ONE,
     PAIRS,
     PAYLOADS,
+    RULED,
     SEARCH,
     START,
     STORMS,
@@ -59,7 +60,7 @@ def _said(kept: Kept, shapes: Sequence[Shape]) -> str:
 def speed(kept: Kept) -> str:
     """Everybody side by side."""
     lines: list[tuple[str, Shape, Row]] = []
-    for shape in (ONE, PAIRS, FAN_OUT, LATENCY, MANY, DRAIN, IDLE, IDLE_DEVICES, *PAYLOADS[1:], *STORMS):
+    for shape in (ONE, PAIRS, FAN_OUT, RULED, LATENCY, MANY, DRAIN, IDLE, IDLE_DEVICES, *PAYLOADS[1:], *STORMS):
         wanted = {"rate", "ack_p50", "ack_p99", "kb"} - ({"ack_p99"} if shape is LATENCY else {"ack_p50"})
         for row in shape.rows:
             if row.figure in wanted | ({"ack_p50"} if shape is LATENCY else set()):

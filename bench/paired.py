@@ -51,18 +51,16 @@ def once(peer: Tideline, shape: Shape, options: Options) -> Times | None:
 
 
 def compared(theirs: Tideline, ours: Tideline, shapes: list[Shape], rounds: int, options: Options) -> str:
-    """The table. Both are started, and once more for each other transport."""
+    """The table. Both are started, and once more for each shape that needs another listener, or users and rules."""
     found: dict[str, list[tuple[Times, Times]]] = defaultdict(list)
-    for transport in dict.fromkeys(shape.transport for shape in shapes):
-        if transport != ours.transport:
-            for peer in (theirs, ours):
-                peer.stop()
-                peer.transport = transport
+    for needs in dict.fromkeys(_needs(shape) for shape in shapes):
+        alike = [shape for shape in shapes if _needs(shape) == needs]
+        for peer in (theirs, ours):
+            peer.suit(alike[0])
+            if not peer.alive:
                 peer.start()
         for number in range(rounds):
-            for shape in shapes:
-                if shape.transport != transport:
-                    continue
+            for shape in alike:
                 turn = (theirs, ours) if number % 2 == 0 else (ours, theirs)
                 times = {peer: once(peer, shape, options) for peer in turn}
                 that, this = times[theirs], times[ours]
@@ -86,6 +84,10 @@ def compared(theirs: Tideline, ours: Tideline, shapes: list[Shape], rounds: int,
         waited = _ratio([this[2] / that[2] for that, this in pairs if that[2]])
         rows.append([name, *(f"{value:.2f}" for value in middle), used, waited, str(len(pairs))])
     return columns(rows)
+
+
+def _needs(shape: Shape) -> tuple[str, bool]:
+    return shape.transport, shape.ruled
 
 
 def _ratio(found: list[float]) -> str:
@@ -114,8 +116,6 @@ def main() -> None:
     ours = of_tree(Path(__file__).parents[1], given.pure, given.python)()
     say(f"before: {theirs.tree} in {theirs.python}\nafter: {ours.tree} in {ours.python}")
     try:
-        theirs.start()
-        ours.start()
         shapes = [known[name] for name in given.only.split(",")]
         print(compared(theirs, ours, shapes, given.rounds, Options(given.seconds, quick=not given.full)))
     finally:

@@ -51,7 +51,7 @@ def _checked(cell: Cell) -> float:
 def threads(kind: type[Tideline], shape: Shape, options: Options) -> tuple[dict[str, float], str]:
     """Microseconds of the processor for each delivered message, by thread (`bench.stacks.Stacks`), and as a table."""
     peer = kind()
-    peer.transport = shape.transport
+    peer.suit(shape)
     peer.start()
     try:
         peer_pid, before = peer.pid, cpu_by_thread(peer.pid)
@@ -96,7 +96,8 @@ def _profiled(
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "profile"
         peer = kind(before=("-m", "cProfile", "-o", str(output)))
-        peer.transport = "tcp" if shape is None else shape.transport
+        if shape is not None:
+            peer.suit(shape)
         peer.start()
         try:
             delivered = _checked(measure(shape, peer, options)) if shape else 0.0
@@ -111,7 +112,7 @@ def _profiled(
 def sampled(kind: type[Tideline], shape: Shape, options: Options) -> Stacks:
     """What a profiler saw of all threads while the shape ran."""
     peer = kind()
-    peer.transport = shape.transport
+    peer.suit(shape)
     peer.start()
     try:
         return taken(peer.pid, kind.tree != TidelinePure.tree, lambda: _checked_loudly(shape, peer, options))

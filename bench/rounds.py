@@ -53,7 +53,7 @@ def run(shapes: Iterable[Shape], contestants: Sequence[Contestant], rounds: int,
 def _takes_part(peer: Peer, shape: Shape) -> bool:
     if isinstance(peer, Disk) and not shape.disk:
         return False
-    return peer.name not in shape.skip and shape.transport in peer.transports
+    return peer.suits(shape)
 
 
 def _measure(shape: Shape, contestant: Contestant, options: Options, dead: dict[str, str]) -> Cell:
@@ -61,9 +61,9 @@ def _measure(shape: Shape, contestant: Contestant, options: Options, dead: dict[
     if contestant.label in dead:
         return Cell(shape.name, contestant.label, trouble=dead[contestant.label])
     try:
-        if shape.fresh or peer.transport != shape.transport:
+        if shape.fresh:
             peer.stop()
-        peer.transport = shape.transport
+        peer.suit(shape)
         if not peer.alive:
             peer.stop()
             peer.start()

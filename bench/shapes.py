@@ -26,6 +26,7 @@ class Shape:
     ``rounds`` caps the rounds of the slow ones (0: no cap). ``skip`` names peers for which the shape makes no sense or
     takes too long. ``disk``: the bare disk has these figures too.
     ``transport``: what clients connect by; brokers that have no such listener are left out.
+    ``ruled``: the broker has users with passwords, and rules (`bench.users`); brokers that are not told to here are left out.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Shape:
     skip: tuple[str, ...] = ()
     disk: bool = False
     transport: str = "tcp"
+    ruled: bool = False
     timeout: float = 180.0
 
 
@@ -65,6 +67,14 @@ FAN_OUT = Shape(
     "stream",
     (Row("rate", "2 publishers to 10 each", _RATE), _COST),
     {"pairs": 2, "fan": 10, "window": 64},
+)
+RULED = Shape(
+    "ruled",
+    "10 publishers, each to 1 subscriber, window 64, all with passwords and access rules",
+    "stream",
+    (Row("rate", "10 pairs with passwords and rules", _RATE), _COST),
+    {"pairs": 10, "fan": 1, "window": 64, "users": 1},
+    ruled=True,
 )
 LATENCY = Shape(
     "latency",
@@ -208,7 +218,7 @@ SEARCH = Shape(
     ),
 )
 
-SHAPES = (ONE, PAIRS, FAN_OUT, LATENCY, MANY, *PAYLOADS, DRAIN, IDLE, IDLE_DEVICES, *STORMS, BACKLOG)
+SHAPES = (ONE, PAIRS, FAN_OUT, RULED, LATENCY, MANY, *PAYLOADS, DRAIN, IDLE, IDLE_DEVICES, *STORMS, BACKLOG)
 APART = (START, BYTES, SEARCH)
 THROUGHPUT = (ONE, PAIRS, FAN_OUT)
 

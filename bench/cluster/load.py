@@ -76,7 +76,7 @@ def behind(reactor: Reactor, spec: Spec, mark: Mark) -> Figures:
     for client in (*publishers, *subscribers):
         client.close()
     for pair, one in enumerate(subscribers):
-        forget(reactor, spec.port_of(pair, 0), [one.client_id], spec.version)
+        forget(reactor, spec.port_of(pair, 0), [one])
     return figures
 
 

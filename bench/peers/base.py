@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
-from bench import wire
+from bench import users, wire
 from bench.peers import certificate
+from bench.shapes import Shape
 
 
 class PeerError(Exception):
@@ -40,14 +41,29 @@ class Peer:
     start_timeout: ClassVar[float] = 20.0
     transports: ClassVar[tuple[str, ...]] = ("tcp",)
     """What `transport` may be: ``tcp``, ``tls`` or ``ws``, a plain WebSocket on ``/mqtt``."""
+    may_rule: ClassVar[bool] = False
+    """Whether `ruled` may be true."""
 
     def __init__(self) -> None:
         """Not started."""
         self.transport = "tcp"
         """What the next start listens for at ``port``."""
+        self.ruled = False
+        """Whether it has the users and rules of `bench.users` from the next start on, and lets nobody else in."""
         self.port = 0
         self.home = Path()
         self._process: subprocess.Popen[bytes] | None = None
+
+    def suits(self, shape: Shape) -> bool:
+        """Whether it can be what the shape's clients need."""
+        return self.name not in shape.skip and shape.transport in self.transports and (self.may_rule or not shape.ruled)
+
+    def suit(self, shape: Shape) -> None:
+        """Be that from the next start on. It is stopped where it is something else now."""
+        wanted = shape.transport, shape.ruled
+        if wanted != (self.transport, self.ruled):
+            self.stop()
+            self.transport, self.ruled = wanted
 
     def missing(self) -> str:
         """How to install it, or nothing where it is installed."""
@@ -156,11 +172,11 @@ class Peer:
                 return True
             return False
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=2) as probe:
-            probe.sendall(wire.connect("bench-probe"))
+            probe.sendall(wire.connect("bench-probe", login=users.login(0) if self.ruled else None))
             answer = probe.recv(4)
             if answer[:1] == bytes([wire.CONNACK]):
                 if answer[3]:
-                    raise PeerError(f"{self.name} refuses an anonymous client with code {answer[3]}")
+                    raise PeerError(f"{self.name} refuses the first client with code {answer[3]}")
                 probe.sendall(wire.disconnect())
                 return True
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 
+from bench import users
 from bench.peers.base import Peer, program
 
 
@@ -14,6 +15,7 @@ class Mosquitto(Peer):
     title = "Mosquitto"
     package = "mosquitto"
     ack_means = "in memory (saved every 30 min)"
+    may_rule = True
     transports = ("tcp", "tls")  # Debian builds it without WebSockets
 
     def command(self) -> list[str]:
@@ -34,6 +36,10 @@ log_type warning
         if self.transport == "tls":
             certificate, key = self.certificate()
             settings = settings.replace("\n", f"\ncertfile {certificate}\nkeyfile {key}\n", 1)
+        if self.ruled:
+            passwords, rules = users.write(self.home)
+            ruled = f"allow_anonymous false\npassword_file {passwords}\nacl_file {rules}"
+            settings = settings.replace("allow_anonymous true", ruled)
         path = self.home / "mosquitto.conf"
         path.write_text(settings)
         return [program("mosquitto"), "-c", str(path)]

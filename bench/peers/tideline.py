@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+from bench import users
 from bench.peers.base import Peer
 
 _SOURCES = Path(__file__).resolve().parents[2]
@@ -35,6 +36,7 @@ class Tideline(Peer):
     """What the broker runs in; the load generator stays in ours."""
     ack_means = "fsync'd in the store and in every recipient's inbox"
     transports = ("tcp", "tls", "ws")
+    may_rule = True
 
     def __init__(self, *, message_properties: str = "asked", before: tuple[str, ...] = ()) -> None:
         """``message_properties`` as in config.yaml; ``before`` goes between the interpreter and `-m broker.cli`."""
@@ -59,6 +61,13 @@ class Tideline(Peer):
         """Further lines below ``plugins``."""
         return ""
 
+    def access(self) -> str:
+        """The lines that say who may come in, and what it may do then."""
+        if not self.ruled:
+            return "  amqtt.plugins.authentication.AnonymousAuthPlugin: {allow_anonymous: true}\n"
+        passwords, rules = users.write(self.home)
+        return f'  passwords: {{file: "{passwords}"}}\n  acl: {{acl_file: "{rules}"}}\n'
+
     def command(self) -> list[str]:
         """Defaults but for the address, the data and the log level."""
         listener = f'name: bench, type: tcp, bind: "127.0.0.1:{self.port}"'
@@ -74,8 +83,7 @@ mqtt:
   message_properties: {self._message_properties}
 log: {{level: warning}}
 plugins:
-  amqtt.plugins.authentication.AnonymousAuthPlugin: {{allow_anonymous: true}}
-  persistence: {{url: "{self.storage_url}"}}
+{self.access()}  persistence: {{url: "{self.storage_url}"}}
   sync: {{}}
   sys: {{interval: 10}}
 {self.more_plugins()}"""

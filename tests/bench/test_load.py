@@ -105,7 +105,7 @@ def test_everything_acknowledged_is_counted_as_delivered(echo: Ceiling, shape: S
 @pytest.mark.parametrize("storm", STORMS, ids=lambda shape: shape.transport)
 def test_a_storm_counts_whoever_is_let_in(storm: Shape) -> None:
     peer = Tideline()
-    peer.transport = storm.transport
+    peer.suit(storm)
     peer.start()
     try:
         cell = measure(replace(storm, sizes={"connections": 50}), peer, Options(seconds=0.2))
