@@ -11,7 +11,11 @@ from importlib.util import find_spec
 from setuptools import setup
 
 CORE = [
+    "broker/access/access_control.py",
+    "broker/access/filter_tree.py",
     "broker/access/openness.py",
+    "broker/access/rule_set.py",
+    "broker/access/session_info.py",
     "broker/begun.py",
     "broker/clock.py",
     "broker/commits.py",

@@ -4,7 +4,7 @@ Kept true: a user name counts only once a credential for it was verified; nothin
 plugin or a rule denies; an answer that does not come in time is a denial.
 """
 
-from broker.access.access_control import OWN, AccessControl, Decider, MembersOnly
+from broker.access.access_control import OWN, AccessControl
 from broker.access.accounts import BEGUN, USER, Account, name_problem
 from broker.access.amqtt_session import LightSession
 from broker.access.asking import blame
@@ -12,29 +12,29 @@ from broker.access.authentication import MustWait
 from broker.access.bans import KIND, Ban, Bans, network
 from broker.access.fair_queue import FairQueue
 from broker.access.filter_tree import Caller
-from broker.access.identity import AuthRequest, CannotTell, Identity, SessionInfo, session_info
+from broker.access.identity import AuthRequest, CannotTell, Identity
 from broker.access.logins import Busy
 from broker.access.mosquitto_acl import MosquittoAcl
 from broker.access.openness import Openness
 from broker.access.password_file import Passwords, generated, hash_problem, hashed, read
-from broker.access.rules import (
+from broker.access.rule_set import (
     ACTIONS,
     HISTORY,
     PUBLISH,
     RECEIVE,
-    RULE_KIND,
     SEARCH,
     SUBSCRIBE,
-    AccessRule,
     Rule,
     RuleSet,
     Source,
     Verdict,
     decide,
-    stored_place,
 )
+from broker.access.rules import RULE_KIND, AccessRule, stored_place
 from broker.access.scram import ITERATIONS, METHOD, Credential, prepared
+from broker.access.session_info import SessionInfo, session_info
 from broker.access.stand_ins import DELAYED, StandIns, StandsFor, settled
+from broker.access.topic_plugins import Decider, MembersOnly
 
 __all__ = [
     "ACTIONS",

@@ -21,18 +21,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final
 
 from amqtt.contexts import Action
 
 from broker.access.amqtt_session import LightSession
 from broker.access.asking import BLOCKING, Asker, blame, declared, finish, limited
 from broker.access.authentication import Authentication
-from broker.access.identity import SessionInfo
 from broker.access.logins import Logins
 from broker.access.openness import Openness
-from broker.access.rules import HISTORY, PUBLISH, RECEIVE, SEARCH, SUBSCRIBE, Verdict
+from broker.access.rule_set import HISTORY, PUBLISH, RECEIVE, SEARCH, SUBSCRIBE, Verdict
+from broker.access.session_info import SessionInfo
 from broker.access.stand_ins import StandIns, settled
+from broker.access.topic_plugins import AuthPlugins, Decider, MembersOnly
 from broker.packets import shown
 from broker.rate_limited_log import RateLimitedLog
 
@@ -46,8 +47,6 @@ _TO_AMQTT = {
     HISTORY: (Action.SUBSCRIBE, Action.RECEIVE),
     SEARCH: (Action.SUBSCRIBE, Action.RECEIVE),
 }
-_ANSWERS = 256  # per connection: some 40 KB at worst
-_REFUSALS = 16  # of which the plugin is known, per connection
 _WAIT_FACTOR = 10  # how many time limits a question about a topic may wait for its turn at a blocking plugin
 _TOPIC_QUESTIONS = 2000  # of one user at one address that may wait for it
 _RETRY = 30.0  # seconds between two attempts to get an answer, at most
@@ -69,48 +68,11 @@ class _Failed(Exception):
         self.error = error
 
 
-OWN = "$sync/"
+OWN: Final = "$sync/"
 """The broker's answers to a device. No plugin is asked: the broker itself sees to it that each device has only its own."""
 
 
-class AuthPlugins(Protocol):
-    """What is asked: `broker.amqtt.plugin_host.Plugins`, or anything alike."""
-
-    @property
-    def auth_plugins(self) -> Sequence[Any]: ...
-
-    @property
-    def topic_plugins(self) -> Sequence[Any]: ...
-
-
-@runtime_checkable
-class Decider(Protocol):
-    """A topic plugin with rules of its own (`plugins.acl`)."""
-
-    @property
-    def unused(self) -> bool:
-        """Whether it has no rules: it then says yes to everything."""
-
-    def decide(self, info: SessionInfo, action: str, topic: str) -> Verdict:
-        """Whether a client may publish, receive, read (history) or search a topic, or subscribe to a filter. Never waits."""
-
-
-@runtime_checkable
-class MembersOnly(Protocol):
-    """A topic plugin that says who may do what on topics of its own (`plugins.conversations`). What other plugins say holds
-    beside it."""
-
-    def governs(self, topic: str) -> bool:
-        """Whether a topic, or a filter, is one of its."""
-
-    def known(self, user: str, action: str, topic: str) -> bool | None:
-        """What it says of a user (key), as it is now, where that can be had without waiting."""
-
-    async def ask(self, user: str, action: str, topic: str) -> bool:
-        """The same, in any case. Raises `StorageError`."""
-
-
-_NO_MEMBER = "not a member"
+_NO_MEMBER: Final = "not a member"
 
 
 class AccessControl:
@@ -140,6 +102,8 @@ class AccessControl:
         self.openness = Openness()
         self.unruled = False
         """The same but for topics that are their members' alone."""
+        self.keeps = True
+        """Whether answers are kept at all: who has one need not ask again before anything else happens."""
         self.use(plugins)
         if not plugins.auth_plugins:
             logger.warning("no auth plugin is configured: clients without enhanced authentication will be refused")
@@ -153,7 +117,8 @@ class AccessControl:
         self._topic = [(plugin, self._topic_asker(plugin)) for plugin in others]
         self._immediate = all(declared(plugin, "topic_filtering", "immediate", _IMMEDIATE) for plugin, _ in self._topic)
         cacheable = all(getattr(plugin, "cacheable", True) for plugin, _ in self._topic)
-        self._keep = self._acl_cache_seconds if cacheable else 0.0
+        self._keep = self._acl_cache_seconds
+        self.keeps = cacheable and self._keep > 0
         self.authentication.use(plugins.auth_plugins, keep_sessions=bool(self._topic))
         self._see_whom_to_ask()
 
@@ -181,7 +146,7 @@ class AccessControl:
         ``why`` stands where it was no plugin that refused.
         """
         asked = self.stand_ins.real(action, topic.split("/", 2)[-1] if topic.startswith("$share/") else topic)
-        refused = (session._refused or {}).get((action, str(asked)))
+        refused = session.why_refused(action, str(asked))
         user = session.identity.user_key
         self.refusals.warning(
             "%s, %s: may not %s %s: %s",
@@ -222,28 +187,28 @@ class AccessControl:
             if isinstance(real, bool):
                 return real
             topic = real
-        for members in self._lists:
-            if members.governs(topic) and not (known := members.known(session.identity.user_key, action, topic)):
-                return known
-        if self.unruled:
-            return True
         if session.generation != self.generation:
             session.forget_answers(self.generation)
-        key = (action, topic)
-        answers = session._answers
-        if answers is not None:
-            found = answers.get(key)
-            if found is not None and found[1] > time.monotonic():
-                if len(answers) > _ANSWERS // 2:  # only a cache that fills needs to know what was used last
-                    answers[key] = answers.pop(key)
-                return found[0]
-        if self._immediate:
+        found = session.kept(action, topic, time.monotonic()) if self.keeps else None
+        if found is None:
+            return self._asked_now(session, action, topic)
+        for members in found.lists:
+            if not (known := members.known(session.identity.user_key, action, topic)):
+                return known
+        return found.allowed
+
+    def _asked_now(self, session: SessionInfo, action: str, topic: str) -> bool | None:
+        """The same, where no answer is kept."""
+        for members in self._lists_of(topic):
+            if not (known := members.known(session.identity.user_key, action, topic)):
+                return known
+        if self._immediate:  # also where there are no rules
             return self._answer_now(session, action, topic)
-        held = session._held
-        if held is not None and held[0] == key:
-            session._held = None
-            return held[1]
-        return None
+        return session.take_held(action, topic)
+
+    def _lists_of(self, topic: str) -> Sequence[MembersOnly]:
+        """Whose members alone may do anything with a topic. Nearly always nobody's."""
+        return [members for members in self._lists if members.governs(topic)] if self._lists else ()
 
     async def allowed(self, session: SessionInfo, action: str, topic: str) -> bool:
         """Whether the client may ``action`` (`broker.access.ACTIONS`) ``topic``, which for subscribe is a filter.
@@ -278,7 +243,7 @@ class AccessControl:
             named = next((v for d in self._deciders if (v := d.decide(session, action, topic)).rule is not None), None)
             others = ", ".join(type(plugin).__name__ for plugin, _ in self._topic)
             return named or Verdict(True, None, f"{others} said yes" if others else "there are no rules")
-        return Verdict(False, None, (session._refused or {}).get((action, topic), "a plugin failed"))
+        return Verdict(False, None, session.why_refused(action, topic) or "a plugin failed")
 
     async def settle(self, session: SessionInfo, action: str, topic: str) -> None:
         """Ask until the plugins have answered, less and less often while they fail; the next `cached` has the answer."""
@@ -286,14 +251,14 @@ class AccessControl:
         while (answer := await self._ask(session, action, topic)) is None:
             await asyncio.sleep(delay)
             delay = min(delay * 2, _RETRY)
-        session._held = ((action, topic), answer)
+        session.hold(action, topic, answer)
 
     async def _ask(self, session: SessionInfo, action: str, topic: str) -> bool | None:
-        if not self._keep:
+        if not self.keeps:
             return await self._answer(session, action, topic)
-        asked = session._asked
+        asked = session.asked
         if asked is None:
-            asked = session._asked = {}
+            asked = session.asked = {}
         key = (action, topic)
         task = asked.get(key)
         if task is None:
@@ -321,14 +286,13 @@ class AccessControl:
 
     async def _asked_all(self, session: SessionInfo, action: str, topic: str) -> tuple[bool, str]:
         """The answer, and who says no. Raises `_Failed`."""
-        for members in self._lists:
-            if members.governs(topic):
-                try:
-                    async with asyncio.timeout(self._timeout):
-                        if not await members.ask(session.identity.user_key, action, topic):
-                            return False, _NO_MEMBER
-                except Exception as error:
-                    raise _Failed(members, error) from error
+        for members in self._lists_of(topic):
+            try:
+                async with asyncio.timeout(self._timeout):
+                    if not await members.ask(session.identity.user_key, action, topic):
+                        return False, _NO_MEMBER
+            except Exception as error:
+                raise _Failed(members, error) from error
         for decider in self._deciders:
             verdict = decider.decide(session, action, topic)
             if not verdict.allowed:
@@ -362,24 +326,9 @@ class AccessControl:
         self, session: SessionInfo, action: str, topic: str, allowed: bool, refused: str, *, keep: bool = True
     ) -> bool:
         if not allowed:
-            known = session._refused
-            if known is None:
-                known = session._refused = {}
-            if len(known) >= _REFUSALS:
-                del known[next(iter(known))]
-            known[action, topic] = refused
-        return self._remember(session, action, topic, allowed) if keep else allowed
-
-    def _remember(self, session: SessionInfo, action: str, topic: str, allowed: bool) -> bool:
-        if self._keep:
-            answers = session._answers
-            if answers is None:
-                answers = session._answers = {}
-            key = (action, topic)
-            answers.pop(key, None)
-            if len(answers) >= _ANSWERS:
-                del answers[next(iter(answers))]
-            answers[key] = (allowed, time.monotonic() + self._keep)
+            session.note_refusal(action, topic, refused)
+        if keep and self.keeps:
+            session.keep(action, topic, allowed, time.monotonic() + self._keep, self._lists_of(topic))
         return allowed
 
     @staticmethod

@@ -1,5 +1,7 @@
 """Topic filters of access rules, compiled: which of many cover a topic name, or a filter that somebody subscribes to. No I/O.
 
+Compiled (setup.py), as `broker.access.rule_set` is.
+
 - A filter *covers* another if it matches every topic name that the other matches. A name is covered by what matches it.
 - ``#`` covers the levels from its own on, none included; ``+`` one level, or a ``+``; a level covers itself.
 - A filter that begins with a wildcard covers nothing that begins with ``$`` [MQTT-4.7.2-1].
@@ -11,26 +13,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
 class Caller:
     """Who is asked about. ``user`` is a verified user name, or None; ``client`` is None where there is no client id (HTTP)."""
 
-    user: str | None = None
-    client: str | None = None
+    __slots__ = ("client", "user")
+
+    def __init__(self, user: str | None = None, client: str | None = None) -> None:
+        self.user = user
+        self.client = client
 
 
-@dataclass(frozen=True, slots=True)
 class Template:
     """A level with placeholders: ``texts`` and, between them, what they stand for: ``user`` or ``client``."""
 
-    texts: tuple[str, ...]
-    names: tuple[str, ...]
+    __slots__ = ("names", "texts")
+
+    def __init__(self, texts: tuple[str, ...], names: tuple[str, ...]) -> None:
+        self.texts = texts
+        self.names = names
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Template) and self.texts == other.texts and self.names == other.names
+
+    def __hash__(self) -> int:
+        return hash((self.texts, self.names))
 
     def level(self, caller: Caller, *, first: bool = False) -> str | None:
         """The level for this caller; None where there can be none. ``first``: it is the first level."""
@@ -133,9 +144,10 @@ class FilterTree(Generic[T]):
                     continue  # a name that is one of these fills no placeholder; one with "/" equals no level
                 if (other := node.children.get(level)) is not None:
                     reached.append(other)
-                for template, other in node.templates.items():
-                    if template.level(caller, first=not depth) == level:
-                        reached.append(other)
+                if node.templates:
+                    for template, other in node.templates.items():
+                        if template.level(caller, first=not depth) == level:
+                            reached.append(other)
             if not reached:
                 return found
             nodes, wild = reached, True

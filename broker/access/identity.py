@@ -1,8 +1,7 @@
-"""Who a client is: what it asked for at CONNECT, as whom it was let in, and what its connection keeps of that."""
+"""Who a client is: what it asked for at CONNECT, and as whom it was let in."""
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from typing import Final
 
@@ -121,55 +120,6 @@ class Identity:
     def __repr__(self) -> str:
         user_key, username, anonymous, valid_until, vouched_by = self._fields()
         return f"Identity({user_key=}, {username=}, {anonymous=}, {valid_until=}, {vouched_by=})"
-
-
-class SessionInfo:
-    """What is kept per connection for plugins: next to nothing until one of them wants to see it."""
-
-    __slots__ = ("_answers", "_asked", "_held", "_refused", "_session", "forgotten", "generation", "identity", "request")
-
-    def __init__(self, identity: Identity, request: AuthRequest) -> None:
-        self.identity = identity
-        self.request = request
-        self._session = identity.session
-        self._answers: dict[tuple[str, str], tuple[bool, float]] | None = None
-        self._refused: dict[tuple[str, str], str] | None = None  # why; of the last refusals
-        self._asked: dict[tuple[str, str], asyncio.Task[bool | None]] | None = None
-        self._held: tuple[tuple[str, str], bool] | None = None
-        self.generation = -1
-        """Of the rules that were asked (`AccessControl.generation`)."""
-        self.forgotten = 0
-        """How often the answers were forgotten: one that was asked for before does not count."""
-
-    @property
-    def client_id(self) -> str:
-        return self.request.client_id
-
-    @property
-    def session(self) -> LightSession:
-        """The amqtt session of this connection, made when it is first asked for."""
-        session = self._session
-        if session is None:
-            session = self._session = session_of(self.request)
-            settle(session, self.identity)
-        return session
-
-    def forget_answers(self, generation: int = -1) -> None:
-        """Ask the topic plugins anew. ``generation``: of the rules that hold now."""
-        self._answers = self._held = self._asked = None
-        self.generation = generation
-        self.forgotten += 1
-
-    @property
-    def seen(self) -> LightSession | None:
-        """The same, or None where nobody has asked for it yet."""
-        return self._session
-
-
-def session_info(user_key: str, client_id: str) -> SessionInfo:
-    """Whom topic plugins are asked about for a device that is not connected."""
-    name = user_key[2:] if user_key.startswith("u/") else None
-    return SessionInfo(Identity(user_key, name, name is None), AuthRequest(client_id, name))
 
 
 def session_of(request: AuthRequest) -> LightSession:

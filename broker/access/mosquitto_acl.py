@@ -17,7 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from broker.access.filter_tree import Caller, FilterTree, levels_of
-from broker.access.rules import PUBLISH, SUBSCRIBE, Rule, Verdict
+from broker.access.rule_set import PUBLISH, SUBSCRIBE, Rule, Verdict
 from broker.packets import ProtocolViolation, shown, validate_filter
 
 _ACCESS = {
@@ -34,8 +34,8 @@ class MosquittoAcl:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._topics: dict[str | None, FilterTree[tuple[int, Rule]]] = {}
-        self._patterns: FilterTree[tuple[int, Rule]] = FilterTree()
+        self._topics: dict[str | None, FilterTree[Rule]] = {}
+        self._patterns: FilterTree[Rule] = FilterTree()
         self._has_patterns = False
         user: str | None = None
         for number, line in enumerate(_text(path).split("\n"), 1):
@@ -71,12 +71,12 @@ class MosquittoAcl:
         except ProtocolViolation as violation:
             raise ValueError(f"{self._place(number)}: {violation.text}") from violation
         of = "" if word == "pattern" else f" (user {user})" if user is not None else " (clients without a user name)"
-        rule = Rule(access != "deny", _ACCESS[access], self._place(number), f"{word} {access} {filter}{of}")
+        rule = Rule(access != "deny", _ACCESS[access], self._place(number), f"{word} {access} {filter}{of}", number)
         if word == "pattern":
             self._has_patterns = True
-            self._patterns.add(levels_of(filter, _PATTERN), (number, rule))
+            self._patterns.add(levels_of(filter, _PATTERN), rule)
         else:
-            self._topics.setdefault(user, FilterTree()).add(levels_of(filter, {}), (number, rule))
+            self._topics.setdefault(user, FilterTree()).add(levels_of(filter, {}), rule)
 
     def verdict(self, caller: Caller, action: str, topic: str) -> Verdict | None:
         """As of `broker.access.rules.Source`."""
@@ -94,10 +94,10 @@ class MosquittoAcl:
         return _decided(self._patterns.covering(topic, caller), wanted)
 
 
-def _decided(rules: list[tuple[int, Rule]], wanted: str) -> Verdict | None:
-    for _, rule in sorted(rules, key=lambda item: (item[1].allow, item[0])):
+def _decided(rules: list[Rule], wanted: str) -> Verdict | None:
+    for rule in sorted(rules, key=lambda rule: (rule.allow, rule.number)):
         if wanted in rule.actions:
-            return Verdict(rule.allow, rule, f"{'allowed' if rule.allow else 'denied'} by {rule.place}: {rule.text}")
+            return rule.verdict
     return None
 
 

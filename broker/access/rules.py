@@ -1,29 +1,16 @@
-"""Access rules: who may do what on which topics (docs/decisions/0014, docs/access.md). No I/O.
-
-- A rule allows or denies actions on topic filters, to the users it names or to everybody. Deny wins, wherever it stands; what
-  no rule allows is denied, once there is any rule.
-- publish, receive, history and search are asked about a topic name.
-- subscribe is asked about a filter: a rule has to cover all of it. What denies a part of it narrows what is received.
-- A message is received where its topic may be received *and* subscribed to: so a subscription that outlived its rule is silent.
-"""
+"""Access rules as they are written, in config.yaml and in JSON. What they say: `broker.access.rule_set`. No I/O."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final
 
-from broker.access.filter_tree import Caller, FilterTree, Level, levels_of
+from broker.access.filter_tree import Level, levels_of
+from broker.access.rule_set import ACTIONS, HISTORY, RECEIVE, SEARCH, SUBSCRIBE, Rule
 from broker.errors import refuse
 from broker.packets import ProtocolViolation, validate_filter
-
-PUBLISH: Final = "publish"
-SUBSCRIBE: Final = "subscribe"
-RECEIVE: Final = "receive"
-HISTORY: Final = "history"
-SEARCH: Final = "search"
-ACTIONS: Final = (PUBLISH, SUBSCRIBE, RECEIVE, HISTORY, SEARCH)
 
 RULE_KIND: Final = "rule"
 """The stored settings (`storage.records.Setting`) that are rules: key is a rule's id, value its JSON."""
@@ -72,9 +59,9 @@ class AccessRule:
         named = self._some("deny" if self.allow is None else "allow")
         return frozenset(action for name in named for action in _TOGETHER.get(name, (name,)))
 
-    def compiled(self, place: str) -> Rule:
+    def compiled(self, place: str, number: int) -> Rule:
         """The rule that is asked. ``place``: where it was written, for who asks why."""
-        return Rule(self.allow is not None, self.actions(), place, self.text())
+        return Rule(self.allow is not None, self.actions(), place, self.text(), number)
 
     def parts(self) -> Iterator[tuple[list[Level], str | None]]:
         """(levels of a filter, user or None for everybody) of each that it names."""
@@ -119,117 +106,6 @@ def _fault_of_filter(topics: str) -> str:
     return "" if unknown is None else f"topics {topics!r} must not have {unknown}: there is {{user}} and {{client}}"
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A compiled rule: what it does to which actions, where it was written, and how it reads."""
-
-    allow: bool
-    actions: frozenset[str]
-    place: str
-    text: str
-
-
-class Verdict(NamedTuple):
-    """An answer, and the rule that decides; None where no rule allows it, or there are no rules."""
-
-    allowed: bool
-    rule: Rule | None
-    why: str
-
-
-class Source(Protocol):
-    """What has an opinion: rules of ours, or a file of Mosquitto's."""
-
-    @property
-    def empty(self) -> bool:
-        """Whether it has no rule at all."""
-
-    def verdict(self, caller: Caller, action: str, topic: str) -> Verdict | None:
-        """What it allows or denies; None where no rule of it is about that."""
-
-
 def stored_place(key: str) -> str:
     """How a rule in storage is called where it decides."""
     return f"stored rule {key}"
-
-
-class RuleSet:
-    """Rules of ours, by the place where each was written."""
-
-    def __init__(self, rules: Iterable[tuple[str, AccessRule]] = ()) -> None:
-        """(place, rule) of each."""
-        self._everybody: FilterTree[tuple[int, Rule]] = FilterTree()
-        self._of_user: dict[str, FilterTree[tuple[int, Rule]]] = {}
-        self._items: dict[str, tuple[tuple[int, Rule], AccessRule]] = {}
-        self._added = 0
-        for place, rule in rules:
-            self.put(place, rule)
-
-    @property
-    def empty(self) -> bool:
-        """As of `Source`."""
-        return not self._items
-
-    def put(self, place: str, written: AccessRule) -> None:
-        """Add a rule, or have it instead of the one of this place."""
-        self.drop(place)
-        self._added += 1
-        item = (self._added, written.compiled(place))
-        self._items[place] = (item, written)
-        for levels, user in written.parts():
-            (self._everybody if user is None else self._of_user.setdefault(user, FilterTree())).add(levels, item)
-
-    def drop(self, place: str) -> None:
-        """Forget the rule of this place, if there is one."""
-        if place not in self._items:
-            return
-        item, written = self._items.pop(place)
-        for levels, user in written.parts():
-            tree = self._everybody if user is None else self._of_user[user]
-            tree.remove(levels, item)
-            if user is not None and tree.empty:
-                del self._of_user[user]
-
-    def verdict(self, caller: Caller, action: str, topic: str) -> Verdict | None:
-        """As of `Source`. Of several rules that decide the same, the first is told."""
-        found = self._everybody.covering(topic, caller)
-        own = self._of_user.get(caller.user) if caller.user is not None else None
-        if own is not None:
-            found += own.covering(topic, caller)
-        if not found:
-            return None
-        found.sort(key=_number)
-        wanted = (SUBSCRIBE, RECEIVE) if action == RECEIVE else (action,)
-        for _, rule in found:
-            if not rule.allow and any(one in rule.actions for one in wanted):
-                return Verdict(False, rule, f"denied by {rule.place}: {rule.text}")
-        decisive = None
-        for one in wanted:
-            decisive = next((rule for _, rule in found if rule.allow and one in rule.actions), None)
-            if decisive is None:
-                return None
-        assert decisive is not None
-        return Verdict(True, decisive, f"allowed by {decisive.place}: {decisive.text}")
-
-
-def _number(item: tuple[int, Rule]) -> int:
-    return item[0]
-
-
-def decide(sources: Iterable[Source], caller: Caller, action: str, topic: str) -> Verdict:
-    """What all of them together say: one that denies is enough, else one that allows; nobody allows: denied."""
-    allowed = None
-    there = False
-    for source in sources:
-        if source.empty:
-            continue
-        there = True
-        verdict = source.verdict(caller, action, topic)
-        if verdict is None:
-            continue
-        if not verdict.allowed:
-            return verdict
-        allowed = allowed or verdict
-    if allowed is not None:
-        return allowed
-    return Verdict(False, None, "no rule allows it") if there else Verdict(True, None, "there are no rules")

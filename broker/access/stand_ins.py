@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from broker.access.rules import Verdict
+from broker.access.rule_set import Verdict
 from broker.packets import reserved
 
 DELAYED: Final = "$delayed/"

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
-from amqtt.contexts import Action
 from mypy_extensions import mypyc_attr
 
-from broker.access import DELAYED
+from broker.access import DELAYED, PUBLISH
 from broker.hooks import REQUEST_TOPIC, Refusal, Request
 from broker.packets import (
     EMPTY,
@@ -224,7 +223,7 @@ def received(connection: Connection, packet: Publish) -> None:
             return
         error = NotAuthorized(f"topic {shown(packet.topic)} {why}")
     elif not server.openness.open:
-        allowed = server.access.cached(connection.info, Action.PUBLISH, packet.topic)
+        allowed = server.access.cached(connection.info, PUBLISH, packet.topic)
         if allowed is None:
             connection.run(_ask(connection, packet))
             return
@@ -234,7 +233,7 @@ def received(connection: Connection, packet: Publish) -> None:
 
 
 async def _ask(connection: Connection, packet: Publish) -> None:
-    allowed = await connection.server.access.allowed(connection.info, Action.PUBLISH, packet.topic)
+    allowed = await connection.server.access.allowed(connection.info, PUBLISH, packet.topic)
     if connection.closed or connection.session is None:
         return
     error = None if allowed else NotAuthorized(f"publishing to {shown(packet.topic)} is not allowed")
@@ -258,7 +257,7 @@ def _submit(connection: Connection, session: Session, packet: Publish, error: Ex
     if error is not None:
         server.counters.acl_denied += 1
         why = server.access.closed(packet.topic)
-        server.access.log_refusal(connection.info, Action.PUBLISH, packet.topic, why and f"it {why}")
+        server.access.log_refusal(connection.info, PUBLISH, packet.topic, why and f"it {why}")
         publication.error = error
     if server.spans is not None:
         server.spans.received(publication, packet.properties.get(Property.USER_PROPERTY, ()))

@@ -35,8 +35,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from amqtt.contexts import Action
-
+from broker.access import RECEIVE
 from broker.delivery.frames import about, frame_parts, personal_parts
 from broker.delivery.recalled import Recalled
 from broker.packets import BYTES, NO_LOCAL, RETAIN_AS_PUBLISHED, PacketType, ack_frame
@@ -99,6 +98,7 @@ class Machine:
 
     __slots__ = (
         "_again",
+        "_allowed",
         "_durable_from",
         "_extras",
         "_extras_bytes",
@@ -166,6 +166,8 @@ class Machine:
         self._again: list[Slot] | None = session.window.pending()[::-1] or None
         self._extras: deque[Extra] | None = None  # an empty deque takes 600 bytes
         self._extras_bytes = 0
+        self._allowed: str | None = None
+        """The topic that the device may receive, as access control has said in this step, where such answers are kept."""
         self._durable_from = -1
         """Where among the frames of a step the first is that waits for the session's progress."""
 
@@ -247,6 +249,7 @@ class Machine:
         """The frames to write now. ``more`` or the state say how it goes on."""
         frames: list[bytes] = []
         self.more = self.progressed = False
+        self._allowed = None
         if self.state != READY:
             return frames
         if self._again is not None and not self._send_again(self._again, frames):
@@ -453,8 +456,8 @@ class Machine:
                 return False
         elif self._durable_from >= 0:
             return False  # held back it would count as written, and be lost with the connection
-        if not self.openness.open:
-            allowed = self.access.cached(receiver.info, Action.RECEIVE, message.topic)
+        if not self.openness.open and message.topic is not self._allowed:
+            allowed = self.access.cached(receiver.info, RECEIVE, message.topic)
             if allowed is None:
                 if self._durable_from < 0:  # else it is asked for once that is durable
                     self.question = message.topic
@@ -463,6 +466,8 @@ class Machine:
             if not allowed:
                 self.counters.acl_denied += 1
                 return True
+            if self.access.keeps:
+                self._allowed = message.topic
         flags = qos << 1
         if retained or (message.retain and options & RETAIN_AS_PUBLISHED):
             flags |= 1
@@ -521,6 +526,7 @@ class Machine:
         is ever given this message.
         """
         frames: list[bytes] = []
+        self._allowed = None
         if not self.give(message, (subscription,), frames, seq, retained=False, live=live, timeline=timeline):
             return None
         if self._durable_from >= 0:

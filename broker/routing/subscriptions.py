@@ -52,6 +52,8 @@ class Access(Protocol):
 
     openness: Openness
 
+    def cached(self, session: SessionInfo, action: Action, topic: str) -> bool | None: ...
+
     async def allowed(self, session: SessionInfo, action: Action, topic: str) -> bool: ...
 
     def log_refusal(self, session: SessionInfo, action: Action, topic: str, why: str = "") -> None: ...
@@ -215,7 +217,7 @@ class Subscriptions:
         """
         codes = [self._judge(session.key.client_id, subscription.filter) for subscription in wanted]
         request = _Request(session, wanted, codes, present, answer)
-        if info is None or self._access.openness.open:
+        if info is None or self._access.openness.open or self._known(request, info):
             return self._judged(request, info)
         return self._ask(request, info)
 
@@ -236,6 +238,20 @@ class Subscriptions:
         except ProtocolViolation as violation:
             return violation.code
         return ReasonCode.NOT_AUTHORIZED if why_reserved(client_id, filter_) else 0
+
+    def _known(self, request: _Request, info: SessionInfo) -> bool:
+        """Whether the ACL has answered at once of all filters; what it denies is noted then."""
+        denied = []
+        for place, subscription in enumerate(request.wanted):
+            if not request.codes[place]:
+                allowed = self._access.cached(info, Action.SUBSCRIBE, _inner(subscription.filter))
+                if allowed is None:
+                    return False
+                if not allowed:
+                    denied.append(place)
+        for place in denied:
+            request.codes[place] = ReasonCode.NOT_AUTHORIZED
+        return True
 
     async def _ask(self, request: _Request, info: SessionInfo) -> None:
         for place, subscription in enumerate(request.wanted):

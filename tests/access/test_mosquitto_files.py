@@ -12,7 +12,8 @@ import pytest
 from broker.access.filter_tree import Caller
 from broker.access.mosquitto_acl import MosquittoAcl
 from broker.access.password_file import Passwords, read
-from broker.access.rules import AccessRule, RuleSet, decide
+from broker.access.rule_set import RuleSet, decide
+from broker.access.rules import AccessRule
 
 PASSWORDS = """\
 # made by mosquitto_passwd; carol's with -H sha512

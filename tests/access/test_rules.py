@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.access.filter_tree import Caller, FilterTree, levels_of
-from broker.access.rules import ACTIONS, AccessRule, RuleSet, decide
+from broker.access.rule_set import ACTIONS, RuleSet, decide
+from broker.access.rules import AccessRule
 from broker.packets.topics import matches
 from tests.support.seeds import examples
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from broker.access.access_control import AccessControl
-from broker.access.identity import AuthRequest, Identity, SessionInfo
+from broker.access.identity import AuthRequest, Identity
+from broker.access.session_info import SessionInfo
 from broker.clock import ServerTime
 from broker.connection.connection import Connection
 from broker.counters import Counters

@@ -11,7 +11,7 @@ import pytest
 from broker.access.filter_tree import Caller
 from broker.access.mosquitto_acl import MosquittoAcl
 from broker.access.password_file import Passwords, read
-from broker.access.rules import decide
+from broker.access.rule_set import decide
 from broker.packets.codes import ReasonCode
 from broker.packets.model import PingReq, PingResp, Publish
 from tests.access.test_live import publishes

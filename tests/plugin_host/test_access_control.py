@@ -17,8 +17,9 @@ from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
 from broker.access.access_control import AccessControl
-from broker.access.identity import AuthRequest, Identity, SessionInfo
-from broker.access.rules import HISTORY, SEARCH
+from broker.access.identity import AuthRequest, Identity
+from broker.access.rule_set import HISTORY, SEARCH
+from broker.access.session_info import SessionInfo
 from tests.plugin_host.third_party import OwnTopics, Slow
 from tests.support.until import until
 

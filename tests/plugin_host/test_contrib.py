@@ -14,7 +14,8 @@ from amqtt.contrib import cert
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.access.access_control import AccessControl
-from broker.access.identity import AuthRequest, Identity, SessionInfo
+from broker.access.identity import AuthRequest, Identity
+from broker.access.session_info import SessionInfo
 from broker.amqtt.plugin_host import BrokerEvents, PluginHost
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from amqtt.plugins.sys.broker import BrokerSysPlugin
 
-from broker.access.identity import AuthRequest, Identity, SessionInfo
+from broker.access.identity import AuthRequest, Identity
+from broker.access.session_info import SessionInfo
 from broker.amqtt.api import SessionState
 from broker.amqtt.plugin_host import BrokerEvents, MQTTEvents, PluginHost
 from broker.errors import StartError

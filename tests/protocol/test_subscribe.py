@@ -268,19 +268,28 @@ async def test_v5_subscription_identifiers_survive_a_reconnect(stored: Broker) -
     assert message.properties[Property.SUBSCRIPTION_IDENTIFIER] == [5]
 
 
-async def test_an_acl_decides_each_filter(broker: Broker, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    access = broker.server.access
-    asked: list[str] = []
+class Secretive:
+    """A topic plugin. ``immediate``: it answers at once."""
 
-    async def allowed(info: object, action: object, topic: str) -> bool:
-        await asyncio.sleep(0)
-        asked.append(topic)
+    auth_plugins = ()
+
+    def __init__(self, immediate: bool) -> None:
+        self.topic_plugins = [self]
+        self.immediate = immediate
+        self.asked: list[str] = []
+
+    async def topic_filtering(self, *, session: object, topic: str, action: object) -> bool:
+        if not self.immediate:
+            await asyncio.sleep(0)
+        self.asked.append(topic)
         return not topic.startswith("secret")
 
-    monkeypatch.setattr(access.openness, "open", False)
-    monkeypatch.setattr(access, "allowed", allowed)
-    client = await broker.client("c", version)
+
+@pytest.mark.parametrize("immediate", [False, True], ids=["waits", "at once"])
+async def test_an_acl_decides_each_filter(broker: Broker, version: int, immediate: bool) -> None:
+    client, plugin = await broker.client("c", version), Secretive(immediate)
+    broker.server.access.use(plugin)
     client.send(Subscribe(1, [("a", 1), ("secret/#", 1), ("b", 0)]))
     ack = await client.expect(SubAck)
     assert ack.reasons == [1, ReasonCode.NOT_AUTHORIZED if version == 5 else 0x80, 0]
-    assert asked == ["a", "secret/#", "b"]
+    assert plugin.asked == ["a", "secret/#", "b"]
