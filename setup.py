@@ -52,6 +52,7 @@ CORE = [
     "broker/sessions/timeline.py",
     "broker/sessions/window.py",
     "plugins/kept.py",
+    "plugins/timelines/participants.py",
     "storage/messages.py",
     "storage/sqlite/batch.py",
     "storage/sqlite/checkpoint.py",

@@ -90,7 +90,7 @@ class FollowingPlugin(GroupPlugin, Generic[R]):
             task.add_done_callback(ended)
             self._tasks.append(task)
 
-    async def after_ack(self, group: Group) -> None:
+    def after_ack(self, group: Group) -> None:
         """Wake them; they read storage themselves, so that a group that is missed here misses nothing."""
         if group.appends:
             for runner in self._runners:

@@ -201,6 +201,7 @@ class _AfterHook:
 
     def __init__(self, plugin: GroupPlugin, limit: int, timeout: float, counters: Counters) -> None:
         self._plugin = plugin
+        self._call = plugin.after_ack
         self._queue: deque[Group] = deque()
         self._limit = limit
         self._timeout = timeout
@@ -211,25 +212,42 @@ class _AfterHook:
         """Queue the group, or skip it where the plugin is too far behind."""
         if not group.appends:
             return
+        if self._task is None:
+            waits = self._begun(group)
+            if waits is not None:
+                self._task = asyncio.create_task(self._drain(waits), name=f"after_ack {type(self._plugin).__name__}")
+            return
         if len(self._queue) >= self._limit:
             self._counters.hook_skipped += 1
             return
         self._queue.append(group)
-        if self._task is None:
-            self._task = asyncio.create_task(self._drain(), name=f"after_ack {type(self._plugin).__name__}")
 
-    async def _drain(self) -> None:
+    def _begun(self, group: Group) -> Awaitable[None] | None:
+        """Give it to the plugin; what is to be awaited, where that has not done with it at once."""
         try:
-            while self._queue:
-                group = self._queue.popleft()
-                try:
-                    async with asyncio.timeout(self._timeout):
-                        await answer_of(self._plugin.after_ack(group))
-                except Exception:
-                    self._counters.hook_errors += 1
-                    log.exception("plugin %s failed after the ack", type(self._plugin).__name__)
+            return called(self._call, group)
+        except Exception:  # noqa: BLE001 - logged
+            self._failed()
+            return None
+
+    async def _drain(self, waits: Awaitable[None] | None) -> None:
+        try:
+            while True:
+                if waits is not None:
+                    try:
+                        async with asyncio.timeout(self._timeout):
+                            await answer_of(waits)
+                    except Exception:  # noqa: BLE001 - logged
+                        self._failed()
+                if not self._queue:
+                    return
+                waits = self._begun(self._queue.popleft())
         finally:
             self._task = None
+
+    def _failed(self) -> None:
+        self._counters.hook_errors += 1
+        log.exception("plugin %s failed after the ack", type(self._plugin).__name__)
 
     async def close(self) -> None:
         """Let the plugin finish the group that it has, and drop the rest."""

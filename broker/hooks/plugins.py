@@ -3,7 +3,7 @@
 A Tideline plugin is an amqtt plugin: a class named in config.yaml, with a `Config` dataclass, loaded by amqtt's plugin
 manager, closed on shutdown. These base classes add what amqtt lacks:
 
-- `GroupPlugin` is awaited with a whole group before it is committed, and again after its acks were written.
+- `GroupPlugin` is given a whole group before it is committed, and again after its acks were written.
 - `EnhancedAuthPlugin` authenticates clients by the AUTH exchange of MQTT 5.
 - `RequestPlugin` answers what devices ask by publishing to `$sync/request`.
 - `SessionPlugin` is told of each client that comes and goes.
@@ -75,8 +75,9 @@ class GroupPlugin(BasePlugin[BrokerContext]):
         was added for it; what was added for the others is committed with them.
         """
 
-    async def after_ack(self, group: Group) -> None:
-        """Called after the group is durable and its acks are written.
+    def after_ack(self, group: Group) -> Awaitable[None] | None:
+        """Called after the group is durable and its acks are written. May be ``async``; where it need not wait for anything, a
+        plain function costs each group less.
 
         A failure is logged and counted, and delays nothing: groups wait in a bounded queue, and one that
         finds it full is skipped for this plugin (read the storage's tail for a complete view).

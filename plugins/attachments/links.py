@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from broker.amqtt import Services, Undecided
 from broker.hooks import Group, Refusal
@@ -22,6 +22,7 @@ log = logging.getLogger("tideline.attachments")
 
 ATTACHMENT = "attachment"
 """The user property that has an attachment's id."""
+_BYTES = ATTACHMENT.encode()
 _MOST = 20
 """Of one message."""
 _ALMOST = 60_000
@@ -39,9 +40,12 @@ class Links:
 
     # --- when a message comes --------------------------------------------------------------------------------------------
 
-    async def before(self, group: Group) -> None:
+    def before(self, group: Group) -> Awaitable[None] | None:
         """Refuse messages that name what they may not have; have the others' attachments tied in the messages' own commit."""
-        naming = [append for append in group.appends if append.error is None and named(append.message)]
+        naming = [append for append in group.with_properties if append.error is None and named(append.message)]
+        return self._tied(naming, group) if naming else None
+
+    async def _tied(self, naming: Sequence[Append], group: Group) -> None:
         for append, found in zip(naming, await asyncio.gather(*map(self._checked, naming)), strict=True):
             if isinstance(found, Refusal):
                 append.error = found
@@ -81,11 +85,15 @@ class Links:
             return f"attachment {id!r} has expired: upload it again"
         return ""
 
-    async def after(self, group: Group) -> None:
+    def after(self, group: Group) -> Awaitable[None] | None:
         """Set right what turned out another way: a message that was a repeat, or was refused, or has another node's id; and
-        remove what was recalled."""
+        remove what was recalled. Who recalls something names it in its properties."""
+        concerned = [append for append in group.with_properties if append.recalls or named(append.message)]
+        return self._set_right(concerned) if concerned else None
+
+    async def _set_right(self, concerned: Sequence[Append]) -> None:
         try:
-            for append in group.appends:
+            for append in concerned:
                 for id in named(append.message):
                     await self._settle(append, id)
                 for recalled in append.recalls:
@@ -138,7 +146,7 @@ class Links:
 
 def named(message: Message) -> list[str]:
     """The attachments that a message names."""
-    if ATTACHMENT.encode() not in message.properties:
+    if _BYTES not in message.properties:
         return []
     pairs = message_properties(message).get(Property.USER_PROPERTY, ())
     return list(dict.fromkeys(value for name, value in pairs if name == ATTACHMENT))

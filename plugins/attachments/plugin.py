@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -84,13 +84,13 @@ class AttachmentsPlugin(GroupPlugin):
         except PiecesAway as error:
             raise StartError(f"plugins.attachments: {error}") from None
 
-    async def before_ack(self, group: Group) -> None:
+    def before_ack(self, group: Group) -> Awaitable[None] | None:
         """Tie attachments to the messages that name them, in the messages' own commit."""
-        await self._links.before(group)
+        return self._links.before(group)
 
-    async def after_ack(self, group: Group) -> None:
+    def after_ack(self, group: Group) -> Awaitable[None] | None:
         """Set right what turned out another way, and remove what was recalled."""
-        await self._links.after(group)
+        return self._links.after(group)
 
     async def close(self) -> None:
         await self._pieces.close()

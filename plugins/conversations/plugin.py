@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ from plugins.timelines import Floors, Problem
 from plugins.timelines.errors import Away
 from storage.ending import end
 from storage.errors import StorageError
-from storage.records import DeviceKey
+from storage.records import Append, DeviceKey
 
 log = logging.getLogger(__name__)
 _limited = RateLimitedLog(log, 60.0)
@@ -201,32 +202,41 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
 
     async def _moderates(self, user: str, topic: str) -> bool:
         """See `plugins.recall.moderators.Moderator`: owners and admins may."""
-        if not self.governs(topic) or self.values.is_one(topic):
+        if not self._says(topic):
             return False
         return roles.moderates(await self.service.members.of(user, topic))
 
     async def _muted(self, user: str, topic: str) -> bool:
         """See `plugins.quiet.Quiet`."""
-        if not self.governs(topic) or self.values.is_one(topic):
+        if not self._says(topic):
             return False
         member = await self.service.members.of(user, topic)
         return member is not None and member.muted
 
     async def floor(self, user: str, topic: str) -> int:
         """As of `plugins.timelines.Floors`."""
-        if not self.governs(topic) or self.values.is_one(topic):
+        if not self._says(topic):
             return 0
         member = await self.service.members.of(user, topic)
         return 0 if member is None else member.floor
 
-    async def before_ack(self, group: Group) -> None:
+    def before_ack(self, group: Group) -> Awaitable[None] | None:
         """Note whom messages mention, and what users' own values are, in the messages' own commit."""
-        for append in list(group.appends):
-            if append.error is None and append.store and self.governs(append.message.topic):
-                if self.values.is_one(append.message.topic):
-                    group.operations.extend(await self.values.changed(append, group.operations))
-                elif append.message.properties:
-                    try:
-                        group.operations.extend(await self.listing.mentions(append))
-                    except Refusal as refusal:
-                        append.error = refusal
+        own = group.below(self.values.prefix)
+        told = [append for append in group.with_properties if self._says(append.message.topic)]
+        return self._note(own, told, group) if own or told else None
+
+    def _says(self, topic: str) -> bool:
+        """Whether members say something to each other there."""
+        return self.governs(topic) and not self.values.is_one(topic)
+
+    async def _note(self, own: Sequence[Append], told: Sequence[Append], group: Group) -> None:
+        for append in own:
+            if append.error is None and append.store:
+                group.operations.extend(await self.values.changed(append, group.operations))
+        for append in told:
+            if append.error is None and append.store:
+                try:
+                    group.operations.extend(await self.listing.mentions(append))
+                except Refusal as refusal:
+                    append.error = refusal

@@ -37,17 +37,18 @@ class Values:
     def __init__(self, memberships: Memberships, prefix: str, most: int, timeout: float) -> None:
         self._memberships = memberships
         self._server = memberships.server
-        self._prefix = f"{prefix}{OWN}/"
+        self.prefix = f"{prefix}{OWN}/"
+        """What the topics of all users' own begin with."""
         self._most = most
         self._timeout = timeout
 
     def topic(self, user: str) -> str:
         """The topic of a user's own. A user key may hold what no level of a topic may."""
-        return f"{self._prefix}{hashlib.blake2b(user.encode(), digest_size=16).hexdigest()}"
+        return f"{self.prefix}{hashlib.blake2b(user.encode(), digest_size=16).hexdigest()}"
 
     def is_one(self, topic: str) -> bool:
         """Whether a topic is somebody's own."""
-        return topic.startswith(self._prefix)
+        return topic.startswith(self.prefix)
 
     async def listed(self, who: Who, after: str, limit: int) -> dict[str, Any]:
         """A page of a user's values, by key; ``last`` is the sequence of the topic up to which they are as they are told here,

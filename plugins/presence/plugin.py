@@ -102,7 +102,7 @@ class PresencePlugin(GroupPlugin, SessionPlugin):
             except (TimeoutError, StorageError, Undecided):
                 log.debug("when this run ended is not stored")
 
-    async def before_ack(self, group: Group) -> None:
+    def before_ack(self, group: Group) -> None:
         """Keep nothing of who types."""
         self._typing.before_ack(group)
 

@@ -35,9 +35,9 @@ class Typing:
 
     def before_ack(self, group: Group) -> None:
         """Let nothing of it be kept, and hold back what is too much."""
-        for append in group.appends:
+        for append in group.below(TYPING):
             message = append.message
-            if not message.topic.startswith(TYPING) or append.error is not None:
+            if append.error is not None:
                 continue
             append.store = append.retain = False
             append.recipients = ()

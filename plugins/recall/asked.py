@@ -19,12 +19,13 @@ MOST = 100
 REACTS, UNREACTS = "tideline-reacts", "tideline-unreacts"
 """The names of properties whose value is the id of a message; what the reaction is stands in the payload."""
 
+_OURS = b"tideline-"
 _SIGNS = (b"tideline-recall", b"tideline-edits", b"tideline-reacts", b"tideline-unreacts")
 
 
 def concerns(message: Message) -> bool:
-    """Whether a message may have such properties. A look at its bytes, as every message comes by."""
-    return any(sign in message.properties for sign in _SIGNS)
+    """Whether a message may have such properties. A look at its bytes, as every message that has any comes by."""
+    return _OURS in message.properties and any(sign in message.properties for sign in _SIGNS)
 
 
 def asked(message: Message) -> list[int]:

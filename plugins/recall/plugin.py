@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -145,11 +145,12 @@ class RecallPlugin(GroupPlugin):
         what = USER if asked.has("user") else CONVERSATION
         return {"erasure": await self.erasures.seen(who, what, asked.text(what))}
 
-    async def before_ack(self, group: Group) -> None:
+    def before_ack(self, group: Group) -> Awaitable[None] | None:
         """Refuse what may not be recalled, edited or reacted to; have the rest done in the messages' own commit."""
-        concerned = [append for append in group.appends if append.error is None and concerns(append.message)]
-        if not concerned:
-            return
+        concerned = [append for append in group.with_properties if append.error is None and concerns(append.message)]
+        return self._look_at_all(concerned, group) if concerned else None
+
+    async def _look_at_all(self, concerned: Sequence[Append], group: Group) -> None:
         reacting = Reacting(self.recalls.server.storage)
         for append in concerned:
             try:
@@ -158,7 +159,7 @@ class RecallPlugin(GroupPlugin):
                 append.error = refusal
         group.operations += reacting.operations()
 
-    async def after_ack(self, group: Group) -> None:
+    def after_ack(self, group: Group) -> None:
         """Another node may have counted at the same moment."""
         self._recount.look_at(group)
 

@@ -33,7 +33,7 @@ class Recount:
 
     def look_at(self, group: Group) -> None:
         """A group is committed: note whose counts were not taken."""
-        for op in group.operations:
+        for op in group.added:
             if not isinstance(op, PutRow | DropRow) or len(self._wrong) == MOST:
                 continue
             if (op.table == COUNTS and op.error is not None) or (op.table == GIVEN and is_of_none(op)):

@@ -127,22 +127,21 @@ class ReceiptsPlugin(GroupPlugin):
         await self._server.ask_nodes(_ERASED, {"user": name})
         return "" if await self._recorder.erase(name) else None
 
-    async def before_ack(self, group: Group) -> None:
+    def before_ack(self, group: Group) -> None:
         """Note who takes part in what, in the messages' own commit; refuse what asks for a receipt that there is not."""
         self._participants.note(group, self)
-        for append in group.appends:
-            if append.message.properties and append.error is None:
+        for append in group.with_properties:
+            if append.error is None:
                 try:
                     levels_of(append.message)
                 except Unprocessable as problem:
                     append.error = Refusal(problem.detail, ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR)
 
-    async def after_ack(self, group: Group) -> None:
+    def after_ack(self, group: Group) -> None:
         """Track the messages that ask for receipts."""
-        for append in group.appends:
-            message = append.message
-            if message.properties and append.store and append.error is None and append.original is None:
-                levels = levels_of(message)
+        for append in group.with_properties:
+            if append.store and append.error is None and append.original is None:
+                levels = levels_of(append.message)
                 if levels:
                     self._tell([self._track(append, levels)])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import lru_cache
 from typing import cast
 
@@ -50,9 +50,12 @@ class Arrival:
             publication.sent_to = message.topic
         message.topic, message.payload = seen.topic, seen.payload
 
-    async def allow(self, group: Group) -> None:
+    def allow(self, group: Group) -> Awaitable[None] | None:
         """Refuse what has a topic by now that its publisher may not publish to."""
         moved = [append for append in group.appends if isinstance(append, Publication) and append.sent_to]
+        return self._allow_all(moved) if moved else None
+
+    async def _allow_all(self, moved: Sequence[Publication]) -> None:
         await asyncio.gather(*(self._allow(publication) for publication in moved if publication.error is None))
 
     async def _allow(self, publication: Publication) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,10 +82,9 @@ class RulesPlugin(FollowingPlugin[Republisher | HookRunner]):
         if self._arrival is not None and self._arrival.named(publication.message.topic):
             self._arrival.change(publication)
 
-    async def before_ack(self, group: Group) -> None:
+    def before_ack(self, group: Group) -> Awaitable[None] | None:
         """Ask access control about topics that the publishers did not name."""
-        if self._arrival is not None:
-            await self._arrival.allow(group)
+        return self._arrival.allow(group) if self._arrival is not None else None
 
     # --- once it is stored ---------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -27,6 +28,7 @@ from plugins.schedules.service import Schedules
 from plugins.schedules.when import When
 from plugins.sync_requests import add_requests
 from storage.ending import end
+from storage.records import Append
 
 log = logging.getLogger("tideline.schedules")
 
@@ -74,11 +76,15 @@ class SchedulesPlugin(GroupPlugin):
 
     # --- a group -----------------------------------------------------------------------------------------------------
 
-    async def before_ack(self, group: Group) -> None:
+    def before_ack(self, group: Group) -> Awaitable[None] | None:
         """Take what is published to `$delayed/`; remove the rows of what is published now."""
         self.service.runner.before_ack(group)
-        for append in group.appends:
-            if append.message.topic.startswith(DELAYED) and append.error is None:
+        delayed = group.below(DELAYED)
+        return self._take_all(group, delayed) if delayed else None
+
+    async def _take_all(self, group: Group, delayed: Sequence[Append]) -> None:
+        for append in delayed:
+            if append.error is None:
                 await self._take(group, cast(Publication, append))
 
     async def _take(self, group: Group, publication: Publication) -> None:
@@ -100,7 +106,7 @@ class SchedulesPlugin(GroupPlugin):
         else:
             publication.original = int(entry.id, 16), 0
 
-    async def after_ack(self, group: Group) -> None:
+    def after_ack(self, group: Group) -> None:
         """Whoever publishes is told. Where a group is missed here, a later one tells, or it is found within a second."""
         if self._new:
             done = set(map(id, group.appends))

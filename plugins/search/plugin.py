@@ -186,11 +186,10 @@ class SearchPlugin(GroupPlugin, Search):
         if searcher is not None:
             await searcher.close()
 
-    async def after_ack(self, group: Group) -> None:
+    def after_ack(self, group: Group) -> None:
         """Wake the indexer; it reads the store's tail itself, so that a group that is missed here misses nothing."""
         if self._indexer is not None:
-            stored = sum(1 for append in group.appends if append.store and append.error is None)
-            self._indexer.notify(stored, self._through(group))
+            self._indexer.notify(group.stored, self._through(group))
 
     def _through(self, group: Group) -> int:
         """The last id that this node gave to a message of the group; 0 for none. Groups commit one after the other.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Any, ClassVar
 
@@ -672,6 +672,33 @@ async def test_a_hook_after_the_ack_delays_nothing_and_its_failure_is_counted() 
     assert bench.counters.hook_skipped >= 3  # the queue is bounded: one under way, two waiting
     assert seen == sorted(seen)
     await until(lambda: bench.counters.hook_errors == 1)
+    await bench.stop()
+
+
+async def test_a_hook_after_the_ack_may_be_done_at_once() -> None:
+    """A plain function is called with each group, in order, behind one that has to be waited for; its failure is counted."""
+    gate = asyncio.Event()
+    seen: list[str] = []
+
+    def after_ack(self: object, group: Group) -> Awaitable[None] | None:
+        seen.append(group.appends[0].message.topic)
+        if seen[-1] == "1":
+            raise ValueError("on purpose")
+        return waited() if seen[-1] == "2" else None
+
+    async def waited() -> None:
+        await gate.wait()
+        seen.append("2 done")
+
+    bench = Bench(plugin(after_ack=after_ack))
+    for number in range(5):
+        bench.pipeline.submit(bench.message(str(number)))
+        await bench.settled()
+    assert bench.recorder.acked == list(map(str, range(5)))
+    assert seen == ["0", "1", "2"]
+    assert bench.counters.hook_errors == 1
+    gate.set()
+    await until(lambda: seen == ["0", "1", "2", "2 done", "3", "4"])
     await bench.stop()
 
 

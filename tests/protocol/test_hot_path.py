@@ -13,6 +13,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -50,11 +51,24 @@ class Calls:
         return [name for name, count in self.counted.items() if count >= times and name.startswith(ours)]
 
 
-async def test_what_each_message_passes_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+USUAL: dict[str, Any] = {
+    "acl": {"rules": [{"allow": "all", "topics": ["t", "devices/{client}/#", "users/{user}/#"]}]},
+    **{name: {} for name in ("presence", "receipts", "recall", "conversations", "schedules", "attachments", "search")},
+    "webhooks": {
+        "hooks": [{"name": "h", "url": "http://127.0.0.1:9/", "filters": ["none/#"], "secrets": [f"whsec_{'A' * 43}="]}]
+    },
+}
+"""Rules, and plugins that look at each group of messages."""
+
+
+@pytest.mark.parametrize("plugins", [{}, USUAL], ids=["alone", "with the usual plugins"])
+async def test_what_each_message_passes_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugins: dict[str, Any]
+) -> None:
     calls = Calls()
     threading.setprofile(calls.note)  # of storage's threads
     try:
-        async with running(f"sqlite:///{tmp_path}/t.db") as broker:
+        async with running(f"sqlite:///{tmp_path}/t.db", plugins=plugins) as broker:
             reader, sender = await broker.durable("reader"), await broker.client("sender")
             await reader.subscribe("t", options=1)
             calls.counted.clear()

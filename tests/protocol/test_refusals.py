@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from amqtt.contexts import Action
 
 from broker.connection.connection import Connection
 from broker.hooks import Group, GroupPlugin, Refusal
@@ -37,14 +36,10 @@ class Bouncer(GroupPlugin):
 
 @pytest.fixture
 async def broker(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Broker]:
-    plugins: dict[str, dict[str, object]] = {f"{__name__}.Bouncer": {}}
+    rules = [{"allow": "all", "topics": "#"}, {"deny": "publish", "topics": "forbidden/#"}]
+    plugins: dict[str, dict[str, object]] = {f"{__name__}.Bouncer": {}, "acl": {"rules": rules}}
     async with running(plugins=plugins, mqtt={"max_packet_size": 2 * MEMORY}, errors=True) as started:
         monkeypatch.setattr(started.server.storage, "_max_bytes", MEMORY)
-        access = started.server.access
-        monkeypatch.setattr(access.openness, "open", False)
-        monkeypatch.setattr(
-            access, "cached", lambda info, action, topic: action != Action.PUBLISH or not topic.startswith("forbidden/")
-        )
         yield started
 
 

@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from amqtt.contexts import Action
 
+from broker.access import RECEIVE, SessionInfo, Verdict
 from broker.delivery import shared_machine
 from broker.packets.model import PubAck, PubComp, Publish, PubRec, PubRel
 from broker.packets.properties import Property
@@ -333,16 +333,24 @@ async def test_live_only_messages_wait_a_moment_for_a_member_that_has_no_room(qo
         assert [int(m.payload) for m in await member.messages(5)] == list(range(5))
 
 
-async def test_what_a_member_may_not_receive_goes_to_another(stored: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+class Denying:
+    """A topic plugin: a client called denied may receive nothing."""
+
+    auth_plugins = ()
+    unused = False
+
+    def __init__(self) -> None:
+        self.topic_plugins = [self]
+
+    def decide(self, info: SessionInfo, action: str, topic: str) -> Verdict:
+        return Verdict(action != RECEIVE or info.client_id != "denied", None, "denied by name")
+
+
+async def test_what_a_member_may_not_receive_goes_to_another(stored: Broker) -> None:
     """Also while the member that may has no room: the group waits for it."""
-    allowed = {"permitted": True, "denied": False}
-    access = stored.server.access
-    monkeypatch.setattr(access.openness, "open", False)
-    monkeypatch.setattr(
-        access, "cached", lambda info, action, topic: action != Action.RECEIVE or allowed.get(info.client_id, True)
-    )
     permitted = await stored.durable("permitted", 5, properties={Property.RECEIVE_MAXIMUM: 2})
     denied, sender = await stored.durable("denied", 5), await stored.client("sender")
+    stored.server.access.use(Denying())
     for member in (denied, permitted):
         await member.subscribe("$share/g/t", options=1)
     for number in range(10):

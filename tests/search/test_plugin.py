@@ -57,7 +57,7 @@ async def _publish(
 ) -> None:
     messages = await publisher.publish(*texts, **where)
     appends = [Append(message) for message in messages]
-    await plugin.after_ack(Group(list(appends), appends))
+    plugin.after_ack(Group(list(appends), appends))
 
 
 async def test_a_published_message_is_found_whole_and_highlighted(plugin: SearchPlugin, storage: MemoryStorage) -> None:
@@ -155,7 +155,7 @@ async def test_over_meilisearch(stub: MeiliStub, storage: MemoryStorage, monkeyp
 
 async def test_without_a_storage_it_says_so(tmp_path: Path) -> None:
     plugin = _plugin(path=str(tmp_path / "search.db"))
-    await plugin.after_ack(Group([], []))
+    plugin.after_ack(Group([], []))
     with pytest.raises(SearchUnavailable, match="no storage yet"):
         await plugin.search(Query(q="x"))
     with pytest.raises(SearchUnavailable):
