@@ -35,7 +35,7 @@ def main(argument: str) -> None:
     gc.disable()
     try:
         shapes = SHAPES | OF_CLUSTERS | {"many": many, "polite": polite, "storm": storm}
-        answer: dict[str, object] = {"figures": shapes[spec.shape](Reactor(), spec, _mark)}
+        answer: dict[str, object] = {"figures": shapes[spec.shape](Reactor(spec.transport), spec, _mark)}
     except (LoadError, OSError) as error:
         answer = {"trouble": str(error)}
     print(json.dumps(answer), flush=True)

@@ -40,7 +40,7 @@ class Spec:
     others: int = 0
     durable: int = 0
     transport: str = "tcp"
-    """In `bench.storm`: ``tcp``, ``tls`` or ``ws``."""
+    """What clients connect by: ``tcp``, ``tls`` or ``ws``."""
     user: str = ""
     password: str = ""
     users: int = 0

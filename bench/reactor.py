@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from bench import wire
+from bench.carriers import SWITCHED, Unframed, context, framed, upgrade
 
 _BUFFER = 1 << 18
 _LARGE = 1 << 16
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class LoadError(Exception):
@@ -73,7 +76,7 @@ class Link:
         """How much the socket took; -1 where the connection is lost."""
         try:
             return self._socket.send(data)
-        except BlockingIOError:
+        except _NOT_NOW:
             return 0
         except OSError as error:
             self._fail(str(error))
@@ -115,7 +118,7 @@ class Link:
         """How much came; 0 also where the connection is lost."""
         try:
             got = self._socket.recv_into(into)
-        except BlockingIOError:
+        except _NOT_NOW:
             return 0
         except OSError as error:
             self._fail(str(error))
@@ -135,11 +138,45 @@ class Link:
         self.owner.lost(why)
 
 
-class Reactor:
-    """The loop."""
+class WebSocketLink(Link):
+    """One connection, whose packets are in frames."""
 
-    def __init__(self) -> None:
+    __slots__ = ("_unframed",)
+
+    def __init__(self, reactor: Reactor, connected: socket.socket, owner: Owner) -> None:
+        """``connected`` has no WebSocket yet. Raises `LoadError` where the broker opens none."""
+        connected.sendall(upgrade())
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            if not (more := connected.recv(1)):
+                break
+            answer += more
+        if not answer.startswith(SWITCHED):
+            raise LoadError(f"the broker opens no WebSocket: {answer[:80]!r}")
+        self._unframed = Unframed()
+        super().__init__(reactor, connected, owner)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Whole packets."""
+        super().write(framed(data))
+
+    def _receive(self, into: memoryview) -> int:
+        raw = self._reactor.raw[: len(into)]
+        got = super()._receive(raw)
+        try:
+            return self._unframed.take(raw[:got], into)
+        except ValueError as error:
+            raise LoadError(str(error)) from error
+
+
+class Reactor:
+    """The loop. ``transport``: what its links go by, ``tcp``, ``tls`` or ``ws``. By TLS packets must fit into the buffer."""
+
+    def __init__(self, transport: str = "tcp") -> None:
         """Nothing is watched yet."""
+        self._transport = transport
+        self._context = context()
+        self.raw = memoryview(bytearray(_BUFFER))
         self.buffer = bytearray(_BUFFER)
         self.view = memoryview(self.buffer)
         self._poll = select.epoll()
@@ -148,7 +185,10 @@ class Reactor:
 
     def connect(self, port: int, owner: Owner) -> Link:
         """A connection to 127.0.0.1."""
-        return Link(self, socket.create_connection(("127.0.0.1", port), timeout=10), owner)
+        connected = socket.create_connection(("127.0.0.1", port), timeout=10)
+        if self._transport == "tls":
+            connected = self._context.wrap_socket(connected, server_hostname="localhost")
+        return (WebSocketLink if self._transport == "ws" else Link)(self, connected, owner)
 
     def add(self, fileno: int, link: Link) -> None:
         """Watch a link for bytes to read."""

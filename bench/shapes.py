@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,15 @@ MANY = Shape(
     {"connections": 1000, "messages": 20},
     {"connections": 200},
 )
+
+
+def _carried(shape: Shape, transport: str, title: str) -> Shape:
+    """The same by TLS or WebSocket: what a message costs more. In a WebSocket each packet is a frame, as clients send them."""
+    rows = tuple(replace(row, title=row.title if row.title.startswith("…") else f"{row.title}, {title}") for row in shape.rows)
+    return replace(shape, name=f"{shape.name}-{transport}", title=f"{shape.title}, {title}", rows=rows, transport=transport)
+
+
+CARRIED = tuple(_carried(shape, *by) for by in (("tls", "TLS"), ("ws", "WebSocket")) for shape in (ONE, MANY))
 
 
 def _payload(name: str, title: str, size: int, window: int) -> Shape:
@@ -218,7 +227,7 @@ SEARCH = Shape(
     ),
 )
 
-SHAPES = (ONE, PAIRS, FAN_OUT, RULED, LATENCY, MANY, *PAYLOADS, DRAIN, IDLE, IDLE_DEVICES, *STORMS, BACKLOG)
+SHAPES = (ONE, PAIRS, FAN_OUT, RULED, LATENCY, MANY, *CARRIED, *PAYLOADS, DRAIN, IDLE, IDLE_DEVICES, *STORMS, BACKLOG)
 APART = (START, BYTES, SEARCH)
 THROUGHPUT = (ONE, PAIRS, FAN_OUT)
 

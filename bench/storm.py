@@ -5,7 +5,6 @@ A client is a generator that yields what its socket waits for, up to its CONNACK
 
 from __future__ import annotations
 
-import base64
 import os
 import select
 import socket
@@ -14,6 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 
 from bench import wire
+from bench.carriers import SWITCHED, context, framed, upgrade
 from bench.load import Figures, Mark, Spec
 from bench.reactor import LoadError, Reactor
 
@@ -21,29 +21,8 @@ _AT_ONCE = 100
 """Clients that are on their way: fewer than any broker's listening socket holds."""
 _SETTLE = 1.0
 _TIMEOUT = 120.0
-_SWITCHED = b"HTTP/1.1 101"
 _WELCOME = bytes([wire.CONNACK, 2, 0, 0])
 _WELCOME_FRAMED = bytes([0x82, len(_WELCOME)]) + _WELCOME
-
-
-def _context() -> ssl.SSLContext:
-    """Trusts anybody: what a client makes of a certificate is the generator's time, not the broker's."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _upgrade() -> bytes:
-    key = base64.b64encode(os.urandom(16)).decode()
-    lines = ("GET /mqtt HTTP/1.1", "Host: localhost", "Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Key: {key}")
-    return "\r\n".join((*lines, "Sec-WebSocket-Version: 13", "Sec-WebSocket-Protocol: mqtt", "", "")).encode()
-
-
-def frame(data: bytes) -> bytes:
-    """A binary WebSocket frame of a client, of at most 125 bytes. Its mask is zero, which changes no byte."""
-    assert len(data) < 126
-    return bytes([0x82, 0x80 | len(data)]) + bytes(4) + data
 
 
 class Storm:
@@ -51,7 +30,7 @@ class Storm:
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
-        self._context = _context()
+        self._context = context()
         self._poll = select.epoll()
         self._under_way: dict[int, Iterator[int]] = {}
         self._sockets: list[socket.socket] = []
@@ -99,11 +78,11 @@ class Storm:
         self._sockets.append(connected)
         hello, expected = wire.connect(client_id, version=self._spec.version, keep_alive=600), _WELCOME
         if self._spec.transport == "ws":
-            connected.sendall(_upgrade())
+            connected.sendall(upgrade())
             answer = yield from _read(connected, lambda got: got.endswith(b"\r\n\r\n"))
-            if not answer.startswith(_SWITCHED):
+            if not answer.startswith(SWITCHED):
                 raise LoadError(f"{client_id}: the broker opens no WebSocket: {answer[:80]!r}")
-            hello, expected = frame(hello), _WELCOME_FRAMED
+            hello, expected = framed(hello), _WELCOME_FRAMED
         connected.sendall(hello)
         answer = yield from _read(connected, lambda got: len(got) >= len(expected))
         if answer != expected:

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import process, wire
+from bench.carriers import Unframed, framed
 from bench.cli import main
 from bench.drive import Options, measure
 from bench.peers.ceiling import Ceiling
 from bench.peers.disk import Disk
 from bench.peers.tideline import Tideline
-from bench.shapes import FAN_OUT, LATENCY, MANY, ONE, PAYLOADS, STORMS, Shape
+from bench.shapes import CARRIED, FAN_OUT, LATENCY, MANY, ONE, PAYLOADS, STORMS, Shape
 
 _lengths = st.integers(min_value=0, max_value=300)
 _frames = st.lists(st.tuples(st.sampled_from([0x32, 0x3A, 0x40, 0xD0]), _lengths), max_size=40)
@@ -83,6 +84,29 @@ def test_a_gap_and_a_repeat_are_seen() -> None:
     assert wire.misordered(buffer, run, 8, 0) == (2, 5)
 
 
+@given(_frames, st.lists(st.integers(min_value=1, max_value=40), max_size=20))
+def test_what_came_in_frames_is_the_same_however_they_are_split(frames: list[tuple[int, int]], sizes: list[int]) -> None:
+    data = b"".join(_frame(first, length) for first, length in frames)
+    assert b"".join(_payloads(framed(data))) == data
+    from_broker = bytes([0x82, 3]) + b"abc" + bytes([0x82, 126, 1, 0]) + bytes(256) + bytes([0x82, 0, 0x82, 1]) + b"d"
+    unframed, got, at = Unframed(), b"", 0
+    for size in (*sizes, len(from_broker)):
+        into = bytearray(size)
+        filled = unframed.take(from_broker[at : at + size], memoryview(into))
+        got, at = got + into[:filled], at + size
+    assert got == b"abc" + bytes(256) + b"d"
+
+
+def _payloads(data: bytes) -> Iterator[bytes]:
+    """Of masked frames."""
+    while data:
+        head = {126: 4, 127: 10}.get(data[1] & 127, 2)
+        length = data[1] & 127 if head == 2 else int.from_bytes(data[2:head])
+        begins = head + 4
+        yield data[begins : begins + length]
+        data = data[begins + length :]
+
+
 @pytest.fixture(scope="module")
 def echo() -> Iterator[Ceiling]:
     peer = Ceiling()
@@ -98,6 +122,19 @@ def echo() -> Iterator[Ceiling]:
 )
 def test_everything_acknowledged_is_counted_as_delivered(echo: Ceiling, shape: Shape, version: int) -> None:
     cell = measure(shape, echo, Options(seconds=0.2, quick=True), version=version)
+    assert cell.trouble == ""
+    assert cell.figures["delivered"] == cell.figures["expected"] > 0
+
+
+@pytest.mark.parametrize("shape", CARRIED, ids=lambda shape: shape.name)
+def test_so_is_what_is_carried_by_tls_or_websocket(shape: Shape) -> None:
+    peer = Tideline()
+    peer.transport = shape.transport
+    peer.start()
+    try:
+        cell = measure(replace(shape, quick={"connections": 50}), peer, Options(seconds=0.2, quick=True))
+    finally:
+        peer.stop()
     assert cell.trouble == ""
     assert cell.figures["delivered"] == cell.figures["expected"] > 0
 
