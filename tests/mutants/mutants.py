@@ -922,8 +922,8 @@ MUTANTS = (
         6,
         "frames in front of a WebSocket Close are dropped",
         "broker/net/websocket.py",
-        "        if self._connection is None:\n            return\n",
-        "        if self._connection is None or self.closing:\n            return\n",
+        "        if received and not self._ended:\n",
+        "        if received and not self._ended and not frames.over:\n",
         "tests/leaving -k one_piece",
     ),
     Mutant(
