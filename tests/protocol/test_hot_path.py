@@ -1,4 +1,4 @@
-"""What each message passes is on the list of what `make compile` compiles (setup.py).
+"""What each message passes, and each client that connects, is on the list of what `make compile` compiles (setup.py).
 
 One function beside it that is called for each message costs more than all that a message costs in a compiled module: two reads
 of a clock were a sixth of the event loop's work.
@@ -25,6 +25,7 @@ from tests.support.until import until
 
 ROOT = Path(__file__).resolve().parents[2]
 MESSAGES = 300
+CLIENTS = 50
 
 
 def on_the_list(monkeypatch: pytest.MonkeyPatch) -> set[str]:
@@ -105,4 +106,22 @@ async def test_what_each_read_of_a_socket_passes_is_compiled(monkeypatch: pytest
                 sys.setprofile(None)
     often, listed = calls.often(MESSAGES), on_the_list(monkeypatch)
     assert [name for name in often if name.split()[0] not in listed] == []
+    assert often or not listed, "what is called is seen"
+
+
+async def test_what_each_client_that_connects_passes_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fleet that comes back at once is let in as fast as that is done. What carries the socket, and tells plugins, is not
+    looked at here."""
+    calls = Calls()
+    async with running() as broker:
+        await broker.client("before")
+        try:
+            sys.setprofile(calls.note)
+            for number in range(CLIENTS):
+                await broker.client(f"sensor-{number}")
+        finally:
+            sys.setprofile(None)
+    often, listed = calls.often(CLIENTS), on_the_list(monkeypatch)
+    rooms = ("broker.access", "broker.connection", "broker.limits", "broker.sessions", "broker.server")
+    assert [name for name in often if name.startswith(rooms) and name.split()[0] not in listed] == []
     assert often or not listed, "what is called is seen"
