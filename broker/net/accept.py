@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from broker.net.admission import Admission, descriptors
 from broker.net.stream import Stream, shown
@@ -105,7 +105,7 @@ class Acceptor:
         self._admission.admit(stream)
         # The loop's coroutine makes the transport, and then waits until the stream knows of it. It is gone on with by hand: a
         # task for each client would cost more than what it does.
-        opening = self._loop.connect_accepted_socket(lambda: stream, client)
+        opening = self._loop.connect_accepted_socket(lambda: cast(asyncio.Protocol, stream), client)
         try:
             made = opening.send(None)
         except OSError as error:

@@ -51,8 +51,8 @@ def _nobody(data: bytes) -> None:
     """What comes is for nobody."""
 
 
-class Stream(asyncio.Protocol):
-    """One accepted socket: passes everything on. ``make`` makes what serves it.
+class Stream:
+    """One accepted socket, as an `asyncio.Protocol` but for its base: passes everything on. ``make`` makes what serves it.
 
     What comes is given right to what serves: where a fleet has a message each now and then, one more call is one for each.
     """
@@ -71,7 +71,7 @@ class Stream(asyncio.Protocol):
     )
 
     def __init__(self, admission: Admission, peer: str, make: Callable[[Stream], Connection]) -> None:
-        self.data_received: Callable[[bytes], None] = _nobody  # type: ignore[assignment]
+        self.data_received: Callable[[bytes], None] = _nobody
         self._admission = admission
         self._make: Callable[[Stream], Connection] | None = make
         self._served: Connection | None = None
@@ -100,7 +100,7 @@ class Stream(asyncio.Protocol):
         self._served = served
         self.data_received = served.data_received
         if self.transport is not None:
-            self.transport.set_protocol(self)  # uvloop looks that up once
+            self.transport.set_protocol(cast(asyncio.Protocol, self))  # uvloop looks that up once
 
     def handshake_failed(self, why: str) -> None:
         """Say, and count, why the client did not get as far as MQTT."""
@@ -144,8 +144,8 @@ class Stream(asyncio.Protocol):
         except OSError:  # no file descriptor is left
             self.ended(exc)
             return
-        self.transport = rest
-        self._served.write_failed(rest)
+        self.transport = cast(asyncio.Transport, rest)
+        self._served.write_failed(self.transport)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -158,16 +158,17 @@ class Stream(asyncio.Protocol):
             served.connection_lost(exc)
 
 
-def shown(address: tuple[str, int]) -> str:
-    """``host:port``, with an IPv6 address in brackets; ``unix:/path`` as it is."""
-    host, port = address[:2]
+def shown(address: tuple[Any, ...]) -> str:
+    """``host:port``, with an IPv6 address, which has four parts, in brackets; ``unix:/path`` as it is."""
+    host: str = address[0]
     if host.startswith("unix:"):
         return host
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
 
 
-class Unread(asyncio.Transport):
-    """A socket that broke while it was written to: what the client had sent is read to the end, then its stream has ended.
+class Unread:
+    """A transport for what is left of a socket that broke while it was written to: what the client had sent is read to the
+    end, then its stream has ended.
 
     Made in ``connection_lost``, while the event loop still has the socket open; later it would be too late. Nothing new can
     come: the client's end of the connection is gone. Raises OSError where there is no file descriptor to hold the socket by.
@@ -176,7 +177,6 @@ class Unread(asyncio.Transport):
     __slots__ = ("_error", "_loop", "_paused", "_scheduled", "_socket", "_stream")
 
     def __init__(self, stream: Stream, broken: asyncio.Transport, error: Exception) -> None:
-        super().__init__()
         self._stream = stream
         self._error: Exception | None = error
         self._loop = asyncio.get_running_loop()
@@ -232,7 +232,8 @@ class Unread(asyncio.Transport):
         self._error = None
         self._loop.call_soon(self._end)
 
-    abort = close
+    def abort(self) -> None:
+        self.close()
 
     def is_closing(self) -> bool:
         return True

@@ -22,7 +22,7 @@ import contextlib
 import logging
 import ssl
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final, cast
 
 from broker.clock import NO_SLOT, Wheel
 from broker.config import Certificate
@@ -32,7 +32,7 @@ from broker.packets import TLS, protocol_of
 
 logger = logging.getLogger(__name__)
 
-_RECORD = 1 << 14  # bytes in a TLS record, at most
+_RECORD: Final = 1 << 14  # bytes in a TLS record, at most
 
 
 class Tls:
@@ -64,7 +64,7 @@ class Tls:
         return self.certificate.latest.wrap_bio(self.incoming, self.outgoing, server_side=True)
 
 
-class TlsProtocol(asyncio.Transport):
+class TlsProtocol:
     """One socket's protocol, and the transport of the connection inside."""
 
     __slots__ = (
@@ -79,7 +79,7 @@ class TlsProtocol(asyncio.Transport):
         "wheel_slot",
     )
 
-    def __init__(self, stream: Stream, shared: Tls) -> None:  # the base's would make a dict that nobody looks at
+    def __init__(self, stream: Stream, shared: Tls) -> None:
         self._stream = stream
         self._shared = shared
         self._served: Connection | None = None
@@ -137,7 +137,7 @@ class TlsProtocol(asyncio.Transport):
         if self.paused:
             rest.pause_reading()
         if self._served is not None:
-            self._served.write_failed(self)
+            self._served.write_failed(cast(asyncio.Transport, self))
 
     def pause_writing(self) -> None:
         if self._served is not None:
@@ -172,7 +172,7 @@ class TlsProtocol(asyncio.Transport):
                 self._fail(str(error))
                 return False
         self._served = self._shared.make(self._stream)
-        self._served.connection_made(self)
+        self._served.connection_made(cast(asyncio.Transport, self))
         return True
 
     def _fail(self, why: str) -> None:
@@ -195,12 +195,16 @@ class TlsProtocol(asyncio.Transport):
         pieces: list[bytes] = []
         ended = False
         try:
-            while size := max(incoming.pending, tls.pending()):  # to ask for what is not there costs an exception
-                piece = tls.read(min(size, _RECORD))
+            size = incoming.pending
+            while size:  # to ask for what is not there costs an exception
+                asked = min(size, _RECORD)
+                piece = tls.read(asked)
                 if not piece:
                     ended = True
                     break
                 pieces.append(piece)
+                # A record whose beginning came earlier may be longer than what came of it now: then it was not read to its end.
+                size = incoming.pending or (tls.pending() if len(piece) == asked else 0)
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:

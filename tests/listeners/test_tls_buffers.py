@@ -99,6 +99,23 @@ async def test_a_part_of_a_record_is_nobody_else_s(running: Start, certificates:
         client.writer.close()
 
 
+async def test_a_record_may_be_cut_anywhere(running: Start, certificates: Certificates) -> None:
+    """What comes of it last may be less than what it holds: all of it is heard at once, and not with the next record."""
+    server: Running = await running(tls_of(certificates))
+    client = await Client.connected(server, certificates.client())
+    payload, expected = b"x" * (1 << 14), b""
+    for cut in (1, 5, 6, 1000, 8192, 16_000, (1 << 14) + 20):
+        record = client.sealed(payload)
+        client.send(record[:cut])
+        await client.writer.drain()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        client.send(record[cut:])
+        expected += payload
+        await heard(server, 0, expected)
+    client.writer.close()
+
+
 async def test_what_comes_behind_the_end_of_a_stream_reaches_nobody(running: Start, certificates: Certificates) -> None:
     server: Running = await running(tls_of(certificates))
     context = certificates.client()
