@@ -50,7 +50,6 @@ CORE = [
     "broker/net/listeners.py",
     "broker/net/stream.py",
     "broker/net/tls.py",
-    "broker/net/upgrade.py",
     "broker/net/websocket.py",
     "broker/net/websocket_frames.py",
     "broker/packets/bodies.py",

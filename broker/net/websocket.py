@@ -16,11 +16,12 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, cast
 
+from websockets.http11 import Request
+
 from broker.clock import NO_SLOT, Wheel
 from broker.config import Origins, refusal
 from broker.net.stream import MqttConnection, Stream
-from broker.net.upgrade import Refused, Request, accepted, read
-from broker.net.upgrade import refusal as answer
+from broker.net.upgrade import answered
 from broker.net.websocket_frames import NORMAL, TOO_LARGE, Frames, close_frame, head
 from broker.packets import protocol_of, shown
 
@@ -37,16 +38,17 @@ class Door(NamedTuple):
     origins: Origins
     secure: bool
 
-    def check(self, request: Request) -> None:
-        """Raises `Refused` where the client may not come in."""
+    def refusal(self, request: Request) -> tuple[int, str] | None:
+        """(status, why); None for who may come in."""
         path = request.path.partition("?")[0]
         if path != self.path:
-            raise Refused(404, f"path {shown(path)}; MQTT is at {self.path}")
-        origins, hosts = request.all("origin"), request.all("host")
+            return 404, f"path {shown(path)}; MQTT is at {self.path}"
+        origins, hosts = request.headers.get_all("Origin"), request.headers.get_all("Host")
         if len(origins) > 1 or len(hosts) > 1:
-            raise Refused(400, "more than one Origin or Host")
+            return 400, "more than one Origin or Host"
         if origins and not self.origins.takes(origins[0], "".join(hosts), secure=self.secure):
-            raise Refused(403, refusal(origins[0]))
+            return 403, refusal(origins[0])
+        return None
 
 
 class WebSocketProtocol:
@@ -162,13 +164,10 @@ class WebSocketProtocol:
         if not end or self._ended:
             return b""
         self._head = b""
-        try:
-            asked = read(request)
-            self._door.check(asked)
-            transport.write(accepted(asked))
-        except Refused as refused:
-            transport.write(answer(refused))
-            self._refused(f"WebSocket handshake refused: {refused.why}")
+        answer, refused = answered(request + end, self._door.refusal)
+        transport.write(answer)
+        if refused:
+            self._refused(f"WebSocket handshake refused: {refused}")
             self._end_stream(transport, failed=True)
             return b""
         self._clock.forget(self)

@@ -40,7 +40,7 @@ def main(names: tuple[str, ...], seconds: int, one: str | None, corpus: str | No
 def _feed(name: str, seconds: int, corpus: str) -> None:
     import atheris
 
-    with atheris.instrument_imports(include=["broker.packets", "broker.net"]):
+    with atheris.instrument_imports(include=["broker.packets", "broker.net", "websockets"]):
         from tests.fuzz.targets import TARGETS
     options = [f"-max_total_time={seconds}", "-max_len=4096", "-timeout=10", "-print_final_stats=1", "-verbosity=0"]
     atheris.Setup([sys.argv[0], *options, corpus], TARGETS[name][0])
