@@ -68,7 +68,7 @@ def environment(folder: Path) -> dict[str, str]:
 def main(folder: str, *command: str) -> None:
     """Become the command."""
     wanted = environment(Path(folder))
-    print(f"compiling the core with {wanted['CC']} (a minute or two)", flush=True)
+    print(f"compiling the core with {wanted['CC']} (some minutes)", flush=True)
     os.execvpe(command[0], command, {**os.environ, **wanted, "TIDELINE_COMPILE": "1"})
 
 

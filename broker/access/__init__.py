@@ -32,7 +32,7 @@ from broker.access.rule_set import (
 )
 from broker.access.rules import RULE_KIND, AccessRule, stored_place
 from broker.access.scram import ITERATIONS, METHOD, Credential, prepared
-from broker.access.session_info import SessionInfo, session_info
+from broker.access.session_info import SessionInfo, info_of
 from broker.access.stand_ins import DELAYED, StandIns, StandsFor, settled
 from broker.access.topic_plugins import Decider, MembersOnly
 
@@ -82,11 +82,11 @@ __all__ = [
     "generated",
     "hash_problem",
     "hashed",
+    "info_of",
     "name_problem",
     "network",
     "prepared",
     "read",
-    "session_info",
     "settled",
     "stored_place",
 ]

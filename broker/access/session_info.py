@@ -128,7 +128,7 @@ class SessionInfo:
         return self._session
 
 
-def session_info(user_key: str, client_id: str) -> SessionInfo:
+def info_of(user_key: str, client_id: str) -> SessionInfo:
     """Whom topic plugins are asked about for a device that is not connected."""
     name = user_key[2:] if user_key.startswith("u/") else None
     return SessionInfo(Identity(user_key, name, name is None), AuthRequest(client_id, name))

@@ -11,7 +11,7 @@ from contextlib import suppress
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from broker.access import Bans, Identity, session_info
+from broker.access import Bans, Identity, info_of
 from broker.amqtt import standings
 from broker.amqtt.api import ConnectedDevices, DeviceState, ServerStatus, SessionState, Undecided
 from broker.amqtt.clients import Clients
@@ -444,17 +444,17 @@ class ServerApi:
         if server.cluster is not None and (session is None or session.connection is None):
             key = DeviceKey(f"c/{client_id}", client_id) if session is None else session.key
             with suppress(NoDevice):  # another node may have its connection
-                return min(await self.readers.subscribe(key, filter, qos, session_info(*key)), ReasonCode.UNSPECIFIED_ERROR)
+                return min(await self.readers.subscribe(key, filter, qos, info_of(*key)), ReasonCode.UNSPECIFIED_ERROR)
         if session is None:
             key = DeviceKey(f"c/{client_id}", client_id)
-            if await server.subscriptions.refusal(client_id, filter, session_info(*key)):
+            if await server.subscriptions.refusal(client_id, filter, info_of(*key)):
                 return ReasonCode.UNSPECIFIED_ERROR
             await self.readers.claim(key)
             session = server.sessions.get(key)
         if session is None:
             return ReasonCode.UNSPECIFIED_ERROR
         connection = session.connection
-        info = connection.info if connection is not None and connection.open else session_info(*session.key)
+        info = connection.info if connection is not None and connection.open else info_of(*session.key)
         return min(await self.readers.subscribe_session(session, filter, qos, info), ReasonCode.UNSPECIFIED_ERROR)
 
 

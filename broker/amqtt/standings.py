@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from amqtt.contexts import Action
 
-from broker.access import session_info
+from broker.access import info_of
 from broker.ledger import Standing, from_plain, plain, session_standing, stored_standing
 from broker.packets import matches
 from broker.routing import Match
@@ -106,7 +106,7 @@ class LiveStandings:
         key = DeviceKey(standing.user, standing.client)
         session = self._server.sessions.get(key)
         connection = None if session is None else session.connection
-        info = connection.info if connection is not None and connection.open else session_info(*key)
+        info = connection.info if connection is not None and connection.open else info_of(*key)
         return await access.allowed(info, Action.RECEIVE, topic)
 
 

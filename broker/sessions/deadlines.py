@@ -17,7 +17,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from broker.access import session_info
+from broker.access import info_of
 from broker.pipeline import Operations
 from broker.sessions import wills
 from broker.sessions.steps import EndStep, closing
@@ -151,7 +151,7 @@ class Deadlines:
         now = server.time.now()
         expired = 0 < session.expires_at <= now
         if session.will is not None and (expired or 0 < session.will_at <= now):
-            if self._sessions.may_leave(session_info(*session.key), session.will):
+            if self._sessions.may_leave(info_of(*session.key), session.will):
                 server.pipeline.submit(wills.append(session.will, session.key, server.time))
             session.will, session.will_at = None, 0
             if not expired:

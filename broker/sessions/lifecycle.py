@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
-from broker.access import PUBLISH, session_info
+from broker.access import PUBLISH, info_of
 from broker.packets import SHARE, ReasonCode
 from broker.sessions import wills
 from broker.sessions.channel import member_key
@@ -427,7 +427,7 @@ class Sessions:
     def _forget(self, session: Session) -> None:
         """A clean start ends the session that there was; a will that it delays is due."""
         if session.will is not None:
-            if self.may_leave(session_info(*session.key), session.will):
+            if self.may_leave(info_of(*session.key), session.will):
                 self._server.pipeline.submit(wills.append(session.will, session.key, self._server.time))
             session.will = None
         self.end_session(session, closing(session, delete=True) if session.durable else None)

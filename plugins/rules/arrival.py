@@ -9,7 +9,7 @@ from typing import cast
 
 from amqtt.contexts import Action
 
-from broker.access import SessionInfo, session_info
+from broker.access import SessionInfo, info_of
 from broker.amqtt import BROKER_USER, Services
 from broker.connection import Inbound, NotAuthorized
 from broker.hooks import Group
@@ -75,4 +75,4 @@ def _publisher(publication: Publication) -> SessionInfo | None:
     if publication.publisher is not None:
         return cast(SessionInfo, publication.publisher)
     message = publication.message
-    return session_info(message.user, message.device) if message.user.startswith(("u/", "c/")) else None
+    return info_of(message.user, message.device) if message.user.startswith(("u/", "c/")) else None

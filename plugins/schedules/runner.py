@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from broker.access import PUBLISH, session_info
+from broker.access import PUBLISH, info_of
 from broker.amqtt import Services, Undecided
 from broker.histogram import LATENCY, Histogram
 from broker.hooks import Group
@@ -200,7 +200,7 @@ class Runner:
             return True
         if self.held(entry):
             return False
-        access, info = self._server.access, session_info(entry.user, entry.device or "$http")
+        access, info = self._server.access, info_of(entry.user, entry.device or "$http")
         if await access.allowed(info, PUBLISH, entry.topic):
             return True
         access.log_refusal(info, PUBLISH, entry.topic)
@@ -211,7 +211,7 @@ class Runner:
         none such comes in any more."""
         if entry.free:
             return False
-        who, name = self._server.access.authentication, session_info(entry.user, entry.device).identity.username
+        who, name = self._server.access.authentication, info_of(entry.user, entry.device).identity.username
         banned = self._server.bans.of(self._server.now(), user=entry.user, client=entry.device)
         return banned is not None or who.bars(name) or who.gone(name) or (name is None and self._no_strangers)
 

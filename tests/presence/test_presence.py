@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from amqtt.plugins.base import BasePlugin
 
-from broker.access import session_info
+from broker.access import info_of
 from broker.config import checked
 from broker.errors import StartError
 from broker.packets.codes import ReasonCode
@@ -82,7 +82,7 @@ async def test_who_reads_is_told_of_all_where_very_many_come_at_once(url: str) -
         plugin = made.server.api.plugin(PresencePlugin)
         assert plugin is not None
         for number in range(700):
-            plugin.opening(number, session_info(f"c/user-{number}", f"user-{number}"))
+            plugin.opening(number, info_of(f"c/user-{number}", f"user-{number}"))
         seen: set[str] = set()
         while len(seen) < 700:
             user, online = await told(watcher)

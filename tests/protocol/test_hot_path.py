@@ -6,13 +6,14 @@ of a clock were a sixth of the event loop's work.
 
 from __future__ import annotations
 
+import importlib
 import runpy
 import sys
 import threading
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
@@ -34,6 +35,13 @@ def on_the_list(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         return set()
     monkeypatch.setattr("setuptools.setup", lambda **given: None)
     return {path.removesuffix(".py").replace("/", ".") for path in runpy.run_path(str(ROOT / "setup.py"))["CORE"]}
+
+
+def test_nothing_that_a_room_offers_is_called_like_a_compiled_module_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once that is compiled, the name is the module, for whoever imports it from the room."""
+    for module in on_the_list(monkeypatch):
+        room, _, name = module.rpartition(".")
+        assert isinstance(getattr(importlib.import_module(room), name, None), ModuleType | None), module
 
 
 class Calls:
