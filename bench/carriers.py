@@ -10,9 +10,8 @@ from bench import wire
 
 SWITCHED = b"HTTP/1.1 101"
 _BINARY, _MASKED = 0x82, 0x80
-_NO_MASK = bytes(
-    4
-)  # which changes no byte: masking is the generator's time, and the broker does not look whether it is this one
+_NO_MASK = bytes(4)
+"""It changes no byte: masking is the generator's time, and the broker does not look whether it is this one."""
 
 
 def context() -> ssl.SSLContext:

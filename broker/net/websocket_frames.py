@@ -78,7 +78,7 @@ class Frames:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._kept: list[bytes] | None = None  # of a frame that has come in part
+        self._kept: bytearray | None = None  # of a frame that has come in part; not as it came, which may be byte by byte
         self._missing = 0  # bytes of it, at least, that have to come
         self._goes_on = False  # a message of several frames
         self._came = 0  # bytes of it
@@ -93,11 +93,11 @@ class Frames:
     def feed(self, data: bytes) -> bytes:
         """Bytes came, and it is not over; what the frames that they complete carry. Look at `over` and `pongs` then."""
         if self._kept is not None:
-            self._kept.append(data)
+            self._kept += data
             self._missing -= len(data)
             if self._missing > 0:
                 return b""
-            data = b"".join(self._kept)
+            data = bytes(self._kept)
             self._kept = None
         at, end = 0, len(data)
         first: bytes = b""
@@ -138,7 +138,7 @@ class Frames:
         return first if more is None else b"".join(more)
 
     def _keep(self, data: bytes, at: int, needed: int) -> None:
-        self._kept = [data[at:]]
+        self._kept = bytearray(data[at:])
         self._missing = needed - (len(data) - at)
 
     def _wrong(self, kind: int, length: int) -> bool:

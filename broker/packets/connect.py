@@ -75,9 +75,10 @@ class Connect:
         return self._fields() == other._fields() if isinstance(other, Connect) else NotImplemented
 
     def __repr__(self) -> str:
-        client_id, version, clean_start, keep_alive, username, password, will, properties = self._fields()
+        """Without the password, which no log may have."""
+        client_id, version, clean_start, keep_alive, username, _, will, properties = self._fields()
         about = f"{client_id=}, {version=}, {clean_start=}, {keep_alive=}"
-        return f"Connect({about}, {username=}, {password=}, {will=}, {properties=})"
+        return f"Connect({about}, {username=}, {will=}, {properties=})"
 
 
 @mypyc_attr(acyclic=True)
