@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeVar
 
 from storage.errors import StorageUnavailable
 from storage.mongo import MongoStorage
@@ -17,6 +19,7 @@ from tests.storage.samples import numbered
 
 TOPICS, USERS = 4, 5
 FAR = 1 << 50
+T = TypeVar("T")
 
 
 def make_group(name: str, number: int, first: int, step: int, chance: random.Random) -> list[Operation]:
@@ -46,14 +49,13 @@ def _own(payload: bytes, id: int) -> tuple[str, bytes]:
     return f"{id:016x}", payload
 
 
-async def _again(storage: MongoStorage, group: list[Operation]) -> None:
+async def _again(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Others of its kind may be under way already, and the server killed below them all."""
     while True:
         try:
-            await storage.commit(group)
+            return await attempt()
         except StorageUnavailable:
             await asyncio.sleep(0.02)  # not a wait: between two tries
-        else:
-            return
 
 
 async def _open(url: str) -> MongoStorage:
@@ -72,9 +74,9 @@ async def main(url: str, name: str, first: int, step: int, groups: int, seed: in
     storage = await _open(url)
     chance = random.Random(seed)
     key = DeviceKey(f"u/{name}", name)
-    device = await storage.device(key)
+    device = await _again(lambda: storage.device(key))
     opening = OpenSession(key, device.epoch + 1 if device is not None else 1, False, 3600)
-    await _again(storage, [opening])
+    await _again(lambda: storage.commit([opening]))
     if opening.error is not None:
         raise opening.error
     number = storage._state.number
@@ -83,7 +85,7 @@ async def main(url: str, name: str, first: int, step: int, groups: int, seed: in
     for _ in range(groups):
         group = make_group(name, number, first, step, chance)
         first += sum(isinstance(op, Append) for op in group) * step
-        await _again(storage, group)
+        await _again(partial(storage.commit, group))
         print("acked", *(op.message.id for op in group if isinstance(op, Append)), flush=True)
     await storage.close()
 
