@@ -9,7 +9,7 @@ from collections.abc import Generator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import authorities, pending_tasks
+from tests.support import authorities, pending_tasks, rewritten
 from tests.support.seeds import examples
 
 # A shell has what it puts in the background ignore ^C, and so do its children: those that a test interrupts would go on.
@@ -24,6 +24,13 @@ settings.load_profile("tideline")
 
 # Nothing that is collected is garbage, nor ever will be: Python need not look through seven thousand tests again and again.
 gc.disable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Before pytest-xdist starts its workers, each of which collects all."""
+    if session.config.getoption("numprocesses", None):
+        rewritten.keep(session.config)
 
 
 def pytest_collection_finish() -> None:
