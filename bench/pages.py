@@ -1,7 +1,8 @@
 """The tables of README.md and docs/performance.md that benchmarks fill: `python -m bench.pages` writes them anew.
 
 They are made of measured.json, in which `python -m bench --pages` keeps what it measures before it does the same. A table
-stands between ``<!-- bench: NAME -->`` and ``<!-- end -->``. What was not measured is a dash.
+stands between ``<!-- bench: NAME -->`` and ``<!-- end -->``. What was not measured is a dash; a row side by side that nobody
+has a figure for is left out.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ def speed(kept: Kept) -> str:
     rows = [["when the PUBACK is sent", "**fsync'd in store and inboxes**", "**the same**"]]
     rows[0] += ["in memory", "in the OS's cache", "queued", "in memory"]
     for title, shape, row in lines:
-        values = [_number(kept.get(shape.name, peer, row.figure), row.digits) for peer in _COLUMNS]
-        rows.append([title, *values])
+        values = [kept.get(shape.name, peer, row.figure) for peer in _COLUMNS]
+        if any(value is not None for value in values):
+            rows.append([title, *(_number(value, row.digits) for value in values)])
     titles = ["Tideline, compiled", "in pure Python", *(PEERS[peer].title for peer in _COLUMNS[2:])]
     return _table(["", *titles], rows) + "\n\n" + _said(kept, [shape for _, shape, _ in lines]) + "\n"
 

@@ -30,6 +30,12 @@ def test_what_was_not_measured_is_a_dash() -> None:
     assert "| - |" in pages.machine(Kept())
 
 
+def test_a_row_that_nobody_has_a_figure_for_is_left_out_of_those_side_by_side() -> None:
+    said = pages.speed(kept(Cell("pairs", "nats", {"rate": 12_345.0})))
+    assert "| 10 pairs, window 64, deliveries/s | - | - | - | 12,345 | - | - |" in said
+    assert said.count("/s |") == 1
+
+
 def test_medians_are_kept_and_a_later_run_takes_the_place_of_its_shapes(tmp_path: Path) -> None:
     rounds = [Cell("pairs", "tideline", {"rate": rate}) for rate in (1.0, 5.0, 3.0)]
     found = kept(*rounds, Cell("one", "nats", {"rate": 7.0}), Cell("one", "tideline", trouble="the broker died"))
