@@ -225,9 +225,6 @@ class Unread:
         self._paused = False
         self._schedule()
 
-    def is_reading(self) -> bool:
-        return not self._paused
-
     def close(self) -> None:
         self._error = None
         self._loop.call_soon(self._end)

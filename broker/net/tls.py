@@ -280,17 +280,11 @@ class TlsProtocol:
         elif not self._end():
             self.close()
 
-    def is_reading(self) -> bool:
-        return not self.paused
-
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self.tls if name == "ssl_object" else self.transport.get_extra_info(name, default)
 
     def get_write_buffer_size(self) -> int:
         return self.transport.get_write_buffer_size()
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        return self.transport.get_write_buffer_limits()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self.transport.set_write_buffer_limits(high, low)

@@ -279,20 +279,11 @@ class WebSocketProtocol:
         else:
             self._transport.resume_reading()
 
-    def is_reading(self) -> bool:
-        return not self.paused
-
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._transport.get_extra_info(name, default)
 
     def get_write_buffer_size(self) -> int:
         return self._transport.get_write_buffer_size()
 
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        return self._transport.get_write_buffer_limits()
-
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._transport.set_write_buffer_limits(high, low)
-
-    def can_write_eof(self) -> bool:
-        return False
