@@ -153,10 +153,10 @@ class WebSocketProtocol:
         transport = self._transport
         if self._ended or transport.is_closing():
             return b""
-        self._head += data
-        request, end, rest = self._head.partition(b"\r\n\r\n")
-        if not request.startswith(b"GET "[: len(request)]):
-            self._refused(f"{protocol_of(request)}, where a WebSocket is expected")
+        came = self._head = self._head + data
+        request, end, rest = came.partition(b"\r\n\r\n")
+        if not came.startswith(b"GET "[: len(came)]):
+            self._refused(f"{protocol_of(came)}, where a WebSocket is expected")
             transport.abort()
         elif len(request) > _HEAD_LIMIT:
             self._refused(f"a WebSocket request of more than {_HEAD_LIMIT} bytes")

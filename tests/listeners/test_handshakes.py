@@ -127,6 +127,8 @@ async def test_a_flood_is_counted_and_told_once(
         (b"GET /wrong?token=s3cret HTTP/1.1\r\nHost: x\r\n" + UPGRADE + b"\r\n", "refused: path '/wrong'; MQTT is at /mqtt"),
         (MQTT + b"\r\n", "plain MQTT, where a WebSocket is expected"),
         (b"\x16\x03\x01\x00\x05hello\r\n", "TLS, where a WebSocket is expected"),
+        (b"\r\n\r\n", "bytes 0d 0a 0d 0a, where a WebSocket is expected"),
+        (b"G\r\n\r\n", "bytes 47 0d 0a 0d, where a WebSocket is expected"),
         (
             b"GET /mqtt HTTP/1.1\r\nHost: x\r\n" + UPGRADE + b"Sec-WebSocket-Protocol: chat\r\n\r\n",
             "refused: invalid subprotocol",
