@@ -5,6 +5,7 @@ Needs atheris (`make fuzz` installs it).
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,7 @@ def _feed(name: str, seconds: int, corpus: str) -> None:
 
     with atheris.instrument_imports(include=["broker.packets", "broker.net", "websockets"]):
         from tests.fuzz.targets import TARGETS
+    logging.disable()  # each stranger would have a line now and then
     options = [f"-max_total_time={seconds}", "-max_len=4096", "-timeout=10", "-print_final_stats=1", "-verbosity=0"]
     atheris.Setup([sys.argv[0], *options, corpus], TARGETS[name][0])
     atheris.Fuzz()
