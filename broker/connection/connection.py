@@ -599,6 +599,12 @@ class Connection(Link):
         """CONNECT came; from here on its time limit is over."""
         self._stage = _CONNECTING
 
+    def turn_came(self) -> None:
+        """It has waited for its turn to connect: what follows has the time that it would have had at once."""
+        clock = self.server.clock
+        self.last_received = clock.latest
+        self._set_deadline(clock.now() + self.server.settings.mqtt.connect_timeout)
+
     def let_in(self) -> None:
         """The client is who it says. From here on the socket is not read: a session that is being opened is opened to the
         end."""

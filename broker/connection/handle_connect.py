@@ -69,6 +69,8 @@ def received(connection: Connection, packet: Connect) -> None:
 def _in_turn(connection: Connection, packet: Connect) -> bool:
     if connection.closed:
         return False
+    if connection.stalled:
+        connection.turn_came()
     _authenticate(connection, packet)
     return True
 

@@ -85,6 +85,16 @@ async def test_a_clean_session_that_waits_behind_what_storage_does_not_take_is_r
     await let_in(impatient, "phone", version)
 
 
+async def test_who_has_waited_for_its_turn_to_connect_is_refused_in_time_too(url: str, version: int) -> None:
+    """Longer than ``connect_timeout``, which is for what comes behind that."""
+    async with running(url, mqtt=IMPATIENT, limits={"connect_pace": 2}) as broker:
+        publisher = await let_in(broker, "publisher")
+        async with broker.held() as commits:
+            publisher.send(Publish("t", b"", 1, packet_id=1))
+            await commits.arrived()
+            await asyncio.gather(*(refused(broker, f"phone-{number}", version) for number in range(2)))
+
+
 @pytest.mark.inside
 async def test_an_opening_that_fails_is_counted_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else an error of ours would keep everybody out in the end."""
