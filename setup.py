@@ -1,4 +1,5 @@
-"""The optional compiled core: with TIDELINE_COMPILE=1, mypyc turns the modules that every message passes through into C.
+"""The optional compiled core: with TIDELINE_COMPILE=1, mypyc turns the modules that every message passes through into C, and
+those that every client passes that connects: the accepted socket, TLS, WebSocket frames, CONNECT, access control, limits.
 
 Everything else about the project is in pyproject.toml. The Python sources stay the one implementation: a build without a C
 compiler is the same program, slower (`make compile`, docs/decisions/0004-a-compiled-core.md). TIDELINE_OPTIMIZE=1 has the C
