@@ -90,3 +90,19 @@ def test_a_frame_is_refused_by_its_head() -> None:
     frames.feed(b"\x2d")  # 301 bytes; not even the mask has come
     assert frames.over
     assert frames.answer[2:4] == (1009).to_bytes(2, "big")
+
+
+def test_nothing_behind_a_close_counts() -> None:
+    frames = Frames(LIMIT)
+    before, behind = (Frame(OP_BINARY, data).serialize(mask=True) for data in (b"before", b"behind"))
+    close, ping = Frame(OP_CLOSE, b"\x03\xe8").serialize(mask=True), Frame(OP_PING, b"?").serialize(mask=True)
+    assert frames.feed(before + close + behind + ping) == b"before"
+    assert (frames.over, frames.fault, frames.pongs) == (True, None, None)
+
+
+def test_a_ping_within_a_message_takes_nothing_of_its_room() -> None:
+    frames, ping = Frames(LIMIT), Frame(OP_PING, b"p" * 125)
+    begun = Frame(OP_BINARY, b"x" * LIMIT, fin=False).serialize(mask=True)
+    ended = Frame(OP_CONT, b"").serialize(mask=True)
+    assert frames.feed(begun + ping.serialize(mask=True) + ended) == b"x" * LIMIT
+    assert (frames.over, frames.pongs) == (False, [Frame(OP_PONG, ping.data).serialize(mask=False)])
