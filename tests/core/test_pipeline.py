@@ -608,6 +608,28 @@ async def test_what_a_hook_adds_survives_when_another_message_makes_it_fail() ->
     assert [op.device.client_id for op in bench.store.committed if isinstance(op, Release)] == ["a", "b"]
 
 
+async def test_each_hook_is_called_once_and_what_those_before_it_added_survives_its_failure() -> None:
+    """One that answers at once, one that is waited for, and one that fails behind both."""
+
+    def adds(self: object, group: Group) -> None:
+        group.operations.append(Release(DeviceKey("u/a", "at once"), 1))
+
+    async def waits(self: object, group: Group) -> None:
+        group.operations.append(Release(DeviceKey("u/a", "later"), 1))
+
+    def fails(self: object, group: Group) -> None:
+        if any(append.message.topic == "bad" for append in group.appends):
+            raise ValueError
+
+    bench = Bench(plugin(before_ack=adds), plugin(before_ack=waits), plugin(before_ack=fails))
+    for name in ("a", "bad", "b"):
+        bench.pipeline.submit(bench.message(name))
+    await bench.settled()
+    await bench.stop()
+    assert bench.recorder.acked == ["a", "b"]
+    assert [op.device.client_id for op in bench.store.committed if isinstance(op, Release)] == ["at once", "later"]
+
+
 class Behind(Mark):
     """Can be applied once a message is decided."""
 
@@ -634,6 +656,25 @@ async def test_a_step_that_hangs_on_a_message_before_it_waits_for_the_next_group
     assert recorder.acked == ["a", "b", "c", "d"]
     assert len(store.tried) == 2
     await bench.stop()
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "waits"])
+async def test_what_a_hook_refuses_does_not_come_to_storage(waits: bool) -> None:
+    def function(self: object, group: Group) -> None:
+        for append in group.appends:
+            if append.message.topic == "bad":
+                append.error = MessageRefused("not allowed")
+
+    async def before_ack(self: object, group: Group) -> None:
+        function(self, group)
+
+    bench = Bench(plugin(before_ack=before_ack if waits else function))
+    for name in ("a", "bad", "b"):
+        bench.pipeline.submit(bench.message(name))
+    await bench.settled()
+    await bench.stop()
+    assert bench.recorder.acked == ["a", "b"]
+    assert [op.message.topic for group in bench.store.tried for op in group if isinstance(op, Append)] == ["a", "b"]
 
 
 async def test_a_hook_may_decide_that_a_message_is_not_stored() -> None:
