@@ -123,6 +123,22 @@ def test_what_a_machine_says(
     assert [finding for finding in findings if finding.level == level and says in finding.text], findings
 
 
+@pytest.mark.parametrize(
+    ("governor", "polled", "says"),
+    [("haltpoll", "0\n", "halts at once"), ("haltpoll", "200000\n", "up to 200 µs"), ("menu", "0\n", None), (None, None, None)],
+)
+def test_a_virtual_processor_that_halts_at_once_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, governor: str | None, polled: str | None, says: str | None
+) -> None:
+    for name, text in (("_GOVERNOR", governor), ("_POLLED", polled)):
+        monkeypatch.setattr(doctor_checks, name, str(tmp_path / name))
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    found = list(doctor_checks.wake_ups(load(None, {})))
+    assert [finding.level for finding in found] == ["ok"] * len(found)
+    assert says in found[0].text if says else found == []
+
+
 def test_the_folder_of_an_index_is_looked_at(tmp_path: Path) -> None:
     """That of tantivy lies beside where the embedded engine has its file."""
     config, folder = tmp_path / "config.yaml", tmp_path / "data" / "search.tantivy"
