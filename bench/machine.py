@@ -43,11 +43,21 @@ def loop_seconds() -> float:
     return statistics.median(times)
 
 
+def _polling() -> str:
+    """How long an idle virtual processor polls before it halts, where it is one of those that can (docs/operate.md)."""
+    try:
+        polled = int(Path("/sys/module/haltpoll/parameters/guest_halt_poll_ns").read_text())
+    except (OSError, ValueError):
+        return ""
+    return f", an idle processor polls {polled / 1000:g} µs before it halts" if polled else ", an idle processor halts at once"
+
+
 def describe(directory: Path) -> str:
-    """One line: processor, cores, kernel, Python, load, and what an fsync costs where the data goes."""
+    """One line: processor, cores, kernel, Python, load, what an fsync costs where the data goes, and what a wake-up does."""
     load = os.getloadavg()[0]
     cores = len(os.sched_getaffinity(0))
     return (
         f"{_processor()}, {cores} cores shared by broker and generator, {platform.system()} {platform.release()}, "
         f"Python {platform.python_version()}, load before the run {load:.1f}, one fsync {fsync_ms(directory):.2f} ms"
+        f"{_polling()}"
     )

@@ -1,6 +1,8 @@
 """What `tideline doctor` looks at on this machine: each check tells what is well, and what will hurt before it does.
 
 A check reads, and changes nothing; the time of an fsync is measured on a file of its own beside the data, which is removed.
+
+Over 300 lines: one check after the other, each read by itself.
 """
 
 from __future__ import annotations
