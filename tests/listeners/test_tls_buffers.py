@@ -155,6 +155,16 @@ async def test_what_comes_with_the_end_of_the_handshake_is_heard(running: Start,
     client.writer.close()
 
 
+async def test_what_we_end_ends_with_a_close_notify(running: Start, certificates: Certificates) -> None:
+    """So the client knows that it has all, and that nobody cut the stream short (RFC 8446, 6.1)."""
+    server: Running = await running(tls_of(certificates))
+    client = await Client.connected(server, certificates.client())
+    client.send(client.sealed(b"close"))
+    assert await client.read(3) == b"bye"
+    assert await client.some() == b""
+    client.writer.close()
+
+
 async def test_large_messages_both_ways(running: Start, certificates: Certificates) -> None:
     server: Running = await running(tls_of(certificates))
     client = await Client.connected(server, certificates.client())

@@ -177,13 +177,14 @@ class TestHandshake:
         assert await read_frame(reader) == (OP_BINARY, b"<eager>")
         writer.close()
 
-    async def test_a_request_without_end(self, running: Callable[..., Any]) -> None:
+    async def test_a_request_without_end(self, running: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
         server = await running({"type": "ws"})
         reader, writer = await asyncio.open_connection(*server.address)
         writer.write(HANDSHAKE[:-2] + b"X-Long: " + b"x" * 100_000)
         with contextlib.suppress(ConnectionError):
             async with asyncio.timeout(WAIT):
                 assert await reader.read() == b""
+        assert "a WebSocket request of more than 65536 bytes" in caplog.text  # and not that it took too long
         writer.close()
         assert not server.echoes
 
