@@ -176,3 +176,12 @@ def test_a_list_that_cannot_tell_at_once_is_waited_for() -> None:
     assert rig.access.cached(rig.info, "receive", "conv/a") is True
     plugin.members.allows = None  # type: ignore[assignment]
     assert rig.access.cached(rig.info, "receive", "conv/a") is None
+
+
+async def test_that_somebody_was_no_member_is_not_kept() -> None:
+    """Who becomes one need not wait until an answer is forgotten."""
+    plugin = OnlyMembers()
+    rig, plugin.members.allows = Rig(plugin), None  # type: ignore[assignment]
+    assert not await rig.access.allowed(rig.info, "receive", "conv/a")
+    plugin.members.allows = True
+    assert rig.access.cached(rig.info, "receive", "conv/a") is True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -372,6 +373,33 @@ class TestClosing:
         await asyncio.wait_for(echo.lost.wait(), WAIT)
         writer.close()
 
+    async def test_who_broke_the_rules_and_stays_is_cut_off(
+        self, running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("broker.net.websocket.CLOSE_TIMEOUT", 0.1)
+        server = await running({"type": "ws"})
+        reader, writer = await by_hand(server)
+        writer.write(b"\x82\0")  # not masked
+        assert (await read_frame(reader))[0] == OP_CLOSE
+        await asyncio.wait_for((await server.echo()).lost.wait(), WAIT)
+        writer.close()
+
+    async def test_the_answer_is_read_where_reading_was_paused(
+        self, running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("broker.net.websocket.CLOSE_TIMEOUT", 600.0)
+        server = await running({"type": "ws"})
+        reader, writer = await by_hand(server)
+        echo = await server.echo()
+        echo.transport.pause_reading()
+        echo.transport.close()
+        opcode, payload = await read_frame(reader)
+        assert opcode == OP_CLOSE
+        writer.write(frame(OP_CLOSE, payload))
+        async with asyncio.timeout(WAIT):
+            assert await reader.read() == b""
+        writer.close()
+
     async def test_abort(self, running: Callable[..., Any]) -> None:
         server = await running({"type": "ws"})
         async with connect(url(server), subprotocols=MQTT) as client:
@@ -420,6 +448,8 @@ class TestBackPressure:
         server = await running({"type": "ws"})
         reader, writer = await by_hand(server)
         echo = await server.echo()
+        for kept, option in ((echo.transport, socket.SO_SNDBUF), (writer, socket.SO_RCVBUF)):  # else the kernel takes it all
+            kept.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, option, 1 << 14)
         writer.write(frame(OP_PING, b"p" * 125) * 40_000)  # 5 MB of answers to somebody who reads none
         writer.write(frame(OP_BINARY, b"end"))
         async with asyncio.timeout(WAIT):
