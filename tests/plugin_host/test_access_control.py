@@ -46,6 +46,19 @@ def passwords(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+class Gatekeeper:
+    """An auth plugin that takes its time."""
+
+    def __init__(self, answer: bool) -> None:
+        self.asked, self.gate = asyncio.Event(), asyncio.Event()
+        self._answer = answer
+
+    async def authenticate(self, *, session: object) -> bool:
+        self.asked.set()
+        await self.gate.wait()
+        return self._answer
+
+
 class TestIdentity:
     async def test_nobody_gets_in_without_an_auth_plugin(
         self, access_of: Callable[..., AccessControl], caplog: pytest.LogCaptureFixture
@@ -116,6 +129,24 @@ class TestIdentity:
         asked = request(username="alice", password="ecila")
         identity = await access_of({OWN + "Tokens": {}, TABOO: {}}).authentication.authenticate(asked)
         assert info(identity, asked).session.password == "ecila"
+
+    async def test_and_where_anybody_is_let_in(self, access_of: Callable[..., AccessControl]) -> None:
+        asked = request(username="alice", password="ecila")
+        access = access_of({ANONYMOUS: {"allow_anonymous": True}})
+        assert access.authentication.authenticate_now(asked) == Identity("c/phone", None, True)
+        assert asked.password is None
+
+    async def test_who_is_being_let_in_is_asked_about_again_where_plugins_change(
+        self, access_of: Callable[..., AccessControl]
+    ) -> None:
+        authentication, old, new = access_of({ANONYMOUS: {}}).authentication, Gatekeeper(True), Gatekeeper(False)
+        authentication.use([old], keep_sessions=False)
+        letting_in = asyncio.create_task(authentication.authenticate(request()))
+        await old.asked.wait()
+        authentication.use([new], keep_sessions=False)
+        for plugin in (old, new):
+            plugin.gate.set()
+        assert await letting_in is None
 
     async def test_what_an_auth_plugin_left_on_the_session_is_there_later(
         self, access_of: Callable[..., AccessControl]
