@@ -16,7 +16,7 @@ from broker.access.password_file import generated
 from broker.config.settings import Settings
 from broker.errors import StartError
 from broker.packets.codes import ReasonCode
-from broker.packets.model import PubAck, Publish
+from broker.packets.model import PubAck, Publish, Will
 from storage.records import DropSetting, SaveSetting
 from tests.http.conftest import HTTP, Site, site
 from tests.support.broker import ANONYMOUS, Broker, running, settings
@@ -33,6 +33,15 @@ async def publishes(client: Client, topic: str) -> int:
 
 def acl(*rules: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"acl": {"rules": list(rules), **more}}
+
+
+async def test_a_will_that_may_not_be_published_keeps_its_client_out() -> None:
+    """[MQTT-3.1.4-2], also where the rules say so on the spot."""
+    async with running(plugins=acl({"allow": "all", "topics": ["t", "wills/#"]})) as broker:
+        for version, code in ((4, 5), (5, DENIED)):
+            client = await broker.socket(version)
+            assert (await client.connect("c", will=Will("elsewhere", b"x"))).reason == code
+        await broker.client("c", 5, will=Will("wills/c", b"x"))
 
 
 class People:

@@ -92,6 +92,10 @@ def test_without_rules_everything_may_be_done_and_with_one_nothing_that_it_does_
     assert allowed(found, NOBODY, "publish", "x")
 
 
+def test_any_first_level_is_every_topic() -> None:
+    assert allowed(rules({"allow": "subscribe", "topics": "+/#"}), NOBODY, "subscribe", "#")
+
+
 @pytest.mark.parametrize("name", ["a/#", "+", "#", "a/b", "/", "", "$SYS", "$SYS/x"])
 @pytest.mark.parametrize("asked", ["+/x", "#", "a/b/x", "a/#/x", "+/+", "$SYS/x", "$SYS/#", "/x", "other/x", "a/x"])
 def test_a_name_gives_no_more_than_its_own_level(name: str, asked: str) -> None:
