@@ -228,7 +228,7 @@ async def test_in_the_user_name(signer: Signer, caplog: pytest.LogCaptureFixture
             client = await broker.socket()
             assert (await client.connect("c", username=token)).reason == code
             await client.drop()
-            assert token.split(".")[2] not in caplog.text
+            assert token[:20] not in caplog.text  # of a long name, the beginning is what is logged
 
 
 @pytest.mark.parametrize(
