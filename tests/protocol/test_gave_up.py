@@ -14,6 +14,7 @@ from broker.packets.model import ConnAck, Connect, Packet, Publish, Will
 from broker.packets.properties import Property
 from broker.sessions.steps import OpenStep
 from tests.support.broker import Broker, running
+from tests.support.until import until
 from tests.support.wire import Client, Closed
 
 IMPATIENT = {"connect_timeout": 0.05, "storage_timeout": 0.3}
@@ -93,6 +94,20 @@ async def test_who_has_waited_for_its_turn_to_connect_is_refused_in_time_too(url
             publisher.send(Publish("t", b"", 1, packet_id=1))
             await commits.arrived()
             await asyncio.gather(*(refused(broker, f"phone-{number}", version) for number in range(2)))
+
+
+async def test_who_left_before_its_turn_to_connect_has_no_session(version: int) -> None:
+    async with running(limits={"connect_pace": 2}) as broker:
+        counters, sessions = broker.server.counters, broker.server.sessions
+        await (await broker.client("publisher")).publish("t")
+        await broker.client("first", version)
+        leaving, received = await broker.socket(version), counters.messages_received
+        leaving.send(Connect("leaving", version, True))
+        await until(lambda: counters.messages_received > received)
+        await leaving.drop()
+        await until(lambda: len(broker.server.connections) == 2)
+        await broker.client("behind", version)
+        await until(lambda: not sessions.named("leaving"))
 
 
 @pytest.mark.inside
