@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import metadata
 
 from broker import counters
 
 
+@cache
 def version() -> str:
     """The version that is installed; empty where the sources run as they are."""
     try:

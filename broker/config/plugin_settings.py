@@ -7,6 +7,7 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -99,7 +100,9 @@ def plugin_class(path: str) -> Any:
     return found
 
 
+@cache
 def _hints(config: Any) -> dict[str, Any]:
+    """The kinds of a class's settings: working them out takes longer than all else of a check."""
     try:
         return get_type_hints(config)
     except NameError:  # annotations that only a type checker can resolve: the values stay as they are

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import ssl
@@ -31,6 +30,7 @@ from plugins.http.operator_file import OperatorFile
 from plugins.http.operator_secret import OperatorSecret
 from plugins.http.probes import Access, Scraped
 from plugins.http.protocol import Protocol, ours_instead
+from plugins.http.quiet import Quiet
 from plugins.http.rates import Rates
 from plugins.metrics import Metrics
 from plugins.timelines import Participants
@@ -281,17 +281,9 @@ class HttpPlugin(GroupPlugin):
             self._api.stopping.set()
             self._api.levels.forget()
         if server is not None and task is not None:
-            server.should_exit = True
+            server.end()
             await asyncio.gather(task, return_exceptions=True)
         for sock, path in zip(sockets, paths, strict=True):
             closed(sock, path)
         if self._metrics is not None:
             await self._metrics.close()
-
-
-class Quiet(uvicorn.Server):
-    """A uvicorn that leaves the process's signals to the broker."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
