@@ -27,6 +27,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO, NoReturn
 
+from broker.config.plugins import ALIASES
+
 ROOT = Path(__file__).resolve().parents[2]
 _LONGEST = 1 << 20
 
@@ -200,17 +202,17 @@ def _tell_ends(given: socket.socket) -> None:
 
 
 def _import() -> None:
-    """What a broker with the plugins that are there by default imports, over any storage, and the command line."""
+    """What a broker imports with any of the plugins, over any storage, and the command line."""
     import broker.cli
-    import plugins.console
-    import plugins.http.plugin
-    import plugins.jobs.plugin
-    import plugins.search.plugin  # noqa: F401
     import storage.mongo
     import storage.sqlite  # noqa: F401
 
     with suppress(ImportError):
         import uvloop  # noqa: F401
+    for plugin in ALIASES.values():
+        module_name, _, name = plugin.rpartition(".")
+        with suppress(ImportError):  # of a library that is an extra
+            getattr(importlib.import_module(module_name), name)
     for module in pkgutil.iter_modules(broker.cli.__path__):
         if module.name != "__main__":
             importlib.import_module(f"broker.cli.{module.name}")
