@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -31,6 +32,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Before pytest-xdist starts its workers, each of which collects all."""
     if session.config.getoption("numprocesses", None):
         rewritten.keep(session.config)
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The event loop is the one that `tideline serve` uses; some folders say that theirs is asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        return {"asyncio": asyncio.new_event_loop}
+    return {"uvloop": uvloop.new_event_loop}
 
 
 def pytest_collection_finish() -> None:

@@ -10,7 +10,10 @@ from broker.clock import Wheel
 from broker.config.settings import Listener
 from broker.counters import Counters
 from broker.net.listeners import Listeners
+from tests.support.asyncio_loop import pytest_asyncio_loop_factories
 from tests.support.certificates import Certificates
+
+__all__ = ["pytest_asyncio_loop_factories"]
 
 TIMEOUT = 5
 

@@ -1,3 +1,5 @@
+"""On asyncio's own event loop: a plugin of amqtt's maker asks whether its server is one of asyncio's."""
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
@@ -9,6 +11,9 @@ from broker.access.access_control import AccessControl
 from broker.amqtt.plugin_host import PluginHost
 from tests.plugin_host import third_party
 from tests.plugin_host.servers import PlainServer
+from tests.support.asyncio_loop import pytest_asyncio_loop_factories
+
+__all__ = ["pytest_asyncio_loop_factories"]
 
 
 @pytest.fixture

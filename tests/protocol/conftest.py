@@ -1,16 +1,13 @@
-"""``broker`` is a running broker, of each storage that is there; the event loop is the one that `tideline serve` uses."""
+"""``broker`` is a running broker, of each storage that is there."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.broker import Broker, running
-
-Loop = Callable[[], asyncio.AbstractEventLoop]
 
 STORES = ["memory"]
 try:
@@ -19,14 +16,6 @@ except ImportError:
     pass
 else:
     STORES.append("sqlite")
-
-
-def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Loop]:
-    try:
-        import uvloop
-    except ImportError:
-        return {"asyncio": asyncio.new_event_loop}
-    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(params=[4, 5], ids=["v3.1.1", "v5"])
