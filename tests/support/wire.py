@@ -29,6 +29,7 @@ from broker.packets.model import (
     Will,
 )
 from broker.packets.properties import Properties
+from storage.ending import end
 
 TIMEOUT = 30.0
 """Seconds after which a test gives up waiting for a packet that must come."""
@@ -229,3 +230,23 @@ class Client:
         """Nothing is on its way: an exchange that takes its place behind everything committed so far comes back alone."""
         await self.subscribe("quiet/nobody-publishes-here")
         await self.ping()
+
+
+async def divided(members: list[Client], count: int) -> list[list[Publish]]:
+    """What each member of a shared subscription is given of so many messages, none of them acknowledged."""
+    given: list[list[Publish]] = [[] for _ in members]
+    all_given = asyncio.Event()
+
+    async def receive(member: Client, messages: list[Publish]) -> None:
+        while True:
+            messages.append(await member.expect(Publish))
+            if sum(map(len, given)) == count:
+                all_given.set()
+
+    tasks = [asyncio.create_task(receive(*each)) for each in zip(members, given, strict=True)]
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            await all_given.wait()
+    finally:
+        await end(tasks)
+    return given
