@@ -30,8 +30,8 @@ from plugins.http.operator_file import OperatorFile
 from plugins.http.operator_secret import OperatorSecret
 from plugins.http.probes import Access, Scraped
 from plugins.http.protocol import Protocol, ours_instead
-from plugins.http.quiet import Quiet
 from plugins.http.rates import Rates
+from plugins.http.server import Server
 from plugins.metrics import Metrics
 from plugins.timelines import Participants
 
@@ -136,7 +136,7 @@ class HttpPlugin(GroupPlugin):
     def __init__(self, context: Any) -> None:
         super().__init__(context)
         self._participants = Participants.shared(context)
-        self._server: Quiet | None = None
+        self._server: Server | None = None
         self._sockets: list[socket.socket] = []
         self._task: asyncio.Task[None] | None = None
         self._api: Api | None = None
@@ -242,7 +242,7 @@ class HttpPlugin(GroupPlugin):
         uvicorns = logging.getLogger("uvicorn.error")
         uvicorns.setLevel(logging.WARNING)  # what it says beyond that, we say ourselves
         uvicorns.addFilter(ours_instead)
-        server = self._server = Quiet(config)
+        server = self._server = Server(config)
         self._task = asyncio.create_task(server.serve(sockets=self._sockets), name="http")
         while not server.started and not self._task.done():
             await asyncio.sleep(0.01)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import uvicorn
 
 
-class Quiet(uvicorn.Server):
+class Server(uvicorn.Server):
     """A uvicorn that leaves the process's signals to the broker, and is told when to end, where its own loop looks ten
     times a second."""
 
