@@ -126,7 +126,9 @@ async def test_calls_that_go_on_when_their_callers_have_gone_have_a_bound(
         assert "3 requests wait for it already" in more.json()["detail"]
     assert len(asyncio.all_tasks()) <= there
     valve.open.set()
-    await until(lambda: made.server.trie.count == 3)
+    await until(lambda: not made.server.api._left)
+    await readiness(made, "ready")
+    assert made.server.trie.count == 3
     assert (await http.post("/devices/reader/subscriptions", json={"filter": "more"})).status_code == 200
 
 
