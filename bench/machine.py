@@ -46,6 +46,8 @@ def loop_seconds() -> float:
 def _polling() -> str:
     """How long an idle virtual processor polls before it halts, where it is one of those that can (docs/operate.md)."""
     try:
+        if Path("/sys/devices/system/cpu/cpuidle/current_governor").read_text().strip() != "haltpoll":
+            return ""
         polled = int(Path("/sys/module/haltpoll/parameters/guest_halt_poll_ns").read_text())
     except (OSError, ValueError):
         return ""

@@ -131,8 +131,8 @@ def wake_ups(settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 "ok",
                 "wake-ups",
-                f"an idle processor halts at once: 200000 in {_POLLED} has a lone message acknowledged in nearly half of the "
-                "time, for processor time of the host",
+                f"an idle processor halts at once: 200000 in {_POLLED} has a lone message acknowledged in little more than "
+                "half of the time, for processor time of the host",
             )
 
 
