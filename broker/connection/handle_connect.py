@@ -278,24 +278,20 @@ async def _ready(connection: Connection, key: DeviceKey, *, begins: bool) -> boo
     server = connection.server
     if begins:
         await server.retention_lock.begin(key.user)
+    ready = False
     try:
         elsewhere = True
         while elsewhere:  # what was taken may be with another node again by the time that it is read
             read = None if server.cluster is None else await server.cluster.take(key)
             session = await server.delivery.persist(key.client_id, partial(server.sessions.fetch, key, read))
             elsewhere = session is not None and session.elsewhere
+        ready = not connection.closed
     except FencedOut:
-        if begins:
-            server.retention_lock.begun()
         connection.refuse(ReasonCode.SERVER_UNAVAILABLE, "this node may not serve any more, use another one")
-        return False
-    except BaseException:
-        if begins:
+    finally:
+        if begins and not ready:
             server.retention_lock.begun()
-        raise
-    if connection.closed and begins:
-        server.retention_lock.begun()
-    return not connection.closed
+    return ready
 
 
 def _request(connection: Connection, packet: Connect) -> AuthRequest:

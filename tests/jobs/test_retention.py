@@ -313,6 +313,18 @@ async def test_a_new_device_that_starts_at_the_earliest_loses_nothing_to_the_nex
         assert [m.payload for m in await tablet.messages(20)] == [b"%d" % number for number in range(11, 31)]
 
 
+async def test_a_new_device_that_is_let_in_on_the_spot_waits_for_a_step_all_the_same(house: MakeHouse) -> None:
+    """Where nobody has to be asked who it is, and nothing has to be read of it."""
+    async with house([ALL], {"sync": {"start": "earliest"}}) as made:
+        retention_lock = made.server.retention_lock
+        async with retention_lock.removing():
+            comes = asyncio.create_task(made.durable("tablet"))
+            await until(lambda: retention_lock.waiting or comes.done())
+            assert not comes.done()
+        await comes
+        assert retention_lock.beginnings == 0
+
+
 async def test_one_begins_or_another_removes() -> None:
     retention_lock = RetentionLock()
     order: list[str] = []

@@ -13,6 +13,7 @@ from broker.packets.codes import ReasonCode
 from broker.packets.model import ConnAck, Connect, Packet, Publish, Will
 from broker.packets.properties import Property
 from broker.sessions.steps import OpenStep
+from storage.records import Device, DeviceKey
 from tests.support.broker import Broker, running
 from tests.support.until import until
 from tests.support.wire import Client, Closed
@@ -108,6 +109,24 @@ async def test_who_left_before_its_turn_to_connect_has_no_session(version: int) 
         await until(lambda: len(broker.server.connections) == 2)
         await broker.client("behind", version)
         await until(lambda: not sessions.named("leaving"))
+
+
+async def test_who_is_refused_while_its_session_is_read_holds_up_no_retention(url: str, version: int) -> None:
+    """Nothing is removed while a device begins; one that was refused does not begin."""
+    async with running(url, mqtt=IMPATIENT, plugins={"sync": {"start": "earliest"}}) as broker:
+        storage, retention_lock = broker.server.storage, broker.server.retention_lock
+        device, answers = storage.device, asyncio.Event()
+
+        async def late(key: DeviceKey) -> Device | None:
+            await answers.wait()
+            return await device(key)
+
+        storage.device = late  # type: ignore[method-assign]
+        await refused(broker, "phone", version)
+        assert retention_lock.beginnings == 0
+        answers.set()
+        await let_in(broker, "phone", version, clean=False)
+        assert retention_lock.beginnings == 0
 
 
 @pytest.mark.inside
