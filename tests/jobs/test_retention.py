@@ -361,6 +361,11 @@ async def test_the_search_index_forgets_what_is_removed(house: MakeHouse, tmp_pa
         assert search is not None
         assert await search.wait_sequence("chat/a", 4, 60.0)
         assert (await made.run("retention"))["removed"] == 3
+
+        async def forgotten() -> bool:
+            return (await search.search(Query())).total == 1
+
+        await until(forgotten, "the index forgets soon what is removed")
         assert await made.run("index") == {"conversations": 1, "messages": 1, "missing": 0, "surplus": 0}
         page = await search.search(Query())
         assert ([hit.message.payload for hit in page.hits], page.total) == ([b"4"], 1)
