@@ -14,6 +14,7 @@ from broker.packets.model import ConnAck, Connect, Packet, Publish, Will
 from broker.packets.properties import Property
 from broker.sessions.steps import OpenStep
 from storage.records import Device, DeviceKey
+from tests.protocol.test_keep_alive import Late
 from tests.support.broker import Broker, running
 from tests.support.until import until
 from tests.support.wire import Client, Closed
@@ -95,6 +96,31 @@ async def test_who_has_waited_for_its_turn_to_connect_is_refused_in_time_too(url
             publisher.send(Publish("t", b"", 1, packet_id=1))
             await commits.arrived()
             await asyncio.gather(*(refused(broker, f"phone-{number}", version) for number in range(2)))
+
+
+async def test_its_turn_to_connect_is_when_the_time_for_its_session_begins(version: int) -> None:
+    """It waited for longer than storage may take, and storage takes longer than ``connect_timeout``: it is let in."""
+    async with running(mqtt={"connect_timeout": 5, "storage_timeout": 10}, limits={"connect_pace": 0.001}) as broker:
+        server = broker.server
+        clock = server.clock
+        publisher = await broker.client("publisher")
+        await publisher.publish("t")
+        await broker.client("first", version)
+        async with broker.held() as commits:
+            publisher.send(Publish("t", b"", 1, packet_id=1))
+            await commits.arrived()
+            phone = await broker.socket(version)
+            phone.send(Connect("phone", version, True))
+            await until(lambda: server.counters.limit_connect_pace)
+            came = clock.latest
+            await until(lambda: clock.latest is not came)  # else it could have come just before the clock says so
+            loop = Late(clock)
+            await loop.pass_by(20)
+            assert not server.sessions.named("phone")
+            server.gate._turns._next()
+            await until(lambda: server.sessions.named("phone"))
+            await loop.pass_by(6)
+        assert (await phone.expect(ConnAck)).reason == 0
 
 
 async def test_who_left_before_its_turn_to_connect_has_no_session(version: int) -> None:

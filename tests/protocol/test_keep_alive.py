@@ -87,6 +87,13 @@ class Late:
     def stand_still(self, seconds: float) -> None:
         self._behind += seconds
 
+    async def pass_by(self, seconds: float) -> None:
+        """Stand still, and be past all that was due meanwhile."""
+        self.stand_still(seconds)
+        self.tick()
+        reached = self._wheel.reached
+        await until(lambda: self._wheel.reached > reached)
+
     def tick(self) -> None:
         handle = self._wheel._handle
         if handle is not None and hasattr(handle, "when"):  # else it is in the middle of a tick
