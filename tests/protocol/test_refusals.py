@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from broker.access import PUBLISH
 from broker.connection.connection import Connection
 from broker.hooks import Group, GroupPlugin, Refusal
 from broker.packets.codes import ReasonCode as R
@@ -157,6 +158,18 @@ async def test_3_1_1_keeps_what_was_refused(broker: Broker, qos: int, payload: b
     sender = await broker.client("sender", 4)
     sender.send(Publish("t", payload, qos, packet_id=1 if qos else 0))
     assert await sender.closed() == []
+
+
+async def test_why_something_was_refused_is_remembered_of_the_last_few(broker: Broker) -> None:
+    """Who asks for ever another topic fills no memory (law 5)."""
+    sender = await broker.client("sender", 5)
+    topics = [f"forbidden/{number}" for number in range(40)]
+    for topic in topics:
+        assert await sender.publish(topic) == R.NOT_AUTHORIZED
+    (session,) = broker.server.sessions.named("sender")
+    assert session.connection is not None
+    why = session.connection.info.why_refused
+    assert [topic for topic in topics if why(PUBLISH, topic)] == topics[-16:]
 
 
 async def test_a_packet_that_is_too_large(broker: Broker) -> None:
