@@ -15,6 +15,7 @@ from broker.routing.trie import Trie
 from broker.server import Server
 from broker.sessions.cursor import Cursor, Head
 from broker.sessions.session import Session
+from broker.sessions.timeline import LIVE_ONLY
 from storage.records import DeviceKey, InboxEntry, Message, Subscription
 from tests.support.broker import settings
 
@@ -88,6 +89,19 @@ def test_rules_that_change_hold_from_the_next_step(plugin: Deciding) -> None:
     plugin.allows = True
     rig.access.rules_changed()
     assert rig.commit(topic) == 1
+
+
+def test_rules_that_change_hold_from_the_next_message_of_a_group(plugin: Deciding) -> None:
+    rig, topic = Rig(plugin), "a"
+
+    def given(number: int) -> bool:
+        message = Message(number, topic, "c/o", "o", 0, 1, b"x")
+        return bool(rig.machine.give_of_group(message, Subscription("$share/g/#", 1), number, LIVE_ONLY, True))
+
+    assert given(1)
+    plugin.allows = False
+    rig.access.rules_changed()
+    assert not given(2)
 
 
 def test_who_authenticates_again_is_asked_about_again(plugin: Deciding) -> None:

@@ -338,12 +338,34 @@ class Denying:
 
     auth_plugins = ()
     unused = False
+    name = "denied"
 
     def __init__(self) -> None:
         self.topic_plugins = [self]
 
     def decide(self, info: SessionInfo, action: str, topic: str) -> Verdict:
-        return Verdict(action != RECEIVE or info.client_id != "denied", None, "denied by name")
+        return Verdict(action != RECEIVE or info.client_id != self.name, None, "denied by name")
+
+
+async def test_what_a_member_may_not_receive_any_more_goes_to_another(stored: Broker) -> None:
+    """From the next message on, though all have one topic, and the member has said nothing since."""
+    members = [await stored.durable(name, 5) for name in ("denied", "permitted")]
+    sender = await stored.client("sender", 5)
+    rules = Denying()
+    rules.name = ""
+    stored.server.access.use(rules)
+    for member in members:
+        await member.subscribe("$share/g/t", options=1)
+    await sender.publish("t", b"1", properties={Property.TOPIC_ALIAS: 1})
+    await sender.publish("", b"2", properties={Property.TOPIC_ALIAS: 1})
+    for member in members:
+        await member.message(finish=False)
+    rules.name = "denied"
+    stored.server.access.rules_changed()
+    for number in (b"3", b"4"):
+        await sender.publish("", number, properties={Property.TOPIC_ALIAS: 1})
+    assert [message.payload for message in await members[1].messages(2)] == [b"3", b"4"]
+    await members[0].ping()
 
 
 async def test_what_a_member_may_not_receive_goes_to_another(stored: Broker) -> None:
