@@ -244,7 +244,6 @@ class TlsProtocol:
             self.tls.write(data)
         except ssl.SSLError as error:  # only after TLS broke
             logger.info("%s: TLS broke off: %s", self._stream.peer, reason(error))
-            self._shared.outgoing.read()
             self.transport.abort()
             return
         self._flush()

@@ -19,7 +19,8 @@ TIMEOUT = 5
 
 
 class Echo:
-    """Sends back what it gets, and remembers what happened to it. ``close`` as data closes, ``abort`` aborts."""
+    """Sends back what it gets, and remembers what happened to it. ``close`` as data closes, ``abort`` aborts, ``pause`` has
+    it read no more."""
 
     def __init__(self, listener: str) -> None:
         self.listener = listener
@@ -41,6 +42,8 @@ class Echo:
             self.transport.close()
         elif data == b"abort":
             self.transport.abort()
+        elif data == b"pause":
+            self.transport.pause_reading()
         else:
             self.transport.writelines([b"<", data, b">"])
 

@@ -146,6 +146,23 @@ async def test_a_handshake_that_fails_leaves_nothing_to_the_next(running: Start,
         one.writer.close()
 
 
+async def test_what_is_written_after_tls_broke_reaches_nobody(running: Start, certificates: Certificates) -> None:
+    """It broke while reading is paused: what is inside does not know yet. Nor is any of it in another client's stream."""
+    server: Running = await running(tls_of(certificates))
+    context = certificates.client()
+    broken, other = [await Client.connected(server, context) for _ in range(2)]
+    broken.send(broken.sealed(b"pause") + b"\x17\x03\x03\x00\x20" + bytes(32))
+    await heard(server, 0, b"pause")
+    echo = server.echoes[0]
+    echo.transport.write(b"to nobody" * 5000)
+    async with asyncio.timeout(TIMEOUT):
+        await echo.lost.wait()
+    other.send(other.sealed(b"x"))
+    assert await other.read(3) == b"<x>"
+    for one in (broken, other):
+        one.writer.close()
+
+
 async def test_what_comes_with_the_end_of_the_handshake_is_heard(running: Start, certificates: Certificates) -> None:
     server: Running = await running(tls_of(certificates))
     client = await Client.begin(server, certificates.client())
