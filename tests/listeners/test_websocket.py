@@ -353,6 +353,7 @@ class TestClosing:
         echo.transport.close()
         echo.transport.close()
         echo.transport.write(b"late")
+        echo.transport.writelines([b"late", b"r"])
         writer.write(frame(OP_BINARY, b"late too"))
         opcode, payload = await read_frame(reader)
         assert opcode == OP_CLOSE

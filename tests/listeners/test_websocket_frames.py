@@ -83,6 +83,14 @@ def test_a_large_message_in_small_frames_is_too_large() -> None:
     assert frames.fault.code == TOO_LARGE
 
 
+def test_each_message_has_all_the_room() -> None:
+    frames = Frames(LIMIT)
+    parts = [Frame(OP_BINARY, b"x" * 200, fin=False), Frame(OP_CONT, b"x" * 100)]
+    for _ in range(3):
+        assert frames.feed(b"".join(part.serialize(mask=True) for part in parts)) == b"x" * LIMIT
+    assert not frames.over
+
+
 def test_a_frame_is_refused_by_its_head() -> None:
     frames = Frames(LIMIT)
     frames.feed(b"\x82\xfe\x01")
