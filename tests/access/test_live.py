@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from amqtt.plugins.base import BaseTopicPlugin
 
 from broker.access.password_file import generated
 from broker.config.settings import Settings
@@ -41,6 +43,22 @@ async def test_a_will_that_may_not_be_published_keeps_its_client_out() -> None:
         for version, code in ((4, 5), (5, DENIED)):
             client = await broker.socket(version)
             assert (await client.connect("c", will=Will("elsewhere", b"x"))).reason == code
+        await broker.client("c", 5, will=Will("wills/c", b"x"))
+
+
+class Waits(BaseTopicPlugin):
+    """Has to ask somebody who may do what."""
+
+    async def topic_filtering(self, *, session: Any = None, topic: str | None = None, action: Any = None) -> bool:
+        await asyncio.sleep(0)
+        return topic is not None and not topic.startswith("secret/")
+
+
+async def test_so_does_one_about_which_somebody_has_to_be_asked() -> None:
+    async with running(plugins={f"{__name__}.Waits": {}}) as broker:
+        for version, code in ((4, 5), (5, DENIED)):
+            client = await broker.socket(version)
+            assert (await client.connect("c", will=Will("secret/c", b"x"))).reason == code
         await broker.client("c", 5, will=Will("wills/c", b"x"))
 
 

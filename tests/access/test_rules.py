@@ -38,6 +38,7 @@ HOME = rules(
     {"deny": "search", "topics": "home/quiet"},
     {"deny": "publish", "topics": "home/open/{user}", "users": ["alice", "bob"]},
     {"allow": "publish", "topics": "home/open/+"},
+    {"deny": "subscribe", "topics": "home/unseen"},
 )
 
 
@@ -60,6 +61,8 @@ HOME = rules(
         (NOBODY, "subscribe", "only/asked", True),
         (NOBODY, "receive", "only/asked", False),
         (NOBODY, "receive", "only/given", False),  # nothing is received that could not be subscribed to
+        (NOBODY, "receive", "home/unseen", False),  # nor by a wider subscription
+        (NOBODY, "history", "home/unseen", True),
         (NOBODY, "history", "home/quiet", True),
         (NOBODY, "search", "home/quiet", False),
         (ALICE, "publish", "home/open/alice", False),

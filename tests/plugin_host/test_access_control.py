@@ -51,12 +51,29 @@ class Gatekeeper:
 
     def __init__(self, answer: bool) -> None:
         self.asked, self.gate = asyncio.Event(), asyncio.Event()
-        self._answer = answer
+        self.answer = answer
 
     async def authenticate(self, *, session: object) -> bool:
+        answer = self.answer
         self.asked.set()
         await self.gate.wait()
-        return self._answer
+        return answer
+
+
+class Cautious:
+    """A topic plugin that answers on the spot: no, or not at all."""
+
+    auth_plugins = ()
+    immediate = True
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.topic_plugins = [self]
+        self._error = error
+
+    async def topic_filtering(self, *, session: object, topic: str, action: object) -> bool:
+        if self._error is not None:
+            raise self._error
+        return False
 
 
 class TestIdentity:
@@ -146,6 +163,17 @@ class TestIdentity:
         authentication.use([new], keep_sessions=False)
         for plugin in (old, new):
             plugin.gate.set()
+        assert await letting_in is None
+
+    async def test_and_where_rules_or_users_change(self, access_of: Callable[..., AccessControl]) -> None:
+        """As where it is shut out at this moment."""
+        access, plugin = access_of({ANONYMOUS: {}}), Gatekeeper(True)
+        access.authentication.use([plugin], keep_sessions=False)
+        letting_in = asyncio.create_task(access.authentication.authenticate(request()))
+        await plugin.asked.wait()
+        plugin.answer = False
+        access.rules_changed()
+        plugin.gate.set()
         assert await letting_in is None
 
     async def test_what_an_auth_plugin_left_on_the_session_is_there_later(
@@ -294,7 +322,7 @@ class TestTopics:
         assert await asyncio.gather(*tasks[1:]) == [True] * 4
         assert len(OwnTopics.asked) == 1
 
-    @pytest.mark.parametrize("change", ["rules", "user"])
+    @pytest.mark.parametrize("change", ["rules", "rules, and nothing is asked", "user"])
     async def test_an_answer_that_was_asked_for_before_a_change_does_not_count(
         self, access_of: Callable[..., AccessControl], change: str
     ) -> None:
@@ -303,13 +331,12 @@ class TestTopics:
         OwnTopics.gate = asyncio.Event()
         asking = asyncio.create_task(access.allowed(alice, Action.RECEIVE, "news"))
         await until(lambda: OwnTopics.asked)
-        if change == "rules":
-            access.rules_changed()
-            again = access.cached(alice, Action.RECEIVE, "other")
-        else:
+        if change == "user":
             alice.forget_answers()  # the client authenticated again
-            again = access.cached(alice, Action.RECEIVE, "other")
-        assert again is None
+        else:
+            access.rules_changed()
+        if "nothing" not in change:
+            assert access.cached(alice, Action.RECEIVE, "other") is None
         OwnTopics.gate.set()
         assert not await asking
         assert len(OwnTopics.asked) == 2
@@ -324,6 +351,24 @@ class TestTopics:
         access.rules_changed()
         assert access.cached(alice, Action.RECEIVE, "alice/x") is None
         assert access.cached(alice, Action.RECEIVE, "alice/y") is None
+
+    async def test_what_the_plugins_before_a_reload_said_counts_for_nothing(
+        self, access_of: Callable[..., AccessControl]
+    ) -> None:
+        access = access_of({OWN + "Tokens": {}, OWN + "OwnTopics": {}})
+        alice = await user(access)
+        assert await access.allowed(alice, Action.RECEIVE, "alice/x")
+        access.use(Cautious())
+        assert access.cached(alice, Action.RECEIVE, "alice/x") is False
+
+    async def test_a_failure_on_the_spot_is_a_no_too(
+        self, access_of: Callable[..., AccessControl], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        access = access_of({OWN + "Tokens": {}})
+        alice = await user(access)
+        access.use(Cautious(ValueError("no such table")))
+        assert access.cached(alice, Action.RECEIVE, "alice/x") is False
+        assert "no answer whether it may receive 'alice/x': Cautious failed: ValueError" in caplog.text
 
     @pytest.mark.parametrize("action", [HISTORY, SEARCH])
     async def test_amqtts_plugins_are_asked_about_history_and_search_as_about_receiving(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import quote
 
 import httpx
 import pytest
+from amqtt.plugins.base import BaseAuthPlugin
 
 from broker.access import KIND, Ban, Bans, network
 from broker.packets import ReasonCode
@@ -68,6 +70,27 @@ async def test_a_ban_ends_connections_and_refuses_new_ones_until_it_is_removed(t
         assert await ended(good) == [ReasonCode.ADMINISTRATIVE_ACTION]
         assert await refused(broker, "good", 5) == ReasonCode.BANNED
         assert (await http.get("/me")).json()["operator"]
+
+
+class Doubtful(BaseAuthPlugin):
+    """Knows nobody, and counts who asks."""
+
+    asked: ClassVar[int] = 0
+
+    async def authenticate(self, *, session: object) -> bool:
+        Doubtful.asked += 1
+        return False
+
+
+async def test_who_is_banned_is_told_so_whatever_password_it_has() -> None:
+    """So that guessing costs the broker no hash."""
+    async with running(plugins={f"{__name__}.Doubtful": {}}) as broker:
+        ban = Ban("client", "bad")
+        await broker.server.api.commit([SaveSetting(KIND, ban.key, ban.value())], 10)
+        assert await refused(broker, "bad", 5) == ReasonCode.BANNED
+        assert Doubtful.asked == 0
+        assert await refused(broker, "good", 5) == ReasonCode.NOT_AUTHORIZED
+        assert Doubtful.asked == 1
 
 
 @pytest.mark.parametrize("url", ["sqlite", "mongodb"], indirect=True)
