@@ -182,6 +182,20 @@ def test_a_repeated_topic_is_not_matched_again() -> None:
     assert trie.match("a/b") is not first
 
 
+def test_who_comes_and_goes_is_seen_in_a_match_that_is_kept() -> None:
+    trie: Trie[Subscriber] = Trie()
+    one, two = SUBSCRIBERS[:2]
+    for subscriber in (one, two):
+        trie.add("a/+", subscriber, Subscription("a/+", 1))
+    match = trie.match("a/b")
+    assert match.readers() == [[one, two]]
+    trie.set_aside("a/+", one, one.member)
+    assert match.readers() == [[two]]
+    trie.bring_back("a/+", one, Subscription("a/+", 1), one.member)
+    assert match.readers() == [[two, one]]
+    assert trie.match("a/b") is match
+
+
 def test_a_very_deep_topic_does_not_recurse() -> None:
     trie: Trie[Subscriber] = Trie()
     deep = "/".join(["x"] * 30_000)

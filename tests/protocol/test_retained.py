@@ -164,6 +164,16 @@ async def test_v5_retain_as_published(stored: Broker, durable: bool) -> None:
 
 
 @KINDS
+async def test_v5_retain_as_published_by_one_of_several_filters(stored: Broker, durable: bool) -> None:
+    sender, reader = await stored.client("sender", 5), await make(stored, durable, "reader", 5)
+    await reader.subscribe("t/#", options=1)
+    await reader.subscribe("t/a", options=RETAIN_AS_PUBLISHED)
+    for topic in ("t/a", "t/b"):
+        await sender.publish(topic, b"x", 1, retain=True)
+    assert [(m.topic, m.retain, m.qos) for m in await reader.messages(2)] == [("t/a", True, 1), ("t/b", False, 1)]
+
+
+@KINDS
 async def test_v5_retain_handling(stored: Broker, durable: bool) -> None:
     """[MQTT-3.3.1-9 to -11]"""
     sender, reader = await stored.client("sender", 5), await make(stored, durable, "reader", 5)

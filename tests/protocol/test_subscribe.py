@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,7 @@ async def test_everything_but_dollar_topics(broker: Broker, version: int) -> Non
         ),
         ("$delayed/+/a", "filter '$delayed/+/a': what is below $delayed/ waits"),
         ("$share/g/$delayed/#", "filter '$share/g/$delayed/#': what is below $delayed/ waits"),
+        ("$share/g/$sync/reply/c", "filter '$share/g/$sync/reply/c': below $sync/ there are '$sync/reply/c'"),
         ("$sync/#", "filter '$sync/#': below $sync/ there are '$sync/reply/c', '$sync/events/c', '$sync/receipts/c'"),
     ],
 )
@@ -159,20 +161,26 @@ async def test_a_subscription_whose_client_left_before_suback_holds(stored: Brok
     assert (await reader.message()).payload == b"due"
 
 
-async def test_a_new_filter_starts_where_it_came(stored: Broker, version: int) -> None:
-    """Another filter had brought the same topic's entries into the inbox already; the new one asks for nothing old."""
-    reader, sender = await stored.durable("reader", version), await stored.client("sender")
-    await reader.subscribe("marker", "other", options=1)
-    await stored.lose(reader, "reader")
-    twin = await stored.durable("twin", version)
-    await twin.subscribe("t", options=1)
-    await sender.publish("t", b"before", 1)
-    await sender.publish("other", b"missed", 1)
-    reader = await stored.durable("reader", version)
-    assert (await reader.message()).payload == b"missed"
-    await reader.subscribe("t", options=1)
-    await sender.publish("t", b"after", 1)
-    assert (await reader.message()).payload == b"after"
+async def test_a_new_filter_starts_where_it_came(url: str, version: int) -> None:
+    """Another device's filter had brought the same topic's entries into the inbox, and the new one's device has not come to the
+    last of them; it asks for nothing old."""
+    ann: dict[str, Any] = {"username": "ann", "password": b"ann"}
+    plugins: dict[str, Any] = {"tests.support.laws_auth.NameIsPassword": {}}
+    async with running(url, plugins=plugins, mqtt={"inflight_window": 1}) as broker:
+        reader, twin = [await broker.durable(name, version, **ann) for name in ("reader", "twin")]
+        sender = await broker.client("sender", username="bob", password=b"bob")
+        await reader.subscribe("other", options=1)
+        await twin.subscribe("t", options=1)
+        await broker.lose(reader, "reader")
+        for topic, payload in (("other", b"first"), ("other", b"waits"), ("t", b"before")):
+            await sender.publish(topic, payload)
+        reader = await broker.durable("reader", version, **ann)
+        first = await reader.message(finish=False)
+        await reader.subscribe("t", options=1)
+        await sender.publish("t", b"after")
+        reader.send(PubAck(first.packet_id))
+        assert [message.payload for message in await reader.messages(2)] == [b"waits", b"after"]
+        assert [message.payload for message in await twin.messages(2)] == [b"before", b"after"]
 
 
 async def test_unsuback_says_what_there_was(stored: Broker, version: int) -> None:
@@ -239,6 +247,37 @@ async def test_v5_no_local(stored: Broker) -> None:
         assert {type(packet) for packet in packets} == {PubAck, Publish}
 
 
+async def test_v5_no_local_by_several_filters(stored: Broker) -> None:
+    """Only by those that want it; with the QoS and the identifiers of the others."""
+    client, other = await stored.durable("c", 5), await stored.client("o", 5)
+    await client.subscribe("t/#", options=1 | NO_LOCAL, properties={Property.SUBSCRIPTION_IDENTIFIER: 1})
+    await client.subscribe("t/+", options=1 | NO_LOCAL, properties={Property.SUBSCRIPTION_IDENTIFIER: 2})
+    await client.publish("t/a", b"mine")
+    await client.quiet()
+    await client.subscribe("t/b", properties={Property.SUBSCRIPTION_IDENTIFIER: 3})
+    client.send(Publish("t/b", b"mine too", 1, packet_id=99))
+    packets = [await client.receive(), await client.receive()]
+    (message,) = [packet for packet in packets if isinstance(packet, Publish)]
+    assert (message.qos, message.properties[Property.SUBSCRIPTION_IDENTIFIER]) == (0, [3])
+    await other.publish("t/b", b"theirs")
+    message = await client.message()
+    assert (message.qos, sorted(message.properties[Property.SUBSCRIPTION_IDENTIFIER])) == (1, [1, 2, 3])
+
+
+async def test_v5_no_local_is_about_one_s_own_alone() -> None:
+    """A device of another user may have the same client id; and what it retained itself comes to who subscribes."""
+    async with running(plugins={"tests.support.laws_auth.NameIsPassword": {}}) as broker:
+        ann, bob = [await broker.durable("phone", 5, username=name, password=name.encode()) for name in ("ann", "bob")]
+        await ann.publish("t", b"kept", retain=True)
+        for client in (ann, bob):
+            await client.subscribe("t", options=1 | NO_LOCAL)
+            message = await client.message()
+            assert (message.payload, message.retain) == (b"kept", True)
+        await ann.publish("t", b"of ann")
+        assert (await bob.message()).payload == b"of ann"
+        await ann.quiet()
+
+
 @pytest.mark.parametrize("durable", [False, True], ids=["clean", "durable"])
 async def test_v5_subscription_identifiers(stored: Broker, durable: bool) -> None:
     """[MQTT-3.3.4-3, -4, -5]: every one that matches, in one copy."""
@@ -289,7 +328,8 @@ class Secretive:
 async def test_an_acl_decides_each_filter(broker: Broker, version: int, immediate: bool) -> None:
     client, plugin = await broker.client("c", version), Secretive(immediate)
     broker.server.access.use(plugin)
-    client.send(Subscribe(1, [("a", 1), ("secret/#", 1), ("b", 0)]))
+    client.send(Subscribe(1, [("a", 1), ("secret/#", 1), ("$share/g/secret/x", 1), ("b", 0)]))
     ack = await client.expect(SubAck)
-    assert ack.reasons == [1, ReasonCode.NOT_AUTHORIZED if version == 5 else 0x80, 0]
-    assert plugin.asked == ["a", "secret/#", "b"]
+    denied = ReasonCode.NOT_AUTHORIZED if version == 5 else 0x80
+    assert ack.reasons == [1, denied, denied, 0]
+    assert plugin.asked == ["a", "secret/#", "secret/x", "b"]
