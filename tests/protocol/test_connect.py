@@ -37,6 +37,15 @@ async def test_mqtt_3_1_is_spoken(broker: Broker) -> None:
     assert got == {PubAck, Publish}
 
 
+async def test_3_1_is_told_of_no_session(broker: Broker) -> None:
+    """It has one; but CONNACK has a reserved byte where later versions say so."""
+    for _ in range(2):
+        client = await broker.socket(3)
+        assert await client.connect("old", clean=False) == ConnAck(False, 0)
+        await client.leave()
+    assert (await (await broker.socket(4)).connect("old", clean=False)).session_present
+
+
 async def test_packets_behind_connect_are_processed_in_order_after_connack(broker: Broker, version: int) -> None:
     client = await broker.socket(version)
     client.send(

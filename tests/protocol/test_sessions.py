@@ -9,6 +9,7 @@ import pytest
 from broker.packets.codes import ReasonCode
 from broker.packets.model import ConnAck, Connect, Disconnect, PingResp, PubAck, Publish, Will
 from broker.packets.properties import Property
+from storage.records import DeviceKey
 from tests.support.broker import Broker, running
 from tests.support.until import until
 from tests.support.wire import Client, Closed
@@ -195,6 +196,15 @@ async def test_v5_a_session_that_comes_back_in_time_does_not_end(broker: Broker)
     assert await present(broker, "c", 5, clean=False, expiry=1)
 
 
+async def test_v5_the_time_of_a_session_stops_while_its_client_is_here(stored: Broker) -> None:
+    client, key = await stored.durable("c", 5), DeviceKey("c/c", "c")
+    await stored.lose(client, "c")
+    (away,) = await stored.server.api.device_states(key.user, key, 10)
+    await stored.durable("c", 5)
+    (here,) = await stored.server.api.device_states(key.user, key, 10)
+    assert (away.expires_at > 0, here.expires_at) == (True, 0)
+
+
 async def test_v5_expiry_zero_ends_with_the_connection(broker: Broker) -> None:
     client = await broker.client("c", 5, clean=False)
     await client.leave()
@@ -227,6 +237,18 @@ async def test_v5_expiry_is_capped() -> None:
         await gone(broker, "d")
 
 
+async def test_v5_expiry_is_capped_at_disconnect_too() -> None:
+    async with running(mqtt={"max_session_expiry": 1}) as broker:
+        client = await broker.durable("c", 5, expiry=1)
+        await client.leave(properties={Property.SESSION_EXPIRY: 0xFFFFFFFF})
+        await gone(broker, "c")
+
+
 async def gone(broker: Broker, client_id: str) -> None:
-    """Wait until the broker's clock has ended the session."""
-    await until(lambda: not broker.server.sessions.named(client_id))
+    """Wait until the broker's clock has ended the session, and storage has none."""
+    sessions, storage = broker.server.sessions, broker.server.storage
+
+    async def ended() -> bool:
+        return not sessions.named(client_id) and await storage.device(DeviceKey(f"c/{client_id}", client_id)) is None
+
+    await until(ended)

@@ -235,6 +235,16 @@ async def test_v5_a_client_that_comes_back_in_time_keeps_its_delayed_will_unsent
     assert (await watcher.message()).payload == b"other"  # whose delay began later
 
 
+async def test_v5_who_comes_back_without_a_will_has_none_later(stored: Broker, watcher: Client) -> None:
+    """Neither the one that waited, nor its delay."""
+    client = await stored.durable("c", 5, will=will(properties={Property.WILL_DELAY: 100}))
+    await stored.lose(client, "c")
+    client = await stored.durable("c", 5)
+    await stored.lose(client, "c")
+    await stored.client("c", 5)  # a clean start ends the session, and would have its will published at once
+    await watcher.quiet()
+
+
 async def test_v5_takeover_keeps_a_delayed_will_unsent(stored: Broker, watcher: Client) -> None:
     old = await stored.durable("c", 5, will=will(properties={Property.WILL_DELAY: 100}))
     await stored.durable("c", 5)
