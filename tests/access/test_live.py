@@ -46,6 +46,18 @@ async def test_a_will_that_may_not_be_published_keeps_its_client_out() -> None:
         await broker.client("c", 5, will=Will("wills/c", b"x"))
 
 
+@pytest.mark.parametrize("durable", [False, True], ids=["clean", "durable"])
+async def test_what_is_retained_is_given_to_nobody_who_may_not_receive_it(durable: bool) -> None:
+    rules = acl({"allow": "all", "topics": "#"}, {"deny": "receive", "topics": "secret/#"})
+    async with running(plugins=rules) as broker:
+        sender, reader = await broker.client("sender"), await (broker.durable if durable else broker.client)("reader", 5)
+        for topic in ("secret/a", "open/a", "secret/b"):
+            await sender.publish(topic, b"x", retain=True)
+        await reader.subscribe("#", options=1)
+        assert (await reader.message()).topic == "open/a"
+        await reader.quiet()
+
+
 class Waits(BaseTopicPlugin):
     """Has to ask somebody who may do what."""
 
