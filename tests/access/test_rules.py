@@ -39,6 +39,7 @@ HOME = rules(
     {"deny": "publish", "topics": "home/open/{user}", "users": ["alice", "bob"]},
     {"allow": "publish", "topics": "home/open/+"},
     {"deny": "subscribe", "topics": "home/unseen"},
+    {"allow": "history", "topics": "+/stats/#"},
 )
 
 
@@ -68,6 +69,9 @@ HOME = rules(
         (ALICE, "publish", "home/open/alice", False),
         (Caller("bob"), "publish", "home/open/alice", True),
         (NOBODY, "receive", "$SYS/broker/uptime", False),
+        (NOBODY, "history", "home/stats/x", True),
+        (NOBODY, "history", "$SYS/stats/x", False),  # a wildcard at the beginning is no $
+        (NOBODY, "receive", "a/x/b/c", False),  # what is below a rule without "#"
     ],
 )
 def test_an_answer(caller: Caller, action: str, topic: str, expected: bool) -> None:

@@ -1513,7 +1513,7 @@ MUTANTS = (
         "broker/net/websocket_frames.py",
         "        if kind & _RESERVED:\n",
         "        if False:\n",
-        FRAMES,
+        f"{FRAMES} {WEBSOCKET}",
     ),
     Mutant(
         0,
@@ -1521,7 +1521,7 @@ MUTANTS = (
         "broker/net/websocket_frames.py",
         "        elif opcode not in (_CONT, _TEXT, _BINARY, _CLOSE, _PING, _PONG):\n",
         "        elif False:\n",
-        FRAMES,
+        f"{FRAMES} {WEBSOCKET}",
     ),
     Mutant(
         0,
@@ -1553,7 +1553,7 @@ MUTANTS = (
         "broker/net/websocket_frames.py",
         "(kind != _WHOLE or self._goes_on or length",
         "(kind != _WHOLE or length",
-        FRAMES,
+        f"{FRAMES} {WEBSOCKET}",
     ),
     Mutant(
         0,
@@ -1561,7 +1561,7 @@ MUTANTS = (
         "broker/net/websocket_frames.py",
         "        elif opcode == _BINARY and self._goes_on:\n",
         "        elif False:\n",
-        FRAMES,
+        f"{FRAMES} {WEBSOCKET}",
     ),
     Mutant(
         0,
@@ -1569,7 +1569,7 @@ MUTANTS = (
         "broker/net/websocket_frames.py",
         "        elif opcode == _CONT and not self._goes_on:\n",
         "        elif False:\n",
-        FRAMES,
+        f"{FRAMES} {WEBSOCKET}",
     ),
     Mutant(
         0,
@@ -1577,7 +1577,7 @@ MUTANTS = (
         "broker/net/websocket_frames.py",
         "        if opcode & _CONTROL:\n            return False\n",
         "",
-        FRAMES,
+        f"{FRAMES} {WEBSOCKET}",
     ),
     Mutant(
         0,
@@ -1585,7 +1585,7 @@ MUTANTS = (
         "broker/net/websocket_frames.py",
         "        if opcode & _CONTROL:\n            return False\n",
         "        if opcode & _CONTROL:\n            self._goes_on = False\n            return False\n",
-        FRAMES,
+        f"{FRAMES} {WEBSOCKET}",
     ),
     Mutant(
         0,
@@ -1633,7 +1633,7 @@ MUTANTS = (
         "broker/net/websocket_frames.py",
         "        self.answer = _closing(payload)",
         "        self.answer = close_frame(NORMAL)",
-        FRAMES,
+        f"{FRAMES} {WEBSOCKET}",
     ),
     Mutant(
         0,
@@ -1649,7 +1649,7 @@ MUTANTS = (
         "broker/net/websocket_frames.py",
         "                payload[2:].decode()\n",
         "                pass\n",
-        FRAMES,
+        f"{FRAMES} {WEBSOCKET}",
     ),
     Mutant(
         0,
@@ -1657,7 +1657,7 @@ MUTANTS = (
         "broker/net/websocket_frames.py",
         '        if self._goes_on:\n            self._broken_frame("incomplete',
         '        if False:\n            self._broken_frame("incomplete',
-        FRAMES,
+        f"{FRAMES} {WEBSOCKET}",
     ),
     Mutant(
         0,
@@ -1763,6 +1763,14 @@ MUTANTS = (
         "too_large=fault.code == TOO_LARGE",
         "too_large=False",
         WEBSOCKET,
+    ),
+    Mutant(
+        0,
+        "frames: a connection whose TLS broke stays open",
+        "broker/net/tls.py",
+        'TLS broke off: %s", self._stream.peer, reason(error))\n            self.transport.abort()\n',
+        'TLS broke off: %s", self._stream.peer, reason(error))\n',
+        "tests/listeners/test_tls_buffers.py -k after_tls",
     ),
     # --- 0. access control --------------------------------------------------------------------------------------------
     Mutant(
@@ -2088,6 +2096,14 @@ MUTANTS = (
         '        if name and "username" in verified:\n',
         "        if name:\n",
         ACCESS,
+    ),
+    Mutant(
+        5,
+        "access: why something was refused is remembered without end",
+        "broker/access/session_info.py",
+        "        if len(known) >= _REFUSALS:\n            del known[next(iter(known))]\n",
+        "",
+        "tests/protocol/test_refusals.py -k last_few",
     ),
     # --- 0. which subscription gets what ------------------------------------------------------------------------------
     Mutant(
