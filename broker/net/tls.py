@@ -244,6 +244,7 @@ class TlsProtocol:
             self.tls.write(data)
         except ssl.SSLError as error:  # only after TLS broke
             logger.info("%s: TLS broke off: %s", self._stream.peer, reason(error))
+            self._shared.outgoing.read()  # none is known to be there; it would be the next connection's
             self.transport.abort()
             return
         self._flush()
