@@ -112,6 +112,7 @@ class SessionInfo:
         known = self._refused
         if known is None:
             known = self._refused = {}
+        known.pop((action, topic), None)
         if len(known) >= _REFUSALS:
             del known[next(iter(known))]
         known[action, topic] = why

@@ -170,6 +170,9 @@ async def test_why_something_was_refused_is_remembered_of_the_last_few(broker: B
     assert session.connection is not None
     why = session.connection.info.why_refused
     assert [topic for topic in topics if why(PUBLISH, topic)] == topics[-16:]
+    broker.server.access.rules_changed()  # so that it is asked about again
+    assert await sender.publish(topics[-1]) == R.NOT_AUTHORIZED
+    assert [topic for topic in topics if why(PUBLISH, topic)] == topics[-16:]
 
 
 async def test_a_packet_that_is_too_large(broker: Broker) -> None:
