@@ -183,13 +183,23 @@ MUTANTS = (
     Mutant(
         1,
         "inboxes before the store where one command has both, in mongodb",
+        "storage/mongo/plain_encoding.py",  # of which the fast one is no longer the same, and so not used
+        '    inserts: list[Raw] = [{"insert": 0, "document": _message(numbered, version, rows)} for numbered in messages]\n'
+        '    inserts += [{"insert": 1, "document": _entry(entry)} for entry in entries]\n',
+        '    inserts: list[Raw] = [{"insert": 1, "document": _entry(entry)} for entry in entries]\n'
+        '    inserts += [{"insert": 0, "document": _message(numbered, version, rows)} for numbered in messages]\n',
+        "tests/storage_mongo/test_in_turn.py -k store_first",
+    ),
+    Mutant(
+        1,
+        "the fast encoding of one command for both is another one, in mongodb",
         "storage/mongo/fast_encoding.py",
         "    for numbered in messages:\n        _write_message(writer, numbered, version, rows, 0)\n"
         '        if len(writer) > most:\n            return b"", 0\n'
         "    for entry in entries:\n        _write_entry(writer, entry, 1)\n",
         "    for entry in entries:\n        _write_entry(writer, entry, 1)\n"
         "    for numbered in messages:\n        _write_message(writer, numbered, version, rows, 0)\n",
-        "tests/storage_mongo/test_in_turn.py -k store_first",
+        "tests/storage_mongo/test_encoding.py",
     ),
     Mutant(
         4,
@@ -1768,8 +1778,8 @@ MUTANTS = (
         0,
         "frames: a connection whose TLS broke stays open",
         "broker/net/tls.py",
-        'TLS broke off: %s", self._stream.peer, reason(error))\n            self.transport.abort()\n',
-        'TLS broke off: %s", self._stream.peer, reason(error))\n',
+        "            self.transport.abort()\n            return\n        self._flush()\n",
+        "            return\n        self._flush()\n",
         "tests/listeners/test_tls_buffers.py -k after_tls",
     ),
     # --- 0. access control --------------------------------------------------------------------------------------------
