@@ -287,6 +287,10 @@ class Services(BrokerApi, Protocol):
         """The users who have a stored filter for a topic, and no device that is connected, to any node, or waits for news; but
         for those who are disabled or banned."""
 
+    async def lets_receive(self, user: str, topic: str) -> bool:
+        """Whether access control lets a user receive what is published to a topic, on any of the stored devices that have a
+        filter for it. Where a plugin fails it is asked again, as for a delivery. Raises `StorageError`."""
+
     def standings(self) -> LiveStandings:
         """Where devices stand now, on whichever node: for one question to `broker.ledger.Ledger`."""
 

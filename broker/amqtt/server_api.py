@@ -11,6 +11,8 @@ from contextlib import suppress
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from amqtt.contexts import Action
+
 from broker.access import Bans, Identity, info_of
 from broker.amqtt import standings
 from broker.amqtt.api import ConnectedDevices, DeviceState, ServerStatus, SessionState, Undecided
@@ -23,7 +25,7 @@ from broker.amqtt.stored_settings import StoredSettings, Watcher
 from broker.config import Reloaded
 from broker.connection import NodeState, NoDevice, SessionReaders, end_connections
 from broker.counters import Counters
-from broker.packets import ProtocolViolation, ReasonCode, topics
+from broker.packets import ProtocolViolation, ReasonCode, matches, topics
 from broker.pipeline import Operations, Step
 from broker.publication import Acks, Origin, Outgoing, Publication
 from broker.sessions import Session
@@ -364,6 +366,19 @@ class ServerApi:
         match = self._server.trie.match(topic)
         users = tuple(match.users) or [user for user in match.recipients if user.startswith(("u/", "c/"))]
         return (user for user in users if not self._present(user) and not self._shut_out(user))
+
+    async def lets_receive(self, user: str, topic: str) -> bool:
+        access = self._server.access
+        if access.unruled:
+            return await access.listed(user, Action.RECEIVE, topic) is not False
+        for device in await self._server.storage.devices_of(user):
+            if any(matches(filter_, topic) for filter_ in device.subscriptions):
+                info = info_of(*device.key)
+                while (known := access.cached(info, Action.RECEIVE, topic)) is None:
+                    await access.settle(info, Action.RECEIVE, topic)
+                if known:
+                    return True
+        return False
 
     def _shut_out(self, user: str) -> bool:
         server = self._server

@@ -24,7 +24,7 @@ CLIENTS = "$sync/clients"
 
 async def events_of(hook: Hook, message: Message, away: Callable[[str], AsyncIterator[str]], now: int) -> AsyncIterator[Event]:
     """In a fixed order, with ids that are the same whenever it is asked. ``away``: users who would be given what is published
-    to a topic, have no device connected, and want to be notified."""
+    to a topic and may receive it, have no device connected, and want to be notified."""
     if message.topic == CLIENTS:
         if message.user == BROKER_USER:
             event = json.loads(message.payload)

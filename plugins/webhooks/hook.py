@@ -107,6 +107,8 @@ class HookRunner:
 
     async def _away(self, topic: str) -> AsyncIterator[str]:
         for user in self._server.users_away(topic):
+            if not await self._server.lets_receive(user, topic):
+                continue
             for quiet in self._quiet:
                 if await quiet(user, topic):
                     break

@@ -165,6 +165,52 @@ async def test_of_who_is_shut_out_no_service_is_told() -> None:
         assert told == [(payload, f"u/{name}") for payload, names in expected.items() for name in names]
 
 
+async def test_nobody_is_notified_of_what_access_rules_keep_from_them() -> None:
+    """As of when the hook comes to the message, and of each of a user's devices; who may not is asked about as for a delivery."""
+    rules = [
+        {"allow": "all", "topics": "#"},
+        {"deny": "read", "topics": "chat/#", "users": "eve"},
+        {"deny": "receive", "topics": "chat/{client}"},
+    ]
+    async with Receiver() as receiver:
+        options = {**plugins(receiver, events=["message.offline"], start="earliest"), **ACCOUNTS, "acl": {"rules": rules}}
+        async with running(plugins=options) as broker:
+            for name in ("ann", "bob", "eve", "dan"):
+                await users_of(broker).add(name, CHEAP.hash(name))
+            devices = [("ann", "1"), ("ann", "2"), ("bob", "1"), ("eve", "away"), ("dan", "here")]
+            for name, id in devices:
+                device = await broker.durable(id + name, 5, username=name, password=name.encode())
+                if name != "dan":
+                    await device.subscribe("#" if name == "eve" else "chat/#", options=1)
+                    await broker.lose(device, id + name)
+            for topic in ("chat/1bob", "chat/1ann", "news"):
+                await device.publish(topic, b"")
+            await receiver.told(4)
+        told = [(event["data"]["message"]["topic"], event["data"]["user"]) for event in receiver.events]
+        assert sorted(told) == [("chat/1ann", "u/ann"), ("chat/1ann", "u/bob"), ("chat/1bob", "u/ann"), ("news", "u/eve")]
+
+
+async def test_nobody_but_members_is_notified_of_what_is_theirs(tmp_path: Path) -> None:
+    """Where there are no access rules at all."""
+    async with Receiver() as receiver:
+        options = {**plugins(receiver, events=["message.offline"]), "conversations": {}}
+        async with site(f"sqlite:///{tmp_path}/t.db", plugins=options) as made:
+            await state(made)
+            ann = made.caller(params={"user": "c/ann"})
+            for name in ("bob", "cat"):
+                device = await made.durable(name)
+                await device.subscribe("#", options=1)
+                await made.lose(device, name)
+            begun = await ann.post("/conversations", json={"kind": "group", "members": ["c/bob"]})
+            topic = begun.json()["topic"]
+            assert (await ann.post(f"/conversations/{topic}/messages", json={"payload": "theirs"})).status_code == 201
+            other = await made.client("other")
+            await other.publish("all", b"")
+            await receiver.told(3)
+        told = sorted((event["data"]["message"]["topic"], event["data"]["user"]) for event in receiver.events)
+        assert told == [("all", "c/bob"), ("all", "c/cat"), (topic, "c/bob")]
+
+
 async def test_nothing_is_lost_over_a_kill_nor_over_a_service_that_is_away(tmp_path: Path) -> None:
     async with Receiver() as receiver:
         options = {**NOBODY, **ANONYMOUS, **plugins(receiver, start="earliest")}  # the process listens before the hook begins
