@@ -166,7 +166,7 @@ async def test_of_who_is_shut_out_no_service_is_told() -> None:
 
 
 async def test_nobody_is_notified_of_what_access_rules_keep_from_them() -> None:
-    """As of when the hook comes to the message, and of each of a user's devices; who may not is asked about as for a delivery."""
+    """Each of a user's devices is asked about, as for a delivery."""
     rules = [
         {"allow": "all", "topics": "#"},
         {"deny": "read", "topics": "chat/#", "users": "eve"},
