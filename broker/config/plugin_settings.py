@@ -24,6 +24,7 @@ from broker.config.sources import LARGEST, dotted, shown
 from broker.config.sources import Path as Place
 from broker.config.wording import listed, suggest
 from broker.errors import Faults, StartError
+from broker.hooks import never_awaited
 
 _TRUTH = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
 _NAMES: dict[Any, str] = {
@@ -89,7 +90,7 @@ def _wrong_password_file(plugin: Any, options: Mapping[str, Any]) -> Iterator[Wr
 
 
 def plugin_class(path: str) -> Any:
-    """The class of a path. Raises `WrongSettings` where it is no amqtt plugin."""
+    """The class of a path. Raises `WrongSettings` where it is no amqtt plugin, or one with a method that nobody would await."""
     try:
         found = import_string(path)
     except Exception as error:  # the plugin's module may do anything
@@ -97,6 +98,9 @@ def plugin_class(path: str) -> Any:
     if not (isinstance(found, type) and issubclass(found, BasePlugin)):
         text = "is not an amqtt plugin (a class that extends amqtt.plugins.base.BasePlugin)"
         raise WrongSettings(path, [Wrong((), text)])
+    text = "must be a plain function (def, not async def): it is called on the spot, and nobody awaits it"
+    if wrong := [Wrong((), f"{name} {text}") for name in never_awaited(found)]:
+        raise WrongSettings(path, wrong)
     return found
 
 

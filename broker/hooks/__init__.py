@@ -5,6 +5,7 @@ Kept true: a hook that fails before the acknowledgement withholds it, and one th
 
 from broker.hooks.group import Group
 from broker.hooks.group_hooks import GroupHooks, HookFailed
+from broker.hooks.plain import never_awaited
 from broker.hooks.plugins import (
     ONLY_ONE,
     REQUEST_TOPIC,
@@ -58,5 +59,6 @@ __all__ = [
     "SyncPlugin",
     "UserExists",
     "Users",
+    "never_awaited",
     "readers_of",
 ]

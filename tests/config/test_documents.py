@@ -23,8 +23,19 @@ SHOWN = [
 ]
 
 
+def programs(folder: Path) -> None:
+    """Write the plugins that the documents show, each to the file that its first line names."""
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for name, text in re.findall(
+            r"^```python\n# (\w+\.py)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        ):
+            (folder / name).write_text(text, encoding="utf-8")
+
+
 @pytest.mark.parametrize("text", SHOWN)
-def test_a_configuration_of_the_documents_is_right(text: str, tmp_path: Path) -> None:
+def test_a_configuration_of_the_documents_is_right(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     config: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     shown = yaml.safe_load(text)
     plugins = {**config["plugins"], **shown.pop("plugins", {})}

@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 from amqtt.contexts import Action
 from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
 
+from broker.access import SessionInfo
+from broker.hooks import Group, GroupPlugin, SessionPlugin
+from broker.publication import Publication
 from plugins.persistence import PersistencePlugin
 
 
@@ -195,3 +198,21 @@ class NotAPlugin:
 
 class Second(PersistencePlugin):
     """Another storage."""
+
+
+class Late(GroupPlugin, SessionPlugin):
+    """What may wait does, and so does what may not."""
+
+    async def arrived(self, publication: Publication) -> None:  # type: ignore[override]
+        raise NotImplementedError
+
+    async def before_ack(self, group: Group) -> None:
+        raise NotImplementedError
+
+    async def ended(self, connection: object, info: SessionInfo) -> None:  # type: ignore[override]
+        raise NotImplementedError
+
+
+class LateBouncer(BaseAuthPlugin):
+    async def bars(self, name: str) -> bool:
+        raise NotImplementedError
