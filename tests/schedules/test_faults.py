@@ -80,6 +80,7 @@ async def test_who_was_killed_between_publishing_and_removing_publishes_nothing_
         clocks.pass_by(12)
         assert (await reader.message()).payload == b"x"
         await until(lambda: nothing_left(made))
+        clocks.pass_by(1)  # a node that goes on does so later
         await made.server.api.commit([PutRow(row.table, row.part, row.key, row.value)], 10.0)
         await until(lambda: nothing_left(made), "it is removed again")
         await reader.quiet()
