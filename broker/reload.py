@@ -15,13 +15,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from broker.config import ALIASES, ConfigError, Log, Reloaded, Settings, taken_over
+from broker.amqtt import unguarded
+from broker.config import ALIASES, ConfigError, Log, Reloaded, Settings, plugin_class, taken_over
 from broker.connection import end_connections
 from broker.errors import StartError
 
 if TYPE_CHECKING:
     from broker.access import AccessControl
-    from broker.amqtt import PluginHost
+    from broker.amqtt import PluginHost, ServerApi
     from broker.config import Listener, Origins
     from broker.connection import Connection
 
@@ -39,6 +40,9 @@ class Node(Protocol):
 
     @property
     def plugin_host(self) -> PluginHost: ...
+
+    @property
+    def api(self) -> ServerApi: ...
 
     @property
     def access(self) -> AccessControl: ...
@@ -90,7 +94,16 @@ class Reload:
         except ConfigError as error:
             report.failed += error.problems
             return running
-        settings, report.restart = taken_over(running, wanted, self._server.plugin_host.renewable)
+        settings, restart = taken_over(running, wanted, self._server.plugin_host.renewable)
+        try:
+            classes = [plugin_class(path) for path in settings.plugin_classes()]
+        except StartError as error:
+            report.failed.append(str(error))
+            return running
+        if found := list(unguarded(self._server.api.stored_settings.kinds, classes, wanted.left_out)):
+            report.failed += found
+            return running
+        report.restart = restart
         return settings
 
     async def _plugins(self, settings: Settings, report: Reloaded) -> None:

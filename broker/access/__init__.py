@@ -34,11 +34,12 @@ from broker.access.rules import RULE_KIND, AccessRule, stored_place
 from broker.access.scram import ITERATIONS, METHOD, Credential, prepared
 from broker.access.session_info import SessionInfo, info_of
 from broker.access.stand_ins import DELAYED, StandIns, StandsFor, settled
-from broker.access.topic_plugins import Decider, MembersOnly
+from broker.access.topic_plugins import CONVERSATIONS, Decider, MembersOnly
 
 __all__ = [
     "ACTIONS",
     "BEGUN",
+    "CONVERSATIONS",
     "DELAYED",
     "HISTORY",
     "ITERATIONS",

@@ -8,6 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 from broker.access.rule_set import Verdict
 from broker.access.session_info import SessionInfo
 
+CONVERSATIONS = "conversation"
+"""The table of storage that has a part for each conversation with members."""
+
 
 class AuthPlugins(Protocol):
     """What is asked: `broker.amqtt.plugin_host.Plugins`, or anything alike."""

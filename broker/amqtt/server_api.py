@@ -6,7 +6,7 @@ Over 300 lines: one class with everything that plugins may ask.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +22,7 @@ from broker.amqtt.following import Following
 from broker.amqtt.standings import LiveStandings
 from broker.amqtt.stored_sessions import stored_from
 from broker.amqtt.stored_settings import StoredSettings, Watcher
+from broker.amqtt.unguarded import refuse_unguarded
 from broker.config import Reloaded
 from broker.connection import NodeState, NoDevice, SessionReaders, end_connections
 from broker.counters import Counters
@@ -90,12 +91,16 @@ class ServerApi:
     def __init__(self, server: Node, readers: SessionReaders) -> None:
         self._server = server
         self.readers = readers
-        self.stored_settings = StoredSettings()
+        self.stored_settings = StoredSettings(self._look_at_guards)
         self.clients = Clients(server, self)
         self._read_watchers: list[Callable[[Sequence[MarkRead]], None]] = []
         self._left: set[asyncio.Future[Any]] = set()
         """What goes on for callers that were told that it is undecided."""
         self.following = Following(server, self)
+
+    async def _look_at_guards(self, storage: Storage, kinds: Collection[str]) -> None:
+        loaded = self._server.plugin_host.plugins.plugins
+        await refuse_unguarded(storage, kinds, loaded, self._server.settings.left_out)
 
     @property
     def counters(self) -> Counters:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from storage.ending import end
@@ -36,7 +36,9 @@ _UNSETTLED = 10.0
 class StoredSettings:
     """The settings of one node. `watch` may be called at any time, `start` once storage is open."""
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[Storage, Collection[str]], Awaitable[None]]) -> None:
+        """``look``: is given the kinds that there are, at the start, before anybody is told."""
+        self._look_first = look
         self._kinds: dict[str, dict[str, bytes]] = {}
         self._watchers: dict[str, list[Watcher]] = {}
         self._storage: Storage
@@ -60,13 +62,19 @@ class StoredSettings:
             callback(known, known.keys())
         return lambda: watchers.remove(callback) if callback in watchers else None
 
+    @property
+    def kinds(self) -> set[str]:
+        """The kinds of which there is something."""
+        return {kind for kind, known in self._kinds.items() if known}
+
     async def start(self, storage: Storage, clock: Wheel) -> None:
-        """Read all, and tell who watches. Raises `StorageError`, and what a watcher raises."""
+        """Read all, and tell who watches. Raises `StorageError`, and what a watcher, or the first look, raises."""
         self._storage, self._cluster, self._clock = storage, storage.cluster, clock
         if self._cluster is not None:
             self.mark = await self._cluster.settings_mark()
             self._unsettled_until = clock.now() + _UNSETTLED
         self._kinds = _by_kind(await storage.settings(""))
+        await self._look_first(storage, self.kinds)
         self._started = True
         for kind, watchers in self._watchers.items():
             known = self._kinds.get(kind, {})

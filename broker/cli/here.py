@@ -18,7 +18,7 @@ _NOBODY = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous
 def bare(settings: Settings, needed: Collection[str]) -> Settings:
     """The settings with no other plugins than these: nobody connects. Raises `Failure` where one of them cannot be."""
     plugins = {key: options for key, options in settings.plugins.items() if key in needed}
-    found = settings.model_copy(update={"plugins": {**plugins, **_NOBODY}})
+    found = settings.only({**plugins, **_NOBODY})
     if problems := plugin_problems(found):
         raise Failure(problems, WRONG_CONFIGURATION)
     return found

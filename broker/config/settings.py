@@ -24,6 +24,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     PrivateAttr,
     ValidationError,
     field_validator,
@@ -443,15 +444,19 @@ class Settings(Section):
 
     _sources: Sources = PrivateAttr(default_factory=Sources)  # which is no part of what is equal
 
-    @model_validator(mode="before")
+    _left_out: frozenset[str] = PrivateAttr(default_factory=frozenset)
+
+    @model_validator(mode="wrap")
     @classmethod
-    def _plugins_in_one_form(cls, data: Any) -> Any:
+    def _plugins_in_one_form(cls, data: Any, handler: ModelWrapValidatorHandler[Settings]) -> Settings:
         if not isinstance(data, dict):
-            return data
+            return handler(data)
         found = plugin_names.gathered(data)
         for path, problem in found.problems:
             raise ValueError(f"{dotted(path)}: {problem}")
-        return found.data
+        settings = handler(found.data)
+        settings._left_out = frozenset(name for name, options in found.data["plugins"].items() if options is False)
+        return settings
 
     @model_validator(mode="after")
     def _names_fit_together(self) -> Settings:
@@ -463,6 +468,17 @@ class Settings(Section):
     def where(self, path: Place) -> str:
         """A setting's path as it was written, with its line or variable where it was: ``persistence.url (line 3)``."""
         return self._sources.where(path)
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The plugins that are left out by name (``false``): nobody forgot them."""
+        return self._left_out
+
+    def only(self, plugins: dict[str, dict[str, Any]]) -> Settings:
+        """The settings with these plugins, and all others left out on purpose."""
+        found = self.model_copy(update={"plugins": plugins})
+        found._left_out = frozenset(plugin_names.ALIASES.keys() - plugins.keys())
+        return found
 
     def plugin_classes(self) -> dict[str, dict[str, Any]]:
         """Class path → settings, in order: the ``plugins`` mapping that amqtt's plugin manager takes."""

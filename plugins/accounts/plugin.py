@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 class AccountsPlugin(UserStore, BaseAuthPlugin):
     """Lets in the users that storage has. Until there is a first one, it has no say."""
 
+    guards = USER
     blocking = True  # Argon2
     remember = True
     anonymous_until_users = True

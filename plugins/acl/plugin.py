@@ -35,6 +35,7 @@ class AclPlugin(BaseTopicPlugin):
     """Says what a client may do. Without a rule anywhere nobody is asked, and everything may be done."""
 
     reloadable = True
+    guards = RULE_KIND
 
     @dataclass
     class Config:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, NamedTuple
 
+from broker.access import CONVERSATIONS
+
 DIRECT, GROUP, CHANNEL = "direct", "group", "channel"
 KINDS: Final = (DIRECT, GROUP, CHANNEL)
 OWNER, ADMIN, MEMBER, READ_ONLY = "owner", "admin", "member", "read-only"
@@ -19,8 +21,8 @@ HISTORIES: Final = (START, JOINING)
 OWN: Final = "own"
 """The level below the prefix where each user has a topic of its own."""
 
-ABOUT, MEMBERS, MINE, MENTIONS, WORK, VALUES = (
-    "conversation",
+ABOUT: Final = CONVERSATIONS
+MEMBERS, MINE, MENTIONS, WORK, VALUES = (
     "conversation member",
     "conversation of",
     "conversation mention",

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from amqtt.plugins.base import BaseTopicPlugin
 
-from broker.access import RECEIVE
+from broker.access import CONVERSATIONS, RECEIVE
 from broker.amqtt import Services, TidelineContext, Undecided
 from broker.hooks import Group, GroupPlugin, Refusal, SessionPlugin
 from broker.packets import ProtocolViolation, topics
@@ -47,6 +47,8 @@ _AT_ONCE = 16
 
 class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
     """Conversations with members."""
+
+    guards = CONVERSATIONS
 
     @dataclass
     class Config:

@@ -247,7 +247,7 @@ async def test_a_reload_has_other_rules_and_keeps_those_in_storage(tmp_path: Pat
         for plugins, expected in (
             (first, "a stored"),
             (acl({"allow": "publish", "topics": "b"}), "b stored"),
-            ({}, "a b stored up"),
+            ({"acl": False}, "a b stored up"),
             (acl(acl_file=str(file)), "stored"),
             ({"acl": {}}, "stored"),
         ):

@@ -35,7 +35,7 @@ class Watching(InboxPlugin):
         return watch
 
 
-PLUGINS = {"sync": False, "tests.plugin_host.test_stored_settings.Watching": {}}
+PLUGINS = {"sync": False, "accounts": False, "acl": False, "tests.plugin_host.test_stored_settings.Watching": {}}
 
 
 def told(broker: Broker) -> dict[str, Told]:
