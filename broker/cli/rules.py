@@ -49,7 +49,10 @@ def test(topic: str, payload: str, user: str, client: str, qos: int, retain: boo
     made = from_dict(plugin.Config, checked(ALIASES[_PLUGIN], settings.plugins[_PLUGIN]))
     sender = f"u/{user}" if user else f"c/{client}"
     about = {"topic": topic, "sender": sender, "client": client, "qos": qos, "retain": retain, "time": int(time.time() * 1000)}
-    outcome = plugin.trial(made, about, payload.encode(), levels=settings.mqtt.max_topic_levels)
+    try:
+        outcome = plugin.trial(made, about, payload.encode(), levels=settings.mqtt.max_topic_levels)
+    except ValueError as error:
+        raise Failure([str(error)], 2) from None
     _print(outcome)
     if any(tried.failed for tried in outcome.rules):
         raise click.exceptions.Exit(1)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from broker.errors import Faults, fault_of, refuse
 from broker.packets import ProtocolViolation, matches, parse_share, validate_filter
 from plugins.rules.condition import Condition
-from plugins.rules.template import Template, with_templates
+from plugins.rules.template import Template, topic_template, with_templates
 from plugins.tail_place import name_faults
 from plugins.webhooks.config import CONNECTED, DISCONNECTED, Hook
 from storage.records import Message
@@ -93,9 +93,9 @@ class Rule:
         yield from (("topics", text) for text in self._topic_faults())
         checks: dict[str, Callable[[], object]] = {
             "where": lambda: Condition(self.where),
-            "topic": lambda: Template(self.topic),
+            "topic": lambda: topic_template(self.topic),
             "set": lambda: with_templates(self.set),
-            "republish": lambda: Template(self.republish),
+            "republish": lambda: topic_template(self.republish),
         }
         for setting, check in checks.items():
             yield from ((setting, text) for text in fault_of(check))

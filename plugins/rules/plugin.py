@@ -21,7 +21,7 @@ from plugins.rules.republish import Republisher
 from plugins.rules.routes import make_router
 from plugins.rules.running import RunningRule
 from plugins.rules.seen import Seen
-from plugins.rules.trial import Trial, trial
+from plugins.rules.trial import Trial, trial, unseen
 from plugins.webhooks.hook import HookRunner
 
 
@@ -127,7 +127,10 @@ class RulesPlugin(FollowingPlugin[Republisher | HookRunner]):
 
     @staticmethod
     def trial(config: Config, about: Mapping[str, Any], payload: bytes, *, levels: int) -> Trial:
-        """The dry run, for the command line. ``about``: topic, sender, client, qos, retain, and time in ms."""
+        """The dry run, for the command line. ``about``: topic, sender, client, qos, retain, and time in ms. Raises ValueError
+        for a topic that no rule sees."""
+        if why := unseen(about["topic"]):
+            raise ValueError(f"topic {why}")
         return trial(config.running(levels), Seen(**about, payload=payload, most=config.max_payload))
 
 

@@ -12,7 +12,8 @@ from starlette.responses import Response
 from plugins.http.api import Operator, checked_user, responses
 from plugins.http.models import Body
 from plugins.http.rendering import reply, tagged
-from plugins.rules.trial import Trial
+from plugins.rules.trial import Trial, unseen
+from plugins.timelines import Unprocessable
 from plugins.timelines.messages import payload_bytes, shown_payload
 from plugins.timelines.publishing import check_name
 
@@ -93,6 +94,8 @@ def make_router(plugin: Rules) -> APIRouter:
     async def try_rules(body: Sample, who: Operator) -> Response:
         """What each rule would do with a message, and why not. Nothing is published, and nothing counted. For the operator."""
         check_name(body.topic)
+        if why := unseen(body.topic):
+            raise Unprocessable(f"topic {why}")
         nobody = checked_user(f"c/{body.client}")
         sender = nobody if body.sender is None else checked_user(body.sender)
         about = {"topic": body.topic, "sender": sender, "client": body.client, "qos": body.qos, "retain": body.retain}

@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonpath_rfc9535 import JSONPathError
 
-from broker.packets import ProtocolViolation, reserved, validate_name
+from broker.packets import ProtocolViolation, validate_name
 from plugins.rules.condition import ENVIRONMENT
 from plugins.rules.seen import MEMBERS, Unfilled
 
@@ -16,6 +16,12 @@ LONGEST = 1000
 """Characters."""
 _WHOLE = ("topic", "rest")
 """What may bring more than one level into a topic."""
+
+_NEVER = {
+    "$delayed/": "only who publishes a message can have it published later",
+    "$share/": "a share is for who subscribes, and takes what is published to its topic",
+}
+"""Why topics that begin so are never a rule's."""
 
 
 class Template:
@@ -33,6 +39,11 @@ class Template:
             (literal, None if path is None else _path(text, path, spec, kind)) for literal, path, spec, kind in pieces
         ]
 
+    @property
+    def literals(self) -> str:
+        """What stands between the places."""
+        return "".join(literal for literal, _ in self._pieces)
+
     def value(self, document: dict[str, Any]) -> Any:
         """Filled: text, or where the template is one place and nothing else, the value that is there. Raises `Unfilled`."""
         if len(self._pieces) == 1 and not self._pieces[0][0] and self._pieces[0][1] is not None:
@@ -49,9 +60,21 @@ class Template:
             raise Unfilled(f"what {self.text!r} makes is no topic: {violation.text[:80]}") from None
         except UnicodeEncodeError:
             raise Unfilled(f"what {self.text!r} makes is no topic: it is not valid Unicode") from None
-        if reserved(made) or made.startswith("$"):
+        if made.startswith("$"):
             raise Unfilled(f"what {self.text!r} makes begins with '$', which is for the broker")
         return made
+
+
+def topic_template(text: str) -> Template:
+    """A template of topics. Raises ValueError also where no message could make it one."""
+    made = Template(text)
+    if text.startswith("$"):
+        own = text.rpartition("/")[2] or "{rest}"
+        why = next((why for prefix, why in _NEVER.items() if text.startswith(prefix)), "that is for the broker")
+        raise ValueError(f"{text!r}: must not begin with '$': {why}; right is a topic of your own, such as {f'moved/{own}'!r}")
+    if sign := next((sign for sign in "+#\0" if sign in made.literals), ""):
+        raise ValueError(f"{text!r}: a topic holds no {sign!r}; what it is taken from goes in braces, such as {{levels[0]}}")
+    return made
 
 
 class _Place:

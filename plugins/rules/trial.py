@@ -36,6 +36,11 @@ def trial(rules: Sequence[RunningRule], seen: Seen) -> Trial:
     return Trial(tried, seen.topic, seen.payload)
 
 
+def unseen(topic: str) -> str:
+    """Why no rule ever sees a message that is published to this topic; empty where one may."""
+    return f"{topic!r}: rules see no topic that begins with '$', which is for the broker" if topic.startswith("$") else ""
+
+
 Act = Callable[[RunningRule, Seen, str], Iterator[str]]
 
 

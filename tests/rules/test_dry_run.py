@@ -1,10 +1,12 @@
-"""The dry run over HTTP; that of the command line is in the recipes."""
+"""The dry run over HTTP, and what the one of the command line refuses; what that shows is in the recipes."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+from tests.cli.test_commands import tideline
 from tests.http.conftest import site
 from tests.webhooks.receiver import SECRET
 
@@ -37,8 +39,21 @@ async def test_the_operator_tries_a_message_over_http_and_nothing_is_stored_or_c
         for name, value in wrong.items():
             answer = await caller.post("/rules/test", content=json.dumps({"topic": "raw/1", "payload": "", name: value}))
             assert answer.status_code == 422, (name, answer.text)
+        answer = await caller.post("/rules/test", json={"topic": "$SYS/x", "payload": ""})
+        assert answer.status_code == 422
+        assert "'$SYS/x': rules see no topic that begins with '$'" in answer.json()["detail"]
         states = (await caller.get("/rules")).json()["rules"]
         assert [(state["matched"], state["faults"]) for state in states] == [(0, 0)] * 2
         assert states[0]["where"] == "@.user == 'ann'"
         assert states[1]["does"] == ["it is published again to copies/{payload.id}", "https://ops.example/hooks is told of it"]
         assert (await caller.get("/topics")).json()["topics"] == []
+
+
+def test_no_topic_is_tried_that_rules_never_see(tmp_path: Path) -> None:
+    """What is published to $SYS by a client is refused, and what goes to $delayed is not stored there."""
+    config = tmp_path / "config.yaml"
+    config.write_text("plugins: {rules: {rules: [{name: all, topics: ['#'], topic: 'x/{topic}'}]}}")
+    tried = tideline("rules", "test", "--config", config, "--topic", "$SYS/x", "--payload", "1")
+    assert tried.exit_code == 2
+    assert "topic '$SYS/x': rules see no topic that begins with '$', which is for the broker" in tried.output
+    assert "stored" not in tried.output
