@@ -3,7 +3,8 @@
 - A client id proves nothing here: a caller is somebody only where a plugin verified its user name.
 - The operator: as long as everything is bound to loopback and there are no users, a caller without credentials may do
   everything. That ends when a listener binds elsewhere, or an auth plugin that knows users is configured. From then on only
-  who can read the broker's own files is the operator: by the secret in `operator_file`, or the one beside it.
+  who can read the broker's own files is the operator: by the secret in `operator_file`, or the one beside it. It counts also
+  from an address that is barred.
 - A token is 256 random bits; storage has its SHA-256 only. A password that was right is remembered for a minute, as a keyed
   hash.
 """
@@ -104,7 +105,7 @@ class Authenticator:
         """The caller. Raises `Unauthorized`, and `TooMany` where too many were from the same address."""
         header = request.headers.get("authorization", "")
         gate, address = self._server.gate, _address(request)
-        if not header:
+        if not header or self._shows_operator(header):  # who can read the broker's files is never locked out
             return await self._who(header, request)
         if left := gate.barred(address, _CLIENT_ID, header.encode()):
             raise TooMany("too many failed logins from this address", retry_after=math.ceil(left))
@@ -115,6 +116,10 @@ class Authenticator:
             raise
         gate.succeeded(address, _CLIENT_ID, header.encode())
         return who
+
+    def _shows_operator(self, header: str) -> bool:
+        scheme, _, value = header.partition(" ")
+        return scheme.lower() == "bearer" and self._is_operator(value.strip())
 
     async def again(self, request: Request) -> Who:
         """The same of a caller whom `who` let in: that it is nobody any more is no failed login, and is known at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -170,3 +171,23 @@ async def test_callers_and_scram_count_too(passwords: dict[str, Any], tmp_path: 
             codes = [(await caller.get("/v1/me", headers=bearer)).status_code for _ in range(3)]
             assert (codes[0], codes[-1]) == (401, 429)
         assert (await answer(broker, "b"))[0] == R.CONNECTION_RATE_EXCEEDED
+
+
+async def test_who_shows_the_operators_secret_is_let_in_however_many_failed_from_there(tmp_path: Path) -> None:
+    """Behind a proxy on the same machine everybody is at one address, and somebody guesses."""
+    http = {"plugins.http.HttpPlugin": {"bind": "127.0.0.1:0", "operator_file": str(tmp_path / "operator.json")}}
+    async with running(plugins=http, limits={"failed_logins": 2, "failed_logins_pause": 3600}) as broker:
+        api = broker.server.api.plugin(HttpPlugin)
+        assert api is not None
+        right = [
+            (tmp_path / "operator.secret").read_text().strip(),
+            json.loads((tmp_path / "operator.json").read_text())["secret"],
+        ]
+        async with httpx.AsyncClient(base_url="http://{}:{}".format(*api.address)) as caller:
+
+            async def status(secret: str) -> int:
+                return (await caller.get("/v1/bans", headers={"Authorization": f"Bearer {secret}"})).status_code
+
+            assert [await status(f"wrong{number}") for number in range(3)] == [401, 401, 429]
+            assert [await status(secret) for secret in right] == [200, 200]
+            assert await status(right[0][:-1]) == 429
