@@ -5,7 +5,8 @@
   read then. What was remembered of answers is forgotten.
 - A user who is gone, or known by something else now, is disconnected; what such a client may do is asked anew.
 - A certificate, and the list of origins, count for handshakes from then on.
-- What is wrong is told, and leaves what it is about as it was.
+- What is wrong is told, and leaves what it is about as it was. Where a plugin would not start with its settings, the whole
+  configuration stays as it was.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from broker.amqtt import unguarded
-from broker.config import ALIASES, ConfigError, Log, Reloaded, Settings, plugin_class, taken_over
+from broker.config import ALIASES, ConfigError, Log, Reloaded, Settings, plugin_class, plugin_problems, taken_over
 from broker.connection import end_connections
 from broker.errors import StartError
 
@@ -75,7 +76,11 @@ class Reload:
         async with self._turn:
             report = Reloaded()
             settings = await self._settings(report)
-            await self._plugins(settings, report)
+            if await self._plugins_are_right(settings, report):
+                settings, report.restart = taken_over(self._server.settings, settings, self._server.plugin_host.renewable)
+                await self._plugins(settings, report)
+            else:
+                settings = self._server.settings  # the certificates that it names are read again all the same
             await self._certificates(settings, report)
             self._origins(settings, report)
             self._log(settings, report)
@@ -90,21 +95,20 @@ class Reload:
     async def _settings(self, report: Reloaded) -> Settings:
         running = self._server.settings
         try:
-            wanted = running if self.read is None else await asyncio.to_thread(self.read)
+            return running if self.read is None else await asyncio.to_thread(self.read)
         except ConfigError as error:
             report.failed += error.problems
             return running
-        settings, restart = taken_over(running, wanted, self._server.plugin_host.renewable)
-        try:
-            classes = [plugin_class(path) for path in settings.plugin_classes()]
-        except StartError as error:
-            report.failed.append(str(error))
-            return running
-        if found := list(unguarded(self._server.api.stored_settings.kinds, classes, wanted.left_out)):
-            report.failed += found
-            return running
-        report.restart = restart
-        return settings
+
+    async def _plugins_are_right(self, wanted: Settings, report: Reloaded) -> bool:
+        """Whether the broker would start with them: in the words of `tideline check` where it would not."""
+        if problems := await asyncio.to_thread(plugin_problems, wanted):
+            report.failed += [problem for problem in problems if problem not in report.failed]
+            return False
+        classes = [plugin_class(path) for path in wanted.plugin_classes()]
+        found = list(unguarded(self._server.api.stored_settings.kinds, classes, wanted.left_out))
+        report.failed += found
+        return not found
 
     async def _plugins(self, settings: Settings, report: Reloaded) -> None:
         server = self._server

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
+import pytest
 import yaml
 from paho.mqtt.enums import CallbackAPIVersion
 
@@ -15,9 +16,10 @@ from tests.cli.test_commands import tideline
 from tests.support.until import wait_until
 
 
-def write(folder: Path, *, level: str = "info", **more: object) -> None:
+def write(folder: Path, *, level: str = "info", more_plugins: dict[str, object] | None = None, **more: object) -> None:
     anonymous = {"amqtt.plugins.authentication.AnonymousAuthPlugin": False}
     plugins = {"persistence": {}, "sync": {}, "http": {"bind": "127.0.0.1:0"}, "passwords": {"file": "users"}, **anonymous}
+    plugins |= more_plugins or {}
     settings = {"log": {"level": level}, "plugins": plugins, **more}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
 
@@ -86,13 +88,40 @@ def test_so_does_tideline_reload(tmp_path: Path) -> None:
         (tmp_path / "users").write_text("alice:sesame\n")
         told = reload(tmp_path)
         assert told.returncode == 1
-        assert (
-            "tideline: not reloaded, it stays as it was: plugins: plugins.passwords.PasswordsPlugin: file: users, line 1: "
-            in (told.stderr)
-        )
+        assert "tideline: not reloaded, it stays as it was: plugins.passwords.file (line 10): users, line 1: " in told.stderr
         assert "sesame" not in told.stderr + broker.log
         (tmp_path / "config.yaml").write_text("log: {level: loud}")
         broker.signal(signal.SIGHUP)
         wait_until(lambda: "config.yaml: log.level (line 1)" in broker.log)
         assert reason(port, "bob", "b") == 0
         assert broker.process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("plugins", "said"),
+    [
+        ({"sys": {"interval": "x"}}, "plugins.sys.interval (line 12): 'x' must be a number"),
+        ({"attachments": {"max_size": "lots"}}, "plugins.attachments.max_size (line 6): 'lots' must be a size"),
+        ({"jobs": {"retention": {"schedule": "nonsense"}}}, "plugins.jobs.retention.schedule"),
+        (
+            {"rules": {"rules": [{"name": "a", "topics": ["a"], "where": "@.a >", "republish": "b"}]}},
+            "plugins.rules.rules[0].where",
+        ),
+    ],
+)
+def test_settings_with_which_it_would_not_start_are_told_and_nothing_is_applied(
+    tmp_path: Path, plugins: dict[str, object], said: str
+) -> None:
+    user(tmp_path, "alice", "a")
+    write(tmp_path)
+    with serving(tmp_path) as broker:
+        ready(broker)
+        user(tmp_path, "bob", "b")
+        write(tmp_path, level="debug", more_plugins=plugins)
+        told = reload(tmp_path)
+        assert told.returncode == 1
+        assert told.stdout == ""
+        (line,) = told.stderr.splitlines()
+        assert said in line
+        assert line.removeprefix("tideline: not reloaded, it stays as it was: ") in ran(tmp_path, "check").stderr
+        assert " debug " not in broker.log
