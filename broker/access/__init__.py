@@ -34,7 +34,7 @@ from broker.access.rules import RULE_KIND, AccessRule, stored_place
 from broker.access.scram import ITERATIONS, METHOD, Credential, prepared
 from broker.access.session_info import SessionInfo, info_of
 from broker.access.stand_ins import DELAYED, StandIns, StandsFor, settled
-from broker.access.topic_plugins import CONVERSATIONS, Decider, MembersOnly
+from broker.access.topic_plugins import CONVERSATIONS, Decider, Hiding, MembersOnly
 
 __all__ = [
     "ACTIONS",
@@ -64,6 +64,7 @@ __all__ = [
     "Credential",
     "Decider",
     "FairQueue",
+    "Hiding",
     "Identity",
     "LightSession",
     "MembersOnly",

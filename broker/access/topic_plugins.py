@@ -47,3 +47,15 @@ class MembersOnly(Protocol):
 
     async def ask(self, user: str, action: str, topic: str) -> bool:
         """The same, in any case. Raises `StorageError`."""
+
+
+@runtime_checkable
+class Hiding(Protocol):
+    """A topic plugin that hides the beginning of some of its topics from some (`plugins.conversations`)."""
+
+    def governs(self, topic: str) -> bool:
+        """As of `MembersOnly`."""
+
+    async def hidden(self, user: str, topic: str) -> int:
+        """The last sequence of a topic of its that a user (key) is not to be given; 0 where there is none. Raises
+        `StorageError`."""

@@ -27,7 +27,7 @@ from amqtt.plugins.logging_amqtt import EventLoggerPlugin, PacketLoggerPlugin
 from amqtt.plugins.manager import PluginManager
 from amqtt.session import IncomingApplicationMessage
 
-from broker.access import OWN, SessionInfo
+from broker.access import OWN, Hiding, SessionInfo
 from broker.amqtt.api import BrokerApi
 from broker.amqtt.broker_context import Callback, TidelineContext, retained_message
 from broker.amqtt.packets import to_amqtt
@@ -130,6 +130,7 @@ class PluginHost:
         self.group_plugins: list[GroupPlugin] = [plugin for plugin in loaded if isinstance(plugin, GroupPlugin)]
         """In the order of config.yaml."""
         self.session_plugins = [plugin for plugin in loaded if isinstance(plugin, SessionPlugin)]
+        self.hiding = [plugin for plugin in loaded if isinstance(plugin, Hiding)]
         self.storage_plugin = _only(loaded, StoragePlugin)
         self.sync_plugin = _only(loaded, SyncPlugin)
         self.request_plugin = _only(loaded, RequestPlugin)
@@ -179,6 +180,16 @@ class PluginHost:
             if users is not None and self.renewable(path):
                 found[path] = users
         return found
+
+    # --- what is hidden ----------------------------------------------------------------------------------------------
+
+    def hides(self, topic: str) -> bool:
+        """Whether a topic is one of those whose beginning may be hidden from some."""
+        return any(plugin.governs(topic) for plugin in self.hiding)
+
+    async def hidden(self, user: str, topic: str) -> int:
+        """The last sequence of a topic that a user is not to be given. Raises `StorageError`."""
+        return max([await plugin.hidden(user, topic) for plugin in self.hiding if plugin.governs(topic)], default=0)
 
     # --- events ----------------------------------------------------------------------------------------------------
 

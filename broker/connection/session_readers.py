@@ -141,7 +141,12 @@ class SessionReaders:
                 return False
         elif not await self._granted(key, entry.seq, message, channel):
             return False
-        return info is None or await self._server.access.allowed(info, Action.RECEIVE, message.topic)
+        if info is None:
+            return True
+        if not await self._server.access.allowed(info, Action.RECEIVE, message.topic):
+            return False
+        hidden = await self._server.subscriptions.events.hidden(key.user, message.topic)
+        return not hidden or message.seq > hidden
 
     async def _granted(self, key: DeviceKey, seq: int, message: Message, channel: str) -> bool:
         session = await self._server.sessions.fetch(key)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from broker.pipeline import Step
-from broker.retained import Reading
+from broker.retained import Hiding, Reading, hidden_of
 from storage.ending import end
 from storage.errors import StorageError
 from storage.records import InboxEntry, Join, Message, Operation, Subscribe, Subscription
@@ -73,12 +73,13 @@ class ClusterRetained:
         filters: Sequence[str],
         present: Callable[[], bool],
         give: Give,
+        hiding: Hiding,
     ) -> None:
         """The ``subscriptions`` are in force: have what is retained for ``filters`` given. Nothing is given where the client is
-        not ``present`` any more."""
+        not ``present`` any more, and nothing that plugins hide from its user."""
         since = min((subscription.since for subscription in subscriptions if subscription.filter in filters), default=0)
         # What came before this SUBSCRIBE, by a filter that stood already, takes no copy's place.
-        self._run(self._find(session, subscriptions, filters, max(since, session.cursor), present, give))
+        self._run(self._find(session, subscriptions, filters, max(since, session.cursor), present, give, hiding))
 
     def _run(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(work, name="retained messages for a SUBSCRIBE")
@@ -98,17 +99,22 @@ class ClusterRetained:
         since: int,
         present: Callable[[], bool],
         give: Give,
+        hiding: Hiding,
     ) -> None:
         reading = Reading(0)
         reading.wanted = list(filters)
         if not await self._stored.read(reading, present):
+            return
+        topics = {message.topic for found in reading.found.values() for message in found if hiding.hides(message.topic)}
+        hidden = await hidden_of(hiding, session.key.user, topics, present)
+        if hidden is None:
             return
         now = self._time.now()
         copies = {
             message.topic: message
             for found in reading.found.values()
             for message in found
-            if not message.expires or message.expires > now
+            if (not message.expires or message.expires > now) and message.seq > hidden.get(message.topic, -1)
         }
         if copies and not session.durable:
             await self._without_arrived(copies, since)

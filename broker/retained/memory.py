@@ -100,7 +100,7 @@ def _below(node: _Node, hide_system: bool = False) -> Iterator[_Node]:
 class Reading:
     """What storage has for the filters of one request. `Retained.open` begins it, `Retained.close` must follow."""
 
-    __slots__ = ("found", "start", "wanted")
+    __slots__ = ("found", "hidden", "start", "wanted")
 
     def __init__(self, start: int) -> None:
         self.start = start
@@ -108,6 +108,8 @@ class Reading:
         self.wanted: list[str] = []
         """Filters that are still to be read."""
         self.found: dict[str, list[Message]] = {}
+        self.hidden: dict[str, int] = {}
+        """By topic, the last sequence that whoever it is for is not to be given."""
 
 
 class Retained:
@@ -191,12 +193,14 @@ class Retained:
     def match(self, filter_: str, now: int, reading: Reading | None = None) -> list[Message]:
         """The retained messages that the filter matches and that have not expired at ``now`` (ms), oldest first.
 
-        Of those in memory, and of those that the reading found.
+        Of those in memory, and of those that the reading found; but for what is hidden from whom the reading is for.
         """
         found = self._topics.match(filter_)
         if reading is not None and (read := reading.found.get(filter_)):
             found = list({message.topic: message for some in (read, found) for message in some}.values())
             found.sort(key=lambda message: message.id)
+        if reading is not None and (hidden := reading.hidden):
+            found = [m for m in found if m.topic not in hidden or m.seq > hidden[m.topic]]
         return [m for m in found if m.payload and not m.expired(now)]
 
     def __iter__(self) -> Iterator[Message]:

@@ -9,9 +9,9 @@ SUBSCRIBE and UNSUBSCRIBE, the plugin API, HTTP, requests over MQTT, and what st
 - A filter that the session has is replaced and keeps its ``since`` [MQTT-3.8.4-3]. A new one starts at its place, and the
   first ones of a device that starts before the head of its inbox (`session.awaits_filter`) at its cursor.
 - Retained messages are those that are decided at that place: behind a message that may yet be refused, the step waits for
-  the next group. Where memory has not all of them, storage is read before the place is taken (`retained`). New filters get
-  them as Retain Handling says [MQTT-3.3.1-9 to 11], shared ones get none (4.8.2). A durable session gets them through its
-  inbox, connected or not.
+  the next group. Where memory has not all of them, storage is read before the place is taken (`retained`), and plugins are
+  asked that hide some of them (`broker.retained.hidden`). New filters get them as Retain Handling says [MQTT-3.3.1-9 to 11],
+  shared ones get none (4.8.2). A durable session gets them through its inbox, connected or not.
 
 Over 300 lines: the one way to subscribe is told in one place.
 """
@@ -26,6 +26,7 @@ from amqtt.contexts import Action
 from broker.access import DELAYED, OWN
 from broker.packets import SHARE, ProtocolViolation, ReasonCode, parse_share, shown, validate_filter
 from broker.pipeline import OVERHEAD, Step
+from broker.retained import Hiding, hidden_of
 from broker.sessions import NOT_YET, member_of
 from storage import records
 from storage.records import DeviceKey, InboxEntry, Message, Operation, Subscription
@@ -116,6 +117,7 @@ class ClusterRetained(Protocol):
         filters: Sequence[str],
         present: Present,
         give: Callable[[list[Message], list[InboxEntry]], None],
+        hiding: Hiding,
     ) -> None: ...
 
 
@@ -132,8 +134,8 @@ class RetainedDelivery(Protocol):
         """Filters of a session are in force: for them, ``unstored`` messages, and ``entries`` that came into its inbox."""
 
 
-class Events(Protocol):
-    """What plugins are told."""
+class Plugins(Hiding, Protocol):
+    """What plugins are told, and what they hide."""
 
     def client_subscribed(self, device: DeviceKey, filter: str, qos: int) -> None: ...
 
@@ -157,7 +159,7 @@ class Subscriptions:
         access: Access,
         counters: Counters,
         retained_delivery: RetainedDelivery,
-        events: Events,
+        events: Plugins,
         submit: Callable[[Step], None],
     ) -> None:
         self.limits = limits
@@ -273,7 +275,7 @@ class Subscriptions:
             self._submit(SubscribeStep(self, request, self.retained.open(())))
             return None
         wanted = [s.filter for s in request.granted if s.options >> 4 != _NEVER and not s.filter.startswith(SHARE)]
-        if self.retained.elsewhere(wanted):
+        if self.retained.elsewhere(wanted) or self._may_hide(wanted, None):
             return self._read(request, wanted)
         self._submit(SubscribeStep(self, request, self.retained.open(wanted)))
         return None
@@ -283,11 +285,20 @@ class Subscriptions:
         there = False
         try:
             there = await self._stored_retained.read(reading, request.present)
+            topics = self._may_hide(wanted, reading) if there else ()
+            if topics:
+                found = await hidden_of(self.events, request.session.key.user, topics, request.present)
+                reading.hidden, there = found or {}, found is not None
         finally:
             if not there:
                 self.retained.close(reading)
         if there:
             self._submit(SubscribeStep(self, request, reading))
+
+    def _may_hide(self, filters: Sequence[str], reading: Reading | None) -> set[str]:
+        """Of which topics something that is retained may be hidden from some."""
+        found = (m.topic for filter_ in filters for m in self.retained.match(filter_, self.time.now(), reading))
+        return {topic for topic in found if self.events.hides(topic)} if self.events.hiding else set()
 
     # --- unsubscribing -------------------------------------------------------------------------------------------------
 
@@ -447,7 +458,7 @@ class SubscribeStep(Step):
             self._give([], entries)
         else:
             in_force = self._granted if operation is None else list(operation.subscriptions)
-            later.find(session, in_force, self._later, request.present, self._give)
+            later.find(session, in_force, self._later, request.present, self._give, subscriptions.events)
 
     def _give(self, copies: list[Message], entries: list[InboxEntry]) -> None:
         """Answer, the first time; and deliver ``copies`` that are in no timeline, and those that are in the inbox."""

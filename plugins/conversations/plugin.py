@@ -41,6 +41,8 @@ _EVERY = 60.0
 """Seconds between two looks for changes of membership that nobody brought to their end; those that are older than this are."""
 _AGAIN = 10.0
 """Seconds until the next try where storage was away."""
+_EVERYTHING = 1 << 62
+"""A sequence past all there are."""
 _AT_ONCE = 16
 """Devices that are looked at together, of those that have come."""
 
@@ -221,6 +223,10 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
             return 0
         member = await self.service.members.of(user, topic)
         return 0 if member is None else member.floor
+
+    async def hidden(self, user: str, topic: str) -> int:
+        """See `broker.access.Hiding`. From who is no member everything is hidden: its inbox would keep it until it is one."""
+        return await self.floor(user, topic) if await self.ask(user, RECEIVE, topic) else _EVERYTHING
 
     def before_ack(self, group: Group) -> Awaitable[None] | None:
         """Note whom messages mention, and what users' own values are, in the messages' own commit."""

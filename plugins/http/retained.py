@@ -15,6 +15,7 @@ from plugins.http.publishing import outcome
 from plugins.http.rendering import tagged
 from plugins.http.strict import router_of
 from plugins.timelines import NotFound, Unprocessable, Who
+from plugins.timelines.floors import floor_of
 from plugins.timelines.messages import rendered
 from plugins.timelines.publishing import Draft, check_name
 from plugins.timelines.service import PAGE_BYTES
@@ -75,7 +76,14 @@ def _prefix(filter_: str) -> str:
 async def _shown(api: Api, who: Who, filter_: str, message: Message) -> bool:
     if not matches(filter_, message.topic) or message.expired(api.server.now()):
         return False
-    return await api.timelines.may_read(who, message.topic)
+    return await _visible(api, who, message)
+
+
+async def _visible(api: Api, who: Who, message: Message) -> bool:
+    if not await api.timelines.may_read(who, message.topic):
+        return False
+    floor = await floor_of(api.server, who, message.topic)
+    return not floor or message.seq > floor
 
 
 @router.delete("/retained/{topic:path}", status_code=204, response_class=Response, responses=responses())
@@ -83,7 +91,7 @@ async def clear_retained(topic: str, api: ApiDep, who: Acting) -> Response:
     """Clear a topic's retained message, by what clears it over MQTT: an empty retained message of mine to the topic."""
     check_name(topic)
     page = await api.server.storage.retained_range(topic, "", 1)
-    if not page or page[0].topic != topic or not await api.timelines.may_read(who, topic):
+    if not page or page[0].topic != topic or not await _visible(api, who, page[0]):
         raise NotFound(f"retained message of {topic[:80]!r}: there is none, or you may not read it")
     status, _ = await outcome(api, who, Draft(topic, b"", 1, retain=True))
     return Response(status_code=202 if status == 202 else 204)

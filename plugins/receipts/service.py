@@ -1,7 +1,7 @@
 """The ledger of one message, as its callers see it, and who may see what.
 
 - The operator, and the user who sent the message: users, devices and times.
-- Who may read the history of its conversation: counts.
+- Who may read the message: counts.
 - Anybody else is told what is told of a message that there is none of.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from broker.amqtt import Services
 from broker.ledger import Between, Counts, DevicePlace, Holder, Ledger
 from broker.sessions import channel_filter, is_channel
-from plugins.timelines import Forbidden, NotFound, Timelines, Unprocessable, Who
+from plugins.timelines import Forbidden, Timelines, Unprocessable, Who
 from plugins.timelines.messages import hex_id, parse_id
 from storage.records import Message
 
@@ -53,9 +53,7 @@ class LedgerService:
         message = await self._server.storage.read_message(number) if number else None
         if message is not None and (who.operator or message.user == who.user):
             return message, True
-        if message is None or message.expired(self._server.now()) or not await self._timelines.may_read(who, message.topic):
-            raise NotFound(f"message {message_id[:40]!r}: there is none, or you may not read it")
-        return message, False
+        return await self._timelines.message(who, message_id), False
 
     async def _page(self, message: Message, after: str, limit: int, devices: int | None = None) -> dict[str, Any]:
         """``devices``: of each user; None counts only."""

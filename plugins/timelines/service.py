@@ -294,15 +294,16 @@ class Timelines:
         }
 
     async def pointers(self, who: Who, after: int | None, limit: int) -> dict[str, Any]:
-        """Where the entries of the caller's inbox after a sequence point to, or the last ones. Topics that the caller may not
-        read now are None. For all devices at once: claims none, and moves nothing."""
+        """Where the entries of the caller's inbox after a sequence point to, or the last ones. What the caller may not read now
+        is None. For all devices at once: claims none, and moves nothing."""
         storage = self.server.storage
         first, head = await storage.inbox_bounds(who.user)
         found = await storage.read_pointers(who.user, max(0, head - limit) if after is None else after, limit)
-        shown = {topic for topic in {one.topic for one in found} if topic and await self.may_read(who, topic)}
+        topics = {one.topic for one in found if one.topic}
+        floors = {topic: await floor_of(self.server, who, topic) for topic in topics if await self.may_read(who, topic)}
         entries = [
             {"offset": one.seq, "topic": one.topic, "seq": one.message_seq}
-            if one.topic in shown
+            if one.topic in floors and not 0 < one.message_seq <= floors[one.topic]
             else {"offset": one.seq, "topic": None, "seq": None}
             for one in found
         ]

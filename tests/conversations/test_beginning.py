@@ -1,0 +1,113 @@
+"""Where a conversation shows what comes from the joining on, no way leads to what came before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import httpx
+import pytest
+
+from broker.packets import ReasonCode
+from plugins.timelines import Who
+from tests.conversations.conftest import BOB, EVE, follows, group, say
+from tests.conversations.test_cluster import PLUGINS, conversations
+from tests.http.conftest import Site
+from tests.support.cluster import cluster
+
+
+@pytest.fixture
+async def joining(sites: Callable[..., AbstractAsyncContextManager[Site]], url: str) -> AsyncIterator[Site]:
+    async with sites(url, plugins={"conversations": {}, "receipts": {}}) as made:
+        yield made
+
+
+async def retained(caller: httpx.AsyncClient, filter_: str) -> list[str]:
+    answer = await caller.get("/retained", params={"filter": filter_})
+    assert answer.status_code == 200, answer.text
+    return [message["payload"] for message in answer.json()["messages"]]
+
+
+async def test_the_retained_message_from_before_the_joining_is_not_for_who_joined(joining: Site) -> None:
+    alice, bob, eve = (joining.caller(name) for name in ("alice", "bob", "eve"))
+    topic = await group(alice, BOB, history="joining")
+    connected = await joining.device("eve", "phone", 5)
+    assert await connected.subscribe("conv/open", "#", options=1) == [0x87, 1]
+    await say(alice, "open/board", "for all", retain=True)
+    assert (await connected.message()).payload == b"for all"
+    await say(alice, topic, "before", retain=True)
+    assert (await alice.put(f"/conversations/{topic}/members/{EVE}", json={})).status_code == 200
+    clean = await joining.client("browser", username="eve", password=b"eve-password")
+    new = await joining.device("eve", "watch", 5)
+    await follows(eve, "watch", topic)
+    for device in (clean, new):
+        for filter_ in (topic, f"{topic}/#", "#"):
+            await device.subscribe(filter_, options=1)
+    for device in (clean, new):
+        assert (await device.message()).payload == b"for all"
+    for device in (connected, clean, new):
+        await device.quiet()
+    for filter_ in (topic, "#", "conv/#"):
+        assert await retained(eve, filter_) == ["for all"] * (filter_ == "#")
+        assert "before" in await retained(bob, filter_)
+    assert (await eve.delete(f"/retained/{topic}")).status_code == 404
+    await say(alice, topic, "after", retain=True)
+    for device in (connected, clean, new):
+        assert (await device.message()).payload == b"after"
+    assert await retained(eve, topic) == ["after"]
+    late = await joining.device("eve", "late", 5)
+    assert (await late.message()).payload == b"after"
+
+
+async def test_an_inbox_shows_nothing_from_before_the_joining(joining: Site) -> None:
+    """The device followed everything before, so that what it may not receive is in its inbox."""
+    alice, eve = joining.caller("alice"), joining.caller("eve")
+    ear = await joining.device("eve", "ear", 5)
+    topic = await group(alice, BOB, history="joining")
+    await say(alice, topic, "retained", retain=True)
+    assert await ear.subscribe("#", options=1) == [1]
+    await say(alice, topic, "before")
+    assert (await alice.put(f"/conversations/{topic}/members/{EVE}", json={})).status_code == 200
+    await say(alice, topic, "after")
+    assert (await ear.message()).payload == b"after"
+    page = await eve.get("/sync", params={"device": "ear", "after": 0, "takeover": True})
+    assert page.status_code == 200, page.text
+    assert [entry["message"]["payload"] for entry in page.json()["entries"]] == ["after"]
+    entries = (await eve.get("/inbox")).json()["entries"]
+    assert [(entry["topic"], entry["seq"]) for entry in entries if entry["topic"]] == [(topic, 3)]
+
+
+async def test_no_counts_tell_of_a_message_from_before_the_joining(joining: Site) -> None:
+    alice, bob, eve = (joining.caller(name) for name in ("alice", "bob", "eve"))
+    topic = await group(alice, BOB, history="joining")
+    before = (await say(alice, topic, "before")).json()["id"]
+    assert (await alice.put(f"/conversations/{topic}/members/{EVE}", json={})).status_code == 200
+    after = (await say(alice, topic, "after")).json()["id"]
+    for caller, message, status in ((bob, before, 200), (eve, before, 404), (eve, after, 200)):
+        assert (await caller.get(f"/messages/{message}/counts")).status_code == status
+    assert (await eve.get(f"/messages/{before}/ledger")).status_code == 404
+    assert (await eve.get(f"/messages/{after}/ledger")).status_code == 403
+    phone = await joining.device("eve", "phone", 5)
+    await phone.subscribe("$sync/reply/phone")
+    for message, refused in ((before, True), (after, False)):
+        await phone.publish("$sync/request", json.dumps({"op": "counts", "message": message}).encode(), 1)
+        answer: dict[str, Any] = json.loads((await phone.message()).payload)
+        assert ("error" in answer) == refused, answer
+
+
+async def test_nor_on_another_node_of_a_cluster() -> None:
+    async with cluster(2, plugins=PLUGINS) as made:
+        one, other = made.nodes
+        ann, bob = await one.client("ann", 5), await other.durable("bob", 5)
+        topic = (await conversations(one).create(Who("c/ann"), "group", history="joining"))["topic"]
+        assert await ann.publish(topic, b"before", qos=1, retain=True) == 0
+        assert (await ann.message()).payload == b"before"
+        assert await ann.publish("open/board", b"for all", qos=1, retain=True) == ReasonCode.NO_MATCHING_SUBSCRIBERS
+        await conversations(one).put(Who("c/ann"), topic, "c/bob")
+        await bob.subscribe(topic, "#", options=1)
+        assert (await bob.message()).payload == b"for all"
+        await bob.quiet()
+        assert await ann.publish(topic, b"after", qos=1, retain=True) == 0
+        assert (await bob.message()).payload == b"after"
