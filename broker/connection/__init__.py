@@ -8,6 +8,7 @@ from broker.connection.connection import Connection
 from broker.connection.handle_connect import ban_of
 from broker.connection.handle_publish import Inbound, NotAuthorized
 from broker.connection.node import Clustered, Node, NodeState, NoSuchNode
+from broker.connection.passing import passing
 from broker.connection.reader_answers import ChannelPlace, Claim, DeviceProblem, InboxPage, NoChannel, NoDevice, Superseded
 from broker.connection.revoking import end_connections
 from broker.connection.session_readers import SessionReaders
@@ -32,4 +33,5 @@ __all__ = [
     "Superseded",
     "ban_of",
     "end_connections",
+    "passing",
 ]

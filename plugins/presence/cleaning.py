@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from broker.amqtt import Services, Undecided
 from plugins.presence.presence import AT_ONCE, TIMEOUT, Presence
-from plugins.presence.record import DEVICES, OF, RUNS, Device, parted
+from plugins.presence.record import DEVICES, OF, PASSING, RUNS, Device, parted
 from storage.errors import FencedOut, StorageError
 from storage.records import DropRow, Operation, PutRow, Row
 
@@ -83,7 +83,9 @@ class Cleaning:
                 if found is None or known is None or known.run != run:
                     continue
                 users[user] = None
-                if known.online:
+                if row.value == PASSING:
+                    operations.append(DropRow(DEVICES, user, device, expected=found.revision))
+                elif known.online:
                     gone = Device(False, max(known.since, last), run)
                     operations.append(PutRow(DEVICES, user, device, gone.encoded(), expected=found.revision))
             await self._server.commit(operations, TIMEOUT)

@@ -13,11 +13,12 @@ from storage.records import DeviceKey
 
 
 class Change(NamedTuple):
-    """``since``: when a device came, or went (ms)."""
+    """``since``: when a device came, or went (ms). ``passing``: it can never come back, and nothing is kept of it then."""
 
     device: DeviceKey
     online: bool
     since: int
+    passing: bool = False
 
 
 class Devices:
@@ -33,16 +34,18 @@ class Devices:
         """Until when one that has gone counts as online, by rising time; and when it went."""
         self._announced: set[DeviceKey] = set()
         """Those that were told to be online, or are being."""
+        self._passing: set[DeviceKey] = set()
 
     def __len__(self) -> int:
         return len(self._connections)
 
-    def came(self, device: DeviceKey, now: int) -> None:
-        """A connection began."""
+    def came(self, device: DeviceKey, now: int, *, passing: bool = False) -> None:
+        """A connection began. ``passing``: of a device that can never come back."""
+        (self._passing.add if passing else self._passing.discard)(device)
         self._connections[device] = self._connections.get(device, 0) + 1
         known = self._changed.get(device)
         if self._leaving.pop(device, None) is None and device not in self._announced and (known is None or not known.online):
-            self._changed[device] = Change(device, True, now)
+            self._changed[device] = Change(device, True, now, passing)
 
     def went(self, device: DeviceKey, now: int, at: float) -> None:
         """A connection ended."""
@@ -60,8 +63,10 @@ class Devices:
                 break
             del self._leaving[device]
             self._changed.pop(device, None)
+            passing = device in self._passing
+            self._passing.discard(device)
             if device in self._announced:
-                self._changed[device] = Change(device, False, went)
+                self._changed[device] = Change(device, False, went, passing)
         found = [self._changed[device] for _, device in zip(range(most), self._changed, strict=False)]
         for change in found:
             del self._changed[change.device]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 from broker.access import SessionInfo
 from broker.amqtt import Services, TidelineContext, Undecided
 from broker.config import parse_duration
+from broker.connection import passing
 from broker.hooks import Group, GroupPlugin, SessionPlugin
 from plugins.http import add_router
 from plugins.presence.cleaning import Cleaning
@@ -112,7 +113,7 @@ class PresencePlugin(GroupPlugin, SessionPlugin):
         """A device comes."""
         device = self._device(info)
         if device is not None:
-            self._devices.came(device, cast(Services, self.context.server).wall())
+            self._devices.came(device, cast(Services, self.context.server).wall(), passing=passing(connection))
             self._wake()
 
     def ended(self, connection: object, info: SessionInfo) -> None:

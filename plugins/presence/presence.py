@@ -18,7 +18,7 @@ from typing import Any
 from broker.amqtt import BROKER_USER, Services, Undecided
 from broker.publication import Outgoing, Publication
 from plugins.presence.devices import Change, Devices
-from plugins.presence.record import DEVICES, OF, Device, key_of, presence_of, topic_of
+from plugins.presence.record import DEVICES, OF, PASSING, Device, key_of, presence_of, topic_of
 from storage.errors import RowChanged, StorageError
 from storage.records import DeviceKey, DropRow, Operation, PutRow, Row
 
@@ -82,20 +82,22 @@ class Presence:
 
     async def _store(self, changes: Sequence[Change]) -> None:
         operations: list[Operation] = []
-        puts: list[tuple[Change, PutRow]] = []
+        rows: list[tuple[Change, PutRow | DropRow]] = []
         for change in changes:
             user, device = change.device
-            row = PutRow(DEVICES, user, device, Device(change.online, change.since, self._run).encoded())
+            row: PutRow | DropRow = PutRow(DEVICES, user, device, Device(change.online, change.since, self._run).encoded())
             mine = key_of(user, device)
             if change.online:
-                operations += [PutRow(OF, self._run, mine, b""), row]
+                operations += [PutRow(OF, self._run, mine, PASSING if change.passing else b""), row]
             else:
+                if change.passing:
+                    row = DropRow(DEVICES, user, device)
                 row.expected = self._revisions.get(change.device)
                 operations += [row, DropRow(OF, self._run, mine)]
-            puts.append((change, row))
+            rows.append((change, row))
         await self._server.commit(operations, TIMEOUT)
-        for change, row in puts:
-            if row.error is None and change.online:
+        for change, row in rows:
+            if isinstance(row, PutRow) and row.error is None and change.online:
                 self._revisions[change.device] = row.revision
             else:
                 self._revisions.pop(change.device, None)

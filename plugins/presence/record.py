@@ -3,7 +3,7 @@
 | table | part | key | value |
 |---|---|---|---|
 | `presence` | a user | a device | whether it is online, since when, by which run of which node |
-| `presence of` | a run | user and device | that this run has it online |
+| `presence of` | a run | user and device | that this run has it online; `passing` of one that can never come back |
 | `presence runs` | | a run | when it was last known to run (ms) |
 
 A run is one life of a broker's process. What one leaves in the second table when it is killed, others set right.
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from storage.records import Row
 
 DEVICES, OF, RUNS = "presence", "presence of", "presence runs"
+PASSING = b"passing"
 PREFIX = "$presence/"
 MOST = 50
 """Devices of one user that are told: those that are online first, then those that were last."""

@@ -137,6 +137,67 @@ async def test_a_client_that_flaps_is_told_once() -> None:
         await watcher.quiet()
 
 
+async def test_nothing_is_kept_of_a_client_that_can_never_come_back(url: str) -> None:
+    """The broker made its id, and its session ends with it. A user keeps what there is of other devices; a session that lasts
+    may be continued by the id that was told."""
+    names: dict[str, Any] = {"tests.support.laws_auth.NameIsPassword": {}}
+    async with broker(url, plugins=names) as made:
+        login: dict[str, Any] = {"username": "ann", "password": b"ann"}
+        await made.lose(await made.client("phone", **login), "phone")
+        watcher = await made.client("watcher", 5, username="bob", password=b"bob")
+        await watcher.subscribe("$presence/u/ann", options=1)
+        while await told(watcher) != ("u/ann", False):  # maybe retained from before it went
+            pass
+        one = await made.client("", **login)
+        assert await told(watcher) == ("u/ann", True)
+        await one.drop()
+        state = json.loads((await watcher.message()).payload)
+        assert [device["device"] for device in state["devices"]] == ["phone"]
+        five = await made.client("", 5, expiry=100, **login)
+        await told(watcher)
+        await five.drop()
+        state = json.loads((await watcher.message()).payload)
+        assert len(state["devices"]) == 2
+        assert not state["online"]
+
+
+async def test_no_retained_message_is_left_of_a_client_that_can_never_come_back(url: str) -> None:
+    async with broker(url) as made:
+        watcher = await made.client("watcher")
+        await watcher.subscribe("$presence/c/+", options=1)
+        await told(watcher)
+        for version in (4, 5):
+            one = await made.client("", version)
+            user, online = await told(watcher)
+            assert online
+            await one.drop()
+            last = await watcher.message()
+            assert (last.topic, last.payload) == (f"$presence/{user}", b"")
+        storage = made.server.storage
+        (kept,) = await storage.retained_range("$presence/", "", 10)
+        assert kept.topic == "$presence/c/watcher"
+        assert [user async for users in storage.parts("presence") for user in users] == ["c/watcher"]
+
+
+async def test_nothing_is_left_of_one_by_a_sigkill(url: str, tmp_path: Path) -> None:
+    with broker_process(tmp_path, url, plugins={"presence": {"grace": "1s"}}) as process:
+
+        async def client(name: str, user: str) -> Client:
+            made = await Client.open(("127.0.0.1", process.port), 5)
+            await made.connect(name, username=user, password=user.encode())
+            return made
+
+        watcher = await client("watcher", "watcher")
+        await watcher.subscribe("$presence/u/ann", options=1)
+        await client("", "ann")
+        assert await told(watcher) == ("u/ann", True)
+        await asyncio.to_thread(process.restart)
+        watcher = await client("watcher", "watcher")
+        await watcher.subscribe("$presence/u/ann", options=1)
+        while (await watcher.message()).payload:
+            pass
+
+
 async def test_nobody_stays_online_over_a_sigkill(url: str, tmp_path: Path) -> None:
     with broker_process(tmp_path, url, plugins={"presence": {"grace": "1s"}}) as process:
 
