@@ -38,7 +38,8 @@ BETWEEN: Final = "\x1f"
 
 
 class About(NamedTuple):
-    """A conversation. Times are ms. ``owners`` are user keys: who may do everything, and of whom the last one stays."""
+    """A conversation. Times are ms. ``owners`` are user keys: who may do everything, and of whom the last one stays.
+    ``begins``: the last sequence of what its topic had before, and no member of it sees."""
 
     topic: str
     kind: str
@@ -48,11 +49,14 @@ class About(NamedTuple):
     creator: str
     owners: Sequence[str] = ()
     revision: int = 0
+    begins: int = 0
 
     def encode(self) -> bytes:
         """As it is kept."""
         fields = self._asdict()
         del fields["revision"], fields["topic"]
+        if not self.begins:  # as nearly always; a node of an earlier version does not know it
+            del fields["begins"]
         return json.dumps({**fields, "owners": list(self.owners)}, ensure_ascii=False).encode()
 
     @classmethod

@@ -26,6 +26,7 @@ from plugins.conversations.model import (
     new_topic,
 )
 from plugins.conversations.store import put_about
+from plugins.recall.erasure import CONVERSATION, TABLE
 from plugins.timelines import OPERATOR, Conflict, Forbidden, NotFound, Unprocessable, Who
 
 _AGAIN = 10
@@ -112,7 +113,7 @@ class Conversations:
             check_topic(topic, self.prefix, self.server.settings.mqtt.max_topic_levels)
         topic = topic or new_topic(self.prefix, kind)
         owners = () if who.operator and who.user.startswith("b/") else (who.user,)
-        about = About(topic, kind, name, history, self.server.wall(), who.user, owners)
+        about = About(topic, kind, name, history, self.server.wall(), who.user, owners, begins=await self._begins(who, topic))
         wanted = list(dict.fromkeys((*owners, *members)))
         if kind == GROUP and len(wanted) > self._limits.members:
             raise Unprocessable(f"{len(wanted)} members with you: a conversation has at most {self._limits.members}")
@@ -120,11 +121,18 @@ class Conversations:
             await self._room_for(user)
         await self._begin(about)
         for owner in owners:
-            await self.members.change(topic, owner, Membership(OWNER, joined=about.created, by=who.user))
+            await self.members.change(topic, owner, Membership(OWNER, about.begins, about.created, who.user))
         for user in wanted:
             if user not in owners:
                 await self._add(about, user, roles.first_role(kind), by=who.user, invited=False)
         return await self.about(who, topic)
+
+    async def _begins(self, who: Who, topic: str) -> int:
+        """What a topic has that a new conversation does not show: what was said there was for others. An operator may make a
+        conversation of what a topic has; not of what was erased."""
+        if who.operator and await self.server.storage.row(TABLE, "", f"{CONVERSATION}:{topic}") is None:
+            return 0
+        return (await self.server.storage.conversation_bounds(topic))[1]
 
     async def _begin(self, about: About) -> None:
         """Take the topic. Where a broker was killed before the first member was, whoever began it begins it again."""
@@ -149,7 +157,8 @@ class Conversations:
                 await self._room_for(user)
         about = await self.members.store.about(topic)
         if about is None:
-            about = About(topic, DIRECT, name, history, self.server.wall(), who.user)
+            begins = await self._begins(who, topic)
+            about = About(topic, DIRECT, name, history, self.server.wall(), who.user, begins=begins)
             try:
                 await self.members.store.write([put_about(about)])
             except Conflict:
@@ -237,7 +246,7 @@ class Conversations:
 
     async def _floor(self, about: About) -> int:
         """What somebody who joins now does not see."""
-        return (await self.server.storage.conversation_bounds(about.topic))[1] if about.history == JOINING else 0
+        return (await self.server.storage.conversation_bounds(about.topic))[1] if about.history == JOINING else about.begins
 
     async def _room_for(self, user: str) -> None:
         most = self._limits.conversations

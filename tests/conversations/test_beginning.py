@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from broker.packets import ReasonCode
+from plugins.conversations import ConversationsPlugin
+from plugins.recall import RecallPlugin
 from plugins.timelines import Who
-from tests.conversations.conftest import BOB, EVE, follows, group, say
+from tests.conversations.conftest import ALICE, BOB, EVE, follows, group, say, told
 from tests.conversations.test_cluster import PLUGINS, conversations
 from tests.http.conftest import Site
 from tests.support.cluster import cluster
+from tests.support.until import until
 
 
 @pytest.fixture
@@ -111,3 +115,67 @@ async def test_nor_on_another_node_of_a_cluster() -> None:
         await bob.quiet()
         assert await ann.publish(topic, b"after", qos=1, retain=True) == 0
         assert (await bob.message()).payload == b"after"
+
+
+async def test_a_conversation_that_was_erased_is_begun_again_behind_what_there_was(
+    sites: Callable[..., AbstractAsyncContextManager[Site]], url: str
+) -> None:
+    async with sites(url, plugins={"conversations": {}, "receipts": {}, "recall": {}}) as made:
+        alice, bob, eve = (made.caller(name) for name in ("alice", "bob", "eve"))
+        topic = await group(alice, BOB, topic="conv/hr")
+        old = (await say(alice, topic, "secret")).json()["id"]
+        direct = (await alice.post("/conversations", json={"kind": "direct", "members": [BOB]})).json()["topic"]
+        await say(bob, direct, "also secret")
+        for conversation in (topic, direct):
+            await erased_by_operator(made, conversation)
+        assert await group(eve, BOB, topic="conv/hr") == topic
+        assert (await bob.post("/conversations", json={"kind": "direct", "members": [ALICE]})).json()["topic"] == direct
+        new = (await say(eve, topic, "new")).json()["id"]
+        await say(alice, direct, "hello again")
+        await eve.put(f"/conversations/{topic}/members/u/alice", json={})
+        for caller in (alice, bob, eve):
+            assert await told(caller, topic) == ["new"]
+            assert (await caller.get(f"/messages/{old}")).status_code == 404
+            assert (await caller.get(f"/messages/{new}")).status_code == 200
+            (mine,) = [one for one in (await caller.get("/me/conversations")).json()["conversations"] if one["topic"] == topic]
+            assert mine["total"] == 1
+        assert await told(alice, direct) == await told(bob, direct) == ["hello again"]
+        assert (await eve.get(f"/messages/{old}/counts")).status_code == 404
+
+
+async def test_who_begins_again_what_all_have_left_sees_nothing_of_it(talk: Site) -> None:
+    """Also who had begun it: others talked there once it had left."""
+    alice, bob = talk.caller("alice"), talk.caller("bob")
+    topic = await group(alice, BOB, topic="conv/left")
+    assert (await alice.put(f"/conversations/{topic}/members/{BOB}", json={"role": "owner"})).status_code == 200
+    assert (await alice.delete(f"/conversations/{topic}/members/{ALICE}")).status_code == 204
+    await say(bob, topic, "without her")
+    assert (await bob.delete(f"/conversations/{topic}/members/{BOB}")).status_code == 204
+    assert await group(alice, topic="conv/left") == topic
+    await say(alice, topic, "alone")
+    assert await told(alice, topic) == ["alone"]
+
+
+async def test_the_operator_makes_a_conversation_of_what_a_topic_has(
+    sites: Callable[..., AbstractAsyncContextManager[Site]], tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/t.db"
+    async with sites(url) as made:
+        await say(made.caller("alice"), "conv/old", "before")
+    async with sites(url, plugins={"conversations": {}}) as made:
+        plugin = made.server.api.plugin(ConversationsPlugin)
+        assert plugin is not None
+        await plugin.service.create(Who(ALICE, operator=True), "group", topic="conv/old", members=[BOB])
+        assert await told(made.caller("bob"), "conv/old") == ["before"]
+
+
+async def erased_by_operator(made: Site, conversation: str) -> None:
+    """Ask for it, and wait until it is done."""
+    plugin = made.server.api.plugin(RecallPlugin)
+    assert plugin is not None
+    await plugin.erasures.begin("conversation", conversation)
+
+    async def done() -> bool:
+        return bool((await plugin.erasures.one("conversation", conversation))["state"] == "done")
+
+    await until(done, f"{conversation} is erased")
