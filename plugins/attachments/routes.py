@@ -87,7 +87,7 @@ def list_router(shelf: Shelf) -> APIRouter:
         limit: Limit = 100,
     ) -> Response:
         """What I have uploaded, or upload, by id."""
-        return tagged(request, await shelf.page(who.user, after, limit))
+        return tagged(request, await shelf.page(who, after, limit))
 
     @router.get(f"{PATH}/{{id}}/about", response_model=Attachment, responses=responses())
     async def read_attachment(request: Request, id: Annotated[str, Path(max_length=64)], who: Acting) -> Response:

@@ -32,7 +32,7 @@ class Shelf:
         record = await self._records.find(id) if is_id(id) else None
         if record is not None and record.complete:
             own = who.operator or who.user == record.user
-            if await (self._may_still(record) if own else self._may_read(who, record)):
+            if await (self._may_still(who, record) if own else self._may_read(who, record)):
                 return record
         raise NotFound(f"attachment {id[:40]!r}: there is none, or you may not read it")
 
@@ -44,12 +44,14 @@ class Shelf:
             return False
         return not message.recalled
 
-    async def _may_still(self, record: Record) -> bool:
-        """Its uploader: until it expires, or its message is gone."""
+    async def _may_still(self, who: Who, record: Record) -> bool:
+        """Its uploader: until it expires, or its message is gone, or is among others who have removed the uploader."""
         if not record.message:
             return record.expires > self._server.now()
         message = await self._server.storage.read_message(int(record.message, 16))
-        return message is not None and not message.expired(self._server.now()) and not message.recalled
+        if message is None or message.expired(self._server.now()) or message.recalled:
+            return False
+        return not await Timelines(self._server).barred(who, message)
 
     async def about(self, who: Who, id: str) -> dict[str, Any]:
         """One that the caller may read, or uploads. Raises `NotFound`."""
@@ -61,14 +63,20 @@ class Shelf:
                 raise
             return shown(await self._uploads.own(who, id))
 
-    async def page(self, user: str, after: str, limit: int) -> dict[str, Any]:
-        """What a user has uploaded, or uploads, by id."""
-        ids = await self._records.ids_of_user(user, after, limit)
-        found = [await self._records.find(id) for id in ids]
+    async def page(self, who: Who, after: str, limit: int) -> dict[str, Any]:
+        """What a user has uploaded, or uploads, by id; but for what is in conversations that it was removed from."""
+        ids = await self._records.ids_of_user(who.user, after, limit)
+        found = [record for id in ids if (record := await self._records.find(id)) is not None]
         return {
-            "attachments": [shown(record) for record in found if record is not None],
+            "attachments": [shown(record) for record in found if not await self._left(who, record)],
             "next": ids[-1] if len(ids) == limit else None,
         }
+
+    async def _left(self, who: Who, record: Record) -> bool:
+        if not record.message or who.operator:
+            return False
+        message = await self._server.storage.read_message(int(record.message, 16))
+        return message is not None and await Timelines(self._server).barred(who, message)
 
     async def remove(self, who: Who, id: str) -> None:
         """Remove one of the caller's that no message has. Raises `NotFound` and `Conflict`."""
@@ -95,7 +103,7 @@ def kinds(shelf: Shelf) -> dict[str, Kind]:
     """What may be asked by a request."""
 
     async def attachments(who: Who, request: Request, asked: Asked) -> dict[str, Any]:
-        return await shelf.page(who.user, asked.text("after", ""), asked.limit(100))
+        return await shelf.page(who, asked.text("after", ""), asked.limit(100))
 
     async def attachment(who: Who, request: Request, asked: Asked) -> dict[str, Any]:
         return {"attachment": await shelf.about(who, asked.text("attachment"))}

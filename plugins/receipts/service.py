@@ -1,6 +1,6 @@
 """The ledger of one message, as its callers see it, and who may see what.
 
-- The operator, and the user who sent the message: users, devices and times.
+- The operator, and the user who sent the message, while it is not barred from it: users, devices and times.
 - Who may read the message: counts.
 - Anybody else is told what is told of a message that there is none of.
 """
@@ -51,7 +51,8 @@ class LedgerService:
         """The message, and whether the caller may see all of its ledger. Raises `NotFound`."""
         number = parse_id(message_id)
         message = await self._server.storage.read_message(number) if number else None
-        if message is not None and (who.operator or message.user == who.user):
+        own = message is not None and (who.operator or message.user == who.user)
+        if message is not None and own and not await self._timelines.barred(who, message):
             return message, True
         return await self._timelines.message(who, message_id), False
 

@@ -156,6 +156,16 @@ class Timelines:
             raise NotFound(f"message {message_id[:40]!r}: there is none, or you may not read it")
         return message
 
+    async def barred(self, who: Who, message: Message) -> bool:
+        """Whether the caller is kept out of a message that it sent itself: by a list of members that it is not on, or as it was
+        there before its joining. Access rules bar nobody from what it sent."""
+        if who.operator:
+            return False
+        if await self.server.access.listed(who.user, HISTORY, message.topic) is False:
+            return True
+        floor = await floor_of(self.server, who, message.topic)
+        return bool(floor) and message.seq <= floor
+
     # --- conversations and read positions ------------------------------------------------------------------------------
 
     async def conversations(self, who: Who, after: str, limit: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from broker.packets import ReasonCode
 from plugins.schedules import SchedulesPlugin
 from storage.records import Operation, PutRow, Row
+from tests.attachments.parts import published, url_of, whole
 from tests.conversations.conftest import ALICE, BOB, EVE, FAN_OUT, follows, group, say, told
 from tests.http.conftest import Site
 from tests.support.clocks import Clocks
@@ -121,6 +123,34 @@ async def test_who_is_removed_gets_nothing_more_and_who_leaves_too(talk: Site) -
     await say(alice, topic, "three")
     assert (await phone.message()).payload == b"three"
     await ear.quiet()
+
+
+async def test_what_who_is_removed_has_sent_is_not_there_for_it_any_more(
+    sites: Callable[..., AbstractAsyncContextManager[Site]], tmp_path: Path
+) -> None:
+    """The ledger, counts and attachments of what it sent itself. Nor is it with a new membership that begins later."""
+    async with sites(url_of(tmp_path), plugins={"conversations": {}, "receipts": {}, "attachments": {}}) as talk:
+        alice, bob = talk.caller("alice"), talk.caller("bob")
+        topic = await group(alice, BOB, history="joining")
+        path = await whole(bob, topic, b"picture")
+        message = (await published(bob, topic, path)).json()["id"]
+        waiting = await whole(bob, topic, b"nobody has it yet")
+
+        async def seen() -> list[int]:
+            ways = (f"/messages/{message}", f"/messages/{message}/ledger", f"/messages/{message}/counts", path, f"{path}/about")
+            return [(await bob.get(way)).status_code for way in ways]
+
+        async def listed() -> list[str]:
+            return [f"/attachments/{one['id']}" for one in (await bob.get("/attachments")).json()["attachments"]]
+
+        assert await seen() == [200] * 5
+        assert sorted(await listed()) == sorted((path, waiting))
+        assert (await alice.delete(f"/conversations/{topic}/members/{BOB}")).status_code == 204
+        assert await seen() == [404] * 5
+        assert await listed() == [waiting]
+        assert (await alice.get(path)).content == b"picture"
+        assert (await alice.put(f"/conversations/{topic}/members/{BOB}", json={})).status_code == 200
+        assert await seen() == [404] * 5
 
 
 async def test_roles_say_who_may_do_what(talk: Site) -> None:
