@@ -183,8 +183,8 @@ class PluginHost:
 
     # --- what is hidden ----------------------------------------------------------------------------------------------
 
-    def hides(self, topic: str) -> bool:
-        """Whether a topic is one of those whose beginning may be hidden from some."""
+    def of_members(self, topic: str) -> bool:
+        """Whether a topic, or a filter, is one of those whose beginning may be hidden from some, and is its members' alone."""
         return any(plugin.governs(topic) for plugin in self.hiding)
 
     async def hidden(self, user: str, topic: str) -> int:

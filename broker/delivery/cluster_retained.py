@@ -105,7 +105,7 @@ class ClusterRetained:
         reading.wanted = list(filters)
         if not await self._stored.read(reading, present):
             return
-        topics = {message.topic for found in reading.found.values() for message in found if hiding.hides(message.topic)}
+        topics = {message.topic for found in reading.found.values() for message in found if hiding.of_members(message.topic)}
         hidden = await hidden_of(hiding, session.key.user, topics, present)
         if hidden is None:
             return

@@ -298,7 +298,7 @@ class Subscriptions:
     def _may_hide(self, filters: Sequence[str], reading: Reading | None) -> set[str]:
         """Of which topics something that is retained may be hidden from some."""
         found = (m.topic for filter_ in filters for m in self.retained.match(filter_, self.time.now(), reading))
-        return {topic for topic in found if self.events.hides(topic)} if self.events.hiding else set()
+        return {topic for topic in found if self.events.of_members(topic)} if self.events.hiding else set()
 
     # --- unsubscribing -------------------------------------------------------------------------------------------------
 
@@ -403,10 +403,14 @@ class SubscribeStep(Step):
         return operations
 
     def _keep_quota(self, session: Session) -> None:
-        """Refuse the new filters that a session may not have any more, however many came in one packet or at once."""
+        """Refuse the new filters that a session may not have any more, however many came in one packet or at once. Those of
+        topics that are their members' alone do not count: how many of these a user has is bounded by who keeps the members."""
         request = self._request
         new = [s.filter for s in request.granted if s.filter not in session.subscriptions]
         room = self._subscriptions.limits.max_subscriptions - len(session.subscriptions)
+        if len(new) > room and (plugins := self._subscriptions.events).hiding:
+            new = [filter_ for filter_ in new if not plugins.of_members(filter_)]
+            room += sum(map(plugins.of_members, session.subscriptions))
         beyond = set(new[max(0, room) :])
         for place, wanted in enumerate(request.wanted):
             if wanted.filter in beyond and not request.codes[place]:

@@ -63,7 +63,7 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
         max_members: int = 1000
         """Of a group. Channels have as many as come."""
         max_conversations: int = 1000
-        """Of a user; fewer than ``mqtt.max_subscriptions``."""
+        """Of a user. They do not count toward ``mqtt.max_subscriptions``."""
         max_values: int = 1000
         """Drafts, settings and the like, of a user."""
         storage_timeout: float = 10.0
@@ -111,11 +111,6 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
         """Bring to its end what an earlier run left half done, and look for more from time to time."""
         channels = f"{self.config.prefix}{CHANNEL}/any"
         self.service.channels_fan_out = self._server.read_fanout_of(channels)
-        if self.config.max_conversations >= self._server.settings.mqtt.max_subscriptions:
-            log.warning(
-                "plugins.conversations.max_conversations %d: a device has at most mqtt.max_subscriptions %d filters",
-                *(self.config.max_conversations, self._server.settings.mqtt.max_subscriptions),
-            )
         self.service.members.joined()
         self._begin(self._finish(), "conversations")
 

@@ -301,6 +301,23 @@ async def test_what_cannot_be_is_refused_by_its_value_and_limits_hold(
         assert (await group(bob, topic="conv/half")) == "conv/half"
 
 
+async def test_conversations_do_not_count_among_the_subscriptions_of_a_device(
+    sites: Callable[..., AbstractAsyncContextManager[Site]],
+) -> None:
+    async with sites(plugins={"conversations": {}}, mqtt={"max_subscriptions": 2}) as made:
+        alice, bob = made.caller("alice"), made.caller("bob")
+        phone = await made.device("bob", "phone", 5)
+        assert await phone.subscribe("a") == [0]
+        topics = [await group(alice, BOB) for _ in range(4)]
+        watch = await made.device("bob", "watch", 5)
+        for topic in topics:
+            await follows(bob, "watch", topic)
+            await say(alice, topic, topic)
+            assert (await phone.message()).topic == (await watch.message()).topic == topic
+        assert await phone.subscribe("b", "c", topics[0], options=1) == [1, ReasonCode.QUOTA_EXCEEDED, 1]
+        assert await watch.subscribe("a", "b", "c", options=1) == [1, 1, ReasonCode.QUOTA_EXCEEDED]
+
+
 async def test_an_access_rule_holds_beside_the_members_list(sites: Callable[..., AbstractAsyncContextManager[Site]]) -> None:
     rules = [{"allow": "all", "topics": "#"}, {"deny": "publish", "topics": "conv/#", "users": "bob"}]
     async with sites(plugins={"conversations": {}, "acl": {"rules": rules}}) as made:
