@@ -8,7 +8,9 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.packets import ProtocolViolation, is_wildcard, matches, validate_filter
+from broker.amqtt import BROKER_USER
+from broker.packets import ProtocolViolation, is_wildcard, matches, reserved, validate_filter
+from broker.publication import Outgoing, Publication
 from plugins.http.api import Acting, Api, ApiDep, Limit, responses
 from plugins.http.models import MAX_FILTER, RetainedMessages
 from plugins.http.publishing import outcome
@@ -23,6 +25,7 @@ from storage.records import Message
 
 router = router_of("retained")
 
+_TIMEOUT = 10.0
 _LOOKED_AT = 5000
 """Retained messages that one call goes through, at most, to find some that match."""
 
@@ -88,10 +91,15 @@ async def _visible(api: Api, who: Who, message: Message) -> bool:
 
 @router.delete("/retained/{topic:path}", status_code=204, response_class=Response, responses=responses())
 async def clear_retained(topic: str, api: ApiDep, who: Acting) -> Response:
-    """Clear a topic's retained message, by what clears it over MQTT: an empty retained message of mine to the topic."""
+    """Clear a topic's retained message, by what clears it over MQTT: an empty retained message of mine to the topic. For the
+    operator also what the broker said below `$presence`."""
     check_name(topic)
     page = await api.server.storage.retained_range(topic, "", 1)
     if not page or page[0].topic != topic or not await _visible(api, who, page[0]):
         raise NotFound(f"retained message of {topic[:80]!r}: there is none, or you may not read it")
+    if who.operator and reserved(topic):  # which nobody says any more where its plugin is off
+        message = Outgoing(topic, BROKER_USER, "", 1, b"", True)
+        await api.server.append_within(Publication(message, retain=True), _TIMEOUT)
+        return Response(status_code=204)
     status, _ = await outcome(api, who, Draft(topic, b"", 1, retain=True))
     return Response(status_code=202 if status == 202 else 204)

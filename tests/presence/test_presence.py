@@ -179,6 +179,20 @@ async def test_no_retained_message_is_left_of_a_client_that_can_never_come_back(
         assert [user async for users in storage.parts("presence") for user in users] == ["c/watcher"]
 
 
+async def test_the_operator_clears_what_is_left_where_presence_is_off(url: str) -> None:
+    async with broker(url) as made:
+        watcher = await made.client("watcher")
+        await watcher.subscribe("$presence/c/phone", options=1)
+        await made.client("phone")
+        assert await told(watcher) == ("c/phone", True)
+    async with site(url, plugins={}) as made:
+        operator = made.caller()
+        assert (await operator.delete("/retained/$presence/c/phone")).status_code == 204
+        assert (await operator.delete("/retained/$presence/c/phone")).status_code == 404
+        left = (await operator.get("/retained", params={"filter": "$presence/#"})).json()["messages"]
+        assert "$presence/c/phone" not in [message["topic"] for message in left]
+
+
 async def test_nothing_is_left_of_one_by_a_sigkill(url: str, tmp_path: Path) -> None:
     with broker_process(tmp_path, url, plugins={"presence": {"grace": "1s"}}) as process:
 
