@@ -38,6 +38,18 @@ def open_url(url: str, *, read_only: bool = False, low_water_bytes: int = 64 << 
     raise StorageUnusable(f"{_scheme_of(url)}: it must be sqlite://, mongodb:// or memory://")
 
 
+def serving_process(url: str) -> str:
+    """The process that serves the file of a URL, or "unknown"; empty for none, and where no file is served by one alone.
+
+    Raises `OSError` where that cannot be seen.
+    """
+    if url.partition("://")[0] != "sqlite":
+        return ""
+    from storage.sqlite.serving_lock import served_by
+
+    return served_by(Path(database_file(url)))
+
+
 def open_sharding(url: str) -> Sharding:
     """What spreads the database of a ``mongodb://`` URL over shards. Raises `StorageUnusable` for any other URL."""
     scheme, _, _ = url.partition("://")

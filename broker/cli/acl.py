@@ -138,7 +138,7 @@ def _either(settings: Settings, asked: Callable[[RunningBroker], T], here: Calla
     try:
         return asked(broker)
     except Gone as error:
-        raise Failure([f"{error}; it ended meanwhile"], CANNOT_START) from None
+        raise Failure([error.told], CANNOT_START) from None
 
 
 def _parsed(rule: Answer) -> AccessRule:

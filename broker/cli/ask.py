@@ -29,6 +29,8 @@ DEFAULT_FILE = "data/operator.json"
 _REFUSED = 1
 USAGE = 2
 """The exit code where a value that was given is wrong."""
+_PATIENCE = 10.0
+"""Seconds for a broker to say that it is there."""
 _QUIET = 60.0
 """Seconds without a line, after which nobody is there any more."""
 _PLUGINS = {"users": "accounts", "me": "conversations", "erasures": "recall"}
@@ -36,7 +38,16 @@ _PLUGINS = {"users": "accounts", "me": "conversations", "erasures": "recall"}
 
 
 class Gone(Exception):
-    """Nobody listens where the broker was."""
+    """Nobody answers where the broker was. ``nobody``: nobody listens there either, so that none runs."""
+
+    def __init__(self, text: str, *, nobody: bool = True) -> None:
+        super().__init__(text)
+        self.nobody = nobody
+
+    @property
+    def told(self) -> str:
+        """For who has asked it a moment before."""
+        return f"{self}; it ended meanwhile" if self.nobody else str(self)
 
 
 class Refused(Failure):
@@ -87,8 +98,13 @@ class RunningBroker:
 
     def _ask(self, method: str, path: str, body: object, timeout: float) -> Any:
         with self._open(method, path, body, timeout) as response:
-            text = response.read()
-        return json.loads(text) if text else None
+            try:
+                text = response.read()
+                return json.loads(text) if text else None
+            except ValueError as error:
+                raise Gone(f"{self.socket or self.url} answers what is no JSON", nobody=False) from error
+            except (OSError, http.client.HTTPException) as error:
+                raise self._gone(error, timeout) from error
 
     def _open(self, method: str, path: str, body: object, timeout: float) -> Any:
         headers = {"Authorization": f"Bearer {self.secret}", "Content-Type": "application/json"}
@@ -109,8 +125,16 @@ class RunningBroker:
                 name = path.split("/")[1].partition("?")[0]
                 reason, status = f"{_PLUGINS.get(name, name)} is not among the plugins of the running broker at {self.url}", 0
             raise Refused(reason, status) from None
-        except (OSError, urllib.error.URLError) as error:
-            raise Gone(f"nobody answers at {self.socket or self.url}: {getattr(error, 'reason', error)}") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise self._gone(error, timeout) from error
+
+    def _gone(self, error: Exception, timeout: float) -> Gone:
+        place, reason = self.socket or self.url, getattr(error, "reason", error)
+        if isinstance(reason, ConnectionRefusedError | FileNotFoundError):
+            return Gone(f"nobody answers at {place}: {reason}")
+        if isinstance(reason, TimeoutError):
+            return Gone(f"{place} did not answer in {timeout:g} s", nobody=False)
+        return Gone(f"{place} cannot be asked: {reason}", nobody=False)
 
     def _context(self) -> ssl.SSLContext:
         """Trust the broker's own certificate, which is about the name that others call it by."""
@@ -152,15 +176,15 @@ def ask(config: Path | None, data: Path | None, call: Callable[[RunningBroker], 
     try:
         return call(broker)
     except Gone as error:
-        raise Failure([f"{error}; it ended meanwhile"], CANNOT_START) from None
+        raise Failure([error.told], CANNOT_START) from None
 
 
 def running_broker(settings: Settings) -> RunningBroker | None:
     """The broker that runs on these settings' data, if its file is there and it answers.
 
-    Raises `Failure` where there is a file that may not be read.
+    Raises `Failure` where there is a file that may not be read, and where somebody listens there who is of no use.
     """
-    path = _file_of(settings)
+    path = file_of(settings)
     if not path:
         return None
     try:
@@ -176,21 +200,26 @@ def running_broker(settings: Settings) -> RunningBroker | None:
             [f"{path} cannot be read ({error}): remove it, the broker writes it when it starts"], CANNOT_START
         ) from None
     try:
-        found.get("/me", timeout=10.0)
-    except Gone:
-        return None  # left behind by a broker that was killed
+        found.get("/me", timeout=_PATIENCE)
+    except Gone as error:
+        if error.nobody:
+            return None  # left behind by a broker that was killed
+        raise Failure([f"{error}; if no broker runs, remove {path}"], CANNOT_START) from None
+    except Refused as error:
+        answer = f"{found.socket or found.url} answered {error.status or 'that there is no such call'}: {error.message}"
+        raise Failure([f"{answer}; if no broker runs, remove {path}"], CANNOT_START) from None
     return found
 
 
 def forget_broker(settings: Settings, secret: str) -> None:
     """Remove the file of the broker with this secret, which has ended."""
-    path = _file_of(settings)
+    path = file_of(settings)
     with suppress(OSError, ValueError, KeyError, TypeError):
         if path and json.loads(Path(path).read_text(encoding="utf-8"))["secret"] == secret:
             Path(path).unlink()
 
 
-def _file_of(settings: Settings) -> str:
+def file_of(settings: Settings) -> str:
     """Where the broker leaves its file; empty for nowhere."""
     options = settings.plugins.get("http")
     return "" if options is None else str(options.get("operator_file", DEFAULT_FILE))

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import click
 
-from broker.cli.ask import Gone, running_broker
+from broker.cli.ask import Gone, file_of, running_broker
 from broker.cli.doctor_checks import CHECKS, Finding
 from broker.cli.settings import WRONG_CONFIGURATION, Failure, examine, settings_options
 from broker.config import Settings, without_password
 from storage.errors import NoDatabase, StorageError
-from storage.factory import open_url
+from storage.factory import open_url, serving_process
 
 _LEVELS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -57,7 +57,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
     try:
         broker = running_broker(settings)
         if broker is None:
-            yield Finding("ok", "broker", "none runs here")
+            yield _unasked(settings)
             return
         broker.get("/health", timeout=10.0)
         yield Finding("ok", "broker", f"runs at {broker.url}, and is well")
@@ -65,6 +65,21 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         yield Finding("fail", "broker", str(error))
     except Failure as error:
         yield Finding("fail", "broker", error.message)
+
+
+def _unasked(settings: Settings) -> Finding:
+    """What there is where no broker can be asked: one may run all the same, and has the lock then."""
+    try:
+        process = serving_process(settings.storage_url)
+    except OSError as error:
+        return Finding("warn", "broker", f"whether one runs cannot be seen: {error}")
+    file = file_of(settings)
+    if not process:
+        return Finding("ok", "broker", "none runs here")
+    if not file:
+        return Finding("ok", "broker", f"process {process} serves the data, without an API that commands could ask")
+    where = f"{file} is gone, or not its own; a restart writes it"
+    return Finding("fail", "broker", f"process {process} serves the data, and commands cannot ask it: {where}")
 
 
 def _storage(settings: Settings) -> Iterator[Finding]:

@@ -28,6 +28,7 @@ from broker.build import compiled
 from broker.config import Settings, parse_size, socket_path, split_bind
 from broker.net import RESERVE
 
+_UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
 _SYNCS = 25
 _SLOW_SYNC, _HARDLY_A_SYNC = 0.010, 0.00002
 _CERTIFICATE_DAYS = 30
@@ -211,13 +212,18 @@ def _room(settings: Settings, name: str, folder: Path) -> Iterator[Finding]:
     persistence = settings.plugins.get("persistence") or {}
     mark = parse_size(persistence.get("low_water_bytes", _LOW_WATER))
     low = mark if isinstance(mark, int) else _LOW_WATER
-    text = f"{folder}: {free / (1 << 30):.1f} of {whole / (1 << 30):.1f} GiB free"
+    text = f"{folder}: {_amount(free)} of {_amount(whole)} free"
     if free < low:
         yield Finding("fail", "disk", f"{text}, less than low_water_bytes: nobody is acknowledged; make room")
     elif free < max(low * _PLENTY, whole // 20):
         yield Finding("warn", "disk", f"{text}: make room, or let retention remove what is old (docs/jobs.md)")
     else:
         yield Finding("ok", "disk", text)
+
+
+def _amount(size: int) -> str:
+    unit = next((unit for unit in ("GiB", "MiB") if size >= _UNITS[unit]), "KiB")
+    return f"{size / _UNITS[unit]:.1f} {unit}"
 
 
 def _fsync(folder: Path) -> Iterator[Finding]:

@@ -99,7 +99,7 @@ def _asked(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except Gone as error:
-        raise Failure([f"{error}; it ended meanwhile"], CANNOT_START) from None
+        raise Failure([error.told], CANNOT_START) from None
 
 
 def _watch(broker: RunningBroker, name: str, shown: _Shown) -> Answer:

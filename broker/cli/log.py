@@ -31,7 +31,7 @@ def level(level: str | None, logger: str, config: Path | None, data: Path | None
     try:
         levels: dict[str, Any] = broker.put("/log", {"level": level, "logger": logger}) if level else broker.get("/log")
     except Gone as error:
-        raise Failure([f"{error}; it ended meanwhile"], CANNOT_START) from None
+        raise Failure([error.told], CANNOT_START) from None
     click.echo(f"log: {levels['level']}")
     for name, its in levels["loggers"].items():
         click.echo(f"{name}: {its}")

@@ -23,7 +23,7 @@ def reload(config: Path | None, data: Path | None) -> None:
     try:
         report = broker.post("/reload")
     except Gone as error:
-        raise Failure([f"{error}; it ended meanwhile"], CANNOT_START) from None
+        raise Failure([error.told], CANNOT_START) from None
     for line in report["reloaded"]:
         click.echo(f"reloaded: {line}")
     for line in report["needs_restart"]:

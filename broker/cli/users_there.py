@@ -77,7 +77,7 @@ def with_users(settings: Settings, action: Action[T], *, make: bool = False) -> 
         found: T = here.with_users_here(settings, action, make)
         return found
     except Gone as error:
-        raise Failure([f"{error}; it ended meanwhile"], CANNOT_START) from None
+        raise Failure([error.told], CANNOT_START) from None
     except (NoSuchUser, UserExists) as error:
         raise Failure([str(error)], 1) from None
     except ValueError as error:

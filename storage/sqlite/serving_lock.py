@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from storage.errors import StorageInUse, StorageUnusable
-from storage.file_lock import FileLock, LockTaken
+from storage.file_lock import FileLock, LockTaken, owner_of
 from storage.sqlite.database_file import hint
 
 
@@ -17,7 +17,7 @@ class ServingLock:
 
     def __init__(self, database: Path) -> None:
         self._database = database
-        self._lock = FileLock(database.with_name(database.name + ".lock"))
+        self._lock = FileLock(_beside(database))
 
     def take(self) -> None:
         """Raises `StorageInUse` where somebody has it."""
@@ -31,3 +31,12 @@ class ServingLock:
 
     def release(self) -> None:
         self._lock.release()
+
+
+def served_by(database: Path) -> str:
+    """The process that serves a database, or "unknown"; empty for none."""
+    return owner_of(_beside(database))
+
+
+def _beside(database: Path) -> Path:
+    return database.with_name(database.name + ".lock")

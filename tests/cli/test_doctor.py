@@ -47,6 +47,11 @@ def test_a_machine_that_is_well_and_the_broker_on_it(tmp_path: Path) -> None:
         assert hurts(lines) == []
         assert found(lines, "broker")["text"].endswith("and is well")
         assert "0 sessions, 0 retained messages" in found(lines, "storage")["text"]
+        (tmp_path / "data" / "operator.json").unlink()
+        code, lines = doctor(tmp_path)
+        assert code == 1
+        assert (line := found(lines, "broker"))["level"] == "fail"
+        assert line["text"].startswith(f"process {broker.process.pid} serves the data, and commands cannot ask it")
         broker.signal(signal.SIGTERM)
         assert broker.wait() == 0
     os.chmod(tmp_path / "data" / "tideline.db", 0o644)
@@ -152,3 +157,12 @@ def test_the_folder_of_an_index_is_looked_at(tmp_path: Path) -> None:
     assert not [text for text in said() if str(folder) in text]
     folder.chmod(0o755)
     assert f"{folder} can be read by others (mode 0755): chmod 700 {folder}" in said()
+
+
+def test_a_disk_is_told_in_a_unit_that_fits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(3 << 29, 0, 40 << 20))
+    (finding,) = doctor_checks._room(load(None, {}), "data", tmp_path)
+    assert "40.0 MiB of 1.5 GiB free" in finding.text
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 20, 0, 512))
+    (finding,) = doctor_checks._room(load(None, {}), "data", tmp_path)
+    assert "0.5 KiB of 1.0 MiB free" in finding.text

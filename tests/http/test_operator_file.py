@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from broker.cli import ask
 from broker.cli.ask import RunningBroker, running_broker
 from broker.cli.settings import Failure
 from broker.config.settings import Settings
@@ -119,4 +120,40 @@ async def test_over_tls_the_brokers_own_certificate_is_trusted_and_no_other(site
         assert asked.url.startswith("https://")
         told = json.loads(path.read_text())
         path.write_text(json.dumps({**told, "certfile": str(tmp_path / "theirs.pem")}))
-        assert await asyncio.to_thread(_found, path) is None
+        with pytest.raises(Failure, match=r"cannot be asked: .*CERTIFICATE_VERIFY_FAILED"):
+            await asyncio.to_thread(_found, path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"", "did not answer in 0.2 s"),
+        (b"HTTP/1.1 503 busy\r\nContent-Length: 0\r\n\r\n", "answered 503: the broker answers 503 busy"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "cannot be asked: "),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "answers what is no JSON"),
+    ],
+)
+async def test_one_that_does_not_answer_as_it_should_is_not_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: bytes, told: str
+) -> None:
+    """Beside it the command would open the data itself, and say that it is in use."""
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        if not answer:
+            await reader.read()  # until the command has had enough
+        writer.close()
+
+    if not answer:
+        monkeypatch.setattr(ask, "_PATIENCE", 0.2)
+    server = await asyncio.start_server(served, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    path = tmp_path / "operator.json"
+    path.write_text(json.dumps({"url": f"http://127.0.0.1:{port}", "secret": "x"}))
+    async with server:
+        with pytest.raises(Failure) as failed:
+            await asyncio.to_thread(_found, path)
+    assert told in str(failed.value.message)
+    assert f"if no broker runs, remove {path}" in str(failed.value.message)
