@@ -57,6 +57,8 @@ class Link:
         self.dropped = 0
         self.connected = False
         self.error = "not connected yet"
+        self._refused = False
+        """The connection that ends next was never one: why has been told. For paho's thread alone."""
         new = {"protocol": MQTTProtocolVersion.MQTTv5} if bridge.protocol == 5 else {"clean_session": False}
         self._client = client = Client(CallbackAPIVersion.VERSION2, bridge.client_id, manual_ack=True, **new)
         if bridge.username:
@@ -114,6 +116,7 @@ class Link:
     # --- called on paho's thread -----------------------------------------------------------------------------------------
 
     def _on_connect(self, client: Client, data: Any, flags: Any, code: Any, properties: Any) -> None:
+        self._refused = code.is_failure
         if code.is_failure:
             self._tell(self._lost, f"it refuses the connection: {code}")
             return
@@ -131,7 +134,9 @@ class Link:
         self._tell(self._lost, "it cannot be reached")
 
     def _on_disconnect(self, client: Client, data: Any, flags: Any, code: Any, properties: Any) -> None:
-        self._tell(self._lost, f"{_ENDED}: {code}")
+        if not self._refused:
+            self._tell(self._lost, f"{_ENDED}: {code}")
+        self._refused = False
 
     def _on_message(self, client: Client, data: Any, message: MQTTMessage) -> None:
         self._tell(self._arrived, message)

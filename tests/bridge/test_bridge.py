@@ -13,6 +13,7 @@ from broker.config import checked
 from broker.errors import StartError
 from broker.packets import Property
 from plugins.bridge import BridgePlugin
+from plugins.bridge.link import Link
 from storage.records import Append
 from tests.support.broker import ANONYMOUS, Broker, running
 from tests.support.laws_process import broker_process, free_port
@@ -74,6 +75,26 @@ async def test_messages_go_both_ways_with_their_properties_and_not_in_a_circle(
         late = await far.client("late", 5)
         await late.subscribe("b/1", options=1)
         assert (await late.message()).retain
+
+
+@pytest.mark.parametrize("protocol", [5, 4], ids=["5", "3.1.1"])
+async def test_why_the_other_broker_refuses_the_connection_is_told(protocol: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not that such a connection ends then: however often it is tried."""
+    told: list[str] = []
+    lost = Link._lost
+    monkeypatch.setattr(Link, "_lost", lambda link, why: (told.append(why), lost(link, why)))
+    names: dict[str, Any] = {"tests.support.laws_auth.NameIsPassword": {}, **dict.fromkeys(ANONYMOUS, False)}
+    async with running(plugins=names) as far:
+        options = {"protocol": protocol, "username": "ann", "password": "wrong", "send": [{"filter": "#"}]}
+        async with running(plugins=bridge(far.address[1], **options)) as near:
+            await until(lambda: len(told) == 2)
+            plugin = near.server.api.plugin(BridgePlugin)
+            assert plugin is not None
+            (runner,) = plugin._runners
+            state = runner.state()
+    assert told[0] == told[1] == state["error"]
+    assert told[0].startswith("it refuses the connection: ")
+    assert not state["connected"]
 
 
 async def test_nothing_is_lost_whichever_side_is_away(tmp_path: Path) -> None:
