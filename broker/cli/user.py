@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -99,9 +100,16 @@ def enable(settings: Settings, name: str) -> None:
 @click.argument("name")
 @with_settings
 def delete(settings: Settings, name: str) -> None:
-    """Forget the user NAME, and revoke the tokens. Sessions and messages stay."""
+    """Forget the user NAME, and revoke the tokens. Devices, messages and memberships stay; `tideline erase user`
+    removes them."""
     with_users(settings, lambda users: users.delete(name))
     click.echo(f"{name} deleted")
+    typed = f"u/{name}" if name.startswith(("u/", "c/")) else name
+    click.echo(
+        f"devices, messages and memberships of {name} stay, and a later user of that name gets them; "
+        f"`tideline erase user {shlex.quote(typed)}` removes them",
+        err=True,
+    )
 
 
 @user.command("list")

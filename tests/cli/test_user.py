@@ -97,7 +97,10 @@ async def test_what_is_done_beside_a_broker_holds_at_once(here: Command, broker:
     (tmp_path / "file-users").write_text(f"cid:{CHEAP.hash('new')}\n")
     assert await here.done("import", "--replace", "file-users") == "0 added, 1 changed\n"
     assert await login(broker, "cid", "new") == 0
-    assert await here.done("delete", "b/ö") == "b/ö deleted\n"
+    deleted = await here.run("delete", "b/ö")
+    assert (deleted.exit_code, deleted.stdout) == (0, "b/ö deleted\n")
+    assert "devices, messages and memberships of b/ö stay, and a later user of that name gets them" in deleted.stderr
+    assert "tideline erase user 'b/ö'" in deleted.stderr
     listed = [json.loads(line) for line in (await here.done("list", "--json")).splitlines()]
     assert [found["name"] for found in listed] == ["ann", "cid", "dan", "eve"]
     assert set(listed[0]) == {"name", "disabled", "created", "changed"}
