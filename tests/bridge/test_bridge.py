@@ -82,7 +82,12 @@ async def test_why_the_other_broker_refuses_the_connection_is_told(protocol: int
     """And not that such a connection ends then: however often it is tried."""
     told: list[str] = []
     lost = Link._lost
-    monkeypatch.setattr(Link, "_lost", lambda link, why: (told.append(why), lost(link, why)))
+
+    def heard(link: Link, why: str) -> None:
+        told.append(why)
+        lost(link, why)
+
+    monkeypatch.setattr(Link, "_lost", heard)
     names: dict[str, Any] = {"tests.support.laws_auth.NameIsPassword": {}, **dict.fromkeys(ANONYMOUS, False)}
     async with running(plugins=names) as far:
         options = {"protocol": protocol, "username": "ann", "password": "wrong", "send": [{"filter": "#"}]}
