@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import click
@@ -60,3 +61,18 @@ def test_what_systemd_runs_says_which_configuration() -> None:
     lines = [line for line in (PAGE + UNIT).splitlines() if re.match(r"Exec\w+=/opt/tideline/bin/tideline ", line)]
     assert len(lines) >= 3
     assert [line for line in lines if "--config /etc/tideline/config.yaml" not in line] == []
+
+
+def test_the_way_back_moves_all_of_the_database(tmp_path: Path) -> None:
+    """After a kill the log beside it has what was acknowledged last; left there, it would be of no database."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("tideline.db", "tideline.db-wal", "tideline.db-shm", "tideline.db.lock", "search.db"):
+        (data / name).write_text(name)
+    way = re.search(r"The way back:.*?```\n(.*?)```", PAGE, re.DOTALL)
+    assert way
+    typed = [line for line in way[1].splitlines() if "tideline.db" in line or "mkdir" in line]
+    script = "\n".join(typed).replace("sudo ", "").replace("-o tideline ", "").replace("/var/lib/tideline", str(data))
+    subprocess.run(["sh", "-ec", script], check=True)
+    assert [path.name for path in data.iterdir() if path.is_file()] == ["search.db"]
+    assert len([path for path in data.rglob("tideline.db*") if path.is_file()]) == 4
