@@ -17,6 +17,7 @@ RULE_KIND: Final = "rule"
 
 _TOGETHER = {"read": (SUBSCRIBE, RECEIVE, HISTORY, SEARCH), "all": ACTIONS}
 _PLACEHOLDERS = {"{user}": "user", "{client}": "client"}
+_OURS = re.compile("|".join(map(re.escape, _PLACEHOLDERS)))
 _LIKE_ONE = re.compile(r"\{\w*\}")
 
 
@@ -70,6 +71,12 @@ class AccessRule:
             levels = levels_of(filter, _PLACEHOLDERS)
             for user in dict.fromkeys(users):
                 yield levels, user
+
+    def doubts(self) -> Iterator[str]:
+        """What was hardly meant, and may be: a topic can have braces of its own."""
+        for topics in self._some("topics"):
+            if re.search(r"[{}]", _OURS.sub("", topics)):
+                yield f"topics {topics!r}: a {{ or }} of its own stands for itself; placeholders are {{user}} and {{client}}"
 
     def written(self) -> dict[str, Any]:
         """As JSON, every value a list."""

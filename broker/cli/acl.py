@@ -19,6 +19,7 @@ from broker.cli.inspect import print_block
 from broker.cli.logs import printable
 from broker.cli.rules_here import RulesHere, change_here, new_id
 from broker.cli.settings import CANNOT_START, Failure, settings_options, with_settings
+from broker.cli.unknown_users import tell_unknown, warn_of_unknown
 from broker.config import Settings
 
 Answer = dict[str, Any]
@@ -28,6 +29,7 @@ T = TypeVar("T")
 NOBODY = "-"
 """As USER: a client that nobody verified."""
 _FIRST = "this is the first rule: what no rule allows is denied from now on"
+_ABOUT_NOBODY = "the rule is about nobody"
 _LAST = "no rule is left: everybody may do everything"
 
 
@@ -81,9 +83,17 @@ def add(
     def asked(broker: RunningBroker) -> bool:
         before = broker.get("/acl/rules")
         broker.put(f"/acl/rules/{quote(key, safe='')}", rule.written())
+        warn_of_unknown(broker, [f"u/{user}" for user in users], _ABOUT_NOBODY)
         return not before["rules"] and not before["acl_file"]
 
-    first = _either(settings, asked, lambda here: change_here(settings, here, key, rule))
+    def done(here: RulesHere) -> bool:
+        first = change_here(settings, here, key, rule)
+        tell_unknown([f"u/{user}" for user in here.unknown(users)], _ABOUT_NOBODY)
+        return first
+
+    first = _either(settings, asked, done)
+    for doubt in rule.doubts():
+        click.echo(f"tideline: warning: {printable(doubt)}", err=True)
     click.echo(f"{stored_place(key)}: {rule.text()}")
     if first:
         click.echo(_FIRST, err=True)

@@ -13,18 +13,20 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from broker.cli.ask import Gone, Refused, RunningBroker, ask
+from broker.cli.ask import RunningBroker, ask
 from broker.cli.clients import key_of, pages, time_of
 from broker.cli.erase import erase_conversation, sure
 from broker.cli.inspect import print_block
 from broker.cli.logs import printable
 from broker.cli.settings import settings_options
+from broker.cli.unknown_users import warn_of_unknown
 
 Answer = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _ROLES = ("owner", "admin", "member", "read-only")
 _HISTORIES = ("start", "joining")
+_NOBODY_READS = "nobody reads this"
 _role = click.option("--role", type=click.Choice(_ROLES), help="Else member, and in a channel read-only.")
 _as = click.option("--as", "actor", metavar="USER", help="In the name of this user. Else of the operator.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with everything.")
@@ -62,7 +64,7 @@ def create(
 
     def begun(broker: RunningBroker) -> Answer:
         made: Answer = broker.post(f"/conversations{_for(actor)}", body)
-        _warn_of_unknown(broker, [*([_key(actor)] if actor else []), *body["members"]])
+        warn_of_unknown(broker, [*([_key(actor)] if actor else []), *body["members"]], _NOBODY_READS)
         return made
 
     made = ask(config, data, begun)
@@ -217,34 +219,10 @@ def _put(config: Path | None, data: Path | None, topic: str, user: str, actor: s
     def put(broker: RunningBroker) -> Answer:
         member: Answer = broker.put(_path(topic, _member(user), actor), given)
         if "existing" not in given:
-            _warn_of_unknown(broker, [_key(user)])
+            warn_of_unknown(broker, [_key(user)], _NOBODY_READS)
         return member
 
     return ask(config, data, put)
-
-
-def _warn_of_unknown(broker: RunningBroker, users: list[str]) -> None:
-    """Say who is none of the users in storage, where there are any. No error: another plugin may let them in. Neither is one
-    what keeps this from being known: what the command is for is done."""
-    try:
-        if broker.get("/users?limit=1")["users"]:
-            for user in users:
-                if user.startswith("u/") and not _is_user(broker, user):
-                    text = "is no user in storage (tideline user list): unless another plugin lets it in, nobody reads this"
-                    click.echo(f"tideline: warning: {printable(user)} {text}", err=True)
-    except (Refused, Gone) as error:
-        if not isinstance(error, Refused) or error.status:  # else the plugin accounts is not there
-            click.echo(f"tideline: warning: whether all of these are users is not known: {printable(str(error))}", err=True)
-
-
-def _is_user(broker: RunningBroker, user: str) -> bool:
-    try:
-        broker.get(f"/users/{quote(user[2:], safe='')}")
-    except Refused as refused:
-        if refused.status != 404:
-            raise
-        return False
-    return True
 
 
 def _key(user: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from broker.access import (
     PUBLISH,
     RULE_KIND,
     SUBSCRIBE,
+    USER,
     AccessRule,
     Caller,
     MosquittoAcl,
@@ -68,7 +69,7 @@ class RulesHere:
         for kind in self._plugins.values():
             if issubclass(kind, GroupPlugin):
                 self._stand_ins.add(kind.stand_ins)
-        self._stored = asyncio.run(_stored(settings)) if _PLUGIN in settings.plugins else {}
+        self._stored = asyncio.run(_stored(settings, RULE_KIND)) if _PLUGIN in settings.plugins else {}
 
     @property
     def empty(self) -> bool:
@@ -109,6 +110,11 @@ class RulesHere:
         """Whether there is a stored rule of this id."""
         return key in self._stored
 
+    def unknown(self, users: Sequence[str]) -> list[str]:
+        """Those who are none of the users in storage; nobody where there are none."""
+        known = asyncio.run(_stored(self._settings, USER)) if users else {}
+        return [user for user in users if user not in known] if known else []
+
     def would_be_empty(self, key: str) -> bool:
         """Whether no rule is left without this one."""
         return not (self._configured or self._file or self._stored.keys() - {key})
@@ -127,18 +133,18 @@ class RulesHere:
                 click.echo(f"{key} was not asked: only a broker that runs can do that", err=True)
 
 
-async def _stored(settings: Settings) -> dict[str, bytes]:
-    """Those in storage, by id, as they are there."""
+async def _stored(settings: Settings, kind: str) -> dict[str, bytes]:
+    """The settings of a kind in storage, by key, as they are there."""
     if settings.keeps_nothing or not settings.storage_url:
         return {}
     storage = open_url(settings.storage_url, read_only=True)
     try:
         await storage.open()
-        return {setting.key: setting.value for setting in await storage.settings(RULE_KIND)}
+        return {setting.key: setting.value for setting in await storage.settings(kind)}
     except NoDatabase:
         return {}
     except StorageError as error:
-        raise Failure([f"the rules in storage cannot be read: {one_line(error)}"], CANNOT_START) from None
+        raise Failure([f"the {kind}s in storage cannot be read: {one_line(error)}"], CANNOT_START) from None
     finally:
         await storage.close()
 

@@ -16,6 +16,7 @@ from typing import Any
 from amqtt.plugins.authentication import AnonymousAuthPlugin
 from amqtt.plugins.base import BaseAuthPlugin
 
+from broker.access import AccessRule
 from broker.config.certificates import certificate_faults
 from broker.config.plugin_settings import WrongSettings, checked, plugin_class
 from broker.config.plugins import ALIASES, LEFT_OUT
@@ -109,7 +110,16 @@ def warnings(settings: Settings, *, all_there: bool = True) -> list[str]:
         *_any_page(settings),
         *_unreadable(settings),
         *_clashes(settings),
+        *_doubtful_rules(settings),
     ]
+
+
+def _doubtful_rules(settings: Settings) -> Iterator[str]:
+    rules = settings.plugins.get("acl", {}).get("rules", [])
+    for number, written in enumerate(rules if isinstance(rules, list) else []):
+        with suppress(ValueError):  # which `plugin_problems` tells
+            for doubt in AccessRule.parse(written).doubts():
+                yield f"{settings.where(('plugins', 'acl', 'rules', number))}: {doubt}"
 
 
 def _exposure(settings: Settings) -> Iterator[str]:

@@ -13,10 +13,12 @@ import pytest
 import yaml
 from click.testing import Result
 
+from broker.access import Account
 from broker.packets.codes import ReasonCode
 from storage.records import SaveSetting
 from storage.sqlite import SqliteStorage
 from tests.access.test_live import publishes
+from tests.accounts.test_users import CHEAP, users_of
 from tests.cli.processes import ran
 from tests.cli.test_commands import tideline
 from tests.http.conftest import HTTP, site
@@ -118,7 +120,7 @@ def test_rules_without_a_broker(tmp_path: Path) -> None:
     assert "denied by stored rule first: deny publish, history on a/#, b to bob" in checked.output
     (rule,) = map(json.loads, tideline("acl", "list", "--json", "-c", path).output.splitlines())
     assert (rule["id"], rule["deny"], rule["users"]) == ("first", ["publish", "history"], ["bob"])
-    asyncio.run(_odd(f"{tmp_path}/t.db"))
+    asyncio.run(_stored(f"{tmp_path}/t.db", SaveSetting("rule", "odd", b'{"forbid": "all"}')))
     wrong = tideline("acl", "list", "-c", path)
     assert wrong.exit_code == 3
     assert "stored rule 'odd' cannot be read, remove it (tideline acl remove odd): forbid: unknown" in wrong.output
@@ -129,15 +131,15 @@ def test_rules_without_a_broker(tmp_path: Path) -> None:
     assert (again.exit_code, again.output) == (1, "tideline: rule 'first': there is none in storage\n")
 
 
-async def _odd(path: str) -> None:
+async def _stored(path: str, setting: SaveSetting) -> None:
     storage = SqliteStorage(Path(path))
     await storage.open()
-    await storage.commit([SaveSetting("rule", "odd", b'{"forbid": "all"}')])
+    await storage.commit([setting])
     await storage.close()
 
 
 async def test_rules_of_the_running_broker(tmp_path: Path) -> None:
-    plugins = {"acl": {"rules": RULES[2:]}}
+    plugins = {"acl": {"rules": RULES[2:]}, "accounts": {"anonymous": True}}
     path = write(tmp_path, plugins)
     http = {**HTTP["http"], "operator_file": str(tmp_path / "operator.json")}
 
@@ -163,7 +165,50 @@ async def test_rules_of_the_running_broker(tmp_path: Path) -> None:
         )
         assert (await told("check", "alice", "receive", "home/safe")).exit_code == 0
         assert (await told("add", "allow", "all", "a/#/b")).exit_code == 2
+        assert "warning" not in (await told("add", "allow", "all", "z", "--user", "ghost", "--id", "z")).output, "none at all"
+        await users_of(made).add("bob", CHEAP.hash("bob-password"))
+        of_whom = await told("add", "allow", "all", "z", "--user", "ghost", "--user", "bob", "--id", "z")
+        assert of_whom.stderr.count("warning") == 1
+        assert "u/ghost is no user in storage (tideline user list): unless another plugin lets it in, the" in of_whom.stderr
+        assert (await told("remove", "z")).exit_code == 0
         assert "rule id 'a b': must be 1 to 64 letters" in (await told("add", "allow", "all", "x", "--id", "a b")).output
         assert (await told("remove", key)).output == f"stored rule {key} removed\n"
         assert (await told("remove", key)).exit_code == 1
         assert await publishes(client, "x") == ReasonCode.NOT_AUTHORIZED
+
+
+@pytest.mark.parametrize(
+    ("topics", "code", "said"),
+    [
+        (
+            "{user/#",
+            0,
+            "warning: topics '{user/#': a { or } of its own stands for itself; placeholders are {user} and",
+        ),
+        ("a/client}", 0, "warning: topics 'a/client}': a { or } of its own"),
+        ("{the user}/#", 0, "warning: topics '{the user}/#': a { or } of its own"),
+        ("{User}/#", 2, "topics '{User}/#' must not have {User}: there is {user} and {client}"),
+        ("{user}/{client}/#", 0, ""),
+    ],
+)
+def test_a_brace_that_is_no_placeholder_is_told_of(tmp_path: Path, topics: str, code: int, said: str) -> None:
+    """It is allowed in a topic, and so in a rule."""
+    path = write(tmp_path, {"acl": {}})
+    added = in_a_process(path, "add", "allow", "publish", topics)
+    assert added.returncode == code
+    assert said in added.stderr
+    assert ("warning" in added.stderr) == ("warning" in said)
+    if code == 0:
+        path = write(tmp_path, {"acl": {"rules": [{"allow": "publish", "topics": topics}]}})
+        checked = tideline("check", "-c", path).output
+        assert said.removeprefix("warning: ") in checked
+        assert ("of its own" in checked) == bool(said)
+
+
+def test_who_is_no_user_is_told_of_without_a_broker(tmp_path: Path) -> None:
+    path = write(tmp_path, {"acl": {}, "accounts": {}})
+    asyncio.run(_stored(f"{tmp_path}/t.db", SaveSetting("user", "bob", Account("bob", CHEAP.hash("x")).encode())))
+    added = in_a_process(path, "add", "allow", "publish", "a", "--user", "bob", "--user", "ghost")
+    assert added.returncode == 0
+    assert added.stderr.count("warning") == 1
+    assert "warning: u/ghost is no user in storage" in added.stderr
