@@ -180,19 +180,18 @@ async def test_history_fetches_what_is_missing(broker: Site, tmp_path: Path) -> 
         assert [message.text for message in found] == ["1", "2", "3"]
         older = await asyncio.to_thread(phone.client.history, "chat/a", 3, found[0].seq)
         assert [message.text for message in older] == ["0"]
-        with pytest.raises(RequestFailed, match="there is none, or you may not read it"):
-            await asyncio.to_thread(phone.client.history, "secret/b")
 
 
-async def test_a_conversation_whose_first_message_is_going_out_has_a_history(
-    broker: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_conversation_in_which_nobody_has_said_anything_has_an_empty_history(broker: Site, tmp_path: Path) -> None:
+    """The first call of nearly every chat: what is here, online as offline. So also where one may not read, or no more."""
     async with app(broker, tmp_path, "phone") as phone:
-        monkeypatch.setattr(phone.client.store, "unsent", lambda after, limit: [])  # who sends is held up: it stays on its way
-        phone.client.store.put(Outgoing("key", "chat/new", b"first", ()))
-        assert await asyncio.to_thread(phone.client.history, "chat/new") == []
-        with pytest.raises(RequestFailed):
-            await asyncio.to_thread(phone.client.history, "chat/other")
+        for topic in ("chat/none", "secret/b"):
+            assert await asyncio.to_thread(phone.client.history, topic) == []
+        phone.client.store.take(Message("1" * 16, "secret/b", 1, "u/bob", 1, b"before"))
+        (message,) = await asyncio.to_thread(phone.client.history, "secret/b")
+        assert message.text == "before"
+        with pytest.raises(RequestFailed, match="there is none, or you may not read it"):
+            await asyncio.to_thread(phone.client.request, {"op": "history", "topic": "chat/none"})
 
 
 async def test_history_is_as_long_as_was_asked_for(broker: Site, tmp_path: Path) -> None:

@@ -54,38 +54,6 @@ def test_the_file_is_one_client_s_within_a_process(tmp_path: Path) -> None:
     second.close()
 
 
-def test_whether_a_conversation_has_something_to_send_costs_the_same_however_much_waits(tmp_path: Path) -> None:
-    """A history asks for it each time, also after days offline."""
-    store = Store(tmp_path / "phone.db")
-    steps = []
-
-    def asked(topic: str) -> bool:
-        count = 0
-
-        def step() -> None:
-            nonlocal count
-            count += 1
-
-        store._connection.set_progress_handler(step, 1)
-        found = store.sending(topic)
-        store._connection.set_progress_handler(None, 1)
-        steps.append(count)
-        return found
-
-    store.put(Outgoing("one", "chat/a", b"x", ()))
-    assert store.sending("chat/a")  # newer versions of SQLite count the steps of preparing a statement, too
-    assert [asked("chat/a"), asked("chat/b")] == [True, False]
-    for number in range(500):
-        store.put(Outgoing(f"more {number}", "chat/c", b"x", ()))
-    store.put(Outgoing("other", "chat/b", b"x", ()))
-    store.refused("other", "not allowed")
-    assert [asked("chat/a"), asked("chat/b")] == [True, False]
-    assert steps[:2] == steps[2:]
-    store.sent("one")
-    assert [asked("chat/a"), asked("chat/c")] == [False, True]
-    store.close()
-
-
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     diary = tmp_path / "diary.txt"
     diary.write_text("dear diary")

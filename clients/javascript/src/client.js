@@ -219,7 +219,8 @@ export class Client {
 
   /**
    * The newest messages of a conversation (with a lower sequence than `before`), the oldest first: those that are here, after
-   * those that are missing were fetched, where there is a connection. Rejects with `RequestFailed` where one may not read it.
+   * those that are missing were fetched, where there is a connection. Where the broker says that there is no such conversation,
+   * or that one may not read it, those that are here: none, of one in which nobody has said anything.
    * @param {string} topic
    * @param {{limit?: number, before?: number}} [options]
    */
@@ -235,7 +236,6 @@ export class Client {
 
   /** @param {string} topic @param {number} limit @param {number} before */
   async #fetch(topic, limit, before) {
-    const begins = await this.store.sending(topic);
     try {
       let [cursor, left] = [{}, limit];
       while (left > 0) {
@@ -246,7 +246,7 @@ export class Client {
         cursor = { cursor: page.next };
       }
     } catch (error) {
-      if (begins && error instanceof RequestFailed && error.status === 404) return; // its first message is just going out
+      if (error instanceof RequestFailed && error.status === 404) return; // nobody has said anything there, or one may not read it
       if (!(error instanceof NoAnswer)) throw error;
       this.#trouble(`the history of ${topic} is what is here`, error);
     }

@@ -66,26 +66,6 @@ export const contract = [
       same((await one.waiting(0, 1)).map(({ key }) => key), ["a"]);
     }
   }],
-  ["whether a conversation has something to send is known, and what was refused is not to be sent", async (store, again, same) => {
-    /** @param {Store} one */
-    const sending = (one) => Promise.all(["chat/a", "chat/b", "chat/c"].map((topic) => one.sending(topic)));
-    same(await sending(store), [false, false, false]);
-    for (const key of ["a", "b"]) await store.put(outgoing(key));
-    await store.put({ ...outgoing("c"), topic: "chat/b" });
-    await store.sent("a");
-    await store.sent("nobody");
-    await store.refused("c", "too large");
-    await store.refused("c", "too large still");
-    const later = await again();
-    same(await sending(later), [true, false, false]);
-    await later.put(outgoing("d"));
-    await later.refused("b", "too large");
-    same(await sending(later), [true, false, false]);
-    await later.sent("d");
-    await later.sent("c");
-    same(await sending(later), [false, false, false]);
-    same(await sending(await again()), [false, false, false]);
-  }],
   ["what was put last goes out last, also after the store was opened anew", async (store, again, same) => {
     await store.put(outgoing("a"));
     const later = await again();

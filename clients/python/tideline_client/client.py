@@ -190,20 +190,20 @@ class Client:
 
     def history(self, topic: str, limit: int = 50, before: int = 0) -> list[Message]:
         """The newest messages of a conversation (with a lower sequence than ``before``), the oldest first: those that are here,
-        after those that are missing were fetched, where there is a connection. Raises `ValueError`, and `RequestFailed` where
-        there is no such conversation, or one may not read it: but for one to which a message is just going out."""
+        after those that are missing were fetched, where there is a connection. Where the broker says that there is no such
+        conversation, or that one may not read it, those that are here: none, of one in which nobody has said anything. Raises
+        `ValueError`, and `RequestFailed` where the broker refuses for another reason."""
         check_topic(topic)
         for name, value in (("limit", limit), ("before", before)):
             if value < 0:
                 raise ValueError(f"{name} {value}: must be a whole number from 0 on")
         if self._ready.is_set():
-            begins = self.store.sending(topic)
             try:
                 self._fetch(topic, limit, before)
             except NoAnswer as error:
                 log.info("history of %s is what is here: %s", topic, error)
             except RequestFailed as error:
-                if not begins or error.status != HTTPStatus.NOT_FOUND:
+                if error.status != HTTPStatus.NOT_FOUND:
                     raise
         return self.store.history(topic, limit, before)
 

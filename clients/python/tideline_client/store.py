@@ -24,7 +24,7 @@ CREATE INDEX IF NOT EXISTS messages_topic ON messages (topic, seq);
 CREATE TABLE IF NOT EXISTS positions (topic TEXT PRIMARY KEY, position INTEGER NOT NULL, told INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outbox (place INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, topic TEXT NOT NULL,
     payload BLOB NOT NULL, receipt TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '');
-CREATE INDEX IF NOT EXISTS outbox_topic ON outbox (topic) WHERE reason = '';
+DROP INDEX IF EXISTS outbox_topic;
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _FIELDS = "id, topic, seq, sender, time, payload"
@@ -125,10 +125,6 @@ class Store:
     def unsent(self, after: int, limit: int) -> list[tuple[int, Outgoing]]:
         """What the broker has neither taken nor refused, behind a place; with the places, in order."""
         return self._outbox("WHERE place > ? AND reason = '' ORDER BY place LIMIT ?", after, limit)
-
-    def sending(self, topic: str) -> bool:
-        """Whether something for a conversation waits that the broker has neither taken nor refused."""
-        return bool(self._read("SELECT 1 FROM outbox WHERE topic = ? AND reason = '' LIMIT 1", topic))
 
     def _outbox(self, which: str, *values: object) -> list[tuple[int, Outgoing]]:
         rows = self._read(f"SELECT place, key, topic, payload, receipt, reason FROM outbox {which}", *values)

@@ -133,14 +133,15 @@ def test_what_was_read_offline_is_told_later(shared: Site, apps: Apps) -> None:
     wait_until(lambda: app.call("store.untold") == [], "it is known to know")
 
 
-def test_a_conversation_whose_first_message_is_going_out_has_a_history(shared: Site, apps: Apps) -> None:
+def test_a_conversation_in_which_nobody_has_said_anything_has_an_empty_history(shared: Site, apps: Apps) -> None:
     app = apps(shared, "a21", "n21/#")
-    app.call("send", "n21/a", "before")
+    app.call("send", "n21/a", "here")
     wait_until(lambda: app.call("outbox") == [], "the broker has it")
-    app.call("store.put", {"key": "k", "topic": "forbidden/new", "payload": "first", "receipt": []})  # not sent
-    assert app.call("history", "forbidden/new") == []
-    assert app.fails("history", "forbidden/other")["code"] == "not-found"
-    app.kill()
+    assert [message["payload"] for message in app.call("history", "n21/a")] == ["here"]
+    for topic in ("n21/none", "forbidden/other"):
+        assert app.call("history", topic) == []
+    assert app.fails("request", {"op": "history", "topic": "forbidden/other"}, 60_000)["code"] == "not-found"
+    app.end()
 
 
 def test_history_fetches_what_is_missing_page_by_page(shared: Site, apps: Apps) -> None:
@@ -270,8 +271,9 @@ def test_the_example_in_the_readme_runs(shared: Site, project: Path, tmp_path: P
         .replace("chat.log", str(tmp_path / "chat.log"))
     )
     assert len(program.splitlines()) <= 12
-    program = program.replace('device: "phone"', 'device: "phone", user: "phone", password: "phone"')
+    program = program.replace('device: "laptop"', 'device: "laptop", user: "laptop", password: "laptop"')
     (project / "example.mjs").write_text(program)
     with Program("node", str(project / "example.mjs")) as example:
-        assert example.line("u/phone") == "u/phone dinner is ready"
+        assert example.line("u/laptop") == "u/laptop dinner is ready"
+        assert example.line("1 ") == "1 dinner is ready"  # which the history has
     assert shared.texts("chat/kitchen") == ["dinner is ready"]

@@ -7,7 +7,7 @@ import { Message } from "../model.js";
 /** @typedef {import("./store.js").Store} Store */
 
 const PATIENCE = 3000;
-/** Of what is in the database: 2 has an index of the outbox by topic. */
+/** Of what is in the database. One that was made before may have an index of the outbox by topic, which nobody needs any more. */
 const VERSION = 2;
 /** Names that this page has given up to open, while another tab has an earlier version open: behind a request that waits for that,
  * the next one would wait without a word. @type {Set<string>} */
@@ -77,7 +77,6 @@ export class IndexedDbStore {
         database.createObjectStore("outbox", { keyPath: "place", autoIncrement: true }).createIndex("key", "key", { unique: true });
         database.createObjectStore("meta");
       }
-      request.transaction?.objectStore("outbox").createIndex("topic", ["topic", "reason"]);
     };
     const opened = answer(request);
     const late = new Promise((_, reject) => {
@@ -210,11 +209,6 @@ export class IndexedDbStore {
   /** @returns {Promise<Outgoing[]>} */
   waiting(after = 0, limit = Infinity) {
     return answer(this.#read("outbox").getAll(IDBKeyRange.lowerBound(after, true), limit === Infinity ? undefined : limit));
-  }
-
-  /** @param {string} topic */
-  async sending(topic) {
-    return (await answer(this.#read("outbox").index("topic").getKey([topic, ""]))) !== undefined;
   }
 
   /** @param {string} key */

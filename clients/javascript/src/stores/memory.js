@@ -66,11 +66,6 @@ export class MemoryStore {
     return this.state.waiting(after, limit);
   }
 
-  /** @param {string} topic */
-  async sending(topic) {
-    return this.state.sending(topic);
-  }
-
   /** @param {string} key */
   async sent(key) {
     await this.write({ do: "sent", key });

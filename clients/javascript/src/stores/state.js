@@ -24,8 +24,6 @@ export class State {
   #positions = new Map();
   /** @type {Map<string, Outgoing>} in order */
   #outbox = new Map();
-  /** @type {Map<string, number>} by topic, how many of those are not refused; none where there are none */
-  #sending = new Map();
   #place = 0;
   offset = 0;
   dataEpoch = "";
@@ -130,23 +128,12 @@ export class State {
 
   /** @param {Sent} change */
   #sent({ key }) {
-    this.#count(this.#outbox.get(key), -1);
     return this.#outbox.delete(key);
   }
 
   /** @param {Outgoing} message */
   #set(message) {
-    this.#count(this.#outbox.get(message.key), -1);
-    this.#count(message, 1);
     this.#outbox.set(message.key, message);
-  }
-
-  /** @param {Outgoing | undefined} message @param {1 | -1} more */
-  #count(message, more) {
-    if (!message || message.reason) return;
-    const count = (this.#sending.get(message.topic) ?? 0) + more;
-    if (count) this.#sending.set(message.topic, count);
-    else this.#sending.delete(message.topic);
   }
 
   /** @param {string} topic @param {number} limit @param {number} before */
@@ -184,11 +171,6 @@ export class State {
       if (one.place > after) found.push(one);
     }
     return found;
-  }
-
-  /** @param {string} topic */
-  sending(topic) {
-    return this.#sending.has(topic);
   }
 
   /** Changes that make this of nothing. @returns {Generator<Change>} */

@@ -21,7 +21,6 @@
  *
  * @property {(message: Omit<Outgoing, "place">) => Promise<void>} put Keep a message until the broker has it.
  * @property {(after?: number, limit?: number) => Promise<Outgoing[]>} waiting What the broker has not, in order, behind a place; also what it has refused.
- * @property {(topic: string) => Promise<boolean>} sending Whether something for a conversation waits that the broker has neither taken nor refused.
  * @property {(key: string) => Promise<void>} sent The broker has it; or the app wants it no more.
  * @property {(key: string, reason: string) => Promise<void>} refused The broker will never take it.
  *
