@@ -9,7 +9,7 @@ from broker.amqtt.clients import Listed, Wanted
 from broker.amqtt.interceptor import intercepted
 from broker.amqtt.plugin_host import BrokerEvents, PluginHost
 from broker.amqtt.server_api import BROKER_USER, ServerApi
-from broker.amqtt.unguarded import unguarded
+from broker.amqtt.unguarded import refuse_unguarded, unguarded
 
 __all__ = [
     "BROKER_USER",
@@ -25,5 +25,6 @@ __all__ = [
     "Undecided",
     "Wanted",
     "intercepted",
+    "refuse_unguarded",
     "unguarded",
 ]

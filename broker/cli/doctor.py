@@ -9,10 +9,12 @@ from pathlib import Path
 
 import click
 
+from broker.amqtt import refuse_unguarded
 from broker.cli.ask import Gone, file_of, running_broker
 from broker.cli.doctor_checks import CHECKS, Finding
 from broker.cli.settings import WRONG_CONFIGURATION, Failure, examine, settings_options
-from broker.config import Settings, without_password
+from broker.config import Settings, plugin_class, without_password
+from broker.errors import StartError
 from storage.errors import NoDatabase, StorageError
 from storage.factory import open_url, serving_process
 
@@ -93,6 +95,9 @@ def _storage(settings: Settings) -> Iterator[Finding]:
         storage = open_url(settings.storage_url, read_only=True)
         try:
             await storage.open()
+            kinds = {setting.kind for setting in await storage.settings("")}
+            loaded = [plugin_class(path) for path in settings.plugin_classes()]
+            await refuse_unguarded(storage, kinds, loaded, settings.left_out)
             return f"{name}: {await storage.device_count()} sessions, {await storage.retained_count()} retained messages"
         finally:
             await storage.close()
@@ -101,5 +106,7 @@ def _storage(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "storage", asyncio.run(read()))
     except NoDatabase:
         yield Finding("ok", "storage", f"{name}: made at the first start")
+    except StartError as error:
+        yield Finding("fail", "storage", str(error))
     except StorageError as error:
         yield Finding("fail", "storage", f"{name}: {' '.join(str(error).split())}")

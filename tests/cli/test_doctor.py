@@ -166,3 +166,12 @@ def test_a_disk_is_told_in_a_unit_that_fits(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 20, 0, 512))
     (finding,) = doctor_checks._room(load(None, {}), "data", tmp_path)
     assert "0.5 KiB of 1.0 MiB free" in finding.text
+
+
+def test_what_is_stored_and_guarded_by_no_plugin_is_told_as_serve_would(tmp_path: Path) -> None:
+    assert ran(tmp_path, "acl", "add", "allow", "all", "a/#").returncode == 0
+    assert found(doctor(tmp_path)[1], "storage")["level"] == "ok"
+    told = found(doctor(tmp_path, TIDELINE__PLUGINS="{accounts: }")[1], "storage")
+    assert told["level"] == "fail"
+    assert "the storage holds access rules" in told["text"]
+    assert found(doctor(tmp_path, TIDELINE__PLUGINS="{acl: false}")[1], "storage")["level"] == "ok"
