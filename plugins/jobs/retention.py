@@ -78,11 +78,15 @@ class RetentionJob:
                 work, "this storage does not tell how much of its disk is free: keep_free changes nothing, use max_bytes"
             )
         excess = await room.excess()
+        looked: set[str] = set()
         while excess > 0:
             work.what = "looking for the oldest messages"
             cuts, after = await room.oldest(after, excess, work)
             if not cuts:
                 break
+            if not any(rule.removes for rule in self._config.rules):  # else all of them are counted already
+                work.count("conversations", len(cuts.keys() - looked))
+                looked |= cuts.keys()
             removed = work.detail["removed"]
             await self._apply(cuts, work, lost)
             before, excess = excess, await room.excess()

@@ -61,6 +61,19 @@ async def test_the_oldest_go_until_the_limit_holds(house: MakeHouse, url: str) -
         assert (await made.run("retention"))["removed"] == 0 or url.startswith("mongodb")
 
 
+async def test_without_rules_those_count_that_had_the_oldest_messages(house: MakeHouse, url: str) -> None:
+    """Each once, in however many rounds it loses some."""
+    async with house(retention={"schedule": "never", "max_bytes": "1 KiB"}) as made:
+        publisher = await made.client("publisher")
+        for number in range(1500):
+            await publisher.publish(f"old/{number % 3}", b"")
+        await publisher.leave()
+        told = await made.run("retention")
+        measured = isinstance(made.storage, Measured)
+        assert told["conversations"] == (3 if measured else 0)
+        assert told["removed"] > 0 or not measured
+
+
 async def test_what_somebody_waits_for_is_spared_unless_it_is_said(house: MakeHouse, url: str) -> None:
     """However little is free: a disk that is to be empty has nothing else to give."""
     async with house(retention=limits(keep_free="100%")) as made:
