@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import click
@@ -35,10 +36,18 @@ def list_(filter: str, as_json: bool, config: Path | None, data: Path | None) ->
         for message in found:
             click.echo(json.dumps(message, ensure_ascii=False))
     elif found:
-        rows = [[printable(m["topic"]), m["sender"], printable(str(m["payload"]))[:_SHOWN]] for m in found]
+        rows = [[printable(m["topic"]), m["sender"], printable(_payload(m))[:_SHOWN]] for m in found]
         print_block([["topic", "sender", "payload"], *rows])
     else:
         click.echo("nothing", err=True)
+
+
+def _payload(message: dict[str, Any]) -> str:
+    """A payload in a line: text as it is, JSON as JSON, and of what is neither that it is shown as base64."""
+    encoding, payload = message["encoding"], message["payload"]
+    if encoding == "json":
+        return json.dumps(payload, ensure_ascii=False)
+    return f"(base64) {payload}" if encoding == "base64" else str(payload)
 
 
 @retained.command()

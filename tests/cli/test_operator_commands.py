@@ -80,6 +80,11 @@ async def test_the_commands_ask_the_running_broker(tmp_path: Path) -> None:
         assert "none" in (await command("clients", "kick", "other", code=1)).output
 
         assert len((await command("retained", "list", "t/#")).output.splitlines()) == 3
+        for payload, told in ((b'{"on":true}', '{"on": true}'), (b"\xff\xfe", "(base64) //4="), (b"//4=", "//4=")):
+            await sensor.publish("how", payload, retain=True)
+            (_, line) = (await command("retained", "list", "how")).output.splitlines()
+            assert line.partition("c/a/sensor")[2].strip() == told
+        assert (await command("retained", "clear", "how")).output == "1 retained messages cleared\n"
         assert (await command("retained", "clear", "t/#")).output == "2 retained messages cleared\n"
         (line,) = (await command("retained", "list", "--json")).output.splitlines()
         assert json.loads(line)["topic"] == "u"
