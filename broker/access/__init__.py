@@ -30,7 +30,7 @@ from broker.access.rule_set import (
     Verdict,
     decide,
 )
-from broker.access.rules import RULE_KIND, AccessRule, stored_place
+from broker.access.rules import RULE_KIND, AccessRule, led_elsewhere, maybe_led, stored_place
 from broker.access.scram import ITERATIONS, METHOD, Credential, prepared
 from broker.access.session_info import SessionInfo, info_of
 from broker.access.stand_ins import DELAYED, StandIns, StandsFor, settled
@@ -85,6 +85,8 @@ __all__ = [
     "hash_problem",
     "hashed",
     "info_of",
+    "led_elsewhere",
+    "maybe_led",
     "name_problem",
     "network",
     "prepared",

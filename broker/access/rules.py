@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -116,3 +116,14 @@ def _fault_of_filter(topics: str) -> str:
 def stored_place(key: str) -> str:
     """How a rule in storage is called where it decides."""
     return f"stored rule {key}"
+
+
+def led_elsewhere(topic: str, why: str) -> str:
+    """What is said of a publish that a rule of messages (docs/rules.md) leads to another topic, and why that is decided so."""
+    return f"a rule leads it to {topic}: {why}"
+
+
+def maybe_led(rules: Sequence[str]) -> str:
+    """What is added where rules may lead it elsewhere."""
+    names = ", ".join(rules)
+    return f"; where the message itself says so, {names} may lead it elsewhere: ask about that topic, too" if rules else ""

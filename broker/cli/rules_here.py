@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 from amqtt.plugins.base import BaseTopicPlugin
+from dacite import from_dict
 
 from broker.access import (
     PUBLISH,
@@ -25,6 +26,8 @@ from broker.access import (
     Source,
     StandIns,
     decide,
+    led_elsewhere,
+    maybe_led,
     settled,
     stored_place,
 )
@@ -32,7 +35,7 @@ from broker.cli.here import bare, kept_at, server_here
 from broker.cli.logs import configure
 from broker.cli.serve import loop_factory, one_line
 from broker.cli.settings import CANNOT_START, WRONG_CONFIGURATION, Failure
-from broker.config import ALIASES, Log, Settings, plugin_class, settings_problems
+from broker.config import ALIASES, Log, Settings, checked, plugin_class, settings_problems
 from broker.hooks import GroupPlugin
 from broker.packets import ProtocolViolation, parse_share, topics, validate_filter
 from storage.errors import NoDatabase, StorageError
@@ -40,6 +43,8 @@ from storage.factory import open_url
 from storage.records import DropSetting, SaveSetting
 
 _PLUGIN = "acl"
+_MOVES = "rules"
+"""The plugin that leads messages to other topics."""
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _TIMEOUT = 30.0
 
@@ -103,8 +108,24 @@ class RulesHere:
         self._name_others()
         rules = RuleSet([*self._configured, *((stored_place(key), rule) for key, rule in self._stored_rules())])
         sources: list[Source] = [rules, MosquittoAcl(Path(self._file))] if self._file else [rules]
-        verdict = decide(sources, Caller(user or None, client or None), action, real)
-        return {"allowed": verdict.allowed, "why": verdict.why}
+        caller = Caller(user or None, client or None)
+        verdict = decide(sources, caller, action, real)
+        if action != PUBLISH or not verdict.allowed or _MOVES not in self._settings.plugins:
+            return {"allowed": verdict.allowed, "why": verdict.why}
+        there, unsure = self._led(topic, user, client)
+        if there == topic:
+            return {"allowed": True, "why": verdict.why + maybe_led(unsure)}
+        verdict = decide(sources, caller, action, there)
+        return {"allowed": verdict.allowed, "why": led_elsewhere(there, verdict.why) + maybe_led(unsure)}
+
+    def _led(self, topic: str, user: str, client: str) -> tuple[str, list[str]]:
+        """Where the rules of messages lead it; see `plugins.rules.leading`."""
+        if problems := settings_problems(self._settings, _MOVES):
+            raise Failure(problems, WRONG_CONFIGURATION)
+        kind: Any = self._plugins[_MOVES]
+        made = from_dict(kind.Config, checked(ALIASES[_MOVES], self._settings.plugins[_MOVES]))
+        found: tuple[str, list[str]] = kind.leads(made, topic, user, client, levels=self._settings.mqtt.max_topic_levels)
+        return found
 
     def has(self, key: str) -> bool:
         """Whether there is a stored rule of this id."""

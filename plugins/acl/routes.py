@@ -5,14 +5,25 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.access import PUBLISH, RULE_KIND, AccessRule, AuthRequest, Identity, SessionInfo, Verdict, stored_place
+from broker.access import (
+    PUBLISH,
+    RULE_KIND,
+    AccessRule,
+    AuthRequest,
+    Identity,
+    SessionInfo,
+    Verdict,
+    led_elsewhere,
+    maybe_led,
+    stored_place,
+)
 from broker.amqtt import Services
 from broker.packets import ProtocolViolation, parse_share, topics, validate_filter
 from plugins.http.api import ApiDep, Operator, responses
@@ -63,6 +74,14 @@ class Answer(BaseModel):
     allowed: bool
     rule: str | None
     why: str
+
+
+@runtime_checkable
+class Leading(Protocol):
+    """A plugin that leads what is published to other topics (`plugins.rules`): its publisher needs to be allowed those, too."""
+
+    def led(self, topic: str, user: str, client: str) -> tuple[str, list[str]]:
+        """Where to; and the rules of which the message itself says whether."""
 
 
 class Acl(Protocol):
@@ -131,6 +150,13 @@ def make_router(find: Callable[[Services], Acl | None]) -> APIRouter:
             info = SessionInfo(identity, AuthRequest(client, user or None, over_http=not client))
             share = parse_share(topic) if action == "subscribe" else None
             verdict = await api.server.access.explained(info, action, share[1] if share is not None else topic)
+            rules = api.server.plugin(Leading)  # type: ignore[type-abstract]
+            if action == PUBLISH and verdict.allowed and rules is not None:
+                there, unsure = rules.led(topic, user, client)
+                if there != topic:
+                    second = await api.server.access.explained(info, action, there)
+                    verdict = Verdict(second.allowed, second.rule, led_elsewhere(there, second.why))
+                verdict = Verdict(verdict.allowed, verdict.rule, verdict.why + maybe_led(unsure))
         return reply({"allowed": verdict.allowed, "rule": verdict.rule.place if verdict.rule else None, "why": verdict.why})
 
     return router

@@ -17,6 +17,7 @@ from plugins.http import add_router
 from plugins.quiet import quiet_of
 from plugins.rules.arrival import Arrival
 from plugins.rules.config import MOST, Rule, RuleHook
+from plugins.rules.leading import led
 from plugins.rules.republish import Republisher
 from plugins.rules.routes import make_router
 from plugins.rules.running import RunningRule
@@ -116,6 +117,10 @@ class RulesPlugin(FollowingPlugin[Republisher | HookRunner]):
         seen = Seen(**about, payload=payload, time=self._services.wall(), most=self.config.max_payload)
         return trial(self._rules, seen)
 
+    def led(self, topic: str, user: str, client: str) -> tuple[str, list[str]]:
+        """See `plugins.rules.leading`."""
+        return led(self._rules, topic, user, client)
+
     def _metrics(self) -> Iterator[Metric]:
         yield from super()._metrics()
         help = "Messages that a rule meant, that it could do nothing with, that it published again, and that it did not."
@@ -124,6 +129,11 @@ class RulesPlugin(FollowingPlugin[Republisher | HookRunner]):
             for result, count in running.counts().items():
                 family.add_metric([running.rule.name, result], count)
         yield family
+
+    @staticmethod
+    def leads(config: Config, topic: str, user: str, client: str, *, levels: int) -> tuple[str, list[str]]:
+        """Where they lead, for the command line."""
+        return led(config.running(levels), topic, user, client)
 
     @staticmethod
     def trial(config: Config, about: Mapping[str, Any], payload: bytes, *, levels: int) -> Trial:
