@@ -50,7 +50,7 @@ const show = async (limit) => {
 
 /** The same, after what is missing here was fetched. @param {number} limit */
 const load = async (limit) => {
-  await client.history(room, { limit }).catch((error) => console.info(`${room}: ${error.message}`)); // nothing was said there yet
+  await client.history(room, { limit });
   await show(limit);
 };
 
