@@ -5,7 +5,8 @@
 - A topic that stands for another one (`broker.access.stand_ins`) is never asked about itself.
 - A topic plugin that is a `Decider` answers on the spot, and says which rule decides. While it has no rules nobody is asked.
 - A topic plugin that is a `MembersOnly` has topics of its own, where nobody but its members may do anything; of other topics it
-  says nothing. What it says is not kept per connection, as it changes for one user at a time, and at once.
+  says nothing. What it says is not kept per connection, as it changes for one user at a time, and at once. One that is also a
+  `Hiding` hides the beginning of a topic from some who may receive it.
 - A plugin that raises or takes longer than ``hooks.timeout`` has said no; only whether a device may receive a message is
   asked again until there is an answer, because a no would lose the message for good. The log gets the exception's type
   and place, never its text, which may hold a credential.
@@ -33,7 +34,7 @@ from broker.access.openness import Openness
 from broker.access.rule_set import HISTORY, PUBLISH, RECEIVE, SEARCH, SUBSCRIBE, Verdict
 from broker.access.session_info import SessionInfo
 from broker.access.stand_ins import StandIns, settled
-from broker.access.topic_plugins import AuthPlugins, Decider, MembersOnly
+from broker.access.topic_plugins import AuthPlugins, Decider, Hiding, MembersOnly
 from broker.packets import shown
 from broker.rate_limited_log import RateLimitedLog
 
@@ -113,6 +114,8 @@ class AccessControl:
         self.generation += 1
         self._deciders = [plugin for plugin in plugins.topic_plugins if isinstance(plugin, Decider)]
         self._lists = [plugin for plugin in plugins.topic_plugins if isinstance(plugin, MembersOnly)]
+        self._hiding = [plugin for plugin in plugins.topic_plugins if isinstance(plugin, Hiding)]
+        self.hides = bool(self._hiding)
         others = [plugin for plugin in plugins.topic_plugins if not isinstance(plugin, Decider | MembersOnly)]
         self._topic = [(plugin, self._topic_asker(plugin)) for plugin in others]
         self._immediate = all(declared(plugin, "topic_filtering", "immediate", _IMMEDIATE) for plugin, _ in self._topic)
@@ -196,6 +199,13 @@ class AccessControl:
             if not (known := members.known(session.identity.user_key, action, topic)):
                 return known
         return found.allowed
+
+    def hidden(self, session: SessionInfo, topic: str) -> int:
+        """The last sequence of a topic that a client is not given, of which `cached` has just said that it may receive it."""
+        for plugin in self._hiding:
+            if plugin.governs(topic):
+                return plugin.hidden_now(session.identity.user_key, topic)
+        return 0
 
     def _asked_now(self, session: SessionInfo, action: str, topic: str) -> bool | None:
         """The same, where no answer is kept."""

@@ -59,3 +59,6 @@ class Hiding(Protocol):
     async def hidden(self, user: str, topic: str) -> int:
         """The last sequence of a topic of its that a user (key) is not to be given; 0 where there is none. Raises
         `StorageError`."""
+
+    def hidden_now(self, user: str, topic: str) -> int:
+        """The same, without waiting, of a user who may receive it as it has just said."""

@@ -466,7 +466,11 @@ class Machine:
             if not allowed:
                 self.counters.acl_denied += 1
                 return True
-            if self.access.keeps:
+            hidden = self.access.hidden(receiver.info, message.topic) if self.access.hides else 0
+            if 0 < message.seq <= hidden:  # its inbox has it by a wider filter, from before it joined the conversation
+                self.counters.acl_denied += 1
+                return True
+            if self.access.keeps and not hidden:
                 self._allowed = message.topic
         flags = qos << 1
         if retained or (message.retain and options & RETAIN_AS_PUBLISHED):

@@ -219,6 +219,11 @@ class ConversationsPlugin(GroupPlugin, SessionPlugin, BaseTopicPlugin, Floors):
         member = await self.service.members.of(user, topic)
         return 0 if member is None else member.floor
 
+    def hidden_now(self, user: str, topic: str) -> int:
+        """See `broker.access.Hiding`."""
+        found = self.service.members.known.get((user, topic)) if self._says(topic) else None
+        return 0 if found is None or found[0] is None else found[0].floor
+
     async def hidden(self, user: str, topic: str) -> int:
         """See `broker.access.Hiding`. From who is no member everything is hidden: its inbox would keep it until it is one."""
         return await self.floor(user, topic) if await self.ask(user, RECEIVE, topic) else _EVERYTHING

@@ -15,7 +15,7 @@ from broker.packets import ReasonCode
 from plugins.conversations import ConversationsPlugin
 from plugins.recall import RecallPlugin
 from plugins.timelines import Who
-from tests.conversations.conftest import ALICE, BOB, EVE, follows, group, say, told
+from tests.conversations.conftest import ALICE, BOB, EVE, FAN_OUT, follows, group, say, told
 from tests.conversations.test_cluster import PLUGINS, conversations
 from tests.http.conftest import Site
 from tests.support.cluster import cluster
@@ -79,8 +79,38 @@ async def test_an_inbox_shows_nothing_from_before_the_joining(joining: Site) -> 
     page = await eve.get("/sync", params={"device": "ear", "after": 0, "takeover": True})
     assert page.status_code == 200, page.text
     assert [entry["message"]["payload"] for entry in page.json()["entries"]] == ["after"]
+    assert (await eve.put("/devices/ear/offset", json={"offset": 0})).status_code == 200
+    again = await joining.device("eve", "ear", 5)
+    assert (await again.message()).payload == b"after"
+    await again.quiet()
     entries = (await eve.get("/inbox")).json()["entries"]
     assert [(entry["topic"], entry["seq"]) for entry in entries if entry["topic"]] == [(topic, 3)]
+
+
+@pytest.mark.parametrize(("filter_", "copies"), [("#", 1), ("$share/readers/#", 2)])
+async def test_nor_is_what_waited_for_a_device_given_to_it_once_its_user_has_joined(
+    sites: Callable[..., AbstractAsyncContextManager[Site]], url: str, filter_: str, copies: int
+) -> None:
+    """Of a group, and of a channel, which all read from one inbox."""
+    plugins = {"conversations": {}, "persistence": {"url": url, "policies": FAN_OUT}}
+    async with sites(url, plugins=plugins) as made:
+        alice, eve = made.caller("alice"), made.caller("eve")
+        topics = [
+            await group(alice, history="joining"),
+            (await alice.post("/conversations", json={"kind": "channel", "history": "joining"})).json()["topic"],
+        ]
+        ear = await made.device("eve", "ear", 5)
+        assert await ear.subscribe(filter_, options=1) == [1]
+        await made.lose(ear, "ear")
+        for topic in topics:
+            await say(alice, topic, "before")
+            assert (await alice.put(f"/conversations/{topic}/members/{EVE}", json={})).status_code == 200
+            await say(alice, topic, "after")
+        ear = await made.device("eve", "ear", 5)
+        expected = [(topic, b"after") for topic in topics] * copies
+        assert sorted([(m.topic, m.payload) for m in [await ear.message() for _ in expected]]) == sorted(expected)
+        await ear.quiet()
+        assert await told(eve, topics[0]) == ["after"]
 
 
 async def test_no_counts_tell_of_a_message_from_before_the_joining(joining: Site) -> None:

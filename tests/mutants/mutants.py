@@ -1981,8 +1981,8 @@ MUTANTS = (
         0,
         "access: an answer that is not to be kept counts for a step",
         "broker/delivery/machine.py",
-        "            if self.access.keeps:\n                self._allowed",
-        "            if True:\n                self._allowed",
+        "            if self.access.keeps and not hidden:\n                self._allowed",
+        "            if not hidden:\n                self._allowed",
         MACHINE_ACCESS,
     ),
     Mutant(
