@@ -7,9 +7,9 @@ from broker.amqtt.api import ConnectedDevices, DeviceState, ServerStatus, Servic
 from broker.amqtt.broker_context import TidelineContext
 from broker.amqtt.clients import Listed, Wanted
 from broker.amqtt.interceptor import intercepted
+from broker.amqtt.left_open import refuse_unguarded, unguarded
 from broker.amqtt.plugin_host import BrokerEvents, PluginHost
 from broker.amqtt.server_api import BROKER_USER, ServerApi
-from broker.amqtt.unguarded import refuse_unguarded, unguarded
 
 __all__ = [
     "BROKER_USER",

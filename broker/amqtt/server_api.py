@@ -19,10 +19,10 @@ from broker.amqtt.api import ConnectedDevices, DeviceState, ServerStatus, Sessio
 from broker.amqtt.clients import Clients
 from broker.amqtt.connected import connected_devices
 from broker.amqtt.following import Following
+from broker.amqtt.left_open import refuse_unguarded
 from broker.amqtt.standings import LiveStandings
 from broker.amqtt.stored_sessions import stored_from
 from broker.amqtt.stored_settings import StoredSettings, Watcher
-from broker.amqtt.unguarded import refuse_unguarded
 from broker.config import Reloaded
 from broker.connection import NodeState, NoDevice, SessionReaders, end_connections
 from broker.counters import Counters
