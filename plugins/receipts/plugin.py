@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
+from broker.access import HISTORY
 from broker.amqtt import Services, TidelineContext, Undecided
 from broker.hooks import Group, GroupPlugin, Refusal, Request
 from broker.packets import ReasonCode
@@ -168,8 +169,15 @@ class ReceiptsPlugin(GroupPlugin):
             while len(self._tracker):
                 with _going_on("looking at receipts"):
                     await look(self._server, self._tracker)
-                self._tell(self._tracker.events(self._server.wall()))
+                    await self._forget_removed()
+                    self._tell(self._tracker.events(self._server.wall()))
                 await asyncio.sleep(_LOOK)
+
+    async def _forget_removed(self) -> None:
+        """Who is removed from a conversation hears no more of what it sent there."""
+        for user, topic in self._tracker.news():
+            if await self._server.access.listed(user, HISTORY, topic) is False:
+                self._tracker.forget(user, topic)
 
     async def _sweep(self) -> None:
         if self._recorder is not None and await self._server.may(_LEASE):

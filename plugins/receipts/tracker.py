@@ -141,6 +141,21 @@ class Tracker:
             goal.count = sum(getattr(users, level) for users in totals)
         tracked.next_at = now + max(1000, (now - tracked.message.time) // 10)
 
+    def news(self) -> set[tuple[str, str]]:
+        """The users whom `events` has something for, each with a topic that it is of."""
+        waiting = self._tracked.values()
+        return {
+            (one.message.user, one.message.topic)
+            for one in waiting
+            if any(goal.count != goal.reported for goal in one.goals.values())
+        }
+
+    def forget(self, user: str, topic: str) -> None:
+        """Tell a user nothing more of a topic."""
+        for tracked in list(self._tracked.values()):
+            if (tracked.message.user, tracked.message.topic) == (user, topic):
+                self._forget(tracked)
+
     def events(self, now: int) -> list[Event]:
         """What is to be told since the last call. What is done, or waited for too long, is forgotten."""
         due: list[Event] = []

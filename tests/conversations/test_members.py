@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from broker.packets import ReasonCode
+from plugins.receipts import ReceiptsPlugin
 from plugins.schedules import SchedulesPlugin
 from storage.records import Operation, PutRow, Row
 from tests.attachments.parts import published, url_of, whole
@@ -151,6 +152,26 @@ async def test_what_who_is_removed_has_sent_is_not_there_for_it_any_more(
         assert (await alice.get(path)).content == b"picture"
         assert (await alice.put(f"/conversations/{topic}/members/{BOB}", json={})).status_code == 200
         assert await seen() == [404] * 5
+
+
+async def test_who_is_removed_hears_no_more_who_has_read_what_it_sent(
+    sites: Callable[..., AbstractAsyncContextManager[Site]],
+) -> None:
+    async with sites(plugins={"conversations": {}, "receipts": {}}) as talk:
+        plugin = talk.server.api.plugin(ReceiptsPlugin)
+        assert plugin is not None
+        alice, bob = talk.caller("alice"), talk.caller("bob")
+        tablet, phone = await talk.device("alice", "tablet", 5), await talk.device("bob", "phone", 5)
+        topic = await group(alice, BOB)
+        assert await phone.subscribe("$sync/receipts/phone") == [0]
+        sent = await say(bob, topic, "seen?", properties=[["tideline-receipt", "read"]])
+        assert (sent.status_code, (await tablet.message()).payload) == (201, b"seen?")
+        told_of = [(await phone.message(finish=False)).topic for _ in range(2)]
+        assert sorted(told_of) == sorted(("$sync/receipts/phone", topic))
+        assert (await alice.delete(f"/conversations/{topic}/members/{BOB}")).status_code == 204
+        assert (await alice.put(f"/conversations/{topic}/position", json={"position": 1})).status_code == 200
+        await until(lambda: not len(plugin._tracker), "nothing more is to be told")
+        await phone.quiet()
 
 
 async def test_roles_say_who_may_do_what(talk: Site) -> None:
