@@ -198,15 +198,18 @@ class Routes:
         elif change.filter.startswith(SHARE) or is_group(key.user):
             server.shared_groups.member_changed(key, change.filter, gone=kind == REMOVE)
         else:
-            self._change_aside(change, key)
+            self._change_aside(change, key, writer)
 
-    def _change_aside(self, change: Change, key: DeviceKey) -> None:
+    def _change_aside(self, change: Change, key: DeviceKey, writer: int) -> None:
         """A filter of a device that nobody is connected to here. Its session may be in use all the same, as by the API, and so
         not be forgotten: what it does not know of itself is kept beside it. So is what another node had stored of a session
-        that is being opened here, until storage says which of the two there is."""
+        that is being opened here, until storage says which of the two there is; and what one has stored of a session with the
+        epoch that it was opened with here, as it is that one which has it: to read it once storage says so would be late for
+        the messages that are matched meanwhile."""
         session, member = self._server.sessions.get(key), member_of(*key)
         if session is not None and session.connection is not None:
-            opened = change.kind == ADD and not session.unopened
+            lost = writer != self._me and change.epoch >= session.epoch
+            opened = change.kind == ADD and not session.unopened and not lost
             if opened or change.filter in session.subscriptions:
                 return
         if change.kind == REMOVE:
